@@ -1,0 +1,123 @@
+"""Reverse-mode differentiation: gradients(ys, xs) adds the nodes that compute them.
+
+Each op's rule speaks of one node; summing over uses and undoing broadcasting happens here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dtrain.errors import GraphError
+from dtrain.graph.graph import Operation, Tensor, TensorLike
+from dtrain.graph.shape import is_static
+from dtrain.ops.array import SumLike
+from dtrain.ops.base import apply, convert_to_tensor
+from dtrain.ops.math import add
+
+
+def gradients(ys: Any, xs: Any, grad_ys: Any = None, name: str = "gradients") -> list[Tensor | None]:
+    """d sum(ys) / dx for each x, as new tensors of the graph; None for an x that no y depends on.
+
+    Args:
+        ys: a tensor or several; they are summed, as are their entries.
+        xs: tensors or variables, one or several.
+        grad_ys: what flows into each y, by default ones.
+
+    Raises:
+        GraphError: a y is not floating, or an op on the way has no gradient.
+    """
+    targets = [convert_to_tensor(y) for y in _as_list(ys)]
+    sources = [convert_to_tensor(x) for x in _as_list(xs)]
+    incoming = _as_list(grad_ys) if grad_ys is not None else [None] * len(targets)
+    if len(incoming) != len(targets):
+        raise GraphError(f"{len(incoming)} grad_ys for {len(targets)} ys: give one for each.")
+    for y in targets:
+        if not y.dtype.is_floating:
+            raise GraphError(
+                f"{y.name} is {y.dtype.name}: only floating tensors have gradients; cast before."
+            )
+    graph = targets[0].graph
+    with graph.as_default(), graph.name_scope(name):
+        return _backward(targets, sources, incoming)
+
+
+def _backward(
+    targets: Sequence[Tensor], sources: Sequence[Tensor], incoming: Sequence[Any]
+) -> list[Tensor | None]:
+    path = _between(sources, targets)
+    flowing: dict[Tensor, list[Tensor]] = {}
+    for y, dy in zip(targets, incoming, strict=True):
+        flowing.setdefault(y, []).append(_seed(y) if dy is None else convert_to_tensor(dy, y.dtype))
+    for node in sorted(path, key=lambda n: n.id, reverse=True):
+        dys = [_total(flowing, out) for out in node.outputs]
+        if all(dy is None for dy in dys):
+            continue
+        with node.graph.name_scope(f"{node.name}_grad"):
+            for x, dx in zip(node.inputs, _rule(node, dys), strict=True):
+                if dx is not None and (x.op in path or x in sources):
+                    flowing.setdefault(x, []).append(_like(dx, x) if node.kind.elementwise else dx)
+    return [_total(flowing, x) for x in sources]
+
+
+def _seed(y: Tensor) -> Tensor:
+    """Ones in the shape of y."""
+    from dtrain.ops.array import BroadcastLike
+
+    one = convert_to_tensor(1, y.dtype)
+    if y.spec.shape == ():
+        return one
+    if y.spec.shape is None:
+        raise GraphError(
+            f"the gradient of {y.name} needs its rank: give the placeholder it comes from a shape."
+        )
+    return apply(BroadcastLike(tuple(range(len(y.spec.shape))), False), one, y)
+
+
+def _rule(node: Operation, dys: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    if node.kind.no_gradient:
+        return [None] * len(node.inputs)
+    return node.kind.grad(node, *dys)
+
+
+def _like(dx: Tensor, x: Tensor) -> Tensor:
+    """dx summed over what broadcasting repeated of x."""
+    if is_static(x.spec.shape) and dx.spec.shape == x.spec.shape:
+        return dx
+    return apply(SumLike(), dx, x)
+
+
+def _total(flowing: dict[Tensor, list[Tensor]], x: Tensor) -> Tensor | None:
+    """All that flows into x, added up once."""
+    parts = flowing.get(x)
+    if not parts:
+        return None
+    while len(parts) > 1:
+        parts[:2] = [add(parts[0], parts[1])]
+    return parts[0]
+
+
+def _between(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> set[Operation]:
+    """The operations on a path from a source to a target, the sources' own excluded where they end one."""
+    reached: set[Operation] = set()
+    wanted = set(sources)
+    below = _ancestors(targets)
+    for node in sorted(below, key=lambda n: n.id):
+        if any(x in wanted or x.op in reached for x in node.inputs):
+            reached.add(node)
+    return reached
+
+
+def _ancestors(tensors: Sequence[Tensor]) -> set[Operation]:
+    seen: set[Operation] = set()
+    stack = [t.op for t in tensors]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(x.op for x in node.inputs)
+    return seen
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [value] if isinstance(value, TensorLike) or not isinstance(value, Sequence) else list(value)

@@ -1,0 +1,134 @@
+"""What every communicator offers. All methods but the properties are collective: every rank calls them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from dtrain import errors
+from dtrain.errors import DtrainError, RemoteError
+
+
+class Communicator(ABC):
+    """A group of ranks that take part in every step.
+
+    rank, size: this rank and the number of ranks.
+    local_rank, local_size: the same among the ranks on this node.
+    hosts: the host name of every rank, in rank order.
+    library: name and version of the MPI, or '' without one.
+    seconds: time spent inside collectives since the start, waiting for the others included.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    hosts: tuple[str, ...] = (socket.gethostname(),)
+    library = ""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    # -- what a kind of communicator has to say -------------------------------------------------------
+    @abstractmethod
+    def _allreduce(self, array: np.ndarray, op: str) -> None: ...
+
+    @abstractmethod
+    def _broadcast(self, array: np.ndarray, root: int) -> None: ...
+
+    @abstractmethod
+    def _allgather(self, array: np.ndarray) -> np.ndarray: ...
+
+    @abstractmethod
+    def abort(self, exit_code: int) -> None:
+        """End every rank now. Not collective: one rank is enough."""
+
+    # -- what follows from it --------------------------------------------------------------------------
+    def allreduce(self, array: np.ndarray, op: str = "sum") -> np.ndarray:
+        """Combine a C-contiguous array element by element over all ranks, in place; op: sum, min or max."""
+        start = time.perf_counter()
+        self._allreduce(array, op)
+        self.seconds += time.perf_counter() - start
+        return array
+
+    def broadcast(self, array: np.ndarray, root: int = 0) -> np.ndarray:
+        """Give every rank root's values of a C-contiguous array, in place."""
+        start = time.perf_counter()
+        self._broadcast(array, root)
+        self.seconds += time.perf_counter() - start
+        return array
+
+    def allgather(self, array: np.ndarray) -> np.ndarray:
+        """Concatenate the ranks' arrays along axis 0 in rank order; lengths may differ, the rest may not."""
+        start = time.perf_counter()
+        result = self._allgather(np.ascontiguousarray(array))
+        self.seconds += time.perf_counter() - start
+        return result
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        self.allreduce(np.zeros(1, np.int8))
+
+    def broadcast_text(self, text: str, root: int = 0) -> str:
+        """Root's text, on every rank."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        length = self.broadcast(np.array([data.size], np.int64), root)
+        buffer = data.copy() if self.rank == root else np.empty(int(length[0]), np.uint8)
+        return self.broadcast(buffer, root).tobytes().decode()
+
+    def gather_text(self, text: str) -> list[str]:
+        """Every rank's text, in rank order, on every rank."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        lengths = self.allgather(np.array([data.size], np.int64))
+        everything = self.allgather(data).tobytes()
+        ends = np.cumsum(lengths)
+        return [everything[end - length : end].decode() for end, length in zip(ends, lengths, strict=True)]
+
+    def agree(self, error: DtrainError | None = None) -> None:
+        """Raise on every rank if any rank brings an error: the lowest such rank's. Doubles as a barrier."""
+        votes = self.allgather(np.array([error is not None], np.bool_))
+        if not votes.any():
+            return
+        first = int(np.argmax(votes))
+        text = f"{type(error).__name__}\n{error}" if self.rank == first else ""
+        name, _, message = self.broadcast_text(text, first).partition("\n")
+        if not votes.all():
+            message = f"rank {first} on {self.hosts[first]}: {message}"
+        kind = getattr(errors, name, RemoteError)
+        agreed = kind(message)
+        agreed.agreed = True
+        raise agreed
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that may fail on this rank alone: a DtrainError in the block is then raised on every rank."""
+        error: DtrainError | None = None
+        try:
+            yield
+        except DtrainError as problem:
+            error = problem
+        self.agree(error)
+
+    def agree_on(self, what: str, value: str) -> None:
+        """Raise on every rank unless all hold the same short text, naming the first rank that differs."""
+        values = self.gather_text(value)
+        for rank, other in enumerate(values):
+            if other != values[0]:
+                error = errors.EnvironmentProblem(
+                    f"the ranks do not agree on {what}: rank 0 on {self.hosts[0]} has {values[0]}, "
+                    f"rank {rank} on {self.hosts[rank]} has {other}. Start the same program, the same "
+                    "version of dtrain and the same options on every rank."
+                )
+                error.agreed = True
+                raise error
+
+    def describe(self) -> str:
+        """One phrase for messages: 'rank 1 of 4 on n2, pid 4711'."""
+        where = f"on {self.hosts[self.rank]}, pid {os.getpid()}"
+        return f"rank {self.rank} of {self.size} {where}" if self.size > 1 else where

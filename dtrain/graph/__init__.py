@@ -1,0 +1,1 @@
+"""The dataflow graph: operations, tensors, names. Imports nothing of dtrain but errors."""

@@ -1,0 +1,393 @@
+"""What an op is, and how a line of Python becomes a node.
+
+A new op is one class here or in a neighbouring file:
+
+    @register
+    class Exp(Elementwise):
+        ufunc = "exp"
+
+        def grad(self, node, dy):
+            return [dy * node.outputs[0]]
+
+Its fields (dataclass) are its attributes, compared by value, so equal ops on equal inputs are one node. The
+op tests find it in REGISTRY and check its gradient against finite differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import numpy as np
+
+from dtrain.errors import GraphError
+from dtrain.graph.dtypes import DType, as_dtype
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
+from dtrain.graph.shape import Dims, as_dims, broadcast, compatible, merge, shape_text, size_of
+from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
+
+Kernel = Callable[[], Any]
+#: What a place rule answers: the placements wanted of the inputs, and the outputs'; None: all replicated.
+Placed = tuple[Sequence[Placement], Placement] | None
+Array = Any  # numpy.ndarray or cupy.ndarray: kernels are written on the array module `xp`
+
+
+class Env(Protocol):
+    """What a kernel is bound in: the session's device, ranks and random numbers."""
+
+    xp: Any
+    on_host: bool
+    comm: Any
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """Memory that the kernel may use while it runs; the next kernel gets the same."""
+
+    def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
+        """A function that gives the generator of the next run of the op with this seed."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """A kind of computation. Subclasses say infer and kernel, and grad, place or lower where there is one."""
+
+    #: Another value each time, or an effect: never merged, folded or dropped for being equal.
+    stateful: ClassVar[bool] = False
+    #: Computes each output element from the input elements at its place.
+    elementwise: ClassVar[bool] = False
+    #: Inputs whose memory output 0 may take over, where shape and dtype are the same.
+    inplace: ClassVar[tuple[int, ...]] = ()
+    #: Inputs of which only the shape counts: their values need not be computed.
+    shape_only: ClassVar[tuple[int, ...]] = ()
+    #: Output 0 is input 0's memory seen otherwise: `view` makes it, and nothing runs.
+    is_view: ClassVar[bool] = False
+    #: Said why, where an op with floating inputs has no gradient.
+    no_gradient: ClassVar[str] = ""
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """Inputs that are variables which the op overwrites."""
+        return ()
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        """Specs of the outputs; raises GraphError where the inputs do not fit."""
+        raise NotImplementedError
+
+    def kernel(self, xp: Any, *ins: Array, out: Any) -> None:
+        """Compute into out (an array, or a tuple of them for several outputs), allocating nothing."""
+        raise NotImplementedError
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        """A call without arguments that does the op on these very arrays."""
+        out = outs[0] if len(outs) == 1 else tuple(outs)
+        return partial(self.kernel, env.xp, *ins, out=out)
+
+    @property
+    def packs(self) -> range:
+        """Inputs that are best made one behind the other in memory, in this order."""
+        return range(0)
+
+    def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
+        """The output of an op with is_view."""
+        raise NotImplementedError
+
+    def grad(self, node: Operation, *dys: Tensor | None) -> Sequence[Tensor | None]:
+        """Gradients to the inputs, in graph ops; None where none flows. Broadcasting is not its business."""
+        raise NotImplementedError
+
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        """Simpler ops that do the same, once all shapes are known; None to stay."""
+        return None
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        """Placements that the inputs should have and the outputs then get; None: all replicated."""
+        return None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        """Inputs that the op tests try it on, with distinct sizes."""
+        raise NotImplementedError
+
+
+class Example:
+    """One op with inputs to test it on: shapes (random values in `low..high`) or arrays.
+
+    wrt: the inputs whose gradient is compared with finite differences; by default the floating ones.
+    """
+
+    def __init__(self, op: Op, *inputs: Any, low: float = -2.0, high: float = 2.0) -> None:
+        self.op = op
+        self.inputs = inputs
+        self.low = low
+        self.high = high
+
+
+REGISTRY: dict[str, type[Op]] = {}
+_Kind = TypeVar("_Kind", bound=type[Op])
+
+
+def register(cls: _Kind) -> _Kind:
+    """Class decorator: make the op's fields comparable attributes and enter it in REGISTRY."""
+    if cls.__annotations__:  # one without fields compares by its class already, and imports faster so
+        dataclass(frozen=True)(cls)
+    assert cls.__name__ not in REGISTRY, f"two ops are called {cls.__name__}"
+    REGISTRY[cls.__name__] = cls
+    return cls
+
+
+# -- elementwise ops -------------------------------------------------------------------------------------
+class Elementwise(Op):
+    """Ops over broadcast inputs of one dtype; the gradient's broadcast sum is autodiff's business."""
+
+    elementwise = True
+    inplace = (0, 1)
+    #: Name of the function on xp, called as ufunc(*inputs, out=output).
+    ufunc: ClassVar[str] = ""
+    arity: ClassVar[int] = 1
+    #: Result type: None is the inputs' type.
+    result: ClassVar[str | None] = None
+    #: The dtypes it takes: a function of DType.
+    takes: ClassVar[Callable[[DType], bool]] = staticmethod(lambda dtype: not dtype.is_bool)
+    #: How it treats PARTIAL inputs: "sum" passes a sum of partials on, "scale" one partial times the rest.
+    linear: ClassVar[str] = ""
+    #: Values that its domain allows, for the tests.
+    domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        first = specs[0]
+        for spec in specs:
+            if spec.dtype != first.dtype:
+                raise GraphError(
+                    f"dtypes {first.dtype.name} and {spec.dtype.name} differ; use cast on one of them"
+                )
+        if not type(self).takes(first.dtype):
+            raise GraphError(f"it is not defined on {first.dtype.name}")
+        shape: Dims = first.shape
+        for spec in specs[1:]:
+            shape = broadcast(shape, spec.shape)
+        return [Spec(shape, as_dtype(self.result) if self.result else first.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        if self.ufunc:
+            return partial(getattr(env.xp, self.ufunc), *ins, out=outs[0])
+        return super().bind(env, ins, outs)
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        if PARTIAL in placements:
+            return self._place_partial(placements)
+        out = node.outputs[0].spec.shape
+        assert out is not None
+        axes = set()
+        for placement, tensor in zip(placements, node.inputs, strict=True):
+            if isinstance(placement, Sharded):
+                assert tensor.spec.shape is not None
+                axes.add(placement.axis + len(out) - len(tensor.spec.shape))
+        if len(axes) != 1:
+            return None
+        axis = axes.pop()
+        wanted: list[Placement] = []
+        for tensor in node.inputs:
+            assert tensor.spec.shape is not None
+            own = axis - (len(out) - len(tensor.spec.shape))
+            spans = own >= 0 and tensor.spec.shape[own] == out[axis] and out[axis] != 1
+            wanted.append(Sharded(own) if spans else REPLICATED)
+        return wanted, Sharded(axis)
+
+    def _place_partial(self, placements: Sequence[Placement]) -> Placed:
+        if self.linear == "sum" and all(p == PARTIAL for p in placements):
+            return placements, PARTIAL
+        rest_replicated = all(p == REPLICATED for p in placements[1:])
+        if self.linear == "scale" and placements[0] == PARTIAL and rest_replicated:
+            return placements, PARTIAL
+        return None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        low, high = cls.domain
+        if cls.arity == 1:
+            return [Example(cls(), (3, 4), low=low, high=high)]
+        shapes = [((3, 4), (3, 4)), ((3, 4), (4,)), ((2, 1, 4), (3, 1)), ((), (3,))]
+        return [Example(cls(), *pair, low=low, high=high) for pair in shapes]
+
+
+def floating(dtype: DType) -> bool:
+    """For Elementwise.takes: floating types only."""
+    return dtype.is_floating
+
+
+# -- constants and the making of nodes ---------------------------------------------------------------
+class Value:
+    """An array as an op's attribute: compared by content, hashed cheaply, read only."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Value):
+            return NotImplemented
+        a, b = self.array, other.array
+        same = a.dtype == b.dtype and a.shape == b.shape
+        return a is b or (same and a.tobytes() == b.tobytes())
+
+    def __hash__(self) -> int:
+        return hash((self.array.dtype.str, self.array.shape, self.array.ravel()[:8].tobytes()))
+
+    def __repr__(self) -> str:
+        return np.array2string(self.array, threshold=6, separator=",").replace("\n", "")
+
+
+@register
+class Const(Op):
+    """A value known when the line is written."""
+
+    value: Value
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(self.value.array.shape, as_dtype(self.value.array.dtype))]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(Value(np.arange(6.0).reshape(2, 3))))]
+
+
+@register
+class Placeholder(Op):
+    """A value handed to Session.run by feed_dict."""
+
+    stateful = True
+    shape: Dims
+    dtype: DType
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(self.shape, self.dtype)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+@register
+class Feed(Op):
+    """A fed value once its shape is known; what a placeholder, or any fed tensor, becomes in a plan."""
+
+    index: int
+    shape: tuple[int, ...]
+    dtype: DType
+    stateful = True
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(self.shape, self.dtype)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+def to_array(value: Any, dtype: DType | None) -> np.ndarray:
+    """A NumPy array as TensorFlow 1 would read it: Python floats are float32, Python ints int32."""
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+    else:
+        try:
+            array = np.array(value)
+        except ValueError:
+            raise GraphError(f"{value!r} is ragged: every row needs the same length.") from None
+        if dtype is None and array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        elif dtype is None and array.dtype.kind == "i":
+            small = array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31)
+            array = array.astype(np.int32 if small else np.int64)
+    if array.dtype.kind not in "fiub":
+        raise GraphError(f"{value!r} is not numeric, and dtrain's tensors are.")
+    if dtype is None:
+        as_dtype(array.dtype)
+        return array
+    if dtype.is_integer and array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
+        raise GraphError(f"{value!r} does not fit {dtype.name} without losing its fraction.")
+    return array.astype(dtype.numpy)
+
+
+def constant(
+    value: Any,
+    dtype: Any = None,
+    shape: Any = None,
+    name: str = "Const",
+    verify_shape: bool = False,
+) -> Tensor:
+    """A constant tensor; a single value is repeated to fill `shape`.
+
+    Raises:
+        GraphError: value has not as many elements as shape (or another shape, with verify_shape).
+    """
+    array = to_array(value, None if dtype is None else as_dtype(dtype))
+    if shape is not None:
+        dims = as_dims(shape)
+        if dims is None or None in dims:
+            raise GraphError(
+                f"{name}: the shape of a constant has no unknown sizes, but {shape_text(dims)} does"
+            )
+        if verify_shape and array.shape != dims:
+            raise GraphError(f"{name}: the value has shape {array.shape}, not {shape_text(dims)}")
+        if array.size == 1:
+            array = np.full(dims, array.reshape(()))
+        elif array.size != size_of(dims):
+            raise GraphError(f"{name}: {array.size} values do not fill the shape {shape_text(dims)}")
+        else:
+            array = array.reshape(dims)
+    return apply(Const(Value(np.ascontiguousarray(array).reshape(array.shape))), name=name)
+
+
+def placeholder(dtype: Any, shape: Any = None, name: str = "Placeholder") -> Tensor:
+    """A tensor whose value is fed at each run; sizes given as None may differ from run to run."""
+    return apply(Placeholder(as_dims(shape), as_dtype(dtype)), name=name)
+
+
+def convert_to_tensor(value: Any, dtype: Any = None, name: str = "Const") -> Tensor:
+    """A Tensor from a Tensor, a Variable, an array or a Python number.
+
+    Raises:
+        GraphError: value is a tensor of another dtype than the one asked for.
+    """
+    if isinstance(value, TensorLike):
+        tensor = value if isinstance(value, Tensor) else value.value()  # type: ignore[attr-defined]
+        if dtype is not None and tensor.dtype != as_dtype(dtype):
+            raise GraphError(
+                f"{tensor.name} is {tensor.dtype.name} where {as_dtype(dtype).name} is needed: cast it."
+            )
+        return tensor
+    return constant(value, dtype, name=name)
+
+
+def apply(op: Op, *inputs: Any, name: str | None = None) -> Tensor:
+    """Add op to the default graph and return its first output.
+
+    Inputs that are no tensors become constants, of the first tensor's dtype for elementwise ops.
+    """
+    dtype = None
+    if op.elementwise:
+        dtype = next((i.dtype for i in inputs if isinstance(i, TensorLike)), None)
+    tensors = []
+    for value in inputs:
+        if isinstance(value, TensorLike):
+            tensors.append(convert_to_tensor(value))
+        else:
+            tensors.append(convert_to_tensor(value, dtype))
+    graph = tensors[0].graph if tensors else get_default_graph()
+    return graph.add(op, tuple(tensors), name).outputs[0]
+
+
+def same_shape(a: Spec, b: Spec, what: str) -> Dims:
+    """The shape of two specs that must agree."""
+    if not compatible(a.shape, b.shape):
+        raise GraphError(f"{what}: shapes {shape_text(a.shape)} and {shape_text(b.shape)} differ")
+    return merge(a.shape, b.shape)
+
+
+def place_rows(placements: Sequence[Placement], node: Operation) -> Placed:
+    """The place rule of ops that treat each entry of axis 0 by itself: sharded there, they stay so."""
+    if any(p == Sharded(0) for p in placements) and all(p in (Sharded(0), REPLICATED) for p in placements):
+        return [Sharded(0)] * len(placements), Sharded(0)
+    return None

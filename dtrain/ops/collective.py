@@ -1,0 +1,100 @@
+"""Communication as ops: what the passes put where a tensor's placement has to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dtrain.graph.graph import Spec
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.memory import coalesce
+from dtrain.ops.placement import shard_bounds
+
+
+@register
+class AllReduce(Op):
+    """Sum over all ranks of each input, in place, as one bucket: one message where they lie contiguously."""
+
+    count: int
+    stateful = True
+
+    @property
+    def packs(self) -> range:
+        return range(self.count)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return list(specs)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        sums = [_in_place(env, run) for (run,) in coalesce([outs])]
+        if len(sums) == 1:
+            return sums[0]
+
+        def kernel() -> None:
+            for each in sums:
+                each()
+
+        return kernel
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+def _in_place(env: Env, run: Array) -> Callable[[], Any]:
+    comm, xp = env.comm, env.xp
+    if env.on_host:
+        return lambda: comm.allreduce(run)
+
+    def through_host() -> None:
+        host = xp.asnumpy(run)  # waits for the stream that computes it
+        run.set(comm.allreduce(host))
+
+    return through_host
+
+
+@register
+class AllGather(Op):
+    """The whole of a tensor that is sharded along an axis."""
+
+    axis: int
+    stateful = True
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [specs[0]]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        import numpy as np
+
+        comm, xp = env.comm, env.xp
+
+        def kernel() -> None:
+            local = ins[0] if env.on_host else xp.asnumpy(ins[0])
+            whole = np.moveaxis(comm.allgather(np.moveaxis(local, self.axis, 0)), 0, self.axis)
+            xp.copyto(outs[0], xp.asarray(whole))
+
+        return kernel
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+@register
+class TakeShard(Op):
+    """This rank's slice of a tensor that every rank holds whole."""
+
+    axis: int
+    is_view = True
+    stateful = True
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [specs[0]]
+
+    def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
+        low, high = shard_bounds(x.shape[self.axis], env.comm.rank, env.comm.size)
+        return x[(slice(None),) * self.axis + (slice(low, high),)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []

@@ -1,0 +1,39 @@
+"""One op on given arrays, on the host: what constant folding and the op tests compute with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.graph.dtypes import as_dtype
+from dtrain.graph.graph import Spec
+from dtrain.graph.shape import is_static
+from dtrain.ops.base import Op
+
+
+class HostEnv:
+    """NumPy, and memory as it is asked for."""
+
+    xp: Any = np
+    on_host = True
+    comm: Any = None
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
+        raise AssertionError("a random op is never folded")
+
+
+def evaluate(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The outputs of op on host arrays."""
+    env = HostEnv()
+    specs = op.infer(*(Spec(a.shape, as_dtype(a.dtype)) for a in inputs))
+    if op.is_view:
+        return [np.ascontiguousarray(op.view(env, inputs[0], specs[0].shape))]  # type: ignore[arg-type]
+    assert all(is_static(s.shape) for s in specs)
+    outputs = [np.empty(s.shape, s.dtype.numpy) for s in specs]  # type: ignore[arg-type]
+    op.bind(env, list(inputs), outputs)()
+    return outputs

@@ -1,0 +1,145 @@
+"""Optimizer updates: one op for all variables of a dtype, one pass over their memory.
+
+Variables, gradients and slots of a step lie one behind the other (see runtime/memory), so the arrays of an
+update coalesce into one flat run, which is worked on in pieces that stay in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from dtrain.errors import GraphError
+from dtrain.graph.graph import Spec
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.memory import coalesce
+
+#: Elements of a piece: five float32 arrays of it (parameter, gradient, two slots, scratch) fit in 1 MiB L2.
+PIECE = 32768
+
+
+class _Update(Op):
+    """Inputs: count variables, count gradients, count of each slot, then the learning rate (a scalar)."""
+
+    count: int
+    slots: ClassVar[int] = 0
+    scratches: ClassVar[int] = 1
+    stateful = True
+    no_gradient = "it writes"
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        n = self.count
+        return (*range(n), *range(2 * n, (2 + self.slots) * n))
+
+    @property
+    def packs(self) -> range:
+        """Inputs that are best made one behind the other in memory: the gradients."""
+        return range(self.count, 2 * self.count)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        n = self.count
+        assert len(specs) == (2 + self.slots) * n + 1
+        for i in range(n):
+            variable, gradient = specs[i], specs[n + i]
+            if (
+                gradient.shape is not None and gradient.shape != variable.shape
+            ) or gradient.dtype != variable.dtype:
+                raise GraphError(f"a gradient {gradient} for a variable {variable}")
+        return []
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        n = self.count
+        rate = ins[-1]
+        groups = [ins[i * n : (i + 1) * n] for i in range(2 + self.slots)]
+        pieces = []
+        for run in coalesce(groups):
+            size = run[0].size
+            step = PIECE if env.on_host else max(size, 1)
+            pieces += [[a[at : at + step] for a in run] for at in range(0, size, step)]
+        longest = max((p[0].size for p in pieces), default=0)
+        scratch = [env.scratch((longest,), ins[0].dtype) for _ in range(self.scratches)]
+        calls = [(*piece, rate, *(s[: piece[0].size] for s in scratch)) for piece in pieces]
+        xp, update = env.xp, self.update
+
+        def kernel() -> None:
+            for call in calls:
+                update(xp, *call)
+
+        return kernel
+
+    def update(self, xp: Any, *arrays: Array) -> None:
+        """One piece: variable, gradient, slots, learning rate, scratch arrays; all flat but the rate."""
+        raise NotImplementedError
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+@register
+class ApplyGradientDescent(_Update):
+    """variable -= rate * gradient."""
+
+    count: int
+
+    def update(self, xp: Any, variable: Array, gradient: Array, rate: Array, work: Array) -> None:
+        xp.multiply(gradient, rate, work)
+        xp.subtract(variable, work, variable)
+
+
+@register
+class ApplyMomentum(_Update):
+    """accumulator = momentum * accumulator + gradient; variable -= rate * accumulator.
+
+    With Nesterov's form (Sutskever et al. 2013, as TensorFlow 1 writes it) variable -= rate * (gradient +
+    momentum * accumulator).
+    """
+
+    count: int
+    momentum: float
+    nesterov: bool
+    slots = 1
+
+    def update(
+        self, xp: Any, variable: Array, gradient: Array, accum: Array, rate: Array, work: Array
+    ) -> None:
+        xp.multiply(accum, self.momentum, accum)
+        xp.add(accum, gradient, accum)
+        if self.nesterov:
+            xp.multiply(accum, self.momentum, work)
+            xp.add(work, gradient, work)
+            xp.multiply(work, rate, work)
+        else:
+            xp.multiply(accum, rate, work)
+        xp.subtract(variable, work, variable)
+
+
+@register
+class ApplyAdam(_Update):
+    """Adam (Kingma & Ba 2015) in the form before its section 2.1: rate comes with both bias corrections.
+
+    m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; variable -= rate m / (sqrt(v) + epsilon).
+    """
+
+    count: int
+    beta1: float
+    beta2: float
+    epsilon: float
+    slots = 2
+
+    def update(
+        self, xp: Any, variable: Array, gradient: Array, m: Array, v: Array, rate: Array, work: Array
+    ) -> None:
+        xp.multiply(gradient, 1 - self.beta1, work)
+        xp.multiply(m, self.beta1, m)
+        xp.add(m, work, m)
+        xp.square(gradient, work)
+        xp.multiply(work, 1 - self.beta2, work)
+        xp.multiply(v, self.beta2, v)
+        xp.add(v, work, v)
+        xp.sqrt(v, work)
+        xp.add(work, self.epsilon, work)
+        xp.divide(m, work, work)
+        xp.multiply(work, rate, work)
+        xp.subtract(variable, work, variable)

@@ -1,0 +1,26 @@
+"""From the user's graph to the step that will run: one visible order of plain functions Step -> Step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dtrain.graph.graph import Operation, Tensor
+from dtrain.passes.local import cse, fold, lower, simplify, snapshot
+from dtrain.passes.place import bucket, place
+from dtrain.passes.prune import FeedSpec, prune
+from dtrain.passes.step import Step
+
+PIPELINE: tuple[Callable[[Step], Step], ...] = (lower, fold, simplify, cse, place, bucket, snapshot)
+
+
+def compile_step(
+    fetches: Sequence[Tensor], targets: Sequence[Operation], feeds: Sequence[FeedSpec], ranks: int
+) -> Step:
+    """Prune the graph to what these fetches and targets need, then send it through PIPELINE."""
+    step = prune(fetches, targets, feeds, ranks)
+    for run_pass in PIPELINE:
+        step = run_pass(step)
+    return step
+
+
+__all__ = ["PIPELINE", "FeedSpec", "Step", "compile_step"]

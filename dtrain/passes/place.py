@@ -1,0 +1,152 @@
+"""place and bucket: where tensors live among the ranks, and the communication that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.shape import size_of
+from dtrain.ops.base import Op
+from dtrain.ops.collective import AllGather, AllReduce, TakeShard
+from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
+from dtrain.passes.step import Step, predecessors, sweep, topological
+
+#: Bytes after which a bucket is closed and the next begun.
+BUCKET_BYTES = 32 << 20
+
+
+def place(step: Step) -> Step:
+    """Give every tensor a placement, converting inputs where an op's rule asks for another.
+
+    An op without a rule for the case at hand gets its inputs whole: always right, only not always fast.
+    Fetched values come back whole. With one rank everything is replicated and nothing is added.
+    """
+    if step.ranks == 1:
+        return replace(step, placements={t: REPLICATED for n in step.graph.operations for t in n.outputs})
+    placer = _Placer(step)
+    for node in step.graph.operations:
+        placer.add(node)
+    return sweep(placer.result())
+
+
+class _Placer:
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.graph = Graph()
+        self.tensors: dict[Tensor, Tensor] = {}
+        self.operations: dict[Operation, Operation] = {}
+        self.placements: dict[Tensor, Placement] = {}
+        self.converted: dict[tuple[Tensor, Placement], Tensor] = {}
+
+    def add(self, node: Operation) -> None:
+        inputs = [self.tensors[t] for t in node.inputs]
+        own = [self.placements[t] for t in inputs]
+        out: Placement = REPLICATED
+        if any(p != REPLICATED for p in own):
+            wanted: Sequence[Placement]
+            wanted, out = node.kind.place(own, node) or ([REPLICATED] * len(own), REPLICATED)
+            for i, want in enumerate(wanted):
+                if i not in node.kind.shape_only:
+                    inputs[i] = self.convert(inputs[i], want)
+        elif not inputs and node.outputs and node.outputs[0] in self.step.placements:
+            out = self.step.placements[node.outputs[0]]
+        control = tuple(dict.fromkeys(self.operations[c] for c in node.control_inputs))
+        copy = self.graph.copy_of(node, tuple(inputs), control)
+        self.operations[node] = copy
+        for old, new in zip(node.outputs, copy.outputs, strict=True):
+            self.tensors[old] = new
+            self.placements[new] = out
+
+    def convert(self, tensor: Tensor, want: Placement) -> Tensor:
+        """The tensor under another placement; made once however many ask."""
+        have = self.placements[tensor]
+        if have == want:
+            return tensor
+        key = (tensor, want)
+        if key not in self.converted:
+            kind: Op
+            if have == PARTIAL:
+                kind, got = AllReduce(1), REPLICATED
+            elif isinstance(have, Sharded):
+                kind, got = AllGather(have.axis), REPLICATED
+            else:
+                assert isinstance(want, Sharded), f"{tensor.name}: {have} cannot become {want}"
+                kind, got = TakeShard(want.axis), want
+            self.graph.source = tensor.op.source
+            node = self.graph.add(kind, (tensor,), f"{tensor.op.name}/{type(kind).__name__}")
+            self.placements[node.outputs[0]] = got
+            self.converted[key] = self.convert(node.outputs[0], want)
+        return self.converted[key]
+
+    def result(self) -> Step:
+        fetches = tuple(self.convert(self.tensors[t], REPLICATED) for t in self.step.fetches)
+        targets = tuple(self.operations[o] for o in self.step.targets)
+        return replace(
+            self.step, graph=self.graph, fetches=fetches, targets=targets, placements=self.placements
+        )
+
+
+def bucket(step: Step) -> Step:
+    """Join allreduces that do not wait for one another into buckets: one message instead of one a tensor."""
+    nodes = step.graph.operations
+    groups = _groups(nodes)
+    if all(len(group) == 1 for group in groups):
+        return step
+    leader = {node: group[0] for group in groups for node in group}
+    merged = [node for node in nodes if leader.get(node, node) is node]
+    before = {
+        node: {leader.get(p, p) for member in (node, *_followers(node, groups)) for p in predecessors(member)}
+        for node in merged
+    }
+    graph = Graph()
+    tensors: dict[Tensor, Tensor] = {}
+    operations: dict[Operation, Operation] = {}
+    members = {group[0]: group for group in groups}
+    for node in topological(merged, before):
+        group = members.get(node, [node])
+        inputs = tuple(tensors[t] for member in group for t in member.inputs)
+        control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
+        if len(group) > 1:
+            graph._control, graph.source = control, node.source
+            copy = graph.add(AllReduce(len(group)), inputs, "AllReduce")
+            graph._control = ()
+        else:
+            copy = graph.copy_of(node, inputs, control)
+        olds = [t for member in group for t in member.outputs]
+        tensors.update(zip(olds, copy.outputs, strict=True))
+        operations.update(dict.fromkeys(group, copy))
+    return replace(
+        step,
+        graph=graph,
+        fetches=tuple(tensors[t] for t in step.fetches),
+        targets=tuple(operations[o] for o in step.targets),
+        placements={tensors[t]: p for t, p in step.placements.items()},
+    )
+
+
+def _followers(node: Operation, groups: list[list[Operation]]) -> list[Operation]:
+    return next((group[1:] for group in groups if group[0] is node), [])
+
+
+def _groups(nodes: Sequence[Operation]) -> list[list[Operation]]:
+    """AllReduces to join: of one dtype, with equally many allreduces behind each, up to a bucket's size."""
+    depth: dict[Operation, int] = {}
+    open_groups: dict[tuple[int, str], list[Operation]] = {}
+    filled: dict[tuple[int, str], int] = {}
+    groups: list[list[Operation]] = []
+    for node in nodes:
+        behind = max((depth[p] for p in predecessors(node)), default=0)
+        depth[node] = behind + isinstance(node.kind, AllReduce)
+        if not isinstance(node.kind, AllReduce):
+            continue
+        spec = node.inputs[0].spec
+        key = (behind, spec.dtype.name)
+        nbytes = size_of(spec.shape) * spec.dtype.numpy.itemsize
+        if key not in open_groups or filled[key] + nbytes > BUCKET_BYTES:
+            open_groups[key] = []
+            filled[key] = 0
+            groups.append(open_groups[key])
+        open_groups[key].append(node)
+        filled[key] += nbytes
+    return groups

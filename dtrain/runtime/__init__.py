@@ -1,0 +1,1 @@
+"""From a step to numbers: device, plan, memory, session."""

@@ -1,0 +1,344 @@
+"""A plan: one step as a list of kernels bound to their arrays, and nothing left to look up.
+
+Compiling orders the nodes (reads of a variable before the writes they do not depend on), gives every tensor
+memory, and binds each kernel to it. Running copies the feeds in, calls the list, copies the fetches out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.errors import GraphError
+from dtrain.graph.fingerprint import fingerprint
+from dtrain.graph.graph import Operation, Tensor
+from dtrain.ops.base import Const, Feed, Kernel
+from dtrain.ops.collective import AllReduce
+from dtrain.ops.memory import aligned
+from dtrain.ops.placement import local_shape
+from dtrain.ops.state import Assign, NoOp, VariableOp
+from dtrain.passes.step import Step, memory_of, predecessors, topological
+from dtrain.runtime.backend import Backend
+from dtrain.runtime.memory import Buffer, pack
+
+
+class PlanEnv:
+    """What the kernels of one plan are bound in."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        comm: Communicator,
+        random_stream: Callable[[int], Callable[[], np.random.Generator]],
+    ) -> None:
+        self.xp = backend.xp
+        self.on_host = backend.on_host
+        self.comm = comm
+        self.random_stream = random_stream
+        self._backend = backend
+        self._block = backend.block(0)
+        self._used = 0
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Memory for one kernel while it runs; release() hands it to the next."""
+        dtype = np.dtype(dtype)
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if self._used + nbytes > self._block.size:
+            # kernels bound before keep the old block; sizes double, so there are few
+            self._block = self._backend.block(max(2 * self._block.size, aligned(nbytes)))
+            self._used = 0
+        piece = self._block[self._used : self._used + nbytes].view(dtype).reshape(shape)
+        self._used += aligned(nbytes)
+        return piece
+
+    def release(self) -> None:
+        self._used = 0
+
+
+class Plan:
+    """A step ready to run.
+
+    nodes: the operations in the order they run; kernels: what runs, some nodes having none.
+    required: names of variables that need a value before; assigned: those that have one after.
+    fingerprint: equal on all ranks, or they would wait for one another for ever.
+    arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
+    """
+
+    def __init__(self, step: Step, variables: dict[str, Any], backend: Backend, env: PlanEnv) -> None:
+        self.step = step
+        self.backend = backend
+        self.nodes = _schedule(step)
+        self.fingerprint = fingerprint(self.nodes)
+        self.required, self.assigned = _variables(self.nodes)
+        self.kernels: list[Kernel] = []
+        self.kernel_nodes: list[Operation] = []
+        layout = _Layout(self.nodes, step, variables, backend, env)
+        self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
+        self._arrays = layout.arrays
+        for node in self.nodes:
+            for kernel in layout.bind(node):
+                self.kernels.append(kernel)
+                self.kernel_nodes.append(node)
+        feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
+        self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
+        self._fetches = [self._arrays[t] for t in step.fetches]
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies."""
+        on_host = self.backend.on_host
+        for index, buffer in self._feeds:
+            if on_host:
+                buffer[...] = values[index]
+            else:
+                buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
+        for kernel in self.kernels:
+            kernel()
+        if on_host:
+            return [a.copy() if a.ndim else a[()] for a in self._fetches]
+        return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
+
+
+def _schedule(step: Step) -> list[Operation]:
+    """The nodes whose values are needed, in an order that is a function of the graph alone."""
+    needed: set[Operation] = set()
+    stack = [*(t.op for t in step.fetches), *step.targets]
+    while stack:
+        node = stack.pop()
+        if node in needed:
+            continue
+        needed.add(node)
+        stack.extend(node.control_inputs)
+        stack.extend(t.op for i, t in enumerate(node.inputs) if i not in node.kind.shape_only)
+    nodes = [n for n in step.graph.operations if n in needed]
+    before = {n: {p for p in predecessors(n) if p in needed} for n in nodes}
+    behind = _reach(nodes, before)
+    position = {n: i for i, n in enumerate(nodes)}
+    for writer in nodes:
+        for memory in {memory_of(writer.inputs[i]) for i in writer.kind.writes}:
+            for reader in nodes:
+                if reader is writer or reader.kind.is_view or position[writer] in _bits(behind[reader]):
+                    continue
+                if not any(memory_of(t) is memory for t in reader.inputs):
+                    continue
+                also_writes = any(memory_of(reader.inputs[i]) is memory for i in reader.kind.writes)
+                if not also_writes or position[reader] < position[writer]:
+                    before[writer].add(reader)
+    try:
+        return topological(nodes, before)
+    except ValueError as error:
+        names = ", ".join(n.name for n in error.args[0][:5])
+        raise GraphError(
+            f"these operations read and write the same variables in a circle: {names}. Say which comes first "
+            "with dt.control_dependencies."
+        ) from None
+
+
+def _reach(nodes: Sequence[Operation], before: dict[Operation, set[Operation]]) -> dict[Operation, int]:
+    """For each node the set of positions of the nodes it depends on, as the bits of an int."""
+    position = {n: i for i, n in enumerate(nodes)}
+    behind: dict[Operation, int] = {}
+    for node in nodes:
+        bits = 0
+        for p in before[node]:
+            bits |= behind[p] | 1 << position[p]
+        behind[node] = bits
+    return behind
+
+
+class _bits:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __contains__(self, position: int) -> bool:
+        return bool(self.value >> position & 1)
+
+
+def _variables(nodes: Sequence[Operation]) -> tuple[list[str], list[str]]:
+    """Names of the variables read before the plan assigns them, and of those that it assigns."""
+    required: dict[str, None] = {}
+    assigned: dict[str, None] = {}
+    for node in nodes:
+        if node.kind.is_view or isinstance(node.kind, NoOp):
+            continue
+        for i, tensor in enumerate(node.inputs):
+            memory = memory_of(tensor).op
+            if not isinstance(memory.kind, VariableOp) or i in node.kind.shape_only:
+                continue
+            if isinstance(node.kind, Assign) and i == 0:
+                assigned[memory.name] = None
+            elif memory.name not in assigned:
+                required[memory.name] = None
+    return list(required), list(assigned)
+
+
+class _Layout:
+    """Memory for every tensor of a plan, and the kernels on it."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Operation],
+        step: Step,
+        variables: dict[str, Any],
+        backend: Backend,
+        env: PlanEnv,
+    ) -> None:
+        self.backend, self.env, self.variables, self.step = backend, env, variables, step
+        self.nodes = nodes
+        self.arrays: dict[Tensor, Any] = {}
+        self.position = {n: i for i, n in enumerate(nodes)}
+        self.last_use = self._last_uses()
+        self.packed: dict[Tensor, Any] = {}
+        self.packed_bytes = 0
+        for node in nodes:
+            self._pack(node)
+        self.buffers: dict[Tensor, Buffer] = {}
+        for node in nodes:
+            self._reserve(node)
+        unique = {id(b): b for b in self.buffers.values()}
+        self.arena_bytes = pack(unique.values())
+        self.arena = backend.block(self.arena_bytes)
+
+    # -- who needs what, and how long ------------------------------------------------------------------
+    def _last_uses(self) -> dict[Tensor, int]:
+        """The last position at which the memory of each tensor is read; fetched ones stay to the end."""
+        last: dict[Tensor, int] = {}
+        for i, node in enumerate(self.nodes):
+            for k, tensor in enumerate(node.inputs):
+                if k not in node.kind.shape_only:
+                    last[memory_of(tensor)] = i
+        for tensor in self.step.fetches:
+            last[memory_of(tensor)] = len(self.nodes)
+        return last
+
+    def _local(self, tensor: Tensor) -> tuple[int, ...]:
+        comm = self.env.comm
+        placement = self.step.placements[tensor]
+        return local_shape(tensor.spec.shape, placement, comm.rank, comm.size)
+
+    def _nbytes(self, tensor: Tensor) -> int:
+        return int(np.prod(self._local(tensor), dtype=np.int64)) * tensor.dtype.numpy.itemsize
+
+    def _made_here(self, tensor: Tensor) -> bool:
+        """Whether a kernel of this plan writes the tensor, into memory that is ours to choose."""
+        kind = tensor.op.kind
+        return not (kind.is_view or kind.writes or isinstance(kind, VariableOp | Const | Feed | AllReduce))
+
+    # -- gradients side by side ------------------------------------------------------------------------
+    def _pack(self, node: Operation) -> None:
+        """Lay a bucket, or an update's gradients, one behind the other in memory of their own.
+
+        The memory is not shared with other tensors, so that its padding stays zero.
+        """
+        if isinstance(node.kind, AllReduce):
+            tensors = list(node.outputs)
+        else:
+            tensors = [node.inputs[i] for i in node.kind.packs]
+            tensors = [t for t in tensors if self._made_here(t) and t not in self.packed]
+        if not tensors:
+            return
+        offsets = [0]
+        for tensor in tensors:
+            offsets.append(offsets[-1] + aligned(self._nbytes(tensor)))
+        block = self.backend.block(offsets[-1])
+        self.packed_bytes += offsets[-1]
+        for k, (tensor, offset) in enumerate(zip(tensors, offsets, strict=False)):
+            self.packed[tensor] = self._carve(block, offset, tensor)
+            if isinstance(node.kind, AllReduce):
+                source = node.inputs[k]
+                # summing in place is right only where nothing else reads this rank's own term
+                if self._made_here(source) and source not in self.packed and self._only_use(source, node):
+                    self.packed[source] = self.packed[tensor]
+
+    def _only_use(self, tensor: Tensor, node: Operation) -> bool:
+        uses = sum(memory_of(t) is tensor for n in self.nodes for t in n.inputs)
+        return uses == 1 and tensor not in self.step.fetches
+
+    def _carve(self, block: Any, offset: int, tensor: Tensor) -> Any:
+        end = offset + self._nbytes(tensor)
+        return block[offset:end].view(tensor.dtype.numpy).reshape(self._local(tensor))
+
+    # -- the arena -------------------------------------------------------------------------------------
+    def _reserve(self, node: Operation) -> None:
+        """Give each output of a node a buffer, or that of an input that dies here and may be written over."""
+        i = self.position[node]
+        for tensor in node.outputs:
+            if tensor in self.packed or not (self._made_here(tensor) or isinstance(node.kind, Feed)):
+                continue
+            last = self.last_use.get(tensor, i)
+            taken = self._take_over(node, tensor, i) if tensor.index == 0 else None
+            if taken is not None:
+                taken.last = last
+                self.buffers[tensor] = taken
+            else:
+                # a feed is written before the first kernel runs
+                first = 0 if isinstance(node.kind, Feed) else i
+                self.buffers[tensor] = Buffer(self._nbytes(tensor), first, last)
+
+    def _take_over(self, node: Operation, out: Tensor, i: int) -> Buffer | None:
+        for k in node.kind.inplace:
+            if k >= len(node.inputs):
+                continue
+            x = node.inputs[k]
+            buffer = self.buffers.get(x)
+            others = [memory_of(t) for j, t in enumerate(node.inputs) if j != k and t is not x]
+            if (
+                buffer is not None
+                and self.last_use[x] == i
+                and x.dtype == out.dtype
+                and self._local(x) == self._local(out)
+                and all(self.buffers.get(other) is not buffer for other in others)
+            ):
+                return buffer
+        return None
+
+    # -- kernels ---------------------------------------------------------------------------------------
+    def bind(self, node: Operation) -> list[Kernel]:
+        """Make the node's arrays and return the kernels that fill them."""
+        kind, arrays = node.kind, self.arrays
+        if isinstance(kind, NoOp):
+            return []
+        if isinstance(kind, VariableOp):
+            arrays[node.outputs[0]] = self.variables[node.name]
+            return []
+        if isinstance(kind, Const):
+            arrays[node.outputs[0]] = self.backend.from_host(kind.value.array)
+            return []
+        if kind.is_view:
+            return self._view(node)
+        ins = [None if k in kind.shape_only else arrays[t] for k, t in enumerate(node.inputs)]
+        for tensor in node.outputs:
+            if kind.writes:
+                arrays[tensor] = arrays[node.inputs[0]]
+            elif tensor in self.packed:
+                arrays[tensor] = self.packed[tensor]
+            else:
+                buffer = self.buffers[tensor]
+                arrays[tensor] = self._carve(self.arena, buffer.offset, tensor)
+        if isinstance(kind, Feed):
+            return []
+        outs = [arrays[t] for t in node.outputs]
+        kernels: list[Kernel] = []
+        if isinstance(kind, AllReduce):
+            for source, out in zip(ins, outs, strict=True):
+                if source is not out:
+                    kernels.append(_copy(self.env.xp, source, out))
+        self.env.release()
+        kernels.append(kind.bind(self.env, ins, outs))
+        return kernels
+
+    def _view(self, node: Operation) -> list[Kernel]:
+        x, out = self.arrays[node.inputs[0]], node.outputs[0]
+        view = node.kind.view(self.env, x, self._local(out))
+        self.arrays[out] = view
+        if view.size == 0 or self.env.xp.shares_memory(view, x):
+            return []
+        # a reshape of a transposed array: no view of it exists, so its values are copied at every run
+        flat = view.reshape(x.shape)
+        return [_copy(self.env.xp, x, flat)]
+
+
+def _copy(xp: Any, source: Any, out: Any) -> Kernel:
+    return lambda: xp.copyto(out, source)

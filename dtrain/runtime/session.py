@@ -1,0 +1,342 @@
+"""Session: runs parts of a graph, holds the variables, and keeps the plans it has made."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain import comm as communicators
+from dtrain.comm.base import Communicator
+from dtrain.comm.single import SingleCommunicator
+from dtrain.errors import DtrainError, FailedPreconditionError, GraphError, InvalidArgumentError
+from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph
+from dtrain.graph.shape import compatible, shape_text
+from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.memory import aligned
+from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
+from dtrain.ops.state import Variable, VariableOp
+from dtrain.passes import FeedSpec, compile_step
+from dtrain.runtime.backend import Backend, make_backend
+from dtrain.runtime.plan import Plan, PlanEnv
+
+#: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
+MAX_PLANS = 64
+
+_WORLD: Any = object()
+
+
+class Shard:
+    """This rank's rows of a global batch, to feed where a placeholder stands for the whole batch.
+
+    rows: array whose axis 0 holds entries shard_bounds(total, rank, size) of the batch; may be empty.
+    total: number of entries of the batch over all ranks.
+    """
+
+    __slots__ = ("rows", "total")
+
+    def __init__(self, rows: Any, total: int) -> None:
+        self.rows = np.asarray(rows)
+        self.total = int(total)
+
+
+class Session:
+    """Runs operations of a graph and holds the values of its variables.
+
+    On several ranks every call is collective, and shapes and values are those of the whole batch: a plain
+    array is fed alike on every rank, a Shard is this rank's rows. Fetched values are whole on every rank.
+
+    Args:
+        target: accepted for TensorFlow 1's sake; only '' is known.
+        graph: by default the default graph.
+        comm: the ranks that work together, by default all; None for this rank alone.
+        device: cpu, gpu or auto, or a Backend.
+    """
+
+    def __init__(
+        self,
+        target: str = "",
+        graph: Graph | None = None,
+        *,
+        comm: Communicator | None = _WORLD,
+        device: str | Backend = "cpu",
+    ) -> None:
+        if target:
+            raise GraphError(
+                f"Session(target={target!r}): there is no server to connect to; leave target out."
+            )
+        self.graph = graph if graph is not None else get_default_graph()
+        self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
+        self.backend = device if isinstance(device, Backend) else make_backend(device)
+        self._variables: dict[str, Any] = {}
+        self._initialized: set[str] = set()
+        self._plans: dict[Any, Plan] = {}
+        self._seed: int | None = None
+        self._draws: dict[int, int] = {}
+
+    def __enter__(self) -> Session:
+        self._context = self.graph.as_default()
+        self._context.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._context.__exit__(*exception)
+
+    def close(self) -> None:
+        """Free the variables and plans."""
+        self._variables.clear()
+        self._initialized.clear()
+        self._plans.clear()
+
+    # -- running ---------------------------------------------------------------------------------------
+    def run(self, fetches: Any, feed_dict: dict[Any, Any] | None = None) -> Any:
+        """Run what the fetches need, and only that.
+
+        Args:
+            fetches: a tensor, variable, operation or name, or lists, tuples and dicts of them.
+            feed_dict: values for placeholders (or any tensor), as arrays or Shards.
+
+        Returns:
+            Values in the structure of fetches; None for operations.
+
+        Raises:
+            InvalidArgumentError: a placeholder is not fed, or a value does not fit.
+            FailedPreconditionError: a variable has no value yet.
+        """
+        items = sorted(
+            ((self._feed_tensor(key), value) for key, value in (feed_dict or {}).items()),
+            key=lambda item: (item[0].op.id, item[0].index),
+        )
+        return self.make_callable(fetches, [t for t, _ in items])(*(v for _, v in items))
+
+    def make_callable(self, fetches: Any, feed_list: Sequence[Any] = ()) -> Callable[..., Any]:
+        """run with the looking-up done once: a function of the feeds' values, in feed_list's order."""
+        leaves: list[Any] = []
+        rebuild = _flatten(fetches, leaves)
+        elements = [self._element(leaf) for leaf in leaves]
+        tensors = tuple(e for e in elements if isinstance(e, Tensor))
+        targets = tuple(e for e in elements if isinstance(e, Operation))
+        places = [tensors.index(e) if isinstance(e, Tensor) else None for e in elements]
+        feeds = tuple(self._feed_tensor(f) for f in feed_list)
+        kind = (tensors, targets, feeds)
+
+        def call(*values: Any) -> Any:
+            locals_, specs = self._accept(feeds, values)
+            key = (kind, specs)
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._compile(tensors, targets, feeds, specs)
+                self._keep(key, plan)
+            if not self._initialized.issuperset(plan.required):
+                raise self._uninitialized(plan)
+            results = plan.run(locals_)
+            if plan.assigned:
+                self._initialized.update(plan.assigned)
+            return rebuild([None if p is None else results[p] for p in places])
+
+        return call
+
+    def _element(self, leaf: Any) -> Tensor | Operation:
+        """The graph element that a fetch names."""
+        if isinstance(leaf, str):
+            leaf = (
+                self.graph.get_tensor_by_name(leaf) if ":" in leaf else self.graph.get_operation_by_name(leaf)
+            )
+        if isinstance(leaf, TensorLike):
+            leaf = convert_to_tensor(leaf)
+        if not isinstance(leaf, Tensor | Operation):
+            raise TypeError(
+                f"{leaf!r} cannot be fetched: give a tensor, a variable, an operation or its name."
+            )
+        if leaf.graph is not self.graph:
+            raise InvalidArgumentError(
+                f"{leaf.name} is not in this session's graph: give Session(graph=...) its own."
+            )
+        return leaf
+
+    def _feed_tensor(self, key: Any) -> Tensor:
+        element = self._element(key)
+        if not isinstance(element, Tensor):
+            raise TypeError(f"{element.name} is an operation: only tensors can be fed.")
+        if isinstance(element.op.kind, VariableOp):
+            raise InvalidArgumentError(
+                f"{element.name} is a variable and cannot be fed: assign to it instead."
+            )
+        return element
+
+    # -- feeds -----------------------------------------------------------------------------------------
+    def _accept(self, feeds: Sequence[Tensor], values: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
+        """This rank's array of each feed, and (global shape, placement) of each: what a plan is for."""
+        if len(values) != len(feeds):
+            raise InvalidArgumentError(f"{len(values)} values for {len(feeds)} feeds: give one for each.")
+        arrays, specs = [], []
+        for tensor, value in zip(feeds, values, strict=True):
+            if isinstance(value, Shard):
+                array, shape, placement = self._accept_shard(tensor, value)
+            else:
+                array = self._array(tensor, value)
+                shape, placement = array.shape, REPLICATED
+            if not compatible(shape, tensor.spec.shape):
+                raise InvalidArgumentError(
+                    f"Cannot feed value of shape {shape} for Tensor '{tensor.name}', which has shape "
+                    f"'{shape_text(tensor.spec.shape)}' (built at {tensor.op.source})."
+                )
+            arrays.append(array)
+            specs.append((shape, placement))
+        return arrays, tuple(specs)
+
+    def _accept_shard(self, tensor: Tensor, shard: Shard) -> tuple[Any, tuple[int, ...], Placement]:
+        array = self._array(tensor, shard.rows)
+        if array.ndim == 0:
+            raise InvalidArgumentError(
+                f"Cannot feed a Shard of a scalar for Tensor '{tensor.name}': it has no rows."
+            )
+        low, high = shard_bounds(shard.total, self.comm.rank, self.comm.size)
+        if array.shape[0] != high - low:
+            raise InvalidArgumentError(
+                f"Cannot feed {array.shape[0]} rows for Tensor '{tensor.name}': of a global batch of "
+                f"{shard.total} rank {self.comm.rank} of {self.comm.size} holds rows {low} to {high}."
+            )
+        return array, (shard.total, *array.shape[1:]), Sharded(0)
+
+    def _array(self, tensor: Tensor, value: Any) -> np.ndarray:
+        wanted = tensor.dtype.numpy
+        if isinstance(value, np.ndarray) and value.dtype == wanted:
+            return value
+        if isinstance(value, TensorLike):
+            raise InvalidArgumentError(
+                f"Cannot feed the tensor {value!r} for '{tensor.name}': feed an array, a number or a list."
+            )
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise InvalidArgumentError(f"Cannot feed a ragged list for Tensor '{tensor.name}'.") from None
+        if array.size == 0 and not isinstance(value, np.ndarray):
+            array = array.astype(wanted)
+        if not np.can_cast(array.dtype, wanted, "same_kind"):
+            raise InvalidArgumentError(
+                f"Cannot feed value of dtype {array.dtype} for Tensor '{tensor.name}', which has dtype "
+                f"{tensor.dtype.name} (built at {tensor.op.source}): convert it with numpy.asarray(value, "
+                f"numpy.{tensor.dtype.name}) if that is meant."
+            )
+        return array.astype(wanted)
+
+    # -- plans -----------------------------------------------------------------------------------------
+    def _compile(
+        self,
+        tensors: Sequence[Tensor],
+        targets: Sequence[Operation],
+        feeds: Sequence[Tensor],
+        specs: Sequence[tuple[tuple[int, ...], Placement]],
+    ) -> Plan:
+        """Make a plan, and make sure that all ranks made the same."""
+        plan, error = None, None
+        try:
+            feed_specs = [
+                FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
+            ]
+            step = compile_step(tensors, targets, feed_specs, self.comm.size)
+            self._allocate()
+            env = PlanEnv(self.backend, self.comm, self._random_stream)
+            plan = Plan(step, self._variables, self.backend, env)
+        except DtrainError as problem:
+            error = problem
+        if self.comm.size > 1:
+            self.comm.agree(error)
+            assert plan is not None
+            self.comm.agree_on("the step they are about to run", plan.fingerprint)
+        if error is not None:
+            raise error
+        assert plan is not None
+        return plan
+
+    def _keep(self, key: Any, plan: Plan) -> None:
+        if len(self._plans) >= MAX_PLANS:
+            self._plans.pop(next(iter(self._plans)))
+        self._plans[key] = plan
+
+    def _uninitialized(self, plan: Plan) -> FailedPreconditionError:
+        name = next(n for n in plan.required if n not in self._initialized)
+        source = self.graph.get_operation_by_name(name).source
+        return FailedPreconditionError(
+            f"Attempting to use uninitialized value {name} (built at {source}): run "
+            "session.run(dt.global_variables_initializer()) first."
+        )
+
+    def _random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
+        """The generator of an op's next run: a function of (graph seed, op seed, number of the run)."""
+        if self._seed is None:
+            chosen = np.array(
+                [secrets.randbits(62) if self.graph.seed is None else self.graph.seed], np.int64
+            )
+            self._seed = int(self.comm.broadcast(chosen)[0])
+        root = self._seed
+
+        def stream() -> np.random.Generator:
+            count = self._draws.get(seed, 0)
+            self._draws[seed] = count + 1
+            key = np.array([root, seed], np.int64).view(np.uint64)
+            return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, count, 0]))
+
+        return stream
+
+    # -- variables -------------------------------------------------------------------------------------
+    def _allocate(self) -> None:
+        """Memory for variables made since the last plan: one buffer for each group and dtype."""
+        new: dict[tuple[str, str], list[Operation]] = {}
+        for node in self.graph.operations:
+            if isinstance(node.kind, VariableOp) and node.name not in self._variables:
+                new.setdefault((node.kind.group, node.kind.dtype.name), []).append(node)
+        for nodes in new.values():
+            sizes = [_nbytes(node) for node in nodes]
+            block = self.backend.block(sum(aligned(size) for size in sizes))
+            offset = 0
+            for node, size in zip(nodes, sizes, strict=True):
+                spec = node.outputs[0].spec
+                self._variables[node.name] = (
+                    block[offset : offset + size].view(spec.dtype.numpy).reshape(spec.shape)
+                )
+                offset += aligned(size)
+
+    def get_values(self, variables: Sequence[Variable]) -> dict[str, np.ndarray]:
+        """Copies of variables' values on the host, by operation name.
+
+        Raises:
+            FailedPreconditionError: one has no value yet.
+        """
+        values = self.run(list(variables))
+        return {v.op.name: np.asarray(value) for v, value in zip(variables, values, strict=True)}
+
+    def set_value(self, variable: Variable, value: Any) -> None:
+        """Give a variable a value, of its shape and dtype. Not collective: every rank sets its own."""
+        array = np.asarray(value)
+        if array.shape != variable.value().spec.shape or array.dtype != variable.dtype.numpy:
+            raise InvalidArgumentError(
+                f"a value of {array.dtype}{array.shape} for the variable {variable.op.name} of "
+                f"{variable.dtype.name}{variable.shape}."
+            )
+        self._allocate()
+        self._variables[variable.op.name][...] = self.backend.from_host(array)
+        self._initialized.add(variable.op.name)
+
+
+def _nbytes(node: Operation) -> int:
+    spec = node.outputs[0].spec
+    return int(np.prod(spec.shape, dtype=np.int64)) * spec.dtype.numpy.itemsize
+
+
+def _flatten(structure: Any, leaves: list[Any]) -> Callable[[list[Any]], Any]:
+    """Collect the leaves of nested lists, tuples and dicts; returns what puts values back in their places."""
+    if isinstance(structure, dict):
+        parts = {key: _flatten(value, leaves) for key, value in structure.items()}
+        return lambda values: {key: part(values) for key, part in parts.items()}
+    if isinstance(structure, list | tuple):
+        items = [_flatten(value, leaves) for value in structure]
+        if hasattr(structure, "_fields"):
+            return lambda values: type(structure)(*(item(values) for item in items))
+        return lambda values: type(structure)(item(values) for item in items)
+    position = len(leaves)
+    leaves.append(structure)
+    return lambda values: values[position]

@@ -1,0 +1,160 @@
+"""What a run says: rank 0 prints and writes, the others are silent. Each method is called on every rank."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from dtrain.comm import launcher
+from dtrain.comm.base import Communicator
+
+
+def on_terminal() -> bool:
+    """Whether a person watches. Under a launcher stdout does not tell, so launch/local does."""
+    if "DTRAIN_TERMINAL" in os.environ:
+        return os.environ["DTRAIN_TERMINAL"] == "1"
+    return launcher.detect() is None and sys.stdout.isatty()
+
+
+class Report:
+    """Header, iterations, epochs and footer as text or JSON lines, and metrics.jsonl in the run directory.
+
+    Args:
+        comm: only its rank 0 has anything printed or written.
+        run_dir: an existing folder.
+        log_format: text or json.
+        log_every: iterations between two lines where there is no progress bar.
+    """
+
+    def __init__(self, comm: Communicator, run_dir: Path, log_format: str, log_every: int) -> None:
+        self._speaks = comm.rank == 0
+        self._json = log_format == "json"
+        self._bar_wanted = self._speaks and not self._json and on_terminal()
+        self._every = log_every
+        self._bar: Any = None
+        self._epochs = self._iterations = 0
+        self._metrics: TextIO | None = None
+        if self._speaks:
+            self._metrics = open(run_dir / "metrics.jsonl", "w", encoding="utf-8")  # noqa: SIM115 - closed in close()
+
+    def close(self) -> None:
+        self._close_bar()
+        if self._metrics:
+            self._metrics.close()
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    # -- events ----------------------------------------------------------------------------------------
+    def header(self, **facts: Any) -> None:
+        """What runs where: the facts that make a report comparable with another."""
+        self._epochs, self._iterations = facts["epochs"], facts["iterations_per_epoch"]
+        self._emit("header", facts, _header_text(facts))
+        if facts["warning"] and self._speaks:
+            # on stderr as well as in the header, so that no redirection hides it
+            print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr, flush=True)
+
+    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
+        """After each step, numbered from 1; most calls only count."""
+        if not self._speaks:
+            return
+        if self._bar_wanted:
+            if self._bar is None:
+                from tqdm import tqdm
+
+                self._bar = tqdm(
+                    total=self._iterations,
+                    desc=f"epoch {epoch}/{self._epochs}",
+                    unit="it",
+                    leave=False,
+                    file=sys.stdout,
+                    ncols=79,
+                )
+            if iteration % 10 == 0:
+                self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            self._bar.update()
+        elif iteration % self._every == 0:
+            facts = {"epoch": epoch, "iteration": iteration, "loss": loss, "accuracy": accuracy}
+            text = (
+                f"  epoch {epoch}/{self._epochs}  iteration {iteration:>{len(str(self._iterations))}}"
+                f"/{self._iterations}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+            )
+            self._emit("iteration", facts, text)
+
+    def epoch(self, **facts: Any) -> None:
+        """After each epoch and its evaluation."""
+        self._close_bar()
+        text = (
+            f"epoch {facts['epoch']}/{self._epochs}  loss {facts['loss']:.4f}  "
+            f"accuracy {facts['accuracy']:.4f}  test accuracy {facts['test_accuracy']:.4f}  "
+            f"{facts['images_per_second']:,.0f} images/s  {facts['seconds']:.2f} s  "
+            f"communication {facts['communication_fraction']:.1%}"
+        )
+        self._emit("epoch", facts, text)
+
+    def done(self, **facts: Any) -> None:
+        """The footer."""
+        text = (
+            f"done in {facts['seconds']:.1f} s: test accuracy {facts['test_accuracy']:.4f}; "
+            f"again with `dtrain eval {facts['run_dir']}`"
+        )
+        self._emit("done", facts, text)
+
+    def _emit(self, event: str, facts: dict[str, Any], text: str) -> None:
+        if not self._speaks:
+            return
+        line = json.dumps({"event": event, **facts, "time": round(time.time(), 3)})
+        print(line if self._json else text, flush=True)
+        if self._metrics:
+            self._metrics.write(line + "\n")
+            self._metrics.flush()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _header_text(facts: dict[str, Any]) -> str:
+    ranks, shards = facts["ranks"], facts["shards"]
+    low, high = min(shards), max(shards)
+    each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    rows = facts["batch_size"] / ranks
+    source = facts["source"] if facts["source"] == "generated" else f"from {facts['source']}"
+    lines = [
+        f"dtrain {facts['version']}  {facts['mpi'] or 'no MPI'}  {_count(ranks, 'rank')} on "
+        f"{_count(facts['nodes'], 'node')}  {_runs(facts['devices'])}",
+        f"  model    {facts['model']}, {facts['parameters']:,} parameters",
+        f"  data     {facts['dataset']}, {source}: {facts['examples']:,} training and "
+        f"{facts['test_examples']:,} test examples, {each} a rank and epoch",
+        f"  step     {facts['optimizer']}, learning rate {facts['lr']:g}, global batch "
+        f"{facts['batch_size']:,} ({rows:g} a rank), seed {facts['seed']}",
+        f"  length   {facts['iterations_per_epoch']:,} iterations per epoch, "
+        f"{_count(facts['epochs'], 'epoch')}",
+        f"  run      {facts['run_dir']}",
+    ]
+    if facts["warning"]:
+        lines.insert(1, f"  WARNING  {facts['warning']}")
+    return "\n".join(lines)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _runs(devices: list[str]) -> str:
+    """'cpu' or 'gpu 0 x 2, gpu 1 x 2': the devices of the ranks, equal neighbours counted."""
+    parts: list[tuple[str, int]] = []
+    for device in devices:
+        if parts and parts[-1][0] == device:
+            parts[-1] = (device, parts[-1][1] + 1)
+        else:
+            parts.append((device, 1))
+    return ", ".join(name if count == 1 else f"{name} x {count}" for name, count in parts)

@@ -1,0 +1,93 @@
+"""Options: flag > variable > file > default, and every bad one named where it was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dtrain.config import TrainConfig, resolve
+from dtrain.errors import UsageError
+
+
+def test_defaults() -> None:
+    config = resolve({}, {})
+    assert (config.model, config.dataset, config.epochs, config.batch_size) == ("mlp", "auto", 5, 100)
+    assert (config.optimizer, config.lr, config.seed, config.device) == ("adam", 0.001, 0, "auto")
+
+
+def test_flag_wins_over_variable_over_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('epochs = 7\nbatch_size = 70\nlr = 0.7\nmodel = "logistic"\n')
+    environ = {"DTRAIN_EPOCHS": "8", "DTRAIN_BATCH_SIZE": "80", "DTRAIN_DATA": "/somewhere", "HOME": "/"}
+    config = resolve({"epochs": "9"}, environ, str(file))
+    assert (config.epochs, config.batch_size, config.lr, config.model) == (9, 80, 0.7, "logistic")
+
+
+def test_what_a_run_writes_makes_the_same_run(tmp_path: Path) -> None:
+    config = resolve({"lr": "3e-4", "run_dir": 'a "quoted" \\ path\n', "seed": "12"}, {})
+    (tmp_path / "config.toml").write_text(config.to_toml())
+    assert resolve({}, {}, str(tmp_path / "config.toml")) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "words"),
+    [
+        ({"epochs": "0"}, {}, ["--epochs 0", "from 1 up"]),
+        ({"epochs": "2.5"}, {}, ["--epochs '2.5'", "whole number"]),
+        ({"epochs": "many"}, {}, ["--epochs 'many'", "whole number"]),
+        ({"batch_size": "-1"}, {}, ["--batch-size -1"]),
+        ({"lr": "nan"}, {}, ["--lr nan", "above 0"]),
+        ({"lr": "0"}, {}, ["--lr 0.0"]),
+        ({"lr": "fast"}, {}, ["--lr 'fast'", "a number"]),
+        ({"seed": "-3"}, {}, ["--seed -3"]),
+        ({"model": "mpl"}, {}, ["--model mpl", "logistic, mlp", "did you mean mlp?"]),
+        ({"optimizer": "sdg"}, {}, ["--optimizer sdg", "did you mean sgd?"]),
+        ({"device": "tpu"}, {}, ["--device tpu", "auto, cpu, gpu"]),
+        ({}, {"DTRAIN_EPOCHS": "x"}, ["DTRAIN_EPOCHS 'x'"]),
+        ({}, {"DTRAIN_LR": "-1"}, ["--lr -1.0", "comes from DTRAIN_LR"]),
+        ({}, {"DTRAIN_EPOCH": "3"}, ["DTRAIN_EPOCH is not an option", "DTRAIN_EPOCHS"]),
+    ],
+)
+def test_bad_options(flags: dict[str, str], environ: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(flags, environ)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("epoch = 3\n", ["epoch is not an option", "did you mean epochs?"]),
+        ('epochs = "3x"\n', ["epochs '3x'"]),
+        ("epochs = true\n", ["epochs True"]),
+        ("epochs = 2.5\n", ["epochs 2.5"]),
+        ("model = 3\n", ["model 3", "text in quotes"]),
+        ("epochs = \n", ["is not TOML"]),
+        ("lr = 0\n", ["--lr 0.0", "comes from"]),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        resolve({}, {}, str(file))
+    for word in [*words, "c.toml"]:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UsageError, match=r"/no/such\.toml cannot be read"):
+        resolve({}, {}, "/no/such.toml")
+
+
+def test_every_option_has_help_and_a_flag() -> None:
+    from dataclasses import fields
+
+    from dtrain.cli import make_parser
+
+    text = make_parser()._subparsers._group_actions[0].choices["train"].format_help()  # type: ignore[union-attr,index]
+    for f in fields(TrainConfig):
+        assert "--" + f.name.replace("_", "-") in text
+        assert f.metadata["help"].split()[0] in text

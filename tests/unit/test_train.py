@@ -1,0 +1,421 @@
+"""`dtrain train`, `eval`, `info` as a user runs them: what they print, write and refuse; mpirun included."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dtrain.cli import main
+from dtrain.comm.single import SingleCommunicator
+from dtrain.config import TrainConfig
+from dtrain.train import checkpoint
+from dtrain.train.trainer import train
+
+Words = list[str]
+
+
+def write_set(folder: Path, train: int, test: int) -> Path:
+    """A small set in MNIST's format that a network can learn: the row of a bright block says the class."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sums = ""
+    for stem, count in (("train", train), ("t10k", test)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 4 : 2 * label + 6, 4:24] += 150
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            data = gzip.compress(header + array.tobytes(), 1)
+            name = f"{stem}-{kind}-ubyte.gz"
+            (folder / name).write_bytes(data)
+            sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+    (folder / "SHA256SUMS").write_text(sums)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,003 training and 101 test examples: neither divides by a batch of 100 nor by 2, 3 or 4 ranks."""
+    return write_set(tmp_path_factory.mktemp("data") / "blocks", 1003, 101)
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# -- one process -----------------------------------------------------------------------------------------
+def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    assert (
+        main(
+            ["train", "--dataset", str(small_set), "--epochs", "2", "--run-dir", str(run), "--log-every", "5"]
+        )
+        == 0
+    )
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "mlp, 269,322 parameters" in out
+    assert "blocks, from" in out and "1,003 training and 101 test examples" in out
+    assert "11 iterations per epoch" in out
+    lines = out.splitlines()
+    assert sum(
+        "iteration 5/11" in line.replace(" 5", "5").replace("iteration5", "iteration 5") for line in lines
+    )
+    assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert lines[-1].startswith("done in ")
+    assert sorted(p.name for p in run.iterdir()) == [
+        "config.toml",
+        "metrics.jsonl",
+        checkpoint.MANIFEST,
+        checkpoint.PARAMETERS,
+    ]
+
+
+def test_json_report_is_what_the_run_directory_keeps(
+    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    argv = [
+        "train",
+        "--dataset",
+        str(small_set),
+        "--epochs",
+        "2",
+        "--run-dir",
+        str(run),
+        "--log-format",
+        "json",
+    ]
+    assert main([*argv, "--model", "logistic", "--batch-size", "128"]) == 0
+    out = capsys.readouterr().out
+    assert out == (run / "metrics.jsonl").read_text()
+    header, *epochs, done = events(out)
+    assert header["event"] == "header" and done["event"] == "done"
+    assert header["parameters"] == 7850 and header["ranks"] == 1 and header["iterations_per_epoch"] == 8
+    assert header["shards"] == [1003] and header["warning"] is None
+    assert [e["epoch"] for e in epochs] == [1, 2]
+    wanted = {
+        "event",
+        "epoch",
+        "loss",
+        "accuracy",
+        "test_loss",
+        "test_accuracy",
+        "seconds",
+        "images_per_second",
+        "communication_fraction",
+    }
+    assert all(wanted <= e.keys() for e in epochs)
+    assert done["test_accuracy"] == epochs[-1]["test_accuracy"]
+    count = done["test_accuracy"] * 101
+    assert abs(count - round(count)) < 1e-9, "an accuracy over 101 examples is a whole number of them"
+
+
+def test_it_learns_and_eval_says_the_same(
+    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "--dataset", str(small_set), "--epochs", "3", "--run-dir", str(run)]) == 0
+    done = events((run / "metrics.jsonl").read_text())[-1]
+    assert done["test_accuracy"] > 0.95
+    capsys.readouterr()
+    assert main(["eval", str(run), "--log-format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["test_accuracy"] == done["test_accuracy"] and said["test_loss"] == done["test_loss"]
+
+
+def test_two_runs_are_bit_identical(small_set: Path, tmp_path: Path) -> None:
+    digests = []
+    for name in ("a", "b"):
+        config = TrainConfig(dataset=str(small_set), epochs=2, run_dir=str(tmp_path / name))
+        train(config, SingleCommunicator())
+        digests.append(checkpoint.load(tmp_path / name)[1]["sha256"])
+    assert digests[0] == digests[1]
+    train(TrainConfig(dataset=str(small_set), seed=1, run_dir=str(tmp_path / "c")), SingleCommunicator())
+    assert checkpoint.load(tmp_path / "c")[1]["sha256"] != digests[0]
+
+
+def test_training_loss_is_the_mean_over_examples(small_set: Path, tmp_path: Path) -> None:
+    """One step an epoch: the loss reported is then that of the initial parameters, in float64 by hand."""
+    from dtrain.train.data import load
+
+    config = TrainConfig(dataset=str(small_set), epochs=1, batch_size=2000, model="logistic", lr=1e-30)
+    config = TrainConfig(**{**config.__dict__, "run_dir": str(tmp_path / "run")})
+    train(config, SingleCommunicator())
+    values, _ = checkpoint.load(tmp_path / "run")
+    data = load(str(small_set), SingleCommunicator(), {})
+    for part, suffix in ((data.train, ""), (data.test, "test_")):
+        x = data.images[part.start : part.stop].reshape(len(part), -1) / 255
+        z = x @ values["logits/kernel"].astype(np.float64) + values["logits/bias"]
+        labels = data.labels[part.start : part.stop]
+        shifted = z - z.max(1, keepdims=True)
+        loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(part)), labels]
+        epoch = next(
+            e for e in events((tmp_path / "run" / "metrics.jsonl").read_text()) if e["event"] == "epoch"
+        )
+        assert epoch[suffix + "loss"] == pytest.approx(loss.mean(), rel=1e-5)
+        assert epoch[suffix + "accuracy"] == pytest.approx((z.argmax(1) == labels).mean(), abs=1e-12)
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    out = capsys.readouterr().out
+    for word in ("dtrain ", "numpy ", "blas ", "mpi4py ", "launcher ", "gpu ", "data "):
+        assert any(line.startswith(word) for line in out.splitlines()), word
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0 and "train" in capsys.readouterr().out
+    assert main(["--version"]) == 0 and capsys.readouterr().out == "dtrain 0.1.0\n"
+
+
+# -- mistakes, on one process ------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        ([], 2, ["COMMAND", "--help"]),
+        (["trian"], 2, ["trian"]),
+        (["train", "--batch-size", "0"], 2, ["--batch-size 0"]),
+        (["train", "--bogus"], 2, ["--bogus"]),
+        (["train", "--batch", "3"], 2, ["--batch"]),
+        (["train", "--device", "gpu", "--dataset", "synthetic"], 3, ["--device gpu", "--device cpu"]),
+        (["train", "--dataset", "/no/such/folder"], 4, ["/no/such/folder"]),
+        (["eval", "/no/such/run"], 5, ["/no/such/run is not a run directory"]),
+    ],
+)
+def test_mistakes(
+    argv: Words, code: int, words: Words, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if "gpu" in argv and _has_gpu():
+        pytest.skip("this machine has a GPU")
+    os.chdir(tmp_path)
+    assert main(argv) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("dtrain: error") == 1 and "Traceback" not in err
+    for word in words:
+        assert word in err
+    assert list(tmp_path.iterdir()) == [], "a refused run leaves nothing behind"
+
+
+def _has_gpu() -> bool:
+    try:
+        import cupy
+
+        return cupy.cuda.runtime.getDeviceCount() > 0
+    except Exception:
+        return False
+
+
+def test_a_run_is_not_overwritten(
+    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "--dataset", str(small_set), "--epochs", "1", "--run-dir", str(tmp_path / "run")]
+    assert main(argv) == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main(argv) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_eval_refuses_damage_and_other_models(
+    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    argv = [
+        "train",
+        "--dataset",
+        str(small_set),
+        "--epochs",
+        "1",
+        "--model",
+        "logistic",
+        "--run-dir",
+        str(run),
+    ]
+    assert main(argv) == 0
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace("logistic", "mlp"))
+    capsys.readouterr()
+    assert main(["eval", str(run)]) == 5
+    assert (
+        "another model's parameters: hidden_1/kernel should be float32(784, 256)" in capsys.readouterr().err
+    )
+    (run / "config.toml").write_text(config)
+    data = bytearray((run / checkpoint.PARAMETERS).read_bytes())
+    data[-1] ^= 1
+    (run / checkpoint.PARAMETERS).write_bytes(data)
+    assert main(["eval", str(run)]) == 5
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_it_works_without_mpi4py(small_set: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['mpi4py'] = None\n"
+        "from dtrain.cli import main\n"
+        f"sys.exit(main(['train', '--dataset', {str(small_set)!r}, '--epochs', '1', '--run-dir', 'run']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no MPI" in done.stdout and "done in" in done.stdout
+
+
+# -- several processes -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_ranks_compute_what_one_does(
+    ranks: int, small_set: Path, tmp_path: Path, mpirun: Callable[..., Any]
+) -> None:
+    argv = ["train", "--dataset", small_set, "--epochs", "10", "--optimizer", "sgd", "--lr", "0.05"]
+    config = TrainConfig(
+        dataset=str(small_set), epochs=10, optimizer="sgd", lr=0.05, run_dir=str(tmp_path / "one")
+    )
+    train(config, SingleCommunicator())
+    one, _ = checkpoint.load(tmp_path / "one")
+    done = mpirun(ranks, [*argv, "--run-dir", "many", "--log-format", "json"])
+    assert done.rc == 0, done.stderr
+    header = events(done.stdout)[0]
+    assert header["ranks"] == ranks and sum(header["shards"]) == 1003 and header["iterations_per_epoch"] == 11
+    assert done.stdout == (tmp_path / "many" / "metrics.jsonl").read_text(), "only rank 0 prints"
+    many, _ = checkpoint.load(tmp_path / "many")
+    for name, value in one.items():  # 110 steps, a short last batch of 3 in each epoch
+        np.testing.assert_allclose(many[name], value, atol=1e-5, rtol=0)
+    alone = events((tmp_path / "one" / "metrics.jsonl").read_text())
+    for a, b in zip(alone[1:], events(done.stdout)[1:], strict=True):
+        if a["event"] == "epoch":
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-4)
+            assert b["test_accuracy"] == pytest.approx(a["test_accuracy"], abs=0.011)
+
+
+def test_two_parallel_runs_are_bit_identical(
+    small_set: Path, tmp_path: Path, mpirun: Callable[..., Any]
+) -> None:
+    digests = set()
+    for name in ("a", "b"):
+        done = mpirun(3, ["train", "--dataset", small_set, "--epochs", "2", "--run-dir", name])
+        assert done.rc == 0, done.stderr
+        digests.add(checkpoint.load(tmp_path / name)[1]["sha256"])
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "words"),
+    [
+        (["train", "--lr", "-1"], {}, ["--lr -1.0"]),
+        (
+            ["train", "--dataset", "mnist"],
+            {"DTRAIN_DATA": "/no/such/folder"},
+            ["DTRAIN_DATA", "/no/such/folder"],
+        ),
+        (["train", "--dataset", "/no/such/folder"], {}, ["/no/such/folder"]),
+        (["train", "--device", "gpu"], {"CUDA_VISIBLE_DEVICES": ""}, ["--device gpu", "--device cpu"]),
+        (["eval", "/no/such/run"], {}, ["is not a run directory"]),
+        (
+            ["train", "--run-dir", "/proc/none/run", "--dataset", "synthetic"],
+            {},
+            ["/proc/none/run", "--run-dir"],
+        ),
+    ],
+)
+def test_mistakes_are_told_once_and_end_all_ranks(
+    argv: Words, env: dict[str, str], words: Words, mpirun: Callable[..., Any]
+) -> None:
+    done = mpirun(4, argv, env=env)
+    assert done.rc != 0 and done.seconds < 5
+    assert done.stderr.count("dtrain: error") == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_more_ranks_than_examples(tmp_path: Path, mpirun: Callable[..., Any]) -> None:
+    tiny = write_set(tmp_path / "tiny", 3, 2)
+    done = mpirun(4, ["train", "--dataset", tiny])
+    assert done.rc == 2 and done.seconds < 5
+    assert done.stderr.count("dtrain: error") == 1 and "4 ranks share 3 training examples" in done.stderr
+    fits = mpirun(3, ["train", "--dataset", tiny, "--epochs", "1", "--run-dir", "run", "--batch-size", "2"])
+    assert fits.rc == 0, fits.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "longer"])
+def test_a_damaged_file_is_told_once_and_left_alone(
+    damage: str, tmp_path: Path, mpirun: Callable[..., Any]
+) -> None:
+    folder = write_set(tmp_path / "set", 30, 20)
+    file = folder / "train-images-idx3-ubyte.gz"
+    data = bytearray(file.read_bytes())
+    if damage == "truncated":
+        data = data[: len(data) // 2]
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 8
+    else:
+        data += b"more"
+    file.write_bytes(data)
+    done = mpirun(3, ["train", "--dataset", folder])
+    assert done.rc == 4 and done.seconds < 5
+    assert done.stderr.count("dtrain: error") == 1 and str(file.name) in done.stderr
+    assert file.read_bytes() == bytes(data)
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+import dtrain as dt
+from dtrain import comm
+
+world = comm.world()
+x = dt.placeholder("float32", [None, 3], name="x")
+w = dt.Variable(dt.ones([3, 2]), name="w")
+y = dt.reduce_sum(dt.matmul(x, w))
+session = dt.Session()
+session.run(dt.global_variables_initializer())
+case = sys.argv[1]
+if case == "one" and world.rank == 1:
+    raise RuntimeError("the disk is on fire")
+if case == "all":
+    session.run(y)
+if case == "shape":
+    session.run(y, {x: np.zeros((2, 4), np.float32)})
+if case == "uninitialised":
+    dt.Session().run(y, {x: np.zeros((2, 3), np.float32)})
+while True:
+    session.run(y, {x: dt.Shard(np.zeros((1, 3), np.float32), world.size)})
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("one", ["the disk is on fire", "rank 1 of 3"]),
+        ("all", ["You must feed a value for placeholder tensor 'x' with dtype float and shape [?,3]"]),
+        ("shape", ["Cannot feed value of shape (2, 4) for Tensor 'x:0', which has shape '(?, 3)'"]),
+        ("uninitialised", ["Attempting to use uninitialized value w"]),
+    ],
+)
+def test_an_error_in_a_users_script_ends_all_ranks(
+    case: str, words: Words, tmp_path: Path, mpirun: Callable[..., Any]
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = mpirun(3, [case], module="script", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{_root()}"})
+    assert done.rc != 0 and done.seconds < 5
+    assert done.stderr.count("dtrain: ") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def _root() -> str:
+    import dtrain
+
+    return str(Path(dtrain.__file__).parents[1])
