@@ -10,7 +10,7 @@ from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Tensor, TensorLike
-from dtrain.graph.shape import is_static
+from dtrain.graph.shape import compatible, is_static
 from dtrain.ops.array import SumLike
 from dtrain.ops.base import apply, convert_to_tensor
 from dtrain.ops.math import add
@@ -48,7 +48,10 @@ def _backward(
     path = _between(sources, targets)
     flowing: dict[Tensor, list[Tensor]] = {}
     for y, dy in zip(targets, incoming, strict=True):
-        flowing.setdefault(y, []).append(_seed(y) if dy is None else convert_to_tensor(dy, y.dtype))
+        seed = _seed(y) if dy is None else convert_to_tensor(dy, y.dtype)
+        if not compatible(seed.spec.shape, y.spec.shape):
+            raise GraphError(f"grad_ys: {seed!r} is not of the shape of {y!r}.")
+        flowing.setdefault(y, []).append(seed)
     for node in sorted(path, key=lambda n: n.id, reverse=True):
         dys = [_total(flowing, out) for out in node.outputs]
         if all(dy is None for dy in dys):

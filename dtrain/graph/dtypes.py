@@ -83,7 +83,9 @@ def as_dtype(value: Any) -> DType:
         if value is kind:  # not ==, which NumPy's float64 answers for float
             return dtype
     try:
-        return _BY_NUMPY[np.dtype(value)]
+        if value is not None:  # which NumPy takes for float64
+            return _BY_NUMPY[np.dtype(value)]
+        raise TypeError
     except (TypeError, KeyError):
         names = ", ".join(d.name for d in ALL)
         raise GraphError(f"{value!r} is not a dtype that dtrain has; it has {names}.") from None

@@ -34,6 +34,12 @@ class TensorLike:
 
     __array_priority__ = 100  # so that `array * tensor` asks the tensor
 
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{self.name} cannot be iterated over: its values exist only inside Session.run.")
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"{self.name} is neither true nor false: its value exists only inside Session.run.")
+
 
 class Tensor(TensorLike):
     """One output of one operation. Its value exists only inside Session.run."""
@@ -68,12 +74,6 @@ class Tensor(TensorLike):
     def __repr__(self) -> str:
         shape = shape_text(self.spec.shape)
         return f'Tensor("{self.name}", shape={shape}, dtype={self.dtype.name})'
-
-    def __iter__(self) -> Iterator[Any]:
-        raise TypeError(f"{self.name} cannot be iterated over: its values exist only inside Session.run.")
-
-    def __bool__(self) -> bool:
-        raise TypeError(f"{self.name} is neither true nor false: its value exists only inside Session.run.")
 
 
 class Operation:
@@ -183,19 +183,25 @@ class Graph:
 
     @contextmanager
     def name_scope(self, name: str | None) -> Iterator[str]:
-        """Prefix the names made inside; entering a name again makes 'name_1'. '' or None is the root."""
+        """Prefix the names made inside; entering a name again makes 'name_1'. '' or None is the root.
+
+        What `as` gave, which ends in '/', enters that very scope again.
+        """
         outer = self._scope
-        self._scope = self.unique_name(name) + "/" if name else ""
+        if name and name.endswith("/"):
+            self._scope = name
+        else:
+            self._scope = self.unique_name(name) + "/" if name else ""
         try:
             yield self._scope
         finally:
             self._scope = outer
 
     @contextmanager
-    def control_dependencies(self, operations: Iterable[Any]) -> Iterator[None]:
-        """Make the operations built inside run after these."""
+    def control_dependencies(self, operations: Iterable[Any] | None) -> Iterator[None]:
+        """Make the operations built inside run after these; None lifts what the blocks around ask for."""
         outer = self._control
-        self._control = (*outer, *(as_operation(o) for o in operations))
+        self._control = () if operations is None else (*outer, *(as_operation(o) for o in operations))
         try:
             yield
         finally:
@@ -208,7 +214,8 @@ class Graph:
         try:
             yield self
         finally:
-            _stack().remove(self)
+            stack = _stack()
+            del stack[len(stack) - 1 - stack[::-1].index(self)]
 
     # -- looking ---------------------------------------------------------------------------------------
     def get_operations(self) -> list[Operation]:
@@ -279,8 +286,8 @@ def name_scope(name: str | None, default_name: str | None = None, values: Any = 
     return get_default_graph().name_scope(name or default_name)
 
 
-def control_dependencies(operations: Iterable[Any]) -> Any:
-    """Operations built inside run after these."""
+def control_dependencies(operations: Iterable[Any] | None) -> Any:
+    """Operations built inside run after these; None lifts what the blocks around ask for."""
     return get_default_graph().control_dependencies(operations)
 
 

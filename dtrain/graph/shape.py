@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 from dtrain.errors import GraphError
@@ -68,7 +69,7 @@ def as_dims(shape: Any) -> Dims:
     if isinstance(shape, TensorShape):
         return shape.dims
     try:
-        entries = [shape] if isinstance(shape, int) else list(shape)
+        entries = [shape] if isinstance(shape, Integral) else list(shape)
         dims = tuple(None if d is None else int(d) for d in entries)
     except (TypeError, ValueError):
         raise GraphError(f"{shape!r} is not a shape: give a list of sizes, None for one fed later.") from None
@@ -135,7 +136,7 @@ def normalize_axes(axis: Any, rank: int | None, what: str) -> tuple[int, ...] | 
     """Axes as sorted non-negative ints; None for all of them. Raises GraphError for one out of range."""
     if axis is None:
         return None if rank is None else tuple(range(rank))
-    axes = [axis] if isinstance(axis, int) else [int(a) for a in axis]
+    axes = [int(a) for a in ([axis] if isinstance(axis, Integral) else axis)]
     if rank is None:
         if any(a < 0 for a in axes):
             raise GraphError(f"{what}: a negative axis needs an input of known rank")

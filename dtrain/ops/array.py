@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -414,6 +415,7 @@ class OneHot(Op):
 
     depth: int
     dtype: DType
+    no_gradient = "its input is an index"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         if not specs[0].dtype.is_integer:
@@ -423,7 +425,9 @@ class OneHot(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp = env.xp
-        columns = xp.arange(self.depth).astype(ins[0].dtype)
+        columns = xp.arange(self.depth)
+        if self.depth - 1 <= np.iinfo(ins[0].dtype).max:  # else it would wrap
+            columns = columns.astype(ins[0].dtype)
         mask = env.scratch(outs[0].shape, np.dtype(bool))
         column = ins[0][..., None]
 
@@ -454,7 +458,7 @@ def stop_gradient(x: Any, name: str | None = None) -> Tensor:
 
 def reshape(x: Any, shape: Any, name: str | None = None) -> Tensor:
     """x under another shape; one size may be -1."""
-    sizes = [shape] if isinstance(shape, int) else list(shape)
+    sizes = [shape] if isinstance(shape, Integral) else list(shape)
     if any(s is None for s in sizes):
         raise GraphError(f"reshape to {sizes}: write -1 for the size that follows from the others.")
     return apply(Reshape(tuple(int(s) for s in sizes)), x, name=name)

@@ -15,6 +15,7 @@ op tests find it in REGISTRY and check its gradient against finite differences.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -220,10 +221,11 @@ def floating(dtype: DType) -> bool:
 class Value:
     """An array as an op's attribute: compared by content, hashed cheaply, read only."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "digest")
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
+        self.digest = ""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Value):
@@ -236,7 +238,10 @@ class Value:
         return hash((self.array.dtype.str, self.array.shape, self.array.ravel()[:8].tobytes()))
 
     def __repr__(self) -> str:
-        return np.array2string(self.array, threshold=6, separator=",").replace("\n", "")
+        shown = np.array2string(self.array, threshold=6, separator=",").replace("\n", "")
+        # exact, since fingerprints are made of this
+        self.digest = self.digest or hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()[:16]
+        return f"{shown} {self.array.dtype.name}{self.array.shape} {self.digest}"
 
 
 @register
@@ -302,12 +307,15 @@ def to_array(value: Any, dtype: DType | None) -> np.ndarray:
             array = array.astype(np.int32 if small else np.int64)
     if array.dtype.kind not in "fiub":
         raise GraphError(f"{value!r} is not numeric, and dtrain's tensors are.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files may hold the other byte order
     if dtype is None:
         as_dtype(array.dtype)
         return array
-    if dtype.is_integer and array.dtype.kind == "f" and not np.array_equal(array, np.trunc(array)):
-        raise GraphError(f"{value!r} does not fit {dtype.name} without losing its fraction.")
-    return array.astype(dtype.numpy)
+    with np.errstate(invalid="ignore"):  # what is no integer is told below
+        converted = array.astype(dtype.numpy)
+    if dtype.is_integer and not np.array_equal(converted, array):
+        raise GraphError(f"{value!r} does not fit {dtype.name} without changing its value.")
+    return converted
 
 
 def constant(
@@ -337,7 +345,9 @@ def constant(
             raise GraphError(f"{name}: {array.size} values do not fill the shape {shape_text(dims)}")
         else:
             array = array.reshape(dims)
-    return apply(Const(Value(np.ascontiguousarray(array).reshape(array.shape))), name=name)
+    # a copy, unless it cannot change: an array is the caller's
+    array = np.array(array, order="C", copy=True if array.flags.writeable else None)
+    return apply(Const(Value(array)), name=name)
 
 
 def placeholder(dtype: Any, shape: Any = None, name: str = "Placeholder") -> Tensor:

@@ -138,20 +138,24 @@ class _CrossEntropy(Op):
 
     def grad(self, node: Operation, dloss: Tensor | None, dgrad: Tensor | None) -> Sequence[Tensor | None]:
         logits, labels = node.inputs
-        dlogits = None
+        dlogits = dlabels = None
         if dloss is not None:
             dlogits = expand_dims(dloss, -1) * node.outputs[1]
+            dlabels = self.labels_grad(node, dloss)
         if dgrad is not None:  # second order: the Jacobian of softmax times what flows into the gradient
             p = apply(Softmax(), logits)
-            second = p * (dgrad - reduce_sum(p * dgrad, -1, keepdims=True)) * self.mass(labels)
+            along = dgrad - reduce_sum(p * dgrad, -1, keepdims=True)
+            second = p * along * self.mass(labels)
             dlogits = second if dlogits is None else dlogits + second
-        return [dlogits, self.labels_grad(node, dloss)]
+            if labels.dtype.is_floating:
+                dlabels = -along if dlabels is None else dlabels - along
+        return [dlogits, dlabels]
 
     def mass(self, labels: Tensor) -> Any:
         """The sum of each row's label probabilities."""
         return 1.0
 
-    def labels_grad(self, node: Operation, dloss: Tensor | None) -> Tensor | None:
+    def labels_grad(self, node: Operation, dloss: Tensor) -> Tensor | None:
         return None
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
@@ -201,9 +205,7 @@ class SoftmaxCrossEntropy(_CrossEntropy):
     def mass(self, labels: Tensor) -> Any:
         return reduce_sum(labels, -1, keepdims=True)
 
-    def labels_grad(self, node: Operation, dloss: Tensor | None) -> Tensor | None:
-        if dloss is None:
-            return None
+    def labels_grad(self, node: Operation, dloss: Tensor) -> Tensor | None:
         return negative(apply(LogSoftmax(), node.inputs[0])) * expand_dims(dloss, -1)
 
     @classmethod
@@ -315,7 +317,7 @@ def softmax_cross_entropy_with_logits_v2(
 def sparse_softmax_cross_entropy_with_logits(
     _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
 ) -> Tensor:
-    """Each example's cross entropy; arguments by name: integer labels [examples], logits [examples, classes]."""
+    """Cross entropy of each example: integer labels [examples], logits [examples, classes]; both by name."""
     _named(_sentinel, labels, logits)
     return apply(SparseSoftmaxCrossEntropy(), logits, labels, name=name)
 

@@ -103,7 +103,8 @@ def _make(
     if not is_static(dims):
         raise GraphError(f"the shape of a random tensor, {shape_text(dims)}, has unknown sizes")
     # without a seed of its own an op is told apart by its place in the graph, as in TensorFlow 1
-    own = len(get_default_graph().operations) if seed is None else int(seed)
+    # (negative, where a seed that is given hardly is: two ops of one seed draw the same numbers)
+    own = -1 - len(get_default_graph().operations) if seed is None else int(seed)
     return apply(make(dims, as_dtype(dtype), own), name=name)  # type: ignore[arg-type]
 
 

@@ -125,7 +125,7 @@ class Variable(TensorLike):
         name = name or "Variable"
         if initial_value is None:
             raise GraphError(f"{name}: a variable needs an initial value, such as dt.zeros([784, 10]).")
-        with graph.name_scope(f"{name}_init"):
+        with graph.control_dependencies(None), graph.name_scope(f"{name}_init"):
             value = initial_value() if callable(initial_value) else initial_value
             initial = convert_to_tensor(value, dtype, name="initial_value")
         if not is_static(initial.spec.shape):
@@ -136,9 +136,11 @@ class Variable(TensorLike):
         group = group or ("trainable" if trainable else "state")
         self.trainable = trainable
         kind = VariableOp(initial.spec.shape, initial.dtype, group)  # type: ignore[arg-type]
-        self._ref = apply(kind, name=name)
         self.initial_value = initial
-        self.initializer = graph.add(Assign(), (self._ref, initial), f"{name}/Assign")
+        # a variable made inside control_dependencies is there before them
+        with graph.control_dependencies(None):
+            self._ref = apply(kind, name=name)
+            self.initializer = graph.add(Assign(), (self._ref, initial), f"{name}/Assign")
         graph.add_to_collection(GLOBAL_VARIABLES, self)
         if trainable:
             graph.add_to_collection(TRAINABLE_VARIABLES, self)

@@ -11,7 +11,9 @@ from dtrain.ops.array import BroadcastLike, ExpandDims, Identity, Reshape
 from dtrain.ops.base import Const, Op, Value, apply
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.math import Add, Mul, RealDiv, Sub
-from dtrain.passes.step import Replacement, Step, memory_of, rewrite
+from dtrain.ops.placement import REPLICATED
+from dtrain.ops.state import VariableOp
+from dtrain.passes.step import Replacement, Step, memory_of, predecessors, rewrite
 
 #: Constants larger than this many bytes are not made by folding: they would only take memory.
 FOLD_BYTES = 1 << 16
@@ -25,10 +27,14 @@ def lower(step: Step) -> Step:
 
         def rule(node: Operation, inputs: tuple[Tensor, ...]) -> Replacement:
             nonlocal changed
+            if isinstance(node.kind, Identity) and isinstance(memory_of(inputs[0]).op.kind, VariableOp):
+                return None  # it is a read, at its own place among the writes
             result = node.kind.lower(node, inputs)
             if result is None:
                 return None
             changed = True
+            if result in inputs and node.control_inputs:
+                result = apply(Identity(), result, name=node.name)  # the node that waits
             return [result]
 
         step = rewrite(step, rule)
@@ -94,7 +100,7 @@ def _neutral(kind: Op) -> list[tuple[int, int]]:
 def _uniform(tensor: Tensor) -> Tensor | None:
     """The scalar that a tensor repeats everywhere, if it plainly does."""
     while tensor.spec.shape != ():
-        if not isinstance(tensor.op.kind, BroadcastLike | ExpandDims | Reshape):
+        if not isinstance(tensor.op.kind, BroadcastLike | ExpandDims | Reshape) or tensor.op.control_inputs:
             return None
         tensor = tensor.op.inputs[0]
     return tensor
@@ -124,6 +130,7 @@ def snapshot(step: Step) -> Step:
 
     It is the value from before the write, unless the fetch depends on the write.
     """
+    step = _settle_views(step)
     written = {memory_of(node.inputs[i]) for node in step.graph.operations for i in node.kind.writes}
     fetches = []
     placements = dict(step.placements)
@@ -134,3 +141,31 @@ def snapshot(step: Step) -> Step:
             tensor = copy
         fetches.append(tensor)
     return replace(step, fetches=tuple(fetches), placements=placements)
+
+
+def _settle_views(step: Step) -> Step:
+    """Copy a variable before a view of it where the view is from before a write and its reader behind it."""
+    written_by = {
+        node: {memory_of(node.inputs[i]) for i in node.kind.writes} for node in step.graph.operations
+    }
+    behind: dict[Operation, set[Operation]] = {}  # the writers that a node depends on
+    stale: set[Operation] = set()
+    for node in step.graph.operations:
+        behind[node] = set()
+        for before in predecessors(node):
+            behind[node] |= behind[before] | ({before} if written_by[before] else set())
+        for tensor in node.inputs:
+            view = None
+            while tensor.op.kind.is_view:
+                view, tensor = tensor.op, tensor.op.inputs[0]
+            if view and any(memory_of(tensor) in written_by[w] for w in behind[node] - behind[view]):
+                stale.add(view)
+    if not stale:
+        return step
+
+    def rule(node: Operation, inputs: tuple[Tensor, ...]) -> Replacement:
+        return [apply(node.kind, apply(Identity(), inputs[0]), name=node.name)] if node in stale else None
+
+    step = rewrite(step, rule)
+    made = (t for node in step.graph.operations for t in node.outputs)
+    return replace(step, placements=dict.fromkeys(made, REPLICATED) | step.placements)

@@ -32,12 +32,13 @@ class PlanEnv:
         self,
         backend: Backend,
         comm: Communicator,
-        random_stream: Callable[[int], Callable[[], np.random.Generator]],
+        random_stream: Callable[[str, int], Callable[[], np.random.Generator]],
     ) -> None:
         self.xp = backend.xp
         self.on_host = backend.on_host
         self.comm = comm
-        self.random_stream = random_stream
+        self.node = ""  # the name of the operation that is being bound
+        self._random_stream = random_stream
         self._backend = backend
         self._block = backend.block(0)
         self._used = 0
@@ -57,6 +58,9 @@ class PlanEnv:
     def release(self) -> None:
         self._used = 0
 
+    def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
+        return self._random_stream(self.node, seed)
+
 
 class Plan:
     """A step ready to run.
@@ -72,7 +76,7 @@ class Plan:
         self.backend = backend
         self.nodes = _schedule(step)
         self.fingerprint = fingerprint(self.nodes)
-        self.required, self.assigned = _variables(self.nodes)
+        self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.kernels: list[Kernel] = []
         self.kernel_nodes: list[Operation] = []
         layout = _Layout(self.nodes, step, variables, backend, env)
@@ -156,7 +160,7 @@ class _bits:
         return bool(self.value >> position & 1)
 
 
-def _variables(nodes: Sequence[Operation]) -> tuple[list[str], list[str]]:
+def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[list[str], list[str]]:
     """Names of the variables read before the plan assigns them, and of those that it assigns."""
     required: dict[str, None] = {}
     assigned: dict[str, None] = {}
@@ -171,6 +175,9 @@ def _variables(nodes: Sequence[Operation]) -> tuple[list[str], list[str]]:
                 assigned[memory.name] = None
             elif memory.name not in assigned:
                 required[memory.name] = None
+    for memory in (memory_of(tensor).op for tensor in fetches):
+        if isinstance(memory.kind, VariableOp) and memory.name not in assigned:
+            required[memory.name] = None
     return list(required), list(assigned)
 
 
@@ -325,9 +332,20 @@ class _Layout:
             for source, out in zip(ins, outs, strict=True):
                 if source is not out:
                     kernels.append(_copy(self.env.xp, source, out))
+        else:
+            for k in kind.packs:
+                if self._must_be_copied(node.inputs[k]):
+                    source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
+                    kernels.append(_copy(self.env.xp, source, ins[k]))
         self.env.release()
+        self.env.node = node.name
         kernels.append(kind.bind(self.env, ins, outs))
         return kernels
+
+    def _must_be_copied(self, tensor: Tensor) -> bool:
+        """Whether an update cannot read a gradient in place: it is strided, or a variable (d ab/da is b)."""
+        is_variable = isinstance(memory_of(tensor).op.kind, VariableOp)
+        return is_variable or not self.arrays[tensor].flags.c_contiguous
 
     def _view(self, node: Operation) -> list[Kernel]:
         x, out = self.arrays[node.inputs[0]], node.outputs[0]

@@ -74,7 +74,7 @@ class Session:
         self._initialized: set[str] = set()
         self._plans: dict[Any, Plan] = {}
         self._seed: int | None = None
-        self._draws: dict[int, int] = {}
+        self._draws: dict[str, int] = {}
 
     def __enter__(self) -> Session:
         self._context = self.graph.as_default()
@@ -125,10 +125,10 @@ class Session:
         def call(*values: Any) -> Any:
             locals_, specs = self._accept(feeds, values)
             key = (kind, specs)
-            plan = self._plans.get(key)
+            plan = self._plans.pop(key, None)
             if plan is None:
                 plan = self._compile(tensors, targets, feeds, specs)
-                self._keep(key, plan)
+            self._keep(key, plan)
             if not self._initialized.issuperset(plan.required):
                 raise self._uninitialized(plan)
             results = plan.run(locals_)
@@ -215,13 +215,16 @@ class Session:
             raise InvalidArgumentError(f"Cannot feed a ragged list for Tensor '{tensor.name}'.") from None
         if array.size == 0 and not isinstance(value, np.ndarray):
             array = array.astype(wanted)
-        if not np.can_cast(array.dtype, wanted, "same_kind"):
+        integers = array.dtype.kind in "iu" and tensor.dtype.is_integer
+        fits = integers or np.can_cast(array.dtype, wanted, "same_kind")
+        converted = array.astype(wanted) if fits else array
+        if not fits or (integers and not np.array_equal(converted, array)):
             raise InvalidArgumentError(
                 f"Cannot feed value of dtype {array.dtype} for Tensor '{tensor.name}', which has dtype "
                 f"{tensor.dtype.name} (built at {tensor.op.source}): convert it with numpy.asarray(value, "
                 f"numpy.{tensor.dtype.name}) if that is meant."
             )
-        return array.astype(wanted)
+        return converted
 
     # -- plans -----------------------------------------------------------------------------------------
     def _compile(
@@ -255,7 +258,7 @@ class Session:
     def _keep(self, key: Any, plan: Plan) -> None:
         if len(self._plans) >= MAX_PLANS:
             self._plans.pop(next(iter(self._plans)))
-        self._plans[key] = plan
+        self._plans[key] = plan  # at the end: the first is the one unused longest
 
     def _uninitialized(self, plan: Plan) -> FailedPreconditionError:
         name = next(n for n in plan.required if n not in self._initialized)
@@ -265,8 +268,8 @@ class Session:
             "session.run(dt.global_variables_initializer()) first."
         )
 
-    def _random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
-        """The generator of an op's next run: a function of (graph seed, op seed, number of the run)."""
+    def _random_stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
+        """The generator of an operation's next run: a function of (graph seed, op seed, number of runs)."""
         if self._seed is None:
             chosen = np.array(
                 [secrets.randbits(62) if self.graph.seed is None else self.graph.seed], np.int64
@@ -275,8 +278,8 @@ class Session:
         root = self._seed
 
         def stream() -> np.random.Generator:
-            count = self._draws.get(seed, 0)
-            self._draws[seed] = count + 1
+            count = self._draws.get(name, 0)
+            self._draws[name] = count + 1
             key = np.array([root, seed], np.int64).view(np.uint64)
             return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, count, 0]))
 

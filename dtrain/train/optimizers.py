@@ -8,7 +8,7 @@ from typing import Any
 from dtrain.autodiff import gradients
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import float64
-from dtrain.graph.graph import Operation, Tensor, get_default_graph
+from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
 from dtrain.ops.array import zeros
 from dtrain.ops.base import Op, convert_to_tensor
 from dtrain.ops.math import cast, sqrt
@@ -113,7 +113,7 @@ class Optimizer:
         if (variable, slot) not in self._slots:
             with get_default_graph().name_scope(None):
                 self._slots[variable, slot] = Variable(
-                    zeros(variable.shape, variable.dtype),
+                    lambda: zeros(variable.shape, variable.dtype),
                     trainable=False,
                     name=f"{variable.op.name}/{self.name}/{slot}",
                     group=f"{self.name}/{slot}",
@@ -126,7 +126,9 @@ class Optimizer:
 
     def _rate(self) -> Tensor:
         """The learning rate of this step, a scalar."""
-        return convert_to_tensor(self.learning_rate)
+        rate = self.learning_rate
+        # a Python number keeps its digits for float64 variables
+        return convert_to_tensor(rate, None if isinstance(rate, TensorLike) else float64)
 
     def _prepare(self) -> None:
         """Make state that is not one variable's."""
