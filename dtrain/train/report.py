@@ -126,7 +126,9 @@ def _header_text(facts: dict[str, Any]) -> str:
     ranks, shards = facts["ranks"], facts["shards"]
     low, high = min(shards), max(shards)
     each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    rows = facts["batch_size"] / ranks
+    rows = f"{facts['batch_size'] // ranks:,}"
+    if facts["batch_size"] % ranks:
+        rows += f" or {facts['batch_size'] // ranks + 1:,}"
     source = facts["source"] if facts["source"] == "generated" else f"from {facts['source']}"
     lines = [
         f"dtrain {facts['version']}  {facts['mpi'] or 'no MPI'}  {_count(ranks, 'rank')} on "
@@ -135,7 +137,7 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"  data     {facts['dataset']}, {source}: {facts['examples']:,} training and "
         f"{facts['test_examples']:,} test examples, {each} a rank and epoch",
         f"  step     {facts['optimizer']}, learning rate {facts['lr']:g}, global batch "
-        f"{facts['batch_size']:,} ({rows:g} a rank), seed {facts['seed']}",
+        f"{facts['batch_size']:,} ({rows} a rank), seed {facts['seed']}",
         f"  length   {facts['iterations_per_epoch']:,} iterations per epoch, "
         f"{_count(facts['epochs'], 'epoch')}",
         f"  run      {facts['run_dir']}",

@@ -1,4 +1,4 @@
-"""Ranks as threads of one process: what N ranks compute, without MPI."""
+"""Ranks as threads of one process, and graphs drawn at random."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dtrain as dt
 from dtrain.comm import Communicator
+from dtrain.ops.placement import shard_bounds
 
 #: Seconds after which a rank that waits for the others gives up; they never come.
 PATIENCE = 20.0
@@ -82,3 +84,130 @@ def run_on_threads(size: int, body: Callable[[Communicator], Any]) -> list[Any]:
 def on_threads() -> Callable[..., list[Any]]:
     """on_threads(size, body): body(comm) on that many ranks, which are threads."""
     return run_on_threads
+
+
+# -- graphs drawn at random ------------------------------------------------------------------------------
+class RandomGraph:
+    """A graph of the default graph over a batch of `rows`: float64, values that stay small, odd sizes.
+
+    inputs: (placeholder, array) pairs whose axis 0 is the batch. constants: tensors not of the batch.
+    tensors: all that was made, each with a known shape in `shape`.
+    """
+
+    def __init__(self, seed: int, rows: int, operations: int = 8) -> None:
+        self.random = np.random.default_rng(seed)
+        self.rows = rows
+        uniform = self.random.uniform
+        x = dt.placeholder("float64", [None, 3], name="x")
+        y = dt.placeholder("float64", [None, 4], name="y")
+        self.labels = dt.placeholder("int32", [None], name="labels")
+        self.inputs = [
+            (x, uniform(-1, 1, (rows, 3))),
+            (y, uniform(-1, 1, (rows, 4))),
+            (self.labels, self.random.integers(0, 3, rows).astype(np.int32)),
+        ]
+        self.constants = [dt.constant(uniform(-1, 1, shape)) for shape in ((3, 4), (4,), (5, 3), ())]
+        self.shape: dict[dt.Tensor, tuple[int, ...]] = {x: (rows, 3), y: (rows, 4)}
+        self.shape |= {c: tuple(c.shape.as_list()) for c in self.constants}  # type: ignore[misc]
+        while len(self.shape) < 6 + operations:
+            self._grow()
+        self.tensors = list(self.shape)
+
+    def batch(self, rank: int = 0, size: int = 1) -> dict[dt.Tensor, Any]:
+        """This rank's feeds."""
+        low, high = shard_bounds(self.rows, rank, size)
+        return {t: dt.Shard(a[low:high], self.rows) for t, a in self.inputs}
+
+    def gradients(self) -> list[dt.Tensor]:
+        """Gradients of a sum of some tensors to the inputs and constants that they depend on."""
+        chosen = [t for t in self.tensors[6:] if self.random.random() < 0.5] or self.tensors[-1:]
+        xs = [self.tensors[0], self.tensors[1], *self.constants]
+        return [g for g in dt.gradients(chosen, xs) if g is not None]
+
+    def _pick(self, fits: Callable[[tuple[int, ...]], bool] = lambda shape: True) -> dt.Tensor:
+        found = [t for t, shape in self.shape.items() if fits(shape)]
+        # the later ones more often, so that graphs are deep
+        return found[-1 - min(int(self.random.exponential(4)), len(found) - 1)]
+
+    def _grow(self) -> None:
+        makers = [self._unary, self._binary, self._matmul, self._reduce, self._move, self._rows]
+        tensor, shape = makers[self.random.integers(len(makers))]()
+        self.shape[tensor] = shape
+
+    def _unary(self) -> tuple[dt.Tensor, tuple[int, ...]]:
+        functions: list[Callable[[Any], dt.Tensor]] = [
+            dt.negative, dt.tanh, dt.nn.relu, dt.sigmoid, dt.identity, dt.abs,
+            lambda t: dt.square(dt.tanh(t)), lambda t: dt.exp(dt.tanh(t)), lambda t: t * 1 + 0,
+        ]  # fmt: skip
+        x = self._pick()
+        return functions[self.random.integers(len(functions))](x), self.shape[x]
+
+    def _binary(self) -> tuple[dt.Tensor, tuple[int, ...]]:
+        functions: list[Callable[[Any, Any], dt.Tensor]] = [
+            dt.add, dt.subtract, dt.maximum, dt.minimum,
+            lambda a, b: a * dt.tanh(b), lambda a, b: dt.tanh(a) * b, lambda a, b: a / (1 + dt.square(b)),
+        ]  # fmt: skip
+        x = self._pick()
+        y = self._pick(lambda shape: _broadcasts(shape, self.shape[x]))
+        if self.random.random() < 0.5:
+            x, y = y, x
+        shape = np.broadcast_shapes(self.shape[x], self.shape[y])
+        return functions[self.random.integers(len(functions))](x, y), shape
+
+    def _matmul(self) -> tuple[dt.Tensor, tuple[int, ...]]:
+        ta, tb = (bool(b) for b in self.random.integers(0, 2, 2))
+        a = self._pick(lambda shape: len(shape) == 2)
+        rows, inner = self.shape[a][:: -1 if ta else 1]
+        fitting = [t for t, s in self.shape.items() if len(s) == 2 and s[1 if tb else 0] == inner]
+        if not fitting:
+            return self._unary()
+        b = fitting[self.random.integers(len(fitting))]
+        return dt.matmul(a, dt.tanh(b), ta, tb), (rows, self.shape[b][0 if tb else 1])
+
+    def _reduce(self) -> tuple[dt.Tensor, tuple[int, ...]]:
+        x = self._pick(lambda shape: len(shape) > 0)
+        shape = self.shape[x]
+        axes = [a for a in range(len(shape)) if self.random.random() < 0.6]
+        empty = any(shape[a] == 0 for a in axes)
+        functions = [dt.reduce_sum] if empty else [dt.reduce_sum, dt.reduce_mean, dt.reduce_max]
+        keep = bool(self.random.integers(0, 2))
+        result = functions[self.random.integers(len(functions))](x, axes, keep)
+        kept = tuple(1 if i in axes else d for i, d in enumerate(shape))
+        return result, kept if keep else tuple(d for i, d in enumerate(shape) if i not in axes)
+
+    def _move(self) -> tuple[dt.Tensor, tuple[int, ...]]:
+        x = self._pick(lambda shape: 0 < len(shape) < 4)
+        shape = self.shape[x]
+        kind = self.random.integers(4)
+        if kind == 0:
+            axis = int(self.random.integers(0, len(shape) + 1))
+            return dt.expand_dims(x, axis), (*shape[:axis], 1, *shape[axis:])
+        if kind == 1:
+            perm = [int(p) for p in self.random.permutation(len(shape))]
+            return dt.transpose(x, perm), tuple(shape[p] for p in perm)
+        other = shape[::-1] if kind == 2 else (int(np.prod(shape)),)
+        return dt.reshape(x, other), other
+
+    def _rows(self) -> tuple[dt.Tensor, tuple[int, ...]]:
+        if self.random.random() < 0.5:
+            params = self._pick(lambda shape: len(shape) > 0 and shape[0] >= 3)
+            return dt.gather(params, self.labels), (self.rows, *self.shape[params][1:])
+        logits = self._pick(lambda shape: len(shape) == 2 and shape[0] == self.rows and shape[1] >= 3)
+        if self.random.random() < 0.5:
+            loss = dt.nn.sparse_softmax_cross_entropy_with_logits
+            return loss(labels=self.labels, logits=logits), (self.rows,)
+        dense = dt.nn.softmax_cross_entropy_with_logits_v2
+        return dense(labels=dt.nn.softmax(dt.tanh(logits)), logits=logits), (self.rows,)
+
+
+def _broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    try:
+        return int(np.prod(np.broadcast_shapes(a, b))) <= 500
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def random_graph() -> type[RandomGraph]:
+    """random_graph(seed, rows): a graph built into the default graph."""
+    return RandomGraph
