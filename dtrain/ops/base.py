@@ -176,7 +176,9 @@ class Elementwise(Op):
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         if PARTIAL in placements:
-            return self._place_partial(placements)
+            placed = self._place_partial(placements)
+            if placed is not None:
+                return placed
         out = node.outputs[0].spec.shape
         assert out is not None
         axes = set()

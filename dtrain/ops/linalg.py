@@ -46,8 +46,6 @@ class MatMul(Op):
         return [da, db]
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        if PARTIAL in placements:
-            return None
         # each operand's axes as (kept, contracted)
         kept_a, inner_a = (1, 0) if self.transpose_a else (0, 1)
         kept_b, inner_b = (0, 1) if self.transpose_b else (1, 0)

@@ -34,14 +34,15 @@ def coalesce(groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
     result has one entry a stretch, with one flat array a group. A stretch includes the padding between its
     arrays, which is zero and stays finite under any update.
     """
-    columns = list(zip(*groups, strict=True))
-    stretches: list[list[int]] = []
-    for i, column in enumerate(columns):
-        if stretches and _follows(columns[i - 1], column):
-            stretches[-1].append(i)
+    stretches: list[list[Sequence[Any]]] = []
+    for column in zip(*groups, strict=True):
+        if column[0].size == 0:
+            continue  # nothing to do, and NumPy does not say where it lies
+        if stretches and _follows(stretches[-1][-1], column):
+            stretches[-1].append(column)
         else:
-            stretches.append([i])
-    return [[_flat([group[i] for i in stretch]) for group in groups] for stretch in stretches]
+            stretches.append([column])
+    return [[_flat(arrays) for arrays in zip(*stretch, strict=True)] for stretch in stretches]
 
 
 def _follows(before: Sequence[Any], after: Sequence[Any]) -> bool:

@@ -1,0 +1,90 @@
+"""A training step in the steady state: nothing is looked up, allocated or compiled any more."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.ops.memory import aligned
+from dtrain.train.models import mlp
+
+BATCH = 100
+
+
+@pytest.fixture
+def step() -> tuple[dt.Session, Any, list[np.ndarray]]:
+    """A session on the 784-256-256-10 MLP with Adam, what runs a step, and its feeds."""
+    dt.set_random_seed(1)
+    x, labels = dt.placeholder("float", [None, 784]), dt.placeholder("int32", [None])
+    losses = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=mlp(x))
+    loss = dt.reduce_mean(losses)
+    train = dt.train.AdamOptimizer().minimize(loss)
+    session = dt.Session(comm=None)
+    session.run(dt.global_variables_initializer())
+    generator = np.random.default_rng(1)
+    feeds = [generator.random((BATCH, 784), np.float32), generator.integers(0, 10, BATCH).astype(np.int32)]
+    return session, session.make_callable([loss, train], [x, labels]), feeds
+
+
+def test_a_step_allocates_nothing_that_stays_and_nothing_big(step: Any) -> None:
+    _, call, feeds = step
+    for _ in range(3):
+        call(*feeds)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call(*feeds)
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(20):
+            call(*feeds)
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # the smallest tensor of the step that depends on the batch takes 400 bytes, a gradient up to 800 kB
+    assert after - before < 1_000
+    assert peak - before < 10_000
+
+
+def test_a_step_is_the_kernels_that_the_mathematics_needs(step: Any) -> None:
+    session, call, feeds = step
+    call(*feeds)
+    plan = list(session._plans.values())[-1]
+    found = Counter(node.type for node in plan.kernel_nodes)
+    assert found == {
+        "MatMul": 3 + 3 + 2,  # forward; to the weights; to the activations, but not to the images
+        "Add": 3,  # of the biases
+        "Relu": 2,
+        "ReluGrad": 2,
+        "SparseSoftmaxCrossEntropy": 1,
+        "Sum": 3 + 1,  # to the biases; the loss
+        "RealDiv": 1 + 1 + 1,  # the mean's two, and Adam's bias correction
+        "Mul": 1 + 1 + 2,  # of the loss's gradient, of the learning rate, and of Adam's powers
+        "Sub": 2,
+        "Sqrt": 1,
+        "Cast": 1,
+        "ApplyAdam": 1,
+        "Assign": 2,
+    }
+
+
+def test_a_step_takes_no_more_memory_than_its_tensors_need(step: Any) -> None:
+    session, call, feeds = step
+    call(*feeds)
+    plan = list(session._plans.values())[-1]
+    parameters = [784 * 256, 256, 256 * 256, 256, 256 * 10, 10]
+    assert plan.packed_bytes == sum(aligned(4 * n) for n in parameters)
+    images, hidden = 4 * BATCH * 784, 4 * BATCH * 256
+    assert plan.arena_bytes < images + 3 * hidden + 16 * BATCH * 10 + 2000
+
+
+def test_the_losses_of_a_training_fall(step: Any) -> None:
+    _, call, feeds = step
+    losses = [call(*feeds)[0] for _ in range(15)]
+    assert losses[-1] < losses[0] / 2
