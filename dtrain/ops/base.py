@@ -142,14 +142,14 @@ class Elementwise(Op):
     """Ops over broadcast inputs of one dtype; the gradient's broadcast sum is autodiff's business."""
 
     elementwise = True
-    inplace = (0, 1)
+    inplace: ClassVar[tuple[int, ...]] = (0, 1)
     #: Name of the function on xp, called as ufunc(*inputs, out=output).
     ufunc: ClassVar[str] = ""
     arity: ClassVar[int] = 1
     #: Result type: None is the inputs' type.
     result: ClassVar[str | None] = None
     #: The dtypes it takes: a function of DType.
-    takes: ClassVar[Callable[[DType], bool]] = staticmethod(lambda dtype: not dtype.is_bool)
+    takes: ClassVar[Any] = staticmethod(lambda dtype: not dtype.is_bool)
     #: How it treats PARTIAL inputs: "sum" passes a sum of partials on, "scale" one partial times the rest.
     linear: ClassVar[str] = ""
     #: Values that its domain allows, for the tests.

@@ -77,5 +77,5 @@ def matmul(
     return apply(MatMul(bool(transpose_a), bool(transpose_b)), a, b, name=name)
 
 
-TensorLike.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[attr-defined]
-TensorLike.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[attr-defined]
+TensorLike.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[method-assign]
+TensorLike.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[method-assign]

@@ -12,7 +12,7 @@ from typing import Any
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Graph, Operation, Spec, Tensor, TensorLike, as_operation, get_default_graph
-from dtrain.graph.shape import TensorShape, is_static, shape_text
+from dtrain.graph.shape import TensorShape, compatible, is_static, shape_text
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register
 
 GLOBAL_VARIABLES = "variables"
@@ -55,7 +55,7 @@ class _Write(Op):
             raise GraphError(
                 f"a value of {value.dtype.name} for a variable of {variable.dtype.name}; cast it"
             )
-        if value.shape is not None and value.shape != variable.shape:
+        if not compatible(value.shape, variable.shape):
             raise GraphError(
                 f"a value of shape {shape_text(value.shape)} "
                 f"for a variable of shape {shape_text(variable.shape)}"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Spec
+from dtrain.graph.shape import compatible
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
 from dtrain.ops.memory import coalesce
 
@@ -42,9 +43,7 @@ class _Update(Op):
         assert len(specs) == (2 + self.slots) * n + 1
         for i in range(n):
             variable, gradient = specs[i], specs[n + i]
-            if (
-                gradient.shape is not None and gradient.shape != variable.shape
-            ) or gradient.dtype != variable.dtype:
+            if gradient.dtype != variable.dtype or not compatible(gradient.shape, variable.shape):
                 raise GraphError(f"a gradient {gradient} for a variable {variable}")
         return []
 

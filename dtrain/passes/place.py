@@ -66,6 +66,7 @@ class _Placer:
         key = (tensor, want)
         if key not in self.converted:
             kind: Op
+            got: Placement
             if have == PARTIAL:
                 kind, got = AllReduce(1), REPLICATED
             elif isinstance(have, Sharded):

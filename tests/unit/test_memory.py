@@ -18,6 +18,7 @@ from dtrain.passes.local import lower
 from dtrain.passes.prune import prune
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.memory import Buffer, pack
+from dtrain.runtime.plan import Plan
 from dtrain.runtime.session import Session
 
 REPLICATED = "replicated"
@@ -131,6 +132,19 @@ def assert_as_reference(fetches: list[dt.Tensor], feeds: list[tuple[dt.Tensor, n
         for value, right in zip(session.run(fetches, fed), reference(fetches, fed), strict=True):
             assert np.shape(value) == right.shape
             np.testing.assert_allclose(value, right, rtol=1e-9, atol=1e-12)
+    (plan,) = session._plans.values()
+    assert_no_kernel_writes_over_what_it_reads(plan)
+
+
+def assert_no_kernel_writes_over_what_it_reads(plan: Plan) -> None:
+    """NumPy copies operands that overlap; other array modules do not, and a copy is not free."""
+    for node in plan.kernel_nodes:
+        read = [t for i, t in enumerate(node.inputs) if i not in node.kind.shape_only]
+        for x in (plan._arrays[t] for t in read):
+            for i, out in enumerate(plan._arrays[t] for t in node.outputs):
+                if np.shares_memory(x, out):
+                    same = address(x) == address(out) and x.strides == out.strides and x.shape == out.shape
+                    assert same and i == 0 and node.kind.inplace, f"{node.name} writes over its input"
 
 
 @pytest.mark.parametrize("everything", [False, True])

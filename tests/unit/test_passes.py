@@ -135,9 +135,9 @@ def test_what_does_nothing_still_waits_for_its_control_inputs(nothing: Any) -> N
 
 
 def test_a_repeated_scalar_still_waits_for_its_control_inputs() -> None:
-    x, v = dt.placeholder("float", [2]), dt.Variable(0.0)
+    x, v, three = dt.placeholder("float", [2]), dt.Variable(0.0), dt.constant(3.0)
     with dt.control_dependencies([v.assign_add(1.0)]):
-        repeated = dt.expand_dims(dt.constant(3.0), 0)
+        repeated = dt.expand_dims(three, 0)
     session = dt.Session(comm=None)
     session.run(v.initializer)
     assert session.run(x * repeated, {x: [1.0, 2.0]}).tolist() == [3, 6]

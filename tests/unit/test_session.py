@@ -154,9 +154,9 @@ def test_plans_unused_longest_are_dropped_first(monkeypatch: pytest.MonkeyPatch)
     y = x * 2
     session = dt.Session(comm=None)
     shapes: Callable[[], list[int]] = lambda: [k[1][0][0][0] for k in session._plans]  # noqa: E731
-    for rows in (1, 2, 3, 1, 4):
+    for rows in (1, 2, 3, 2, 1, 4):
         session.run(y, {x: np.ones(rows)})
-    assert shapes() == [3, 1, 4]
+    assert shapes() == [2, 1, 4]
 
 
 def test_a_callable_is_a_run_with_the_looking_up_done() -> None:
