@@ -6,8 +6,9 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Communicator(ABC):
     local_rank, local_size: the same among the ranks on this node.
     hosts: the host name of every rank, in rank order.
     library: name and version of the MPI, or '' without one.
+    averaging: how gradients are summed, in a word or two for the report.
     seconds: time spent inside collectives since the start, waiting for the others included.
     """
 
@@ -31,6 +33,7 @@ class Communicator(ABC):
     local_size = 1
     hosts: tuple[str, ...] = (socket.gethostname(),)
     library = ""
+    averaging = "none"
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -70,6 +73,18 @@ class Communicator(ABC):
         result = self._allgather(np.ascontiguousarray(array))
         self.seconds += time.perf_counter() - start
         return result
+
+    def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Memory to sum a bucket from and into, as zeroed bytes; None where any memory is as good."""
+        return None
+
+    def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
+        """A call that sums source over all ranks into output.
+
+        Both are flat: in the memory of one bucket at the same place, or one and the same array.
+        """
+        assert source.ctypes.data == output.ctypes.data
+        return lambda: self.allreduce(output)
 
     def barrier(self) -> None:
         """Return when every rank has come here."""

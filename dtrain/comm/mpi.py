@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import os
 import socket
+import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from dtrain.comm import launcher
 from dtrain.comm.base import Communicator
+from dtrain.comm.shared import Meeting, SharedBucket, forget_files, padded, room
 from dtrain.errors import EnvironmentProblem
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
@@ -61,9 +66,13 @@ def check_size(started: launcher.Launcher | None, launched: int, size: int, vers
 
 
 class MPICommunicator(Communicator):
-    """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own."""
+    """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own.
 
-    def __init__(self) -> None:
+    share: sum buckets through memory that the ranks of a node share, and over MPI between nodes only; if
+        not, or where nodes have different numbers of ranks, by MPI's allreduce.
+    """
+
+    def __init__(self, share: bool = True) -> None:
         super().__init__()
         import mpi4py
 
@@ -74,6 +83,8 @@ class MPICommunicator(Communicator):
         started = launcher.detect()
         version = MPI.Get_library_version().strip("\x00\n ")
         check_family(started, version)
+        # the wheel's UCX component complains on stderr of every window; it would not serve them anyway
+        os.environ.setdefault("OMPI_MCA_osc", "^ucx")
         if not MPI.Is_initialized():
             MPI.Init_thread()
             atexit.register(MPI.Finalize)
@@ -83,12 +94,65 @@ class MPICommunicator(Communicator):
         self._comm = world.Dup()
         self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
         self.rank, self.size = world.rank, world.size
-        node = world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
-        self.local_rank, self.local_size = node.rank, node.size
-        node.Free()
+        self._node = world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
+        # each with each, so that all memory is mapped: Open MPI maps a neighbour's when it first speaks to it
+        self._node.Alltoall(np.zeros(self._node.size, np.int8), np.empty(self._node.size, np.int8))
+        self._node.Barrier()
+        forget_files()
+        self.local_rank, self.local_size = self._node.rank, self._node.size
         self.library = library_name(version)
         self.hosts = ()
         self.hosts = tuple(self.gather_text(socket.gethostname()))
+        self.averaging = "MPI allreduce"
+        self._buckets: list[SharedBucket] = []
+        if (
+            share
+            and self.local_size > 1
+            and len(set(self.allgather(np.array([self.local_size])).tolist())) == 1
+        ):
+            self._across = world.Split(self.local_rank, world.rank)
+            self._meet = Meeting(MPI, self._node)
+            several = self.size > self.local_size
+            self.averaging = "shared memory, MPI between nodes" if several else "shared memory"
+            atexit.register(self._free)  # before MPI.Finalize, which was registered first
+        self._shares = self.averaging.startswith("shared")
+
+    def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
+        if not self._shares or nbytes == 0:
+            return None
+        enough = np.array([room() > 2 * padded(nbytes) * (self.local_size + 1)])
+        if not self.allgather(enough).all():  # a container's /dev/shm may hold 64 MB
+            return None
+        made = SharedBucket(self._mpi, self._node, nbytes)
+        self._buckets.append(made)
+        return made.input, made.output
+
+    def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
+        if source.ctypes.data == output.ctypes.data:
+            return super().reducer(source, output)
+        made = next(b for b in self._buckets if np.shares_memory(b.input, source))
+        start = source.ctypes.data - made.input.ctypes.data
+        (first, second, *rest), part = made.slices(start, start + source.nbytes, source.dtype)
+        meet, across, several = self._meet, self._across, self.size > self.local_size
+
+        def reduce() -> None:
+            begun = time.perf_counter()
+            meet()
+            np.add(first, second, out=part)
+            for other in rest:
+                np.add(part, other, out=part)
+            if several:
+                across.Allreduce(self._mpi.IN_PLACE, part, op=self._mpi.SUM)
+            meet()
+            self.seconds += time.perf_counter() - begun
+
+        return reduce
+
+    def _free(self) -> None:
+        self._shares = False
+        for bucket in self._buckets:
+            bucket.free()
+        self._meet.free()
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:
         self._comm.Allreduce(self._mpi.IN_PLACE, array, op=self._ops[op])

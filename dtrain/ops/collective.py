@@ -13,7 +13,10 @@ from dtrain.ops.placement import shard_bounds
 
 @register
 class AllReduce(Op):
-    """Sum over all ranks of each input, in place, as one bucket: one message where they lie contiguously."""
+    """Sum over all ranks of each input, as one bucket: one message where they lie contiguously.
+
+    Inputs and outputs lie alike in the two parts of a bucket's memory, or are the same memory.
+    """
 
     count: int
     stateful = True
@@ -26,7 +29,7 @@ class AllReduce(Op):
         return list(specs)
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        sums = [_in_place(env, run) for (run,) in coalesce([outs])]
+        sums = [_reducer(env, source, out) for source, out in coalesce([ins, outs])]
         if len(sums) == 1:
             return sums[0]
 
@@ -41,14 +44,14 @@ class AllReduce(Op):
         return []
 
 
-def _in_place(env: Env, run: Array) -> Callable[[], Any]:
+def _reducer(env: Env, source: Array, out: Array) -> Callable[[], Any]:
     comm, xp = env.comm, env.xp
     if env.on_host:
-        return lambda: comm.allreduce(run)
+        return comm.reducer(source, out)
 
     def through_host() -> None:
-        host = xp.asnumpy(run)  # waits for the stream that computes it
-        run.set(comm.allreduce(host))
+        host = xp.asnumpy(source)  # waits for the stream that computes it
+        out.set(comm.allreduce(host))
 
     return through_host
 

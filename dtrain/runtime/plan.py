@@ -13,7 +13,6 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.errors import GraphError
-from dtrain.graph.fingerprint import fingerprint
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.collective import AllReduce
@@ -65,17 +64,24 @@ class PlanEnv:
 class Plan:
     """A step ready to run.
 
-    nodes: the operations in the order they run; kernels: what runs, some nodes having none.
+    Making one is collective: buckets may lie in memory that ranks share.
+
+    nodes: the operations in the order they run, from schedule(); kernels: what runs, some nodes having none.
     required: names of variables that need a value before; assigned: those that have one after.
-    fingerprint: equal on all ranks, or they would wait for one another for ever.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 
-    def __init__(self, step: Step, variables: dict[str, Any], backend: Backend, env: PlanEnv) -> None:
+    def __init__(
+        self,
+        step: Step,
+        nodes: Sequence[Operation],
+        variables: dict[str, Any],
+        backend: Backend,
+        env: PlanEnv,
+    ) -> None:
         self.step = step
         self.backend = backend
-        self.nodes = _schedule(step)
-        self.fingerprint = fingerprint(self.nodes)
+        self.nodes = nodes
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.kernels: list[Kernel] = []
         self.kernel_nodes: list[Operation] = []
@@ -105,7 +111,7 @@ class Plan:
         return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
 
 
-def _schedule(step: Step) -> list[Operation]:
+def schedule(step: Step) -> list[Operation]:
     """The nodes whose values are needed, in an order that is a function of the graph alone."""
     needed: set[Operation] = set()
     stack = [*(t.op for t in step.fetches), *step.targets]
@@ -198,6 +204,7 @@ class _Layout:
         self.position = {n: i for i, n in enumerate(nodes)}
         self.last_use = self._last_uses()
         self.packed: dict[Tensor, Any] = {}
+        self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
         self.packed_bytes = 0
         for node in nodes:
             self._pack(node)
@@ -249,15 +256,20 @@ class _Layout:
         offsets = [0]
         for tensor in tensors:
             offsets.append(offsets[-1] + aligned(self._nbytes(tensor)))
-        block = self.backend.block(offsets[-1])
         self.packed_bytes += offsets[-1]
-        for k, (tensor, offset) in enumerate(zip(tensors, offsets, strict=False)):
-            self.packed[tensor] = self._carve(block, offset, tensor)
-            if isinstance(node.kind, AllReduce):
-                source = node.inputs[k]
+        shared = None
+        if isinstance(node.kind, AllReduce) and self.backend.on_host:
+            shared = self.env.comm.bucket(offsets[-1])
+        own, out = shared or [self.backend.block(offsets[-1])] * 2
+        self.packed.update((t, self._carve(out, at, t)) for t, at in zip(tensors, offsets, strict=False))
+        if isinstance(node.kind, AllReduce):
+            inputs = [self._carve(own, at, t) for t, at in zip(tensors, offsets, strict=False)]
+            self.terms[node] = inputs
+            for source, term in zip(node.inputs, inputs, strict=True):
                 # summing in place is right only where nothing else reads this rank's own term
-                if self._made_here(source) and source not in self.packed and self._only_use(source, node):
-                    self.packed[source] = self.packed[tensor]
+                alone = shared is not None or self._only_use(source, node)
+                if self._made_here(source) and source not in self.packed and alone:
+                    self.packed[source] = term
 
     def _only_use(self, tensor: Tensor, node: Operation) -> bool:
         uses = sum(memory_of(t) is tensor for n in self.nodes for t in n.inputs)
@@ -329,9 +341,10 @@ class _Layout:
         outs = [arrays[t] for t in node.outputs]
         kernels: list[Kernel] = []
         if isinstance(kind, AllReduce):
-            for source, out in zip(ins, outs, strict=True):
-                if source is not out:
-                    kernels.append(_copy(self.env.xp, source, out))
+            for k, term in enumerate(self.terms[node]):
+                if ins[k] is not term:
+                    kernels.append(_copy(self.env.xp, ins[k], term))
+                    ins[k] = term
         else:
             for k in kind.packs:
                 if self._must_be_copied(node.inputs[k]):

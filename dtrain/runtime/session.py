@@ -12,6 +12,7 @@ from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import DtrainError, FailedPreconditionError, GraphError, InvalidArgumentError
+from dtrain.graph.fingerprint import fingerprint
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.ops.base import convert_to_tensor
@@ -20,7 +21,7 @@ from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.runtime.backend import Backend, make_backend
-from dtrain.runtime.plan import Plan, PlanEnv
+from dtrain.runtime.plan import Plan, PlanEnv, schedule
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
 MAX_PLANS = 64
@@ -235,25 +236,23 @@ class Session:
         specs: Sequence[tuple[tuple[int, ...], Placement]],
     ) -> Plan:
         """Make a plan, and make sure that all ranks made the same."""
-        plan, error = None, None
+        error = None
         try:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
             ]
             step = compile_step(tensors, targets, feed_specs, self.comm.size)
-            self._allocate()
-            env = PlanEnv(self.backend, self.comm, self._random_stream)
-            plan = Plan(step, self._variables, self.backend, env)
+            nodes = schedule(step)
         except DtrainError as problem:
             error = problem
         if self.comm.size > 1:
             self.comm.agree(error)
-            assert plan is not None
-            self.comm.agree_on("the step they are about to run", plan.fingerprint)
+            self.comm.agree_on("the step they are about to run", fingerprint(nodes))
         if error is not None:
             raise error
-        assert plan is not None
-        return plan
+        self._allocate()
+        env = PlanEnv(self.backend, self.comm, self._random_stream)
+        return Plan(step, nodes, self._variables, self.backend, env)
 
     def _keep(self, key: Any, plan: Plan) -> None:
         if len(self._plans) >= MAX_PLANS:

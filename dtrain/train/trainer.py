@@ -95,6 +95,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
         report.header(
             version=dt.__version__,
             mpi=comm.library,
+            averaging=comm.averaging,
             ranks=comm.size,
             nodes=len(set(comm.hosts)),
             devices=comm.gather_text(backend.name),

@@ -408,11 +408,20 @@ def test_an_error_in_a_users_script_ends_all_ranks(
     case: str, words: Words, tmp_path: Path, mpirun: Callable[..., Any]
 ) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
+    before = shared_files()
     done = mpirun(3, [case], module="script", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{_root()}"})
     assert done.rc != 0 and done.seconds < 5
     assert done.stderr.count("dtrain: ") == 1, done.stderr
     for word in words:
         assert word in done.stderr
+    assert shared_files() <= before
+
+
+def shared_files() -> set[str]:
+    """What lies in shared memory under an MPI library's name."""
+    folder = Path("/dev/shm")
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {name for name in names if name.startswith(("mpich_", "sm_segment"))}
 
 
 def _root() -> str:

@@ -1,0 +1,136 @@
+"""Summing among the ranks of one node through memory that they share: no message, and no copy.
+
+A bucket has an input for each rank and one output for all. Each rank's kernels write its input; at the sum
+each rank adds up its own slice of all the inputs, straight from its neighbours' memory, into that slice of
+the output; then all read the output. Two meetings make it right: nobody adds before all have written, and
+nobody reads before all have added. The next sum cannot overwrite an output that is still read, since its
+first meeting comes behind every rank's reading.
+
+Waiting ranks hand their core over, which MPI's own waiting does not: with more ranks than cores that is most
+of the time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+#: Bytes between what different ranks write: no two share a cache line, nor a pair that is fetched together.
+LINE = 128
+
+_hand_over: Callable[[], Any] = getattr(os, "sched_yield", lambda: None)
+
+
+def padded(nbytes: int) -> int:
+    """nbytes rounded up to whole lines."""
+    return -(-nbytes // LINE) * LINE
+
+
+def room() -> int:
+    """Bytes free where shared memory comes from; enough, where that cannot be asked."""
+    try:
+        stat = os.statvfs("/dev/shm")
+    except (OSError, AttributeError):
+        return 1 << 62
+    return stat.f_bavail * stat.f_frsize
+
+
+def forget_files() -> None:
+    """Unlink the files behind the shared memory that this process has mapped; the memory stays as it is.
+
+    MPI libraries unlink them when they finalize, so a killed job leaves megabytes in /dev/shm for ever. Every
+    rank of the node must have mapped them before.
+    """
+    try:
+        with open("/proc/self/maps") as maps:
+            names = {line.split(maxsplit=5)[5].strip() for line in maps if "/dev/shm/" in line}
+    except OSError:  # not Linux
+        return
+    for name in names:
+        if os.path.basename(name).startswith(("mpich_", "sm_segment.")) and not name.endswith(" (deleted)"):
+            try:
+                os.unlink(name)
+            except FileNotFoundError:  # another rank was first
+                pass
+
+
+class SharedMemory:
+    """A window of MPI's shared memory on one node; collective over its ranks, each giving its own size.
+
+    segments: every rank's bytes, zeroed.
+    """
+
+    def __init__(self, mpi: Any, node: Any, nbytes: int) -> None:
+        self._window = mpi.Win.Allocate_shared(padded(nbytes), 1, comm=node)
+        self._window.Lock_all()  # sync() is only allowed in an access epoch
+        buffers = (self._window.Shared_query(rank)[0] for rank in range(node.size))
+        self.segments = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
+        self.segments[node.rank].fill(0)
+        self.sync: Callable[[], None] = self._window.Sync
+        node.Barrier()
+
+    def free(self) -> None:
+        """Give the memory back; collective."""
+        self.segments.clear()
+        self._window.Unlock_all()
+        self._window.Free()
+
+
+class Meeting:
+    """A barrier among the ranks of a node: each counts up its own word and waits until the others' follow."""
+
+    def __init__(self, mpi: Any, node: Any) -> None:
+        self.memory = SharedMemory(mpi, node, LINE)
+        words = [memoryview(segment[:8]).cast("q") for segment in self.memory.segments]
+        self._mine = words.pop(node.rank)
+        self._others = words
+        self._count = 0
+
+    def __call__(self) -> None:
+        self._count = count = self._count + 1
+        self.memory.sync()
+        self._mine[0] = count
+        for word in self._others:
+            while word[0] < count:
+                _hand_over()
+        self.memory.sync()
+
+    def free(self) -> None:
+        """Give the memory back; collective."""
+        self._mine.release()
+        for word in self._others:
+            word.release()
+        self.memory.free()
+
+
+class SharedBucket:
+    """Memory for one bucket on one node.
+
+    input: this rank's bytes to sum. output: the sum's, the same memory on all ranks of the node.
+    """
+
+    def __init__(self, mpi: Any, node: Any, nbytes: int) -> None:
+        # the output lies behind rank 0's input
+        self.memory = SharedMemory(mpi, node, padded(nbytes) * (2 if node.rank == 0 else 1))
+        self._inputs = [segment[:nbytes] for segment in self.memory.segments]
+        self.input = self._inputs[node.rank]
+        self.output = self.memory.segments[0][padded(nbytes) : padded(nbytes) + nbytes]
+        self._rank, self._size = node.rank, node.size
+
+    def slices(self, start: int, stop: int, dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
+        """This rank's part of the bytes start..stop: of each input, and of the output."""
+        count = (stop - start) // dtype.itemsize
+        step = LINE // dtype.itemsize  # whole lines, so that no two ranks write to one
+        lines = -(-count // step)
+        low = min(lines * self._rank // self._size * step, count)
+        high = min(lines * (self._rank + 1) // self._size * step, count)
+        part = slice(start + low * dtype.itemsize, start + high * dtype.itemsize)
+        return [i[part].view(dtype) for i in self._inputs], self.output[part].view(dtype)
+
+    def free(self) -> None:
+        """Give the memory back; collective."""
+        self._inputs.clear()
+        self.memory.free()

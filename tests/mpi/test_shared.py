@@ -1,0 +1,105 @@
+"""Summing through shared memory gives what MPI's allreduce gives, whoever is late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.comm.mpi import MPICommunicator
+from dtrain.ops.memory import aligned
+from dtrain.ops.placement import shard_bounds
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[MPICommunicator]:
+    yield MPICommunicator(share=False)
+
+
+def terms(size: int, n: int, dtype: str, seed: int) -> np.ndarray:
+    """What each rank brings, the same array on all ranks; whole numbers, so that sums are exact."""
+    return np.random.default_rng(seed).integers(-1000, 1000, (size, n)).astype(dtype)
+
+
+def test_how_it_sums_is_said(comm: MPICommunicator, plain: MPICommunicator) -> None:
+    assert comm.averaging == "shared memory"
+    assert plain.averaging == "MPI allreduce"
+    assert plain.bucket(64) is None and comm.bucket(0) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("n", [1, 2, 31, 33, 1000, 100_003])
+def test_sums(comm: MPICommunicator, dtype: str, n: int) -> None:
+    source, output = (part.view(dtype)[:n] for part in comm.bucket(aligned(n * 8)) or ())
+    reduce = comm.reducer(source, output)
+    for seed in range(5):
+        all_terms = terms(comm.size, n, dtype, seed)
+        source[:] = all_terms[comm.rank]
+        reduce()
+        np.testing.assert_array_equal(output, all_terms.sum(0))
+        np.testing.assert_array_equal(source, all_terms[comm.rank])
+
+
+def test_part_of_a_bucket(comm: MPICommunicator) -> None:
+    blocks = comm.bucket(1024)
+    assert blocks is not None
+    source, output = (part.view("float32") for part in blocks)
+    all_terms = terms(comm.size, 256, "float32", 1)
+    source[:] = all_terms[comm.rank]
+    comm.reducer(source[16:160], output[16:160])()
+    wanted = np.zeros(256, np.float32)
+    wanted[16:160] = all_terms[:, 16:160].sum(0)
+    np.testing.assert_array_equal(output, wanted)
+
+
+def test_late_ranks_and_several_buckets(comm: MPICommunicator) -> None:
+    """Each rank is late at other times: before a sum, and before it has read the result."""
+    buckets = [comm.bucket(4 * n) for n in (16, 4096)]
+    views = [[part.view("float32") for part in blocks] for blocks in buckets if blocks]
+    reducers = [comm.reducer(*pair) for pair in views]
+    rng = np.random.default_rng(comm.rank)
+    for k in range(60):
+        for (source, output), reduce in zip(views, reducers, strict=True):
+            all_terms = terms(comm.size, source.size, "float32", k)
+            if rng.random() < 0.2:
+                time.sleep(0.002)
+            source[:] = all_terms[comm.rank]
+            reduce()
+            if rng.random() < 0.2:
+                time.sleep(0.002)
+            np.testing.assert_array_equal(output, all_terms.sum(0))
+
+
+def test_training_is_that_of_plain_allreduce(comm: MPICommunicator, plain: MPICommunicator) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((30, 19)).astype("f"), rng.integers(0, 5, 30).astype(np.int32)
+    x, y = dt.placeholder("float32", [None, 19]), dt.placeholder("int32", [None])
+    dt.set_random_seed(1)
+    h = dt.nn.relu(dt.matmul(x, dt.Variable(dt.random_normal([19, 7]))) + dt.Variable(dt.zeros([7])))
+    logits = dt.matmul(h, dt.Variable(dt.random_normal([7, 5])))
+    loss = dt.reduce_mean(dt.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+    # clipping needs the summed gradient before the update: a bucket whose output another kernel reads
+    optimizer = dt.train.MomentumOptimizer(0.1, 0.9)
+    pairs = optimizer.compute_gradients(loss)
+    norm = dt.sqrt(sum(dt.reduce_sum(dt.square(g)) for g, _ in pairs))
+    step = optimizer.apply_gradients([(g / dt.maximum(norm, 1.0), v) for g, v in pairs])
+    results = []
+    for which in (comm, plain, None):
+        session = dt.Session(comm=which)
+        session.run(dt.global_variables_initializer())
+        for total in (30, 7, 2) * 10:
+            rank, size = (which.rank, which.size) if which else (0, 1)
+            rows = slice(*shard_bounds(total, rank, size))
+            feeds = {x: dt.Shard(images[:total][rows], total), y: dt.Shard(labels[:total][rows], total)}
+            value = session.run([loss, step], feeds)[0]
+        results.append([value, *session.run(dt.trainable_variables())])
+    for shared, other, alone in zip(*results, strict=True):
+        np.testing.assert_allclose(shared, other, atol=2e-6)
+        np.testing.assert_allclose(shared, alone, atol=5e-6)
+    digest = np.concatenate([v.ravel() for v in results[0][1:]]).tobytes().hex()
+    comm.agree_on("the parameters", digest[:2000])
