@@ -26,7 +26,7 @@ from dtrain.ops.evaluate import evaluate
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import Plan, PlanEnv
+from dtrain.runtime.plan import Plan, PlanEnv, schedule
 
 few = settings(max_examples=25, derandomize=True, deadline=None)
 
@@ -233,7 +233,7 @@ def test_several_ranks_compute_what_one_does_wherever_the_inputs_lie(
         for case in cases:
             specs = [FeedSpec(f, a.shape, p) for f, a, p in zip(feeds, arrays, case, strict=True)]
             step = compile_step(node.outputs, (), specs, size)
-            plan = Plan(step, {}, Backend(), PlanEnv(Backend(), comm, None))  # type: ignore[arg-type]
+            plan = Plan(step, schedule(step), {}, Backend(), PlanEnv(Backend(), comm, None))  # type: ignore[arg-type]
             locals_ = [local_part(a, p, comm.rank, size) for a, p in zip(arrays, case, strict=True)]
             results.append(plan.run(locals_))
         return results

@@ -27,7 +27,7 @@ from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import prune
 from dtrain.passes.step import ancestors, topological
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import Plan, PlanEnv
+from dtrain.runtime.plan import Plan, PlanEnv, schedule
 
 Feeds = Sequence[tuple[dt.Tensor, tuple[int, ...]]]
 
@@ -483,7 +483,8 @@ def test_each_pass_changes_how_not_what(left_out: Any, random_graph: Any) -> Non
         results = []
         for passes in (PIPELINE, [p for p in PIPELINE if p is not left_out], [lower, place]):
             step = step_of(fetches, feeds, *passes)
-            plan = Plan(step, {}, Backend(), PlanEnv(Backend(), SingleCommunicator(), None))  # type: ignore[arg-type]
+            env = PlanEnv(Backend(), SingleCommunicator(), None)  # type: ignore[arg-type]
+            plan = Plan(step, schedule(step), {}, Backend(), env)
             results.append(plan.run([a for _, a in graph.inputs]))
         for other in results[1:]:
             for value, right in zip(results[0], other, strict=True):
