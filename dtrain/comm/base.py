@@ -78,6 +78,26 @@ class Communicator(ABC):
         """Memory to sum a bucket from and into, as zeroed bytes; None where any memory is as good."""
         return None
 
+    def shared(self, nbytes: int) -> np.ndarray | None:
+        """Zeroed bytes that are one memory for all ranks of a node; None where there is no such memory."""
+        return None
+
+    def is_shared(self, array: np.ndarray) -> bool:
+        """Whether an array lies in memory from shared()."""
+        return False
+
+    def part(self, n: int, itemsize: int) -> tuple[int, int]:
+        """Half-open range of n entries that this rank works on where the ranks of a node share the work."""
+        return 0, n
+
+    def in_turn(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
+        """kernel as a write to shared memory: when all have read what it overwrites, done before any goes on.
+
+        parts: every rank runs it, each on its part(); if not, one rank of the node does.
+        before: whether anything may still be reading.
+        """
+        return kernel
+
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         """A call that sums source over all ranks into output.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.comm import launcher
 from dtrain.comm.base import Communicator
-from dtrain.comm.shared import Meeting, SharedBucket, forget_files, padded, room
+from dtrain.comm.shared import Meeting, SharedBucket, SharedMemory, forget_files, padded, part, room
 from dtrain.errors import EnvironmentProblem
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
@@ -105,6 +105,7 @@ class MPICommunicator(Communicator):
         self.hosts = tuple(self.gather_text(socket.gethostname()))
         self.averaging = "MPI allreduce"
         self._buckets: list[SharedBucket] = []
+        self._blocks: list[SharedMemory] = []
         if (
             share
             and self.local_size > 1
@@ -118,10 +119,7 @@ class MPICommunicator(Communicator):
         self._shares = self.averaging.startswith("shared")
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
-        if not self._shares or nbytes == 0:
-            return None
-        enough = np.array([room() > 2 * padded(nbytes) * (self.local_size + 1)])
-        if not self.allgather(enough).all():  # a container's /dev/shm may hold 64 MB
+        if not self._shares or nbytes == 0 or not self._room(nbytes * (self.local_size + 1)):
             return None
         made = SharedBucket(self._mpi, self._node, nbytes)
         self._buckets.append(made)
@@ -148,8 +146,45 @@ class MPICommunicator(Communicator):
 
         return reduce
 
+    def shared(self, nbytes: int) -> np.ndarray | None:
+        if not self._shares or nbytes == 0 or not self._room(nbytes):
+            return None
+        # all of it is rank 0's segment
+        memory = SharedMemory(self._mpi, self._node, nbytes if self.local_rank == 0 else 0)
+        self._blocks.append(memory)
+        return memory.segments[0][:nbytes]
+
+    def is_shared(self, array: np.ndarray) -> bool:
+        return any(np.may_share_memory(memory.segments[0], array) for memory in self._blocks)
+
+    def part(self, n: int, itemsize: int) -> tuple[int, int]:
+        return part(n, itemsize, self.local_rank, self.local_size)
+
+    def in_turn(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
+        meet, works = self._timed_meet, parts or self.local_rank == 0
+
+        def write() -> None:
+            if before:
+                meet()
+            if works:
+                kernel()
+            meet()
+
+        return write
+
+    def _timed_meet(self) -> None:
+        begun = time.perf_counter()
+        self._meet()
+        self.seconds += time.perf_counter() - begun
+
+    def _room(self, nbytes: int) -> bool:
+        """Whether every node has twice the shared memory that is asked for: a container may have 64 MB."""
+        return bool(self.allgather(np.array([room() > 2 * padded(nbytes)])).all())
+
     def _free(self) -> None:
         self._shares = False
+        for memory in self._blocks:
+            memory.free()
         for bucket in self._buckets:
             bucket.free()
         self._meet.free()

@@ -29,6 +29,13 @@ def padded(nbytes: int) -> int:
     return -(-nbytes // LINE) * LINE
 
 
+def part(n: int, itemsize: int, rank: int, size: int) -> tuple[int, int]:
+    """Half-open range of rank's share of n entries, in whole lines: no two ranks write to one."""
+    step = LINE // itemsize
+    lines = -(-n // step)
+    return min(lines * rank // size * step, n), min(lines * (rank + 1) // size * step, n)
+
+
 def room() -> int:
     """Bytes free where shared memory comes from; enough, where that cannot be asked."""
     try:
@@ -122,13 +129,9 @@ class SharedBucket:
 
     def slices(self, start: int, stop: int, dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
         """This rank's part of the bytes start..stop: of each input, and of the output."""
-        count = (stop - start) // dtype.itemsize
-        step = LINE // dtype.itemsize  # whole lines, so that no two ranks write to one
-        lines = -(-count // step)
-        low = min(lines * self._rank // self._size * step, count)
-        high = min(lines * (self._rank + 1) // self._size * step, count)
-        part = slice(start + low * dtype.itemsize, start + high * dtype.itemsize)
-        return [i[part].view(dtype) for i in self._inputs], self.output[part].view(dtype)
+        low, high = part((stop - start) // dtype.itemsize, dtype.itemsize, self._rank, self._size)
+        where = slice(start + low * dtype.itemsize, start + high * dtype.itemsize)
+        return [i[where].view(dtype) for i in self._inputs], self.output[where].view(dtype)
 
     def free(self) -> None:
         """Give the memory back; collective."""

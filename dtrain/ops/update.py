@@ -1,7 +1,8 @@
 """Optimizer updates: one op for all variables of a dtype, one pass over their memory.
 
 Variables, gradients and slots of a step lie one behind the other (see runtime/memory), so the arrays of an
-update coalesce into one flat run, which is worked on in pieces that stay in the cache.
+update coalesce into one flat run, which is worked on in pieces that stay in the cache. Where the ranks of a
+node share the variables, each works on its part of the run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dtrain.ops.memory import coalesce
 PIECE = 32768
 
 
-class _Update(Op):
+class Update(Op):
     """Inputs: count variables, count gradients, count of each slot, then the learning rate (a scalar)."""
 
     count: int
@@ -53,9 +54,11 @@ class _Update(Op):
         groups = [ins[i * n : (i + 1) * n] for i in range(2 + self.slots)]
         pieces = []
         for run in coalesce(groups):
-            size = run[0].size
-            step = PIECE if env.on_host else max(size, 1)
-            pieces += [[a[at : at + step] for a in run] for at in range(0, size, step)]
+            low, high = 0, run[0].size
+            if env.on_host and env.comm.is_shared(run[0]):
+                low, high = env.comm.part(high, run[0].itemsize)
+            step = PIECE if env.on_host else max(high, 1)
+            pieces += [[a[at : min(at + step, high)] for a in run] for at in range(low, high, step)]
         longest = max((p[0].size for p in pieces), default=0)
         scratch = [env.scratch((longest,), ins[0].dtype) for _ in range(self.scratches)]
         calls = [(*piece, rate, *(s[: piece[0].size] for s in scratch)) for piece in pieces]
@@ -77,7 +80,7 @@ class _Update(Op):
 
 
 @register
-class ApplyGradientDescent(_Update):
+class ApplyGradientDescent(Update):
     """variable -= rate * gradient."""
 
     count: int
@@ -88,7 +91,7 @@ class ApplyGradientDescent(_Update):
 
 
 @register
-class ApplyMomentum(_Update):
+class ApplyMomentum(Update):
     """accumulator = momentum * accumulator + gradient; variable -= rate * accumulator.
 
     With Nesterov's form (Sutskever et al. 2013, as TensorFlow 1 writes it) variable -= rate * (gradient +
@@ -115,7 +118,7 @@ class ApplyMomentum(_Update):
 
 
 @register
-class ApplyAdam(_Update):
+class ApplyAdam(Update):
     """Adam (Kingma & Ba 2015) in the form before its section 2.1: rate comes with both bias corrections.
 
     m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; variable -= rate m / (sqrt(v) + epsilon).

@@ -19,6 +19,7 @@ from dtrain.ops.collective import AllReduce
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import local_shape
 from dtrain.ops.state import Assign, NoOp, VariableOp
+from dtrain.ops.update import Update
 from dtrain.passes.step import Step, memory_of, predecessors, topological
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.memory import Buffer, pack
@@ -353,8 +354,21 @@ class _Layout:
                     kernels.append(_copy(self.env.xp, source, ins[k]))
         self.env.release()
         self.env.node = node.name
-        kernels.append(kind.bind(self.env, ins, outs))
+        kernels.append(self._in_turn(node, ins, kind.bind(self.env, ins, outs)))
         return kernels
+
+    def _in_turn(self, node: Operation, ins: Sequence[Any], kernel: Kernel) -> Kernel:
+        """A write to variables that the ranks of a node share waits for their readers, who wait for it."""
+        comm, kind = self.env.comm, node.kind
+        if not self.backend.on_host or not any(comm.is_shared(ins[k]) for k in kind.writes):
+            return kernel
+        written = {memory_of(node.inputs[k]) for k in kind.writes}
+        i = self.position[node]
+        readers = [j for j, n in enumerate(self.nodes[:i]) if any(memory_of(t) in written for t in n.inputs)]
+        last = max(readers, default=-1)
+        # an allreduce behind the last reader is where all have met already
+        met = any(isinstance(n.kind, AllReduce) for n in self.nodes[last + 1 : i]) and bool(readers)
+        return comm.in_turn(kernel, parts=isinstance(kind, Update), before=not met)
 
     def _must_be_copied(self, tensor: Tensor) -> bool:
         """Whether an update cannot read a gradient in place: it is strided, or a variable (d ab/da is b)."""

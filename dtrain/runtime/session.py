@@ -286,14 +286,22 @@ class Session:
 
     # -- variables -------------------------------------------------------------------------------------
     def _allocate(self) -> None:
-        """Memory for variables made since the last plan: one buffer for each group and dtype."""
+        """Memory for variables made since the last plan: one buffer for each group and dtype.
+
+        Collective: parameters and their slots lie in memory that the ranks of a node share, where there is.
+        """
         new: dict[tuple[str, str], list[Operation]] = {}
         for node in self.graph.operations:
             if isinstance(node.kind, VariableOp) and node.name not in self._variables:
                 new.setdefault((node.kind.group, node.kind.dtype.name), []).append(node)
         for nodes in new.values():
             sizes = [_nbytes(node) for node in nodes]
-            block = self.backend.block(sum(aligned(size) for size in sizes))
+            nbytes = sum(aligned(size) for size in sizes)
+            block = None
+            if self.backend.on_host and nodes[0].kind.group.startswith("trainable"):
+                block = self.comm.shared(nbytes)
+            if block is None:
+                block = self.backend.block(nbytes)
             offset = 0
             for node, size in zip(nodes, sizes, strict=True):
                 spec = node.outputs[0].spec

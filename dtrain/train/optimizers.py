@@ -116,7 +116,7 @@ class Optimizer:
                     lambda: zeros(variable.shape, variable.dtype),
                     trainable=False,
                     name=f"{variable.op.name}/{self.name}/{slot}",
-                    group=f"{self.name}/{slot}",
+                    group=f"{variable.op.kind.group}/{self.name}/{slot}",
                 )
 
     # -- for subclasses --------------------------------------------------------------------------------

@@ -103,3 +103,28 @@ def test_training_is_that_of_plain_allreduce(comm: MPICommunicator, plain: MPICo
         np.testing.assert_allclose(shared, alone, atol=5e-6)
     digest = np.concatenate([v.ravel() for v in results[0][1:]]).tobytes().hex()
     comm.agree_on("the parameters", digest[:2000])
+
+
+def test_variables_are_one_memory_and_written_once(comm: MPICommunicator) -> None:
+    v = dt.Variable(dt.constant([1.0, 2.0, 3.0]), name="v")
+    counter = dt.Variable(0, trainable=False, name="counter")
+    add, count = v.assign_add([1.0, 0.0, -1.0]), counter.assign_add(1)
+    with dt.control_dependencies([add]):
+        after = dt.identity(v.value())
+    session = dt.Session()
+    session.run(dt.global_variables_initializer())
+    for k in range(1, 20):
+        if k % comm.size == comm.rank:
+            time.sleep(0.001)
+        before, _, _, behind = session.run([v, add, count, after])
+        np.testing.assert_array_equal(before, [k, 2, 4 - k])
+        np.testing.assert_array_equal(behind, [1 + k, 2, 3 - k])
+    assert session.run(counter) == 19
+    assert comm.is_shared(session._variables["v"]) and not comm.is_shared(session._variables["counter"])
+
+
+def test_parts_tile(comm: MPICommunicator) -> None:
+    for n in (0, 1, 31, 32, 33, 269_322):
+        bounds = comm.allgather(np.array([comm.part(n, 4)]))
+        assert bounds[0, 0] == 0 and bounds[-1, 1] == n
+        np.testing.assert_array_equal(bounds[1:, 0], bounds[:-1, 1])
