@@ -20,13 +20,14 @@ from dtrain.ops.memory import coalesce
 PIECE = 32768
 
 
-class Update(Op):
+class _Update(Op):
     """Inputs: count variables, count gradients, count of each slot, then the learning rate (a scalar)."""
 
     count: int
     slots: ClassVar[int] = 0
     scratches: ClassVar[int] = 1
     stateful = True
+    in_parts = True
     no_gradient = "it writes"
 
     @property
@@ -80,7 +81,7 @@ class Update(Op):
 
 
 @register
-class ApplyGradientDescent(Update):
+class ApplyGradientDescent(_Update):
     """variable -= rate * gradient."""
 
     count: int
@@ -91,7 +92,7 @@ class ApplyGradientDescent(Update):
 
 
 @register
-class ApplyMomentum(Update):
+class ApplyMomentum(_Update):
     """accumulator = momentum * accumulator + gradient; variable -= rate * accumulator.
 
     With Nesterov's form (Sutskever et al. 2013, as TensorFlow 1 writes it) variable -= rate * (gradient +
@@ -118,7 +119,7 @@ class ApplyMomentum(Update):
 
 
 @register
-class ApplyAdam(Update):
+class ApplyAdam(_Update):
     """Adam (Kingma & Ba 2015) in the form before its section 2.1: rate comes with both bias corrections.
 
     m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; variable -= rate m / (sqrt(v) + epsilon).

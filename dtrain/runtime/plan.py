@@ -19,7 +19,6 @@ from dtrain.ops.collective import AllReduce
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import local_shape
 from dtrain.ops.state import Assign, NoOp, VariableOp
-from dtrain.ops.update import Update
 from dtrain.passes.step import Step, memory_of, predecessors, topological
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.memory import Buffer, pack
@@ -368,7 +367,7 @@ class _Layout:
         last = max(readers, default=-1)
         # an allreduce behind the last reader is where all have met already
         met = any(isinstance(n.kind, AllReduce) for n in self.nodes[last + 1 : i]) and bool(readers)
-        return comm.in_turn(kernel, parts=isinstance(kind, Update), before=not met)
+        return comm.in_turn(kernel, parts=kind.in_parts, before=not met)
 
     def _must_be_copied(self, tensor: Tensor) -> bool:
         """Whether an update cannot read a gradient in place: it is strided, or a variable (d ab/da is b)."""
