@@ -63,7 +63,7 @@ class Op:
     shape_only: ClassVar[tuple[int, ...]] = ()
     #: Output 0 is input 0's memory seen otherwise: `view` makes it, and nothing runs.
     is_view: ClassVar[bool] = False
-    #: Of variables that the ranks of a node share, each rank writes its env.comm.part(); if not, one writes all.
+    #: Of variables that a node's ranks share, each writes its env.comm.part(); if not, one writes all.
     in_parts: ClassVar[bool] = False
     #: Said why, where an op with floating inputs has no gradient.
     no_gradient: ClassVar[str] = ""
