@@ -33,11 +33,13 @@ class PlanEnv:
         backend: Backend,
         comm: Communicator,
         random_stream: Callable[[str, int], Callable[[], np.random.Generator]],
+        initialized: Callable[[str], bool] = lambda name: True,
     ) -> None:
         self.xp = backend.xp
         self.on_host = backend.on_host
         self.comm = comm
         self.node = ""  # the name of the operation that is being bound
+        self.initialized = initialized
         self._random_stream = random_stream
         self._backend = backend
         self._block = backend.block(0)
@@ -77,6 +79,7 @@ class Plan:
         self.nodes = _schedule(step)
         self.fingerprint = fingerprint(self.nodes)
         self.required, self.assigned = _variables(self.nodes, step.fetches)
+        self.runs = 0  # counted by sessions of several ranks
         self.kernels: list[Kernel] = []
         self.kernel_nodes: list[Operation] = []
         layout = _Layout(self.nodes, step, variables, backend, env)
@@ -94,12 +97,13 @@ class Plan:
         """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies."""
         on_host = self.backend.on_host
         for index, buffer in self._feeds:
-            if on_host:
+            if on_host or buffer.dtype == object:
                 buffer[...] = values[index]
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
-        for kernel in self.kernels:
-            kernel()
+        with np.errstate(all="ignore"):  # log(0) is -inf, as on a device
+            for kernel in self.kernels:
+                kernel()
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]
         return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
@@ -169,7 +173,7 @@ def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[l
             continue
         for i, tensor in enumerate(node.inputs):
             memory = memory_of(tensor).op
-            if not isinstance(memory.kind, VariableOp) or i in node.kind.shape_only:
+            if not isinstance(memory.kind, VariableOp) or i in (*node.kind.shape_only, *node.kind.peeks):
                 continue
             if isinstance(node.kind, Assign) and i == 0:
                 assigned[memory.name] = None
@@ -231,6 +235,8 @@ class _Layout:
     def _made_here(self, tensor: Tensor) -> bool:
         """Whether a kernel of this plan writes the tensor, into memory that is ours to choose."""
         kind = tensor.op.kind
+        if tensor.dtype.is_string:  # an array of objects cannot lie in a block of bytes
+            return False
         return not (kind.is_view or kind.writes or isinstance(kind, VariableOp | Const | Feed | AllReduce))
 
     # -- gradients side by side ------------------------------------------------------------------------
@@ -272,7 +278,9 @@ class _Layout:
         """Give each output of a node a buffer, or that of an input that dies here and may be written over."""
         i = self.position[node]
         for tensor in node.outputs:
-            if tensor in self.packed or not (self._made_here(tensor) or isinstance(node.kind, Feed)):
+            if tensor in self.packed or tensor.dtype.is_string:
+                continue
+            if not (self._made_here(tensor) or isinstance(node.kind, Feed)):
                 continue
             last = self.last_use.get(tensor, i)
             taken = self._take_over(node, tensor, i) if tensor.index == 0 else None
@@ -311,7 +319,8 @@ class _Layout:
             arrays[node.outputs[0]] = self.variables[node.name]
             return []
         if isinstance(kind, Const):
-            arrays[node.outputs[0]] = self.backend.from_host(kind.value.array)
+            array = kind.value.array
+            arrays[node.outputs[0]] = array if array.dtype == object else self.backend.from_host(array)
             return []
         if kind.is_view:
             return self._view(node)
@@ -321,6 +330,8 @@ class _Layout:
                 arrays[tensor] = arrays[node.inputs[0]]
             elif tensor in self.packed:
                 arrays[tensor] = self.packed[tensor]
+            elif tensor.dtype.is_string:
+                arrays[tensor] = np.empty(self._local(tensor), object)
             else:
                 buffer = self.buffers[tensor]
                 arrays[tensor] = self._carve(self.arena, buffer.offset, tensor)
