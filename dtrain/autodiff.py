@@ -70,11 +70,7 @@ def _seed(y: Tensor) -> Tensor:
     one = convert_to_tensor(1, y.dtype)
     if y.spec.shape == ():
         return one
-    if y.spec.shape is None:
-        raise GraphError(
-            f"the gradient of {y.name} needs its rank: give the placeholder it comes from a shape."
-        )
-    return apply(BroadcastLike(tuple(range(len(y.spec.shape))), False), one, y)
+    return apply(BroadcastLike(None, False), one, y)
 
 
 def _rule(node: Operation, dys: Sequence[Tensor | None]) -> Sequence[Tensor | None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from dtrain.errors import UsageError
 
-MODELS = ("logistic", "mlp")
+MODELS = ("logistic", "mlp", "cnn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 DEVICES = ("auto", "cpu", "gpu")
 LOG_FORMATS = ("text", "json")
@@ -39,7 +39,11 @@ class TrainConfig:
         UsageError: a value that cannot be meant, naming the option.
     """
 
-    model: str = option("mlp", "what to train: logistic is 784-10, mlp is 784-256-256-10 with ReLU", MODELS)
+    model: str = option(
+        "mlp",
+        "what to train: logistic is 784-10, mlp is 784-256-256-10 with ReLU, cnn two convolutions and 1024-10",
+        MODELS,
+    )
     dataset: str = option(
         "auto",
         "auto (MNIST, or generated digits where there is none), mnist, synthetic, or a folder of IDX files",

@@ -17,6 +17,11 @@ class DtrainError(Exception):
     exit_code = 1
     agreed = False
 
+    @property
+    def message(self) -> str:
+        """The text, as TensorFlow 1's errors have it."""
+        return str(self)
+
 
 class UsageError(DtrainError, ValueError):
     """An option, argument or call that cannot be meant."""
@@ -56,6 +61,12 @@ class InvalidArgumentError(DtrainError, ValueError):
 
 class FailedPreconditionError(DtrainError, RuntimeError):
     """The session is not ready for what was asked, such as reading a variable without a value."""
+
+    exit_code = 2
+
+
+class NotSupportedError(DtrainError, AttributeError):
+    """A name of TensorFlow 1 that dtrain does not have."""
 
     exit_code = 2
 

@@ -28,6 +28,10 @@ class DType:
         return self.numpy.kind in "iu"
 
     @property
+    def is_string(self) -> bool:
+        return self.numpy.kind == "O"
+
+    @property
     def is_bool(self) -> bool:
         return self.numpy.kind == "b"
 
@@ -43,7 +47,7 @@ class DType:
         return hash(self.name)
 
     def __repr__(self) -> str:
-        return f"dt.{self.name}"
+        return f"tf.{self.name}"
 
     def __str__(self) -> str:
         return f"<dtype: '{self.name}'>"
@@ -58,6 +62,9 @@ int32 = DType("int32", np.int32)
 int64 = DType("int64", np.int64)
 uint8 = DType("uint8", np.uint8)
 bool_ = DType("bool", np.bool_)
+
+#: Bytes, such as a serialised summary. Nothing computes with them, so `ALL` and as_dtype leave it out.
+string = DType("string", np.object_)
 
 ALL = (float16, float32, float64, int8, int16, int32, int64, uint8, bool_)
 FLOATING = tuple(d for d in ALL if d.is_floating)

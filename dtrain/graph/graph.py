@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dtrain.errors import GraphError
+from dtrain.errors import FailedPreconditionError, GraphError, UsageError
+from dtrain.graph.collections import in_scope
 from dtrain.graph.dtypes import DType
-from dtrain.graph.shape import Dims, TensorShape, shape_text
+from dtrain.graph.shape import Dims, TensorShape, as_dims, compatible, merge, shape_text
 
 if TYPE_CHECKING:
+    from dtrain.graph.graph_def import GraphDef, NodeDef
     from dtrain.ops.base import Op
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -97,9 +99,34 @@ class Tensor(TensorLike):
     def get_shape(self) -> TensorShape:
         return self.shape
 
-    def __repr__(self) -> str:
+    def set_shape(self, shape: Any) -> None:
+        """Say more of the static shape than was inferred.
+
+        Raises:
+            GraphError: it contradicts what is known.
+        """
+        dims = as_dims(shape)
+        if not compatible(self.spec.shape, dims):
+            raise GraphError(
+                f"{self.name}: set_shape({shape_text(dims)}) contradicts its shape "
+                f"{shape_text(self.spec.shape)}."
+            )
+        self.spec = Spec(merge(self.spec.shape, dims), self.spec.dtype)
+
+    def consumers(self) -> list[Operation]:
+        """The operations that read it."""
+        return [o for o in self.graph.operations if self in o.inputs]
+
+    def eval(self, feed_dict: dict[Any, Any] | None = None, session: Any = None) -> Any:
+        """Its value: session.run(self, feed_dict), by default in the default session."""
+        return session_for(self.graph, session, "eval()").run(self, feed_dict)
+
+    def __str__(self) -> str:
         shape = shape_text(self.spec.shape)
         return f'Tensor("{self.name}", shape={shape}, dtype={self.dtype.name})'
+
+    def __repr__(self) -> str:
+        return f"<tf.Tensor '{self.name}' shape={shape_text(self.spec.shape)} dtype={self.dtype.name}>"
 
 
 class Operation:
@@ -134,8 +161,32 @@ class Operation:
         """The name of its kind, such as 'MatMul'."""
         return type(self.kind).__name__
 
+    @property
+    def node_def(self) -> NodeDef:
+        """Its name, op, inputs and attributes as plain data."""
+        from dtrain.graph.graph_def import node_def_of
+
+        return node_def_of(self)
+
+    def get_attr(self, name: str) -> Any:
+        """One attribute of its op; raises UsageError, a ValueError, where there is none of this name."""
+        attr = self.node_def.attr
+        if name not in attr:
+            raise UsageError(f"{self.name} has no attribute {name!r}; it has {', '.join(attr)}.")
+        return attr[name]
+
+    def values(self) -> tuple[Tensor, ...]:
+        return self.outputs
+
+    def run(self, feed_dict: dict[Any, Any] | None = None, session: Any = None) -> None:
+        """session.run(self, feed_dict), by default in the default session."""
+        session_for(self.graph, session, "run()").run(self, feed_dict)
+
+    def __str__(self) -> str:
+        return str(self.node_def)
+
     def __repr__(self) -> str:
-        return f"<dt.Operation '{self.name}' type={self.type}>"
+        return f"<tf.Operation '{self.name}' type={self.type}>"
 
 
 class Graph:
@@ -150,6 +201,8 @@ class Graph:
         self._used: dict[str, int] = {}
         self._scope = ""
         self._control: tuple[Operation, ...] = ()
+        self.finalized = False
+        self.kept: dict[str, Any] = {}  # what other parts keep with a graph, by their name
 
     # -- building --------------------------------------------------------------------------------------
     def add(
@@ -161,22 +214,32 @@ class Graph:
     ) -> Operation:
         """Append an operation; its shapes and dtypes are inferred here, so a mismatch is an error here.
 
+        A name that ends in '/' is what name_scope gave, and is taken as it is.
+
         Raises:
             GraphError: the inputs do not fit the op or belong to another graph.
+            FailedPreconditionError: the graph is finalized.
         """
         name = name or type(kind).__name__
+        if self.finalized:
+            raise FailedPreconditionError(
+                f"Graph is finalized and cannot be modified: {name} cannot be added. Build it before "
+                "finalize()."
+            )
         for tensor in inputs:
             if tensor.graph is not self:
                 raise GraphError(
                     f"{name}: {tensor.name} belongs to another graph. Build both inside one "
                     "`with graph.as_default():` block."
                 )
+            if tensor.dtype.is_string and not kind.takes_strings:
+                raise GraphError(f"{name} does not fit {tensor.name}, which is a string: only numbers do.")
         try:
             specs = kind.infer(*(t.spec for t in inputs))
         except GraphError as error:
             operands = " and ".join(f"{t.name} {t.spec}" for t in inputs)
             raise GraphError(f"{name} does not fit {operands}: {error}") from None
-        full = self.unique_name(name)
+        full = name[:-1] if name.endswith("/") else self.unique_name(name)
         control = dict.fromkeys((*self._control, *control_inputs))
         operation = Operation(self, full, kind, inputs, tuple(control), specs, self.source or _user_line())
         self.operations.append(operation)
@@ -192,19 +255,17 @@ class Graph:
         self.operations.append(copy)
         return copy
 
-    def unique_name(self, name: str) -> str:
+    def unique_name(self, name: str, mark_as_used: bool = True) -> str:
         """The name inside the current scope, with _1, _2 ... where it is taken, as in TensorFlow 1."""
         full = self._scope + name
         count = self._used.get(full, 0)
-        self._used[full] = count + 1
-        if count == 0:
-            return full
-        candidate = f"{full}_{count}"
-        while candidate in self._used:
+        candidate = f"{full}_{count}" if count else full
+        while count and candidate in self._used:
             count += 1
             candidate = f"{full}_{count}"
-        self._used[full] = count + 1
-        self._used[candidate] = 1
+        if mark_as_used:
+            self._used[full] = count + 1
+            self._used.setdefault(candidate, 1)
         return candidate
 
     @contextmanager
@@ -243,7 +304,26 @@ class Graph:
             stack = _stack()
             del stack[len(stack) - 1 - stack[::-1].index(self)]
 
+    def finalize(self) -> None:
+        """Let nothing more be added: a program that grows its graph in a loop then fails at that line."""
+        self.finalized = True
+
     # -- looking ---------------------------------------------------------------------------------------
+    @property
+    def version(self) -> int:
+        """A number that grows with every operation that is added."""
+        return len(self.operations)
+
+    def as_graph_def(self) -> GraphDef:
+        """The graph as plain data: `.node` lists each operation's name, op, input and attr."""
+        from dtrain.graph.graph_def import graph_def_of
+
+        return graph_def_of(self.operations)
+
+    def get_name_scope(self) -> str:
+        """The current scope, without the '/' at its end."""
+        return self._scope.rstrip("/")
+
     def get_operations(self) -> list[Operation]:
         return list(self.operations)
 
@@ -264,11 +344,51 @@ class Graph:
             raise KeyError(f"{operation!r} has {len(outputs)} outputs, so there is no {name!r}")
         return outputs[int(index)]
 
+    def as_graph_element(
+        self, obj: Any, allow_tensor: bool = True, allow_operation: bool = True
+    ) -> Tensor | Operation:
+        """The tensor or operation that a name, a variable or such an element itself stands for.
+
+        Raises:
+            KeyError: there is none of this name.
+            GraphError: it is of another graph.
+            TypeError: it stands for neither, or for the kind that is not allowed.
+        """
+        element = obj
+        if isinstance(obj, str):
+            element = self.get_tensor_by_name(obj) if ":" in obj else self.get_operation_by_name(obj)
+        elif isinstance(obj, TensorLike) and not isinstance(obj, Tensor):
+            element = obj.value()  # type: ignore[attr-defined]
+        if not (isinstance(element, Tensor) and allow_tensor) and not (
+            isinstance(element, Operation) and allow_operation
+        ):
+            wanted = " or ".join(["a tensor"] * allow_tensor + ["an operation"] * allow_operation)
+            raise TypeError(f"{obj!r} is not {wanted} of a graph, nor the name of one.")
+        if element.graph is not self:
+            raise GraphError(f"{element.name} is not an element of this graph.")
+        return element
+
     def add_to_collection(self, name: str, value: Any) -> None:
         self.collections.setdefault(name, []).append(value)
 
-    def get_collection(self, name: str) -> list[Any]:
-        return list(self.collections.get(name, ()))
+    def add_to_collections(self, names: str | Iterable[str], value: Any) -> None:
+        """Add to several collections, to each once."""
+        for name in dict.fromkeys([names] if isinstance(names, str) else names):
+            self.add_to_collection(name, value)
+
+    def get_collection(self, name: str, scope: str | None = None) -> list[Any]:
+        """A copy; with a scope only what has a name that the regular expression matches at its start."""
+        return in_scope(self.collections.get(name, ()), scope)
+
+    def get_collection_ref(self, name: str) -> list[Any]:
+        """The list itself: what is done to it is done to the collection."""
+        return self.collections.setdefault(name, [])
+
+    def clear_collection(self, name: str) -> None:
+        self.collections.pop(name, None)
+
+    def get_all_collection_keys(self) -> list[str]:
+        return [name for name, values in self.collections.items() if values]
 
 
 def as_operation(value: Any) -> Operation:
@@ -315,6 +435,57 @@ def name_scope(name: str | None, default_name: str | None = None, values: Any = 
 def control_dependencies(operations: Iterable[Any] | None) -> Any:
     """Operations built inside run after these; None lifts what the blocks around ask for."""
     return get_default_graph().control_dependencies(operations)
+
+
+def add_to_collection(name: str, value: Any) -> None:
+    """Append a value to a collection of the default graph."""
+    get_default_graph().add_to_collection(name, value)
+
+
+def add_to_collections(names: str | Iterable[str], value: Any) -> None:
+    """Append a value to several collections of the default graph."""
+    get_default_graph().add_to_collections(names, value)
+
+
+def get_collection(key: str, scope: str | None = None) -> list[Any]:
+    """What the default graph's collection holds; with a scope only what is named so at its start."""
+    return get_default_graph().get_collection(key, scope)
+
+
+def get_collection_ref(key: str) -> list[Any]:
+    """The default graph's collection itself, to change in place."""
+    return get_default_graph().get_collection_ref(key)
+
+
+# -- the default session ---------------------------------------------------------------------------------
+def session_stack() -> list[Any]:
+    """The sessions that are the default one inside one another, on this thread."""
+    if not hasattr(_local, "sessions"):
+        _local.sessions = []
+    return _local.sessions
+
+
+def get_default_session() -> Any:
+    """The session whose block this line is in, or None."""
+    stack = session_stack()
+    return stack[-1] if stack else None
+
+
+def session_for(graph: Graph, session: Any, what: str) -> Any:
+    """The session given, or the default one.
+
+    Raises:
+        UsageError: there is none, or it runs another graph.
+    """
+    session = session if session is not None else get_default_session()
+    if session is None:
+        raise UsageError(
+            f"Cannot use the default session for {what}: there is none. Write `with dt.Session():` around "
+            "it, or give session=."
+        )
+    if session.graph is not graph:
+        raise UsageError(f"Cannot use the session for {what}: it runs another graph.")
+    return session
 
 
 def set_random_seed(seed: int | None) -> None:

@@ -7,13 +7,17 @@ from numbers import Integral
 from typing import Any
 
 from dtrain.errors import GraphError
+from dtrain.graph.dimension import Dimension, UnknownDimension
 
 #: Dimensions as plain data: None for an unknown dimension; None as a whole for an unknown rank.
 Dims = tuple[int | None, ...] | None
 
 
 class TensorShape:
-    """The shape of a tensor in the graph; a dimension fed later is None and prints as '?'."""
+    """The shape of a tensor in the graph; a size fed later is None and prints as '?'.
+
+    As in TensorFlow 1 an entry is a Dimension: an int, or what equals None. as_list() gives ints and Nones.
+    """
 
     __slots__ = ("dims",)
 
@@ -24,8 +28,10 @@ class TensorShape:
     def ndims(self) -> int | None:
         return None if self.dims is None else len(self.dims)
 
+    rank = ndims
+
     def as_list(self) -> list[int | None]:
-        """The dimensions as a list; raises GraphError for an unknown rank."""
+        """The sizes as ints and Nones; raises GraphError for an unknown rank."""
         if self.dims is None:
             raise GraphError("as_list() is not defined on an unknown shape: give the placeholder a shape.")
         return list(self.dims)
@@ -36,15 +42,35 @@ class TensorShape:
     def num_elements(self) -> int | None:
         return size_of(self.dims) if is_static(self.dims) else None
 
-    def __iter__(self) -> Iterator[int | None]:
-        return iter(self.as_list())
+    def is_compatible_with(self, other: Any) -> bool:
+        """Whether the two may turn out to be the same shape."""
+        return compatible(self.dims, as_dims(other))
+
+    def merge_with(self, other: Any) -> TensorShape:
+        """What both say together; raises GraphError where they contradict each other."""
+        dims = as_dims(other)
+        if not compatible(self.dims, dims):
+            raise GraphError(f"the shapes {shape_text(self.dims)} and {shape_text(dims)} are not the same.")
+        return TensorShape(merge(self.dims, dims))
+
+    def concatenate(self, other: Any) -> TensorShape:
+        """This shape's sizes followed by another's."""
+        dims = as_dims(other)
+        return TensorShape(None if self.dims is None or dims is None else self.dims + dims)
+
+    def with_rank(self, rank: int) -> TensorShape:
+        """This shape, which may have this rank; raises GraphError where it has another."""
+        return self.merge_with([None] * rank)
+
+    def __iter__(self) -> Iterator[Dimension]:
+        return (Dimension(d) for d in self.as_list())
 
     def __len__(self) -> int:
         return len(self.as_list())
 
     def __getitem__(self, key: Any) -> Any:
         part = self.as_list()[key]
-        return TensorShape(part) if isinstance(key, slice) else part
+        return TensorShape(part) if isinstance(key, slice) else Dimension(part)
 
     def __eq__(self, other: object) -> bool:
         try:
@@ -70,7 +96,7 @@ def as_dims(shape: Any) -> Dims:
         return shape.dims
     try:
         entries = [shape] if isinstance(shape, Integral) else list(shape)
-        dims = tuple(None if d is None else int(d) for d in entries)
+        dims = tuple(None if d is None or isinstance(d, UnknownDimension) else int(d) for d in entries)
     except (TypeError, ValueError):
         raise GraphError(f"{shape!r} is not a shape: give a list of sizes, None for one fed later.") from None
     if any(d is not None and d < 0 for d in dims):

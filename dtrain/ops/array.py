@@ -1,18 +1,17 @@
-"""Ops that move or repeat values without computing any: identity, reshape, transpose, gather, fill."""
+"""Ops that move or repeat values without computing any: identity, reshape, transpose, fill, broadcast_to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from dtrain.errors import GraphError, InvalidArgumentError
+from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype, float32
-from dtrain.graph.graph import Operation, Spec, Tensor
-from dtrain.graph.shape import as_dims, is_static, shape_text, size_of
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.shape import broadcast, compatible, is_static, normalize_axes, shape_text, size_of
 from dtrain.ops.base import (
     Array,
     Const,
@@ -24,10 +23,10 @@ from dtrain.ops.base import (
     Value,
     apply,
     convert_to_tensor,
-    place_rows,
     register,
     to_array,
 )
+from dtrain.ops.late import Attributes, Later, as_known_dims, dims_of, late, shape, static_int, static_ints
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 
 
@@ -69,22 +68,24 @@ class StopGradient(Identity):
 class Reshape(Op):
     """The same values in row-major order under another shape; one size may be -1."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
     is_view = True
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         x = specs[0]
-        known = [d for d in self.shape if d != -1]
-        if len(self.shape) - len(known) > 1 or any(d < 0 for d in known):
+        if isinstance(self.shape, Later):
+            return [Spec(None, x.dtype)]
+        known = [d for d in self.shape if not isinstance(d, Later) and d != -1]
+        if self.shape.count(-1) > 1 or any(d < 0 for d in known):
             raise GraphError(f"{list(self.shape)} is not a shape to reshape to: at most one size may be -1")
         count = size_of(tuple(known))
-        if not is_static(x.shape):
-            return [Spec(tuple(None if d == -1 else d for d in self.shape), x.dtype)]
+        missing = len(self.shape) - len(known)
+        if not is_static(x.shape) or missing > 1:
+            return [Spec(tuple(None if d == -1 else d for d in dims_of(self.shape) or ()), x.dtype)]
         total = size_of(x.shape)
-        open_size = len(known) < len(self.shape)
-        if (not open_size and total != count) or (open_size and (count == 0 or total % count)):
-            raise GraphError(f"{total} values do not fill the shape {list(self.shape)}")
-        return [Spec(tuple(total // count if d == -1 else d for d in self.shape), x.dtype)]
+        if (not missing and total != count) or (missing and (count == 0 or total % count)):
+            raise GraphError(f"{total} values do not fill the shape {shape_text(dims_of(self.shape))}")
+        return [Spec(tuple(d if d in known else total // count for d in self.shape), x.dtype)]
 
     def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
         return x.reshape(shape)
@@ -168,6 +169,52 @@ class ExpandDims(Op):
 
 
 @register
+class Squeeze(Op):
+    """Without some axes of size 1: those given, or (None) all that there are."""
+
+    axes: tuple[int, ...] | None
+    is_view = True
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        shape = specs[0].shape
+        if shape is None or (self.axes is None and None in shape):
+            return [Spec(None, specs[0].dtype)]
+        gone = self._gone(shape)
+        for axis in gone:
+            if shape[axis] not in (1, None):
+                raise GraphError(f"axis {axis} has size {shape[axis]}: only size 1 can be squeezed away")
+        return [Spec(tuple(d for i, d in enumerate(shape) if i not in gone), specs[0].dtype)]
+
+    def _gone(self, shape: tuple[int | None, ...]) -> tuple[int, ...]:
+        if self.axes is None:
+            return tuple(i for i, d in enumerate(shape) if d == 1)
+        return normalize_axes(self.axes, len(shape), "squeeze") or ()
+
+    def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
+        return x.reshape(shape)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(ReshapeLike(), dy, node.inputs[0])]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        placement = placements[0]
+        if isinstance(placement, Sharded):
+            gone = self._gone(node.inputs[0].spec.shape or ())
+            if placement.axis in gone:
+                return None
+            return placements, Sharded(placement.axis - sum(a < placement.axis for a in gone))
+        return placements, placement
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(None), (2, 1, 3, 1)),
+            Example(cls((-3,)), (2, 1, 3, 1)),
+            Example(cls((0,)), (1, 2)),
+        ]
+
+
+@register
 class Transpose(Op):
     """Axes in another order."""
 
@@ -203,12 +250,12 @@ class Transpose(Op):
 class Fill(Op):
     """One number everywhere; kept as an op so that large zeros take no memory in the graph."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
     dtype: DType
     value: float
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return [Spec(self.shape, self.dtype)]
+        return [Spec(dims_of(self.shape), self.dtype)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(outs[0].fill, self.value)
@@ -219,10 +266,45 @@ class Fill(Op):
 
 
 @register
-class BroadcastLike(Op):
-    """dy over the axes that a reduction of the second input summed away: a sum's gradient."""
+class BroadcastTo(Op):
+    """The input repeated to a shape, as broadcasting would."""
 
-    axes: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        x, dims = specs[0], dims_of(self.shape)
+        wide = broadcast(x.shape, dims)
+        if wide is not None and dims is not None and not compatible(wide, dims):
+            raise GraphError(f"shape {shape_text(x.shape)} does not broadcast to {shape_text(dims)}")
+        return [Spec(dims if wide is None else wide, x.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        return partial(env.xp.copyto, outs[0], ins[0])
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(SumLike(), dy, node.inputs[0])]
+
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        return inputs[0] if inputs[0].spec == node.outputs[0].spec else None
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        placement = placements[0]
+        if not isinstance(placement, Sharded):
+            return placements, placement
+        x, out = node.inputs[0].spec.shape or (), node.outputs[0].spec.shape or ()
+        axis = placement.axis + len(out) - len(x)
+        return (placements, Sharded(axis)) if x[placement.axis] == out[axis] else None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls((2, 3)), (3,)), Example(cls((4, 2, 3)), (2, 1)), Example(cls((2,)), ())]
+
+
+@register
+class BroadcastLike(Op):
+    """dy over the axes that a reduction of the second input summed away, None for all: a sum's gradient."""
+
+    axes: tuple[int, ...] | None
     keepdims: bool
     shape_only = (1,)
 
@@ -230,11 +312,13 @@ class BroadcastLike(Op):
         return [Spec(specs[1].shape, specs[0].dtype)]
 
     def kernel(self, xp: Any, dy: Array, like: Array, *, out: Array) -> None:
-        xp.copyto(out, dy if self.keepdims else xp.expand_dims(dy, self.axes))
+        xp.copyto(out, self._with_axes(xp, dy))
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        dy = ins[0] if self.keepdims else env.xp.expand_dims(ins[0], self.axes)
-        return partial(env.xp.copyto, outs[0], dy)
+        return partial(env.xp.copyto, outs[0], self._with_axes(env.xp, ins[0]))
+
+    def _with_axes(self, xp: Any, dy: Array) -> Array:
+        return dy if self.keepdims or self.axes is None else xp.expand_dims(dy, self.axes)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         from dtrain.ops.reduce import Sum
@@ -245,14 +329,18 @@ class BroadcastLike(Op):
         like = placements[1]
         if not isinstance(like, Sharded):
             return None
-        if like.axis in self.axes:
+        if self.axes is None or like.axis in self.axes:
             return [REPLICATED, like], like
         own = like.axis if self.keepdims else like.axis - sum(a < like.axis for a in self.axes)
         return [Sharded(own), like], like
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls((0,), False), (3,), (2, 3)), Example(cls((0, 1), True), (1, 1), (2, 3))]
+        return [
+            Example(cls((0,), False), (3,), (2, 3)),
+            Example(cls((0, 1), True), (1, 1), (2, 3)),
+            Example(cls(None, False), (), (2, 3)),
+        ]
 
 
 @register
@@ -308,9 +396,9 @@ class ZerosLike(Op):
 
 @register
 class CountLike(Op):
-    """How many entries of the input lie along some axes, over all ranks: what a mean divides by."""
+    """How many entries of the input lie along some axes (None: all), over all ranks: a mean's divisor."""
 
-    axes: tuple[int, ...]
+    axes: tuple[int, ...] | None
     shape_only = (0,)
     no_gradient = "it is a count"
 
@@ -320,192 +408,113 @@ class CountLike(Op):
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         spec = inputs[0].spec
         assert spec.shape is not None
-        count = size_of(tuple(spec.shape[a] for a in self.axes))
+        axes = range(len(spec.shape)) if self.axes is None else self.axes
+        count = size_of(tuple(spec.shape[a] for a in axes))
         return apply(Const(Value(np.array(count, spec.dtype.numpy))))
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls((0,)), (2, 3))]
-
-
-def _index_check(env: Env, indices: Array, n: int, what: str) -> Callable[[], None]:
-    """A call that raises for an index outside 0..n-1: one pass, since negative ones are huge unsigned."""
-    unsigned = indices.view(f"u{indices.itemsize}")
-
-    def check() -> None:
-        if unsigned.size and unsigned.max() >= n:
-            bad = indices[unsigned >= n].flat[0]
-            raise InvalidArgumentError(f"{what} {bad} is not in 0..{n - 1}.")
-
-    return check if env.on_host else lambda: None
-
-
-@register
-class Gather(Op):
-    """Rows of the first input (axis 0) picked by an integer tensor."""
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        params, indices = specs
-        if not indices.dtype.is_integer:
-            raise GraphError("the indices are not integers")
-        if params.shape == ():
-            raise GraphError("a scalar has no rows to gather")
-        if params.shape is None or indices.shape is None:
-            return [Spec(None, params.dtype)]
-        return [Spec((*indices.shape, *params.shape[1:]), params.dtype)]
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        params, indices = ins
-        check = _index_check(env, indices, params.shape[0], "gather: the index")
-        # "clip", since NumPy gathers into a copy of `out` under its default mode; indices were checked
-        take = partial(env.xp.take, params, indices, 0, outs[0], **({"mode": "clip"} if env.on_host else {}))
-
-        def kernel() -> None:
-            check()
-            take()
-
-        return kernel
-
-    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        params, indices = node.inputs
-        return [apply(ScatterAddLike(), dy, indices, params), None]
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        if isinstance(placements[1], Sharded):
-            return [REPLICATED, placements[1]], placements[1]
-        return None
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [
-            Example(cls(), (5, 3), np.array([4, 0, 0, 2], np.int32)),
-            Example(cls(), (4,), np.array([[1], [3]])),
-        ]
-
-
-@register
-class ScatterAddLike(Op):
-    """Zeros like the third input, with each row of dy added at its index: gather's gradient."""
-
-    shape_only = (2,)
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return [Spec(specs[2].shape, specs[0].dtype)]
-
-    def kernel(self, xp: Any, dy: Array, indices: Array, like: Array, *, out: Array) -> None:
-        out.fill(0)
-        xp.add.at(out, indices, dy)
-
-    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        return [apply(Gather(), dy, node.inputs[1]), None, None]
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        if placements[1] == Sharded(0):
-            return [Sharded(0), Sharded(0), placements[2]], PARTIAL
-        return None
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), (4, 3), np.array([4, 0, 0, 2], np.int32), (5, 3))]
-
-
-@register
-class OneHot(Op):
-    """1 at each index along a new last axis of `depth`, 0 elsewhere (all 0 where it is out of range)."""
-
-    depth: int
-    dtype: DType
-    no_gradient = "its input is an index"
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        if not specs[0].dtype.is_integer:
-            raise GraphError("the indices are not integers")
-        shape = specs[0].shape
-        return [Spec(None if shape is None else (*shape, self.depth), self.dtype)]
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp = env.xp
-        columns = xp.arange(self.depth)
-        if self.depth - 1 <= np.iinfo(ins[0].dtype).max:  # else it would wrap
-            columns = columns.astype(ins[0].dtype)
-        mask = env.scratch(outs[0].shape, np.dtype(bool))
-        column = ins[0][..., None]
-
-        def kernel() -> None:
-            xp.equal(column, columns, mask)
-            xp.copyto(outs[0], mask)
-
-        return kernel
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        return place_rows(placements, node)
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(4, float32), np.array([3, 0, 7], np.int32))]
+        return [Example(cls((0,)), (2, 3)), Example(cls(None), (2, 3))]
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-def identity(x: Any, name: str | None = None) -> Tensor:
-    """x itself, as a node of its own."""
-    return apply(Identity(), x, name=name)
+def identity(input: Any, name: str | None = None) -> Tensor:
+    """The input itself, as a node of its own."""
+    return apply(Identity(), input, name=name)
 
 
-def stop_gradient(x: Any, name: str | None = None) -> Tensor:
-    """x, constant to gradients."""
-    return apply(StopGradient(), x, name=name)
+def stop_gradient(input: Any, name: str | None = None) -> Tensor:
+    """The input, constant to gradients."""
+    return apply(StopGradient(), input, name=name)
 
 
-def reshape(x: Any, shape: Any, name: str | None = None) -> Tensor:
-    """x under another shape; one size may be -1."""
-    sizes = [shape] if isinstance(shape, Integral) else list(shape)
-    if any(s is None for s in sizes):
-        raise GraphError(f"reshape to {sizes}: write -1 for the size that follows from the others.")
-    return apply(Reshape(tuple(int(s) for s in sizes)), x, name=name)
+def reshape(tensor: Any, shape: Any, name: str | None = None) -> Tensor:
+    """A tensor under another shape; one size may be -1. Sizes may be tensors that follow from shapes."""
+    attributes = Attributes()
+    if not isinstance(shape, TensorLike):
+        shape = list(shape) if hasattr(shape, "__iter__") else [shape]
+        if any(getattr(s, "value", s) is None for s in shape if not isinstance(s, TensorLike)):
+            raise GraphError(f"reshape to {shape}: write -1 for the size that follows from the others.")
+    dims = attributes.vector(shape, "reshape")
+    return late(Reshape(dims), [tensor], attributes.values, name)
 
 
-def expand_dims(x: Any, axis: int, name: str | None = None) -> Tensor:
-    """x with a size-1 axis put in before `axis` (negative counts from the end)."""
-    return apply(ExpandDims(int(axis)), x, name=name)
+def expand_dims(input: Any, axis: Any = None, name: str | None = None, dim: Any = None) -> Tensor:
+    """A size-1 axis put in before `axis` (negative counts from the end); `dim` is its older name."""
+    if (axis is None) == (dim is None):
+        raise GraphError("expand_dims needs axis, or by its older name dim, and not both.")
+    return apply(ExpandDims(static_int(dim if axis is None else axis, "expand_dims")), input, name=name)
 
 
-def transpose(x: Any, perm: Sequence[int] | None = None, name: str | None = None) -> Tensor:
-    """x with its axes in the order of perm, by default reversed."""
-    x = convert_to_tensor(x)
-    if perm is None:
-        perm = range(len(x.shape))[::-1]
-    return apply(Transpose(tuple(int(p) for p in perm)), x, name=name)
+def squeeze(input: Any, axis: Any = None, name: str | None = None, squeeze_dims: Any = None) -> Tensor:
+    """Without the size-1 axes given, by default without all; `squeeze_dims` is the older name of axis."""
+    if axis is not None and squeeze_dims is not None:
+        raise GraphError("squeeze_dims is the older name of axis: give one of them.")
+    axis = squeeze_dims if axis is None else axis
+    given = () if axis is None else static_ints(axis, "squeeze")
+    return apply(Squeeze(given or None), input, name=name)  # [] means all, as in TensorFlow 1
 
 
-def gather(params: Any, indices: Any, name: str | None = None) -> Tensor:
-    """params[indices] along axis 0: shape indices.shape + params.shape[1:]."""
-    return apply(Gather(), params, indices, name=name)
+def transpose(a: Any, perm: Any = None, name: str | None = None) -> Tensor:
+    """A tensor with its axes in the order of perm, by default reversed."""
+    a = convert_to_tensor(a)
+    order = range(len(a.shape))[::-1] if perm is None else static_ints(perm, "transpose")
+    return apply(Transpose(tuple(order)), a, name=name)
 
 
-def one_hot(indices: Any, depth: int, dtype: Any = float32, name: str | None = None) -> Tensor:
-    """Indicator rows: shape indices.shape + [depth]."""
-    return apply(OneHot(int(depth), as_dtype(dtype)), indices, name=name)
+def matrix_transpose(a: Any, name: str | None = None) -> Tensor:
+    """A tensor with its last two axes exchanged.
+
+    Raises:
+        GraphError: its rank is unknown or less than 2.
+    """
+    a = convert_to_tensor(a)
+    count = len(a.shape)
+    if count < 2:
+        raise GraphError(f"matrix_transpose: {a!r} is no matrix")
+    return transpose(a, [*range(count - 2), count - 1, count - 2], name)
 
 
-def fill(shape: Any, value: Any, dtype: Any = None, name: str | None = None) -> Tensor:
-    """A tensor of one value; dtype by default that of the value (float32, int32)."""
-    dims = as_dims(shape)
-    if not is_static(dims):
-        raise GraphError(f"the shape to fill, {shape_text(dims)}, has unknown sizes")
-    kind = as_dtype(to_array(value, None).dtype if dtype is None else dtype)
-    return apply(Fill(dims, kind, value), name=name)  # type: ignore[arg-type]
+def broadcast_to(input: Any, shape: Any, name: str | None = None) -> Tensor:
+    """The input repeated to fill a shape, which may be a tensor that follows from shapes."""
+    dims, values = as_known_dims(shape, "broadcast_to")
+    return late(BroadcastTo(dims), [input], values, name)
+
+
+def fill(dims: Any, value: Any, name: str | None = None) -> Tensor:
+    """A tensor of one value, a number or a scalar tensor; a float is float32, an int int32."""
+    if isinstance(value, TensorLike):
+        if value.shape not in ((), None):
+            raise GraphError(f"fill: {value!r} is not a scalar")
+        return broadcast_to(value, dims, name or "Fill")
+    array = to_array(value, None)
+    if array.ndim:
+        raise GraphError(f"fill: {value!r} is not a scalar")
+    return _filled(dims, array.item(), as_dtype(array.dtype), name)
+
+
+def _filled(shape: Any, value: Any, dtype: Any, name: str | None) -> Tensor:
+    dims, values = as_known_dims(shape, name or "Fill")
+    return late(Fill(dims, as_dtype(dtype), value), (), values, name)
 
 
 def zeros(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
-    """All zeros."""
-    return fill(shape, 0, dtype, name or "zeros")
+    """All zeros; False for bool."""
+    return _filled(shape, 0, dtype, name or "zeros")
 
 
 def ones(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
-    """All ones."""
-    return fill(shape, 1, dtype, name or "ones")
+    """All ones; True for bool."""
+    return _filled(shape, 1, dtype, name or "ones")
 
 
-def zeros_like(x: Any, name: str | None = None) -> Tensor:
-    """Zeros in the shape and dtype of x."""
-    return apply(ZerosLike(), x, name=name)
+def zeros_like(tensor: Any, dtype: Any = None, name: str | None = None, optimize: bool = True) -> Tensor:
+    """Zeros in the shape of a tensor, and in its dtype unless another is given."""
+    x = convert_to_tensor(tensor)
+    return _filled(shape(x), 0, x.dtype if dtype is None else dtype, name or "zeros_like")
+
+
+def ones_like(tensor: Any, dtype: Any = None, name: str | None = None, optimize: bool = True) -> Tensor:
+    """Ones in the shape of a tensor, and in its dtype unless another is given."""
+    x = convert_to_tensor(tensor)
+    return _filled(shape(x), 1, x.dtype if dtype is None else dtype, name or "ones_like")

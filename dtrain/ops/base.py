@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 
 from dtrain.errors import GraphError
-from dtrain.graph.dtypes import DType, as_dtype
+from dtrain.graph.dtypes import DType, as_dtype, string
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, as_dims, broadcast, compatible, merge, shape_text, size_of
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
@@ -48,6 +48,9 @@ class Env(Protocol):
     def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
         """A function that gives the generator of the next run of the op with this seed."""
 
+    def initialized(self, name: str) -> bool:
+        """Whether the variable of this operation has a value before the run."""
+
 
 @dataclass(frozen=True)
 class Op:
@@ -65,6 +68,10 @@ class Op:
     is_view: ClassVar[bool] = False
     #: Of variables that a node's ranks share, each writes its env.comm.part(); if not, one writes all.
     in_parts: ClassVar[bool] = False
+    #: Inputs that are variables which need not have a value: the kernel asks env.initialized.
+    peeks: ClassVar[tuple[int, ...]] = ()
+    #: Whether inputs may be strings, which are bytes in arrays of objects.
+    takes_strings: ClassVar[bool] = False
     #: Said why, where an op with floating inputs has no gradient.
     no_gradient: ClassVar[str] = ""
 
@@ -236,16 +243,23 @@ class Value:
             return NotImplemented
         a, b = self.array, other.array
         same = a.dtype == b.dtype and a.shape == b.shape
-        return a is b or (same and a.tobytes() == b.tobytes())
+        return a is b or (same and _content(a) == _content(b))
 
     def __hash__(self) -> int:
-        return hash((self.array.dtype.str, self.array.shape, self.array.ravel()[:8].tobytes()))
+        return hash((self.array.dtype.str, self.array.shape, _content(self.array.ravel()[:8])))
 
     def __repr__(self) -> str:
         shown = np.array2string(self.array, threshold=6, separator=",").replace("\n", "")
         # exact, since fingerprints are made of this
-        self.digest = self.digest or hashlib.sha256(np.ascontiguousarray(self.array)).hexdigest()[:16]
+        self.digest = self.digest or hashlib.sha256(_content(self.array, copy=False)).hexdigest()[:16]
         return f"{shown} {self.array.dtype.name}{self.array.shape} {self.digest}"
+
+
+def _content(array: np.ndarray, copy: bool = True) -> Any:
+    """An array's values as bytes; those of an array of objects (strings) would be addresses."""
+    if array.dtype == object:
+        return repr(array.tolist()).encode()
+    return array.tobytes() if copy else np.ascontiguousarray(array)
 
 
 @register
@@ -255,7 +269,8 @@ class Const(Op):
     value: Value
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return [Spec(self.value.array.shape, as_dtype(self.value.array.dtype))]
+        array = self.value.array
+        return [Spec(array.shape, string if array.dtype == object else as_dtype(array.dtype))]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -296,7 +311,7 @@ class Feed(Op):
 
 
 def to_array(value: Any, dtype: DType | None) -> np.ndarray:
-    """A NumPy array as TensorFlow 1 would read it: Python floats are float32, Python ints int32."""
+    """A NumPy array as TensorFlow 1 reads it: Python floats are float32, Python ints int32, text is bytes."""
     if isinstance(value, np.ndarray | np.generic):
         array = np.asarray(value)
     else:
@@ -309,7 +324,14 @@ def to_array(value: Any, dtype: DType | None) -> np.ndarray:
         elif dtype is None and array.dtype.kind == "i":
             small = array.size == 0 or (array.min() >= -(2**31) and array.max() < 2**31)
             array = array.astype(np.int32 if small else np.int64)
-    if array.dtype.kind not in "fiub":
+    if array.dtype.kind in "USO" and (dtype is None or dtype.is_string):
+        objects = np.array(value, object)  # NumPy's own strings lose zeros at their ends
+        texts = [v.encode() if isinstance(v, str) else v for v in objects.ravel().tolist()]
+        if all(isinstance(v, bytes) for v in texts):
+            strings = np.empty(array.shape, object)
+            strings.ravel()[:] = texts
+            return strings
+    if array.dtype.kind not in "fiub" or (dtype is not None and dtype.is_string):
         raise GraphError(f"{value!r} is not numeric, and dtrain's tensors are.")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files may hold the other byte order
     if dtype is None:
@@ -360,7 +382,7 @@ def placeholder(dtype: Any, shape: Any = None, name: str = "Placeholder") -> Ten
 
 
 def convert_to_tensor(value: Any, dtype: Any = None, name: str = "Const") -> Tensor:
-    """A Tensor from a Tensor, a Variable, an array or a Python number.
+    """A Tensor from a Tensor, a Variable, an array, a Python number, or lists of them.
 
     Raises:
         GraphError: value is a tensor of another dtype than the one asked for.
@@ -372,7 +394,20 @@ def convert_to_tensor(value: Any, dtype: Any = None, name: str = "Const") -> Ten
                 f"{tensor.name} is {tensor.dtype.name} where {as_dtype(dtype).name} is needed: cast it."
             )
         return tensor
+    if isinstance(value, list | tuple) and _holds_tensor(value):
+        from dtrain.ops.join import stack
+
+        rows = [
+            v if isinstance(v, TensorLike) or dtype is None else convert_to_tensor(v, dtype) for v in value
+        ]
+        return stack([convert_to_tensor(v) if isinstance(v, list | tuple) else v for v in rows])
     return constant(value, dtype, name=name)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_holds_tensor(v) for v in value)
+    return isinstance(value, TensorLike)
 
 
 def apply(op: Op, *inputs: Any, name: str | None = None) -> Tensor:

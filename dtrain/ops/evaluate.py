@@ -26,6 +26,9 @@ class HostEnv:
     def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
         raise AssertionError("a random op is never folded")
 
+    def initialized(self, name: str) -> bool:
+        raise AssertionError("an op that reads variables is never folded")
+
 
 def evaluate(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The outputs of op on host arrays."""
@@ -35,6 +38,6 @@ def evaluate(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [np.array(op.view(env, inputs[0], specs[0].shape), order="C")]  # type: ignore[arg-type]
     assert all(is_static(s.shape) for s in specs)
     outputs = [np.empty(s.shape, s.dtype.numpy) for s in specs]  # type: ignore[arg-type]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # as in a plan
         op.bind(env, list(inputs), outputs)()
     return outputs

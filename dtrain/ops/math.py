@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from dtrain.graph.dtypes import DType, as_dtype, float32, float64
+from dtrain.errors import GraphError, InvalidArgumentError
+from dtrain.graph.dtypes import DType, as_dtype, float32, float64, int32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.shape import compatible
 from dtrain.ops.base import (
     Array,
     Elementwise,
@@ -58,15 +60,69 @@ class RealDiv(Elementwise):
         return [dy / y, -dy * x / square(y)]
 
 
+def _guarded(env: Env, check: Callable[[], bool], message: str, compute: Kernel) -> Kernel:
+    """compute, behind an error where the check says so; not on a device, where looking means waiting."""
+
+    def kernel() -> None:
+        if check():
+            raise InvalidArgumentError(message)
+        compute()
+
+    return kernel if env.on_host else compute
+
+
 @register
 class Pow(Elementwise):
+    """Power; of an integer to a negative integer it is an InvalidArgumentError."""
+
     ufunc, arity = "power", 2
-    takes = staticmethod(floating)
     domain = (0.5, 2.0)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        compute, y = super().bind(env, ins, outs), ins[1]
+        if y.dtype.kind != "i":
+            return compute
+        message = "Integers to negative integer powers are not integers: cast to a floating type."
+        return _guarded(env, lambda: y.size and y.min() < 0, message, compute)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        from dtrain.ops.logic import where
+
+        x, y = node.inputs
+        slope = log(where(greater(x, 0), x, 1))  # 0 where x has no logarithm, as in TensorFlow 1
+        return [dy * y * pow(x, y - 1), dy * node.outputs[0] * slope]
+
+
+class _IntegerDivision(Elementwise):
+    """Whole division, rounding down as Python does; by an integer 0 it is an InvalidArgumentError."""
+
+    arity = 2
+    domain = (0.5, 2.0)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        compute, y = super().bind(env, ins, outs), ins[1]
+        if y.dtype.kind == "f":
+            return compute
+        return _guarded(env, lambda: not y.all(), "Integer division by zero.", compute)
+
+
+@register
+class FloorDiv(_IntegerDivision):
+    """Quotient rounded down"""
+
+    ufunc = "floor_divide"
+    no_gradient = "it is constant between its steps"
+
+
+@register
+class FloorMod(_IntegerDivision):
+    """What x - y * floor(x / y) leaves, of y's sign, as Python's %"""
+
+    ufunc = "remainder"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         x, y = node.inputs
-        return [dy * y * pow(x, y - 1), dy * node.outputs[0] * log(x)]
+        return [dy, -dy * floordiv(x, y)]
 
 
 class _Extreme(Elementwise):
@@ -199,6 +255,35 @@ class Square(Elementwise):
 
 
 @register
+class Rsqrt(Elementwise):
+    """1 / sqrt(x)"""
+
+    takes = staticmethod(floating)
+    domain = (0.5, 2.0)
+    inplace = (0,)
+
+    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
+        xp.sqrt(x, out=out)
+        xp.divide(1, out, out=out)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        y = node.outputs[0]
+        return [dy * -0.5 * y * square(y)]
+
+
+@register
+class Reciprocal(Elementwise):
+    """1 / x"""
+
+    ufunc = "reciprocal"
+    takes = staticmethod(floating)
+    domain = (0.5, 2.0)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [-dy * square(node.outputs[0])]
+
+
+@register
 class Tanh(Elementwise):
     ufunc = "tanh"
     takes = staticmethod(floating)
@@ -215,10 +300,10 @@ class Sigmoid(Elementwise):
     inplace = (0,)
 
     def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.multiply(x, 0.5, out)
-        xp.tanh(out, out)
-        xp.multiply(out, 0.5, out)
-        xp.add(out, 0.5, out)
+        xp.multiply(x, 0.5, out=out)
+        xp.tanh(out, out=out)
+        xp.multiply(out, 0.5, out=out)
+        xp.add(out, 0.5, out=out)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         y = node.outputs[0]
@@ -275,6 +360,7 @@ def _unary(kind: type[Elementwise]) -> Callable[..., Tensor]:
 
 
 add, subtract, multiply, pow = _binary(Add), _binary(Sub), _binary(Mul), _binary(Pow)
+floordiv, floormod = _binary(FloorDiv), _binary(FloorMod)
 maximum, minimum = _binary(Maximum), _binary(Minimum)
 equal, not_equal = _binary(Equal), _binary(NotEqual)
 less, less_equal = _binary(Less), _binary(LessEqual)
@@ -282,22 +368,82 @@ greater, greater_equal = _binary(Greater), _binary(GreaterEqual)
 negative, abs, sign = _unary(Neg), _unary(Abs), _unary(Sign)
 exp, log, sqrt, square = _unary(Exp), _unary(Log), _unary(Sqrt), _unary(Square)
 tanh, sigmoid = _unary(Tanh), _unary(Sigmoid)
+rsqrt, reciprocal = _unary(Rsqrt), _unary(Reciprocal)
+#: TensorFlow's other names of the same, some from before 1.0.
+sub, mul, neg, floor_div, mod = subtract, multiply, negative, floordiv, floormod
 
 
-def divide(x: Any, y: Any, name: str | None = None) -> Tensor:
-    """x / y as Python divides: integers become float64 first."""
+def _pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors, one that is none in the dtype of the other."""
     if not isinstance(x, TensorLike):
         x = convert_to_tensor(x, y.dtype if isinstance(y, TensorLike) else None)
     x = convert_to_tensor(x)
-    y = convert_to_tensor(y) if isinstance(y, TensorLike) else convert_to_tensor(y, x.dtype)
-    if x.dtype.is_integer and y.dtype.is_integer:
-        x, y = cast(x, float64), cast(y, float64)
+    return x, convert_to_tensor(y, None if isinstance(y, TensorLike) else x.dtype)
+
+
+def divide(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """x / y as Python divides: integers become floats first, float64 from 32 bits on."""
+    x, y = _pair(x, y)
+    if x.dtype.is_integer and y.dtype == x.dtype:
+        wide = float64 if x.dtype.numpy.itemsize >= 4 else float32
+        x, y = cast(x, wide), cast(y, wide)
     return apply(RealDiv(), x, y, name=name)
+
+
+truediv = divide
+
+
+def div(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """x / y as Python 2 divides: integers to an integer, rounded down."""
+    x, y = _pair(x, y)
+    return apply(FloorDiv() if x.dtype.is_integer else RealDiv(), x, y, name=name)
+
+
+def squared_difference(x: Any, y: Any, name: str | None = None) -> Tensor:
+    """(x - y)², element by element, with broadcasting."""
+    return square(subtract(x, y), name or "SquaredDifference")
+
+
+def add_n(inputs: Sequence[Any], name: str | None = None) -> Tensor:
+    """The sum of tensors of one shape and dtype.
+
+    Raises:
+        GraphError: there are none, or their shapes differ.
+    """
+    if isinstance(inputs, TensorLike) or not len(inputs):
+        raise GraphError(f"add_n: {inputs!r} is not a list of one tensor or more")
+    total = convert_to_tensor(inputs[0])
+    for i, x in enumerate(inputs[1:], 2):
+        total, x = _pair(total, x)
+        if not compatible(total.spec.shape, x.spec.shape):
+            raise GraphError(f"add_n: the shapes of {inputs[0]!r} and {x!r} differ")
+        total = add(total, x, name if i == len(inputs) else None)
+    return total if len(inputs) > 1 else apply(Add(), total, 0, name=name)
 
 
 def cast(x: Any, dtype: Any, name: str | None = None) -> Tensor:
     """x as another dtype; gradients pass between floating types and stop elsewhere."""
     return apply(Cast(as_dtype(dtype)), x, name=name)
+
+
+def to_float(x: Any, name: str = "ToFloat") -> Tensor:
+    """x as float32."""
+    return cast(x, float32, name)
+
+
+def to_double(x: Any, name: str = "ToDouble") -> Tensor:
+    """x as float64."""
+    return cast(x, float64, name)
+
+
+def to_int32(x: Any, name: str = "ToInt32") -> Tensor:
+    """x as int32, cut towards zero."""
+    return cast(x, int32, name)
+
+
+def to_int64(x: Any, name: str = "ToInt64") -> Tensor:
+    """x as int64, cut towards zero."""
+    return cast(x, int64, name)
 
 
 def _overload(symbol: str, function: Callable[..., Tensor], reverse: bool = True) -> None:
@@ -311,6 +457,8 @@ for _symbol, _function in (
     ("sub", subtract),
     ("mul", multiply),
     ("truediv", divide),
+    ("floordiv", floordiv),
+    ("mod", floormod),
     ("pow", pow),
 ):
     _overload(_symbol, _function)

@@ -1,4 +1,4 @@
-"""Activations and losses."""
+"""Activations: element by element, and over classes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.errors import GraphError, InvalidArgumentError
-from dtrain.graph.graph import Operation, Spec, Tensor
+from dtrain.errors import GraphError
+from dtrain.graph.dtypes import float32
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import compatible, shape_text
-from dtrain.ops.array import expand_dims, one_hot, stop_gradient
+from dtrain.ops.array import reshape, transpose
 from dtrain.ops.base import (
     Array,
     Elementwise,
@@ -21,15 +22,18 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
-    place_rows,
+    floating,
     register,
-    same_shape,
 )
-from dtrain.ops.math import exp, negative
+from dtrain.ops.index import gather
+from dtrain.ops.join import concat
+from dtrain.ops.linalg import matmul
+from dtrain.ops.math import abs, add, cast, equal, exp, greater, minimum, multiply, negative, sigmoid, square
 from dtrain.ops.placement import Placement, Sharded
-from dtrain.ops.reduce import reduce_sum
+from dtrain.ops.reduce import reduce_mean, reduce_sum
 
 
+# -- element by element ----------------------------------------------------------------------------------
 @register
 class Relu(Elementwise):
     """max(x, 0)."""
@@ -43,12 +47,19 @@ class Relu(Elementwise):
         return [apply(ReluGrad(), dy, node.outputs[0])]
 
 
-@register
-class ReluGrad(Elementwise):
-    """dy where y, the activation's output, is positive, else 0."""
+class _Gate(Elementwise):
+    """dy where the activation's output y lets it pass, else 0."""
 
     arity = 2
     inplace = (0,)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(self, dy, node.inputs[1]), None]
+
+
+@register
+class ReluGrad(_Gate):
+    """dy where y, the activation's output, is positive, else 0."""
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (dy, y), out = env.xp, ins, outs[0]
@@ -60,10 +71,164 @@ class ReluGrad(Elementwise):
 
         return kernel
 
+
+@register
+class Relu6(Elementwise):
+    """min(max(x, 0), 6)."""
+
+    inplace = (0,)
+    domain = (-3.0, 9.0)
+
+    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
+        xp.maximum(x, 0, out=out)
+        xp.minimum(out, 6, out=out)
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        return [apply(ReluGrad(), dy, node.inputs[1]), None]
+        return [apply(Relu6Grad(), dy, node.outputs[0])]
 
 
+@register
+class Relu6Grad(_Gate):
+    """dy where y, the activation's output, is above 0 and below 6, else 0."""
+
+    domain = (-3.0, 9.0)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, (dy, y), out = env.xp, ins, outs[0]
+        above, below = (env.scratch(y.shape, np.dtype(bool)) for _ in range(2))
+
+        def kernel() -> None:
+            xp.greater(y, 0, above)
+            xp.less(y, 6, below)
+            xp.logical_and(above, below, above)
+            xp.multiply(dy, above, out)
+
+        return kernel
+
+
+@register
+class LeakyRelu(Elementwise):
+    """x where it is positive, else alpha * x."""
+
+    alpha: float
+    inplace = ()
+    takes = staticmethod(floating)
+
+    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
+        xp.multiply(x, self.alpha, out)
+        if self.alpha <= 1:
+            xp.maximum(x, out, out=out)
+        else:
+            xp.minimum(x, out, out=out)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(LeakyReluGrad(self.alpha), dy, node.inputs[0])]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(alpha), (3, 4)) for alpha in (0.2, 1.5)]
+
+
+@register
+class LeakyReluGrad(_Gate):
+    """dy where x, the activation's input, is positive, else alpha * dy."""
+
+    alpha: float
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, (dy, x), out = env.xp, ins, outs[0]
+        positive = env.scratch(x.shape, np.dtype(bool))
+        slope = env.scratch(x.shape, x.dtype)
+
+        def kernel() -> None:
+            xp.greater(x, 0, positive)
+            xp.copyto(slope, positive)
+            xp.multiply(slope, 1 - self.alpha, slope)
+            xp.add(slope, self.alpha, slope)
+            xp.multiply(dy, slope, out)
+
+        return kernel
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(0.2), (3, 4), (3, 4))]
+
+
+@register
+class Elu(Elementwise):
+    """scale * x where x is positive, else scale * alpha * (exp(x) - 1); SELU with its two constants."""
+
+    alpha: float = 1.0
+    scale: float = 1.0
+    inplace = ()
+    takes = staticmethod(floating)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, x, out = env.xp, ins[0], outs[0]
+        positive = env.scratch(x.shape, x.dtype)
+
+        def kernel() -> None:
+            xp.minimum(x, 0, out=out)
+            xp.expm1(out, out)
+            xp.multiply(out, self.alpha, out)
+            xp.maximum(x, 0, out=positive)
+            xp.add(out, positive, out)
+            xp.multiply(out, self.scale, out)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        # where y is negative its slope is y + scale * alpha
+        y, low = node.outputs[0], self.scale * self.alpha
+        return [dy * (minimum(y, 0) + low + (self.scale - low) * cast(greater(y, 0), y.dtype))]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), (3, 4)), Example(cls(1.7, 1.05), (3, 4))]
+
+
+@register
+class Softplus(Elementwise):
+    """log(1 + exp(x)), as max(x, 0) + log(1 + exp(-|x|)): no large x overflows."""
+
+    inplace = ()
+    takes = staticmethod(floating)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, x, out = env.xp, ins[0], outs[0]
+        positive = env.scratch(x.shape, x.dtype)
+
+        def kernel() -> None:
+            xp.abs(x, out=out)
+            xp.negative(out, out)
+            xp.exp(out, out)
+            xp.log1p(out, out)
+            xp.maximum(x, 0, out=positive)
+            xp.add(out, positive, out)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [dy * sigmoid(node.inputs[0])]
+
+
+@register
+class Softsign(Elementwise):
+    """x / (1 + |x|)."""
+
+    inplace = ()
+    takes = staticmethod(floating)
+
+    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
+        xp.abs(x, out=out)
+        xp.add(out, 1, out)
+        xp.divide(x, out, out)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [dy / square(1 + abs(node.inputs[0]))]
+
+
+# -- over classes ----------------------------------------------------------------------------------------
 class _Rowwise(Op):
     """Ops over the last axis; the other axes are independent rows."""
 
@@ -133,206 +298,154 @@ class LogSoftmax(_Rowwise):
         return [dy - reduce_sum(dy, -1, keepdims=True) * exp(node.outputs[0])]
 
 
-class _CrossEntropy(Op):
-    """Outputs: the loss of each row, and its gradient to the logits, made in the same pass over them."""
-
-    def grad(self, node: Operation, dloss: Tensor | None, dgrad: Tensor | None) -> Sequence[Tensor | None]:
-        logits, labels = node.inputs
-        dlogits = dlabels = None
-        if dloss is not None:
-            dlogits = expand_dims(dloss, -1) * node.outputs[1]
-            dlabels = self.labels_grad(node, dloss)
-        if dgrad is not None:  # second order: the Jacobian of softmax times what flows into the gradient
-            p = apply(Softmax(), logits)
-            along = dgrad - reduce_sum(p * dgrad, -1, keepdims=True)
-            second = p * along * self.mass(labels)
-            dlogits = second if dlogits is None else dlogits + second
-            if labels.dtype.is_floating:
-                dlabels = -along if dlabels is None else dlabels - along
-        return [dlogits, dlabels]
-
-    def mass(self, labels: Tensor) -> Any:
-        """The sum of each row's label probabilities."""
-        return 1.0
-
-    def labels_grad(self, node: Operation, dloss: Tensor) -> Tensor | None:
-        return None
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        return place_rows(placements, node)
-
-
-@register
-class SoftmaxCrossEntropy(_CrossEntropy):
-    """-sum(labels * log_softmax(logits)) of each row; labels are probabilities."""
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        logits, labels = specs
-        if logits.dtype != labels.dtype:
-            raise GraphError(
-                f"logits are {logits.dtype.name} and labels {labels.dtype.name}; cast the labels"
-            )
-        shape = same_shape(logits, labels, "logits and labels")
-        if shape is not None and len(shape) != 2:
-            raise GraphError(f"logits {shape_text(shape)} are not [examples, classes]")
-        rows = None if shape is None else shape[:1]
-        return [Spec(rows, logits.dtype), Spec(shape, logits.dtype)]
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (logits, labels), (loss, dlogits) = env.xp, ins, outs
-        row = env.scratch((logits.shape[0], 1), logits.dtype)
-        mass = env.scratch((logits.shape[0], 1), logits.dtype)
-        work = env.scratch(logits.shape, logits.dtype)
-        loss_column = loss[:, None]
-
-        def kernel() -> None:
-            xp.max(logits, axis=1, keepdims=True, out=row)
-            xp.subtract(logits, row, dlogits)
-            xp.multiply(dlogits, labels, work)
-            xp.sum(work, axis=1, out=loss)
-            xp.exp(dlogits, dlogits)
-            xp.sum(dlogits, axis=1, keepdims=True, out=row)
-            xp.sum(labels, axis=1, keepdims=True, out=mass)
-            xp.divide(mass, row, work[:, :1])
-            xp.multiply(dlogits, work[:, :1], dlogits)
-            xp.subtract(dlogits, labels, dlogits)
-            xp.log(row, row)
-            xp.multiply(row, mass, row)
-            xp.subtract(row, loss_column, loss_column)
-
-        return kernel
-
-    def mass(self, labels: Tensor) -> Any:
-        return reduce_sum(labels, -1, keepdims=True)
-
-    def labels_grad(self, node: Operation, dloss: Tensor) -> Tensor | None:
-        return negative(apply(LogSoftmax(), node.inputs[0])) * expand_dims(dloss, -1)
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), (3, 4), (3, 4), low=0.1, high=1.0)]
-
-
-@register
-class SparseSoftmaxCrossEntropy(_CrossEntropy):
-    """-log_softmax(logits)[label] of each row; labels are class numbers."""
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        logits, labels = specs
-        if not labels.dtype.is_integer:
-            raise GraphError(
-                f"labels are {labels.dtype.name}, not integers; for one-hot labels use the other form"
-            )
-        if logits.shape is not None and len(logits.shape) != 2:
-            raise GraphError(f"logits {shape_text(logits.shape)} are not [examples, classes]")
-        if logits.shape is not None and not compatible(labels.shape, logits.shape[:1]):
-            raise GraphError(
-                f"labels {shape_text(labels.shape)} are not one for each of {shape_text(logits.shape)}"
-            )
-        return [Spec(labels.shape, logits.dtype), logits]
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (logits, labels), (loss, dlogits) = env.xp, ins, outs
-        rows, classes = logits.shape
-        row = env.scratch((rows, 1), logits.dtype)
-        picked = env.scratch((rows,), logits.dtype)
-        place = env.scratch((rows,), np.dtype(np.intp))
-        starts = xp.arange(rows, dtype=np.intp) * classes
-        flat, row_flat = dlogits.reshape(-1), row.reshape(-1)
-        unsigned = labels.view(f"u{labels.itemsize}")
-
-        def kernel() -> None:
-            if env.on_host and rows and unsigned.max() >= classes:
-                raise InvalidArgumentError(
-                    f"a label is {labels[unsigned >= classes][0]}, "
-                    f"but the logits have the classes 0..{classes - 1}."
-                )
-            xp.add(starts, labels, place, casting="unsafe")
-            xp.max(logits, axis=1, keepdims=True, out=row)
-            xp.subtract(logits, row, dlogits)
-            xp.take(flat, place, out=picked, **clip)
-            xp.exp(dlogits, dlogits)
-            xp.sum(dlogits, axis=1, keepdims=True, out=row)
-            xp.divide(dlogits, row, dlogits)
-            xp.log(row, row)
-            xp.subtract(row_flat, picked, loss)
-            xp.take(flat, place, out=picked, **clip)
-            xp.subtract(picked, 1, picked)
-            flat[place] = picked
-
-        clip = {"mode": "clip"} if env.on_host else {}
-        return kernel
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(), (3, 4), np.array([3, 0, 2], np.int32))]
-
-
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+#: SELU's constants, with which activations keep mean 0 and variance 1 (Klambauer et al. 2017).
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
 def relu(features: Any, name: str | None = None) -> Tensor:
     """max(x, 0), element by element."""
     return apply(Relu(), features, name=name)
 
 
-def softmax(logits: Any, axis: int = -1, name: str | None = None) -> Tensor:
-    """exp(logits) over its sum along the last axis: probabilities of the classes."""
-    return apply(Softmax(), _last_axis(logits, axis), name=name)
+def relu6(features: Any, name: str | None = None) -> Tensor:
+    """min(max(x, 0), 6), element by element."""
+    return apply(Relu6(), features, name=name)
 
 
-def log_softmax(logits: Any, axis: int = -1, name: str | None = None) -> Tensor:
-    """log(softmax(logits)), computed stably."""
-    return apply(LogSoftmax(), _last_axis(logits, axis), name=name)
+def leaky_relu(features: Any, alpha: float = 0.2, name: str | None = None) -> Tensor:
+    """x where it is positive, else alpha * x, element by element."""
+    return apply(LeakyRelu(float(alpha)), features, name=name)
 
 
-def _last_axis(logits: Any, axis: int) -> Tensor:
-    logits = convert_to_tensor(logits)
-    if axis not in (-1, (logits.shape.ndims or 0) - 1):
-        raise GraphError(
-            f"softmax over axis {axis} of {logits.name}: it runs over the last axis; transpose first."
-        )
-    return logits
+def elu(features: Any, name: str | None = None) -> Tensor:
+    """x where it is positive, else exp(x) - 1, element by element (Clevert et al. 2016)."""
+    return apply(Elu(), features, name=name)
 
 
-def softmax_cross_entropy_with_logits(
-    _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
+def selu(features: Any, name: str | None = None) -> Tensor:
+    """The self-normalising elu, with its two constants, element by element (Klambauer et al. 2017)."""
+    return apply(Elu(SELU_ALPHA, SELU_SCALE), features, name=name or "Selu")
+
+
+def softplus(features: Any, name: str | None = None) -> Tensor:
+    """log(1 + exp(x)), element by element, computed stably."""
+    return apply(Softplus(), features, name=name)
+
+
+def softsign(features: Any, name: str | None = None) -> Tensor:
+    """x / (1 + |x|), element by element."""
+    return apply(Softsign(), features, name=name)
+
+
+def softmax(logits: Any, axis: int | None = None, name: str | None = None, dim: int | None = None) -> Tensor:
+    """exp(logits) over its sum along an axis, by default the last; `dim` is the axis's older name."""
+    return _over_axis(Softmax(), logits, axis, dim, name)
+
+
+def log_softmax(
+    logits: Any, axis: int | None = None, name: str | None = None, dim: int | None = None
 ) -> Tensor:
-    """Cross entropy of each example: labels and logits [examples, classes], result [examples].
+    """log(softmax(logits)) along an axis, by default the last, computed stably."""
+    return _over_axis(LogSoftmax(), logits, axis, dim, name)
 
-    Gradients do not flow into labels, as in TensorFlow 1; the _v2 form lets them. Named arguments only.
+
+def _over_axis(kind: Op, logits: Any, axis: int | None, dim: int | None, name: str | None) -> Tensor:
+    """An op over the last axis, applied over any."""
+    if axis is not None and dim is not None:
+        raise GraphError("dim is the older name of axis: give one of them.")
+    logits = convert_to_tensor(logits)
+    axis = dim if axis is None else axis
+    rank = logits.shape.ndims
+    if axis is None or axis in (-1, (rank or 0) - 1):
+        return apply(kind, logits, name=name)
+    if rank is None or not -rank <= axis < rank:
+        raise GraphError(f"axis {axis} is not one of {logits.name} {shape_text(logits.spec.shape)}")
+    swap = list(range(rank))
+    swap[axis], swap[-1] = swap[-1], swap[axis]
+    return transpose(apply(kind, transpose(logits, swap)), swap, name=name or type(kind).__name__)
+
+
+def crelu(features: Any, name: str | None = None, axis: int = -1) -> Tensor:
+    """relu(x) and relu(-x) one behind the other along an axis (Shang et al. 2016)."""
+    x = convert_to_tensor(features)
+    return relu(concat([x, negative(x)], axis), name=name or "CRelu")
+
+
+def swish(features: Any, name: str | None = None) -> Tensor:
+    """x * sigmoid(x), element by element (Ramachandran et al. 2017)."""
+    x = convert_to_tensor(features)
+    return multiply(x, sigmoid(x), name=name or "swish")
+
+
+def zero_fraction(value: Any, name: str | None = None) -> Tensor:
+    """The share of entries that are 0, float32."""
+    value = convert_to_tensor(value)
+    zero = convert_to_tensor(0, value.dtype)
+    return reduce_mean(cast(equal(value, zero), float32), name=name or "zero_fraction")
+
+
+def embedding_lookup(
+    params: Any,
+    ids: Any,
+    partition_strategy: str = "mod",
+    name: str | None = None,
+    validate_indices: bool = True,
+    max_norm: float | None = None,
+) -> Tensor:
+    """The rows of params that ids name: shape ids.shape + params.shape[1:].
+
+    Raises:
+        GraphError: params are several tensors, or max_norm is given.
     """
-    _named(_sentinel, labels, logits)
-    return softmax_cross_entropy_with_logits_v2(labels=stop_gradient(labels), logits=logits, name=name)
+    if isinstance(params, list | tuple) and isinstance(params[0], TensorLike):
+        if len(params) > 1:
+            raise GraphError(f"embedding_lookup: {len(params)} partitions; dt.concat(params, 0) is one")
+        params = params[0]
+    if max_norm is not None:
+        raise GraphError("embedding_lookup: max_norm is not known; dt.clip_by_norm the result")
+    return gather(params, ids, name=name or "embedding_lookup")
 
 
-def softmax_cross_entropy_with_logits_v2(
-    _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
-) -> Tensor:
-    """As softmax_cross_entropy_with_logits, with gradients to the labels too."""
-    _named(_sentinel, labels, logits)
-    logits = convert_to_tensor(logits)
-    labels = convert_to_tensor(labels)
-    return apply(SoftmaxCrossEntropy(), logits, labels, name=name)
+def bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | None = None) -> Tensor:
+    """value + bias, one bias for each entry of the last axis (of axis 1 with data_format NCHW).
+
+    Raises:
+        GraphError: bias has not the rank 1 or another length, or value has less than two axes.
+    """
+    value = convert_to_tensor(value)
+    bias = bias if isinstance(bias, TensorLike) else convert_to_tensor(bias, value.dtype)
+    bias = convert_to_tensor(bias)
+    shape, length = value.spec.shape, bias.spec.shape
+    if data_format not in (None, "NHWC", "NCHW", "N...C", "NC..."):
+        raise GraphError(f"data_format {data_format}: NHWC and NCHW are known")
+    first = data_format in ("NCHW", "NC...")
+    if shape is not None and len(shape) < 2:
+        raise GraphError(f"bias_add: {value.name} {shape_text(shape)} has less than two axes")
+    if not compatible(length, (None,)) or (
+        shape is not None and length is not None and not compatible(length, (shape[1 if first else -1],))
+    ):
+        raise GraphError(
+            f"bias_add: the bias {shape_text(length)} is not one for each channel of {shape_text(shape)}"
+        )
+    if first:
+        if shape is None:
+            raise GraphError(f"bias_add: the rank of {value.name} is not known")
+        bias = reshape(bias, [-1] + [1] * (len(shape) - 2))
+    return add(value, bias, name=name or "BiasAdd")
 
 
-def sparse_softmax_cross_entropy_with_logits(
-    _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
-) -> Tensor:
-    """Cross entropy of each example: integer labels [examples], logits [examples, classes]; both by name."""
-    _named(_sentinel, labels, logits)
-    return apply(SparseSoftmaxCrossEntropy(), logits, labels, name=name)
+def xw_plus_b(x: Any, weights: Any, biases: Any, name: str | None = None) -> Tensor:
+    """x @ weights + biases: [n, in], [in, out], [out] -> [n, out]."""
+    return bias_add(matmul(x, weights), biases, name=name or "xw_plus_b")
 
 
-def _named(sentinel: Any, labels: Any, logits: Any) -> None:
-    if sentinel is not None or labels is None or logits is None:
-        raise GraphError("give both by name: softmax_cross_entropy_with_logits(labels=..., logits=...)")
+def relu_layer(x: Any, weights: Any, biases: Any, name: str | None = None) -> Tensor:
+    """relu(x @ weights + biases)."""
+    return relu(xw_plus_b(x, weights, biases), name=name or "relu_layer")
 
 
-__all__ = [
-    "log_softmax",
-    "one_hot",
-    "relu",
-    "softmax",
-    "softmax_cross_entropy_with_logits",
-    "softmax_cross_entropy_with_logits_v2",
-    "sparse_softmax_cross_entropy_with_logits",
-]
+def l2_loss(t: Any, name: str | None = None) -> Tensor:
+    """Half the sum of the squares of all entries, a scalar."""
+    return multiply(reduce_sum(square(t)), 0.5, name=name or "L2Loss")

@@ -14,18 +14,19 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype, float32
 from dtrain.graph.graph import Spec, Tensor, get_default_graph
-from dtrain.graph.shape import as_dims, is_static, shape_text
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, register
+from dtrain.ops.late import Later, as_known_dims, dims_of, late
 
 
 class _Random(Op):
-    shape: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
     dtype: DType
     seed: int
     stateful = True
+    no_gradient = "it has no inputs"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return [Spec(self.shape, self.dtype)]
+        return [Spec(dims_of(self.shape), self.dtype)]
 
     def draw(self, generator: np.random.Generator, dtype: np.dtype) -> np.ndarray:
         """Numbers of self.shape; dtype is float32 or float64."""
@@ -49,7 +50,7 @@ class _Random(Op):
 
 @register
 class RandomNormal(_Random):
-    shape: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
     dtype: DType
     seed: int
     mean: float
@@ -63,7 +64,7 @@ class RandomNormal(_Random):
 class TruncatedNormal(RandomNormal):
     """Normal, with values more than two standard deviations from the mean drawn again."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
     dtype: DType
     seed: int
     mean: float
@@ -80,7 +81,7 @@ class TruncatedNormal(RandomNormal):
 class RandomUniform(_Random):
     """In [low, high); integers too."""
 
-    shape: tuple[int, ...]
+    shape: tuple[int | Later, ...] | Later
     dtype: DType
     seed: int
     low: float
@@ -92,20 +93,50 @@ class RandomUniform(_Random):
         return generator.random(self.shape, dtype) * dtype.type(self.high - self.low) + dtype.type(self.low)
 
 
+@register
+class RandomShuffle(Op):
+    """The rows of the input in a random order."""
+
+    seed: int
+    stateful = True
+    no_gradient = "TensorFlow 1 has none for it; gather with shuffled indices instead"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        if specs[0].shape == ():
+            raise GraphError("a scalar has no rows to shuffle")
+        return [specs[0]]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        stream, xp, rows = env.random_stream(self.seed), env.xp, len(ins[0])
+        mode = {"mode": "clip"} if env.on_host else {}  # see Gather
+
+        def kernel() -> None:
+            xp.take(ins[0], xp.asarray(stream().permutation(rows)), 0, outs[0], **mode)
+
+        return kernel
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+def _seed(seed: int | None) -> int:
+    """The seed of an op; without one of its own its place in the graph, as in TensorFlow 1.
+
+    Negative, where a seed that is given hardly is: two ops of one seed draw the same numbers.
+    """
+    return -1 - len(get_default_graph().operations) if seed is None else int(seed)
+
+
 def _make(
-    make: Callable[[tuple[int, ...], DType, int], Op],
+    make: Callable[[Any, DType, int], Op],
     shape: Any,
     dtype: Any,
     seed: int | None,
     name: str | None,
 ) -> Tensor:
-    dims = as_dims(shape)
-    if not is_static(dims):
-        raise GraphError(f"the shape of a random tensor, {shape_text(dims)}, has unknown sizes")
-    # without a seed of its own an op is told apart by its place in the graph, as in TensorFlow 1
-    # (negative, where a seed that is given hardly is: two ops of one seed draw the same numbers)
-    own = -1 - len(get_default_graph().operations) if seed is None else int(seed)
-    return apply(make(dims, as_dtype(dtype), own), name=name)  # type: ignore[arg-type]
+    dims, values = as_known_dims(shape, name or "a random tensor")
+    return late(make(dims, as_dtype(dtype), _seed(seed)), (), values, name)
 
 
 def random_normal(
@@ -153,3 +184,8 @@ def random_uniform(
     return _make(
         lambda s, d, n: RandomUniform(s, d, n, minval, high), shape, dtype, seed, name or "random_uniform"
     )
+
+
+def random_shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:
+    """The rows of a tensor in a random order, another at every run."""
+    return apply(RandomShuffle(_seed(seed)), value, name=name)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import numpy as np
 
 from dtrain.errors import GraphError
-from dtrain.graph.dtypes import int64
+from dtrain.graph.dtypes import as_dtype, int64
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import normalize_axes
 from dtrain.ops.array import BroadcastLike, CountLike
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
-from dtrain.ops.math import cast, equal
+from dtrain.ops.late import static_int, static_ints
+from dtrain.ops.math import add, cast, equal, exp, log, not_equal
 from dtrain.ops.placement import PARTIAL, Placement, Sharded
 
 
@@ -22,11 +25,12 @@ class _Reduction(Op):
     axes: tuple[int, ...] | None
     keepdims: bool
     ufunc: ClassVar[str] = ""
+    of_bools: ClassVar[bool] = False
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         shape = specs[0].shape
-        if specs[0].dtype.is_bool:
-            raise GraphError("it is not defined on bool; cast it")
+        if specs[0].dtype.is_bool != self.of_bools:
+            raise GraphError(f"it is not defined on {specs[0].dtype.name}; cast it")
         if shape is None:
             return [Spec(() if self.axes is None and not self.keepdims else None, specs[0].dtype)]
         axes = normalize_axes(self.axes, len(shape), "reduction")
@@ -106,19 +110,71 @@ class Mean(_Reduction):
         return apply(Sum(self.axes, self.keepdims), inputs[0]) / _count(self, inputs[0])
 
 
-@register
-class Max(_Reduction):
-    """Where several entries are largest, the gradient is shared equally among them."""
+class _Extremum(_Reduction):
+    """Where several entries are the extreme one, the gradient is shared equally among them."""
 
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        x = node.inputs[0]
+        reached = cast(equal(x, _spread(self, node, node.outputs[0])), dy.dtype)
+        ties = apply(Sum(self.axes, self.keepdims), reached)
+        return [reached * _spread(self, node, dy / ties)]
+
+
+@register
+class Max(_Extremum):
     axes: tuple[int, ...] | None
     keepdims: bool
     ufunc = "max"
 
+
+@register
+class Min(_Extremum):
+    axes: tuple[int, ...] | None
+    keepdims: bool
+    ufunc = "min"
+
+
+@register
+class Prod(_Reduction):
+    axes: tuple[int, ...] | None
+    keepdims: bool
+    ufunc = "prod"
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        # the product of the others: without zeros y / x; of a single zero the rest's product; else 0
+        from dtrain.ops.logic import where
+
         x = node.inputs[0]
-        largest = cast(equal(x, _spread(self, node, node.outputs[0])), dy.dtype)
-        ties = apply(Sum(self.axes, self.keepdims), largest)
-        return [largest * _spread(self, node, dy / ties)]
+        is_zero = equal(x, 0)
+        others = where(is_zero, 1, x)
+        zeros = _spread(self, node, apply(Sum(self.axes, self.keepdims), cast(is_zero, dy.dtype)))
+        rest = _spread(self, node, apply(Prod(self.axes, self.keepdims), others)) / others
+        alone = equal(zeros, cast(is_zero, dy.dtype))  # no zero but this entry itself
+        return [where(alone, rest * _spread(self, node, dy), 0)]
+
+
+class _Truth(_Reduction):
+    of_bools = True
+    no_gradient = "its result is boolean"
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        x = np.array([[[True, False], [True, True]], [[False, False], [True, True]]])
+        return [Example(cls(None, True), x), Example(cls((0,), False), x), Example(cls((1, 2), False), x)]
+
+
+@register
+class All(_Truth):
+    axes: tuple[int, ...] | None
+    keepdims: bool
+    ufunc = "all"
+
+
+@register
+class Any(_Truth):
+    axes: tuple[int, ...] | None
+    keepdims: bool
+    ufunc = "any"
 
 
 @register
@@ -127,16 +183,19 @@ class ArgMax(Op):
 
     axis: int
     no_gradient = "its result is an index"
+    method: ClassVar[str] = "argmax"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         shape = specs[0].shape
         if shape is None:
             return [Spec(None, int64)]
-        (axis,) = normalize_axes(self.axis, len(shape), "argmax") or ()
+        (axis,) = normalize_axes(self.axis, len(shape), self.method) or ()
+        if shape[axis] == 0:
+            raise GraphError(f"of no entries, which axis {axis} has, none is the extreme one")
         return [Spec(shape[:axis] + shape[axis + 1 :], int64)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(ins[0].argmax, self.axis, outs[0])
+        return partial(getattr(ins[0], self.method), self.axis, outs[0])
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -150,14 +209,64 @@ class ArgMax(Op):
         return [Example(cls(0), (2, 3)), Example(cls(-1), (2, 3))]
 
 
-def _axes(op: _Reduction, x: Tensor) -> tuple[int, ...]:
-    axes = normalize_axes(op.axes, x.shape.ndims, "reduction")
-    if axes is None:
-        raise GraphError(
-            f"the gradient of a reduction of {x.name} needs its rank: "
-            "give the placeholder it comes from a shape."
-        )
-    return axes
+@register
+class ArgMin(ArgMax):
+    """Index of the smallest entry along one axis, the first where several are."""
+
+    axis: int
+    method = "argmin"
+
+
+@register
+class Cumsum(Op):
+    """Sums of the entries up to each along an axis, without it if exclusive, from the end if reverse."""
+
+    axis: int
+    exclusive: bool
+    reverse: bool
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        shape, dtype = specs[0]
+        if dtype.is_bool:
+            raise GraphError("it is not defined on bool; cast it")
+        if shape is not None:
+            normalize_axes(self.axis, len(shape), "cumsum")
+        return [specs[0]]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        x, out = (a.swapaxes(0, self.axis) for a in (ins[0], outs[0]))
+        if self.reverse:
+            x, out = x[::-1], out[::-1]
+        if not self.exclusive:
+            return partial(env.xp.cumsum, x, 0, out.dtype, out)
+        first, rest, before = out[:1], out[1:], x[:-1]
+
+        def kernel() -> None:
+            first.fill(0)
+            env.xp.cumsum(before, 0, rest.dtype, rest)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(Cumsum(self.axis, self.exclusive, not self.reverse), dy)]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        placement = placements[0]
+        along = self.axis % len(node.inputs[0].spec.shape or ())
+        return None if placement == Sharded(along) else (placements, placement)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(0, False, False), (3, 2)),
+            Example(cls(-1, True, False), (3, 4)),
+            Example(cls(1, True, True), (2, 3, 4)),
+        ]
+
+
+def _axes(op: _Reduction, x: Tensor) -> tuple[int, ...] | None:
+    """The reduced axes, not negative; None for all of an input of unknown rank."""
+    return normalize_axes(op.axes, x.shape.ndims, "reduction")
 
 
 def _spread(op: _Reduction, node: Operation, value: Tensor) -> Tensor:
@@ -171,20 +280,19 @@ def _count(op: _Reduction, x: Tensor) -> Tensor:
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-def _reduction(kind: type[Any], doc: str) -> Callable[..., Tensor]:
+def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
     def function(
-        input_tensor: Any,
-        axis: int | Sequence[int] | None = None,
+        input_tensor: object,
+        axis: object = None,
         keepdims: bool | None = None,
         name: str | None = None,
-        reduction_indices: int | Sequence[int] | None = None,
+        reduction_indices: object = None,
         keep_dims: bool | None = None,
     ) -> Tensor:
         x = convert_to_tensor(input_tensor)
         axis = _one_of("axis", axis, "reduction_indices", reduction_indices)
         keepdims = bool(_one_of("keepdims", keepdims, "keep_dims", keep_dims))
-        axes = None if axis is None else normalize_axes(axis, x.shape.ndims, name or kind.__name__)
-        return apply(kind(axes, keepdims), x, name=name)
+        return apply(kind(_read_axes(axis, x, name or kind.__name__), keepdims), x, name=name)
 
     function.__name__ = f"reduce_{kind.__name__.lower()}"
     function.__doc__ = (
@@ -194,7 +302,11 @@ def _reduction(kind: type[Any], doc: str) -> Callable[..., Tensor]:
     return function
 
 
-def _one_of(name: str, value: Any, old_name: str, old_value: Any) -> Any:
+def _read_axes(axis: object, x: Tensor, what: str) -> tuple[int, ...] | None:
+    return None if axis is None else normalize_axes(static_ints(axis, what), x.shape.ndims, what)
+
+
+def _one_of(name: str, value: object, old_name: str, old_value: object) -> object:
     if value is not None and old_value is not None:
         raise GraphError(f"{old_name} is the older name of {name}: give one of them.")
     return value if old_value is None else old_value
@@ -203,11 +315,89 @@ def _one_of(name: str, value: Any, old_name: str, old_value: Any) -> Any:
 reduce_sum = _reduction(Sum, "Sum")
 reduce_mean = _reduction(Mean, "Arithmetic mean")
 reduce_max = _reduction(Max, "Largest entry")
+reduce_min = _reduction(Min, "Smallest entry")
+reduce_prod = _reduction(Prod, "Product")
+reduce_all = _reduction(All, "Whether all are true,")
+reduce_any = _reduction(Any, "Whether any is true,")
+
+
+def reduce_logsumexp(
+    input_tensor: object,
+    axis: object = None,
+    keepdims: bool | None = None,
+    name: str | None = None,
+    reduction_indices: object = None,
+    keep_dims: bool | None = None,
+) -> Tensor:
+    """log(sum(exp(x))) over `axis`, which overflows only where the result does."""
+    from dtrain.ops.array import reshape, shape, stop_gradient
+    from dtrain.ops.logic import is_finite, where
+
+    x = convert_to_tensor(input_tensor)
+    axes = _read_axes(_one_of("axis", axis, "reduction_indices", reduction_indices), x, "reduce_logsumexp")
+    kept = bool(_one_of("keepdims", keepdims, "keep_dims", keep_dims))
+    largest = apply(Max(axes, True), x)
+    largest = stop_gradient(where(is_finite(largest), largest, 0))
+    total = log(apply(Sum(axes, kept), exp(x - largest)))
+    return add(total, largest if kept else reshape(largest, shape(total)), name=name or "reduce_logsumexp")
+
+
+def count_nonzero(
+    input_tensor: object,
+    axis: object = None,
+    keepdims: bool | None = None,
+    dtype: object = int64,
+    name: str | None = None,
+    reduction_indices: object = None,
+    keep_dims: bool | None = None,
+) -> Tensor:
+    """How many entries are not 0 over `axis`."""
+    x = convert_to_tensor(input_tensor)
+    there = x if x.dtype.is_bool else not_equal(x, 0)
+    return reduce_sum(cast(there, dtype), axis, keepdims, name, reduction_indices, keep_dims)
 
 
 def argmax(
-    input: Any, axis: int | None = None, name: str | None = None, dimension: int | None = None
+    input: object,
+    axis: object = None,
+    name: str | None = None,
+    dimension: object = None,
+    output_type: object = int64,
 ) -> Tensor:
-    """Index (int64) of the largest entry along `axis`, 0 by default; `dimension` is its older name."""
-    axis = _one_of("axis", axis, "dimension", dimension)
-    return apply(ArgMax(0 if axis is None else int(axis)), input, name=name or "ArgMax")
+    """Index of the largest entry along `axis`, 0 by default; `dimension` is its older name."""
+    return _arg(ArgMax, input, _one_of("axis", axis, "dimension", dimension), output_type, name)
+
+
+def argmin(
+    input: object,
+    axis: object = None,
+    name: str | None = None,
+    dimension: object = None,
+    output_type: object = int64,
+) -> Tensor:
+    """Index of the smallest entry along `axis`, 0 by default; `dimension` is its older name."""
+    return _arg(ArgMin, input, _one_of("axis", axis, "dimension", dimension), output_type, name)
+
+
+def _arg(kind: type[ArgMax], x: object, axis: object, output_type: object, name: str | None) -> Tensor:
+    index = kind(0 if axis is None else static_int(axis, kind.method))
+    if as_dtype(output_type) == int64:
+        return apply(index, x, name=name or kind.__name__)
+    return cast(apply(index, x), output_type, name or kind.__name__)
+
+
+def arg_max(input: object, dimension: object, output_type: object = int64, name: str | None = None) -> Tensor:
+    """Index of the largest entry along a dimension: argmax by its older name."""
+    return argmax(input, dimension, name, output_type=output_type)
+
+
+def arg_min(input: object, dimension: object, output_type: object = int64, name: str | None = None) -> Tensor:
+    """Index of the smallest entry along a dimension: argmin by its older name."""
+    return argmin(input, dimension, name, output_type=output_type)
+
+
+def cumsum(
+    x: object, axis: object = 0, exclusive: bool = False, reverse: bool = False, name: str | None = None
+) -> Tensor:
+    """Sums of the entries up to each along an axis, without it if exclusive, from the end if reverse."""
+    return apply(Cumsum(static_int(axis, "cumsum"), bool(exclusive), bool(reverse)), x, name=name)

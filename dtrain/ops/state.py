@@ -5,18 +5,29 @@ A read without a control dependency on a write of the same run sees the value fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from dtrain.errors import GraphError
+from dtrain.graph.collections import GraphKeys
 from dtrain.graph.dtypes import DType
-from dtrain.graph.graph import Graph, Operation, Spec, Tensor, TensorLike, as_operation, get_default_graph
-from dtrain.graph.shape import TensorShape, compatible, is_static, shape_text
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register
+from dtrain.graph.graph import (
+    Graph,
+    Operation,
+    Spec,
+    Tensor,
+    TensorLike,
+    as_operation,
+    get_default_graph,
+    session_for,
+)
+from dtrain.graph.shape import TensorShape, as_dims, compatible, is_static, shape_text
+from dtrain.ops.array import Identity
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register, to_array
 
-GLOBAL_VARIABLES = "variables"
-TRAINABLE_VARIABLES = "trainable_variables"
+#: Under this name a graph keeps every variable of its own, by its operation.
+OWNERS = "variables"
 
 
 @register
@@ -99,25 +110,60 @@ class NoOp(Op):
         return []
 
 
+@register
+class InitializedValue(Op):
+    """A variable's value where it has one before the run, else its initial value (the second input)."""
+
+    variable: str
+    stateful = True
+    peeks = (0,)
+    no_gradient = "it is for initial values"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [specs[0]]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        return lambda: env.xp.copyto(outs[0], ins[0] if env.initialized(self.variable) else ins[1])
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
 class Variable(TensorLike):
     """A value that persists between runs: a model's parameters, a step counter.
 
     Args:
         initial_value: a tensor, array or number, or a function of no arguments that makes one; its shape
-            and dtype become the variable's.
+            and dtype become the variable's. Where it is computed of other variables that have no value yet,
+            their initial values stand for them.
         trainable: whether optimizers update it unless told otherwise.
+        collections: names of the collections that it joins, by default GraphKeys.GLOBAL_VARIABLES.
         dtype: converts initial_value first.
+        expected_shape: what the shape of initial_value must be compatible with.
+        constraint: a function from the new value to the one allowed, which optimizers apply after an update.
+        validate_shape: only True, since a variable's sizes are fixed here.
+        variable_def, import_scope: only None, since there are no protocol buffers to read it from.
+        caching_device: without a meaning here: a variable lies on the session's device.
+        group: variables of one group lie side by side in memory.
 
     Raises:
-        GraphError: initial_value is missing or has unknown sizes.
+        GraphError: initial_value is missing, has unknown sizes, or an argument is not supported.
     """
 
     def __init__(
         self,
         initial_value: Any = None,
         trainable: bool = True,
+        collections: Sequence[str] | None = None,
+        validate_shape: bool = True,
+        caching_device: Any = None,
         name: str | None = None,
+        variable_def: None = None,
         dtype: Any = None,
+        expected_shape: Any = None,
+        import_scope: None = None,
+        constraint: Callable[[Tensor], Any] | None = None,
         *,
         group: str = "",
     ) -> None:
@@ -125,25 +171,48 @@ class Variable(TensorLike):
         name = name or "Variable"
         if initial_value is None:
             raise GraphError(f"{name}: a variable needs an initial value, such as dt.zeros([784, 10]).")
-        with graph.control_dependencies(None), graph.name_scope(f"{name}_init"):
-            value = initial_value() if callable(initial_value) else initial_value
-            initial = convert_to_tensor(value, dtype, name="initial_value")
+        if not validate_shape:
+            raise GraphError(f"{name}: validate_shape=False is not supported: a variable's sizes are fixed.")
+        if variable_def is not None or import_scope is not None:
+            raise GraphError(f"{name}: variable_def and import_scope are not supported: give initial_value.")
+        if constraint is not None and not callable(constraint):
+            raise GraphError(f"{name}: constraint is no function of the variable's value.")
+        if isinstance(collections, str):
+            raise GraphError(f"{name}: collections is a list of names: write [{collections!r}].")
+        # a variable made inside control_dependencies is there before them
+        with graph.control_dependencies(None), graph.name_scope(name) as scope:
+            with graph.name_scope("Initializer"):
+                value = initial_value() if callable(initial_value) else initial_value
+                initial = convert_to_tensor(value, dtype, name="initial_value")
+                self._check_initial(initial, scope[:-1], expected_shape)
+            group = group or ("trainable" if trainable else "state")
+            kind = VariableOp(initial.spec.shape, initial.dtype, group)  # type: ignore[arg-type]
+            self.trainable = trainable
+            self.constraint = constraint
+            self.initial_value = initial
+            self._ref = graph.add(kind, name=scope).outputs[0]
+            self._settled = _with_initialized_values(initial)
+            self.initializer = graph.add(Assign(), (self._ref, self._settled), "Assign")
+        graph.kept.setdefault(OWNERS, {})[self.op] = self
+        keys = [GraphKeys.GLOBAL_VARIABLES] if collections is None else list(collections)
+        graph.add_to_collections([*keys, GraphKeys.TRAINABLE_VARIABLES] if trainable else keys, self)
+
+    @staticmethod
+    def _check_initial(initial: Tensor, name: str, expected_shape: Any) -> None:
+        if initial.dtype.is_string:
+            raise GraphError(
+                f"{name}: the initial value {initial.name} is a string, and variables are numbers."
+            )
         if not is_static(initial.spec.shape):
             raise GraphError(
                 f"{name}: the initial value {initial.name} has the unknown shape "
                 f"{shape_text(initial.spec.shape)}; a variable's sizes are fixed."
             )
-        group = group or ("trainable" if trainable else "state")
-        self.trainable = trainable
-        kind = VariableOp(initial.spec.shape, initial.dtype, group)  # type: ignore[arg-type]
-        self.initial_value = initial
-        # a variable made inside control_dependencies is there before them
-        with graph.control_dependencies(None):
-            self._ref = apply(kind, name=name)
-            self.initializer = graph.add(Assign(), (self._ref, initial), f"{name}/Assign")
-        graph.add_to_collection(GLOBAL_VARIABLES, self)
-        if trainable:
-            graph.add_to_collection(TRAINABLE_VARIABLES, self)
+        if not compatible(initial.spec.shape, as_dims(expected_shape)):
+            raise GraphError(
+                f"{name}: the initial value has the shape {shape_text(initial.spec.shape)}, not the expected "
+                f"{shape_text(as_dims(expected_shape))}."
+            )
 
     @property
     def op(self) -> Operation:
@@ -172,38 +241,122 @@ class Variable(TensorLike):
         """The tensor that reads it."""
         return self._ref
 
-    def assign(self, value: Any, name: str | None = None) -> Tensor:
-        """A tensor that, when run, sets the variable and gives its new value."""
-        return self._write(Assign(), value, name)
+    def read_value(self) -> Tensor:
+        """A tensor with its value at the place where it is made: after what control_dependencies asks for."""
+        return apply(Identity(), self._ref, name=f"{self.op.name}/read")
 
-    def assign_add(self, delta: Any, name: str | None = None) -> Tensor:
-        """A tensor that, when run, adds to the variable and gives its new value."""
-        return self._write(AssignAdd(), delta, name)
+    def initialized_value(self) -> Tensor:
+        """Its value, or its initial value where it has none: what another's initial value can be made of."""
+        with self.graph.as_default():
+            return apply(InitializedValue(self.op.name), self._ref, self._settled)
 
-    def assign_sub(self, delta: Any, name: str | None = None) -> Tensor:
-        """A tensor that, when run, subtracts from the variable and gives its new value."""
-        return self._write(AssignSub(), delta, name)
+    def eval(self, session: Any = None) -> Any:
+        """Its value in a session, by default the default session."""
+        return self._ref.eval(session=session)
 
-    def _write(self, kind: Op, value: Any, name: str | None) -> Tensor:
-        return apply(kind, self._ref, convert_to_tensor(value, self.dtype), name=name)
+    def load(self, value: Any, session: Any = None) -> None:
+        """Give it a value in a session, by default the default one; every rank gives its own.
+
+        Raises:
+            InvalidArgumentError: the value has another shape.
+        """
+        session = session_for(self.graph, session, "load()")
+        session.set_value(self, to_array(value, self.dtype))
+
+    def assign(
+        self, value: Any, use_locking: bool = False, name: str | None = None, read_value: bool = True
+    ) -> Any:
+        """A tensor that, when run, sets the variable and gives its new value.
+
+        read_value=False gives the operation. use_locking has no meaning: operations run one after the other.
+        """
+        return self._write(Assign(), value, name, read_value)
+
+    def assign_add(
+        self, delta: Any, use_locking: bool = False, name: str | None = None, read_value: bool = True
+    ) -> Any:
+        """As assign, adding to the variable."""
+        return self._write(AssignAdd(), delta, name, read_value)
+
+    def assign_sub(
+        self, delta: Any, use_locking: bool = False, name: str | None = None, read_value: bool = True
+    ) -> Any:
+        """As assign, subtracting from the variable."""
+        return self._write(AssignSub(), delta, name, read_value)
+
+    def _write(self, kind: Op, value: Any, name: str | None, read_value: bool) -> Any:
+        written = apply(kind, self._ref, convert_to_tensor(value, self.dtype), name=name)
+        return written if read_value else written.op
 
     def __repr__(self) -> str:
-        return f"<dt.Variable '{self.name}' shape={self.shape} dtype={self.dtype.name}_ref>"
+        return f"<tf.Variable '{self.name}' shape={self.shape} dtype={self.dtype.name}_ref>"
 
 
-def global_variables() -> list[Variable]:
-    """All variables of the default graph, in the order they were made."""
-    return get_default_graph().get_collection(GLOBAL_VARIABLES)
+def _with_initialized_values(initial: Tensor) -> Tensor:
+    """The tensor with initialized_value() in place of every variable that it is computed of.
+
+    Without this the order of initializers in one run would have to be the user's care.
+    """
+    owners: dict[Operation, Variable] = initial.graph.kept.get(OWNERS, {})
+    settled: dict[Tensor, Tensor] = {}
+    for node in sorted(_behind(initial), key=lambda n: n.id):
+        inputs = tuple(settled.get(t, t) for t in node.inputs)
+        if isinstance(node.kind, VariableOp) and node in owners:
+            settled[node.outputs[0]] = owners[node].initialized_value()
+        elif inputs != node.inputs and not isinstance(node.kind, InitializedValue):
+            copy = initial.graph.add(node.kind, inputs, node.name.rpartition("/")[2], node.control_inputs)
+            settled.update(zip(node.outputs, copy.outputs, strict=True))
+    return settled.get(initial, initial)
 
 
-def trainable_variables() -> list[Variable]:
-    """Those that optimizers update, in the order they were made."""
-    return get_default_graph().get_collection(TRAINABLE_VARIABLES)
+def _behind(tensor: Tensor) -> set[Operation]:
+    """The operations that a tensor is computed by."""
+    seen: set[Operation] = set()
+    stack = [tensor.op]
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            stack.extend(t.op for t in node.inputs)
+    return seen
 
 
-def variables_initializer(variables: Sequence[Variable], name: str = "init") -> Operation:
+def assign(
+    ref: Variable,
+    value: Any,
+    validate_shape: bool | None = None,
+    use_locking: bool | None = None,
+    name: str | None = None,
+) -> Tensor:
+    """ref.assign(value); raises GraphError for validate_shape=False, since a variable's sizes are fixed."""
+    if validate_shape is False:
+        raise GraphError(f"assign to {ref.name}: validate_shape=False is not supported: its sizes are fixed.")
+    return ref.assign(value, name=name)
+
+
+def assign_add(ref: Variable, value: Any, use_locking: bool | None = None, name: str | None = None) -> Tensor:
+    """ref.assign_add(value)."""
+    return ref.assign_add(value, name=name)
+
+
+def assign_sub(ref: Variable, value: Any, use_locking: bool | None = None, name: str | None = None) -> Tensor:
+    """ref.assign_sub(value)."""
+    return ref.assign_sub(value, name=name)
+
+
+def global_variables(scope: str | None = None) -> list[Variable]:
+    """Variables of the default graph in the order they were made; of a scope: those named so at the start."""
+    return get_default_graph().get_collection(GraphKeys.GLOBAL_VARIABLES, scope)
+
+
+def trainable_variables(scope: str | None = None) -> list[Variable]:
+    """Those that optimizers update, in the order they were made; of a scope: those named so at the start."""
+    return get_default_graph().get_collection(GraphKeys.TRAINABLE_VARIABLES, scope)
+
+
+def variables_initializer(var_list: Sequence[Variable], name: str = "init") -> Operation:
     """An operation that gives these variables their initial values."""
-    return group(*(v.initializer for v in variables), name=name)
+    return group(*(v.initializer for v in var_list), name=name)
 
 
 def global_variables_initializer() -> Operation:
@@ -212,10 +365,18 @@ def global_variables_initializer() -> Operation:
 
 
 def group(*inputs: Any, name: str | None = None) -> Operation:
-    """An operation that is done when all of these are."""
-    operations = tuple(as_operation(i) for i in inputs)
+    """An operation that is done when all of these are; lists of them are taken apart."""
+    operations = tuple(as_operation(i) for i in _flat(inputs))
     graph = operations[0].graph if operations else get_default_graph()
     return graph.add(NoOp(), (), name or "group_deps", operations)
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
 
 
 def no_op(name: str | None = None) -> Operation:

@@ -10,6 +10,7 @@ from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Graph, Operation, Spec, Tensor
 from dtrain.graph.shape import Dims
 from dtrain.ops.base import Feed, Placeholder
+from dtrain.ops.late import Late
 from dtrain.ops.placement import Placement
 from dtrain.passes.step import Step
 
@@ -82,14 +83,18 @@ def _needed(
 def _at_known_shapes(
     graph: Graph, node: Operation, inputs: tuple[Tensor, ...], control: tuple[Operation, ...]
 ) -> Operation:
+    kind = node.kind
     try:
-        specs = node.kind.infer(*(t.spec for t in inputs))
+        if isinstance(kind, Late):  # what its attributes come from is a constant at these shapes
+            with graph.as_default():
+                kind, inputs = kind.resolve(inputs)
+        specs = kind.infer(*(t.spec for t in inputs))
     except GraphError as error:
         operands = " and ".join(f"{t.op.name} {t.spec}" for t in inputs)
         raise InvalidArgumentError(
             f"{node.name} (built at {node.source}) does not fit what is fed: with {operands}, {error}."
         ) from None
-    copy = Operation(graph, node.name, node.kind, inputs, control, specs, node.source)
+    copy = Operation(graph, node.name, kind, inputs, control, specs, node.source)
     graph.operations.append(copy)
     return copy
 

@@ -32,11 +32,13 @@ class PlanEnv:
         backend: Backend,
         comm: Communicator,
         random_stream: Callable[[str, int], Callable[[], np.random.Generator]],
+        initialized: Callable[[str], bool] = lambda name: True,
     ) -> None:
         self.xp = backend.xp
         self.on_host = backend.on_host
         self.comm = comm
         self.node = ""  # the name of the operation that is being bound
+        self.initialized = initialized
         self._random_stream = random_stream
         self._backend = backend
         self._block = backend.block(0)
@@ -83,6 +85,7 @@ class Plan:
         self.backend = backend
         self.nodes = nodes
         self.required, self.assigned = _variables(self.nodes, step.fetches)
+        self.runs = 0  # counted by sessions of several ranks
         self.kernels: list[Kernel] = []
         self.kernel_nodes: list[Operation] = []
         layout = _Layout(self.nodes, step, variables, backend, env)
@@ -100,7 +103,7 @@ class Plan:
         """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies."""
         on_host = self.backend.on_host
         for index, buffer in self._feeds:
-            if on_host:
+            if on_host or buffer.dtype == object:
                 buffer[...] = values[index]
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
@@ -176,7 +179,7 @@ def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[l
             continue
         for i, tensor in enumerate(node.inputs):
             memory = memory_of(tensor).op
-            if not isinstance(memory.kind, VariableOp) or i in node.kind.shape_only:
+            if not isinstance(memory.kind, VariableOp) or i in (*node.kind.shape_only, *node.kind.peeks):
                 continue
             if isinstance(node.kind, Assign) and i == 0:
                 assigned[memory.name] = None
@@ -239,6 +242,8 @@ class _Layout:
     def _made_here(self, tensor: Tensor) -> bool:
         """Whether a kernel of this plan writes the tensor, into memory that is ours to choose."""
         kind = tensor.op.kind
+        if tensor.dtype.is_string:  # an array of objects cannot lie in a block of bytes
+            return False
         return not (kind.is_view or kind.writes or isinstance(kind, VariableOp | Const | Feed | AllReduce))
 
     # -- gradients side by side ------------------------------------------------------------------------
@@ -285,7 +290,9 @@ class _Layout:
         """Give each output of a node a buffer, or that of an input that dies here and may be written over."""
         i = self.position[node]
         for tensor in node.outputs:
-            if tensor in self.packed or not (self._made_here(tensor) or isinstance(node.kind, Feed)):
+            if tensor in self.packed or tensor.dtype.is_string:
+                continue
+            if not (self._made_here(tensor) or isinstance(node.kind, Feed)):
                 continue
             last = self.last_use.get(tensor, i)
             taken = self._take_over(node, tensor, i) if tensor.index == 0 else None
@@ -324,7 +331,8 @@ class _Layout:
             arrays[node.outputs[0]] = self.variables[node.name]
             return []
         if isinstance(kind, Const):
-            arrays[node.outputs[0]] = self.backend.from_host(kind.value.array)
+            array = kind.value.array
+            arrays[node.outputs[0]] = array if array.dtype == object else self.backend.from_host(array)
             return []
         if kind.is_view:
             return self._view(node)
@@ -334,6 +342,8 @@ class _Layout:
                 arrays[tensor] = arrays[node.inputs[0]]
             elif tensor in self.packed:
                 arrays[tensor] = self.packed[tensor]
+            elif tensor.dtype.is_string:
+                arrays[tensor] = np.empty(self._local(tensor), object)
             else:
                 buffer = self.buffers[tensor]
                 arrays[tensor] = self._carve(self.arena, buffer.offset, tensor)

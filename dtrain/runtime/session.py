@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,18 @@ import numpy as np
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.errors import DtrainError, FailedPreconditionError, GraphError, InvalidArgumentError
+from dtrain.errors import DtrainError, FailedPreconditionError, GraphError, InvalidArgumentError, UsageError
 from dtrain.graph.fingerprint import fingerprint
-from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph
+from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
 from dtrain.graph.shape import compatible, shape_text
-from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.base import convert_to_tensor, to_array
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.runtime.backend import Backend, make_backend
+from dtrain.runtime.batch import Batch, checksum
+from dtrain.runtime.config import ConfigProto
 from dtrain.runtime.plan import Plan, PlanEnv, schedule
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
@@ -47,11 +50,14 @@ class Session:
     """Runs operations of a graph and holds the values of its variables.
 
     On several ranks every call is collective, and shapes and values are those of the whole batch: a plain
-    array is fed alike on every rank, a Shard is this rank's rows. Fetched values are whole on every rank.
+    array is fed alike on every rank, a Shard is this rank's rows, a Batch is split. Fetched values are whole
+    on every rank.
+    `with Session() as sess:` makes it the default session and its graph the default graph, and closes it.
 
     Args:
         target: accepted for TensorFlow 1's sake; only '' is known.
         graph: by default the default graph.
+        config: TensorFlow 1's options; ConfigProto says what each means here.
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto, or a Backend.
     """
@@ -60,6 +66,7 @@ class Session:
         self,
         target: str = "",
         graph: Graph | None = None,
+        config: ConfigProto | None = None,
         *,
         comm: Communicator | None = _WORLD,
         device: str | Backend = "cpu",
@@ -68,6 +75,8 @@ class Session:
             raise GraphError(
                 f"Session(target={target!r}): there is no server to connect to; leave target out."
             )
+        if config is not None:
+            device = config.apply(device)
         self.graph = graph if graph is not None else get_default_graph()
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.backend = device if isinstance(device, Backend) else make_backend(device)
@@ -76,36 +85,66 @@ class Session:
         self._plans: dict[Any, Plan] = {}
         self._seed: int | None = None
         self._draws: dict[str, int] = {}
+        self._closed = False
+        self._entered: list[ExitStack] = []
 
     def __enter__(self) -> Session:
-        self._context = self.graph.as_default()
-        self._context.__enter__()
+        context = ExitStack()
+        context.enter_context(self.graph.as_default())
+        context.enter_context(self.as_default())
+        self._entered.append(context)
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._context.__exit__(*exception)
+        self._entered.pop().close()
+        self.close()
+
+    @contextmanager
+    def as_default(self) -> Iterator[Session]:
+        """Make it the session of Tensor.eval and Operation.run inside, and leave it open after."""
+        session_stack().append(self)
+        try:
+            yield self
+        finally:
+            stack = session_stack()
+            del stack[len(stack) - 1 - stack[::-1].index(self)]
+
+    @property
+    def graph_def(self) -> Any:
+        """The graph as plain data."""
+        return self.graph.as_graph_def()
 
     def close(self) -> None:
-        """Free the variables and plans."""
+        """Free the variables and plans; running it again is an error."""
+        self._closed = True
         self._variables.clear()
         self._initialized.clear()
         self._plans.clear()
 
     # -- running ---------------------------------------------------------------------------------------
-    def run(self, fetches: Any, feed_dict: dict[Any, Any] | None = None) -> Any:
+    def run(
+        self,
+        fetches: Any,
+        feed_dict: dict[Any, Any] | None = None,
+        options: None = None,
+        run_metadata: None = None,
+    ) -> Any:
         """Run what the fetches need, and only that.
 
         Args:
             fetches: a tensor, variable, operation or name, or lists, tuples and dicts of them.
             feed_dict: values for placeholders (or any tensor), as arrays or Shards.
+            options, run_metadata: only None, since dtrain records no traces.
 
         Returns:
             Values in the structure of fetches; None for operations.
 
         Raises:
             InvalidArgumentError: a placeholder is not fed, or a value does not fit.
-            FailedPreconditionError: a variable has no value yet.
+            FailedPreconditionError: a variable has no value yet, or the session is closed.
         """
+        if options is not None or run_metadata is not None:
+            raise UsageError("Session.run: dtrain records no traces; leave options and run_metadata out.")
         items = sorted(
             ((self._feed_tensor(key), value) for key, value in (feed_dict or {}).items()),
             key=lambda item: (item[0].op.id, item[0].index),
@@ -124,6 +163,8 @@ class Session:
         kind = (tensors, targets, feeds)
 
         def call(*values: Any) -> Any:
+            if self._closed:
+                raise FailedPreconditionError("Attempted to use a closed Session.")
             locals_, specs = self._accept(feeds, values)
             key = (kind, specs)
             plan = self._plans.pop(key, None)
@@ -132,6 +173,8 @@ class Session:
             self._keep(key, plan)
             if not self._initialized.issuperset(plan.required):
                 raise self._uninitialized(plan)
+            if self.comm.size > 1:
+                self._check_alike(plan, feeds, values)
             results = plan.run(locals_)
             if plan.assigned:
                 self._initialized.update(plan.assigned)
@@ -174,6 +217,9 @@ class Session:
             raise InvalidArgumentError(f"{len(values)} values for {len(feeds)} feeds: give one for each.")
         arrays, specs = [], []
         for tensor, value in zip(feeds, values, strict=True):
+            if isinstance(value, Batch) and value.ndim and self.comm.size > 1:
+                low, high = shard_bounds(len(value), self.comm.rank, self.comm.size)
+                value = Shard(value[low:high], len(value))
             if isinstance(value, Shard):
                 array, shape, placement = self._accept_shard(tensor, value)
             else:
@@ -204,6 +250,13 @@ class Session:
 
     def _array(self, tensor: Tensor, value: Any) -> np.ndarray:
         wanted = tensor.dtype.numpy
+        if tensor.dtype.is_string:
+            try:
+                return to_array(value, tensor.dtype)
+            except GraphError:
+                raise InvalidArgumentError(
+                    f"Cannot feed {value!r} for '{tensor.name}': it is no text."
+                ) from None
         if isinstance(value, np.ndarray) and value.dtype == wanted:
             return value
         if isinstance(value, TensorLike):
@@ -227,6 +280,28 @@ class Session:
             )
         return converted
 
+    def _check_alike(self, plan: Plan, feeds: Sequence[Tensor], values: Sequence[Any]) -> None:
+        """Raise on every rank where a value that should be the same on all is not.
+
+        Looks at the first run of a plan, the second, the fourth and so on: cheap, and soon enough to notice
+        data that each rank shuffles for itself.
+        """
+        plan.runs += 1
+        whole = [(t, v) for t, v in zip(feeds, values, strict=True) if not isinstance(v, Shard)]
+        if plan.runs & (plan.runs - 1) or not whole:
+            return
+        sums = self.comm.allgather(np.array([[checksum(v) for _, v in whole]], np.int64))
+        for (tensor, _), column in zip(whole, sums.T, strict=True):
+            if (column != column[0]).any():
+                rank = int(np.argmax(column != column[0]))
+                error = InvalidArgumentError(
+                    f"the value fed for Tensor '{tensor.name}' is not the same on rank {rank} as on rank 0: "
+                    "feed next_batch's arrays, or this rank's rows as dt.Shard(rows, total), or seed the "
+                    "random numbers that it was made with alike on all ranks."
+                )
+                error.agreed = True
+                raise error
+
     # -- plans -----------------------------------------------------------------------------------------
     def _compile(
         self,
@@ -247,11 +322,12 @@ class Session:
             error = problem
         if self.comm.size > 1:
             self.comm.agree(error)
-            self.comm.agree_on("the step they are about to run", fingerprint(nodes))
+            # weights that each rank drew by NumPy for itself are the usual cause
+            self.comm.agree_on("the step they are about to run (seed NumPy alike)", fingerprint(nodes))
         if error is not None:
             raise error
         self._allocate()
-        env = PlanEnv(self.backend, self.comm, self._random_stream)
+        env = PlanEnv(self.backend, self.comm, self._random_stream, self._initialized.__contains__)
         return Plan(step, nodes, self._variables, self.backend, env)
 
     def _keep(self, key: Any, plan: Plan) -> None:
@@ -320,7 +396,7 @@ class Session:
         return {v.op.name: np.asarray(value) for v, value in zip(variables, values, strict=True)}
 
     def set_value(self, variable: Variable, value: Any) -> None:
-        """Give a variable a value, of its shape and dtype. Not collective: every rank sets its own."""
+        """Give a variable a value, of its shape and dtype. Collective: every rank gives the same."""
         array = np.asarray(value)
         if array.shape != variable.value().spec.shape or array.dtype != variable.dtype.numpy:
             raise InvalidArgumentError(
@@ -330,6 +406,30 @@ class Session:
         self._allocate()
         self._variables[variable.op.name][...] = self.backend.from_host(array)
         self._initialized.add(variable.op.name)
+
+
+class InteractiveSession(Session):
+    """A session that is the default one, and its graph the default graph, from here to close()."""
+
+    def __init__(
+        self,
+        target: str = "",
+        graph: Graph | None = None,
+        config: ConfigProto | None = None,
+        *,
+        comm: Communicator | None = _WORLD,
+        device: str | Backend = "cpu",
+    ) -> None:
+        super().__init__(target, graph, config, comm=comm, device=device)
+        self._installed = ExitStack()
+        if graph is not None:  # the default graph may be reset later; it needs no block around it
+            self._installed.enter_context(self.graph.as_default())
+        self._installed.enter_context(self.as_default())
+
+    def close(self) -> None:
+        """Stop being the default session, and free the variables and plans."""
+        self._installed.close()
+        super().close()
 
 
 def _nbytes(node: Operation) -> int:

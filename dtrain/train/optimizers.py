@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from dtrain.autodiff import gradients
-from dtrain.errors import GraphError
+from dtrain.errors import GraphError, UsageError
 from dtrain.graph.dtypes import float64
 from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
-from dtrain.ops.array import zeros
+from dtrain.ops.adaptive import (
+    ApplyAdadelta,
+    ApplyAdagrad,
+    ApplyAdaMax,
+    ApplyCenteredRMSProp,
+    ApplyNadam,
+    ApplyRMSProp,
+)
+from dtrain.ops.array import fill
 from dtrain.ops.base import Op, convert_to_tensor
 from dtrain.ops.math import cast, sqrt
 from dtrain.ops.state import Variable, group, trainable_variables
@@ -23,42 +34,87 @@ class Optimizer:
 
     A subclass says which slots a variable has and which op updates it. On several ranks the gradients it
     gets are those of the whole batch: the passes put the allreduce in, the optimizer knows nothing of it.
+
+    The learning rate is a number, a tensor (such as a schedule of train/schedules), a variable, or a function
+    of no arguments that gives one of these. use_locking is taken for TensorFlow 1's sake: a run has one
+    writer, so the updates of all optimizers are whole with it and without.
     """
 
-    #: Names of the per-variable state.
+    #: For gate_gradients. All gradients of a step are there before its first update, which is GATE_GRAPH.
+    GATE_NONE, GATE_OP, GATE_GRAPH = 0, 1, 2
+
+    #: Names of the per-variable state, and what it starts with where that is not 0.
     slots: tuple[str, ...] = ()
+    starts: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, learning_rate: Any, name: str) -> None:
         self.learning_rate = learning_rate
         self.name = name
         self._slots: dict[tuple[Variable, str], Variable] = {}
 
+    def get_name(self) -> str:
+        """The name that its operations and state have."""
+        return self.name
+
     def minimize(
         self,
         loss: Tensor,
         global_step: Variable | None = None,
         var_list: Iterable[Variable] | None = None,
+        gate_gradients: int = GATE_OP,
+        aggregation_method: Any = None,
+        colocate_gradients_with_ops: bool = False,
         name: str | None = None,
+        grad_loss: Any = None,
     ) -> Operation:
         """An operation that, when run, takes one step against the gradient of loss (summed if not a scalar).
 
         Args:
             global_step: a variable that each step adds 1 to.
             var_list: the variables to update, by default all trainable ones.
+            gate_gradients: all three values do the same: every gradient is there before the first update.
+            aggregation_method: only None, since uses are summed in one way.
+            colocate_gradients_with_ops: either does the same: a rank works on one device.
+            grad_loss: what flows into the loss, of its shape, in place of ones.
 
         Raises:
             GraphError: there are no variables, or the loss depends on none of them.
+            UsageError: an argument has a value that dtrain does not know.
         """
-        return self.apply_gradients(self.compute_gradients(loss, var_list), global_step, name)
+        pairs = self.compute_gradients(
+            loss, var_list, gate_gradients, aggregation_method, colocate_gradients_with_ops, grad_loss
+        )
+        return self.apply_gradients(pairs, global_step, name)
 
     def compute_gradients(
-        self, loss: Tensor, var_list: Iterable[Variable] | None = None
+        self,
+        loss: Tensor,
+        var_list: Iterable[Variable] | None = None,
+        gate_gradients: int = GATE_OP,
+        aggregation_method: Any = None,
+        colocate_gradients_with_ops: bool = False,
+        grad_loss: Any = None,
     ) -> list[tuple[Tensor | None, Variable]]:
-        """(gradient, variable) pairs; None for a variable that the loss does not depend on."""
+        """(gradient, variable) pairs; None for a variable that the loss does not depend on.
+
+        Arguments and errors are minimize's.
+        """
+        if gate_gradients not in (self.GATE_NONE, self.GATE_OP, self.GATE_GRAPH):
+            raise UsageError(
+                f"{self.name}: gate_gradients={gate_gradients!r} is none of Optimizer.GATE_NONE, GATE_OP and "
+                "GATE_GRAPH. Leave it out: all of them do the same here."
+            )
+        if aggregation_method is not None:
+            raise UsageError(
+                f"{self.name}: aggregation_method={aggregation_method!r} is not supported: there is one "
+                "way to add up the gradients of several uses. Leave it out."
+            )
+        if isinstance(var_list, Variable):
+            raise UsageError(f"{self.name}: var_list is one variable; give a list: var_list=[variable].")
         variables = list(var_list) if var_list is not None else trainable_variables()
         if not variables:
             raise GraphError(f"{self.name}: there are no trainable variables to compute gradients for.")
-        return list(zip(gradients(loss, variables), variables, strict=True))
+        return list(zip(gradients(loss, variables, grad_loss), variables, strict=True))
 
     def apply_gradients(
         self,
@@ -96,14 +152,19 @@ class Optimizer:
                     kind = self._update(len(some))
                     updates.append(graph.add(kind, (*inputs, rate)))
                 with graph.control_dependencies(updates):
+                    updates += [v.assign(v.constraint(v)) for _, v in pairs if v.constraint is not None]
                     updates += self._finish()
                     if global_step is not None:
-                        updates.append(global_step.assign_add(1, "global_step"))
+                        updates.append(global_step.assign_add(1, name="global_step"))
             return group(*updates, name=name or self.name)
 
     def get_slot(self, variable: Variable, name: str) -> Variable | None:
         """The variable that holds a piece of per-variable state, such as Adam's 'm'."""
         return self._slots.get((variable, name))
+
+    def get_slot_names(self) -> list[str]:
+        """The names that get_slot knows, in alphabetical order."""
+        return sorted(self.slots)
 
     def variables(self) -> list[Variable]:
         """All state of the optimizer."""
@@ -113,7 +174,7 @@ class Optimizer:
         if (variable, slot) not in self._slots:
             with get_default_graph().name_scope(None):
                 self._slots[variable, slot] = Variable(
-                    lambda: zeros(variable.shape, variable.dtype),
+                    lambda: fill(variable.shape, np.asarray(self.starts.get(slot, 0), variable.dtype.numpy)),
                     trainable=False,
                     name=f"{variable.op.name}/{self.name}/{slot}",
                     group=f"{variable.op.kind.group}/{self.name}/{slot}",
@@ -126,7 +187,7 @@ class Optimizer:
 
     def _rate(self) -> Tensor:
         """The learning rate of this step, a scalar."""
-        rate = self.learning_rate
+        rate = self.learning_rate() if callable(self.learning_rate) else self.learning_rate
         # a Python number keeps its digits for float64 variables
         return convert_to_tensor(rate, None if isinstance(rate, TensorLike) else float64)
 
@@ -141,7 +202,7 @@ class Optimizer:
 class GradientDescentOptimizer(Optimizer):
     """Plain stochastic gradient descent."""
 
-    def __init__(self, learning_rate: Any, name: str = "GradientDescent") -> None:
+    def __init__(self, learning_rate: Any, use_locking: bool = False, name: str = "GradientDescent") -> None:
         super().__init__(learning_rate, name)
 
     def _update(self, count: int) -> Op:
@@ -149,25 +210,108 @@ class GradientDescentOptimizer(Optimizer):
 
 
 class MomentumOptimizer(Optimizer):
-    """Gradient descent with momentum, by request in Nesterov's form."""
+    """Gradient descent with momentum (Polyak 1964), by request in Nesterov's form."""
 
     slots = ("momentum",)
 
     def __init__(
-        self, learning_rate: Any, momentum: float, use_nesterov: bool = False, name: str = "Momentum"
+        self,
+        learning_rate: Any,
+        momentum: float,
+        use_locking: bool = False,
+        name: str = "Momentum",
+        use_nesterov: bool = False,
     ) -> None:
         super().__init__(learning_rate, name)
-        self.momentum = float(momentum)
+        self.momentum = _number(name, "momentum", momentum)
         self.use_nesterov = bool(use_nesterov)
 
     def _update(self, count: int) -> Op:
         return ApplyMomentum(count, self.momentum, self.use_nesterov)
 
 
+class AdagradOptimizer(Optimizer):
+    """Adagrad (Duchi et al. 2011): each element's step shrinks by its own past gradients.
+
+    Raises:
+        UsageError: initial_accumulator_value is not positive.
+    """
+
+    slots = ("accumulator",)
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        initial_accumulator_value: float = 0.1,
+        use_locking: bool = False,
+        name: str = "Adagrad",
+    ) -> None:
+        super().__init__(learning_rate, name)
+        value = _number(name, "initial_accumulator_value", initial_accumulator_value)
+        if value <= 0:
+            raise UsageError(f"{name}: initial_accumulator_value is {value:g}; it has to be positive.")
+        self.starts = {"accumulator": value}
+
+    def _update(self, count: int) -> Op:
+        return ApplyAdagrad(count)
+
+
+class AdadeltaOptimizer(Optimizer):
+    """Adadelta (Zeiler 2012). The paper's own form has a learning_rate of 1."""
+
+    slots = ("accum", "accum_update")
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        rho: float = 0.95,
+        epsilon: float = 1e-8,
+        use_locking: bool = False,
+        name: str = "Adadelta",
+    ) -> None:
+        super().__init__(learning_rate, name)
+        self.rho, self.epsilon = _number(name, "rho", rho), _number(name, "epsilon", epsilon)
+
+    def _update(self, count: int) -> Op:
+        return ApplyAdadelta(count, self.rho, self.epsilon)
+
+
+class RMSPropOptimizer(Optimizer):
+    """RMSProp (Tieleman & Hinton 2012), its mean square starting at 1 as in TensorFlow 1.
+
+    centered: scale by the variance of the gradient (Graves 2013) instead of by its mean square.
+    """
+
+    slots = ("rms", "momentum")
+    starts = MappingProxyType({"rms": 1.0})
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        decay: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float = 1e-10,
+        use_locking: bool = False,
+        centered: bool = False,
+        name: str = "RMSProp",
+    ) -> None:
+        super().__init__(learning_rate, name)
+        self.decay, self.momentum = _number(name, "decay", decay), _number(name, "momentum", momentum)
+        self.epsilon = _number(name, "epsilon", epsilon)
+        self.centered = bool(centered)
+        if centered:
+            self.slots = ("rms", "momentum", "mg")
+
+    def _update(self, count: int) -> Op:
+        kind = ApplyCenteredRMSProp if self.centered else ApplyRMSProp
+        return kind(count, self.decay, self.momentum, self.epsilon)
+
+
 class AdamOptimizer(Optimizer):
-    """Adam (Kingma & Ba, 2015), in TensorFlow 1's form: epsilon is that of the paper's section 2.1."""
+    """Adam (Kingma & Ba 2015), in TensorFlow 1's form: epsilon is its section 2's last."""
 
     slots = ("m", "v")
+    _kind: type[Op] = ApplyAdam
 
     def __init__(
         self,
@@ -175,10 +319,12 @@ class AdamOptimizer(Optimizer):
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
+        use_locking: bool = False,
         name: str = "Adam",
     ) -> None:
         super().__init__(learning_rate, name)
-        self.beta1, self.beta2, self.epsilon = float(beta1), float(beta2), float(epsilon)
+        self.beta1, self.beta2 = _number(name, "beta1", beta1), _number(name, "beta2", beta2)
+        self.epsilon = _number(name, "epsilon", epsilon)
         self._powers: tuple[Variable, Variable] | None = None
 
     def _prepare(self) -> None:
@@ -191,7 +337,7 @@ class AdamOptimizer(Optimizer):
                 )
 
     def _update(self, count: int) -> Op:
-        return ApplyAdam(count, self.beta1, self.beta2, self.epsilon)
+        return self._kind(count, self.beta1, self.beta2, self.epsilon)  # type: ignore[call-arg]
 
     def _rate(self) -> Tensor:
         assert self._powers is not None
@@ -207,3 +353,51 @@ class AdamOptimizer(Optimizer):
 
     def variables(self) -> list[Variable]:
         return super().variables() + list(self._powers or ())
+
+
+class NadamOptimizer(AdamOptimizer):
+    """Nadam (Dozat 2016): Adam with Nesterov's look ahead, its beta1 constant. tf.contrib.opt had it."""
+
+    _kind = ApplyNadam
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        use_locking: bool = False,
+        name: str = "Nadam",
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon, use_locking, name)
+
+
+class AdaMaxOptimizer(AdamOptimizer):
+    """AdaMax (Kingma & Ba 2015, section 7): Adam by the largest gradient. tf.contrib.opt had it."""
+
+    _kind = ApplyAdaMax
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        use_locking: bool = False,
+        name: str = "AdaMax",
+    ) -> None:
+        super().__init__(learning_rate, beta1, beta2, epsilon, use_locking, name)
+
+    def _rate(self) -> Tensor:
+        assert self._powers is not None
+        return cast(Optimizer._rate(self), float64) / (1 - self._powers[0].value())
+
+
+def _number(optimizer: str, argument: str, value: Any) -> float:
+    """A hyperparameter that is fixed when the graph is built; only the learning rate may be a tensor."""
+    if isinstance(value, TensorLike):
+        raise UsageError(
+            f"{optimizer}: {argument} is the tensor {value.name}, but only learning_rate may be one: give a "
+            "number."
+        )
+    return float(value)

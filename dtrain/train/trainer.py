@@ -25,14 +25,17 @@ from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, Mom
 from dtrain.train.report import Report
 
 #: Examples of one evaluation step over all ranks: large enough for full speed, small enough for any memory.
-EVAL_BATCH = 10_000
+EVAL_BATCH = 1_000
+#: What the placeholder `training` is fed.
+TRAINING, TESTING = np.float32(1), np.float32(0)
 
 
 @dataclass
 class Network:
-    """A model's graph over a data set: feed `indices` into the pool, fetch the rest."""
+    """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest."""
 
     indices: dt.Tensor
+    training: dt.Tensor
     loss: dt.Tensor
     accuracy: dt.Tensor
     parameters: list[dt.Variable]
@@ -41,19 +44,20 @@ class Network:
 def build(model: str, data: Dataset) -> Network:
     """Build the graph from example numbers to loss and accuracy, both means over the global batch."""
     indices = dt.placeholder("int32", [None], name="indices")
+    training = dt.placeholder("float32", [], name="training")
     with dt.name_scope("input"):
         pixels = dt.gather(dt.constant(data.images, name="images"), indices)
         flat = dt.reshape(pixels, [-1, data.images[0].size])
         x = dt.cast(flat, "float32") * (1 / 255)
         labels = dt.cast(dt.gather(dt.constant(data.labels, name="labels"), indices), "int32")
-    logits = MODELS[model](x)
+    logits = MODELS[model](x, training)
     with dt.name_scope("loss"):
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         loss = dt.reduce_mean(each)
     with dt.name_scope("accuracy"):
         correct = dt.equal(dt.cast(dt.argmax(logits, 1), "int32"), labels)
         accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, loss, accuracy, dt.trainable_variables())
+    return Network(indices, training, loss, accuracy, dt.trainable_variables())
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -89,7 +93,8 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
         initialize = dt.global_variables_initializer()
     session = dt.Session(graph=graph, comm=comm, device=backend)
     session.run(initialize)
-    step = session.make_callable([network.loss, network.accuracy, minimize], [network.indices])
+    feeds = [network.indices, network.training]
+    step = session.make_callable([network.loss, network.accuracy, minimize], feeds)
 
     with Report(comm, run_dir, config.log_format, config.log_every) as report:
         report.header(
@@ -121,7 +126,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
             loss_sum, correct = 0.0, 0
             begun, waited = time.perf_counter(), comm.seconds
             for iteration, shard in enumerate(batches(order, config.batch_size, comm), 1):
-                loss, accuracy, _ = step(shard)
+                loss, accuracy, _ = step(shard, TRAINING)
                 loss_sum += float(loss) * shard.total
                 correct += round(float(accuracy) * shard.total)  # a count, freed of float32's rounding
                 report.iteration(epoch, iteration, float(loss), float(accuracy))
@@ -153,11 +158,12 @@ def evaluate(
     session: dt.Session, network: Network, examples: range, comm: Communicator
 ) -> tuple[float, float]:
     """Mean loss and accuracy over examples, each counted once; the same on every rank."""
-    run = session.make_callable([network.loss, network.accuracy], [network.indices])
+    feeds = [network.indices, network.training]
+    run = session.make_callable([network.loss, network.accuracy], feeds)
     order = np.arange(examples.start, examples.stop, dtype=np.int32)
     loss_sum, correct = 0.0, 0
     for shard in batches(order, EVAL_BATCH, comm):
-        loss, accuracy = run(shard)
+        loss, accuracy = run(shard, TESTING)
         loss_sum += float(loss) * shard.total
         correct += round(float(accuracy) * shard.total)
     return loss_sum / len(order), correct / len(order)

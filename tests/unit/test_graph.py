@@ -94,21 +94,21 @@ def test_operations_and_tensors_are_found_by_name() -> None:
 # -- printing --------------------------------------------------------------------------------------------
 def test_tensors_print_as_in_tensorflow_1() -> None:
     a = dt.constant(1)
-    assert repr(a + 2) == 'Tensor("Add:0", shape=(), dtype=int32)'
-    assert repr(dt.placeholder(dt.float32, [None, 784], name="x")) == (
+    assert str(a + 2) == 'Tensor("Add:0", shape=(), dtype=int32)'
+    assert str(dt.placeholder(dt.float32, [None, 784], name="x")) == (
         'Tensor("x:0", shape=(?, 784), dtype=float32)'
     )
-    assert repr(dt.zeros([3])) == 'Tensor("zeros:0", shape=(3,), dtype=float32)'
-    assert repr(dt.placeholder("int64")) == 'Tensor("Placeholder:0", shape=<unknown>, dtype=int64)'
+    assert str(dt.zeros([3])) == 'Tensor("zeros:0", shape=(3,), dtype=float32)'
+    assert str(dt.placeholder("int64")) == 'Tensor("Placeholder:0", shape=<unknown>, dtype=int64)'
 
 
 def test_operations_variables_shapes_and_dtypes_print() -> None:
     v = dt.Variable(np.zeros((2, 3), np.float32), name="w")
-    assert repr(v) == "<dt.Variable 'w:0' shape=(2, 3) dtype=float32_ref>"
-    assert repr(dt.no_op(name="nothing")) == "<dt.Operation 'nothing' type=NoOp>"
+    assert repr(v) == "<tf.Variable 'w:0' shape=(2, 3) dtype=float32_ref>"
+    assert repr(dt.no_op(name="nothing")) == "<tf.Operation 'nothing' type=NoOp>"
     assert repr(v.shape) == "TensorShape([2, 3])" and str(v.shape) == "(2, 3)"
     assert repr(dt.TensorShape(None)) == "TensorShape(None)"
-    assert repr(dt.float32) == "dt.float32" and str(dt.float32) == "<dtype: 'float32'>"
+    assert repr(dt.float32) == "tf.float32" and str(dt.float32) == "<dtype: 'float32'>"
 
 
 def test_the_source_of_an_operation_is_the_users_line() -> None:
@@ -314,7 +314,7 @@ def test_a_value_that_a_dtype_cannot_hold_is_an_error(given_: Any, dtype: str) -
         dt.constant(given_, dtype)
 
 
-@pytest.mark.parametrize("bad", [[[1, 2], [3]], "text", None, 1j, object()])
+@pytest.mark.parametrize("bad", [[[1, 2], [3]], None, 1j, object()])
 def test_what_is_not_numeric_is_an_error(bad: Any) -> None:
     with pytest.raises(GraphError, match=r"ragged|not numeric|not a dtype"):
         dt.convert_to_tensor(bad)

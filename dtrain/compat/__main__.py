@@ -1,0 +1,78 @@
+"""python -m dtrain.compat [FILE]: TensorFlow 1's names and which of them dtrain has, by the code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from dtrain.compat.names import NAMES, OWN, PARTIAL, REASONS
+
+INTRODUCTION = """\
+# TensorFlow 1's names in dtrain
+
+Made by `python -m dtrain.compat docs/tensorflow1.md`; a test compares it with the code. A program of
+TensorFlow 1 begins `import dtrain as tf`, and takes MNIST by
+`from dtrain.examples.tutorials.mnist import input_data`. It is started as it is, or by `mpirun -n N python
+program.py`: then every rank runs the whole program and works on its share of each batch.
+
+**On several ranks** a program gets the same numbers as on one, if all ranks do the same:
+
+- `next_batch` gives every rank the same whole batch, marked so that `Session.run` takes this rank's rows of
+  it. What is computed from it with NumPy keeps the mark; without it every rank works on all rows, which is
+  slower and as right.
+- Any other array is fed whole, alike on all ranks. It is compared between the ranks at the first run with
+  feeds of these shapes, the second, the fourth, the eighth and so on, and a difference is an error. What is
+  not noticed: a difference in the runs between, shapes that differ between ranks once a plan is made (the
+  ranks then wait for one another), and rows of a `dt.Shard` that other ranks have too.
+- NumPy's random numbers differ between the ranks unless the program seeds them: `numpy.random.seed(0)`.
+- Every rank prints. `if dt.Session().comm.rank == 0:` prints once.
+
+A name that is not supported raises `AttributeError` with a sentence. "Supported" means that TensorFlow 1's
+arguments do what they do there, or are refused in a sentence.
+"""
+
+
+def has(name: str) -> bool:
+    """Whether dtrain has what TensorFlow calls name, such as 'tf.nn.relu'."""
+    found: object = importlib.import_module("dtrain")
+    for word in name.split(".")[1:]:
+        if not hasattr(found, word):
+            return False
+        found = getattr(found, word)
+    return True
+
+
+def status(name: str) -> str:
+    """The table's entry for a name."""
+    if not has(name):
+        return f"no: {REASONS[name]}" if name in REASONS else "no"
+    return f"in part: {PARTIAL[name]}" if name in PARTIAL else "yes"
+
+
+def table() -> str:
+    """docs/tensorflow1.md."""
+    counts = {"yes": 0, "in part": 0, "no": 0}
+    parts = []
+    for module, text in NAMES.items():
+        if module != "tf" and not has(module):
+            parts.append(f"## {module}\n\nNone of it: {REASONS.get(module, 'it is not written')}.\n")
+            counts["no"] += len(text.split())
+            continue
+        lines = [f"## {module}\n", "| name | supported |", "|---|---|"]
+        for name in sorted(text.split(), key=str.lower):
+            entry = status(f"{module}.{name}")
+            counts[entry.partition(":")[0]] += 1
+            lines.append(f"| `{module}.{name}` | {entry} |")
+        parts.append("\n".join(lines) + "\n")
+    summary = f"Of {sum(counts.values())} names {counts['yes']} are supported, {counts['in part']} in part.\n"
+    own = "".join(f"| `dt.{name}` | {what} |\n" for name, what in OWN.items())
+    parts.append(f"## Names of its own\n\n| name | what it is |\n|---|---|\n{own}")
+    return "\n".join((INTRODUCTION, summary, *parts))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(table())
+    else:
+        print(table(), end="")

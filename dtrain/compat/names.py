@@ -1,0 +1,263 @@
+"""TensorFlow 1's public names that dtrain knows of, and what is to be said of those it has in part or not.
+
+Whether a name is supported is not written here: it is looked up in the code. Scope: the core of TensorFlow
+1.12 that programs for one machine use; whole areas that are left out are one entry.
+"""
+
+from __future__ import annotations
+
+#: Names by module, one entry a name.
+NAMES: dict[str, str] = {
+    "tf": """
+        abs accumulate_n acos acosh add add_check_numerics_ops add_n add_to_collection add_to_collections
+        AggregationMethod all_variables app arg_max arg_min argmax argmin as_dtype as_string asin asinh
+        assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
+        assert_negative assert_non_negative assert_non_positive assert_none_equal assert_positive
+        assert_rank assert_scalar assert_variables_initialized assign assign_add assign_sub atan atan2
+        atanh AttrValue AUTO_REUSE batch_to_space betainc bincount bitcast bitwise bool boolean_mask
+        broadcast_dynamic_shape broadcast_static_shape broadcast_to case cast ceil check_numerics cholesky
+        clip_by_average_norm clip_by_global_norm clip_by_norm clip_by_value colocate_with compat complex
+        complex128 complex64 concat cond ConfigProto confusion_matrix conj constant constant_initializer
+        container contrib control_dependencies convert_to_tensor convert_to_tensor_or_indexed_slices cos
+        cosh count_nonzero count_up_to create_partitioned_variables cross cumprod cumsum custom_gradient
+        data debugging decode_csv decode_raw depth_to_space dequantize deserialize_many_sparse device diag
+        diag_part digamma Dimension distribute distributions div div_no_nan divide DType dynamic_partition
+        dynamic_stitch edit_distance einsum enable_eager_execution encode_base64 equal erf erfc errors
+        estimator Event executing_eagerly exp expand_dims expm1 extract_image_patches eye feature_column
+        FIFOQueue fill fixed_size_partitioner FixedLenFeature flags float16 float32 float64 floor
+        floor_div floordiv floormod foldl foldr gather gather_nd get_collection get_collection_ref
+        get_default_graph get_default_session get_local_variable get_seed get_session_handle get_variable
+        get_variable_scope gfile global_norm global_variables global_variables_initializer
+        glorot_normal_initializer glorot_uniform_initializer GPUOptions gradients GradientTape Graph
+        graph_util GraphDef GraphKeys GraphOptions greater greater_equal group guarantee_const hessians
+        histogram_fixed_width identity identity_n igamma image import_graph_def IndexedSlices
+        initialize_all_tables initialize_all_variables initialize_local_variables initialize_variables
+        initializers int16 int32 int64 int8 InteractiveSession invert_permutation io is_finite is_inf
+        is_nan is_non_decreasing is_numeric_tensor is_strictly_increasing is_variable_initialized keras
+        layers lbeta less less_equal lgamma lin_space linalg linspace load_op_library local_variables
+        local_variables_initializer log log1p log_sigmoid logging logical_and logical_not logical_or
+        logical_xor losses make_ndarray make_template make_tensor_proto manip map_fn matching_files math
+        matmul matrix_band_part matrix_determinant matrix_diag matrix_diag_part matrix_inverse
+        matrix_set_diag matrix_solve matrix_solve_ls matrix_transpose matrix_triangular_solve maximum
+        meshgrid metrics min_max_variable_partitioner minimum mod model_variables moving_average_variables
+        multinomial multiply name_scope negative newaxis nn no_op no_regularizer NodeDef NoGradient norm
+        not_equal NotDifferentiable one_hot ones ones_initializer ones_like op_scope Operation
+        OptimizerOptions orthogonal_initializer pad parallel_stack parse_example placeholder
+        placeholder_with_default polygamma pow Print print PriorityQueue profiler py_func python_io qr
+        quantization quantize random random_crop random_gamma random_normal random_normal_initializer
+        random_poisson random_shuffle random_uniform random_uniform_initializer RandomShuffleQueue range
+        rank read_file ReaderBase real realdiv reciprocal reduce_all reduce_any reduce_logsumexp
+        reduce_max reduce_mean reduce_min reduce_prod reduce_sum register_tensor_conversion_function
+        RegisterGradient report_uninitialized_variables required_space_to_batch_paddings
+        reset_default_graph reshape resource resource_loader reverse reverse_sequence reverse_v2 rint
+        round rsqrt RunMetadata RunOptions saved_model scalar_mul scan scatter_add scatter_nd scatter_sub
+        scatter_update searchsorted segment_max segment_mean segment_min segment_prod segment_sum
+        self_adjoint_eig sequence_mask serialize_tensor Session set_random_seed setdiff1d sets shape
+        shape_n sigmoid sign sin sinh size slice space_to_batch space_to_depth sparse_placeholder
+        sparse_reduce_sum sparse_tensor_to_dense sparse_to_dense SparseTensor spectral split sqrt square
+        squared_difference squeeze stack stop_gradient strided_slice string string_join string_split
+        string_to_number strings substr subtract summary Summary svd sysconfig tables_initializer tan tanh
+        Tensor TensorArray tensordot TensorShape test TextLineReader tfprof TFRecordReader tile timestamp
+        to_bfloat16 to_double to_float to_int32 to_int64 tpu trace train trainable_variables transpose
+        truediv truncated_normal truncated_normal_initializer truncatediv truncatemod tuple uint16 uint8
+        uniform_unit_scaling_initializer unique unravel_index unsorted_segment_sum unstack user_ops
+        Variable variable_axis_size_partitioner variable_op_scope variable_scope VariableAggregation
+        variables_initializer VariableScope variance_scaling_initializer VarLenFeature
+        verify_tensor_all_finite where while_loop write_file zeros zeros_initializer zeros_like zeta
+    """,
+    "tf.nn": """
+        all_candidate_sampler atrous_conv2d avg_pool avg_pool3d batch_normalization bias_add
+        bidirectional_dynamic_rnn compute_accidental_hits conv1d conv2d conv2d_backprop_filter
+        conv2d_backprop_input conv2d_transpose conv3d convolution crelu ctc_beam_search_decoder ctc_loss
+        depthwise_conv2d dilation2d dropout dynamic_rnn elu embedding_lookup embedding_lookup_sparse
+        erosion2d fixed_unigram_candidate_sampler fractional_max_pool fused_batch_norm in_top_k l2_loss
+        l2_normalize leaky_relu local_response_normalization log_poisson_loss log_softmax
+        log_uniform_candidate_sampler lrn max_pool max_pool3d max_pool_with_argmax moments nce_loss
+        normalize_moments pool raw_rnn relu relu6 relu_layer rnn_cell sampled_softmax_loss selu
+        separable_conv2d sigmoid sigmoid_cross_entropy_with_logits softmax
+        softmax_cross_entropy_with_logits softmax_cross_entropy_with_logits_v2 softplus softsign
+        space_to_batch sparse_softmax_cross_entropy_with_logits static_bidirectional_rnn static_rnn
+        sufficient_statistics swish tanh top_k uniform_candidate_sampler
+        weighted_cross_entropy_with_logits weighted_moments with_space_to_batch xw_plus_b zero_fraction
+    """,
+    "tf.train": """
+        AdadeltaOptimizer AdagradDAOptimizer AdagradOptimizer AdamOptimizer add_queue_runner
+        assert_global_step basic_train_loop batch batch_join BytesList Checkpoint checkpoint_exists
+        CheckpointManager CheckpointSaverHook ChiefSessionCreator ClusterDef ClusterSpec Coordinator
+        cosine_decay cosine_decay_restarts create_global_step Example exponential_decay
+        ExponentialMovingAverage export_meta_graph Feature Features FeedFnHook FloatList FtrlOptimizer
+        generate_checkpoint_state_proto get_checkpoint_mtimes get_checkpoint_state get_global_step
+        get_or_create_global_step global_step GradientDescentOptimizer import_meta_graph
+        init_from_checkpoint input_producer Int64List inverse_time_decay latest_checkpoint limit_epochs
+        linear_cosine_decay list_variables load_checkpoint load_variable LoggingTensorHook LooperThread
+        match_filenames_once maybe_batch MomentumOptimizer MonitoredSession MonitoredTrainingSession
+        NanTensorHook natural_exp_decay noisy_linear_cosine_decay Optimizer piecewise_constant
+        polynomial_decay ProximalAdagradOptimizer ProximalGradientDescentOptimizer QueueRunner
+        range_input_producer remove_checkpoint replica_device_setter RMSPropOptimizer Saver SaverDef
+        Scaffold sdca_optimizer SequenceExample Server ServerDef SessionCreator SessionManager
+        SessionRunArgs SessionRunHook shuffle_batch SingularMonitoredSession slice_input_producer
+        start_queue_runners StepCounterHook StopAtStepHook string_input_producer summary_iterator
+        SummarySaverHook Supervisor SyncReplicasOptimizer update_checkpoint_state warm_start write_graph
+    """,
+    "tf.layers": """
+        average_pooling1d average_pooling2d AveragePooling2D batch_normalization BatchNormalization conv1d
+        conv2d Conv2D conv2d_transpose conv3d Dense dense Dropout dropout flatten Flatten Layer
+        max_pooling1d max_pooling2d MaxPooling2D separable_conv2d
+    """,
+    "tf.losses": """
+        absolute_difference add_loss compute_weighted_loss cosine_distance get_losses
+        get_regularization_loss get_regularization_losses get_total_loss hinge_loss huber_loss log_loss
+        mean_pairwise_squared_error mean_squared_error Reduction sigmoid_cross_entropy
+        softmax_cross_entropy sparse_softmax_cross_entropy
+    """,
+    "tf.metrics": """
+        accuracy auc average_precision_at_k false_negatives false_positives mean mean_absolute_error
+        mean_squared_error precision recall root_mean_squared_error true_negatives true_positives
+    """,
+    "tf.summary": """
+        audio Event FileWriter FileWriterCache get_summary_description histogram image merge merge_all
+        scalar SessionLog Summary SummaryDescription tensor_summary text
+    """,
+    "tf.initializers": """
+        constant global_variables glorot_normal glorot_uniform he_normal he_uniform identity lecun_normal
+        lecun_uniform local_variables ones orthogonal random_normal random_uniform truncated_normal
+        uniform_unit_scaling variables variance_scaling zeros
+    """,
+    "tf.errors": """
+        AbortedError AlreadyExistsError CancelledError DataLossError DeadlineExceededError
+        FailedPreconditionError InternalError InvalidArgumentError NotFoundError OpError OutOfRangeError
+        PermissionDeniedError ResourceExhaustedError UnavailableError UnimplementedError UnknownError
+    """,
+    "tf.contrib": """
+        autograph cluster_resolver crf data distributions eager estimator framework layers learn metrics
+        opt rnn seq2seq slim staging summary tensorboard training
+    """,
+    "tf.contrib.layers": """
+        apply_regularization avg_pool2d batch_norm bias_add conv2d dropout embed_sequence flatten
+        fully_connected l1_l2_regularizer l1_regularizer l2_regularizer layer_norm linear max_pool2d
+        one_hot_encoding optimize_loss relu repeat separable_conv2d softmax stack sum_regularizer
+        summarize_tensor
+        variance_scaling_initializer xavier_initializer xavier_initializer_conv2d
+    """,
+    "tf.keras": """
+        activations applications backend callbacks constraints datasets estimator initializers Input
+        layers losses metrics Model models optimizers preprocessing regularizers Sequential utils wrappers
+    """,
+    "tf.keras.datasets": "boston_housing cifar10 cifar100 fashion_mnist imdb mnist reuters",
+}
+
+#: What differs from TensorFlow 1 in names that are there.
+PARTIAL: dict[str, str] = {
+    "tf.assign": "validate_shape is True",
+    "tf.boolean_mask": "the mask is a constant",
+    "tf.ConfigProto": "fields that mean nothing here are taken and change nothing",
+    "tf.contrib": "layers",
+    "tf.get_variable": "no partitioner",
+    "tf.GPUOptions": "its fields are taken and change nothing",
+    "tf.gradients": "no gate_gradients, aggregation_method and stop_gradients",
+    "tf.keras": "its data sets",
+    "tf.pad": "mode is CONSTANT",
+    "tf.sequence_mask": "maxlen has to be given",
+    "tf.Session": "target is ''; no options and run_metadata",
+    "tf.Variable": "its sizes are known when it is made and do not change",
+    "tf.where": "with a condition alone, it is a constant",
+    "tf.contrib.layers": "initializers and regularizers",
+    "tf.keras.datasets": "mnist",
+    "tf.train.AdadeltaOptimizer": "only the learning rate may be a tensor",
+    "tf.train.AdagradOptimizer": "only the learning rate may be a tensor",
+    "tf.train.AdamOptimizer": "only the learning rate may be a tensor",
+    "tf.train.cosine_decay_restarts": "t_mul is a number",
+    "tf.train.MomentumOptimizer": "only the learning rate may be a tensor",
+    "tf.train.Optimizer": "subclasses write `_update`, not `_apply_dense`; no aggregation_method",
+    "tf.train.RMSPropOptimizer": "only the learning rate may be a tensor",
+    "tf.train.Saver": "no sharded, keep_checkpoint_every_n_hours; files are safetensors",
+}
+
+#: Why names are not there, where there is more to say than that.
+_WHY: dict[str, str] = {
+    "there are no queues and readers: feed batches, such as those of next_batch": """
+        tf.FIFOQueue tf.PriorityQueue tf.RandomShuffleQueue tf.ReaderBase tf.TFRecordReader
+        tf.TextLineReader tf.decode_csv tf.decode_raw tf.parse_example tf.FixedLenFeature tf.VarLenFeature
+        tf.data tf.python_io tf.train.Coordinator tf.train.LooperThread tf.train.QueueRunner
+        tf.train.add_queue_runner tf.train.batch tf.train.batch_join tf.train.input_producer
+        tf.train.limit_epochs tf.train.maybe_batch tf.train.range_input_producer tf.train.shuffle_batch
+        tf.train.slice_input_producer tf.train.start_queue_runners tf.train.string_input_producer
+        tf.train.Example tf.train.Feature tf.train.Features tf.train.SequenceExample tf.train.BytesList
+        tf.train.FloatList tf.train.Int64List tf.train.match_filenames_once
+    """,
+    "tensors are dense": """
+        tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
+        tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense tf.sparse_to_dense
+        tf.nn.embedding_lookup_sparse tf.edit_distance
+    """,
+    "it computes with numbers: prepare text in Python before it is fed": """
+        tf.as_string tf.encode_base64 tf.string_join tf.string_split tf.string_to_number tf.strings
+        tf.substr
+    """,
+    "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
+    "read and write files in Python, outside of the graph": """
+        tf.matching_files tf.read_file tf.write_file tf.gfile tf.io
+    """,
+    "it has no recurrent layers": """
+        tf.nn.bidirectional_dynamic_rnn tf.nn.dynamic_rnn tf.nn.raw_rnn tf.nn.rnn_cell
+        tf.nn.static_bidirectional_rnn tf.nn.static_rnn tf.nn.ctc_loss tf.nn.ctc_beam_search_decoder
+        tf.contrib.rnn tf.contrib.seq2seq tf.contrib.crf
+    """,
+    "it has no matrix decompositions; NumPy computes them outside of the graph": """
+        tf.cholesky tf.matrix_determinant tf.matrix_inverse tf.matrix_solve tf.matrix_solve_ls
+        tf.matrix_triangular_solve tf.qr tf.self_adjoint_eig tf.svd tf.linalg
+    """,
+    "variables are not split: every rank holds all of them": """
+        tf.create_partitioned_variables tf.fixed_size_partitioner tf.min_max_variable_partitioner
+        tf.variable_axis_size_partitioner
+    """,
+    "there are no servers: start the ranks with mpirun, every one runs the whole program": """
+        tf.distribute tf.tpu tf.train.ClusterDef tf.train.ClusterSpec tf.train.Server tf.train.ServerDef
+        tf.train.Supervisor tf.train.SyncReplicasOptimizer tf.train.replica_device_setter
+        tf.contrib.cluster_resolver
+    """,
+    "write the training loop around Session.run": """
+        tf.train.CheckpointSaverHook tf.train.ChiefSessionCreator tf.train.FeedFnHook
+        tf.train.LoggingTensorHook tf.train.MonitoredSession tf.train.MonitoredTrainingSession
+        tf.train.NanTensorHook tf.train.Scaffold tf.train.SessionCreator tf.train.SessionManager
+        tf.train.SessionRunArgs tf.train.SessionRunHook tf.train.SingularMonitoredSession
+        tf.train.StepCounterHook tf.train.StopAtStepHook tf.train.SummarySaverHook
+        tf.train.basic_train_loop
+    """,
+    "a graph is defined, then run": """
+        tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
+    """,
+    "checkpoints and graphs are not kept in TensorFlow's formats": """
+        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph
+        tf.train.import_meta_graph tf.train.write_graph tf.train.SaverDef tf.make_tensor_proto
+        tf.make_ndarray
+    """,
+    "it is another layer above the graph, out of scope": """
+        tf.estimator tf.feature_column tf.distributions tf.contrib.estimator tf.contrib.learn
+        tf.contrib.slim
+    """,
+    "NumPy functions work on what Session.run returns, outside of the graph": "tf.py_func",
+    "the gradients of several uses are added up in one way": "tf.AggregationMethod",
+    "the device is one for a session: Session(device='gpu') or --device": "tf.device",
+    "an op's gradient is its class's: see dtrain/ops/base.py": "tf.RegisterGradient",
+    "AdagradOptimizer is close": "tf.train.AdagradDAOptimizer",
+    "the optimizers are those of Ruder's overview": """
+        tf.train.FtrlOptimizer tf.train.ProximalAdagradOptimizer tf.train.ProximalGradientDescentOptimizer
+    """,
+    "dt.train has NadamOptimizer and AdaMaxOptimizer": "tf.contrib.opt",
+    "a graph has no loops or branches: write them in Python, while building it or around Session.run": """
+        tf.case tf.cond tf.foldl tf.foldr tf.map_fn tf.scan tf.while_loop tf.TensorArray
+    """,
+}
+REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}
+
+#: What dtrain offers beside TensorFlow 1's names.
+OWN: dict[str, str] = {
+    "Shard": "this rank's rows of a batch, to feed: dt.Shard(rows, total)",
+    "mul": "multiply, under the name that TensorFlow had for it before 1.0",
+    "neg": "negative, likewise",
+    "select": "where, likewise",
+    "sub": "subtract, likewise",
+    "train.NadamOptimizer": "tf.contrib.opt had it",
+    "train.AdaMaxOptimizer": "tf.contrib.opt had it",
+}

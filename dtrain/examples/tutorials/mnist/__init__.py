@@ -1,0 +1,5 @@
+"""dtrain.examples.tutorials.mnist: its input_data."""
+
+from dtrain.examples.tutorials.mnist import input_data
+
+__all__ = ["input_data"]

@@ -1,0 +1,232 @@
+"""Updates that scale the step of each element by its own past gradients.
+
+S. Ruder, An overview of gradient descent optimization algorithms (2016), tells how they follow from one
+another; the form of each is TensorFlow 1's where the two differ. As in ops/update, one op is one flat pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dtrain.ops.base import Array, register
+from dtrain.ops.update import _Update
+
+
+def _above_zero(value: float, like: Array) -> float:
+    """value, or the smallest normal number where it is 0: the padding between tensors must not be 0/0."""
+    return max(value, float(np.finfo(like.dtype).tiny))
+
+
+@register
+class ApplyAdagrad(_Update):
+    """Adagrad (Duchi et al. 2011): accumulator += g²; variable -= rate g / sqrt(accumulator)."""
+
+    count: int
+    slots = 1
+
+    def update(
+        self, xp: Any, variable: Array, gradient: Array, accum: Array, rate: Array, work: Array
+    ) -> None:
+        xp.square(gradient, work)
+        xp.add(accum, work, accum)
+        xp.sqrt(accum, work)
+        xp.maximum(
+            work, _above_zero(0.0, work), out=work
+        )  # changes the padding only: TensorFlow's start is > 0
+        xp.divide(gradient, work, work)
+        xp.multiply(work, rate, work)
+        xp.subtract(variable, work, variable)
+
+
+@register
+class ApplyAdadelta(_Update):
+    """Adadelta (Zeiler 2012), its algorithm 1 with a learning rate, which is 1 in the paper.
+
+    accum = rho accum + (1 - rho) g²; step = g sqrt(accum_update + epsilon) / sqrt(accum + epsilon);
+    accum_update = rho accum_update + (1 - rho) step²; variable -= rate step.
+    """
+
+    count: int
+    rho: float
+    epsilon: float
+    slots = 2
+    scratches = 2
+
+    def update(
+        self,
+        xp: Any,
+        variable: Array,
+        gradient: Array,
+        accum: Array,
+        accum_update: Array,
+        rate: Array,
+        step: Array,
+        work: Array,
+    ) -> None:
+        epsilon = _above_zero(self.epsilon, work)
+        xp.square(gradient, work)
+        xp.multiply(work, 1 - self.rho, work)
+        xp.multiply(accum, self.rho, accum)
+        xp.add(accum, work, accum)
+        xp.add(accum, epsilon, work)
+        xp.sqrt(work, work)
+        xp.add(accum_update, epsilon, step)
+        xp.sqrt(step, step)
+        xp.divide(step, work, step)
+        xp.multiply(step, gradient, step)
+        xp.square(step, work)
+        xp.multiply(work, 1 - self.rho, work)
+        xp.multiply(accum_update, self.rho, accum_update)
+        xp.add(accum_update, work, accum_update)
+        xp.multiply(step, rate, work)
+        xp.subtract(variable, work, variable)
+
+
+def _rms_step(
+    op: Any, xp: Any, variable: Array, gradient: Array, moment: Array, rate: Array, work: Array
+) -> None:
+    """moment = momentum moment + rate g / sqrt(work + epsilon); variable -= moment."""
+    xp.add(work, _above_zero(op.epsilon, work), work)
+    xp.sqrt(work, work)
+    xp.divide(gradient, work, work)
+    xp.multiply(work, rate, work)
+    xp.multiply(moment, op.momentum, moment)
+    xp.add(moment, work, moment)
+    xp.subtract(variable, moment, variable)
+
+
+@register
+class ApplyRMSProp(_Update):
+    """RMSProp (Tieleman & Hinton, Coursera lecture 6.5, 2012), with momentum on the scaled gradient.
+
+    rms = decay rms + (1 - decay) g²; moment = momentum moment + rate g / sqrt(rms + epsilon);
+    variable -= moment.
+    """
+
+    count: int
+    decay: float
+    momentum: float
+    epsilon: float
+    slots = 2
+
+    def update(
+        self,
+        xp: Any,
+        variable: Array,
+        gradient: Array,
+        rms: Array,
+        moment: Array,
+        rate: Array,
+        work: Array,
+    ) -> None:
+        xp.square(gradient, work)
+        xp.multiply(work, 1 - self.decay, work)
+        xp.multiply(rms, self.decay, rms)
+        xp.add(rms, work, rms)
+        xp.copyto(work, rms)
+        _rms_step(self, xp, variable, gradient, moment, rate, work)
+
+
+@register
+class ApplyCenteredRMSProp(_Update):
+    """RMSProp by the gradient's variance (Graves 2013, equations 38 to 45): rms - mean² in place of rms."""
+
+    count: int
+    decay: float
+    momentum: float
+    epsilon: float
+    slots = 3
+
+    def update(
+        self,
+        xp: Any,
+        variable: Array,
+        gradient: Array,
+        rms: Array,
+        moment: Array,
+        mean: Array,
+        rate: Array,
+        work: Array,
+    ) -> None:
+        xp.square(gradient, work)
+        xp.multiply(work, 1 - self.decay, work)
+        xp.multiply(rms, self.decay, rms)
+        xp.add(rms, work, rms)
+        xp.multiply(gradient, 1 - self.decay, work)
+        xp.multiply(mean, self.decay, mean)
+        xp.add(mean, work, mean)
+        xp.square(mean, work)
+        xp.subtract(rms, work, work)
+        xp.maximum(work, 0, out=work)  # rounding may make a variance of 0 negative, and its root a NaN
+        _rms_step(self, xp, variable, gradient, moment, rate, work)
+
+
+@register
+class ApplyAdaMax(_Update):
+    """AdaMax (Kingma & Ba 2015, section 7.1): rate comes with the bias correction.
+
+    m = beta1 m + (1 - beta1) g; v = max(beta2 v, |g|); variable -= rate m / (v + epsilon).
+    """
+
+    count: int
+    beta1: float
+    beta2: float
+    epsilon: float
+    slots = 2
+
+    def update(
+        self, xp: Any, variable: Array, gradient: Array, m: Array, v: Array, rate: Array, work: Array
+    ) -> None:
+        xp.multiply(gradient, 1 - self.beta1, work)
+        xp.multiply(m, self.beta1, m)
+        xp.add(m, work, m)
+        xp.abs(gradient, work)
+        xp.multiply(v, self.beta2, v)
+        xp.maximum(v, work, out=v)
+        xp.add(v, _above_zero(self.epsilon, work), work)
+        xp.divide(m, work, work)
+        xp.multiply(work, rate, work)
+        xp.subtract(variable, work, variable)
+
+
+@register
+class ApplyNadam(_Update):
+    """Nadam (Dozat 2016) with a constant beta1, as Ruder's equation 39; rate comes with both corrections.
+
+    m and v as in Adam; variable -= rate (beta1 m + (1 - beta1) g) / (sqrt(v) + epsilon).
+    """
+
+    count: int
+    beta1: float
+    beta2: float
+    epsilon: float
+    slots = 2
+    scratches = 2
+
+    def update(
+        self,
+        xp: Any,
+        variable: Array,
+        gradient: Array,
+        m: Array,
+        v: Array,
+        rate: Array,
+        ahead: Array,
+        work: Array,
+    ) -> None:
+        xp.multiply(gradient, 1 - self.beta1, ahead)
+        xp.multiply(m, self.beta1, m)
+        xp.add(m, ahead, m)
+        xp.multiply(m, self.beta1, work)
+        xp.add(ahead, work, ahead)
+        xp.square(gradient, work)
+        xp.multiply(work, 1 - self.beta2, work)
+        xp.multiply(v, self.beta2, v)
+        xp.add(v, work, v)
+        xp.sqrt(v, work)
+        xp.add(work, _above_zero(self.epsilon, work), work)
+        xp.divide(ahead, work, work)
+        xp.multiply(work, rate, work)
+        xp.subtract(variable, work, variable)

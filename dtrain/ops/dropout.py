@@ -1,0 +1,157 @@
+"""Dropout: a random mask that is the same however many ranks share the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from dtrain.errors import GraphError, InvalidArgumentError
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
+from dtrain.graph.shape import Dims, as_dims, is_static, shape_text, size_of
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.late import Attributes, dims_of, late
+from dtrain.ops.math import cast, multiply
+from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
+
+#: Bytes of random bits that one step of Philox's counter makes.
+BLOCK_BYTES = 32
+
+
+@register
+class DropoutMask(Op):
+    """1 / keep with probability keep, else 0. Inputs: what to drop from (its shape), and keep, a scalar.
+
+    Entry k of the global mask takes the k-th of the run's random integers, so a rank that holds some rows
+    draws just theirs, by setting the counter. keep counts in steps of 2**-16. With keep 1 nothing is drawn,
+    so that a test between two training steps changes neither.
+    """
+
+    noise_shape: Dims
+    seed: int
+    stateful = True
+    shape_only = (0,)
+    no_gradient = "it is random"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        x, keep = specs
+        if not x.dtype.is_floating:
+            raise GraphError(f"it is not defined on {x.dtype.name}; cast it")
+        if keep.dtype != x.dtype or keep.shape not in ((), None):
+            raise GraphError(f"what to keep is {keep}, not a {x.dtype.name} scalar")
+        noise = None if self.noise_shape is None else dims_of(self.noise_shape)
+        if noise is None or x.shape is None:
+            return [Spec(x.shape if noise is None else noise, x.dtype)]
+        if len(noise) != len(x.shape):
+            raise GraphError(f"noise_shape {shape_text(noise)} has not the rank of {shape_text(x.shape)}")
+        for n, d in zip(noise, x.shape, strict=True):
+            if n not in (None, 1) and d is not None and n != d:
+                raise GraphError(
+                    f"noise_shape {shape_text(noise)} does not broadcast to {shape_text(x.shape)}"
+                )
+        return [Spec(tuple(d if n is None else n for n, d in zip(noise, x.shape, strict=True)), x.dtype)]
+
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        shape = node.outputs[0].spec.shape
+        # the global shape, of which a kernel sees one rank's part
+        return (
+            None
+            if shape == self.noise_shape
+            else apply(replace(self, noise_shape=shape), *inputs, name=node.name)
+        )
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        stream, xp, keep, out = env.random_stream(self.seed), env.xp, ins[1], outs[0]
+        shape = self.noise_shape
+        assert is_static(shape)
+        start = 0
+        if shape and out.shape[0] != shape[0]:  # this rank's rows
+            start = shard_bounds(shape[0], env.comm.rank, env.comm.size)[0] * size_of(shape[1:])
+        kept = env.scratch(out.shape, np.dtype(bool))
+
+        def kernel() -> None:
+            share = float(keep)
+            if not 0 < share <= 1:
+                raise InvalidArgumentError(
+                    f"dropout: {share} is no probability to keep: it is above 0, up to 1."
+                )
+            if share == 1:
+                out.fill(1)
+                return
+            limit = max(1, round(share * 65536))
+            # half as many bits do where the threshold is a whole number of 256ths
+            kind, limit = (np.uint8, limit >> 8) if limit % 256 == 0 and limit < 65536 else (np.uint16, limit)
+            numbers = _integers(stream(), kind, start, out.size).reshape(out.shape)
+            xp.less(xp.asarray(numbers), limit, kept)
+            xp.multiply(kept, out.dtype.type(1 / share), out)
+
+        return kernel
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        x, noise = node.inputs[0].spec.shape, node.outputs[0].spec.shape
+        if placements[0] != Sharded(0) or not x or not noise:
+            return None
+        # rows of its own for each example, or the same for all
+        return [placements[0], REPLICATED], Sharded(0) if noise[0] == x[0] else REPLICATED
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+def _integers(generator: np.random.Generator, kind: Any, start: int, count: int) -> np.ndarray:
+    """Entries start to start + count of a stream of random integers of a type."""
+    per_block = BLOCK_BYTES // np.dtype(kind).itemsize
+    skip = start % per_block
+    bits: Any = generator.bit_generator
+    bits.advance(start // per_block)
+    words = bits.random_raw(-(-(skip + count) * np.dtype(kind).itemsize // 8))
+    return words.view(kind)[skip : skip + count]
+
+
+def _noise_shape(shape: Any) -> tuple[Any, list[Tensor]]:
+    """noise_shape as an attribute, and the tensors that sizes of it come from."""
+    entries = [shape] if isinstance(shape, TensorLike) else list(shape or ())
+    if not any(isinstance(entry, TensorLike) for entry in entries):
+        return (None if shape is None else as_dims(shape)), []
+    attributes = Attributes()
+    return attributes.vector(shape, "noise_shape"), attributes.values
+
+
+def dropout(
+    x: Any,
+    keep_prob: Any = None,
+    noise_shape: Any = None,
+    seed: int | None = None,
+    name: str | None = None,
+    rate: Any = None,
+) -> Tensor:
+    """x with entries set to 0 at random, and the rest divided by the share that is kept; new at every run.
+
+    Args:
+        keep_prob: the probability that an entry is kept, above 0 and up to 1; or give rate, 1 minus it. A
+            number or a scalar tensor, such as a placeholder that is 1 while testing.
+        noise_shape: the shape of the mask: 1 where entries of x are kept or dropped together, else as x;
+            its sizes may be tensors that follow from shapes.
+        seed: as for random_uniform.
+
+    Raises:
+        GraphError: neither or both of keep_prob and rate are given, or a number is out of range.
+        InvalidArgumentError: while running, for a tensor that is out of range.
+    """
+    if (keep_prob is None) == (rate is None):
+        raise GraphError("dropout: give keep_prob, or rate, which is 1 minus it.")
+    x = convert_to_tensor(x)
+    keep = 1 - rate if keep_prob is None else keep_prob
+    if isinstance(keep, TensorLike):
+        keep = cast(keep, x.dtype)
+    elif not 0 < keep <= 1:
+        raise GraphError(f"dropout: {keep} is no probability to keep: it is above 0, up to 1.")
+    elif keep == 1:
+        return x
+    own = -1 - len(get_default_graph().operations) if seed is None else int(seed)
+    noise, values = _noise_shape(noise_shape)
+    mask = late(DropoutMask(noise, own), [x, convert_to_tensor(keep, x.dtype)], values)
+    return multiply(x, mask, name=name or "dropout")

@@ -1,0 +1,167 @@
+"""The other functions of one number: trigonometric, hyperbolic, exact near 0, and rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dtrain.graph.graph import Operation, Tensor
+from dtrain.ops.array import identity
+from dtrain.ops.base import Elementwise, convert_to_tensor, floating, register
+from dtrain.ops.math import _unary, rsqrt, square
+
+
+class _Function(Elementwise):
+    takes = staticmethod(floating)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [self.slope(node.inputs[0], node.outputs[0], dy)]
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        """dy times the derivative at x, where the value is y."""
+        raise NotImplementedError
+
+
+@register
+class Expm1(_Function):
+    """exp(x) - 1, exact near 0"""
+
+    ufunc = "expm1"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * (y + 1)
+
+
+@register
+class Log1p(_Function):
+    """log(1 + x), exact near 0"""
+
+    ufunc, domain = "log1p", (-0.5, 2.0)
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy / (x + 1)
+
+
+@register
+class Sin(_Function):
+    ufunc = "sin"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * cos(x)
+
+
+@register
+class Cos(_Function):
+    ufunc = "cos"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return -dy * sin(x)
+
+
+@register
+class Tan(_Function):
+    ufunc, domain = "tan", (-1.0, 1.0)
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * (square(y) + 1)
+
+
+@register
+class Asin(_Function):
+    ufunc, domain = "arcsin", (-0.8, 0.8)
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * rsqrt(1 - square(x))
+
+
+@register
+class Acos(_Function):
+    ufunc, domain = "arccos", (-0.8, 0.8)
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return -dy * rsqrt(1 - square(x))
+
+
+@register
+class Atan(_Function):
+    ufunc = "arctan"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy / (square(x) + 1)
+
+
+@register
+class Sinh(_Function):
+    ufunc = "sinh"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * cosh(x)
+
+
+@register
+class Cosh(_Function):
+    ufunc = "cosh"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * sinh(x)
+
+
+@register
+class Asinh(_Function):
+    ufunc = "arcsinh"
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * rsqrt(square(x) + 1)
+
+
+@register
+class Acosh(_Function):
+    ufunc, domain = "arccosh", (1.5, 3.0)
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * rsqrt(square(x) - 1)
+
+
+@register
+class Atanh(_Function):
+    ufunc, domain = "arctanh", (-0.8, 0.8)
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy / (1 - square(x))
+
+
+class _Rounding(Elementwise):
+    takes = staticmethod(floating)
+    no_gradient = "it is constant between its steps"
+
+
+@register
+class Floor(_Rounding):
+    ufunc = "floor"
+
+
+@register
+class Ceil(_Rounding):
+    ufunc = "ceil"
+
+
+@register
+class Rint(_Rounding):
+    """The nearest integer, halves to the even one"""
+
+    ufunc = "rint"
+
+
+# -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+expm1, log1p = _unary(Expm1), _unary(Log1p)
+sin, cos, tan = _unary(Sin), _unary(Cos), _unary(Tan)
+asin, acos, atan = _unary(Asin), _unary(Acos), _unary(Atan)
+sinh, cosh = _unary(Sinh), _unary(Cosh)
+asinh, acosh, atanh = _unary(Asinh), _unary(Acosh), _unary(Atanh)
+floor, ceil, rint = _unary(Floor), _unary(Ceil), _unary(Rint)
+
+
+def round(x: Any, name: str | None = None) -> Tensor:
+    """The nearest integer in x's own dtype, halves to the even one; an integer is itself."""
+    x = convert_to_tensor(x)
+    return identity(x, name) if x.dtype.is_integer else rint(x, name or "Round")

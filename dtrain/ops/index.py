@@ -1,0 +1,347 @@
+"""Ops that pick entries by integer tensors: gather, gather_nd, one_hot, and what their gradients need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dtrain.errors import GraphError, InvalidArgumentError
+from dtrain.graph.dtypes import DType, as_dtype, float32
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.shape import normalize_axes
+from dtrain.ops.base import (
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    register,
+    to_array,
+)
+from dtrain.ops.late import Attributes, Later, known_value, late, static_int
+from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
+
+
+def _index_check(env: Env, indices: Array, n: int, what: str) -> Callable[[], None]:
+    """A call that raises for an index outside 0..n-1: one pass, since negative ones are huge unsigned."""
+    unsigned = indices.view(f"u{indices.itemsize}")
+
+    def check() -> None:
+        if unsigned.size and unsigned.max() >= n:
+            bad = indices[unsigned >= n].flat[0]
+            raise InvalidArgumentError(f"{what} {bad} is not in 0..{n - 1}.")
+
+    return check if env.on_host else lambda: None
+
+
+@register
+class Gather(Op):
+    """Entries of the first input along an axis (rows, by default) picked by an integer tensor."""
+
+    axis: int = 0
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        params, indices = specs
+        if not indices.dtype.is_integer:
+            raise GraphError("the indices are not integers")
+        if params.shape == ():
+            raise GraphError("a scalar has no rows to gather")
+        if params.shape is None or indices.shape is None:
+            return [Spec(None, params.dtype)]
+        (axis,) = normalize_axes(self.axis, len(params.shape), "gather") or ()
+        return [Spec((*params.shape[:axis], *indices.shape, *params.shape[axis + 1 :]), params.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        params, indices = ins
+        check = _index_check(env, indices, params.shape[self.axis], "gather: the index")
+        # "clip", since NumPy gathers into a copy of `out` under its default mode; indices were checked
+        mode = {"mode": "clip"} if env.on_host else {}
+        take = partial(env.xp.take, params, indices, self.axis, outs[0], **mode)
+
+        def kernel() -> None:
+            check()
+            take()
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        params, indices = node.inputs
+        return [apply(ScatterAddLike(self.axis), dy, indices, params), None]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        params, indices = placements
+        axis = self.axis % len(node.inputs[0].spec.shape or ())
+        if isinstance(indices, Sharded):
+            return [REPLICATED, indices], Sharded(axis + indices.axis)
+        if isinstance(params, Sharded) and params.axis != axis:
+            more = len(node.inputs[1].spec.shape or ()) - 1 if params.axis > axis else 0
+            return placements, Sharded(params.axis + more)
+        return (placements, PARTIAL) if params == PARTIAL else None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(), (5, 3), np.array([4, 0, 0, 2], np.int32)),
+            Example(cls(), (4,), np.array([[1], [3]])),
+            Example(cls(1), (2, 4, 3), np.array([[1, 3, 1], [0, 2, 2]])),
+            Example(cls(-1), (2, 3), np.array(2)),
+        ]
+
+
+@register
+class ScatterAddLike(Op):
+    """Zeros like the third input, with each entry of dy added at its index: gather's gradient."""
+
+    axis: int = 0
+    shape_only = (2,)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(specs[2].shape, specs[0].dtype)]
+
+    def kernel(self, xp: Any, dy: Array, indices: Array, like: Array, *, out: Array) -> None:
+        out.fill(0)
+        xp.add.at(out, (slice(None),) * (self.axis % out.ndim) + (indices,), dy)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(Gather(self.axis), dy, node.inputs[1]), None, None]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        dy, indices, like = placements
+        axis = self.axis % len(node.inputs[2].spec.shape or ())
+        if isinstance(indices, Sharded):
+            return [Sharded(axis + indices.axis), indices, like], PARTIAL
+        if isinstance(dy, Sharded):
+            count = len(node.inputs[1].spec.shape or ())
+            if dy.axis < axis:
+                return placements, dy
+            if dy.axis >= axis + count:
+                return placements, Sharded(dy.axis - count + 1)
+            return [dy, Sharded(dy.axis - axis), like], PARTIAL
+        return ([dy, indices, like], PARTIAL) if dy == PARTIAL else None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(), (4, 3), np.array([4, 0, 0, 2], np.int32), (5, 3)),
+            Example(cls(1), (2, 2, 3, 4), np.array([[1, 3, 1], [0, 2, 2]]), (2, 5, 4)),
+        ]
+
+
+@register
+class GatherNd(Op):
+    """Entries of the first input at positions that lie along the second's last axis."""
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        params, indices = specs
+        if not indices.dtype.is_integer:
+            raise GraphError("the indices are not integers")
+        if indices.shape == ():
+            raise GraphError("the indices need a last axis to be positions along")
+        if params.shape is None or indices.shape is None or indices.shape[-1] is None:
+            return [Spec(None, params.dtype)]
+        if not 1 <= indices.shape[-1] <= len(params.shape):
+            raise GraphError(f"positions of {indices.shape[-1]} axes in a tensor of {len(params.shape)}")
+        return [Spec((*indices.shape[:-1], *params.shape[indices.shape[-1] :]), params.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        (params, indices), out = ins, outs[0]
+        check, at = _positions(env, indices, params.shape)
+
+        def kernel() -> None:
+            check()
+            out[...] = params[at]
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        params, indices = node.inputs
+        return [apply(ScatterNdAddLike(), dy, indices, params), None]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        at = placements[1]
+        if isinstance(at, Sharded) and at.axis < len(node.inputs[1].spec.shape or ()) - 1:
+            return [REPLICATED, at], at
+        return None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls(), (3, 4), np.array([[2, 1], [0, 0], [2, 1]], np.int32)),
+            Example(cls(), (3, 4), np.array([[[2], [0]], [[1], [2]], [[0], [0]]])),
+        ]
+
+
+@register
+class ScatterNdAddLike(Op):
+    """Zeros like the third input, with dy added at the positions: gather_nd's gradient."""
+
+    shape_only = (2,)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(specs[2].shape, specs[0].dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        (dy, indices, _), out, add = ins, outs[0], env.xp.add
+        _, at = _positions(env, indices, out.shape)
+
+        def kernel() -> None:
+            out.fill(0)
+            add.at(out, at, dy)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(GatherNd(), dy, node.inputs[1]), None, None]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        at = placements[1]
+        if isinstance(at, Sharded) and at.axis < len(node.inputs[1].spec.shape or ()) - 1:
+            return [at, at, placements[2]], PARTIAL
+        return None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), (3,), np.array([[2, 1], [0, 0], [2, 1]], np.int32), (3, 4))]
+
+
+def _positions(env: Env, indices: Array, shape: Sequence[int]) -> tuple[Callable[[], None], tuple[Any, ...]]:
+    """A call that raises where a position is out of range, and the positions as an index."""
+    parts = [indices[..., k] for k in range(indices.shape[-1])]
+    checks = [
+        _index_check(env, part, n, f"gather_nd: axis {k}: the index")
+        for k, (part, n) in enumerate(zip(parts, shape, strict=False))
+    ]
+
+    def check() -> None:
+        for each in checks:
+            each()
+
+    return check, tuple(parts)
+
+
+@register
+class OneHot(Op):
+    """`on` at each index along a new axis of `depth`, `off` elsewhere; an index out of range has no `on`."""
+
+    depth: int | Later
+    dtype: DType
+    on: float = 1
+    off: float = 0
+    axis: int = -1
+    no_gradient = "its input is an index"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        if not specs[0].dtype.is_integer:
+            raise GraphError("the indices are not integers")
+        shape = specs[0].shape
+        if shape is None:
+            return [Spec(None, self.dtype)]
+        (axis,) = normalize_axes(self.axis, len(shape) + 1, "one_hot") or ()
+        depth = None if isinstance(self.depth, Later) else self.depth
+        return [Spec((*shape[:axis], depth, *shape[axis:]), self.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, out = env.xp, outs[0]
+        axis = self.axis % out.ndim
+        classes = xp.arange(self.depth)
+        if self.depth - 1 <= np.iinfo(ins[0].dtype).max:  # else it would wrap
+            classes = classes.astype(ins[0].dtype)
+        classes = classes.reshape((-1,) + (1,) * (out.ndim - 1 - axis))
+        mask = env.scratch(out.shape, np.dtype(bool))
+        labels = xp.expand_dims(ins[0], axis)
+        plain = (self.on, self.off) == (1, 0)
+
+        def kernel() -> None:
+            xp.equal(labels, classes, out=mask)
+            if plain:
+                xp.copyto(out, mask)
+            else:
+                out.fill(self.off)
+                xp.copyto(out, self.on, where=mask)
+
+        return kernel
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        placement = placements[0]
+        if not isinstance(placement, Sharded):
+            return None
+        axis = self.axis % len(node.outputs[0].spec.shape or ())
+        return placements, Sharded(placement.axis + (axis <= placement.axis))
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        labels = np.array([[3, 0, 7], [1, 1, 2]], np.int32)
+        return [
+            Example(cls(4, float32), labels[0]),
+            Example(cls(4, float32, 0.5, -1.5, 0), labels),
+            Example(cls(4, float32, 2, 0, 1), labels),
+        ]
+
+
+# -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+def gather(
+    params: Any, indices: Any, validate_indices: bool | None = None, name: str | None = None, axis: Any = 0
+) -> Tensor:
+    """Entries of params along an axis: shape params[:axis] + indices + params[axis + 1:].
+
+    An index out of range is an InvalidArgumentError at the run; validate_indices is accepted and not needed.
+    """
+    return apply(Gather(static_int(axis, "gather")), params, indices, name=name)
+
+
+def gather_nd(params: Any, indices: Any, name: str | None = None) -> Tensor:
+    """Entries of params at positions: shape indices[:-1] + params[length of indices' last axis:]."""
+    return apply(GatherNd(), params, indices, name=name)
+
+
+def boolean_mask(tensor: Any, mask: Any, name: str = "boolean_mask", axis: int = 0) -> Tensor:
+    """The entries along an axis where a mask of rank 1, known when the line is written, is true.
+
+    Raises:
+        GraphError: the mask is computed by the graph: the size of the result would not be known.
+    """
+    known = known_value(convert_to_tensor(mask))
+    if known is None or known.dtype != bool or known.ndim != 1:
+        raise GraphError(
+            "boolean_mask takes a constant mask of rank 1: a plan has fixed shapes, and how many entries a "
+            "computed mask keeps is not known before. dt.where(mask, x, 0) keeps the shape."
+        )
+    return gather(tensor, np.flatnonzero(known), name=name, axis=axis)
+
+
+def one_hot(
+    indices: Any,
+    depth: Any,
+    on_value: Any = None,
+    off_value: Any = None,
+    axis: Any = None,
+    dtype: Any = None,
+    name: str | None = None,
+) -> Tensor:
+    """Indicators along a new axis (the last, or `axis`) of size depth: on_value at the index, else off_value.
+
+    dtype is by default that of on_value or off_value, else float32. An index out of range has no indicator.
+    """
+    given = [v for v in (on_value, off_value) if v is not None]
+    if dtype is None:
+        dtype = convert_to_tensor(given[0]).dtype if given else float32
+    kind = as_dtype(dtype)
+    values = [_number(v, kind) for v in (1 if on_value is None else on_value, off_value or 0)]
+    attributes = Attributes()
+    depth = attributes.scalar(depth, "one_hot: depth")
+    place = -1 if axis is None else static_int(axis, "one_hot: axis")
+    return late(OneHot(depth, kind, *values, place), [indices], attributes.values, name)
+
+
+def _number(value: Any, dtype: DType) -> Any:
+    if isinstance(value, TensorLike):
+        value = known_value(convert_to_tensor(value, dtype))
+        if value is None:
+            raise GraphError("one_hot: on_value and off_value are numbers or constants")
+    return to_array(value, dtype).item()

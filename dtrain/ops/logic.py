@@ -1,0 +1,185 @@
+"""Logic: and, or, not, xor; what kind of number a number is; where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.errors import GraphError
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.shape import Dims, broadcast
+from dtrain.ops.array import reshape
+from dtrain.ops.base import (
+    Array,
+    Elementwise,
+    Env,
+    Example,
+    Kernel,
+    apply,
+    constant,
+    convert_to_tensor,
+    floating,
+    register,
+)
+from dtrain.ops.late import known_value, shape
+from dtrain.ops.math import _binary, _overload, _pair, _unary
+from dtrain.ops.memory import address
+
+
+class _Logical(Elementwise):
+    takes = staticmethod(lambda dtype: dtype.is_bool)
+    no_gradient = "its result is boolean"
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        x, y = np.array([[True], [False]]), np.array([True, False, True])
+        return [Example(cls(), *(x, y)[: cls.arity]), Example(cls(), *(y, y[:1])[: cls.arity])]
+
+
+@register
+class LogicalAnd(_Logical):
+    """Whether both are true"""
+
+    ufunc, arity = "logical_and", 2
+
+
+@register
+class LogicalOr(_Logical):
+    """Whether one is true or both are"""
+
+    ufunc, arity = "logical_or", 2
+
+
+@register
+class LogicalXor(_Logical):
+    """Whether one is true and the other is not"""
+
+    ufunc, arity = "logical_xor", 2
+
+
+@register
+class LogicalNot(_Logical):
+    """Whether it is not true"""
+
+    ufunc = "logical_not"
+
+
+class _Kind(Elementwise):
+    takes = staticmethod(floating)
+    result = "bool"
+    inplace = ()
+    no_gradient = "its result is boolean"
+
+
+@register
+class IsNan(_Kind):
+    """Whether it is not a number"""
+
+    ufunc = "isnan"
+
+
+@register
+class IsInf(_Kind):
+    """Whether it is infinite"""
+
+    ufunc = "isinf"
+
+
+@register
+class IsFinite(_Kind):
+    """Whether it is neither infinite nor not a number"""
+
+    ufunc = "isfinite"
+
+
+@register
+class Select(Elementwise):
+    """The second input where the first is true, the third elsewhere; all three broadcast."""
+
+    arity = 3
+    inplace = (2,)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        condition, x, y = specs
+        if not condition.dtype.is_bool:
+            raise GraphError(f"the condition is {condition.dtype.name}, not bool")
+        if x.dtype != y.dtype:
+            raise GraphError(f"dtypes {x.dtype.name} and {y.dtype.name} differ; use cast on one of them")
+        dims: Dims = broadcast(broadcast(x.shape, y.shape), condition.shape)
+        return [Spec(dims, x.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        (condition, x, y), out, copyto = ins, outs[0], env.xp.copyto
+        there = y.shape == out.shape and address(y) == address(out)
+
+        def kernel() -> None:
+            if not there:
+                copyto(out, y)
+            copyto(out, x, where=condition)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        zero = np.zeros((), dy.dtype.numpy)
+        return [None, where(node.inputs[0], dy, zero), where(node.inputs[0], zero, dy)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        c = np.array([[True, False, True], [False, False, True]])
+        return [
+            Example(cls(), c, (2, 3), (2, 3)),
+            Example(cls(), c[:, :1], (2, 3), ()),
+            Example(cls(), c, (1, 3), (4, 2, 1)),
+        ]
+
+
+# -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+logical_and, logical_or, logical_not = _binary(LogicalAnd), _binary(LogicalOr), _unary(LogicalNot)
+is_nan, is_inf, is_finite = _unary(IsNan), _unary(IsInf), _unary(IsFinite)
+_xor = _binary(LogicalXor)
+
+
+def logical_xor(x: Any, y: Any, name: str = "LogicalXor") -> Tensor:
+    """Whether one is true and the other is not, element by element, with broadcasting."""
+    return _xor(x, y, name)
+
+
+def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None) -> Tensor:
+    """x where the condition is true, y elsewhere.
+
+    A condition of rank 1 picks whole rows of x and y of higher rank. Beyond TensorFlow 1 the three may
+    broadcast otherwise. Without x and y: the positions (int64, one a row) where a constant condition is true.
+
+    Raises:
+        GraphError: only one of x and y is given, or neither and the condition is no constant.
+    """
+    condition = convert_to_tensor(condition)
+    if (x is None) != (y is None):
+        raise GraphError("where takes x and y both, or neither.")
+    if x is None:
+        known = known_value(condition)
+        if known is None or known.dtype == object:
+            raise GraphError(
+                "where(condition) without x and y takes a constant: a plan has fixed shapes, and how many "
+                "entries of a computed condition are true is not known before. where(condition, x, y) keeps "
+                "the shape."
+            )
+        return constant(np.argwhere(known), dtype="int64", name=name or "Where")
+    x, y = _pair(x, y)
+    ranks = [None if t.spec.shape is None else len(t.spec.shape) for t in (condition, x, y)]
+    if ranks[0] == 1 and None not in ranks[1:] and max(ranks[1:]) > 1:  # type: ignore[type-var, operator]
+        condition = _as_rows(condition, max(ranks[1:]))  # type: ignore[type-var, arg-type]
+    return apply(Select(), condition, x, y, name=name)
+
+
+def _as_rows(condition: Tensor, rank: int) -> Tensor:
+    return reshape(condition, [shape(condition)[0], *[1] * (rank - 1)])  # type: ignore[index]
+
+
+select = where
+
+for _symbol, _function in (("and", logical_and), ("or", logical_or), ("xor", logical_xor)):
+    _overload(_symbol, _function)
+TensorLike.__invert__ = lambda self: logical_not(self)  # type: ignore[attr-defined]

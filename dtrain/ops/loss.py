@@ -1,0 +1,314 @@
+"""Losses: cross entropies, each with its gradient made in the same pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.errors import GraphError, InvalidArgumentError
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.shape import compatible, shape_text
+from dtrain.ops.array import ReshapeLike, expand_dims, reshape, stop_gradient, transpose
+from dtrain.ops.base import (
+    Array,
+    Elementwise,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    floating,
+    place_rows,
+    register,
+    same_shape,
+)
+from dtrain.ops.math import add, negative, sigmoid
+from dtrain.ops.nn import LogSoftmax, Softmax, softplus
+from dtrain.ops.placement import Placement
+from dtrain.ops.reduce import reduce_sum
+
+
+class _CrossEntropy(Op):
+    """Outputs: the loss of each row, and its gradient to the logits, made in the same pass over them."""
+
+    def grad(self, node: Operation, dloss: Tensor | None, dgrad: Tensor | None) -> Sequence[Tensor | None]:
+        logits, labels = node.inputs
+        dlogits = dlabels = None
+        if dloss is not None:
+            dlogits = expand_dims(dloss, -1) * node.outputs[1]
+            dlabels = self.labels_grad(node, dloss)
+        if dgrad is not None:  # second order: the Jacobian of softmax times what flows into the gradient
+            p = apply(Softmax(), logits)
+            along = dgrad - reduce_sum(p * dgrad, -1, keepdims=True)
+            second = p * along * self.mass(labels)
+            dlogits = second if dlogits is None else dlogits + second
+            if labels.dtype.is_floating:
+                dlabels = -along if dlabels is None else dlabels - along
+        return [dlogits, dlabels]
+
+    def mass(self, labels: Tensor) -> Any:
+        """The sum of each row's label probabilities."""
+        return 1.0
+
+    def labels_grad(self, node: Operation, dloss: Tensor) -> Tensor | None:
+        return None
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        return place_rows(placements, node)
+
+
+@register
+class SoftmaxCrossEntropy(_CrossEntropy):
+    """-sum(labels * log_softmax(logits)) of each row; labels are probabilities."""
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        logits, labels = specs
+        if logits.dtype != labels.dtype:
+            raise GraphError(
+                f"logits are {logits.dtype.name} and labels {labels.dtype.name}; cast the labels"
+            )
+        shape = same_shape(logits, labels, "logits and labels")
+        if shape is not None and len(shape) != 2:
+            raise GraphError(f"logits {shape_text(shape)} are not [examples, classes]")
+        rows = None if shape is None else shape[:1]
+        return [Spec(rows, logits.dtype), Spec(shape, logits.dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, (logits, labels), (loss, dlogits) = env.xp, ins, outs
+        row = env.scratch((logits.shape[0], 1), logits.dtype)
+        mass = env.scratch((logits.shape[0], 1), logits.dtype)
+        work = env.scratch(logits.shape, logits.dtype)
+        loss_column = loss[:, None]
+
+        def kernel() -> None:
+            xp.max(logits, axis=1, keepdims=True, out=row)
+            xp.subtract(logits, row, dlogits)
+            xp.multiply(dlogits, labels, work)
+            xp.sum(work, axis=1, out=loss)
+            xp.exp(dlogits, dlogits)
+            xp.sum(dlogits, axis=1, keepdims=True, out=row)
+            xp.sum(labels, axis=1, keepdims=True, out=mass)
+            xp.divide(mass, row, work[:, :1])
+            xp.multiply(dlogits, work[:, :1], dlogits)
+            xp.subtract(dlogits, labels, dlogits)
+            xp.log(row, row)
+            xp.multiply(row, mass, row)
+            xp.subtract(row, loss_column, loss_column)
+
+        return kernel
+
+    def mass(self, labels: Tensor) -> Any:
+        return reduce_sum(labels, -1, keepdims=True)
+
+    def labels_grad(self, node: Operation, dloss: Tensor) -> Tensor | None:
+        return negative(apply(LogSoftmax(), node.inputs[0])) * expand_dims(dloss, -1)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), (3, 4), (3, 4), low=0.1, high=1.0)]
+
+
+@register
+class SparseSoftmaxCrossEntropy(_CrossEntropy):
+    """-log_softmax(logits)[label] of each row; labels are class numbers."""
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        logits, labels = specs
+        if not labels.dtype.is_integer:
+            raise GraphError(
+                f"labels are {labels.dtype.name}, not integers; for one-hot labels use the other form"
+            )
+        if logits.shape is not None and len(logits.shape) != 2:
+            raise GraphError(f"logits {shape_text(logits.shape)} are not [examples, classes]")
+        if logits.shape is not None and not compatible(labels.shape, logits.shape[:1]):
+            raise GraphError(
+                f"labels {shape_text(labels.shape)} are not one for each of {shape_text(logits.shape)}"
+            )
+        return [Spec(labels.shape, logits.dtype), logits]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, (logits, labels), (loss, dlogits) = env.xp, ins, outs
+        rows, classes = logits.shape
+        row = env.scratch((rows, 1), logits.dtype)
+        picked = env.scratch((rows,), logits.dtype)
+        place = env.scratch((rows,), np.dtype(np.intp))
+        starts = xp.arange(rows, dtype=np.intp) * classes
+        flat, row_flat = dlogits.reshape(-1), row.reshape(-1)
+        unsigned = labels.view(f"u{labels.itemsize}")
+
+        def kernel() -> None:
+            if env.on_host and rows and unsigned.max() >= classes:
+                raise InvalidArgumentError(
+                    f"a label is {labels[unsigned >= classes][0]}, "
+                    f"but the logits have the classes 0..{classes - 1}."
+                )
+            xp.add(starts, labels, place, casting="unsafe")
+            xp.max(logits, axis=1, keepdims=True, out=row)
+            xp.subtract(logits, row, dlogits)
+            xp.take(flat, place, out=picked, **clip)
+            xp.exp(dlogits, dlogits)
+            xp.sum(dlogits, axis=1, keepdims=True, out=row)
+            xp.divide(dlogits, row, dlogits)
+            xp.log(row, row)
+            xp.subtract(row_flat, picked, loss)
+            xp.take(flat, place, out=picked, **clip)
+            xp.subtract(picked, 1, picked)
+            flat[place] = picked
+
+        clip = {"mode": "clip"} if env.on_host else {}
+        return kernel
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), (3, 4), np.array([3, 0, 2], np.int32))]
+
+
+@register
+class SigmoidCrossEntropy(Elementwise):
+    """max(x, 0) - x * z + log(1 + exp(-|x|)) of logits x and labels z: no large x overflows or cancels."""
+
+    arity = 2
+    inplace = ()
+    takes = staticmethod(floating)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, (x, z), out = env.xp, ins, outs[0]
+        work = env.scratch(out.shape, out.dtype)
+
+        def kernel() -> None:
+            xp.multiply(x, z, out)
+            xp.maximum(x, 0, out=work)
+            xp.subtract(work, out, out)  # exact where both are large, so that the small term counts
+            xp.abs(x, out=work)
+            xp.negative(work, work)
+            xp.exp(work, work)
+            xp.log1p(work, work)
+            xp.add(out, work, out)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        x, z = node.inputs
+        return [dy * (sigmoid(x) - z), -dy * x]
+
+
+# -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+def softmax_cross_entropy_with_logits(
+    _sentinel: Any = None,
+    labels: Any = None,
+    logits: Any = None,
+    dim: int = -1,
+    name: str | None = None,
+    axis: int | None = None,
+) -> Tensor:
+    """Cross entropy of each example: labels and logits [..., classes], result [...]; all by name.
+
+    Gradients do not flow into labels, as in TensorFlow 1; the _v2 form lets them. The classes lie along
+    `axis`, or `dim`, its older name; by default the last.
+    """
+    _named(_sentinel, labels, logits)
+    return softmax_cross_entropy_with_logits_v2(
+        labels=stop_gradient(labels), logits=logits, axis=dim if axis is None else axis, name=name
+    )
+
+
+def softmax_cross_entropy_with_logits_v2(
+    _sentinel: Any = None,
+    labels: Any = None,
+    logits: Any = None,
+    axis: int | None = None,
+    name: str | None = None,
+    dim: int | None = None,
+) -> Tensor:
+    """As softmax_cross_entropy_with_logits, with gradients to the labels too."""
+    _named(_sentinel, labels, logits)
+    logits = convert_to_tensor(logits)
+    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
+    labels = convert_to_tensor(labels)
+    axis = -1 if axis is None and dim is None else dim if axis is None else axis
+    rank = logits.shape.ndims
+    if axis not in (-1, (rank or 0) - 1):
+        if rank is None or not -rank <= axis < rank:
+            raise GraphError(f"axis {axis} is not one of {logits.name} {shape_text(logits.spec.shape)}")
+        order = [i for i in range(rank) if i != axis % rank] + [axis % rank]
+        logits, labels = transpose(logits, order), transpose(labels, order)
+    if rank in (None, 2):
+        return apply(SoftmaxCrossEntropy(), logits, labels, name=name)
+    same_shape(logits.spec, labels.spec, "logits and labels")
+    loss = apply(SoftmaxCrossEntropy(), _as_rows(logits), _as_rows(labels))
+    # the sum is never computed: only its shape is asked for
+    return apply(ReshapeLike(), loss, reduce_sum(logits, -1), name=name)
+
+
+def sparse_softmax_cross_entropy_with_logits(
+    _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
+) -> Tensor:
+    """Cross entropy of each example: integer labels [...], logits [..., classes]; both by name.
+
+    Raises:
+        InvalidArgumentError: while running, for a label that is no class.
+    """
+    _named(_sentinel, labels, logits)
+    logits, labels = convert_to_tensor(logits), convert_to_tensor(labels)
+    rank = logits.shape.ndims
+    if rank in (None, 2):
+        return apply(SparseSoftmaxCrossEntropy(), logits, labels, name=name)
+    if rank and not compatible(labels.spec.shape, logits.spec.shape[:-1]):
+        raise GraphError(
+            f"labels {shape_text(labels.spec.shape)} are not one for each of {shape_text(logits.spec.shape)}"
+        )
+    loss = apply(SparseSoftmaxCrossEntropy(), _as_rows(logits), reshape(labels, [-1]))
+    return apply(ReshapeLike(), loss, labels, name=name)
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    """[..., classes] as [examples, classes]."""
+    shape = x.spec.shape
+    if not shape or shape[-1] is None:
+        raise GraphError(
+            f"{x.name} {shape_text(shape)}: the number of classes along its last axis is not known"
+        )
+    return reshape(x, [-1, shape[-1]])
+
+
+def _named(sentinel: Any, labels: Any, logits: Any) -> None:
+    if sentinel is not None or labels is None or logits is None:
+        raise GraphError("give both by name: softmax_cross_entropy_with_logits(labels=..., logits=...)")
+
+
+def sigmoid_cross_entropy_with_logits(
+    _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
+) -> Tensor:
+    """Cross entropy of each entry by itself, for classes that do not exclude one another; both by name.
+
+    Labels are probabilities, of the shape of logits. Computed stably for any logits.
+    """
+    _named(_sentinel, labels, logits)
+    logits = convert_to_tensor(logits)
+    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
+    same_shape(logits.spec, convert_to_tensor(labels).spec, "logits and labels")
+    return apply(SigmoidCrossEntropy(), logits, labels, name=name or "logistic_loss")
+
+
+def weighted_cross_entropy_with_logits(
+    labels: Any = None,
+    logits: Any = None,
+    pos_weight: Any = None,
+    name: str | None = None,
+    targets: Any = None,
+) -> Tensor:
+    """sigmoid_cross_entropy_with_logits with what positive labels cost multiplied by pos_weight.
+
+    targets is the older name of labels.
+    """
+    logits = convert_to_tensor(logits)
+    labels = targets if labels is None else labels
+    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
+    labels = convert_to_tensor(labels)
+    same_shape(logits.spec, labels.spec, "logits and labels")
+    weight = 1 + (pos_weight - 1) * labels
+    return add((1 - labels) * logits, weight * softplus(-logits), name=name or "logistic_loss")

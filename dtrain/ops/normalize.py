@@ -1,0 +1,106 @@
+"""Normalisation: by length, and by mean and variance over the batch.
+
+All are written in other ops. Moments are those of the global batch, so that batch normalisation on several
+ranks is what it is on one, with no synchronised form of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dtrain.errors import GraphError
+from dtrain.graph.graph import Tensor
+from dtrain.ops.array import CountLike, stop_gradient
+from dtrain.ops.base import apply, convert_to_tensor
+from dtrain.ops.math import add, maximum, multiply, sqrt, square
+from dtrain.ops.reduce import reduce_mean, reduce_sum
+
+
+def l2_normalize(
+    x: Any,
+    axis: int | Sequence[int] | None = None,
+    epsilon: float = 1e-12,
+    name: str | None = None,
+    dim: int | Sequence[int] | None = None,
+) -> Tensor:
+    """x / sqrt(max(sum of squares along axis, epsilon)); `dim` is the axis's older name."""
+    x = convert_to_tensor(x)
+    length = reduce_sum(square(x), dim if axis is None else axis, keepdims=True)
+    return multiply(x, 1 / sqrt(maximum(length, epsilon)), name=name or "l2_normalize")
+
+
+def moments(
+    x: Any,
+    axes: int | Sequence[int],
+    shift: Any = None,
+    name: str | None = None,
+    keep_dims: bool = False,
+    keepdims: bool | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(mean, variance) of x along axes, over the global batch; the variance divides by the count.
+
+    shift: accepted for TensorFlow 1's sake; two passes over x need none.
+    """
+    x = convert_to_tensor(x)
+    keep = bool(keep_dims if keepdims is None else keepdims)
+    mean = reduce_mean(x, axes, keepdims=True, name=name or "moments")
+    # the gradient by way of this mean is zero, since deviations from it add up to zero
+    variance = reduce_mean(square(x - stop_gradient(mean)), axes, keepdims=keep)
+    return (mean if keep else reduce_mean(x, axes)), variance
+
+
+def batch_normalization(
+    x: Any,
+    mean: Any,
+    variance: Any,
+    offset: Any,
+    scale: Any,
+    variance_epsilon: float,
+    name: str | None = None,
+) -> Tensor:
+    """(x - mean) / sqrt(variance + variance_epsilon) * scale + offset; offset and scale may be None.
+
+    The statistics broadcast against x, so for images [n, height, width, channels] they are [channels].
+    """
+    x = convert_to_tensor(x)
+    factor = 1 / sqrt(convert_to_tensor(variance) + variance_epsilon)
+    factor = factor if scale is None else factor * scale
+    shift = -mean * factor if offset is None else offset - mean * factor
+    return add(x * factor, shift, name=name or "batchnorm")
+
+
+def fused_batch_norm(
+    x: Any,
+    scale: Any,
+    offset: Any,
+    mean: Any = None,
+    variance: Any = None,
+    epsilon: float = 0.001,
+    data_format: str = "NHWC",
+    is_training: bool = True,
+    name: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(batch_normalization of images, mean, variance) over all axes but the channels.
+
+    While training the statistics are the batch's, and the variance that comes back divides by count - 1, as a
+    running average wants it; otherwise they are those that are given.
+
+    Raises:
+        GraphError: statistics are missing, or given while training, or data_format is not NHWC.
+    """
+    x = convert_to_tensor(x)
+    if data_format != "NHWC":
+        raise GraphError(f"data_format {data_format}: images are NHWC here; dt.transpose(x, [0, 2, 3, 1])")
+    if is_training != (mean is None and variance is None):
+        raise GraphError("fused_batch_norm: mean and variance are given just when is_training is False")
+    if not is_training:
+        y = batch_normalization(x, mean, variance, offset, scale, epsilon, name)
+        return y, convert_to_tensor(mean), convert_to_tensor(variance)
+    if x.shape.ndims is None:
+        raise GraphError(f"fused_batch_norm: the rank of {x.name} is not known")
+    axes = tuple(range(x.shape.ndims - 1))
+    mean, variance = moments(x, axes)
+    y = batch_normalization(x, mean, variance, offset, scale, epsilon, name)
+    count = apply(CountLike(axes), x)
+    return y, mean, variance * (count / maximum(count - 1, 1))

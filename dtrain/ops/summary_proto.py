@@ -1,0 +1,179 @@
+"""Serialised summaries and graphs, in TensorBoard's own protocol buffers, which are imported when used."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from dtrain.errors import EnvironmentProblem, InvalidArgumentError
+from dtrain.graph.dtypes import DType
+from dtrain.graph.graph_def import GraphDef
+from dtrain.ops.base import Value
+
+
+@cache
+def protos() -> Any:
+    """The modules of messages.
+
+    Raises:
+        EnvironmentProblem: TensorBoard is not installed.
+    """
+    try:
+        from tensorboard.compat import proto
+        from tensorboard.compat.proto import event_pb2, graph_pb2, summary_pb2, types_pb2
+    except ImportError as error:
+        raise EnvironmentProblem(
+            f"summaries are written with TensorBoard's own library, and it cannot be imported ({error}): "
+            "pip install 'dtrain[tensorboard]'."
+        ) from None
+    assert event_pb2 and graph_pb2 and summary_pb2 and types_pb2
+    return proto
+
+
+def scalar(tag: str, value: float) -> bytes:
+    """A number."""
+    return _summary(tag=tag, simple_value=float(value))
+
+
+def _limits() -> np.ndarray:
+    """Upper ends of TensorFlow 1's buckets: each 1.1 times the one before, on both sides of 0."""
+    count = int(np.ceil(np.log(1e32) / np.log(1.1)))
+    ends = 1e-12 * 1.1 ** np.arange(count)
+    most = [sys.float_info.max]
+    return np.concatenate([np.negative(most), -ends[::-1], [0.0], ends, most])
+
+
+def histogram(tag: str, values: np.ndarray) -> bytes:
+    """How often values lie in each bucket, with their extremes, sum and sum of squares.
+
+    Raises:
+        InvalidArgumentError: a value is not finite.
+    """
+    flat = np.asarray(values, np.float64).ravel()
+    if not np.isfinite(flat).all():
+        raise InvalidArgumentError(f"Nan in summary histogram for: {tag}. A value is NaN or infinite.")
+    limits = _limits()
+    found = np.minimum(np.searchsorted(limits, flat, side="right"), limits.size - 1)
+    counts = np.bincount(found, minlength=limits.size)
+    kept = (counts > 0) | (np.append(counts[1:], 1) > 0)  # of a run of empty buckets only the last
+    histo = protos().summary_pb2.HistogramProto(
+        min=flat.min() if flat.size else 0.0,
+        max=flat.max() if flat.size else 0.0,
+        num=flat.size,
+        sum=flat.sum(),
+        sum_squares=np.square(flat).sum(),
+        bucket_limit=limits[kept].tolist(),
+        bucket=counts[kept].tolist(),
+    )
+    return _summary(tag=tag, histo=histo)
+
+
+def images(tag: str, batch: np.ndarray, max_outputs: int) -> bytes:
+    """The first images [height, width, channels] of a batch, as PNG.
+
+    uint8 is taken as it is; floats are scaled, each image by itself, so that 0 is black and the largest 255,
+    or, where some are negative, 0 is 128 and the farthest from it 1 or 255. What is not finite counts as 0.
+    """
+    from PIL import Image
+
+    pb = protos().summary_pb2
+    shown = batch[:max_outputs]
+    values = []
+    for i, image in enumerate(shown):
+        height, width, channels = image.shape
+        pixels = image if image.dtype == np.uint8 else _bytes_of(image)
+        file = io.BytesIO()
+        Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels).save(file, "PNG")
+        encoded = pb.Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=file.getvalue()
+        )
+        name = f"{tag}/image" if max_outputs == 1 else f"{tag}/image/{i}"
+        values.append(pb.Summary.Value(tag=name, image=encoded))
+    return pb.Summary(value=values).SerializeToString()
+
+
+def _bytes_of(image: np.ndarray) -> np.ndarray:
+    image = np.where(np.isfinite(image), image, 0).astype(np.float64)
+    low, high = float(image.min(initial=0)), float(image.max(initial=0))
+    if low < 0:
+        most = max(-low, high)
+        return (image * (127.0 / most) + 128).clip(0, 255).astype(np.uint8)
+    return (image * (255.0 / high if high else 0.0)).astype(np.uint8)
+
+
+def text(tag: str, lines: Sequence[bytes], shape: Sequence[int]) -> bytes:
+    """Strings, which TensorBoard shows as Markdown."""
+    from tensorboard.compat.proto import tensor_pb2, tensor_shape_pb2
+
+    pb = protos()
+    dims = [tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in shape]
+    tensor = tensor_pb2.TensorProto(
+        dtype=pb.types_pb2.DT_STRING,
+        string_val=lines,
+        tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=dims),
+    )
+    plugin = pb.summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
+    return _summary(tag=tag, tensor=tensor, metadata=pb.summary_pb2.SummaryMetadata(plugin_data=plugin))
+
+
+def merge(parts: Iterable[bytes]) -> bytes:
+    """Several summaries as one."""
+    merged = protos().summary_pb2.Summary()
+    for part in parts:
+        merged.MergeFromString(part)
+    return merged.SerializeToString()
+
+
+def _summary(**value: Any) -> bytes:
+    pb = protos().summary_pb2
+    return pb.Summary(value=[pb.Summary.Value(**value)]).SerializeToString()
+
+
+def graph(definition: GraphDef) -> bytes:
+    """A graph as TensorBoard shows it: names, ops, inputs, and the outputs' dtypes and shapes."""
+    from tensorboard.compat.proto import attr_value_pb2, node_def_pb2, tensor_shape_pb2, versions_pb2
+
+    pb, nodes = protos(), []
+    for node in definition.node:
+        shapes = []
+        for shape in node.attr["_output_shapes"]:
+            dims = None if shape.dims is None else [-1 if d is None else d for d in shape.dims]
+            shapes.append(
+                tensor_shape_pb2.TensorShapeProto(
+                    unknown_rank=dims is None,
+                    dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=d) for d in dims or ()],
+                )
+            )
+        lists = attr_value_pb2.AttrValue.ListValue(shape=shapes)
+        attr = {"_output_shapes": attr_value_pb2.AttrValue(list=lists)}
+        for key, value in node.attr.items():
+            if not key.startswith("_"):
+                attr[key] = attr_value_pb2.AttrValue(**_attribute(value))
+        nodes.append(node_def_pb2.NodeDef(name=node.name, op=node.op, input=node.input, attr=attr))
+    versions = versions_pb2.VersionDef(producer=27)
+    return pb.graph_pb2.GraphDef(node=nodes, versions=versions).SerializeToString()
+
+
+#: TensorFlow's names of the dtypes whose name there is not ours in capitals.
+_TYPE_NAMES = {"float16": "DT_HALF", "float32": "DT_FLOAT", "float64": "DT_DOUBLE"}
+
+
+def _attribute(value: Any) -> dict[str, Any]:
+    """The field of AttrValue for an op's attribute."""
+    if isinstance(value, DType):
+        name = _TYPE_NAMES.get(value.name, f"DT_{value.name.upper()}")
+        return {"type": getattr(protos().types_pb2, name)}
+    if isinstance(value, bool):
+        return {"b": value}
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return {"i": value}
+    if isinstance(value, float):
+        return {"f": value}
+    if isinstance(value, Value):  # a constant's repr has a digest of all of it
+        return {"s": np.array2string(value.array, threshold=6).encode()}
+    return {"s": str(value).encode()}

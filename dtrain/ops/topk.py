@@ -1,0 +1,196 @@
+"""The k largest entries of each row: which they are, and whether a class is among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.errors import GraphError
+from dtrain.graph.dtypes import bool_, int32
+from dtrain.graph.graph import Operation, Spec, Tensor
+from dtrain.graph.shape import compatible, shape_text
+from dtrain.ops.base import (
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    place_rows,
+    register,
+)
+from dtrain.ops.late import static_int
+from dtrain.ops.placement import Placement, Sharded
+
+
+class _Rows(Op):
+    """Ops along the last axis, where the others, sharded or not, are independent rows."""
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        first = placements[0]
+        if isinstance(first, Sharded) and first.axis < len(node.inputs[0].spec.shape or ()) - 1:
+            return [first] * len(placements), first
+        return None
+
+
+@register
+class TopK(_Rows):
+    """Outputs: the k largest entries along the last axis, largest first, and where they are (int32).
+
+    Among equal entries the one before comes first.
+    """
+
+    k: int
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        x = specs[0]
+        if x.dtype.is_bool:
+            raise GraphError("it is not defined on bool; cast it")
+        if x.shape is None:
+            return [x, Spec(None, int32)]
+        if not x.shape or (x.shape[-1] is not None and x.shape[-1] < self.k) or self.k < 0:
+            raise GraphError(f"{shape_text(x.shape)} has not {self.k} entries along its last axis")
+        shape = (*x.shape[:-1], self.k)
+        return [Spec(shape, x.dtype), Spec(shape, int32)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, x, (values, indices) = env.xp, ins[0], outs
+
+        def kernel() -> None:
+            # read backwards, a stable sort puts the first of equal entries last
+            order = xp.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1][..., : self.k]
+            xp.subtract(x.shape[-1] - 1, order, out=indices, casting="unsafe")
+            values[...] = xp.take_along_axis(x, indices, -1)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor | None, _: Tensor | None) -> Sequence[Tensor | None]:
+        return [None if dy is None else apply(TopKGrad(), dy, node.outputs[1], node.inputs[0])]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(2), (3, 4)), Example(cls(3), (2, 2, 5)), Example(cls(1), (3,))]
+
+
+@register
+class TopKGrad(_Rows):
+    """Zeros in the shape of the third input, but dy at the places that the second gives for each row."""
+
+    shape_only = (2,)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(specs[2].shape, specs[0].dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        (dy, indices, _), dx = ins, outs[0]
+
+        def kernel() -> None:
+            dx.fill(0)
+            env.xp.put_along_axis(dx, indices, dy, -1)
+
+        return kernel
+
+    def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
+        return [apply(TopKPick(), g, node.inputs[1]), None, None]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), (2, 2), np.array([[3, 0], [1, 2]], np.int32), (2, 4))]
+
+
+@register
+class TopKPick(_Rows):
+    """The entries of each row at the places that the second input gives."""
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec(specs[1].shape, specs[0].dtype)]
+
+    def kernel(self, xp: Any, x: Array, indices: Array, *, out: Array) -> None:
+        out[...] = xp.take_along_axis(x, indices, -1)
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(TopKGrad(), dy, node.inputs[1], node.inputs[0]), None]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), (2, 4), np.array([[3, 0], [1, 2]], np.int32))]
+
+
+@register
+class InTopK(Op):
+    """Whether fewer than k classes have a larger prediction than the target; not if that is not finite."""
+
+    k: int
+    no_gradient = "its result is boolean"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        predictions, targets = specs
+        if not predictions.dtype.is_floating or not targets.dtype.is_integer:
+            raise GraphError(
+                f"predictions are {predictions.dtype.name} and targets {targets.dtype.name}: give "
+                "floats, and class numbers"
+            )
+        if predictions.shape is not None and len(predictions.shape) != 2:
+            raise GraphError(f"predictions {shape_text(predictions.shape)} are not [examples, classes]")
+        rows = None if predictions.shape is None else predictions.shape[:1]
+        if not compatible(targets.shape, (None,) if rows is None else rows):
+            raise GraphError(
+                f"targets {shape_text(targets.shape)} are not one for each of {shape_text(predictions.shape)}"
+            )
+        return [Spec(targets.shape if rows is None else rows, bool_)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, (predictions, targets), out = env.xp, ins, outs[0]
+        rows, classes = predictions.shape
+        wide = env.scratch((rows, classes), np.dtype(bool))
+        chosen = env.scratch((rows,), predictions.dtype)
+        counts = env.scratch((rows,), np.dtype(np.intp))
+        columns = xp.arange(classes).astype(np.int64)
+        numbers = env.scratch((rows, 1), np.dtype(np.int64))
+
+        def kernel() -> None:
+            xp.copyto(numbers[:, 0], targets, casting="unsafe")
+            xp.equal(numbers, columns, wide)
+            # a target that is no class matches none, so that it stays NaN, which is in no top k
+            chosen.fill(np.nan)
+            for_rows, at = xp.nonzero(wide)
+            chosen[for_rows] = predictions[for_rows, at]
+            xp.greater(predictions, chosen[:, None], wide)
+            xp.sum(wide, axis=1, out=counts)
+            xp.less(counts, self.k, out)
+            xp.logical_and(out, xp.isfinite(chosen), out)
+
+        return kernel
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        return place_rows(placements, node)
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(2), (5, 4), np.array([3, 0, 2, 7, -1], np.int32))]
+
+
+# -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+def top_k(input: Any, k: Any = 1, sorted: bool = True, name: str | None = None) -> tuple[Tensor, Tensor]:
+    """(values, indices) of the k largest entries along the last axis, largest first in any case.
+
+    Among equal entries the one before comes first. indices are int32. Gradients flow to the entries chosen.
+
+    Raises:
+        GraphError: there are less than k.
+    """
+    node = apply(TopK(static_int(k, "top_k")), convert_to_tensor(input), name=name or "TopKV2").op
+    return node.outputs[0], node.outputs[1]
+
+
+def in_top_k(predictions: Any, targets: Any, k: int, name: str | None = None) -> Tensor:
+    """For each example, whether its class is among the k largest predictions; bool [examples].
+
+    Classes that tie with the k-th are all in. A target that is no class, or whose prediction is not finite,
+    is not.
+    """
+    return apply(InTopK(int(k)), predictions, targets, name=name)

@@ -1,0 +1,72 @@
+"""ConfigProto: TensorFlow 1's session options, each with what it means here."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from dtrain.errors import UsageError
+
+
+class _Options:
+    """Keyword arguments as attributes; a name that is not known is an error."""
+
+    known: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **options: Any) -> None:
+        for name in options:
+            self._check(name)
+        for name, default in self.known.items():
+            object.__setattr__(
+                self, name, options.get(name, default() if isinstance(default, type) else default)
+            )
+
+    def _check(self, name: str) -> None:
+        if name not in self.known:
+            kind = type(self).__name__
+            raise UsageError(f"{kind} has no option {name!r} in dtrain; it has {', '.join(self.known)}.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._check(name)
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.known)
+        return f"{type(self).__name__}({shown})"
+
+
+class GPUOptions(_Options):
+    """How TensorFlow 1 takes GPU memory. dtrain takes what a plan needs, so neither changes anything."""
+
+    known: ClassVar[dict[str, Any]] = {"allow_growth": False, "per_process_gpu_memory_fraction": 0.0}
+
+
+class ConfigProto(_Options):
+    """Options of a Session.
+
+    device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
+    intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
+    Without a meaning here, since a session runs on one device, one operation after the other:
+    inter_op_parallelism_threads, allow_soft_placement, log_device_placement, gpu_options.
+
+    Raises:
+        UsageError: for any other option.
+    """
+
+    known: ClassVar[dict[str, Any]] = {
+        "device_count": dict,
+        "intra_op_parallelism_threads": 0,
+        "inter_op_parallelism_threads": 0,
+        "allow_soft_placement": False,
+        "log_device_placement": False,
+        "gpu_options": GPUOptions,
+    }
+
+    def apply(self, device: Any) -> Any:
+        """The device that the session is to use; sets the number of threads."""
+        threads = self.intra_op_parallelism_threads  # type: ignore[attr-defined]
+        if threads > 0:
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(limits=threads, user_api="blas")
+        on_cpu = self.device_count.get("GPU") == 0  # type: ignore[attr-defined]
+        return "cpu" if on_cpu and isinstance(device, str) else device

@@ -1,0 +1,147 @@
+"""Summaries for TensorBoard, under TensorFlow 1's names: `dt.summary.scalar("loss", loss)`.
+
+    merged = dt.summary.merge_all()
+    writer = dt.summary.FileWriter("logs", session.graph)
+    writer.add_summary(session.run(merged), step)
+
+On several ranks a summary is of the whole batch, as every fetch is, and rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from dtrain.comm import Communicator, launcher
+from dtrain.compat import module_getattr
+from dtrain.errors import EnvironmentProblem, UsageError
+from dtrain.graph.graph import Graph
+from dtrain.graph.graph_def import graph_def_of
+from dtrain.ops import summary_proto
+from dtrain.ops.summary import histogram, image, merge, merge_all, scalar, text
+
+__all__ = ["FileWriter", "histogram", "image", "merge", "merge_all", "scalar", "text"]
+
+__getattr__ = module_getattr("tf.summary")
+
+_WORLD: Any = object()
+
+
+class FileWriter:
+    """Writes summaries and graphs into an event file in a folder, from a thread of its own.
+
+    Args:
+        logdir: the folder; it is made where there is none.
+        graph: written at once.
+        max_queue: how many events wait to be written; flush_secs: seconds after which they are.
+        graph_def: only None: give graph.
+        filename_suffix: what the name of the file ends in.
+        session: without a meaning here: a value that is added has been fetched already.
+        comm: the ranks of which the first writes, by default all; None where this process writes.
+
+    Raises:
+        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        logdir: str | os.PathLike[str],
+        graph: Graph | None = None,
+        max_queue: int = 10,
+        flush_secs: float = 120,
+        graph_def: None = None,
+        filename_suffix: str | None = None,
+        session: Any = None,
+        *,
+        comm: Communicator | None = _WORLD,
+    ) -> None:
+        if graph_def is not None:
+            raise UsageError("FileWriter: graph_def is not supported; give graph.")
+        rank = launcher.rank() if comm is _WORLD else comm.rank if comm is not None else 0
+        self._logdir = os.fspath(logdir)
+        self._options = (max_queue, flush_secs, filename_suffix or "")
+        self._writes = rank == 0
+        self._file: Any = None
+        self._closed = False
+        self.reopen()
+        if graph is not None:
+            self.add_graph(graph)
+
+    def reopen(self) -> None:
+        """Go on in a new file after close(); open already, nothing."""
+        self._closed = False
+        if not self._writes or self._file is not None:
+            return
+        summary_proto.protos()
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        try:
+            self._file = EventFileWriter(self._logdir, *self._options)
+        except OSError as error:
+            raise EnvironmentProblem(f"no event file can be made in {self._logdir}: {error}.") from None
+
+    def get_logdir(self) -> str:
+        return self._logdir
+
+    def add_summary(self, summary: Any, global_step: Any = None) -> None:
+        """Add what running a summary gave: bytes, or a Summary message.
+
+        Raises:
+            UsageError: it is something else, such as the summary's tensor; or the writer is closed.
+        """
+        data = summary.SerializeToString() if hasattr(summary, "SerializeToString") else summary
+        if not isinstance(data, bytes):
+            raise UsageError(
+                f"add_summary takes what session.run(summary) gives, which is bytes, and not {summary!r}."
+            )
+        if self._ready():
+            self._add(global_step, summary=summary_proto.protos().summary_pb2.Summary.FromString(data))
+
+    def add_graph(self, graph: Graph, global_step: Any = None, graph_def: None = None) -> None:
+        """Add a graph, which TensorBoard shows grouped by name scopes.
+
+        Raises:
+            UsageError: it is no Graph, or the writer is closed.
+        """
+        if not isinstance(graph, Graph) or graph_def is not None:
+            raise UsageError(
+                f"add_graph takes a dt.Graph, and not {(graph if graph_def is None else graph_def)!r}."
+            )
+        if self._ready():
+            self._add(global_step, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
+
+    def add_event(self, event: Any) -> None:
+        """Add an Event message as it is."""
+        if self._ready():
+            self._file.add_event(event)
+
+    def flush(self) -> None:
+        """Return when everything that was added is in the file."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close; what is added after is an error."""
+        self._closed = True
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> FileWriter:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def _ready(self) -> bool:
+        """Whether this rank writes."""
+        if self._closed:
+            raise UsageError("this FileWriter is closed: reopen() it first.")
+        return self._writes
+
+    def _add(self, global_step: Any, **what: Any) -> None:
+        event = summary_proto.protos().event_pb2.Event(wall_time=time.time(), **what)
+        if global_step is not None:
+            event.step = int(global_step)
+        self._file.add_event(event)

@@ -1,0 +1,84 @@
+"""TensorFlow 1's names: docs/tensorflow1.md is true, and a name not there fails with a sentence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dtrain as dt
+from dtrain.compat.__main__ import has, status, table
+from dtrain.compat.names import NAMES, OWN, PARTIAL, REASONS
+from dtrain.errors import NotSupportedError
+
+PAGE = Path(__file__).parents[2] / "docs" / "tensorflow1.md"
+
+
+def test_the_page_is_made_from_the_code() -> None:
+    assert PAGE.read_text() == table(), "type: python -m dtrain.compat docs/tensorflow1.md"
+
+
+def test_what_is_said_of_names_is_said_of_names_that_are_known() -> None:
+    names = {f"{module}.{name}" for module, text in NAMES.items() for name in text.split()}
+    assert set(PARTIAL) <= names and set(REASONS) <= names
+    assert all(len(text.split()) == len(set(text.split())) for text in NAMES.values())
+    assert all(has(name) for name in PARTIAL), "a name that is not there at all is not there in part"
+    assert not [name for name in REASONS if has(name)], "a name that is there needs no reason"
+    assert all(has(f"tf.{name}") for name in OWN)
+
+
+def test_public_names_are_tensorflows_or_listed_as_its_own() -> None:
+    known = set(NAMES["tf"].split()) | {name.partition(".")[0] for name in OWN}
+    assert not set(dt.__all__) - known
+
+
+def test_status() -> None:
+    assert status("tf.matmul") == "yes"
+    assert status("tf.Session").startswith("in part: ")
+    assert status("tf.while_loop").startswith("no: a graph has no loops")
+
+
+def test_a_name_of_tensorflow_that_is_not_there_fails_with_a_sentence() -> None:
+    with pytest.raises(NotSupportedError, match=r"dtrain has no tf\.while_loop: a graph has no loops"):
+        _ = dt.while_loop  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"dtrain has no tf\.nn\.ctc_loss: "):
+        _ = dt.nn.ctc_loss  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"no tf\.train\.FtrlOptimizer: .*docs/tensorflow1\.md"):
+        _ = dt.train.FtrlOptimizer  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="cannot import name 'while_loop'"):
+        exec("from dtrain import while_loop")
+
+
+def test_every_missing_name_says_so() -> None:
+    for module, text in NAMES.items():
+        if module == "tf.errors" or not has(module):
+            continue
+        found: object = dt
+        for word in module.split(".")[1:]:
+            found = getattr(found, word)
+        for name in text.split():
+            if not has(f"{module}.{name}"):
+                with pytest.raises(NotSupportedError, match=f"has no {module}.{name}: ".replace(".", r"\.")):
+                    getattr(found, name)
+
+
+def test_other_names_fail_as_python_says() -> None:
+    for module, words in ((dt, "module 'dtrain' has no"), (dt.nn, "module 'dtrain.nn' has no")):
+        with pytest.raises(AttributeError, match=f"^{words} attribute 'no_such_thing'$") as caught:
+            _ = module.no_such_thing
+        assert not isinstance(caught.value, NotSupportedError)
+        assert not hasattr(module, "__wrapped__")
+
+
+def test_the_page_can_be_printed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "dtrain.compat"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=PAGE.parents[1],
+    )
+    assert done.stdout == table()
