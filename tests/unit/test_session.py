@@ -340,14 +340,16 @@ def test_a_value_can_be_given_and_used_in_one_run(session: dt.Session) -> None:
     assert session.run(v).tolist() == [3]
 
 
-def test_a_variable_that_starts_from_another_needs_that_first(session: dt.Session) -> None:
+def test_a_variable_can_start_from_another_before_that_has_a_value(session: dt.Session) -> None:
     v = dt.Variable([1.0, 2.0])
     w = dt.Variable(v.initial_value * 2)
     session.run(dt.variables_initializer([w]))
     assert session.run(w).tolist() == [2, 4]
     u = dt.Variable(v * 3.0)
+    session.run(u.initializer)
+    assert session.run(u).tolist() == [3, 6]
     with pytest.raises(FailedPreconditionError):
-        session.run(u.initializer)
+        session.run(v)
 
 
 def test_assignments_give_the_new_value_and_last() -> None:
