@@ -41,7 +41,7 @@ class TrainConfig:
 
     model: str = option(
         "mlp",
-        "what to train: logistic is 784-10, mlp is 784-256-256-10 with ReLU, cnn two convolutions and 1024-10",
+        "logistic is 784-10, mlp is 784-256-256-10 with ReLU, cnn is two convolutions and 1024-10",
         MODELS,
     )
     dataset: str = option(

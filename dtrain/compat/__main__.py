@@ -26,7 +26,8 @@ program.py`: then every rank runs the whole program and works on its share of ea
   not noticed: a difference in the runs between, shapes that differ between ranks once a plan is made (the
   ranks then wait for one another), and rows of a `dt.Shard` that other ranks have too.
 - NumPy's random numbers differ between the ranks unless the program seeds them: `numpy.random.seed(0)`.
-- Every rank prints. `if dt.Session().comm.rank == 0:` prints once.
+  Weights and feeds drawn without it are an error. `tf.random_normal` and its like need no seed for this.
+- Every rank prints. To print once: `if tf.comm.world().rank == 0:`.
 
 A name that is not supported raises `AttributeError` with a sentence. "Supported" means that TensorFlow 1's
 arguments do what they do there, or are refused in a sentence.
@@ -37,7 +38,8 @@ def has(name: str) -> bool:
     """Whether dtrain has what TensorFlow calls name, such as 'tf.nn.relu'."""
     found: object = importlib.import_module("dtrain")
     for word in name.split(".")[1:]:
-        if not hasattr(found, word):
+        # a folder of dtrain's own, such as compat, is none of its public names
+        if not hasattr(found, word) or word not in getattr(found, "__all__", [word]):
             return False
         found = getattr(found, word)
     return True

@@ -16,7 +16,7 @@ NAMES: dict[str, str] = {
         assert_rank assert_scalar assert_variables_initialized assign assign_add assign_sub atan atan2
         atanh AttrValue AUTO_REUSE batch_to_space betainc bincount bitcast bitwise bool boolean_mask
         broadcast_dynamic_shape broadcast_static_shape broadcast_to case cast ceil check_numerics cholesky
-        clip_by_average_norm clip_by_global_norm clip_by_norm clip_by_value colocate_with compat complex
+        clip_by_average_norm clip_by_global_norm clip_by_norm clip_by_value colocate_with complex
         complex128 complex64 concat cond ConfigProto confusion_matrix conj constant constant_initializer
         container contrib control_dependencies convert_to_tensor convert_to_tensor_or_indexed_slices cos
         cosh count_nonzero count_up_to create_partitioned_variables cross cumprod cumsum custom_gradient

@@ -32,9 +32,7 @@ class ApplyAdagrad(_Update):
         xp.square(gradient, work)
         xp.add(accum, work, accum)
         xp.sqrt(accum, work)
-        xp.maximum(
-            work, _above_zero(0.0, work), out=work
-        )  # changes the padding only: TensorFlow's start is > 0
+        xp.maximum(work, _above_zero(0.0, work), out=work)  # only the padding is 0
         xp.divide(gradient, work, work)
         xp.multiply(work, rate, work)
         xp.subtract(variable, work, variable)

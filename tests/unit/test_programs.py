@@ -161,8 +161,8 @@ def test_logging(printed: Printed, mnist_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "program",
     """
-    autoencoder event_log layer linear_regression logistic_regression nearest_neighbour placeholder save_restore
-    sharing softmax summaries uninitialised variables
+    autoencoder event_log layer linear_regression logistic_regression nearest_neighbour placeholder
+    save_restore sharing softmax summaries uninitialised variables
     """.split(),  # noqa: SIM905
 )
 def test_two_ranks_print_what_one_does(
