@@ -8,6 +8,7 @@ the job: the rank prints pytest's closing report at once and aborts all ranks.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import shlex
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -34,6 +36,11 @@ from dtrain.comm import launcher
 from dtrain.errors import EnvironmentProblem
 
 RANK, SIZE = launcher.rank(), launcher.size()
+
+if SIZE > 1:
+    # a root for temporary folders of each rank's own: pytest numbers and clears those of one root alone
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = _root = tempfile.mkdtemp(prefix=f"dtrain-rank{RANK}-")
+    atexit.register(shutil.rmtree, _root, ignore_errors=True)
 
 #: Seconds by which each rank lets the one below speak first. Most failures are the same on all ranks, and
 #: the rank that speaks ends the others.
