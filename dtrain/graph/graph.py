@@ -238,7 +238,7 @@ class Graph:
             specs = kind.infer(*(t.spec for t in inputs))
         except GraphError as error:
             operands = " and ".join(f"{t.name} {t.spec}" for t in inputs)
-            raise GraphError(f"{name} does not fit {operands}: {error}") from None
+            raise GraphError(f"{name} does not fit {operands}: {error} (at {_user_line()}).") from None
         full = name[:-1] if name.endswith("/") else self.unique_name(name)
         control = dict.fromkeys((*self._control, *control_inputs))
         operation = Operation(self, full, kind, inputs, tuple(control), specs, self.source or _user_line())
