@@ -106,11 +106,8 @@ class MPICommunicator(Communicator):
         self.averaging = "MPI allreduce"
         self._buckets: list[SharedBucket] = []
         self._blocks: list[SharedMemory] = []
-        if (
-            share
-            and self.local_size > 1
-            and len(set(self.allgather(np.array([self.local_size])).tolist())) == 1
-        ):
+        sizes = set(self.allgather(np.array([self.local_size])).tolist())
+        if share and self.local_size > 1 and len(sizes) == 1:
             self._across = world.Split(self.local_rank, world.rank)
             self._meet = Meeting(MPI, self._node)
             several = self.size > self.local_size
