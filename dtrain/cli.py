@@ -182,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # before the ranks have met, all fail alike: the first speaks for them
         if launcher.rank() == 0:
             return failure.report(error)
+        failure.let_rank_0_speak()
         return getattr(error, "exit_code", 1)
     return 0
 

@@ -32,6 +32,11 @@ def report(error: BaseException, where: str = "") -> int:
     return 1
 
 
+def let_rank_0_speak() -> None:
+    """Wait as long as rank 0 takes to say what ends all: a launcher may kill it once another rank ends."""
+    time.sleep(GRACE + FLUSH)
+
+
 def end(comm: Communicator, error: BaseException) -> int:
     """Report an error that ends this rank and make it end all others; returns the exit code.
 
