@@ -25,8 +25,9 @@ program.py`: then every rank runs the whole program and works on its share of ea
   feeds of these shapes, the second, the fourth, the eighth and so on, and a difference is an error. What is
   not noticed: a difference in the runs between, shapes that differ between ranks once a plan is made (the
   ranks then wait for one another), and rows of a `dt.Shard` that other ranks have too.
-- NumPy's random numbers differ between the ranks unless the program seeds them: `numpy.random.seed(0)`.
-  Weights and feeds drawn without it are an error. `tf.random_normal` and its like need no seed for this.
+- Initial values of variables are rank 0's, also those that NumPy drew. Other random numbers of NumPy's
+  differ between the ranks unless the program seeds them, by `numpy.random.seed(0)`: constants and feeds
+  drawn without it are an error. `tf.random_normal` and its like need no seed for this.
 - Every rank prints. To print once: `if tf.comm.world().rank == 0:`.
 
 A name that is not supported raises `AttributeError` with a sentence. "Supported" means that TensorFlow 1's

@@ -9,15 +9,31 @@ from dtrain.graph.graph import Operation
 
 
 def fingerprint(operations: Iterable[Operation]) -> str:
-    """Hex digest of the nodes in order: names, kinds with their attributes, inputs, specs."""
+    """Hex digest of the nodes in order: names, kinds with their attributes, inputs, specs.
+
+    Of a constant that counts on rank 0 only, such as weights drawn by NumPy, the value is left out.
+    """
+    operations = list(operations)
+    counts = _count_everywhere(operations)
     digest = hashlib.sha256()
     for node in operations:
+        own = bool(node.inputs) or node in counts
         line = (
             node.name,
-            repr(node.kind),
+            repr(node.kind) if own else node.type,
             [t.name for t in node.inputs],
             [c.name for c in node.control_inputs],
             [str(t.spec) for t in node.outputs],
         )
         digest.update(repr(line).encode())
     return digest.hexdigest()[:16]
+
+
+def _count_everywhere(operations: list[Operation]) -> set[Operation]:
+    """The nodes whose values reach more than inputs that are rank 0's anyway."""
+    used = {tensor.op for node in operations for tensor in node.inputs}
+    counts = {node for node in operations if node not in used}
+    for node in reversed(operations):
+        if node in counts or node.kind.writes:
+            counts.update(t.op for i, t in enumerate(node.inputs) if i not in node.kind.from_rank_0)
+    return counts

@@ -68,6 +68,8 @@ class Op:
     is_view: ClassVar[bool] = False
     #: Of variables that a node's ranks share, each writes its env.comm.part(); if not, one writes all.
     in_parts: ClassVar[bool] = False
+    #: Inputs that are rank 0's on all ranks, whatever they are there.
+    from_rank_0: ClassVar[tuple[int, ...]] = ()
     #: Inputs that are variables which need not have a value: the kernel asks env.initialized.
     peeks: ClassVar[tuple[int, ...]] = ()
     #: Whether inputs may be strings, which are bytes in arrays of objects.

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from dtrain.errors import GraphError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.dtypes import DType
@@ -80,8 +82,30 @@ class _Write(Op):
 
 @register
 class Assign(_Write):
+    """initial: it gives a variable its initial value, which is rank 0's on all ranks."""
+
+    initial: bool = False
+
+    @property
+    def in_parts(self) -> bool:  # type: ignore[override]
+        return self.initial  # all ranks take part in the broadcast, and write the same
+
+    @property
+    def from_rank_0(self) -> tuple[int, ...]:  # type: ignore[override]
+        return (1,) if self.initial else ()
+
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.copyto, ins[0], ins[1])
+        variable, value = ins
+        if not self.initial or variable.dtype == object or env.comm.size == 1:
+            return partial(env.xp.copyto, variable, value)
+        comm, xp = env.comm, env.xp
+
+        def kernel() -> None:
+            host = np.array(value if env.on_host else xp.asnumpy(value), order="C")
+            comm.broadcast(host.reshape(-1).view(np.uint8))
+            xp.copyto(variable, xp.asarray(host))
+
+        return kernel
 
 
 @register
@@ -192,7 +216,7 @@ class Variable(TensorLike):
             self.initial_value = initial
             self._ref = graph.add(kind, name=scope).outputs[0]
             self._settled = _with_initialized_values(initial)
-            self.initializer = graph.add(Assign(), (self._ref, self._settled), "Assign")
+            self.initializer = graph.add(Assign(initial=True), (self._ref, self._settled), "Assign")
         graph.kept.setdefault(OWNERS, {})[self.op] = self
         keys = [GraphKeys.GLOBAL_VARIABLES] if collections is None else list(collections)
         graph.add_to_collections([*keys, GraphKeys.TRAINABLE_VARIABLES] if trainable else keys, self)

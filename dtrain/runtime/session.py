@@ -324,7 +324,7 @@ class Session:
             error = problem
         if self.comm.size > 1:
             self.comm.agree(error)
-            # weights that each rank drew by NumPy for itself are the usual cause
+            # constants that each rank drew by NumPy for itself are the usual cause
             self.comm.agree_on("the step they are about to run (seed NumPy alike)", fingerprint(nodes))
         if error is not None:
             raise error

@@ -57,12 +57,37 @@ def test_data_that_each_rank_shuffles_for_itself_is_an_error(comm: Communicator)
             session.run(total, {x: np.random.default_rng(comm.rank).random(5)})
 
 
-def test_weights_that_each_rank_draws_for_itself_are_an_error(comm: Communicator) -> None:
+@pytest.mark.parametrize("trainable", [True, False])
+def test_weights_that_each_rank_draws_for_itself_are_rank_0s(comm: Communicator, trainable: bool) -> None:
+    def drawn(rank: int) -> list[np.ndarray]:
+        generator = np.random.default_rng(rank)
+        shapes_and_types = (((), "f4"), ((5, 3), "f4"), ((7,), "f8"), ((2, 0), "f4"), ((3,), "f2"))
+        values = [generator.standard_normal(shape).astype(dtype) for shape, dtype in shapes_and_types]
+        return [*values, generator.random(9) < 0.5]
+
+    graph = dt.Graph()
+    with graph.as_default():
+        variables = [dt.Variable(value, trainable=trainable) for value in drawn(comm.rank)]
+        twice = dt.Variable(variables[1].initialized_value() * 2, trainable=trainable)
+        session = dt.Session(graph=graph, comm=comm)
+        session.run(dt.global_variables_initializer())
+        *values, doubled = session.run([*variables, twice])
+    for value, wanted in zip(values, drawn(0), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    np.testing.assert_array_equal(doubled, drawn(0)[1] * 2)
+    for value in comm.gather_text(repr(values)):
+        assert value == repr(values)
+
+
+def test_constants_that_each_rank_draws_for_itself_are_an_error(comm: Communicator) -> None:
     if comm.size == 1:
         pytest.skip("one rank has nobody to differ from")
     graph = dt.Graph()
     with graph.as_default():
-        dt.Variable(np.random.default_rng(comm.rank).random(5))
+        total = dt.reduce_sum(
+            dt.Variable(dt.zeros([5])) + np.random.default_rng(comm.rank).random(5).astype("f")
+        )
         session = dt.Session(graph=graph, comm=comm)
+        session.run(dt.global_variables_initializer())
         with pytest.raises(EnvironmentProblem, match=r"do not agree on the step .*seed NumPy alike"):
-            session.run(dt.global_variables_initializer())
+            session.run(total)
