@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -162,12 +163,21 @@ def limit_threads(local_size: int) -> None:
     threadpool_limits(max(1, cores // local_size))
 
 
+def _not_taken(command: str, word: str) -> str:
+    flags = [flag(f.name) for f in fields(TrainConfig)] if command == "train" else []
+    near = difflib.get_close_matches(word.partition("=")[0], flags, 1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"`dtrain {command}` does not take {word}{hint} See `dtrain {command} --help`."
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
     from dtrain import comm
 
     try:
-        args = make_parser().parse_args(argv)
+        args, rest = make_parser().parse_known_args(argv)
+        if rest:
+            raise UsageError(_not_taken(args.command, rest[0]))
         run: Callable[[argparse.Namespace], None] = args.run
         run(args)
     except SystemExit as end:  # --help and --version
