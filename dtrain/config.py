@@ -21,6 +21,7 @@ MODELS = ("logistic", "mlp", "cnn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
 DEVICES = ("auto", "cpu", "gpu")
 LOG_FORMATS = ("text", "json")
+KERNELS = ("auto", "c", "numpy")
 
 #: Variables that are not options: read by the data search, launch/ and the report.
 OTHER_VARIABLES = ("DTRAIN_DATA", "DTRAIN_MPIRUN", "DTRAIN_TERMINAL", "DTRAIN_VENV")
@@ -55,6 +56,9 @@ class TrainConfig:
     lr: float = option(0.001, "learning rate; never scaled by the number of ranks")
     seed: int = option(0, "makes initial parameters and the order of examples reproducible")
     device: str = option("auto", "auto takes a GPU where each rank of the node has one", DEVICES)
+    kernels: str = option(
+        "auto", "how a CPU's kernels are made: by the C compiler where there is one, or of NumPy's", KERNELS
+    )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     log_format: str = option("text", "json prints one object a line", LOG_FORMATS)
     log_every: int = option(100, "iterations between two lines where there is no progress bar")

@@ -36,7 +36,15 @@ class Communicator(ABC):
     averaging = "none"
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.clock = np.zeros(1)
+
+    @property
+    def seconds(self) -> float:
+        return float(self.clock[0])
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self.clock[0] = value
 
     # -- what a kind of communicator has to say -------------------------------------------------------
     @abstractmethod
@@ -97,6 +105,16 @@ class Communicator(ABC):
         before: whether anything may still be reading.
         """
         return kernel
+
+    #: The barrier of this node's ranks in memory that they share; None where there is none.
+    meeting: Any = None
+
+    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
+        """What each rank has where this one has `source`, in a bucket; None if some is out of reach."""
+        return None
+
+    def waiting(self) -> None:  # noqa: B027 - most have nothing to look after
+        """Called every now and then while this rank waits in C for others of its node."""
 
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         """A call that sums source over all ranks into output.

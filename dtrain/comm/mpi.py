@@ -109,8 +109,9 @@ class MPICommunicator(Communicator):
         sizes = set(self.allgather(np.array([self.local_size])).tolist())
         if share and self.local_size > 1 and len(sizes) == 1:
             self._across = world.Split(self.local_rank, world.rank)
-            self._meet = Meeting(MPI, self._node)
+            self._meet = Meeting(MPI, self._node, self.clock)
             several = self.size > self.local_size
+            self.meeting = self._meet
             self.averaging = "shared memory, MPI between nodes" if several else "shared memory"
             atexit.register(self._free)  # before MPI.Finalize, which was registered first
         self._shares = self.averaging.startswith("shared")
@@ -125,9 +126,9 @@ class MPICommunicator(Communicator):
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         if source.ctypes.data == output.ctypes.data:
             return super().reducer(source, output)
-        made = next(b for b in self._buckets if np.shares_memory(b.input, source))
-        start = source.ctypes.data - made.input.ctypes.data
-        (first, second, *rest), part = made.slices(start, start + source.nbytes, source.dtype)
+        low, high = self.part(source.size, source.itemsize)
+        first, second, *rest = (term[low:high] for term in self._terms(source) or [])
+        part = output[low:high]
         meet, across, several = self._meet, self._across, self.size > self.local_size
 
         def reduce() -> None:
@@ -142,6 +143,13 @@ class MPICommunicator(Communicator):
             self.seconds += time.perf_counter() - begun
 
         return reduce
+
+    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
+        return self._terms(source) if self.size == self.local_size else None
+
+    def _terms(self, source: np.ndarray) -> list[np.ndarray] | None:
+        found = (bucket.terms(source) for bucket in self._buckets)
+        return next((terms for terms in found if terms is not None), None)
 
     def shared(self, nbytes: int) -> np.ndarray | None:
         if not self._shares or nbytes == 0 or not self._room(nbytes):

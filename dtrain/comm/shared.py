@@ -21,7 +21,16 @@ import numpy as np
 #: Bytes between what different ranks write: no two share a cache line, nor a pair that is fetched together.
 LINE = 128
 
+#: Looks at a neighbour's word before a rank that has a core of its own hands it over.
+SPINS = 2_000
+#: Seconds that a wait in C lasts before Python has a look.
+PATIENCE = 0.05
+
 _hand_over: Callable[[], Any] = getattr(os, "sched_yield", lambda: None)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def padded(nbytes: int) -> int:
@@ -87,17 +96,24 @@ class SharedMemory:
 
 
 class Meeting:
-    """A barrier among the ranks of a node: each counts up its own word and waits until the others' follow."""
+    """A barrier among the ranks of a node: each counts up its own word and waits until the others' follow.
 
-    def __init__(self, mpi: Any, node: Any) -> None:
+    words: what the same barrier in C (native/kernels.c) is called with; both count on the same words.
+    """
+
+    def __init__(self, mpi: Any, node: Any, clock: np.ndarray) -> None:
         self.memory = SharedMemory(mpi, node, LINE)
-        words = [memoryview(segment[:8]).cast("q") for segment in self.memory.segments]
+        segments = list(self.memory.segments)
+        words = [memoryview(segment[:8]).cast("q") for segment in segments]
         self._mine = words.pop(node.rank)
         self._others = words
-        self._count = 0
+        mine = segments.pop(node.rank)
+        others = np.array([s.ctypes.data for s in segments], np.uintp)
+        spins = SPINS if node.size <= _cores() else 0
+        self.words = (mine, others, len(segments), np.zeros(1, np.int64), spins, PATIENCE, clock)
 
     def __call__(self) -> None:
-        self._count = count = self._count + 1
+        count = self._mine[0] + 1
         self.memory.sync()
         self._mine[0] = count
         for word in self._others:
@@ -125,13 +141,14 @@ class SharedBucket:
         self._inputs = [segment[:nbytes] for segment in self.memory.segments]
         self.input = self._inputs[node.rank]
         self.output = self.memory.segments[0][padded(nbytes) : padded(nbytes) + nbytes]
-        self._rank, self._size = node.rank, node.size
 
-    def slices(self, start: int, stop: int, dtype: np.dtype) -> tuple[list[np.ndarray], np.ndarray]:
-        """This rank's part of the bytes start..stop: of each input, and of the output."""
-        low, high = part((stop - start) // dtype.itemsize, dtype.itemsize, self._rank, self._size)
-        where = slice(start + low * dtype.itemsize, start + high * dtype.itemsize)
-        return [i[where].view(dtype) for i in self._inputs], self.output[where].view(dtype)
+    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
+        """What each rank has where this one has `source`; None where that is not in its input."""
+        start = source.ctypes.data - self.input.ctypes.data
+        if not 0 <= start <= start + source.nbytes <= self.input.size:
+            return None
+        where = slice(start, start + source.nbytes)
+        return [i[where].view(source.dtype).reshape(source.shape) for i in self._inputs]
 
     def free(self) -> None:
         """Give the memory back; collective."""

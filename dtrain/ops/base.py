@@ -27,6 +27,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype, string
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, as_dims, broadcast, compatible, merge, shape_text, size_of
+from dtrain.native.loops import TYPES
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 
 Kernel = Callable[[], Any]
@@ -94,6 +95,13 @@ class Op:
         """A call without arguments that does the op on these very arrays."""
         out = outs[0] if len(outs) == 1 else tuple(outs)
         return partial(self.kernel, env.xp, *ins, out=out)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        """What `bind` makes as a NativeCall or a list of them (see native/code.py); None leaves it to bind.
+
+        specs: of the inputs, with global shapes. If a call answers BAD_VALUE, bind's kernel says the error.
+        """
+        return None
 
     @property
     def packs(self) -> range:
@@ -163,6 +171,8 @@ class Elementwise(Op):
     takes: ClassVar[Any] = staticmethod(lambda dtype: not dtype.is_bool)
     #: How it treats PARTIAL inputs: "sum" passes a sum of partials on, "scale" one partial times the rest.
     linear: ClassVar[str] = ""
+    #: It in C, of {0}, {1} ... and its attributes, {T} being the result's type; '' leaves it to NumPy.
+    c: ClassVar[str] = ""
     #: Values that its domain allows, for the tests.
     domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
 
@@ -179,6 +189,20 @@ class Elementwise(Op):
         for spec in specs[1:]:
             shape = broadcast(shape, spec.shape)
         return [Spec(shape, as_dtype(self.result) if self.result else first.dtype)]
+
+    def expression(self, args: Sequence[str], dtypes: Sequence[DType], result: str) -> str | None:
+        """It in C, of inputs of these names and dtypes; result: its C type. None if it has no such form."""
+        return self.c.format(*args, T=result, **vars(self)) or None
+
+    def translatable(self, dtypes: Sequence[DType], result: DType) -> bool:
+        """Whether it can be said in C for these dtypes."""
+        if not all(dtype.name in TYPES for dtype in (*dtypes, result)):
+            return False
+        return self.expression(["x"] * len(dtypes), dtypes, TYPES[result.name]) is not None
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        body = [(self, tuple(range(len(ins))))]
+        return code.loop(body, [len(ins)], [*specs, *self.infer(*specs)], ins, outs)
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         if self.ufunc:

@@ -39,6 +39,19 @@ class AllReduce(Op):
 
         return kernel
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        """Between two meetings each rank of the node sums its part of all ranks' inputs."""
+        calls = []
+        for source, out in coalesce([ins, outs]):
+            terms = code.comm.terms(source)
+            if terms is None:
+                return None
+            low, high = code.comm.part(out.size, out.itemsize)
+            calls.append(code.sum([t[low:high] for t in terms], out[low:high]))
+        if None in calls:
+            return None
+        return [code.meet(), *calls, code.meet()]
+
     @classmethod
     def examples(cls) -> list[Example]:
         return []

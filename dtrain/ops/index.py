@@ -70,6 +70,13 @@ class Gather(Op):
 
         return kernel
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (params, indices), out = ins, outs[0]
+        if self.axis % params.ndim or not (params.flags.c_contiguous and indices.flags.c_contiguous):
+            return None
+        row = params.strides[0] if params.ndim > 1 else params.itemsize
+        return code.call("gather", params, len(params), row, indices, indices.itemsize, indices.size, out)
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         params, indices = node.inputs
         return [apply(ScatterAddLike(self.axis), dy, indices, params), None]

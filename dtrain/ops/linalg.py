@@ -39,6 +39,15 @@ class MatMul(Op):
         b = ins[1].T if self.transpose_b else ins[1]
         return partial(env.xp.matmul, a, b, outs[0])
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (a, b), out = ins, outs[0]
+        found = code.gemm(out.dtype)
+        if found is None or not all(x.flags.c_contiguous and x.size for x in (a, b, out)):
+            return None
+        inner = a.shape[0 if self.transpose_a else 1]
+        product = (self.transpose_a, self.transpose_b, *out.shape, inner)
+        return code.call(found[0], found[1], *product, a, a.shape[1], b, b.shape[1], out)
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         a, b = node.inputs
         ta, tb = self.transpose_a, self.transpose_b

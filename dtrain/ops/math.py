@@ -26,6 +26,7 @@ from dtrain.ops.base import (
 # -- two inputs ------------------------------------------------------------------------------------------
 @register
 class Add(Elementwise):
+    c = "{0} + {1}"
     ufunc, arity, linear = "add", 2, "sum"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -34,6 +35,7 @@ class Add(Elementwise):
 
 @register
 class Sub(Elementwise):
+    c = "{0} - {1}"
     ufunc, arity, linear = "subtract", 2, "sum"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -42,6 +44,7 @@ class Sub(Elementwise):
 
 @register
 class Mul(Elementwise):
+    c = "{0} * {1}"
     ufunc, arity, linear = "multiply", 2, "scale"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -51,6 +54,7 @@ class Mul(Elementwise):
 
 @register
 class RealDiv(Elementwise):
+    c = "{0} / {1}"
     ufunc, arity, linear = "divide", 2, "scale"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
@@ -141,6 +145,7 @@ class _Extreme(Elementwise):
 
 @register
 class Maximum(_Extreme):
+    c = "{0} > {1} || {0} != {0} ? {0} : {1}"
     ufunc = "maximum"
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
@@ -149,6 +154,7 @@ class Maximum(_Extreme):
 
 @register
 class Minimum(_Extreme):
+    c = "{0} < {1} || {0} != {0} ? {0} : {1}"
     ufunc = "minimum"
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
@@ -163,39 +169,46 @@ class _Comparison(Elementwise):
 
 @register
 class Equal(_Comparison):
+    c = "{0} == {1}"
     ufunc = "equal"
     takes = staticmethod(lambda dtype: True)
 
 
 @register
 class NotEqual(_Comparison):
+    c = "{0} != {1}"
     ufunc = "not_equal"
     takes = staticmethod(lambda dtype: True)
 
 
 @register
 class Less(_Comparison):
+    c = "{0} < {1}"
     ufunc = "less"
 
 
 @register
 class LessEqual(_Comparison):
+    c = "{0} <= {1}"
     ufunc = "less_equal"
 
 
 @register
 class Greater(_Comparison):
+    c = "{0} > {1}"
     ufunc = "greater"
 
 
 @register
 class GreaterEqual(_Comparison):
+    c = "{0} >= {1}"
     ufunc = "greater_equal"
 
 
 # -- one input -------------------------------------------------------------------------------------------
 @register
 class Neg(Elementwise):
+    c = "-{0}"
     ufunc, linear = "negative", "sum"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -204,6 +217,7 @@ class Neg(Elementwise):
 
 @register
 class Abs(Elementwise):
+    c = "{0} < 0 ? -{0} : {0} + 0"
     ufunc = "abs"
     domain = (0.1, 2.0)
 
@@ -213,12 +227,14 @@ class Abs(Elementwise):
 
 @register
 class Sign(Elementwise):
+    c = "{0} != {0} ? {0} : ({T})(({0} > 0) - ({0} < 0))"
     ufunc = "sign"
     no_gradient = "it is constant between its steps"
 
 
 @register
 class Exp(Elementwise):
+    c = "dt_exp({0})"
     ufunc = "exp"
     takes = staticmethod(floating)
 
@@ -228,6 +244,7 @@ class Exp(Elementwise):
 
 @register
 class Log(Elementwise):
+    c = "dt_log({0})"
     ufunc = "log"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
@@ -238,6 +255,7 @@ class Log(Elementwise):
 
 @register
 class Sqrt(Elementwise):
+    c = "dt_sqrt({0})"
     ufunc = "sqrt"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
@@ -248,6 +266,7 @@ class Sqrt(Elementwise):
 
 @register
 class Square(Elementwise):
+    c = "{0} * {0}"
     ufunc = "square"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -258,6 +277,7 @@ class Square(Elementwise):
 class Rsqrt(Elementwise):
     """1 / sqrt(x)"""
 
+    c = "1 / dt_sqrt({0})"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
     inplace = (0,)
@@ -275,6 +295,7 @@ class Rsqrt(Elementwise):
 class Reciprocal(Elementwise):
     """1 / x"""
 
+    c = "1 / {0}"
     ufunc = "reciprocal"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
@@ -285,6 +306,7 @@ class Reciprocal(Elementwise):
 
 @register
 class Tanh(Elementwise):
+    c = "dt_tanh({0})"
     ufunc = "tanh"
     takes = staticmethod(floating)
 
@@ -296,6 +318,7 @@ class Tanh(Elementwise):
 class Sigmoid(Elementwise):
     """1 / (1 + exp(-x)), through tanh so that no large x overflows."""
 
+    c = "dt_tanh({0} * ({T})0.5) * ({T})0.5 + ({T})0.5"
     takes = staticmethod(floating)
     inplace = (0,)
 
@@ -323,6 +346,13 @@ class Cast(Elementwise):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(env.xp.copyto, outs[0], ins[0], casting="unsafe")
+
+    def expression(self, args: Sequence[str], dtypes: Sequence[DType], result: str) -> str | None:
+        if self.to.is_bool:
+            return f"{args[0]} != 0"
+        # what does not fit is left to NumPy, whose answer differs from C's
+        narrow = dtypes[0].is_floating and self.to.name == "uint8"
+        return None if narrow else f"({result}){args[0]}"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         source = node.inputs[0].dtype

@@ -38,6 +38,7 @@ from dtrain.ops.reduce import reduce_mean, reduce_sum
 class Relu(Elementwise):
     """max(x, 0)."""
 
+    c = "{0} < 0 ? 0 : {0}"
     inplace = (0,)
 
     def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
@@ -61,6 +62,8 @@ class _Gate(Elementwise):
 class ReluGrad(_Gate):
     """dy where y, the activation's output, is positive, else 0."""
 
+    c = "{1} > 0 ? {0} : 0"
+
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (dy, y), out = env.xp, ins, outs[0]
         positive = env.scratch(y.shape, np.dtype(bool))
@@ -76,6 +79,7 @@ class ReluGrad(_Gate):
 class Relu6(Elementwise):
     """min(max(x, 0), 6)."""
 
+    c = "{0} < 0 ? 0 : {0} > 6 ? 6 : {0}"
     inplace = (0,)
     domain = (-3.0, 9.0)
 
@@ -91,6 +95,7 @@ class Relu6(Elementwise):
 class Relu6Grad(_Gate):
     """dy where y, the activation's output, is above 0 and below 6, else 0."""
 
+    c = "{1} > 0 && {1} < 6 ? {0} : 0"
     domain = (-3.0, 9.0)
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
@@ -113,6 +118,7 @@ class LeakyRelu(Elementwise):
     alpha: float
     inplace = ()
     takes = staticmethod(floating)
+    c = "{0} > 0 ? {0} : {0} * ({T}){alpha}"
 
     def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
         xp.multiply(x, self.alpha, out)
@@ -134,6 +140,7 @@ class LeakyReluGrad(_Gate):
     """dy where x, the activation's input, is positive, else alpha * dy."""
 
     alpha: float
+    c = "{1} > 0 ? {0} : {0} * ({T}){alpha}"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (dy, x), out = env.xp, ins, outs[0]
@@ -218,6 +225,7 @@ class Softsign(Elementwise):
 
     inplace = ()
     takes = staticmethod(floating)
+    c = "{0} / (1 + ({0} < 0 ? -{0} : {0}))"
 
     def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
         xp.abs(x, out=out)

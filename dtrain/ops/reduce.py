@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any as Any_
 from typing import ClassVar
 
 import numpy as np
@@ -79,6 +80,9 @@ class Sum(_Reduction):
         if env.on_host:
             return partial(env.xp.add.reduce, ins[0], self.axes, None, outs[0], self.keepdims)
         return partial(env.xp.sum, ins[0], axis=self.axes, out=outs[0], keepdims=self.keepdims)
+
+    def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
+        return code.loop([(self, (0,))], [1], [*specs, *self.infer(*specs)], ins, outs)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [_spread(self, node, dy)]
@@ -196,6 +200,11 @@ class ArgMax(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(getattr(ins[0], self.method), self.axis, outs[0])
+
+    def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
+        x = ins[0]
+        rows = x.ndim == 2 and self.axis % 2 == 1 and x.flags.c_contiguous and x.dtype == np.float32
+        return code.call("argmax_rows", x, *x.shape, outs[0]) if rows and self.method == "argmax" else None
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]

@@ -107,6 +107,16 @@ class Assign(_Write):
 
         return kernel
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        variable, value = ins
+        plain = not self.initial and variable.dtype != object
+        plain = plain and variable.flags.c_contiguous and value.flags.c_contiguous
+        return (
+            code.call("copy", variable, value, variable.nbytes)
+            if plain and variable.shape == value.shape
+            else None
+        )
+
 
 @register
 class AssignAdd(_Write):

@@ -7,6 +7,7 @@ node share the variables, each works on its part of the run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -75,6 +76,56 @@ class _Update(Op):
         """One piece: variable, gradient, slots, learning rate, scratch arrays; all flat but the rate."""
         raise NotImplementedError
 
+    #: What update does to one entry, in C: p, g, slots s0, s1 ..., rate, all of type {T}; '' if only NumPy.
+    c: ClassVar[str] = ""
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        """A gradient may be several arrays, one for each rank of the node, whose sum it is."""
+        n, rate = self.count, ins[-1]
+        gradients = [g if isinstance(g, tuple) else (g,) for g in ins[n : 2 * n]]
+        terms = len(gradients[0])
+        slots = [ins[i * n : (i + 1) * n] for i in range(2, 2 + self.slots)]
+        everything = [rate, *ins[:n], *(a for g in gradients for a in g), *(a for s in slots for a in s)]
+        type = {"f": "float", "d": "double"}.get(rate.dtype.char)
+        if not self.c or type is None:
+            return None
+        if not all(a.dtype == rate.dtype and a.flags.c_contiguous for a in everything):
+            return None
+        symbol, source = self._source(type, terms)
+        calls = []
+        for run in coalesce([ins[:n], *([g[r] for g in gradients] for r in range(terms)), *slots]):
+            low, high = 0, run[0].size
+            if code.comm.is_shared(run[0]):
+                low, high = code.comm.part(high, run[0].itemsize)
+            calls.append(code.function(symbol, source, high - low, rate, *(a[low:high] for a in run)))
+        return calls
+
+    def _source(self, type: str, terms: int) -> tuple[str, str]:
+        gradients = [f"g{r}" for r in range(terms)]
+        slots = [f"s{k}" for k in range(self.slots)]
+        lines = [f"const {type} *{g}_ = w[{3 + i}].p;" for i, g in enumerate(gradients)]
+        lines += [f"{type} *{s}_ = w[{3 + terms + i}].p;" for i, s in enumerate(slots)]
+        reads = [f"{type} {x} = {x}_[i];" for x in ("p", *slots)]
+        reads.append(f"const {type} g = {' + '.join(g + '_[i]' for g in gradients)};")
+        writes = [f"{x}_[i] = {x};" for x in ("p", *slots)]
+        text = self.c.format(T=type, self=self)
+        source = f"""int NAME(const word *w) {{
+const int64_t n = w[0].i;
+const {type} rate = *({type} *)w[1].p;
+{type} *p_ = w[2].p;
+{" ".join(lines)}
+#pragma omp simd
+for (int64_t i = 0; i < n; i++) {{
+{" ".join(reads)}
+{text}
+{" ".join(writes)}
+}}
+return OK;
+}}
+"""
+        symbol = "update_" + hashlib.sha256(source.encode()).hexdigest()[:20]
+        return symbol, source.replace("NAME", symbol)
+
     @classmethod
     def examples(cls) -> list[Example]:
         return []
@@ -85,6 +136,7 @@ class ApplyGradientDescent(_Update):
     """variable -= rate * gradient."""
 
     count: int
+    c = "p = p - g * rate;"
 
     def update(self, xp: Any, variable: Array, gradient: Array, rate: Array, work: Array) -> None:
         xp.multiply(gradient, rate, work)
@@ -103,6 +155,11 @@ class ApplyMomentum(_Update):
     momentum: float
     nesterov: bool
     slots = 1
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        step = "(s0 * ({T}){self.momentum} + g)" if self.nesterov else "s0"
+        return f"s0 = s0 * ({{T}}){{self.momentum}} + g; p = p - {step} * rate;"
 
     def update(
         self, xp: Any, variable: Array, gradient: Array, accum: Array, rate: Array, work: Array
@@ -130,6 +187,14 @@ class ApplyAdam(_Update):
     beta2: float
     epsilon: float
     slots = 2
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"s0 = s0 * ({{T}}){self.beta1} + g * ({{T}}){1 - self.beta1};"
+            f"s1 = s1 * ({{T}}){self.beta2} + g * g * ({{T}}){1 - self.beta2};"
+            f"p = p - s0 / (dt_sqrt(s1) + ({{T}}){self.epsilon}) * rate;"
+        )
 
     def update(
         self, xp: Any, variable: Array, gradient: Array, m: Array, v: Array, rate: Array, work: Array

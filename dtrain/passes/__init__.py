@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from dtrain.graph.graph import Operation, Tensor
+from dtrain.passes.fuse import fuse
 from dtrain.passes.local import cse, fold, lower, simplify, snapshot
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import FeedSpec, prune
 from dtrain.passes.step import Step
 
-PIPELINE: tuple[Callable[[Step], Step], ...] = (lower, fold, simplify, cse, place, bucket, snapshot)
+PIPELINE: tuple[Callable[[Step], Step], ...] = (lower, fold, simplify, cse, place, bucket, snapshot, fuse)
 
 
 def compile_step(
-    fetches: Sequence[Tensor], targets: Sequence[Operation], feeds: Sequence[FeedSpec], ranks: int
+    fetches: Sequence[Tensor],
+    targets: Sequence[Operation],
+    feeds: Sequence[FeedSpec],
+    ranks: int,
+    native: bool | None = None,
 ) -> Step:
-    """Prune the graph to what these fetches and targets need, then send it through PIPELINE."""
-    step = prune(fetches, targets, feeds, ranks)
+    """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
+
+    native: what Step.native says of kernels in C.
+    """
+    step = replace(prune(fetches, targets, feeds, ranks), native=native)
     for run_pass in PIPELINE:
         step = run_pass(step)
     return step

@@ -22,6 +22,7 @@ class Step:
     fetches: tensors whose values come back; targets: operations that are run for their effect.
     ranks: the number of ranks it is for.
     placements: where each tensor lives; before `place` it holds the feeds' only.
+    native: whether to make kernels in C: None no, True yes, False where `fuse` finds the step worth it.
     """
 
     graph: Graph
@@ -29,6 +30,7 @@ class Step:
     targets: tuple[Operation, ...]
     ranks: int = 1
     placements: dict[Tensor, Placement] = field(default_factory=dict)
+    native: bool | None = None
 
 
 def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) -> Step:

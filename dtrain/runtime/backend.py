@@ -8,18 +8,28 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm import launcher
-from dtrain.errors import EnvironmentProblem
+from dtrain.errors import EnvironmentProblem, UsageError
+
+#: How kernels on the host are made.
+KERNELS = ("auto", "c", "numpy")
 
 
 class Backend:
     """The array module and the ways on and off the device.
 
     xp: numpy or cupy. on_host: whether its arrays are the host's. name: what the report calls the device.
+    kernels: on the host, c, numpy, or auto, which is c for steps that are worth it where there is a compiler;
+    by default what DTRAIN_KERNELS says.
     """
 
     xp: Any = np
     on_host = True
     name = "cpu"
+
+    def __init__(self, kernels: str = "") -> None:
+        self.kernels = kernels or os.environ.get("DTRAIN_KERNELS", "auto")
+        if self.kernels not in KERNELS:
+            raise UsageError(f"kernels {self.kernels}: choose one of {', '.join(KERNELS)}.")
 
     def block(self, nbytes: int) -> Any:
         """A zeroed block of bytes, aligned to 64, to place tensors in."""
@@ -43,6 +53,7 @@ class CupyBackend(Backend):
     on_host = False
 
     def __init__(self, cupy: Any, device: int) -> None:
+        super().__init__("numpy")
         self.xp = cupy
         cupy.cuda.Device(device).use()
         properties = cupy.cuda.runtime.getDeviceProperties(device)
@@ -58,14 +69,14 @@ class CupyBackend(Backend):
         return self.xp.asnumpy(array)
 
 
-def make_backend(device: str = "cpu", local_rank: int | None = None) -> Backend:
+def make_backend(device: str = "cpu", local_rank: int | None = None, kernels: str = "") -> Backend:
     """The backend for --device: cpu, gpu, or auto (a GPU where there is one for this rank).
 
     Raises:
         EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
     """
     if device == "cpu":
-        return Backend()
+        return Backend(kernels)
     rank = launcher.local_rank() if local_rank is None else local_rank
     try:
         import cupy
@@ -73,7 +84,7 @@ def make_backend(device: str = "cpu", local_rank: int | None = None) -> Backend:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy missing, its libraries missing, no driver, no GPU: all mean no GPU
         if device == "auto":
-            return Backend()
+            return Backend(kernels)
         why = "CuPy is not installed" if isinstance(error, ImportError) else str(error)
         raise EnvironmentProblem(
             f"--device gpu: no GPU can be used here ({why}). Install CuPy for your CUDA (pip install "
@@ -81,7 +92,7 @@ def make_backend(device: str = "cpu", local_rank: int | None = None) -> Backend:
         ) from None
     if rank >= count:
         if device == "auto":
-            return Backend()
+            return Backend(kernels)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
         raise EnvironmentProblem(

@@ -7,21 +7,26 @@ memory, and binds each kernel to it. Running copies the feeds in, calls the list
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Tensor
+from dtrain.native.code import BAD_VALUE, Code, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.collective import AllReduce
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import local_shape
 from dtrain.ops.state import Assign, NoOp, VariableOp
-from dtrain.passes.step import Step, memory_of, predecessors, topological
+from dtrain.ops.update import _Update
+from dtrain.passes.step import Step, memory_of
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.memory import Buffer, pack
+
+#: Bytes of a bucket's sums up to which each rank adds them up for itself instead of a part of them.
+SMALL = 16 << 10
 
 
 class PlanEnv:
@@ -86,18 +91,63 @@ class Plan:
         self.nodes = nodes
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.runs = 0  # counted by sessions of several ranks
-        self.kernels: list[Kernel] = []
-        self.kernel_nodes: list[Operation] = []
+        #: The index of the kernel that runs, for who watches from outside.
+        self.position = np.zeros(1, np.int64)
         layout = _Layout(self.nodes, step, variables, backend, env)
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
         self._arrays = layout.arrays
+        self.kernel_nodes: list[Operation] = []
+        bound: list[Kernel | NativeCall] = []
         for node in self.nodes:
-            for kernel in layout.bind(node):
-                self.kernels.append(kernel)
-                self.kernel_nodes.append(node)
+            kernels = layout.bind(node)
+            bound += kernels
+            self.kernel_nodes += [node] * len(kernels)
+        #: One call a kernel; _calls does the same, all neighbours in C in one call.
+        self.kernels, self._calls = self._link(bound, layout)
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
         self._fetches = [self._arrays[t] for t in step.fetches]
+
+    def _link(
+        self, bound: Sequence[Kernel | NativeCall], layout: _Layout
+    ) -> tuple[list[Kernel], list[Kernel]]:
+        """The kernels as calls, one by one; and with those in C that follow one another as one."""
+        native = [k for k in bound if isinstance(k, NativeCall)]
+        if not native:
+            return list(bound), list(bound)  # type: ignore[arg-type]
+        layout.code.compile()
+        program = layout.code.program(native)
+        single: list[Kernel] = []
+        merged: list[Kernel] = []
+        number = first = 0  # of calls in C: so far; where the run of neighbours began
+        for i, kernel in enumerate(bound):
+            if not isinstance(kernel, NativeCall):
+                single.append(kernel)
+                merged.append(kernel)
+                continue
+            if i == 0 or not isinstance(bound[i - 1], NativeCall):
+                first = number
+            number += 1
+            offset = i + 1 - number
+            single.append(self._native(program, number - 1, number, offset, layout))
+            if i + 1 == len(bound) or not isinstance(bound[i + 1], NativeCall):
+                merged.append(self._native(program, first, number, offset, layout))
+        return single, merged
+
+    def _native(self, program: Program, first: int, last: int, offset: int, layout: _Layout) -> Kernel:
+        """Calls first..last-1 of a program, the first of which is kernel first + offset."""
+        call = program.caller(first, last, self.position, offset)
+        comm = layout.env.comm
+
+        def kernel() -> None:
+            at = call()
+            while at != last:
+                if program.status[0] == BAD_VALUE:
+                    layout.explain(self.kernel_nodes[at + offset])
+                comm.waiting()
+                at = program.caller(at, last, self.position, offset)()
+
+        return kernel
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies."""
@@ -108,66 +158,11 @@ class Plan:
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
-            for kernel in self.kernels:
-                kernel()
+            for call in self._calls:
+                call()
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]
         return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
-
-
-def schedule(step: Step) -> list[Operation]:
-    """The nodes whose values are needed, in an order that is a function of the graph alone."""
-    needed: set[Operation] = set()
-    stack = [*(t.op for t in step.fetches), *step.targets]
-    while stack:
-        node = stack.pop()
-        if node in needed:
-            continue
-        needed.add(node)
-        stack.extend(node.control_inputs)
-        stack.extend(t.op for i, t in enumerate(node.inputs) if i not in node.kind.shape_only)
-    nodes = [n for n in step.graph.operations if n in needed]
-    before = {n: {p for p in predecessors(n) if p in needed} for n in nodes}
-    behind = _reach(nodes, before)
-    position = {n: i for i, n in enumerate(nodes)}
-    for writer in nodes:
-        for memory in {memory_of(writer.inputs[i]) for i in writer.kind.writes}:
-            for reader in nodes:
-                if reader is writer or reader.kind.is_view or position[writer] in _bits(behind[reader]):
-                    continue
-                if not any(memory_of(t) is memory for t in reader.inputs):
-                    continue
-                also_writes = any(memory_of(reader.inputs[i]) is memory for i in reader.kind.writes)
-                if not also_writes or position[reader] < position[writer]:
-                    before[writer].add(reader)
-    try:
-        return topological(nodes, before)
-    except ValueError as error:
-        names = ", ".join(n.name for n in error.args[0][:5])
-        raise GraphError(
-            f"these operations read and write the same variables in a circle: {names}. Say which comes first "
-            "with dt.control_dependencies."
-        ) from None
-
-
-def _reach(nodes: Sequence[Operation], before: dict[Operation, set[Operation]]) -> dict[Operation, int]:
-    """For each node the set of positions of the nodes it depends on, as the bits of an int."""
-    position = {n: i for i, n in enumerate(nodes)}
-    behind: dict[Operation, int] = {}
-    for node in nodes:
-        bits = 0
-        for p in before[node]:
-            bits |= behind[p] | 1 << position[p]
-        behind[node] = bits
-    return behind
-
-
-class _bits:
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-    def __contains__(self, position: int) -> bool:
-        return bool(self.value >> position & 1)
 
 
 def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[list[str], list[str]]:
@@ -204,6 +199,7 @@ class _Layout:
     ) -> None:
         self.backend, self.env, self.variables, self.step = backend, env, variables, step
         self.nodes = nodes
+        self.code = Code(env.comm)
         self.arrays: dict[Tensor, Any] = {}
         self.position = {n: i for i, n in enumerate(nodes)}
         self.last_use = self._last_uses()
@@ -322,7 +318,7 @@ class _Layout:
         return None
 
     # -- kernels ---------------------------------------------------------------------------------------
-    def bind(self, node: Operation) -> list[Kernel]:
+    def bind(self, node: Operation) -> list[Kernel | NativeCall]:
         """Make the node's arrays and return the kernels that fill them."""
         kind, arrays = node.kind, self.arrays
         if isinstance(kind, NoOp):
@@ -350,41 +346,123 @@ class _Layout:
         if isinstance(kind, Feed):
             return []
         outs = [arrays[t] for t in node.outputs]
-        kernels: list[Kernel] = []
+        kernels: list[Kernel | NativeCall] = []
         if isinstance(kind, AllReduce):
             for k, term in enumerate(self.terms[node]):
                 if ins[k] is not term:
-                    kernels.append(_copy(self.env.xp, ins[k], term))
+                    kernels.append(self._copy(ins[k], term))
                     ins[k] = term
+            if self._leave_sums(node, ins):
+                return kernels + self._sum_the_rest(node, ins)
         else:
             for k in kind.packs:
-                if self._must_be_copied(node.inputs[k]):
+                if not isinstance(ins[k], tuple) and self._must_be_copied(node.inputs[k]):
                     source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
-                    kernels.append(_copy(self.env.xp, source, ins[k]))
+                    kernels.append(self._copy(source, ins[k]))
         self.env.release()
         self.env.node = node.name
-        kernels.append(self._in_turn(node, ins, kind.bind(self.env, ins, outs)))
-        return kernels
+        native = self._native(node, ins, outs)
+        meets = self._meets(node, ins)
+        if native is None:
+            kernel = kind.bind(self.env, ins, outs)
+            if meets is not None:
+                kernel = self.env.comm.in_turn(kernel, parts=kind.in_parts, before=meets)
+            return [*kernels, kernel]
+        if meets is not None:
+            works = kind.in_parts or self.env.comm.local_rank == 0
+            meet = self.code.meet()
+            native = [*([meet] if meets else []), *(native if works else []), meet]
+        return [*kernels, *native]
 
-    def _in_turn(self, node: Operation, ins: Sequence[Any], kernel: Kernel) -> Kernel:
-        """A write to variables that the ranks of a node share waits for their readers, who wait for it."""
+    def _native(self, node: Operation, ins: Sequence[Any], outs: Sequence[Any]) -> list[NativeCall] | None:
+        """The node as calls into C; None where it has no such form."""
+        if not self.step.native:
+            return None
+        calls = node.kind.native(self.code, [t.spec for t in node.inputs], ins, outs)
+        return [calls] if isinstance(calls, NativeCall) else calls
+
+    def explain(self, node: Operation) -> None:
+        """Raise what a node's kernel in C would not go on for, in the words of its other kernel."""
+        self.env.release()
+        node.kind.bind(
+            self.env, [self.arrays[t] for t in node.inputs], [self.arrays[t] for t in node.outputs]
+        )()
+        raise AssertionError(f"{node.name} stopped in C and not in NumPy")
+
+    # -- sums that an update does itself -------------------------------------------------------------------
+    def _leave_sums(self, node: Operation, terms: Sequence[Any]) -> bool:
+        """Whether a bucket's gradients can go to the update as they are, each rank's by itself.
+
+        They can where the update works on shared variables, each rank on its part of them: it adds up the
+        gradients of that part in the same pass, and the sums lie in no memory. The rest is small, so each
+        rank adds it up for itself. The update's last meeting is before anyone's next write into the bucket.
+        """
+        comm = self.env.comm
+        if not self.step.native or any(comm.terms(t) is None for t in terms):
+            return False
+        left = [self._update_of(t) is not None for t in node.outputs]
+        small = sum(self._nbytes(t) for t, yes in zip(node.outputs, left, strict=True) if not yes)
+        return any(left) and small <= SMALL
+
+    def _update_of(self, gradient: Tensor) -> Operation | None:
+        """The update that alone reads a summed gradient, where it can add up the terms itself."""
+        readers = [n for n in self.nodes if any(memory_of(t) is gradient for t in n.inputs)]
+        if len(readers) != 1 or gradient in self.step.fetches:
+            return None
+        node = readers[0]
+        if not (isinstance(node.kind, _Update) and node.kind.c) or node.inputs.count(gradient) != 1:
+            return None
+        floats = gradient.dtype.name in ("float32", "float64")
+        shared = all(
+            self.env.comm.is_shared(self.variables[memory_of(node.inputs[k]).op.name])
+            for k in node.kind.writes
+        )
+        every = all(isinstance(node.inputs[k].op.kind, AllReduce) for k in node.kind.packs)
+        one = len({node.inputs[k].op for k in node.kind.packs}) == 1
+        return node if floats and shared and every and one else None
+
+    def _sum_the_rest(self, node: Operation, terms: Sequence[Any]) -> list[Kernel | NativeCall]:
+        comm = self.env.comm
+        calls: list[Kernel | NativeCall] = [self.code.meet()]
+        for term, tensor in zip(terms, node.outputs, strict=True):
+            everyones = comm.terms(term)
+            if self._update_of(tensor) is not None:
+                self.arrays[tensor] = tuple(everyones)
+                continue
+            out = self._carve(self.backend.block(self._nbytes(tensor)), 0, tensor)
+            self.arrays[tensor] = out
+            total = self.code.sum([t.reshape(-1) for t in everyones], out.reshape(-1))
+            calls.append(total or _sum(everyones, out))
+        return calls
+
+    def _meets(self, node: Operation, ins: Sequence[Any]) -> bool | None:
+        """Whether a write to variables that ranks share must wait for readers; None if it is no such write.
+
+        After it all ranks meet in any case.
+        """
         comm, kind = self.env.comm, node.kind
         if not self.backend.on_host or not any(comm.is_shared(ins[k]) for k in kind.writes):
-            return kernel
+            return None
         written = {memory_of(node.inputs[k]) for k in kind.writes}
         i = self.position[node]
         readers = [j for j, n in enumerate(self.nodes[:i]) if any(memory_of(t) in written for t in n.inputs)]
         last = max(readers, default=-1)
         # an allreduce behind the last reader is where all have met already
         met = any(isinstance(n.kind, AllReduce) for n in self.nodes[last + 1 : i]) and bool(readers)
-        return comm.in_turn(kernel, parts=kind.in_parts, before=not met)
+        return not met
 
     def _must_be_copied(self, tensor: Tensor) -> bool:
         """Whether an update cannot read a gradient in place: it is strided, or a variable (d ab/da is b)."""
         is_variable = isinstance(memory_of(tensor).op.kind, VariableOp)
         return is_variable or not self.arrays[tensor].flags.c_contiguous
 
-    def _view(self, node: Operation) -> list[Kernel]:
+    def _copy(self, source: Any, out: Any) -> Kernel | NativeCall:
+        plain = self.step.native and source.dtype == out.dtype and source.dtype != object
+        if plain and source.flags.c_contiguous and out.flags.c_contiguous and source.shape == out.shape:
+            return self.code.call("copy", out, source, out.nbytes)
+        return partial(self.env.xp.copyto, out, source)
+
+    def _view(self, node: Operation) -> list[Kernel | NativeCall]:
         x, out = self.arrays[node.inputs[0]], node.outputs[0]
         view = node.kind.view(self.env, x, self._local(out))
         self.arrays[out] = view
@@ -392,8 +470,13 @@ class _Layout:
             return []
         # a reshape of a transposed array: no view of it exists, so its values are copied at every run
         flat = view.reshape(x.shape)
-        return [_copy(self.env.xp, x, flat)]
+        return [self._copy(x, flat)]
 
 
-def _copy(xp: Any, source: Any, out: Any) -> Kernel:
-    return lambda: xp.copyto(out, source)
+def _sum(terms: Sequence[Any], out: Any) -> Kernel:
+    def kernel() -> None:
+        np.add(terms[0], terms[1], out=out)
+        for term in terms[2:]:
+            np.add(out, term, out=out)
+
+    return kernel

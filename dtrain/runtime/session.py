@@ -12,19 +12,28 @@ import numpy as np
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.errors import DtrainError, FailedPreconditionError, GraphError, InvalidArgumentError, UsageError
+from dtrain.errors import (
+    DtrainError,
+    EnvironmentProblem,
+    FailedPreconditionError,
+    GraphError,
+    InvalidArgumentError,
+    UsageError,
+)
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
 from dtrain.graph.shape import compatible, shape_text
+from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor, to_array
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
+from dtrain.passes.order import schedule
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.runtime.config import ConfigProto
-from dtrain.runtime.plan import Plan, PlanEnv, schedule
+from dtrain.runtime.plan import Plan, PlanEnv
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
 MAX_PLANS = 64
@@ -83,6 +92,7 @@ class Session:
         self._variables: dict[str, Any] = {}
         self._initialized: set[str] = set()
         self._plans: dict[Any, Plan] = {}
+        self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
         self._seed: int | None = None
         self._draws: dict[str, int] = {}
         self._closed = False
@@ -314,11 +324,12 @@ class Session:
     ) -> Plan:
         """Make a plan, and make sure that all ranks made the same."""
         error = None
+        native = self._native()
         try:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
             ]
-            step = compile_step(tensors, targets, feed_specs, self.comm.size)
+            step = compile_step(tensors, targets, feed_specs, self.comm.size, native)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
@@ -331,6 +342,18 @@ class Session:
         self._allocate()
         env = PlanEnv(self.backend, self.comm, self._random_stream, self._initialized.__contains__)
         return Plan(step, nodes, self._variables, self.backend, env)
+
+    def _native(self) -> bool | None:
+        """What Step.native is to be: whether plans may have, or must have, kernels in C. Collective."""
+        if self._compiles is None:
+            wanted = self.backend.kernels if self.backend.on_host else "numpy"
+            problem = native_problem(self.comm) if wanted != "numpy" else ""
+            if wanted == "c" and problem:
+                error = EnvironmentProblem(f"kernels c: {problem}")
+                error.agreed = True
+                raise error
+            self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
+        return self._compiles[0]
 
     def _keep(self, key: Any, plan: Plan) -> None:
         if len(self._plans) >= MAX_PLANS:

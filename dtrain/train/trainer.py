@@ -75,7 +75,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
     """
     started = time.perf_counter()
     with comm.together():
-        backend = make_backend(config.device, comm.local_rank)
+        backend = make_backend(config.device, comm.local_rank, config.kernels)
     data = load(config.dataset, comm)
     if len(data.train) < comm.size:
         error = UsageError(
@@ -176,7 +176,7 @@ def evaluate_run(run_dir: Path, config: TrainConfig, comm: Communicator) -> dict
         CheckpointError: there are none, they are damaged, or they are of another model.
     """
     with comm.together():
-        backend = make_backend(config.device, comm.local_rank)
+        backend = make_backend(config.device, comm.local_rank, config.kernels)
         values, manifest = checkpoint.load(run_dir)
     data = load(config.dataset, comm)
     graph = dt.Graph()

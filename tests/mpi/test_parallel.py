@@ -14,6 +14,7 @@ import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import EnvironmentProblem
 from dtrain.ops.placement import shard_bounds
+from dtrain.runtime.backend import Backend
 
 pytestmark = pytest.mark.mpi
 
@@ -55,10 +56,10 @@ class Model:
         self.parameters = dt.trainable_variables()
 
     def run(
-        self, comm: Communicator | None, steps: int = 100, batch: int = 100
+        self, comm: Communicator | None, steps: int = 100, batch: int = 100, kernels: str = "numpy"
     ) -> tuple[dt.Session, list[float], list[np.ndarray]]:
         """Train: the session, each step's loss, the parameters at the end."""
-        session = dt.Session(comm=comm)
+        session = dt.Session(comm=comm, device=Backend(kernels))
         session.run(self.initialize)
         x, labels = data()
         losses = []
@@ -79,36 +80,39 @@ def digest(session: dt.Session, variables: list[dt.Variable]) -> str:
     return hashlib.sha256(b"".join(values[v.op.name].tobytes() for v in variables)).hexdigest()
 
 
+@pytest.mark.parametrize("kernels", ["numpy", "auto", "c"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_parameters_after_100_steps_are_those_of_one_rank_on_whole_batches(
-    name: str, comm: Communicator
+    name: str, kernels: str, comm: Communicator
 ) -> None:
     optimizer, tolerance = OPTIMIZERS[name]
     model = Model(optimizer())
     _, alone_losses, alone = model.run(None)
-    _, losses, parameters = model.run(comm)
+    _, losses, parameters = model.run(comm, kernels=kernels)
     np.testing.assert_allclose(losses, alone_losses, rtol=tolerance, atol=tolerance)
     for value, right in zip(parameters, alone, strict=True):
         np.testing.assert_allclose(value, right, rtol=0, atol=tolerance)
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("kernels", ["numpy", "c"])
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_batches_smaller_than_the_ranks_and_odd_ones(batch: int, comm: Communicator) -> None:
+def test_batches_smaller_than_the_ranks_and_odd_ones(batch: int, kernels: str, comm: Communicator) -> None:
     model = Model(dt.train.GradientDescentOptimizer(0.05))
     _, alone_losses, alone = model.run(None, 20, batch)
-    _, losses, parameters = model.run(comm, 20, batch)
+    _, losses, parameters = model.run(comm, 20, batch, kernels)
     np.testing.assert_allclose(losses, alone_losses, rtol=1e-5)
     for value, right in zip(parameters, alone, strict=True):
         np.testing.assert_allclose(value, right, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernels", ["numpy", "c"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_replicas_are_bit_identical_and_so_are_repeats(name: str, comm: Communicator) -> None:
+def test_replicas_are_bit_identical_and_so_are_repeats(name: str, kernels: str, comm: Communicator) -> None:
     model = Model(OPTIMIZERS[name][0]())
     digests = []
     for _ in range(2):
-        session, losses, _ = model.run(comm, 30)
+        session, losses, _ = model.run(comm, 30, kernels=kernels)
         digests.append(digest(session, model.state) + str(losses))
     assert digests[0] == digests[1]
     assert len(set(comm.gather_text(digests[0]))) == 1

@@ -25,8 +25,9 @@ from dtrain.ops.base import REGISTRY, Example, Op, apply
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.passes import FeedSpec, compile_step
+from dtrain.passes.order import schedule
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import Plan, PlanEnv, schedule
+from dtrain.runtime.plan import Plan, PlanEnv
 
 few = settings(max_examples=25, derandomize=True, deadline=None)
 
@@ -395,12 +396,18 @@ def _scatter_nd(dy: np.ndarray, indices: np.ndarray, like: np.ndarray) -> np.nda
     return out
 
 
+def _fused(x: np.ndarray, b: np.ndarray, s: np.ndarray) -> dict[int, np.ndarray]:
+    y = np.maximum(x + b, 0)
+    return {4: y, 5: y * s, 6: (y * s).sum(0)}
+
+
 #: What each op computes: a function of the op and its input arrays.
 REFERENCES: dict[str, Callable[..., Any]] = {
     "Acos": lambda op, x: np.pi / 2 - np.arcsin(x),
     "Acosh": lambda op, x: np.log(x + np.sqrt(x * x - 1)),
     "All": lambda op, x: x.min(op.axes, keepdims=op.keepdims),
     "Any": lambda op, x: x.max(op.axes, keepdims=op.keepdims),
+    "Fused": lambda op, x, b, s: [_fused(x, b, s)[value] for value in op.results],
     "ArgMin": lambda op, x: np.argmax(-x, op.axis),
     "Asin": lambda op, x: np.arctan(x / np.sqrt(1 - x * x)),
     "Asinh": lambda op, x: np.sign(x) * np.log(np.abs(x) + np.sqrt(x * x + 1)),

@@ -23,11 +23,12 @@ from dtrain.ops.collective import AllReduce
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded, local_shape, shard_bounds
 from dtrain.passes import PIPELINE, FeedSpec, Step, compile_step
 from dtrain.passes.local import cse, fold, lower, simplify, snapshot
+from dtrain.passes.order import schedule
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import prune
 from dtrain.passes.step import ancestors, topological
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import Plan, PlanEnv, schedule
+from dtrain.runtime.plan import Plan, PlanEnv
 
 Feeds = Sequence[tuple[dt.Tensor, tuple[int, ...]]]
 

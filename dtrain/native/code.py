@@ -1,0 +1,224 @@
+"""A plan's calls into C: what its kernels ask for, compiled together and run without Python in between."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dtrain.errors import DtrainError
+from dtrain.native import compiler
+from dtrain.native.loops import Loop, Untranslatable
+
+#: What a kernel answers besides 0; the same as in kernels.h.
+OK, BAD_VALUE, WAITING = 0, 1, 2
+
+
+class _Word(ctypes.Union):
+    _fields_ = (("p", ctypes.c_void_p), ("i", ctypes.c_int64), ("d", ctypes.c_double))
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (("f", ctypes.c_void_p), ("a", ctypes.c_void_p))
+
+
+class NativeCall(NamedTuple):
+    """One call: the function's name, and its words: arrays (their address counts), integers, floats."""
+
+    symbol: str
+    words: Sequence[Any]
+
+
+class Code:
+    """The C functions that a plan needs, and the calls to them.
+
+    comm: the ranks; its terms() and part() say what of a sum among the ranks of a node is this one's.
+    """
+
+    def __init__(self, comm: Any) -> None:
+        self.comm = comm
+        self._sources: dict[str, str] = {}
+        self._library: ctypes.CDLL | None = None
+
+    # -- what ops ask for ------------------------------------------------------------------------------
+    def call(self, symbol: str, *words: Any) -> NativeCall:
+        """A call of a function in kernels.c."""
+        return NativeCall(symbol, words)
+
+    def function(self, symbol: str, source: str, *words: Any) -> NativeCall:
+        """A call of a function that comes with its source."""
+        self._sources[symbol] = source
+        return NativeCall(symbol, words)
+
+    def loop(
+        self,
+        body: Sequence[Any],
+        results: Sequence[int],
+        values: Sequence[Any],
+        ins: Sequence[np.ndarray],
+        outs: Sequence[np.ndarray],
+    ) -> NativeCall | None:
+        """A call of the loop for a body of elementwise instructions and sums (see loops.py).
+
+        values: the spec of each value, inputs first, global; ins, outs: arrays. None: it has no form in C.
+        """
+        if not all(a.flags.c_contiguous for a in (*ins, *outs)):
+            return None
+        try:
+            loop = Loop(body, results, [(v.shape, v.dtype) for v in values], len(ins))
+        except Untranslatable:
+            return None
+        sizes = loop.sizes([a.shape for a in ins])
+        if 0 in (size for a in (*ins, *outs) for size in a.shape) and 0 not in sizes:
+            return None  # of a batch of 1 a rank may have nothing, along an axis that the loop leaves out
+        return self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
+
+    def gemm(self, dtype: np.dtype) -> tuple[str, int] | None:
+        """The function in kernels.c for a matrix product of this type, and the BLAS's that it calls."""
+        found = blas()
+        name = {"f": "float", "d": "double"}.get(dtype.char)
+        if found is None or name is None:
+            return None
+        single, double, bits = found
+        return f"gemm_{name}_{bits}", single if name == "float" else double
+
+    def sum(self, terms: Sequence[np.ndarray], out: np.ndarray) -> NativeCall | None:
+        """out = the terms, two or more, added up from the first to the last; flat float arrays."""
+        name = {"f": "sum_float", "d": "sum_double"}.get(out.dtype.char)
+        addresses = np.array([t.ctypes.data for t in terms], np.uintp)
+        return self.call(name, len(terms), addresses, out.size, out) if name else None
+
+    def meet(self) -> NativeCall:
+        """Wait for the other ranks of the node."""
+        return self.call("meet", *self.comm.meeting.words)
+
+    # -- compiling and running -------------------------------------------------------------------------
+    @property
+    def source(self) -> str:
+        """All functions of this plan that are not in kernels.c."""
+        return '#include "kernels.h"\n' + "".join(self._sources[s] for s in sorted(self._sources))
+
+    def compile(self) -> None:
+        """Make the library, or find it in the cache: one rank of the node compiles. Collective.
+
+        Raises:
+            EnvironmentProblem: on all ranks, where one cannot.
+        """
+        if not self._sources:
+            return
+        source = self.source
+        if self.comm.local_size > 1:
+            with self.comm.together():
+                if self.comm.local_rank == 0:
+                    compiler.library(source)
+        with self.comm.together():
+            self._library = compiler.load(compiler.library(source))
+
+    def program(self, calls: Sequence[NativeCall]) -> Program:
+        """The calls, ready to run one after another."""
+        return Program([(self._address(c.symbol), c.words) for c in calls])
+
+    def _address(self, symbol: str) -> int:
+        library = self._library if symbol in self._sources else fixed()
+        return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
+
+
+class Program:
+    """Calls that run one after another in C.
+
+    run(first, last) returns where it stopped, which is `last` unless a kernel refused; status then says why.
+    """
+
+    def __init__(self, calls: Sequence[tuple[int, Sequence[Any]]]) -> None:
+        self._kept = [words for _, words in calls]  # the arrays stay alive
+        table = (_Call * len(calls))()
+        for entry, (address, words) in zip(table, calls, strict=True):
+            packed = (_Word * len(words))()
+            for slot, word in zip(packed, words, strict=True):
+                if isinstance(word, float):
+                    slot.d = word
+                elif isinstance(word, int | np.integer):
+                    slot.i = int(word)
+                else:
+                    slot.p = word.ctypes.data
+            self._kept.append(packed)
+            entry.f, entry.a = address, ctypes.addressof(packed)
+        self._table = table
+        self.status = np.zeros(1, np.int64)
+        self._status = ctypes.c_void_p(self.status.ctypes.data)
+        self._run = fixed().run
+        self._calls = ctypes.c_void_p(ctypes.addressof(table))
+
+    def caller(self, first: int, last: int, position: np.ndarray, offset: int) -> Callable[[], int]:
+        """A function that runs calls first..last-1; position[0] is kept at offset + the call's number."""
+        run = self._run
+        where = ctypes.c_void_p(position.ctypes.data)
+        arguments = (
+            self._calls,
+            ctypes.c_int64(first),
+            ctypes.c_int64(last),
+            where,
+            ctypes.c_int64(offset),
+            self._status,
+        )
+        kept = (self, position)
+
+        def call(kept: Any = kept) -> int:
+            return run(*arguments)
+
+        return call
+
+
+@cache
+def fixed() -> ctypes.CDLL:
+    """The library of kernels.c."""
+    library = compiler.load(compiler.library((compiler.HERE / "kernels.c").read_text()))
+    library.run.restype = ctypes.c_int64
+    return library
+
+
+def problem(comm: Any) -> str:
+    """Why a rank cannot have kernels in C; '' where all can. Collective."""
+    found = ""
+    for turn in (comm.local_rank == 0, comm.local_rank != 0):  # one rank of a node compiles
+        try:
+            if turn:
+                fixed()
+        except DtrainError as error:
+            found = str(error)
+        if comm.local_size > 1:
+            comm.barrier()
+    return next((p for p in comm.gather_text(found) if p), "") if comm.size > 1 else found
+
+
+#: cblas_sgemm under the names that builds of BLAS give it: prefix, suffix, bits of its integers.
+_BLAS_NAMES = (
+    ("scipy_", "64_", 64),
+    ("", "64_", 64),
+    ("", "_64", 64),
+    ("scipy_", "", 32),
+    ("", "", 32),
+)
+
+
+@cache
+def blas() -> tuple[int, int, int] | None:
+    """Addresses of cblas_sgemm and cblas_dgemm in NumPy's BLAS, and the bits of its integers.
+
+    None where it cannot be found: the products then go through NumPy.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    for library in ThreadpoolController().lib_controllers:
+        if library.user_api != "blas" or library.internal_api != "openblas":
+            continue
+        for prefix, suffix, bits in _BLAS_NAMES:
+            single = getattr(library.dynlib, f"{prefix}cblas_sgemm{suffix}", None)
+            double = getattr(library.dynlib, f"{prefix}cblas_dgemm{suffix}", None)
+            if single is not None and double is not None:
+                addresses = [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (single, double)]
+                return addresses[0], addresses[1], bits
+    return None

@@ -1,0 +1,227 @@
+/* The kernels that do not depend on the graph, and what runs a list of them. */
+#include "kernels.h"
+
+#include <sched.h>
+#include <time.h>
+
+typedef struct {
+    kernel f;
+    const word *a;
+} call;
+
+/* Numbers below 1e-38 as zeros: weights of pixels that are never lit decay to them, and a processor takes a hundred
+ * times as long over each. Returns what the mode was; set to that afterwards, for NumPy's sake. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+static unsigned flush_tiny(void) {
+    const unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | 0x8040);
+    return mode;
+}
+static void set_mode(unsigned mode) { _mm_setcsr(mode); }
+#elif defined(__aarch64__)
+static uint64_t flush_tiny(void) {
+    uint64_t mode;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode));
+    __asm__ __volatile__("msr fpcr, %0" ::"r"(mode | (1 << 24)));
+    return mode;
+}
+static void set_mode(uint64_t mode) { __asm__ __volatile__("msr fpcr, %0" ::"r"(mode)); }
+#else
+static int flush_tiny(void) { return 0; }
+static void set_mode(int mode) { (void)mode; }
+#endif
+
+/* Run calls first..last-1; returns where it stopped, which is last if all went well, and why in *status. */
+int64_t run(const call *calls, int64_t first, int64_t last, volatile int64_t *position, int64_t offset,
+            int64_t *status) {
+    const __auto_type mode = flush_tiny();
+    int64_t i = first;
+    for (*status = OK; i < last; i++) {
+        *position = offset + i;
+        *status = calls[i].f(calls[i].a);
+        if (*status != OK) break;
+    }
+    set_mode(mode);
+    return i;
+}
+
+/* c = a @ b through the BLAS that NumPy brings.
+ * function, transposed a, transposed b, m, n, k, a, columns of a, b, columns of b, c */
+#define GEMM(NAME, INTEGER, REAL)                                                                               \
+    int NAME(const word *w) {                                                                                   \
+        typedef void (*gemm)(int, int, int, INTEGER, INTEGER, INTEGER, REAL, const REAL *, INTEGER,             \
+                             const REAL *, INTEGER, REAL, REAL *, INTEGER);                                     \
+        ((gemm)w[0].p)(101, w[1].i ? 112 : 111, w[2].i ? 112 : 111, (INTEGER)w[3].i, (INTEGER)w[4].i,           \
+                       (INTEGER)w[5].i, 1, w[6].p, (INTEGER)w[7].i, w[8].p, (INTEGER)w[9].i, 0, w[10].p,        \
+                       (INTEGER)w[4].i);                                                                        \
+        return OK;                                                                                              \
+    }
+GEMM(gemm_float_64, int64_t, float)
+GEMM(gemm_double_64, int64_t, double)
+GEMM(gemm_float_32, int32_t, float)
+GEMM(gemm_double_32, int32_t, double)
+
+/* destination, source, bytes */
+int copy(const word *w) {
+    memcpy(w[0].p, w[1].p, w[2].i);
+    return OK;
+}
+
+INLINE int64_t entry(const void *p, int64_t itemsize, int64_t i) {
+    if (itemsize == 8) return ((const int64_t *)p)[i];
+    if (itemsize == 4) return ((const int32_t *)p)[i];
+    if (itemsize == 2) return ((const int16_t *)p)[i];
+    return ((const uint8_t *)p)[i];
+}
+
+/* table, its rows, bytes of a row, indices, bytes of an index, their number, out.
+ * Rows lie far apart in memory, so the next ones are asked for while one is copied. */
+int gather(const word *w) {
+    const char *table = w[0].p;
+    const int64_t rows = w[1].i, size = w[2].i, itemsize = w[4].i, n = w[5].i;
+    const void *indices = w[3].p;
+    char *out = w[6].p;
+    for (int64_t i = 0; i < n; i++)
+        if ((uint64_t)entry(indices, itemsize, i) >= (uint64_t)rows) return BAD_VALUE;
+    const int64_t ahead = 4;
+    for (int64_t i = 0; i < n; i++) {
+        if (i + ahead < n) {
+            const char *next = table + entry(indices, itemsize, i + ahead) * size;
+            for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(next + at);
+        }
+        memcpy(out + i * size, table + entry(indices, itemsize, i) * size, size);
+    }
+    return OK;
+}
+
+/* logits, labels, bytes of a label, rows, classes, losses out, gradients out */
+int sparse_cross_entropy(const word *w) {
+    const float *logits = w[0].p;
+    const int64_t itemsize = w[2].i, rows = w[3].i, classes = w[4].i;
+    float *loss = w[5].p, *grad = w[6].p;
+    for (int64_t i = 0; i < rows; i++)
+        if ((uint64_t)entry(w[1].p, itemsize, i) >= (uint64_t)classes) return BAD_VALUE;
+    for (int64_t i = 0; i < rows; i++) {
+        const float *x = logits + i * classes;
+        float *g = grad + i * classes;
+        const int64_t label = entry(w[1].p, itemsize, i);
+        float top = x[0], sum = 0;
+        for (int64_t j = 1; j < classes; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+        const float picked = x[label] - top;
+#pragma omp simd
+        for (int64_t j = 0; j < classes; j++) g[j] = exp_float(x[j] - top);
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < classes; j++) sum += g[j];
+#pragma omp simd
+        for (int64_t j = 0; j < classes; j++) g[j] = g[j] / sum;
+        g[label] -= 1.0f;
+        loss[i] = log_float(sum) - picked;
+    }
+    return OK;
+}
+
+/* logits, labels (probabilities), rows, classes, losses out, gradients out */
+int dense_cross_entropy(const word *w) {
+    const float *logits = w[0].p, *labels = w[1].p;
+    const int64_t rows = w[2].i, classes = w[3].i;
+    float *loss = w[4].p, *grad = w[5].p;
+    for (int64_t i = 0; i < rows; i++) {
+        const float *x = logits + i * classes, *t = labels + i * classes;
+        float *g = grad + i * classes;
+        float top = x[0], sum = 0, mass = 0, along = 0;
+        for (int64_t j = 1; j < classes; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+#pragma omp simd reduction(+ : sum, mass, along)
+        for (int64_t j = 0; j < classes; j++) {
+            const float y = x[j] - top, e = exp_float(y);
+            g[j] = e;
+            sum += e;
+            mass += t[j];
+            along += y * t[j];
+        }
+        const float scale = mass / sum;
+#pragma omp simd
+        for (int64_t j = 0; j < classes; j++) g[j] = g[j] * scale - t[j];
+        loss[i] = log_float(sum) * mass - along;
+    }
+    return OK;
+}
+
+/* x, rows, columns, out: the first of the largest entries of each row, or its first NaN, as NumPy has it */
+int argmax_rows(const word *w) {
+    const float *x = w[0].p;
+    const int64_t rows = w[1].i, columns = w[2].i;
+    int64_t *out = w[3].p;
+    for (int64_t i = 0; i < rows; i++, x += columns) {
+        int64_t best = 0;
+        for (int64_t j = 1; j < columns && x[best] == x[best]; j++)
+            if (x[j] > x[best] || x[j] != x[j]) best = j;
+        out[i] = best;
+    }
+    return OK;
+}
+
+/* number of inputs, their addresses, entries, out: the sum of the inputs, from the first to the last */
+#define SUM(NAME, REAL)                                                                                         \
+    int NAME(const word *w) {                                                                                   \
+        const int64_t count = w[0].i, n = w[2].i, piece = 4096;                                                 \
+        REAL *const *in = w[1].p, *out = w[3].p;                                                                \
+        for (int64_t at = 0; at < n; at += piece) {                                                             \
+            const int64_t end = at + piece < n ? at + piece : n;                                                \
+            _Pragma("omp simd") for (int64_t i = at; i < end; i++) out[i] = in[0][i] + in[1][i];                \
+            for (int64_t k = 2; k < count; k++) {                                                               \
+                const REAL *next = in[k];                                                                       \
+                _Pragma("omp simd") for (int64_t i = at; i < end; i++) out[i] += next[i];                       \
+            }                                                                                                   \
+        }                                                                                                       \
+        return OK;                                                                                              \
+    }
+SUM(sum_float, float)
+SUM(sum_double, double)
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+INLINE void pause_core(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* own counter, the others' counters, how many, whether this one has come, spins, patience in seconds, seconds waited.
+ * A barrier: count up the own word and wait until the others' have followed. After some spins the core is handed
+ * over; after the patience it returns WAITING, to be called again. */
+int meet(const word *w) {
+    volatile int64_t *mine = w[0].p, *const *others = w[1].p;
+    int64_t *come = w[3].p;
+    double *waited = w[6].p;
+    const double begun = now();
+    if (!*come) {
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        __atomic_store_n(mine, *mine + 1, __ATOMIC_RELEASE);
+        *come = 1;
+    }
+    const int64_t count = *mine;
+    for (int64_t k = 0; k < w[2].i; k++) {
+        int64_t spins = 0;
+        while (__atomic_load_n(others[k], __ATOMIC_ACQUIRE) < count) {
+            if (++spins < w[4].i) {
+                pause_core();
+                continue;
+            }
+            sched_yield();
+            if (!(spins & 63) && now() - begun > w[5].d) {
+                *waited += now() - begun;
+                return WAITING;
+            }
+        }
+    }
+    *come = 0;
+    *waited += now() - begun;
+    return OK;
+}

@@ -1,0 +1,212 @@
+"""Loops in C for elementwise ops and the sums that end them: one pass over memory for a whole chain of ops.
+
+The iteration space is the shape that the ops compute, axes of size 1 left out and neighbours joined where
+all operands run alike over them. The source says which operand runs along which axis; sizes come with the
+call. So one function serves every batch size and every rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.graph.dtypes import DType
+
+#: An op and the numbers of the values that it takes: inputs first, then what each instruction computes.
+Instruction = tuple[Any, tuple[int, ...]]
+
+TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "int32": "int32_t",
+    "int64": "int64_t",
+    "uint8": "uint8_t",
+    "bool": "uint8_t",
+}
+#: More axes than this, after joining, are left to NumPy.
+MAX_AXES = 4
+#: Entries added up in their own type before they join a sum in double.
+RUN = 1024
+
+
+class Loop:
+    """The function for a body of instructions over a space.
+
+    Args:
+        body: elementwise instructions, all of the space's shape, and sums of them.
+        results: numbers of the values that are written: inputs come first, then one for each instruction.
+        specs: (shape, dtype) of each value, in the same numbering, with global sizes.
+        inputs: how many values are inputs.
+
+    Raises:
+        Untranslatable: it cannot be said in C.
+    """
+
+    def __init__(
+        self,
+        body: Sequence[Instruction],
+        results: Sequence[int],
+        specs: Sequence[tuple[tuple[int, ...], DType]],
+        inputs: int,
+    ) -> None:
+        sums = {inputs + i for i, (op, _) in enumerate(body) if not op.elementwise}
+        space = np.broadcast_shapes(*(specs[v][0] for v in range(len(specs)) if v not in sums))
+        self.axes = _joined(space, [_along(specs[v][0], space) for v in range(inputs)], body, sums, inputs)
+        self.space, self.specs, self.inputs, self.results = space, specs, inputs, list(results)
+        self.body, self.sums = body, sums
+        if len(self.axes) > MAX_AXES or any(dtype.name not in TYPES for _, dtype in specs):
+            raise Untranslatable
+        self.types = [TYPES[dtype.name] for _, dtype in specs]
+        self.text = self._function()
+        self.symbol = "loop_" + hashlib.sha256(self.text.encode()).hexdigest()[:20]
+
+    @property
+    def source(self) -> str:
+        """The function, to be compiled behind kernels.h."""
+        return self.text.replace("NAME", self.symbol)
+
+    def sizes(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
+        """Sizes of the loop's axes for these local shapes of the inputs."""
+        local = np.broadcast_shapes(*shapes)
+        local = (1,) * (len(self.space) - len(local)) + tuple(local)
+        return [int(np.prod([local[a] for a in group], dtype=np.int64)) for group in self.axes]
+
+    # -- writing ---------------------------------------------------------------------------------------
+    def _mask(self, value: int) -> tuple[bool, ...]:
+        """Along which of the loop's axes a value runs."""
+        if value in self.sums:
+            reduced = _reduced(self.body[value - self.inputs][0], len(self.space))
+            return tuple(group[0] not in reduced for group in self.axes)
+        along = _along(self.specs[value][0], self.space)
+        return tuple(along[group[0]] for group in self.axes)
+
+    def _function(self) -> str:
+        k = len(self.axes)
+        inner = k - 1
+        masks = {v: self._mask(v) for v in [*range(self.inputs), *self.results]}
+        lines = ["int NAME(const word *w) {"]
+        lines += [f"const int64_t n{d} = w[{d}].i;" for d in range(k)]
+        for at, v in enumerate([*range(self.inputs), *self.results], k):
+            const = "const " if v < self.inputs else ""
+            name = f"p{v}" if v < self.inputs else f"o{v}"
+            lines.append(f"{const}{self.types[v]} *{name} = w[{at}].p;")
+        used = {a for _, args in self.body for a in args}
+        loads, inner_lines, after = [], [], []
+        for v in range(self.inputs):
+            if v not in used:
+                continue
+            if any(masks[v]):
+                loads.append((v, self._offset(masks[v])))
+            else:
+                lines.append(f"const {self.types[v]} x{v} = *p{v};")
+        total, rows = [], []  # sums over everything; sums over the inner axis among others
+        for v in self.results:
+            if v in self.sums and not any(masks[v]):
+                total.append(v)
+                wide = "double" if self.types[v] in ("float", "double") else self.types[v]
+                lines.append(f"{wide} total{v} = 0;")
+            elif v in self.sums:
+                extent = " * ".join(f"n{d}" for d in range(k) if masks[v][d])
+                lines.append(f"memset(o{v}, 0, sizeof(*o{v}) * {extent});")
+                if k and not masks[v][inner]:
+                    rows.append(v)
+        head, tail = [], []
+        for d in range(inner):
+            head.append(f"for (int64_t i{d} = 0; i{d} < n{d}; i{d}++) {{")
+            tail.append("}")
+        # pointers to the row, and what is constant along it
+        for v, offset in loads:
+            if masks[v][inner]:
+                head.append(f"const {self.types[v]} *q{v} = p{v}{offset};")
+                inner_lines.append(f"const {self.types[v]} x{v} = q{v}[j];")
+            else:
+                head.append(f"const {self.types[v]} x{v} = p{v}[0{offset}];")
+        for v in self.results:
+            if any(masks[v]):
+                head.append(f"{self.types[v]} *q{v} = o{v}{self._offset(masks[v])};")
+        # the arithmetic
+        for v, (op, args) in enumerate(self.body, self.inputs):
+            if v in self.sums:
+                source = f"x{args[0]}"
+                if v in total or v in rows:
+                    inner_lines.append(f"run{v} += {source};")
+                else:
+                    inner_lines.append(f"q{v}[j] += {source};")
+                continue
+            names, dtypes = [f"x{a}" for a in args], [self.specs[a][1] for a in args]
+            text = op.expression(names, dtypes, self.types[v])
+            if text is None:
+                raise Untranslatable
+            inner_lines.append(f"const {self.types[v]} x{v} = {text};")
+            if v in self.results:
+                inner_lines.append(f"q{v}[j] = x{v};" if any(masks[v]) else f"*o{v} = x{v};")
+        running = [*total, *rows]
+        for v in running:
+            after.append(f"total{v} += run{v};" if v in total else f"*q{v} += run{v};")
+        if k == 0:
+            lines += [f"{self.types[v]} run{v} = 0;" for v in running]
+            lines += inner_lines + after
+        elif running:
+            names = ", ".join(f"run{v}" for v in running)
+            lines += head
+            lines.append(f"for (int64_t at = 0; at < n{inner}; at += {RUN}) {{")
+            lines.append(f"const int64_t end = at + {RUN} < n{inner} ? at + {RUN} : n{inner};")
+            lines += [f"{self.types[v]} run{v} = 0;" for v in running]
+            lines.append(f"\n#pragma omp simd reduction(+ : {names})\n")
+            lines += ["for (int64_t j = at; j < end; j++) {", *inner_lines, "}", *after, "}", *tail]
+        else:
+            lines += head
+            lines.append("\n#pragma omp simd\n")
+            lines += [f"for (int64_t j = 0; j < n{inner}; j++) {{", *inner_lines, "}", *tail]
+        lines += [f"*o{v} = ({self.types[v]})total{v};" for v in total]
+        return "\n".join([*lines, "return OK;", "}", ""])
+
+    def _offset(self, mask: tuple[bool, ...]) -> str:
+        """The terms of a row's place in an array that runs along these axes."""
+        text = ""
+        for d in range(len(mask) - 1):
+            if mask[d]:
+                factors = [f"i{d}", *(f"n{e}" for e in range(d + 1, len(mask)) if mask[e])]
+                text += " + " + " * ".join(factors)
+        return text
+
+
+class Untranslatable(Exception):
+    """An op, a dtype or a shape that has no form in C here; NumPy does it."""
+
+
+def _along(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[bool, ...]:
+    """Along which axes of the space a shape that broadcasts to it runs."""
+    padded = (1,) * (len(space) - len(shape)) + tuple(shape)
+    return tuple(d != 1 for d in padded)
+
+
+def _reduced(op: Any, rank: int) -> set[int]:
+    return set(range(rank)) if op.axes is None else {a % rank for a in op.axes}
+
+
+def _joined(
+    space: tuple[int, ...],
+    along: Sequence[tuple[bool, ...]],
+    body: Sequence[Instruction],
+    sums: set[int],
+    inputs: int,
+) -> list[list[int]]:
+    """The axes of the space in groups that can be run over as one."""
+    reduced = [_reduced(body[v - inputs][0], len(space)) for v in sorted(sums)]
+
+    def pattern(axis: int) -> tuple[bool, ...]:
+        return (*(a[axis] for a in along), *(axis in r for r in reduced))
+
+    groups: list[list[int]] = []
+    for axis in range(len(space)):
+        if space[axis] == 1:
+            continue
+        if groups and pattern(groups[-1][-1]) == pattern(axis):
+            groups[-1].append(axis)
+        else:
+            groups.append([axis])
+    return groups

@@ -1,0 +1,131 @@
+"""Several elementwise ops, and sums of what they compute, as one op: what the pass `fuse` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dtrain.graph.graph import Spec
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.math import Add, Mul
+from dtrain.ops.nn import Relu
+from dtrain.ops.reduce import Sum
+
+#: Bytes of a piece of one operand where NumPy does the instructions: several operands fit in the L2 cache.
+PIECE = 1 << 18
+
+
+class Instruction(NamedTuple):
+    """One op of a body; args are numbers of values: the inputs first, then what each instruction computes."""
+
+    op: Op
+    args: tuple[int, ...]
+
+
+@register
+class Fused(Op):
+    """A body of elementwise instructions over one shape, and of sums over axes of it.
+
+    inputs: how many there are; results: the numbers of the values that are outputs.
+    """
+
+    inputs: int
+    body: tuple[Instruction, ...]
+    results: tuple[int, ...]
+    no_gradient = "it is made after gradients are"
+
+    @property
+    def inplace(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Entries of an input of output 0's shape are read before they are written, one by one."""
+        return tuple(range(self.inputs)) if self._elementwise(self.results[0]) else ()
+
+    def _elementwise(self, value: int) -> bool:
+        return self.body[value - self.inputs].op.elementwise
+
+    def values(self, specs: Sequence[Spec]) -> list[Spec]:
+        """The spec of every value of the body."""
+        found = list(specs)
+        for op, args in self.body:
+            found.extend(op.infer(*(found[a] for a in args)))
+        return found
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        values = self.values(specs)
+        return [values[v] for v in self.results]
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.loop(self.body, self.results, self.values(specs), ins, outs)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        """The instructions one after another, over pieces of the rows that stay in the cache."""
+        shape = np.broadcast_shapes(*(a.shape for a in ins))
+        nbytes = max(a.nbytes for a in (*ins, *outs))
+        kernels: list[Kernel] = []
+        if env.on_host and nbytes > PIECE and all(self._elementwise(v) for v in self.results):
+            step = max(1, PIECE * shape[0] // nbytes)
+            for at in range(0, shape[0], step):
+                rows = slice(at, at + step)
+                pieces = [a[rows] if _has_rows(a, shape) else a for a in (*ins, *outs)]
+                kernels += self._instructions(env, pieces[: self.inputs], pieces[self.inputs :])
+        else:
+            kernels = self._instructions(env, ins, outs)
+
+        def kernel() -> None:
+            for each in kernels:
+                each()
+
+        return kernel
+
+    def _instructions(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> list[Kernel]:
+        values = list(ins)
+        outputs = dict(zip(self.results, outs, strict=True))
+        kernels: list[Callable[[], Any]] = []
+        copies: list[Kernel] = []
+        for i, (op, args) in enumerate(self.body):
+            read = [values[a] for a in args]
+            out = outputs.get(len(values))
+            target = out
+            if out is None or self._still_read(env.xp, i, ins, out):
+                (spec,) = op.infer(*(Spec(a.shape, _dtype(a)) for a in read))
+                target = env.scratch(np.broadcast_shapes(*(a.shape for a in read)), spec.dtype.numpy)
+                if out is not None:
+                    copies.append(lambda to=out, made=target: env.xp.copyto(to, made))
+            kernels.append(op.bind(env, read, [target]))
+            values.append(target)
+        return kernels + copies
+
+    def _still_read(self, xp: Any, i: int, ins: Sequence[Array], out: Array) -> bool:
+        """Whether instruction i may not write over an input's memory, which it or a later one reads."""
+        for k, x in enumerate(ins):
+            if x.size and xp.shares_memory(x, out):
+                op, args = self.body[i]
+                here = any(a == k and p not in op.inplace for p, a in enumerate(args))
+                if here or any(k in later.args for later in self.body[i + 1 :]):
+                    return True
+        return False
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        body = (
+            Instruction(Add(), (0, 1)),
+            Instruction(Relu(), (3,)),
+            Instruction(Mul(), (4, 2)),
+            Instruction(Sum((0,), False), (5,)),
+        )
+        return [
+            Example(cls(3, body, (4, 6)), (3, 4), (4,), ()),
+            Example(cls(3, body[:3], (5,)), (3, 4), (4,), ()),
+        ]
+
+
+def _dtype(array: Array) -> Any:
+    from dtrain.graph.dtypes import as_dtype
+
+    return as_dtype(array.dtype)
+
+
+def _has_rows(array: Array, shape: tuple[int, ...]) -> bool:
+    """Whether an operand runs along the first axis of the shape that all broadcast to."""
+    return array.ndim == len(shape) and array.shape[0] == shape[0]

@@ -1,0 +1,152 @@
+"""fuse: runs of elementwise ops, and the sums behind them, become one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.shape import size_of
+from dtrain.native.loops import TYPES
+from dtrain.ops.fused import Fused, Instruction
+from dtrain.ops.reduce import Sum
+from dtrain.passes.order import dependencies, ordered
+from dtrain.passes.step import Step, predecessors, sweep
+
+#: Values that a step must compute before it is worth the compiler's time, where that is left to dtrain.
+WORTH = 50_000
+
+
+def fuse(step: Step) -> Step:
+    """Join elementwise ops of one shape and placement, where no other op stands between them.
+
+    Where the kernels are C, sums of what they compute join them, and so do independent scalars.
+    """
+    made = sum(size_of(t.spec.shape) for n in step.graph.operations for t in n.outputs)
+    step = replace(step, native=step.native is not None and (step.native or made >= WORTH))
+    needed = dependencies(step)
+    before = {n: needed.get(n, set()) | predecessors(n) for n in step.graph.operations}
+    order = ordered(step.graph.operations, before)
+    groups = _Groups(step, before)
+    for node in order:
+        groups.place(node, node in needed)
+    return _rebuild(step, groups, order)
+
+
+class _Groups:
+    """The nodes of a step, each in a group; most groups are one node."""
+
+    def __init__(self, step: Step, before: dict[Operation, set[Operation]]) -> None:
+        self.step, self.before, self.native = step, before, bool(step.native)
+        self.of: dict[Operation, list[Operation]] = {}
+        self.alike: dict[object, list[list[Operation]]] = {}  # groups by shape and placement
+
+    def place(self, node: Operation, needed: bool) -> None:
+        """Put a node into a group of an earlier one, or into its own."""
+        self.of[node] = group = [node]
+        source = self._source(node)
+        if source is None or not needed:  # of some only the shape is asked for
+            return
+        key = (source.spec.shape, self.step.placements[source])
+        producers = [self.of[t.op] for t in node.inputs if t.op in self.of]
+        known = self.alike.setdefault(key, [])
+        candidates = [g for g in known if any(g is p for p in producers)]
+        if self.native and source.spec.shape == ():
+            candidates += [g for g in known if not any(g is c for c in candidates)]
+        for candidate in candidates:
+            sums = (t for t in node.inputs if isinstance(t.op.kind, Sum))
+            if not any(self.of[t.op] is candidate for t in sums) and not self._between(candidate, node):
+                candidate.append(node)
+                self.of[node] = candidate
+                return
+        if _is_elementwise(node, self.native):
+            known.append(group)
+
+    def _source(self, node: Operation) -> Tensor | None:
+        """The tensor whose shape and placement say which group a node may join."""
+        if _is_elementwise(node, self.native):
+            return node.outputs[0]
+        summed = isinstance(node.kind, Sum) and self.native and not node.control_inputs
+        return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
+
+    def _between(self, group: list[Operation], node: Operation) -> bool:
+        """Whether an op outside the group lies behind one in it and before the node."""
+        seen: set[int] = set()
+        stack = [self.of[p] for p in self.before[node]]
+        stack = [g for g in stack if g is not group]
+        while stack:
+            other = stack.pop()
+            if id(other) in seen:
+                continue
+            seen.add(id(other))
+            for member in other:
+                for p in self.before[member]:
+                    if self.of[p] is group:
+                        return True
+                    stack.append(self.of[p])
+        return False
+
+
+def _is_elementwise(node: Operation, native: bool) -> bool:
+    kind = node.kind
+    if not kind.elementwise or kind.stateful or node.control_inputs or len(node.outputs) != 1:
+        return False
+    if any(t.dtype.is_string for t in (*node.inputs, *node.outputs)):
+        return False
+    return not native or kind.translatable([t.dtype for t in node.inputs], node.outputs[0].dtype)
+
+
+def _rebuild(step: Step, groups: _Groups, order: Sequence[Operation]) -> Step:
+    leaders = {n: groups.of[n][0] for n in order}
+    units = [n for n in order if leaders[n] is n]
+    before = {u: {leaders[p] for member in groups.of[u] for p in groups.before[member]} - {u} for u in units}
+    readers: dict[Tensor, set[Operation]] = {}
+    for node in order:
+        for tensor in node.inputs:
+            readers.setdefault(tensor, set()).add(leaders[node])
+    kept = {*(t.op for t in step.fetches), *step.targets, *(c for n in order for c in n.control_inputs)}
+    graph = Graph()
+    tensors: dict[Tensor, Tensor] = {}
+    operations: dict[Operation, Operation] = {}
+    placements = {}
+    for unit in ordered(units, before):
+        members = groups.of[unit]
+        control = tuple(dict.fromkeys(operations[c] for m in members for c in m.control_inputs))
+        if len(members) == 1:
+            copy = graph.copy_of(unit, tuple(tensors[t] for t in unit.inputs), control)
+            outputs: Sequence[Tensor] = unit.outputs
+        else:
+            made = [m.outputs[0] for m in members]
+            outside = [t for t in made if t.op in kept or readers.get(t, set()) - {unit}]
+            fused, inputs, outputs = _join(members, outside)
+            specs = [t.spec for t in outputs]
+            first = outputs[0].op
+            copy = Operation(
+                graph, first.name, fused, tuple(tensors[t] for t in inputs), control, specs, first.source
+            )
+            graph.operations.append(copy)
+        tensors.update(zip(outputs, copy.outputs, strict=True))
+        placements.update((tensors[t], step.placements[t]) for t in outputs)
+        operations.update(dict.fromkeys(members, copy))
+    return sweep(
+        replace(
+            step,
+            graph=graph,
+            fetches=tuple(tensors[t] for t in step.fetches),
+            targets=tuple(operations[o] for o in step.targets),
+            placements=placements,
+        )
+    )
+
+
+def _join(
+    members: Sequence[Operation], outside: Sequence[Tensor]
+) -> tuple[Fused, list[Tensor], list[Tensor]]:
+    """The op that does the members, its inputs, and the tensors that are its outputs."""
+    inside = {m.outputs[0] for m in members}
+    inputs = list(dict.fromkeys(t for m in members for t in m.inputs if t not in inside))
+    number = {t: i for i, t in enumerate([*inputs, *(m.outputs[0] for m in members)])}
+    body = tuple(Instruction(m.kind, tuple(number[t] for t in m.inputs)) for m in members)
+    # whole ones first: the first may take over an input's memory
+    outputs = sorted(outside, key=lambda t: (not t.op.kind.elementwise, number[t]))
+    return Fused(len(inputs), body, tuple(number[t] for t in outputs)), inputs, outputs

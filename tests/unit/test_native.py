@@ -1,0 +1,379 @@
+"""Kernels in C: NumPy's values, made once, and never in the way of a machine without a compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.comm import Communicator, SingleCommunicator
+from dtrain.errors import EnvironmentProblem, InvalidArgumentError, UsageError
+from dtrain.graph.graph import Spec
+from dtrain.native import compiler
+from dtrain.native.code import Code, NativeCall, blas
+from dtrain.native.loops import Loop
+from dtrain.ops.base import REGISTRY, Example, apply
+from dtrain.ops.math import Add, Exp, Mul
+from dtrain.ops.reduce import Sum
+from dtrain.passes.fuse import fuse
+from dtrain.passes.step import Step
+from dtrain.runtime.backend import Backend
+from dtrain.runtime.plan import PlanEnv
+
+pytestmark = pytest.mark.skipif(not compiler.command(), reason="there is no C compiler")
+
+#: Units in the last place by which C may differ from NumPy: nothing where arithmetic alone is done.
+ULPS = {"Exp": 3, "Log": 3, "Tanh": 3, "Sigmoid": 4, "Rsqrt": 1}
+
+
+def session(kernels: str, comm: Communicator | None = None, graph: dt.Graph | None = None) -> dt.Session:
+    return dt.Session(graph=graph, comm=comm, device=Backend(kernels))
+
+
+def dense(x: dt.Tensor, inputs: int, units: int) -> dt.Tensor:
+    kernel = dt.Variable(dt.random_normal([inputs, units], stddev=0.3))
+    return dt.matmul(x, kernel) + dt.Variable(dt.zeros([units]))
+
+
+def plan_of(made: dt.Session) -> Any:
+    return list(made._plans.values())[-1]
+
+
+# -- one op at a time ------------------------------------------------------------------------------------
+def arrays_of(example: Example, dtype: str) -> list[np.ndarray]:
+    generator = np.random.default_rng(11)
+    arrays = [
+        np.asarray(generator.uniform(example.low, example.high, i)) if isinstance(i, tuple) else np.asarray(i)
+        for i in example.inputs
+    ]
+    return [a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays]
+
+
+def outputs(node: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Arrays for a node's outputs, filled with what would be noticed."""
+    specs = node.kind.infer(*(Spec(a.shape, t.dtype) for a, t in zip(arrays, node.inputs, strict=True)))
+    return [np.full(spec.shape, 77).astype(spec.dtype.numpy) for spec in specs]
+
+
+def test_every_op_in_c_gives_numpys_values() -> None:
+    code, tried = Code(SingleCommunicator()), []
+    env = PlanEnv(Backend("numpy"), SingleCommunicator(), lambda name, seed: None)  # type: ignore[arg-type,return-value]
+    for name, kind in sorted(REGISTRY.items()):
+        for example in kind.examples():
+            for dtype in ("float32", "float64"):
+                arrays = arrays_of(example, dtype)
+                node = apply(example.op, *(dt.placeholder(a.dtype, a.shape) for a in arrays)).op
+                outs = outputs(node, arrays)
+                call = node.kind.native(code, [t.spec for t in node.inputs], arrays, outs)
+                if call is not None:
+                    assert isinstance(call, NativeCall)
+                    expected = outputs(node, arrays)
+                    node.kind.bind(env, arrays, expected)()
+                    tried.append((name, call, outs, expected))
+    code.compile()
+    program = code.program([call for _, call, _, _ in tried])
+    assert program.caller(0, len(tried), np.zeros(1, np.int64), 0)() == len(tried)
+    for name, _, outs, expected in tried:
+        for out, right in zip(outs, expected, strict=True):
+            if name in ("SoftmaxCrossEntropy", "SparseSoftmaxCrossEntropy"):
+                np.testing.assert_allclose(out, right, rtol=2e-6, atol=2e-7)
+            elif name in ("Sum", "Fused", "MatMul"):  # the order of the terms is the machine's
+                np.testing.assert_allclose(out, right, rtol=1e-6, atol=1e-6)
+            elif out.dtype.kind == "f":
+                np.testing.assert_array_max_ulp(out, right, ULPS.get(name, 0))
+            else:
+                np.testing.assert_array_equal(out, right)
+    found = {name for name, *_ in tried}
+    assert {"Add", "Relu", "ReluGrad", "MatMul", "Gather", "Cast", "Sum", "Fused", "ArgMax", "Exp"} <= found
+    assert len(found) > 35
+
+
+def compute(op: Any, *arrays: np.ndarray) -> np.ndarray:
+    """One op in C."""
+    code = Code(SingleCommunicator())
+    node = apply(op, *(dt.placeholder(a.dtype, a.shape) for a in arrays)).op
+    outs = outputs(node, list(arrays))
+    code_call = node.kind.native(code, [t.spec for t in node.inputs], list(arrays), outs)
+    code.compile()
+    assert code.program([code_call]).caller(0, 1, np.zeros(1, np.int64), 0)() == 1
+    return outs[0]
+
+
+@pytest.mark.parametrize("name", ["Exp", "Log", "Tanh", "Sigmoid"])
+def test_functions_are_accurate_everywhere(name: str) -> None:
+    bits = np.random.default_rng(1).integers(0, 2**32, 300_000, np.uint32)
+    special = np.float32(
+        [0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 88.7, 88.8, -87.4, -103, -104, 1e-30, 0.625]
+    )
+    x = np.concatenate([bits.view(np.float32), special, np.linspace(-20, 20, 100_001, dtype=np.float32)])
+    x = np.where(np.abs(x) < 1.2e-38, 0, x).astype(np.float32)  # numbers below it count as zero in C
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        right = {"Exp": np.exp, "Log": np.log, "Tanh": np.tanh, "Sigmoid": lambda v: 1 / (1 + np.exp(-v))}
+        expected = right[name](wide).astype(np.float32)
+    expected = np.where(np.abs(expected) < 1.2e-38, 0, expected)
+    value = compute(REGISTRY[name](), x)
+    value = np.where(np.abs(value) < 1.2e-38, 0, value)
+    np.testing.assert_array_equal(np.isnan(value), np.isnan(expected))
+    fine = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.isinf(value[fine]), np.isinf(expected[fine]))
+    fine &= np.isfinite(expected)
+    # sigmoid is made of tanh, so that where it is near 0 its error is one of 0.5
+    absolute = 6e-8 if name == "Sigmoid" else 0
+    np.testing.assert_allclose(value[fine], expected[fine], rtol=3e-7, atol=absolute)
+
+
+SHAPES = [
+    ((), ()), ((1,), (5,)), ((0, 3), (3,)), ((3, 0), (3, 1)), ((7, 5), (5,)), ((7, 5), (7, 1)),
+    ((7, 1), (1, 5)), ((2, 3, 4), (3, 1)), ((2, 1, 4), (3, 4)), ((2, 3, 4), (2, 1, 4)),
+    ((2, 3, 4, 5), (3, 1, 5)), ((2500,), ()),
+]  # fmt: skip
+
+
+def test_loops_run_over_every_way_of_broadcasting_and_every_sum() -> None:
+    generator, code, cases = np.random.default_rng(3), Code(SingleCommunicator()), []
+    for a_shape, b_shape in SHAPES:
+        space = np.broadcast_shapes(a_shape, b_shape)
+        rank = len(space)
+        subsets = [tuple(i for i in range(rank) if mask >> i & 1) for mask in range(2**rank)]
+        for axes in [None, *subsets]:
+            a, b = (generator.uniform(-1, 1, s).astype(np.float32) for s in (a_shape, b_shape))
+            sum_ = Sum(axes, False)
+            body = [(Add(), (0, 1)), (Mul(), (2, 0)), (sum_, (3,))]
+            wide = (a.astype(float) + b) * a
+            right = wide.sum(axes)
+            values = [Spec(s, dt.float32) for s in (a_shape, b_shape, space, space, right.shape)]
+            outs = [np.full(space, 9, np.float32), np.full(right.shape, 9, np.float32)]
+            call = code.loop(body, [3, 4], values, [a, b], outs)
+            assert call is not None
+            cases.append((call, outs, [wide, right]))
+    code.compile()
+    program = code.program([call for call, _, _ in cases])
+    assert program.caller(0, len(cases), np.zeros(1, np.int64), 0)() == len(cases)
+    for _, outs, expected in cases:
+        for out, right in zip(outs, expected, strict=True):
+            np.testing.assert_allclose(out, right, rtol=1e-5, atol=1e-5)
+
+
+def test_one_function_serves_every_batch_size() -> None:
+    def text(rows: int) -> str:
+        specs = [((rows, 4), dt.float32), ((4,), dt.float32), ((rows, 4), dt.float32)]
+        return Loop([(Add(), (0, 1))], [2], specs, 2).source
+
+    assert text(100) == text(60) != text(1)
+
+
+def test_what_has_no_form_in_c_is_left_to_numpy() -> None:
+    code = Code(SingleCommunicator())
+    half = np.ones(3, np.float16)
+    strided = np.ones((4, 6), np.float32)[:, ::2]
+    for array in (half, strided):
+        spec = Spec(array.shape, dt.as_dtype(array.dtype))
+        assert Exp().native(code, [spec], [array], [np.empty(array.shape, array.dtype)]) is None
+
+
+# -- whole graphs ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_random_graphs_give_numpys_values(
+    random_graph: Any, on_threads: Callable[..., list[Any]], ranks: int, seed: int
+) -> None:
+    made = random_graph(seed, 7, operations=14)
+    fetches = [*made.tensors, *made.gradients()]
+    graph = dt.get_default_graph()
+
+    def body(kernels: str) -> Callable[[Communicator], Any]:
+        return lambda comm: session(kernels, comm, graph).run(fetches, made.batch(comm.rank, comm.size))
+
+    right = on_threads(1, body("numpy"))[0]
+    for found in on_threads(ranks, body("c")):
+        for value, expected in zip(found, right, strict=True):
+            np.testing.assert_allclose(value, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_training_in_c_is_training_in_numpy() -> None:
+    generator = np.random.default_rng(2)
+    x = generator.uniform(-1, 1, (60, 13)).astype(np.float32)
+    labels = generator.integers(0, 5, 60).astype(np.int32)
+    for optimizer in (
+        lambda: dt.train.GradientDescentOptimizer(0.1),
+        lambda: dt.train.MomentumOptimizer(0.02, 0.9),
+        lambda: dt.train.MomentumOptimizer(0.02, 0.9, use_nesterov=True),
+        lambda: dt.train.AdamOptimizer(0.01),
+    ):
+        results = []
+        for kernels in ("numpy", "c"):
+            dt.reset_default_graph()
+            dt.set_random_seed(5)
+            images, classes = dt.placeholder("float", [None, 13]), dt.placeholder("int32", [None])
+            logits = dense(dt.nn.relu(dense(images, 13, 17)), 17, 5)
+            loss = dt.losses.sparse_softmax_cross_entropy(classes, logits)
+            train = optimizer().minimize(loss)
+            made = session(kernels)
+            made.run(dt.global_variables_initializer())
+            losses = [made.run([loss, train], {images: x, classes: labels})[0] for _ in range(40)]
+            in_c = plan_of(made)
+            results.append((losses, made.run(dt.trainable_variables())))
+        assert len(in_c._calls) <= 3 < len(in_c.kernels) / 3
+        np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-4)
+        for ours, right in zip(results[1][1], results[0][1], strict=True):
+            np.testing.assert_allclose(ours, right, rtol=1e-3, atol=1e-4)
+
+
+def test_errors_are_those_of_numpys_kernels_and_lose_nothing() -> None:
+    table, at = dt.constant(np.arange(12.0).reshape(4, 3)), dt.placeholder("int32", [None])
+    rows = dt.gather(table, at) * 2
+    made = session("c")
+    with pytest.raises(InvalidArgumentError, match=r"the index 4 is not in 0\.\.3"):
+        made.run(rows, {at: [0, 4]})
+    np.testing.assert_array_equal(made.run(rows, {at: [1, 3]}), [[6, 8, 10], [18, 20, 22]])
+    labels = dt.placeholder("int32", [None])
+    loss = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=dt.zeros([2, 3]))
+    with pytest.raises(InvalidArgumentError, match="a label is -1"):
+        made.run(loss, {labels: [0, -1]})
+
+
+# -- the pass --------------------------------------------------------------------------------------------
+def fused(fetches: Any, native: bool = True) -> Step:
+    from dtrain.passes import compile_step
+
+    return compile_step(fetches, [], [], 1, True if native else None)
+
+
+def test_fuse_joins_a_chain_with_its_sums_and_keeps_what_is_read_elsewhere() -> None:
+    x = dt.Variable(np.ones((4, 3), np.float32))
+    y = dt.nn.relu(x * 2 + 1)
+    step = fused([dt.reduce_sum(y, 0), dt.matmul(y, dt.transpose(y))])
+    (node,) = [n for n in step.graph.operations if n.type == "Fused"]
+    assert [type(op).__name__ for op, _ in node.kind.body] == ["Mul", "Add", "Relu", "Sum"]  # type: ignore[attr-defined]
+    assert [t.spec.shape for t in node.outputs] == [(4, 3), (3,)]
+
+
+def test_fuse_never_joins_around_an_op_in_between() -> None:
+    x = dt.Variable(np.ones((3, 3), np.float32))
+    y = dt.exp(x)
+    z = dt.matmul(y, y) + y  # the product lies between exp and the sum
+    value = session("c")
+    value.run(dt.global_variables_initializer())
+    np.testing.assert_allclose(value.run(z), np.full((3, 3), np.e**2 * 3 + np.e), rtol=1e-6)
+    assert not [n for n in plan_of(value).nodes if n.type == "Fused"]
+
+
+@pytest.mark.parametrize("kernels", ["numpy", "c"])
+def test_fuse_keeps_reads_before_a_write_and_behind_it_apart(kernels: str) -> None:
+    v = dt.Variable(np.float32([1, 2, 3]))
+    before = dt.exp(v * 0 + v)
+    with dt.control_dependencies([before]):
+        write = v.assign(v + 10)
+    after = dt.identity(write) * 1.5 + dt.log(before)
+    made = session(kernels)
+    made.run(dt.global_variables_initializer())
+    np.testing.assert_allclose(made.run(after), np.float32([11, 12, 13]) * 1.5 + [1, 2, 3], rtol=1e-6)
+
+
+def test_fuse_joins_scalars_that_do_not_depend_on_one_another() -> None:
+    a, b = dt.Variable(2.0), dt.Variable(3.0)
+    made = session("c")
+    made.run(dt.global_variables_initializer())
+    assert made.run([a * 2 + 1, dt.sqrt(b) - 1]) == [5.0, np.float32(np.sqrt(np.float32(3)) - 1)]
+    assert [n.type for n in plan_of(made).kernel_nodes] == ["Fused"]
+
+
+def test_a_sum_is_not_read_in_the_loop_that_makes_it() -> None:
+    x = dt.Variable(np.float32([[1], [2], [3]]))
+    y = x * 2
+    centred = y - dt.reduce_sum(y, 0, keepdims=True)
+    same_shape = dt.Variable(np.float32([[5.0]])) * 3
+    alone = same_shape - dt.reduce_sum(same_shape, 0, keepdims=True)
+    made = session("c")
+    made.run(dt.global_variables_initializer())
+    np.testing.assert_array_equal(made.run(centred), [[-10], [-8], [-6]])
+    np.testing.assert_array_equal(made.run(alone), [[0]])
+
+
+def test_numpy_runs_a_fused_op_in_pieces_with_the_same_bits() -> None:
+    big, bias = np.random.default_rng(0).standard_normal((3000, 100), np.float32), np.arange(100, dtype="f")
+    x = dt.placeholder("float", [None, 100])
+    y = dt.nn.relu(dt.tanh(x + bias) * 2)
+    made = session("numpy")
+    value = made.run(y, {x: big})
+    assert [n.type for n in plan_of(made).kernel_nodes] == ["Fused"]
+    np.testing.assert_array_equal(value, np.maximum(np.tanh(big + bias) * np.float32(2), 0))
+
+
+def test_fuse_leaves_a_step_alone_where_nothing_can_be_joined() -> None:
+    assert [n.type for n in fuse(fused([dt.exp(dt.Variable(1.0))])).graph.operations] == ["VariableOp", "Exp"]
+
+
+# -- the compiler ----------------------------------------------------------------------------------------
+def test_a_library_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    source = "int seven(void) { return 7; }"
+    path = compiler.library(source)
+    assert ctypes.CDLL(str(path)).seven() == 7
+    stamp = path.stat().st_mtime_ns
+    assert compiler.library(source) == path and path.stat().st_mtime_ns == stamp
+    assert compiler.library(source + "\n") != path
+    assert all(p.suffix == ".so" for p in tmp_path.iterdir())  # nothing is left behind
+
+
+def test_a_compiler_that_fails_is_named_with_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    with pytest.raises(
+        EnvironmentProblem, match=r"could not make dtrain's kernels: (?s:.*)error(?s:.*)--kernels numpy"
+    ):
+        compiler.library("this is no C")
+    assert list(tmp_path.iterdir()) == []
+
+
+PROGRAM = """
+import numpy as np, dtrain as dt
+x = dt.placeholder("float", [None, 300])
+y = dt.nn.relu(x * 2 + 1)
+s = dt.Session(comm=None)
+print(s.run(y, {x: np.ones((300, 300), np.float32)}).sum(), list(s._plans.values())[-1].step.native)
+"""
+
+
+def python(code: str, home: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), **environ}
+    environ = {k: v for k, v in environ.items() if v}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=50, check=False
+    )
+
+
+def test_without_a_compiler_numpy_does_it(tmp_path: Path) -> None:
+    nowhere = tmp_path / "bin"
+    nowhere.mkdir()
+    done = python(PROGRAM, tmp_path, PATH=str(nowhere), CC="", DTRAIN_KERNELS="")
+    assert done.stdout.split() == ["270000.0", "False"], done.stderr
+    done = python(PROGRAM, tmp_path, PATH=str(nowhere), CC="", DTRAIN_KERNELS="c")
+    assert "no C compiler was found: install one" in done.stderr and done.returncode
+
+
+def test_where_nothing_can_be_kept_it_works_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the cache would be")
+    done = python(PROGRAM, tmp_path, DTRAIN_KERNELS="auto")
+    assert done.stdout.split() == ["270000.0", "True"], done.stderr
+
+
+def test_a_wrong_choice_of_kernels_is_told() -> None:
+    with pytest.raises(UsageError, match="choose one of auto, c, numpy"):
+        Backend("fortran")
+
+
+def test_the_blas_of_numpys_wheels_is_found() -> None:
+    config: Any = np.show_config(mode="dicts")
+    if "openblas" in config["Build Dependencies"]["blas"]["name"]:
+        assert blas() is not None
