@@ -17,6 +17,10 @@ from dtrain.native.loops import Loop, Untranslatable
 OK, BAD_VALUE, WAITING = 0, 1, 2
 
 
+#: Rows, or depth, up to which product.c beats a BLAS: above, the time to get ready no longer counts.
+SMALL_BATCH = 256
+
+
 class _Word(ctypes.Union):
     _fields_ = (("p", ctypes.c_void_p), ("i", ctypes.c_int64), ("d", ctypes.c_double))
 
@@ -76,14 +80,24 @@ class Code:
             return None  # of a batch of 1 a rank may have nothing, along an axis that the loop leaves out
         return self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
 
-    def gemm(self, dtype: np.dtype) -> tuple[str, int] | None:
-        """The function in kernels.c for a matrix product of this type, and the BLAS's that it calls."""
-        found = blas()
-        name = {"f": "float", "d": "double"}.get(dtype.char)
+    def product(
+        self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool
+    ) -> NativeCall | None:
+        """out = a @ b, either read transposed: by product.c where that is faster, else by NumPy's BLAS."""
+        (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
+        if out.dtype == np.float32 and min(rows, depth) <= SMALL_BATCH and not across_a and _product().fast:
+            steps_a, steps_b = (
+                (1, x.shape[1]) if y else (x.shape[1], 1) for x, y in ((a, across_a), (b, across_b))
+            )
+            room = np.empty(_product().room(depth), np.float32)
+            return self.call("product", rows, columns, depth, a, *steps_a, b, *steps_b, out, room)
+        found, name = blas(), {"f": "float", "d": "double"}.get(out.dtype.char)
         if found is None or name is None:
             return None
         single, double, bits = found
-        return f"gemm_{name}_{bits}", single if name == "float" else double
+        function = single if name == "float" else double
+        sizes = (across_a, across_b, rows, columns, depth)
+        return self.call(f"gemm_{name}_{bits}", function, *sizes, a, a.shape[1], b, b.shape[1], out)
 
     def sum(self, terms: Sequence[np.ndarray], out: np.ndarray) -> NativeCall | None:
         """out = the terms, two or more, added up from the first to the last; flat float arrays."""
@@ -123,6 +137,8 @@ class Code:
 
     def _address(self, symbol: str) -> int:
         library = self._library if symbol in self._sources else fixed()
+        if symbol == "product":
+            library = _product().library
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
 
 
@@ -180,6 +196,23 @@ def fixed() -> ctypes.CDLL:
     return library
 
 
+class _Product(NamedTuple):
+    """The library of product.c: whether it is fast here, and the floats of room for a product of some depth."""
+
+    library: ctypes.CDLL
+    fast: bool
+    room: Callable[[int], int]
+
+
+@cache
+def _product() -> _Product:
+    source = (compiler.HERE / "product.c").read_text()
+    library = compiler.load(compiler.library(source, compiler.CONTRACTED))
+    library.product_room.restype = ctypes.c_int64
+    library.product_room.argtypes = (ctypes.c_int64,)
+    return _Product(library, bool(library.product_is_fast()), library.product_room)
+
+
 def problem(comm: Any) -> str:
     """Why a rank cannot have kernels in C; '' where all can. Collective."""
     found = ""
@@ -187,6 +220,7 @@ def problem(comm: Any) -> str:
         try:
             if turn:
                 fixed()
+                _product()
         except DtrainError as error:
             found = str(error)
         if comm.local_size > 1:

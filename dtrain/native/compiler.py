@@ -21,11 +21,12 @@ from pathlib import Path
 from dtrain.errors import EnvironmentProblem
 
 HERE = Path(__file__).parent
-#: No contraction to fused multiply-adds: elementwise kernels then give NumPy's bits, on any processor.
 FLAGS = (
-    "-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno",
-    "-fno-trapping-math", "-fwrapv", "-w",
+    "-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
+    "-fwrapv", "-w",
 )  # fmt: skip
+#: Without contraction to fused multiply-adds, elementwise kernels give NumPy's bits on any processor.
+EXACT, CONTRACTED = "-ffp-contract=off", "-ffp-contract=fast"
 #: Seconds that a compiler may take.
 DEADLINE = 120
 
@@ -94,38 +95,38 @@ def _private_folder() -> Path:
     return Path(path)
 
 
-def library(source: str) -> Path:
+def library(source: str, rounding: str = EXACT) -> Path:
     """The file of the library made of C source, compiled if the cache does not hold it.
+
+    rounding: EXACT, or CONTRACTED where products and sums may become one operation.
 
     Raises:
         EnvironmentProblem: there is no compiler, or it did not succeed.
     """
-    path = cached(source)
-    if not path.exists():
-        _compile(source, path)
-    return path
-
-
-def cached(source: str) -> Path:
-    """Where the library of C source is or will be."""
     if not command():
         raise EnvironmentProblem(
             "no C compiler was found: install one (Debian: apt install gcc; any system: pip install "
             "'dtrain[compiler]'), or choose --kernels numpy."
         )
     header = (HERE / "kernels.h").read_text()
-    digest = hashlib.sha256("\0".join((source, header, _identity())).encode()).hexdigest()
-    return folder() / f"{digest[:32]}.so"
+    digest = hashlib.sha256("\0".join((source, header, rounding, _identity())).encode()).hexdigest()
+    path = folder() / f"{digest[:32]}.so"
+    if not path.exists():
+        _compile(source, path, rounding)
+    return path
 
 
-def _compile(source: str, path: Path) -> None:
+def _compile(source: str, path: Path, rounding: str) -> None:
     words = command()
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as work:
         text, made = Path(work, "kernels.c"), Path(work, "kernels.so")
         text.write_text(source)
         problem = ""
-        for flags in ((*FLAGS, native), FLAGS):  # some compilers do not know their processor
+        for flags in (
+            (*FLAGS, rounding, native),
+            (*FLAGS, rounding),
+        ):  # some compilers do not know their processor
             try:
                 done = subprocess.run(
                     [*words, *flags, f"-I{HERE}", str(text), "-o", str(made), "-lm"],

@@ -41,12 +41,9 @@ class MatMul(Op):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (a, b), out = ins, outs[0]
-        found = code.gemm(out.dtype)
-        if found is None or not all(x.flags.c_contiguous and x.size for x in (a, b, out)):
+        if not all(x.flags.c_contiguous and x.size for x in (a, b, out)):
             return None
-        inner = a.shape[0 if self.transpose_a else 1]
-        product = (self.transpose_a, self.transpose_b, *out.shape, inner)
-        return code.call(found[0], found[1], *product, a, a.shape[1], b, b.shape[1], out)
+        return code.product(a, b, out, self.transpose_a, self.transpose_b)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         a, b = node.inputs
