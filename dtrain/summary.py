@@ -84,8 +84,11 @@ class FileWriter:
     def get_logdir(self) -> str:
         return self._logdir
 
-    def add_summary(self, summary: Any, global_step: Any = None) -> None:
+    def add_summary(self, summary: Any, global_step: Any = None, wall_time: float | None = None) -> None:
         """Add what running a summary gave: bytes, or a Summary message.
+
+        Args:
+            wall_time: seconds since 1970 of which it is, by default now.
 
         Raises:
             UsageError: it is something else, such as the summary's tensor; or the writer is closed.
@@ -96,7 +99,8 @@ class FileWriter:
                 f"add_summary takes what session.run(summary) gives, which is bytes, and not {summary!r}."
             )
         if self._ready():
-            self._add(global_step, summary=summary_proto.protos().summary_pb2.Summary.FromString(data))
+            message = summary_proto.protos().summary_pb2.Summary.FromString(data)
+            self._add(global_step, wall_time, summary=message)
 
     def add_graph(self, graph: Graph, global_step: Any = None, graph_def: None = None) -> None:
         """Add a graph, which TensorBoard shows grouped by name scopes.
@@ -109,7 +113,7 @@ class FileWriter:
                 f"add_graph takes a dt.Graph, and not {(graph if graph_def is None else graph_def)!r}."
             )
         if self._ready():
-            self._add(global_step, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
+            self._add(global_step, None, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
 
     def add_event(self, event: Any) -> None:
         """Add an Event message as it is."""
@@ -140,8 +144,9 @@ class FileWriter:
             raise UsageError("this FileWriter is closed: reopen() it first.")
         return self._writes
 
-    def _add(self, global_step: Any, **what: Any) -> None:
-        event = summary_proto.protos().event_pb2.Event(wall_time=time.time(), **what)
+    def _add(self, global_step: Any, wall_time: float | None, **what: Any) -> None:
+        when = time.time() if wall_time is None else wall_time
+        event = summary_proto.protos().event_pb2.Event(wall_time=when, **what)
         if global_step is not None:
             event.step = int(global_step)
         self._file.add_event(event)
