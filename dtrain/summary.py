@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dtrain.comm import Communicator, launcher
@@ -41,7 +43,8 @@ class FileWriter:
         comm: the ranks of which the first writes, by default all; None where this process writes.
 
     Raises:
-        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
+        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written; writing that fails
+            later, as on a full disk, is told by one of the calls that follow.
     """
 
     def __init__(
@@ -76,15 +79,13 @@ class FileWriter:
         summary_proto.protos()
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        try:
+        with self._told():
             self._file = EventFileWriter(self._logdir, *self._options)
-        except OSError as error:
-            raise EnvironmentProblem(f"no event file can be made in {self._logdir}: {error}.") from None
 
     def get_logdir(self) -> str:
         return self._logdir
 
-    def add_summary(self, summary: Any, global_step: Any = None, wall_time: float | None = None) -> None:
+    def add_summary(self, summary: Any, global_step: Any = None, *, wall_time: float | None = None) -> None:
         """Add what running a summary gave: bytes, or a Summary message.
 
         Args:
@@ -118,19 +119,22 @@ class FileWriter:
     def add_event(self, event: Any) -> None:
         """Add an Event message as it is."""
         if self._ready():
-            self._file.add_event(event)
+            with self._told():
+                self._file.add_event(event)
 
     def flush(self) -> None:
         """Return when everything that was added is in the file."""
         if self._file is not None:
-            self._file.flush()
+            with self._told():
+                self._file.flush()
 
     def close(self) -> None:
         """Flush and close; what is added after is an error."""
         self._closed = True
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with self._told():
+                file.close()
 
     def __enter__(self) -> FileWriter:
         return self
@@ -149,4 +153,12 @@ class FileWriter:
         event = summary_proto.protos().event_pb2.Event(wall_time=when, **what)
         if global_step is not None:
             event.step = int(global_step)
-        self._file.add_event(event)
+        self.add_event(event)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise EnvironmentProblem(f"no event file can be written in {self._logdir}: {why}.") from None

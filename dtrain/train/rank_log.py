@@ -159,7 +159,8 @@ class _Handler(logging.Handler):
         if record.name == "py.warnings":  # file:line: category: text, and then the line of code
             text = text.partition("\n")[0]
         else:
-            text = f"{record.name}: {text}".replace("\n", " ")
+            origin = "" if record.name == "dtrain" else f"{record.name}: "
+            text = origin + text.replace("\n", " ")
         self._log.hear(text, record.levelno >= logging.WARNING)
 
 

@@ -6,7 +6,10 @@ as every fetch is.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
     from dtrain.train.trainer import Network
 
 #: A point of a curve is the mean of ITERATIONS iterations, or of so many that a run has POINTS points: each
-#: costs as much as a tenth of a small step.
-ITERATIONS, POINTS = 10, 500
+#: costs as much as a quarter of a small step.
+ITERATIONS, POINTS = 20, 500
 #: Seconds that points wait to be written together: handing one over costs more than making it.
 DELAY = 1.0
 #: Histograms and images are written after so many epochs of a run, evenly spaced, and after the last.
@@ -110,7 +113,7 @@ class TensorBoard(Observer):
             values = {name: asdict(self._config)[name] for name in OPTIONS}
             values |= {"dataset": facts["dataset"], "ranks": facts["ranks"]}
             metrics = {EPOCH_TAGS[name]: name.replace("_", " ") for name in METRICS}
-            self._writer.add_summary(summary_proto.hyperparameters(values, metrics))
+            self._write(summary_proto.hyperparameters(values, metrics))
 
     def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
         if not self._speaks:
@@ -133,26 +136,42 @@ class TensorBoard(Observer):
             self._write_points()
             scalars = {tag: facts[name] for name, tag in EPOCH_TAGS.items()}
             scalars["epoch/learning_rate"] = self._config.lr
-            self._writer.add_summary(summary_proto.scalars(scalars), step)
+            self._write(summary_proto.scalars(scalars), step)
         if epoch % self._every == 0 or epoch == self._config.epochs:
             self._add_histograms(step)
             self._add_wrong_images(step)
-        self._writer.flush()
+        with self._survived():
+            self._writer.flush()
 
     def done(self, **facts: Any) -> None:
         if self._speaks:
-            self._writer.add_summary(summary_proto.hyperparameters_done())
+            self._write(summary_proto.hyperparameters_done())
 
     def close(self) -> None:
         if self._speaks:
             self._write_points()
-        self._writer.close()
+        with self._survived():
+            self._writer.close()
 
     # -- what they write -------------------------------------------------------------------------------
+    def _write(self, summary: Any, step: int | None = None, when: float | None = None) -> None:
+        with self._survived():
+            self._writer.add_summary(summary, step, wall_time=when)
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """A disk that is full ends the writing, not the run."""
+        try:
+            yield
+        except EnvironmentProblem as problem:
+            if self._speaks:
+                logging.getLogger("dtrain").warning("%s The run goes on without TensorBoard.", problem)
+            self._speaks = False
+
     def _write_points(self) -> None:
         for step, when, loss, accuracy in self._points:
             summary = summary_proto.scalars({"iteration/loss": loss, "iteration/accuracy": accuracy})
-            self._writer.add_summary(summary, step, when)
+            self._write(summary, step, when)
         self._points.clear()
         self._written = time.time()
 
@@ -174,7 +193,7 @@ class TensorBoard(Observer):
                 # a run that diverges is not to end by being watched
                 finite = array[np.isfinite(array)]
                 parts.append(summary_proto.histogram(f"{kind}/{variable.op.name}", finite))
-        self._writer.add_summary(summary_proto.merge(parts), step)
+        self._write(summary_proto.merge(parts), step)
 
     def _add_wrong_images(self, step: int) -> None:
         """The first test images that the network gets wrong; the search ends when there are enough."""
@@ -197,7 +216,7 @@ class TensorBoard(Observer):
                 self._data.images[[n for n, _ in chosen]],
                 [f"said {predicted}, is {self._data.labels[n]}" for n, predicted in chosen],
             )
-            self._writer.add_summary(summary_proto.images("misclassified", grid[None, :, :, None], 1), step)
+            self._write(summary_proto.images("misclassified", grid[None, :, :, None], 1), step)
 
 
 def captioned_grid(images: np.ndarray, captions: list[str]) -> np.ndarray:
