@@ -65,9 +65,13 @@ class RankLog(Observer):
         self._meet()
 
     def __enter__(self) -> RankLog:
-        with self._comm.together():
-            if self._folder:
-                self._open()
+        try:
+            with self._comm.together():
+                if self._folder:
+                    self._open()
+        except DtrainError:
+            self._installed.close()
+            raise
         if self._file:
             self._installed.enter_context(redirect_stdout(_Tee(sys.stdout, self._write)))
             self._installed.enter_context(redirect_stderr(_Tee(sys.stderr, self._write)))
@@ -80,7 +84,6 @@ class RankLog(Observer):
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._installed.close()
         if error is None or getattr(error, "agreed", False):
             self._meet()
         else:  # the other ranks are elsewhere
@@ -92,7 +95,7 @@ class RankLog(Observer):
                 self._write("ended by an error:\n" + "".join(traceback.format_exception(error)))
             else:
                 self._write("ended well")
-            self._file.close()
+        self._installed.close()
 
     # -- warnings --------------------------------------------------------------------------------------
     def hear(self, text: str, warns: bool) -> None:
@@ -132,12 +135,13 @@ class RankLog(Observer):
         path = Path(self._folder) / f"rank-{self._comm.rank}.log"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed in __exit__
+            file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - closed by __exit__
         except OSError as error:
             raise EnvironmentProblem(
                 f"the log file {path} cannot be written: {error.strerror or error}. Choose another folder "
                 "with --log-dir."
             ) from None
+        self._file = self._installed.enter_context(file)
         where = self._comm.describe()
         self._write(f"{datetime.now().date()} {where}: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}")
 
