@@ -173,6 +173,12 @@ def hyperparameters_done() -> Any:
     return summary
 
 
+def restart(step: int) -> Any:
+    """An Event by which TensorBoard forgets what was written of this step and later ones before."""
+    pb = protos().event_pb2
+    return pb.Event(wall_time=time.time(), step=step, session_log=pb.SessionLog(status=pb.SessionLog.START))
+
+
 def _add_hparams(summary: Any, tag: str, data: Any) -> None:
     from tensorboard.plugins.hparams import metadata
 

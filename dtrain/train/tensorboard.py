@@ -103,6 +103,7 @@ class TensorBoard(Observer):
         self._points: list[tuple[int, float, float, float]] = []
         self._written = time.time()
         self._count, self._loss, self._accuracy = 0, 0.0, 0.0
+        self._begun = False
 
     # -- events ----------------------------------------------------------------------------------------
     def header(self, **facts: Any) -> None:
@@ -118,12 +119,18 @@ class TensorBoard(Observer):
     def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
         if not self._speaks:
             return
+        step = (epoch - 1) * self._per_epoch + iteration
+        if not self._begun:
+            self._begun = True
+            if step > 1:  # what a run that is gone on with had written of the steps to come
+                with self._survived():
+                    self._writer.add_event(summary_proto.restart(step))
         self._count += 1
         self._loss += loss
         self._accuracy += accuracy
         if self._count < self._window and iteration < self._per_epoch:
             return
-        now, step = time.time(), (epoch - 1) * self._per_epoch + iteration
+        now = time.time()
         self._points.append((step, now, self._loss / self._count, self._accuracy / self._count))
         self._count, self._loss, self._accuracy = 0, 0.0, 0.0
         if now - self._written > DELAY:
@@ -198,7 +205,7 @@ class TensorBoard(Observer):
     def _add_wrong_images(self, step: int) -> None:
         """The first test images that the network gets wrong; the search ends when there are enough."""
         network, test = self._network, self._data.test
-        predict = self._session.make_callable(network.prediction, [network.indices, network.training])
+        predict = self._session.make_callable(network.predicted, [network.indices, network.training])
         order = np.arange(test.start, test.stop, dtype=np.int32)
         found: list[tuple[int, int]] = []
         for low, shard in zip(

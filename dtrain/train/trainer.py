@@ -39,7 +39,7 @@ class Network:
     training: dt.Tensor
     loss: dt.Tensor
     accuracy: dt.Tensor
-    prediction: dt.Tensor
+    predicted: dt.Tensor
     parameters: list[dt.Variable]
 
 
@@ -57,10 +57,10 @@ def build(model: str, data: Dataset) -> Network:
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         loss = dt.reduce_mean(each)
     with dt.name_scope("accuracy"):
-        prediction = dt.cast(dt.argmax(logits, 1), "int32")
-        correct = dt.equal(prediction, labels)
+        predicted = dt.cast(dt.argmax(logits, 1), "int32")
+        correct = dt.equal(predicted, labels)
         accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, training, loss, accuracy, prediction, dt.trainable_variables())
+    return Network(indices, training, loss, accuracy, predicted, dt.trainable_variables())
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:

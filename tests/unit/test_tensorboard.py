@@ -231,6 +231,28 @@ def test_a_run_that_diverges_is_not_ended_by_being_watched(tmp_path: Path) -> No
     assert not np.isfinite(points(reader, "epoch/loss")[1][-1])
 
 
+def test_a_run_that_is_gone_on_with_replaces_what_it_had_written(tmp_path: Path) -> None:
+    data, comm = dataset(), SingleCommunicator()
+    facts = {"iterations_per_epoch": 40, "epochs": 2, "dataset": "noise", "ranks": 1}
+
+    def steps(first: int, last: int, loss: float) -> None:
+        graph = dt.Graph()
+        with graph.as_default():
+            network = trainer.build("logistic", data)
+        session = dt.Session(graph=graph, comm=comm)
+        board = tensorboard.TensorBoard(tmp_path, TrainConfig(), session, network, data)
+        board.header(**facts)
+        for step in range(first, last + 1):
+            board.iteration(*(n + 1 for n in divmod(step - 1, 40)), loss, 0.5)
+        board.close()
+
+    steps(1, 80, 4.0)
+    [first] = tmp_path.iterdir()
+    first.rename(tmp_path / "events.out.tfevents.0000000001.before")  # files are read in the order of names
+    steps(41, 80, 2.0)
+    assert points(read(tmp_path), "iteration/loss") == ([20, 40, 60, 80], [4, 4, 2, 2])
+
+
 def test_a_full_disk_ends_the_files_and_not_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
