@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dtrain.comm import failure, launcher
-from dtrain.config import DEVICES, LOG_FORMATS, TrainConfig, flag, read_toml, resolve
+from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_toml, resolve
 from dtrain.errors import CheckpointError, UsageError
 
 #: Variables by which a user says how many threads the BLAS takes.
@@ -28,6 +28,13 @@ class _Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         if launcher.rank() == 0:
             super().print_help(file)
+
+
+class _Switch(argparse.BooleanOptionalAction):
+    """--NAME and --no-NAME, as the text on or off."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, "off" if str(option_string).startswith("--no-") else "on")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -56,8 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         choices = f.metadata["choices"]
         metavar = "|".join(choices) or f.metadata["metavar"] or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
+        keywords = {"action": _Switch} if choices == SWITCH else {"metavar": metavar}
         train.add_argument(
-            flag(f.name), default=argparse.SUPPRESS, metavar=metavar, help=f.metadata["help"] + default
+            flag(f.name), default=argparse.SUPPRESS, help=f.metadata["help"] + default, **keywords
         )
     train.set_defaults(run=run_train)
 
@@ -90,9 +98,11 @@ def run_train(args: argparse.Namespace) -> None:
     flags = {name: value for name, value in vars(args).items() if name in names}
     config = resolve(flags, os.environ, args.config)
     comm = _start()
+    from dtrain.train.rank_log import RankLog
     from dtrain.train.trainer import train
 
-    train(config, comm)
+    with RankLog(comm, config.log_dir) as log:
+        train(config, comm, log)
 
 
 def run_eval(args: argparse.Namespace) -> None:

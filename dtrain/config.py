@@ -22,6 +22,8 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 DEVICES = ("auto", "cpu", "gpu")
 LOG_FORMATS = ("text", "json")
 KERNELS = ("auto", "c", "numpy")
+#: The values of an option whose flags are --NAME (on) and --no-NAME (off).
+SWITCH = ("auto", "on", "off")
 
 #: Variables that are not options: read by the data search, launch/ and the report.
 OTHER_VARIABLES = ("DTRAIN_DATA", "DTRAIN_MPIRUN", "DTRAIN_TERMINAL", "DTRAIN_VENV")
@@ -62,6 +64,10 @@ class TrainConfig:
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     log_format: str = option("text", "json prints one object a line", LOG_FORMATS)
     log_every: int = option(100, "iterations between two lines where there is no progress bar")
+    log_dir: str = option("", "gets rank-0.log, rank-1.log, ...: what each rank said", metavar="DIR")
+    tensorboard: str = option(
+        "auto", "write event files into the run directory; auto: where TensorBoard is installed", SWITCH
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dtrain.comm import Communicator, launcher
@@ -41,7 +43,8 @@ class FileWriter:
         comm: the ranks of which the first writes, by default all; None where this process writes.
 
     Raises:
-        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
+        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written; writing that fails
+            later, as on a full disk, is told by one of the calls that follow.
     """
 
     def __init__(
@@ -76,16 +79,17 @@ class FileWriter:
         summary_proto.protos()
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        try:
+        with self._told():
             self._file = EventFileWriter(self._logdir, *self._options)
-        except OSError as error:
-            raise EnvironmentProblem(f"no event file can be made in {self._logdir}: {error}.") from None
 
     def get_logdir(self) -> str:
         return self._logdir
 
-    def add_summary(self, summary: Any, global_step: Any = None) -> None:
+    def add_summary(self, summary: Any, global_step: Any = None, *, wall_time: float | None = None) -> None:
         """Add what running a summary gave: bytes, or a Summary message.
+
+        Args:
+            wall_time: seconds since 1970 of which it is, by default now.
 
         Raises:
             UsageError: it is something else, such as the summary's tensor; or the writer is closed.
@@ -96,7 +100,8 @@ class FileWriter:
                 f"add_summary takes what session.run(summary) gives, which is bytes, and not {summary!r}."
             )
         if self._ready():
-            self._add(global_step, summary=summary_proto.protos().summary_pb2.Summary.FromString(data))
+            message = summary_proto.protos().summary_pb2.Summary.FromString(data)
+            self._add(global_step, wall_time, summary=message)
 
     def add_graph(self, graph: Graph, global_step: Any = None, graph_def: None = None) -> None:
         """Add a graph, which TensorBoard shows grouped by name scopes.
@@ -109,24 +114,27 @@ class FileWriter:
                 f"add_graph takes a dt.Graph, and not {(graph if graph_def is None else graph_def)!r}."
             )
         if self._ready():
-            self._add(global_step, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
+            self._add(global_step, None, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
 
     def add_event(self, event: Any) -> None:
         """Add an Event message as it is."""
         if self._ready():
-            self._file.add_event(event)
+            with self._told():
+                self._file.add_event(event)
 
     def flush(self) -> None:
         """Return when everything that was added is in the file."""
         if self._file is not None:
-            self._file.flush()
+            with self._told():
+                self._file.flush()
 
     def close(self) -> None:
         """Flush and close; what is added after is an error."""
         self._closed = True
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with self._told():
+                file.close()
 
     def __enter__(self) -> FileWriter:
         return self
@@ -140,8 +148,17 @@ class FileWriter:
             raise UsageError("this FileWriter is closed: reopen() it first.")
         return self._writes
 
-    def _add(self, global_step: Any, **what: Any) -> None:
-        event = summary_proto.protos().event_pb2.Event(wall_time=time.time(), **what)
+    def _add(self, global_step: Any, wall_time: float | None, **what: Any) -> None:
+        when = time.time() if wall_time is None else wall_time
+        event = summary_proto.protos().event_pb2.Event(wall_time=when, **what)
         if global_step is not None:
             event.step = int(global_step)
-        self._file.add_event(event)
+        self.add_event(event)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise EnvironmentProblem(f"no event file can be written in {self._logdir}: {why}.") from None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -40,6 +41,13 @@ def scalar(tag: str, value: float) -> bytes:
     return _summary(tag=tag, simple_value=float(value))
 
 
+def scalars(values: Mapping[str, float]) -> Any:
+    """Numbers by their tags, as a Summary message."""
+    pb = protos().summary_pb2
+    return pb.Summary(value=[pb.Summary.Value(tag=t, simple_value=v) for t, v in values.items()])
+
+
+@cache
 def _limits() -> np.ndarray:
     """Upper ends of TensorFlow 1's buckets: each 1.1 times the one before, on both sides of 0."""
     count = int(np.ceil(np.log(1e32) / np.log(1.1)))
@@ -54,16 +62,16 @@ def histogram(tag: str, values: np.ndarray) -> bytes:
     Raises:
         InvalidArgumentError: a value is not finite.
     """
-    flat = np.asarray(values, np.float64).ravel()
+    # sorted in its own dtype, so that each limit is looked up among the values and not each value among them
+    flat = np.sort(values, axis=None).astype(np.float64)
     if not np.isfinite(flat).all():
         raise InvalidArgumentError(f"Nan in summary histogram for: {tag}. A value is NaN or infinite.")
     limits = _limits()
-    found = np.minimum(np.searchsorted(limits, flat, side="right"), limits.size - 1)
-    counts = np.bincount(found, minlength=limits.size)
+    counts = np.diff(np.searchsorted(flat, limits[:-1]), prepend=0, append=flat.size)
     kept = (counts > 0) | (np.append(counts[1:], 1) > 0)  # of a run of empty buckets only the last
     histo = protos().summary_pb2.HistogramProto(
-        min=flat.min() if flat.size else 0.0,
-        max=flat.max() if flat.size else 0.0,
+        min=flat[0] if flat.size else 0.0,
+        max=flat[-1] if flat.size else 0.0,
         num=flat.size,
         sum=flat.sum(),
         sum_squares=np.square(flat).sum(),
@@ -119,6 +127,63 @@ def text(tag: str, lines: Sequence[bytes], shape: Sequence[int]) -> bytes:
     )
     plugin = pb.summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
     return _summary(tag=tag, tensor=tensor, metadata=pb.summary_pb2.SummaryMetadata(plugin_data=plugin))
+
+
+def hyperparameters(values: Mapping[str, Any], metrics: Mapping[str, str]) -> Any:
+    """What was chosen for a run, for TensorBoard's table of runs: a Summary message to write at its start.
+
+    values: texts and numbers by name; metrics: tags of the run's scalars, and what to call them in the table.
+    """
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
+    infos = []
+    for name, value in values.items():
+        if isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = value
+        kind = api_pb2.DATA_TYPE_STRING if isinstance(value, str) else api_pb2.DATA_TYPE_FLOAT64
+        infos.append(api_pb2.HParamInfo(name=name, type=kind))
+    experiment = api_pb2.Experiment(
+        time_created_secs=time.time(),
+        hparam_infos=infos,
+        metric_infos=[
+            api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag), display_name=name)
+            for tag, name in metrics.items()
+        ],
+    )
+    summary = protos().summary_pb2.Summary()
+    for tag, data in (
+        (metadata.EXPERIMENT_TAG, plugin_data_pb2.HParamsPluginData(experiment=experiment)),
+        (metadata.SESSION_START_INFO_TAG, plugin_data_pb2.HParamsPluginData(session_start_info=start)),
+    ):
+        _add_hparams(summary, tag, data)
+    return summary
+
+
+def hyperparameters_done() -> Any:
+    """That the run of hyperparameters() has come to its end, as a Summary message."""
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+    summary = protos().summary_pb2.Summary()
+    data = plugin_data_pb2.HParamsPluginData(session_end_info=end)
+    _add_hparams(summary, metadata.SESSION_END_INFO_TAG, data)
+    return summary
+
+
+def restart(step: int) -> Any:
+    """An Event by which TensorBoard forgets what was written of this step and later ones before."""
+    pb = protos().event_pb2
+    return pb.Event(wall_time=time.time(), step=step, session_log=pb.SessionLog(status=pb.SessionLog.START))
+
+
+def _add_hparams(summary: Any, tag: str, data: Any) -> None:
+    from tensorboard.plugins.hparams import metadata
+
+    about = metadata.create_summary_metadata(data)
+    summary.value.add(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
 
 
 def merge(parts: Iterable[bytes]) -> bytes:

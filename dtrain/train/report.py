@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,16 +12,17 @@ from typing import Any, TextIO
 
 from dtrain.comm import launcher
 from dtrain.comm.base import Communicator
+from dtrain.train.observer import Observer
 
 
 def on_terminal() -> bool:
     """Whether a person watches. Under a launcher stdout does not tell, so launch/local does."""
     if "DTRAIN_TERMINAL" in os.environ:
         return os.environ["DTRAIN_TERMINAL"] == "1"
-    return launcher.detect() is None and sys.stdout.isatty()
+    return launcher.detect() is None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-class Report:
+class Report(Observer):
     """Header, iterations, epochs and footer as text or JSON lines, and metrics.jsonl in the run directory.
 
     Args:
@@ -36,6 +38,7 @@ class Report:
         self._bar_wanted = self._speaks and not self._json and on_terminal()
         self._every = log_every
         self._bar: Any = None
+        self._first: tuple[int, float] | None = None  # step seen, and when
         self._epochs = self._iterations = 0
         self._metrics: TextIO | None = None
         if self._speaks:
@@ -46,15 +49,9 @@ class Report:
         if self._metrics:
             self._metrics.close()
 
-    def __enter__(self) -> Report:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.close()
-
     # -- events ----------------------------------------------------------------------------------------
     def header(self, **facts: Any) -> None:
-        """What runs where: the facts that make a report comparable with another."""
+        """The facts that make a report comparable with another."""
         self._epochs, self._iterations = facts["epochs"], facts["iterations_per_epoch"]
         self._emit("header", facts, _header_text(facts))
         if facts["warning"] and self._speaks:
@@ -62,24 +59,11 @@ class Report:
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr, flush=True)
 
     def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
-        """After each step, numbered from 1; most calls only count."""
+        """Most calls only count."""
         if not self._speaks:
             return
         if self._bar_wanted:
-            if self._bar is None:
-                from tqdm import tqdm
-
-                self._bar = tqdm(
-                    total=self._iterations,
-                    desc=f"epoch {epoch}/{self._epochs}",
-                    unit="it",
-                    leave=False,
-                    file=sys.stdout,
-                    ncols=79,
-                )
-            if iteration % 10 == 0:
-                self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            self._bar.update()
+            self._advance_bar(epoch, iteration, loss)
         elif iteration % self._every == 0:
             facts = {"epoch": epoch, "iteration": iteration, "loss": loss, "accuracy": accuracy}
             text = (
@@ -89,7 +73,6 @@ class Report:
             self._emit("iteration", facts, text)
 
     def epoch(self, **facts: Any) -> None:
-        """After each epoch and its evaluation."""
         self._close_bar()
         text = (
             f"epoch {facts['epoch']}/{self._epochs}  loss {facts['loss']:.4f}  "
@@ -100,7 +83,6 @@ class Report:
         self._emit("epoch", facts, text)
 
     def done(self, **facts: Any) -> None:
-        """The footer."""
         text = (
             f"done in {facts['seconds']:.1f} s: test accuracy {facts['test_accuracy']:.4f}; "
             f"again with `dtrain eval {facts['run_dir']}`"
@@ -115,6 +97,32 @@ class Report:
         if self._metrics:
             self._metrics.write(line + "\n")
             self._metrics.flush()
+
+    def _advance_bar(self, epoch: int, iteration: int, loss: float) -> None:
+        from tqdm import tqdm
+
+        step = (epoch - 1) * self._iterations + iteration
+        if self._first is None:
+            self._first = (step, time.perf_counter())
+        if self._bar is None:
+            self._bar = tqdm(
+                total=self._iterations,
+                initial=iteration - 1,
+                desc=f"epoch {epoch}/{self._epochs}",
+                bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
+                leave=False,
+                file=sys.stdout,
+                ncols=min(shutil.get_terminal_size().columns, 100) - 1,  # a full line would wrap
+            )
+        if iteration % 10 == 0:
+            text = f"loss {loss:.4f}"
+            begun, since = self._first
+            if self._epochs > 1 and step > begun:
+                each = (time.perf_counter() - since) / (step - begun)  # tests and saving included
+                left = each * (self._epochs * self._iterations - step)
+                text = f"run {tqdm.format_interval(left)}, {text}"
+            self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update()
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -143,6 +151,8 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"  average  {facts['averaging']}",
         f"  run      {facts['run_dir']}",
     ]
+    if facts["tensorboard"]:
+        lines.append(f"  watch    tensorboard --logdir {facts['run_dir']}")
     if facts["warning"]:
         lines.insert(1, f"  WARNING  {facts['warning']}")
     return "\n".join(lines)

@@ -17,10 +17,11 @@ from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
 from dtrain.graph.shape import shape_text
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
-from dtrain.train import checkpoint
+from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import batches, epoch_order, iterations
 from dtrain.train.data import Dataset, load
 from dtrain.train.models import MODELS
+from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
 from dtrain.train.report import Report
 
@@ -38,6 +39,7 @@ class Network:
     training: dt.Tensor
     loss: dt.Tensor
     accuracy: dt.Tensor
+    predicted: dt.Tensor
     parameters: list[dt.Variable]
 
 
@@ -55,9 +57,10 @@ def build(model: str, data: Dataset) -> Network:
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         loss = dt.reduce_mean(each)
     with dt.name_scope("accuracy"):
-        correct = dt.equal(dt.cast(dt.argmax(logits, 1), "int32"), labels)
+        predicted = dt.cast(dt.argmax(logits, 1), "int32")
+        correct = dt.equal(predicted, labels)
         accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, training, loss, accuracy, dt.trainable_variables())
+    return Network(indices, training, loss, accuracy, predicted, dt.trainable_variables())
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -67,8 +70,10 @@ def make_optimizer(name: str, lr: float) -> Optimizer:
     return MomentumOptimizer(lr, 0.9) if name == "momentum" else AdamOptimizer(lr)
 
 
-def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
+def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict[str, Any]:
     """Train as the configuration says, on all ranks together; returns the facts of the footer.
+
+    observers: told of the run after those that the configuration asks for.
 
     Raises:
         DtrainError: of any kind, on every rank, as far as it happened before the first step.
@@ -83,6 +88,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
             f"{len(data.train)} ranks, or use a larger data set."
         )
         comm.agree(error)
+    watched = tensorboard.wanted(config.tensorboard, comm)
     run_dir = make_run_dir(config, comm)
 
     graph = dt.Graph()
@@ -96,7 +102,10 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
     feeds = [network.indices, network.training]
     step = session.make_callable([network.loss, network.accuracy, minimize], feeds)
 
-    with Report(comm, run_dir, config.log_format, config.log_every) as report:
+    observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
+    if watched:
+        observers = (tensorboard.TensorBoard(run_dir, config, session, network, data), *observers)
+    with Observers(*observers) as report:
         report.header(
             version=dt.__version__,
             mpi=comm.library,
@@ -120,6 +129,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
             epochs=config.epochs,
             seed=config.seed,
             run_dir=str(run_dir),
+            tensorboard=watched,
         )
         for epoch in range(1, config.epochs + 1):
             order = epoch_order(config.seed, epoch, data.train)

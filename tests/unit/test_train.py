@@ -57,12 +57,8 @@ def events(text: str) -> list[dict[str, Any]]:
 # -- one process -----------------------------------------------------------------------------------------
 def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert (
-        main(
-            ["train", "--dataset", str(small_set), "--epochs", "2", "--run-dir", str(run), "--log-every", "5"]
-        )
-        == 0
-    )
+    options = ["--epochs", "2", "--run-dir", str(run), "--log-every", "5", "--no-tensorboard"]
+    assert main(["train", "--dataset", str(small_set), *options]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert "mlp, 269,322 parameters" in out

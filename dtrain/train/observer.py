@@ -1,0 +1,66 @@
+"""What may follow a run: the protocol, and how the trainer tells several observers as if they were one.
+
+An observer is a class in a file of its own: Report prints, TensorBoard writes event files, RankLog keeps what
+each rank says. None of them changes a result.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+
+class Observer:
+    """Follows a run. Every method is called on every rank, in this order, and does nothing by default.
+
+    A method may be collective if it is so on all ranks alike. Rank 0 writes.
+    """
+
+    def header(self, **facts: Any) -> None:
+        """Once, before the first step: what runs where."""
+
+    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
+        """After each step; epochs and their iterations are numbered from 1. It has to be cheap."""
+
+    def epoch(self, **facts: Any) -> None:
+        """After each epoch and its evaluation."""
+
+    def done(self, **facts: Any) -> None:
+        """Once, after the last epoch; not where the run failed."""
+
+    def close(self) -> None:
+        """At the end, whatever it was. Not collective."""
+
+
+class Observers(Observer):
+    """Passes each event on to several observers in their order; `with` closes them, the last one first."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def header(self, **facts: Any) -> None:
+        for observer in self._observers:
+            observer.header(**facts)
+
+    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
+        for observer in self._observers:
+            observer.iteration(epoch, iteration, loss, accuracy)
+
+    def epoch(self, **facts: Any) -> None:
+        for observer in self._observers:
+            observer.epoch(**facts)
+
+    def done(self, **facts: Any) -> None:
+        for observer in self._observers:
+            observer.done(**facts)
+
+    def close(self) -> None:
+        with ExitStack() as stack:  # one that fails leaves the others closed
+            for observer in self._observers:
+                stack.callback(observer.close)
+
+    def __enter__(self) -> Observers:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()

@@ -1,0 +1,248 @@
+"""A run in TensorBoard: curves, histograms, the graph, options with results, and images that it gets wrong.
+
+TensorBoard's package is imported on rank 0 alone, which writes. Histograms and images are of the whole batch,
+as every fetch is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import dtrain as dt
+from dtrain.comm.base import Communicator
+from dtrain.config import TrainConfig
+from dtrain.errors import EnvironmentProblem
+from dtrain.ops import summary_proto
+from dtrain.train.batches import batches
+from dtrain.train.data import Dataset
+from dtrain.train.observer import Observer
+
+if TYPE_CHECKING:
+    from dtrain.train.trainer import Network
+
+#: A point of a curve is the mean of ITERATIONS iterations, or of so many that a run has POINTS points: each
+#: costs as much as a quarter of a small step.
+ITERATIONS, POINTS = 20, 500
+#: Seconds that points wait to be written together: handing one over costs more than making it.
+DELAY = 1.0
+#: Histograms and images are written after so many epochs of a run, evenly spaced, and after the last.
+PICTURES = 10
+#: Wrong images in a grid, by columns and rows.
+COLUMNS, ROWS = 5, 5
+#: The examples of one step while looking for wrong ones.
+LOOK = 500
+#: Curves of an epoch: the tag of each fact.
+EPOCH_TAGS = {
+    "loss": "epoch/loss",
+    "accuracy": "epoch/accuracy",
+    "test_loss": "epoch/test_loss",
+    "test_accuracy": "epoch/test_accuracy",
+    "images_per_second": "speed/images_per_second",
+    "communication_fraction": "speed/communication_share",
+}
+#: What the table of hyper-parameters shows: options of a run, and curves whose last value is its result.
+OPTIONS = ("model", "dataset", "optimizer", "lr", "batch_size", "epochs", "seed")
+METRICS = ("test_accuracy", "test_loss", "accuracy", "loss", "images_per_second")
+
+
+def wanted(choice: str, comm: Communicator) -> bool:
+    """Whether --tensorboard (auto, on or off) makes a run write event files; auto: if it can. Collective.
+
+    Raises:
+        EnvironmentProblem: on, and TensorBoard is not installed.
+    """
+    problem = ""
+    if choice != "off" and comm.rank == 0:
+        try:
+            summary_proto.protos()
+        except EnvironmentProblem as error:
+            problem = str(error)
+    problem = comm.broadcast_text(problem) if choice != "off" else ""
+    if problem and choice == "on":
+        error = EnvironmentProblem(f"--tensorboard: {problem}")
+        error.agreed = True
+        raise error
+    return choice != "off" and not problem
+
+
+class TensorBoard(Observer):
+    """Writes event files into a folder.
+
+    Args:
+        folder: the run's own, so that `tensorboard --logdir runs` calls each run by its name.
+        config: what the run was asked for.
+        session: what runs it; histograms and wrong images are fetched through it.
+        network: the graph's ends. Gradients are those of its loss, without dropout, over the first
+            config.batch_size training examples, so that those of two epochs compare.
+        data: its test examples are searched for wrong ones.
+
+    Raises:
+        EnvironmentProblem: on every rank; the folder cannot be written.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, session: dt.Session, network: Network, data: Dataset
+    ) -> None:
+        self._config, self._session, self._network, self._data = config, session, network, data
+        self._speaks = session.comm.rank == 0
+        with session.comm.together():
+            self._writer = dt.summary.FileWriter(
+                folder, max_queue=2 * POINTS, flush_secs=DELAY, comm=session.comm
+            )
+            self._writer.add_graph(session.graph)
+        # after the graph is written, which shows the training step's own gradients
+        self._gradients = dt.gradients(network.loss, network.parameters, name="watched_gradients")
+        self._points: list[tuple[int, float, float, float]] = []
+        self._written = time.time()
+        self._count, self._loss, self._accuracy = 0, 0.0, 0.0
+        self._begun = False
+
+    # -- events ----------------------------------------------------------------------------------------
+    def header(self, **facts: Any) -> None:
+        self._per_epoch = facts["iterations_per_epoch"]
+        self._window = max(ITERATIONS, -(-self._per_epoch * facts["epochs"] // POINTS))
+        self._every = -(-facts["epochs"] // PICTURES)
+        if self._speaks:
+            values = {name: asdict(self._config)[name] for name in OPTIONS}
+            values |= {"dataset": facts["dataset"], "ranks": facts["ranks"]}
+            metrics = {EPOCH_TAGS[name]: name.replace("_", " ") for name in METRICS}
+            self._write(summary_proto.hyperparameters(values, metrics))
+
+    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
+        if not self._speaks:
+            return
+        step = (epoch - 1) * self._per_epoch + iteration
+        if not self._begun:
+            self._begun = True
+            if step > 1:  # what a run that is gone on with had written of the steps to come
+                with self._survived():
+                    self._writer.add_event(summary_proto.restart(step))
+        self._count += 1
+        self._loss += loss
+        self._accuracy += accuracy
+        if self._count < self._window and iteration < self._per_epoch:
+            return
+        now = time.time()
+        self._points.append((step, now, self._loss / self._count, self._accuracy / self._count))
+        self._count, self._loss, self._accuracy = 0, 0.0, 0.0
+        if now - self._written > DELAY:
+            self._write_points()
+
+    def epoch(self, **facts: Any) -> None:
+        epoch = facts["epoch"]
+        step = epoch * self._per_epoch
+        if self._speaks:
+            self._write_points()
+            scalars = {tag: facts[name] for name, tag in EPOCH_TAGS.items()}
+            scalars["epoch/learning_rate"] = self._config.lr
+            self._write(summary_proto.scalars(scalars), step)
+        if epoch % self._every == 0 or epoch == self._config.epochs:
+            self._add_histograms(step)
+            self._add_wrong_images(step)
+        with self._survived():
+            self._writer.flush()
+
+    def done(self, **facts: Any) -> None:
+        if self._speaks:
+            self._write(summary_proto.hyperparameters_done())
+
+    def close(self) -> None:
+        if self._speaks:
+            self._write_points()
+        with self._survived():
+            self._writer.close()
+
+    # -- what they write -------------------------------------------------------------------------------
+    def _write(self, summary: Any, step: int | None = None, when: float | None = None) -> None:
+        with self._survived():
+            self._writer.add_summary(summary, step, wall_time=when)
+
+    @contextmanager
+    def _survived(self) -> Iterator[None]:
+        """A disk that is full ends the writing, not the run."""
+        try:
+            yield
+        except EnvironmentProblem as problem:
+            if self._speaks:
+                logging.getLogger("dtrain").warning("%s The run goes on without TensorBoard.", problem)
+            self._speaks = False
+
+    def _write_points(self) -> None:
+        for step, when, loss, accuracy in self._points:
+            summary = summary_proto.scalars({"iteration/loss": loss, "iteration/accuracy": accuracy})
+            self._write(summary, step, when)
+        self._points.clear()
+        self._written = time.time()
+
+    def _add_histograms(self, step: int) -> None:
+        network = self._network
+        train = self._data.train
+        order = np.arange(train.start, train.start + min(self._config.batch_size, len(train)), dtype=np.int32)
+        shard = next(batches(order, len(order), self._session.comm))
+        fetches = [network.parameters, self._gradients]
+        # training is 0: dropout draws nothing then, so that the steps to come draw what they would have drawn
+        parameters, gradients = self._session.run(
+            fetches, {network.indices: shard, network.training: np.float32(0)}
+        )
+        if not self._speaks:
+            return
+        parts = []
+        for kind, arrays in (("parameters", parameters), ("gradients", gradients)):
+            for variable, array in zip(network.parameters, arrays, strict=True):
+                # a run that diverges is not to end by being watched
+                finite = array[np.isfinite(array)]
+                parts.append(summary_proto.histogram(f"{kind}/{variable.op.name}", finite))
+        self._write(summary_proto.merge(parts), step)
+
+    def _add_wrong_images(self, step: int) -> None:
+        """The first test images that the network gets wrong; the search ends when there are enough."""
+        network, test = self._network, self._data.test
+        predict = self._session.make_callable(network.predicted, [network.indices, network.training])
+        order = np.arange(test.start, test.stop, dtype=np.int32)
+        found: list[tuple[int, int]] = []
+        for low, shard in zip(
+            range(0, len(order), LOOK), batches(order, LOOK, self._session.comm), strict=True
+        ):
+            predicted = predict(shard, np.float32(0))
+            numbers = order[low : low + LOOK]
+            wrong = np.flatnonzero(predicted != self._data.labels[numbers])
+            found += [(int(numbers[i]), int(predicted[i])) for i in wrong]
+            if len(found) >= COLUMNS * ROWS:
+                break
+        if self._speaks and found:
+            chosen = found[: COLUMNS * ROWS]
+            grid = captioned_grid(
+                self._data.images[[n for n, _ in chosen]],
+                [f"said {predicted}, is {self._data.labels[n]}" for n, predicted in chosen],
+            )
+            self._write(summary_proto.images("misclassified", grid[None, :, :, None], 1), step)
+
+
+def captioned_grid(images: np.ndarray, captions: list[str]) -> np.ndarray:
+    """Images [n, h, w], uint8, 0 paper .. 255 ink, as one picture [height, width] of COLUMNS x ROWS cells.
+
+    Ink is black on white; each image is enlarged, with its caption below it.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    scale, margin = 3, 6
+    height, width = (n * scale for n in images.shape[1:])
+    font = ImageFont.load_default(14)
+    line = font.getbbox("d,")[3] + margin
+    cell_height, cell_width = height + line + margin, width + margin
+    grid = Image.new("L", (COLUMNS * cell_width + margin, ROWS * cell_height + margin), 255)
+    draw = ImageDraw.Draw(grid)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(i, COLUMNS)
+        x, y = margin + column * cell_width, margin + row * cell_height
+        grid.paste(Image.fromarray(255 - image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        draw.text((x + width / 2, y + height + 2), caption, fill=0, font=font, anchor="ma")
+    return np.asarray(grid)
