@@ -64,7 +64,7 @@ class TrainConfig:
     keep: int = option(3, "checkpoints that are kept: the newest N, and the best one besides")
     resume: str = option(
         "",
-        "go on with an unfinished run, as if it had not stopped; auto: with that of --run-dir, where there is one",
+        "go on with a run as if it had not stopped; auto: with that of --run-dir, where it holds one",
         metavar="RUN_DIR|auto",
     )
     init_from: str = option(
@@ -80,13 +80,8 @@ class TrainConfig:
                 near = difflib.get_close_matches(str(value), choices, 1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UsageError(f"{flag(f.name)} {value}: choose one of {', '.join(choices)}{hint}.")
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("log_every", 1),
-            ("keep", 1),
-            ("checkpoint_every", 0),
-        ):
+        least_values = {"epochs": 1, "batch_size": 1, "checkpoint_every": 0, "keep": 1, "log_every": 1}
+        for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from {least} up.")
         if not (math.isfinite(self.lr) and self.lr > 0):

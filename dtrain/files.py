@@ -42,7 +42,7 @@ def sync(path: Path) -> None:
 
 
 def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
-    """Open a file to read ("rb"), or read and write ("r+b"); raises OSError for a link, a pipe or a device."""
+    """Open a file to read ("rb"), or also write ("r+b"); raises OSError for a link, a pipe or a device."""
     how = os.O_RDWR if "+" in mode else os.O_RDONLY
     file = open(path, mode, opener=lambda name, _: os.open(name, how | _NO_LINK))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -54,7 +54,8 @@ def open_regular(path: Path, mode: str = "rb") -> IO[bytes]:
 def read_regular(path: Path, most: int) -> bytes:
     """A file's content; raises OSError for what open_regular refuses, and for more than `most` bytes."""
     with open_regular(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(size) if size <= most else b""
+    if size > most:
         raise OSError(errno.EFBIG, f"it holds more than {most:,} bytes", str(path))
     return data

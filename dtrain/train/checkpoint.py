@@ -1,10 +1,10 @@
 """Checkpoints on disk: whole or not there, and nothing believed of what is found there.
 
 A run's folder `checkpoints` holds two files for each step that was saved: `step-00000600.safetensors`, the
-values, with the digest of each; and, written once those are on the disk, `step-00000600.json`, the manifest:
-the digest of all values, what the run knows besides, and its own digest. A checkpoint exists when its manifest
-does. Each file is written under another name, synced, renamed, and its folder synced; older checkpoints go only
-then. So whatever moment a process or a machine ends at, the last checkpoint that was finished stays.
+values, with the digest of each; and, once those are on the disk, `step-00000600.json`, the manifest: the
+digest of all values, what the run knows besides, and its own digest. A checkpoint exists when its manifest
+does. Each file is written under another name, synced, renamed, and its folder synced; older checkpoints go
+only then. So whatever moment a process or a machine ends at, the last finished checkpoint stays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,7 @@ class Values:
             dtype = names.get(stored.get_dtype(), stored.get_dtype())
             self.specs[name] = f"{dtype}{shape_text(stored.get_shape())}"
         if self.specs.keys() != self._digests.keys():
-            raise Damaged(
-                f"{path} is damaged, or not a file that dtrain wrote: it holds values without a digest."
-            )
+            raise Damaged(f"{path} is damaged, or dtrain did not write it: a value has no digest.")
         self.sha256 = _digest_of_all(self._digests)
 
     def read(self, name: str) -> np.ndarray:
@@ -168,9 +166,11 @@ def save(run_dir: Path, step: int, values: Mapping[str, np.ndarray], about: Mapp
         content["manifest_sha256"] = _digest_of_all(content)
         write_atomically(manifest, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
+        with suppress(OSError):
+            data.unlink(missing_ok=True)  # values without a manifest only take room
         raise CheckpointError(
-            f"the checkpoint of step {step} cannot be saved in {data.parent}: {error}. What was saved before is "
-            "still there: make room, then go on with --resume."
+            f"the checkpoint of step {step} cannot be saved in {data.parent}: {error}. What was saved before "
+            "is still there: make room, then go on with --resume."
         ) from None
 
 
@@ -219,15 +219,15 @@ def load(
         CheckpointError: there is none, or choose raised it.
     """
     damaged: list[str] = []
-    for step in [step] if step is not None else reversed(steps(run_dir)):
-        data, path = _paths(run_dir, step)
+    for number in reversed(steps(run_dir)) if step is None else [step]:
+        data, path = _paths(run_dir, number)
         try:
-            manifest = _read_manifest(path, step)
+            manifest = _read_manifest(path, number)
             with open_values(data) as file:
                 if file.sha256 != manifest["sha256"]:
                     raise Damaged(f"{data} is damaged: its values are not those of {path.name}.")
                 names = choose(manifest, file.specs) if choose else file.specs
-                return Checkpoint(step, manifest, {name: file.read(name) for name in names}, damaged)
+                return Checkpoint(number, manifest, {name: file.read(name) for name in names}, damaged)
         except Damaged as error:
             damaged.append(str(error))
     if damaged:

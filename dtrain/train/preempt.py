@@ -1,8 +1,8 @@
 """Being asked to stop: by a scheduler (SIGTERM, SIGUSR1) or by Ctrl-C, on any rank.
 
-A signal only sets a flag. Each step feeds its rank's flag as this rank's row of a batch with one row a rank; the
-step's graph sums the rows, and the sum travels in the allreduce that the gradients travel in. So all ranks
-read the same answer after the same step, and asking costs no message.
+A signal only sets a flag. Each step feeds it as this rank's row of a batch with one row a rank; the step's
+graph sums the rows, and the sum travels in the allreduce that the gradients travel in. So all ranks read the
+same answer after the same step, and asking costs no message.
 """
 
 from __future__ import annotations

@@ -206,8 +206,8 @@ def _read(variables: Mapping[str, Variable], path: str) -> dict[str, np.ndarray]
     """The value of each variable; raises CheckpointError at the first that has none or another shape."""
     if not path or not _file(path).is_file():
         raise CheckpointError(
-            f"The passed save_path is not a valid checkpoint: {path or None}. There is no file {_file(path)}; "
-            "give what Saver.save returned, or train.latest_checkpoint(folder)."
+            f"The passed save_path is not a valid checkpoint: {path or None}. There is no file "
+            f"{_file(path)}; give what Saver.save returned, or train.latest_checkpoint(folder)."
         )
     with open_values(_file(path)) as file:
         for name, variable in variables.items():

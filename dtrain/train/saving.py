@@ -1,4 +1,4 @@
-"""Saving a run beside its steps: rank 0 copies the state between two of them, and a thread writes the copy."""
+"""Saving a run beside its steps: rank 0 copies the state between two, and a thread writes the copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run is made of between two steps, and how another goes on from it: resuming, and starting from its values."""
+"""What a run is made of between two steps, and how another goes on from it, or takes its parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_LINE = 1 << 20
 class Progress:
     """How far a run has come.
 
-    step: steps done. epoch: the one being worked on, from 1. iteration, examples: steps done and examples used
+    step: steps done. epoch: the one in work, from 1. iteration, examples: steps done and examples used
     in it; loss_sum, correct: sums over those examples. test_loss, test_accuracy: of the last finished epoch.
     best_step, best_accuracy: where the test accuracy was best, and what it was.
     """
@@ -94,10 +94,10 @@ def resume(
     data_digest: str,
     fingerprint: str,
 ) -> tuple[Progress, list[str]]:
-    """Bring a session to where a run's newest good checkpoint was; also what is wrong with newer ones. Collective.
+    """Bring a session to a run's newest good checkpoint; also what is wrong with newer ones. Collective.
 
     Raises:
-        CheckpointError: there is none, or it is of other options, data or another graph: the first difference.
+        CheckpointError: there is none, or it is of other options, data or graph: the first difference.
     """
 
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
@@ -106,8 +106,8 @@ def resume(
             other = there.get(name) if isinstance(there, dict) else None
             if other != here[name]:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {flag(name)} {other}, not {here[name]}: a run is gone on with as "
-                    f"it began. To take its parameters into a new one, use --init-from {run_dir}."
+                    f"{run_dir} was trained with {flag(name)} {other}, not {here[name]}: a run goes on as it "
+                    f"began. To take its parameters into a new one, use --init-from {run_dir}."
                 )
         if manifest.get("data") != data_digest:
             raise CheckpointError(
@@ -118,8 +118,8 @@ def resume(
         refuse_difference(run_dir, wanted, specs)
         if manifest.get("fingerprint") != fingerprint:
             raise CheckpointError(
-                f"{run_dir} was trained with another step: the version of dtrain, or the model's code, is not the "
-                f"same. Go on with that one, or start a new run with --init-from {run_dir}."
+                f"{run_dir} was trained with another step: dtrain's version, or the model's code, is not "
+                f"the same. Go on with that one, or start a new run with --init-from {run_dir}."
             )
         return list(wanted)
 

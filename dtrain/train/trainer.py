@@ -38,13 +38,17 @@ TRAINING, TESTING = np.float32(1), np.float32(0)
 
 @dataclass
 class Network:
-    """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest."""
+    """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest.
+
+    examples: the constants that hold the images and the labels.
+    """
 
     indices: dt.Tensor
     training: dt.Tensor
     loss: dt.Tensor
     accuracy: dt.Tensor
     parameters: list[dt.Variable]
+    examples: tuple[dt.Operation, dt.Operation]
 
 
 def build(model: str, data: Dataset) -> Network:
@@ -52,10 +56,12 @@ def build(model: str, data: Dataset) -> Network:
     indices = dt.placeholder("int32", [None], name="indices")
     training = dt.placeholder("float32", [], name="training")
     with dt.name_scope("input"):
-        pixels = dt.gather(dt.constant(data.images, name="images"), indices)
+        images = dt.constant(data.images, name="images")
+        classes = dt.constant(data.labels, name="labels")
+        pixels = dt.gather(images, indices)
         flat = dt.reshape(pixels, [-1, data.images[0].size])
         x = dt.cast(flat, "float32") * (1 / 255)
-        labels = dt.cast(dt.gather(dt.constant(data.labels, name="labels"), indices), "int32")
+        labels = dt.cast(dt.gather(classes, indices), "int32")
     logits = MODELS[model](x, training)
     with dt.name_scope("loss"):
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
@@ -63,7 +69,7 @@ def build(model: str, data: Dataset) -> Network:
     with dt.name_scope("accuracy"):
         correct = dt.equal(dt.cast(dt.argmax(logits, 1), "int32"), labels)
         accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, training, loss, accuracy, dt.trainable_variables())
+    return Network(indices, training, loss, accuracy, dt.trainable_variables(), (images.op, classes.op))
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -101,7 +107,8 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
     session = dt.Session(graph=graph, comm=comm, device=backend)
-    same = data.digest, fingerprint(graph.operations)
+    # the examples are constants of the graph, and have a digest already
+    same = data.digest, fingerprint(o for o in graph.operations if o not in network.examples)
     at, notes, origin = Progress(), [], ""
     if resuming:
         at, notes = resume(session, state, run_dir, config, *same)
@@ -249,8 +256,8 @@ def evaluate_run(
 def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopped:
     """What ends all ranks once the run that was asked to stop is saved."""
     error = SavedAndStopped(
-        f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: dtrain train "
-        f"--resume {run_dir}"
+        f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: "
+        f"dtrain train --resume {run_dir}"
     )
     error.agreed = True
     return error
