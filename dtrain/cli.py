@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from dtrain.comm import failure, launcher
 from dtrain.config import DEVICES, LOG_FORMATS, TrainConfig, flag, read_run, resolve
-from dtrain.errors import UsageError
+from dtrain.errors import SavedAndStopped, UsageError
 
 #: Variables by which a user says how many threads the BLAS takes.
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -185,6 +185,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
+        if isinstance(error, SavedAndStopped):
+            from dtrain.train.preempt import close_ears
+
+            close_ears()
         world = comm.joined()
         if world is not None:
             return failure.end(world, error)

@@ -49,6 +49,10 @@ class CheckpointError(DtrainError, ValueError):
     exit_code = 5
 
 
+class DamagedError(CheckpointError):
+    """A file of a checkpoint is not what was written."""
+
+
 class SavedAndStopped(DtrainError):
     """The run was asked to stop, and is saved: the same command goes on (75 is BSD's EX_TEMPFAIL)."""
 

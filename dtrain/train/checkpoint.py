@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.errors import CheckpointError
+from dtrain.errors import CheckpointError, DamagedError
 from dtrain.files import open_regular, read_regular, sync, write_atomically
 from dtrain.graph.shape import shape_text
 
@@ -38,10 +38,6 @@ _CODES = {
     for bits in (8, 16, 32, 64)
 }
 _CODES["bool"] = "BOOL"
-
-
-class Damaged(CheckpointError):
-    """A file is not what was written."""
 
 
 # -- values ----------------------------------------------------------------------------------------------
@@ -89,7 +85,7 @@ class Values:
             dtype = names.get(stored.get_dtype(), stored.get_dtype())
             self.specs[name] = f"{dtype}{shape_text(stored.get_shape())}"
         if self.specs.keys() != self._digests.keys():
-            raise Damaged(f"{path} is damaged, or dtrain did not write it: a value has no digest.")
+            raise DamagedError(f"{path} is damaged, or dtrain did not write it: a value has no digest.")
         self.sha256 = _digest_of_all(self._digests)
 
     def read(self, name: str) -> np.ndarray:
@@ -99,10 +95,10 @@ class Values:
             CheckpointError: it is not the value that was written.
         """
         if self.specs[name].partition("(")[0] not in _CODES:
-            raise Damaged(f"{self._path} is damaged: {name} has a type that dtrain does not write.")
+            raise DamagedError(f"{self._path} is damaged: {name} has a type that dtrain does not write.")
         value = self._opened.get_tensor(name)
         if _digest(name, value) != self._digests[name]:
-            raise Damaged(f"{self._path} is damaged: the value of {name} does not have its digest.")
+            raise DamagedError(f"{self._path} is damaged: the value of {name} does not have its digest.")
         return value
 
 
@@ -115,13 +111,13 @@ def open_values(path: Path) -> Iterator[Values]:
         with open_regular(path) as file:
             header = int.from_bytes(file.read(8), "little")
             if header > MOST_HEADER:
-                raise Damaged(f"{path} is damaged: its header would have {header:,} bytes.")
+                raise DamagedError(f"{path} is damaged: its header would have {header:,} bytes.")
         with safe_open(path, "np") as opened:
             yield Values(path, opened)
     except FileNotFoundError:
-        raise Damaged(f"{path} is missing.") from None
+        raise DamagedError(f"{path} is missing.") from None
     except (OSError, SafetensorError) as error:
-        raise Damaged(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise DamagedError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
 def _digest(name: str, value: np.ndarray) -> str:
@@ -225,10 +221,10 @@ def load(
             manifest = _read_manifest(path, number)
             with open_values(data) as file:
                 if file.sha256 != manifest["sha256"]:
-                    raise Damaged(f"{data} is damaged: its values are not those of {path.name}.")
+                    raise DamagedError(f"{data} is damaged: its values are not those of {path.name}.")
                 names = choose(manifest, file.specs) if choose else file.specs
                 return Checkpoint(number, manifest, {name: file.read(name) for name in names}, damaged)
-        except Damaged as error:
+        except DamagedError as error:
             damaged.append(str(error))
     if damaged:
         raise CheckpointError(f"{run_dir} holds no checkpoint that can be used: {' '.join(damaged)}")
@@ -249,13 +245,13 @@ def _read_manifest(path: Path, step: int) -> dict[str, Any]:
         said = manifest.pop("manifest_sha256", None) if isinstance(manifest, dict) else None
         whole = said is not None and said == _digest_of_all(manifest)
     except FileNotFoundError:
-        raise Damaged(f"{path} is missing: that checkpoint was not written to its end.") from None
+        raise DamagedError(f"{path} is missing: that checkpoint was not written to its end.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        raise DamagedError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if not whole:
-        raise Damaged(f"{path} is damaged: it does not have its digest.")
+        raise DamagedError(f"{path} is damaged: it does not have its digest.")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} is of format {manifest.get('format')}; this dtrain reads {FORMAT}.")
     if manifest.get("step") != step:
-        raise Damaged(f"{path} is damaged: it is the manifest of step {manifest.get('step')}.")
+        raise DamagedError(f"{path} is damaged: it is the manifest of step {manifest.get('step')}.")
     return manifest

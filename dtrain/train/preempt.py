@@ -24,6 +24,12 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT
 SAME_PRESS = 0.5
 
 
+def close_ears() -> None:
+    """Ignore the signals in a process that ends anyway: a launcher may pass on what each rank got already."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """Listens for the signals while it is entered. Ctrl-C a second time raises KeyboardInterrupt at once.
 
@@ -51,9 +57,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        if not self.name:  # once asked, the process is about to end: a launcher may send the signal again
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -1,8 +1,9 @@
 """Preemption under real launchers: a signal to a rank or to mpirun, then the same command again.
 
-For each case a run is started, one process of it gets the signal at a step drawn at random, and the same command
-is started until it ends with 0. Every rank writes down which examples its steps used: each example of each epoch
-has to be there once. Prints a line for each case: what mpirun ended with, and how long after the signal.
+For each case a run is started, one process of it gets the signal at a step drawn at random, and the same
+command is started until it ends with 0. Every rank writes down which examples its steps used: each example of
+each epoch has to be there once, so the run was saved at the very step that it ended with. Prints a line for
+each case: what mpirun ended with, and how long after the signal.
 
     python tests/faults/preempt.py [--ranks 2] [--repeats 1] [--python VENV/bin/python ...]
 
@@ -31,7 +32,7 @@ DEADLINE = 60.0
 
 # -- a rank ----------------------------------------------------------------------------------------------
 def worker(arguments: list[str]) -> int:
-    """`dtrain train` that notes each step's examples, on 2,000 generated ones, with steps of 5 ms at least."""
+    """`dtrain train` that notes the examples of each step, on 2,000 generated ones, with steps of 5 ms."""
     from dtrain.cli import main
     from dtrain.comm import launcher
     from dtrain.train import data, trainer
@@ -152,10 +153,11 @@ def case(python: Path, ranks: int, number: signal.Signals, target: str, seed: in
             again, starts = process.returncode, starts + 1
         count = Counter(used(folder))
         exact = count == {(e, x): 1 for e in range(1, EPOCHS + 1) for x in range(EXAMPLES)}
-        good = exact and stopped and again == 0
+        # Open MPI's mpirun passes on no output once it got a signal itself, and ends with 1
+        good = exact and again == 0 and (stopped or (target, code) == ("mpirun", 1))
         print(
             f"{number.name:8} to {target:7} mpirun ended with {code:4} after {seconds:4.1f} s; "
-            f"{'saved' if stopped else 'NOT SAVED'}; {starts} starts; "
+            f"{'it said so' if stopped else 'it was silent'}; {starts} starts; "
             f"{'each example once' if exact else f'LEDGER WRONG: {len(count)} of {EPOCHS * EXAMPLES}'}",
             flush=True,
         )

@@ -6,7 +6,7 @@ import functools
 import gzip
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +247,34 @@ def write_set() -> Callable[..., Path]:
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1,003 training and 101 test examples: neither divides by a batch of 100 nor by 2, 3 or 4 ranks."""
     return make_set(tmp_path_factory.mktemp("data") / "blocks", 1003, 101)
+
+
+# -- damage ------------------------------------------------------------------------------------------------
+def mutate(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
+    """Seeded damage of a file: bits flipped, cut short, ranges swapped, longer, and headers forged."""
+    random = np.random.default_rng(len(data))
+    for number in range(count):
+        bad, kind = bytearray(data), ("flip", "cut", "swap", "longer", "header", "number")[number % 6]
+        at = [int(n) for n in random.integers(0, len(data), 4)]
+        if kind == "flip":
+            for place in at[: 1 + number % 4]:
+                bad[place] ^= 1 << int(random.integers(8))
+        elif kind == "cut":
+            del bad[at[0] :]
+        elif kind == "swap":
+            n = 1 + int(random.integers(64))
+            bad[at[0] : at[0] + n], bad[at[1] : at[1] + n] = bad[at[1] : at[1] + n], bad[at[0] : at[0] + n]
+        elif kind == "longer":
+            bad += random.bytes(1 + int(random.integers(5000)))
+        elif kind == "header":
+            bad[: 1 + number % 16] = random.bytes(1 + number % 16)
+        else:  # a digit of the text in the file becomes another: sizes, offsets, digests, steps
+            digits = [i for i, byte in enumerate(data) if 48 <= byte < 58]
+            bad[digits[at[2] % len(digits)] if digits else at[2]] = 48 + int(random.integers(10))
+        yield kind, bytes(bad)
+
+
+@pytest.fixture(scope="session")
+def mutations() -> Callable[..., Iterator[tuple[str, bytes]]]:
+    """mutations(data, count): (kind, damaged data), the same at every call."""
+    return mutate

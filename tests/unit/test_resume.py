@@ -314,8 +314,8 @@ def test_init_from_takes_what_fits_and_says_what_did_not(
     capsys.readouterr()
     on_threads(2, lambda comm: trainer.train(new, comm))
     assert (
-        f"  from     2 of 4 parameters from {config.run_dir}, step 4; not logits/kernel (float32(7, 10) there, "
-        "float32(7, 11) here), logits/bias (float32(10,) there, float32(11,) here)"
+        f"  from     2 of 4 parameters from {config.run_dir}, step 4; not logits/kernel (float32(7, 10) "
+        "there, float32(7, 11) here), logits/bias (float32(10,) there, float32(11,) here)"
     ) in capsys.readouterr().out
     here = checkpoint.load(Path(new.run_dir)).values
     for name in ("hidden/kernel", "hidden/bias"):
