@@ -60,9 +60,9 @@ def test_a_second_interrupt_stops_now(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(1)
 
 
-def test_one_process(tmp_path: Path) -> None:
+def test_one_process(small_set: Path, tmp_path: Path) -> None:
     """SIGUSR1 ends it with 75, and the words that go on do."""
-    command = [sys.executable, "-m", "dtrain", "train", "--dataset", "synthetic", "--model", "logistic"]
+    command = [sys.executable, "-m", "dtrain", "train", "--dataset", str(small_set), "--model", "logistic"]
     process = subprocess.Popen(
         [*command, "--run-dir", "run", "--epochs", "1000", "--log-every", "1"],
         cwd=tmp_path,
@@ -86,7 +86,7 @@ def test_one_process(tmp_path: Path) -> None:
     ("ranks", "number", "target"), [(2, signal.SIGTERM, "rank 1"), (3, signal.SIGINT, "mpirun")]
 )
 def test_under_mpirun(ranks: int, number: signal.Signals, target: str, mpirun: Any) -> None:
-    """One case each of the campaign in tests/faults: stopped, saved, gone on with, every example used once."""
+    """Two cases of the campaign in tests/faults: stopped, saved, gone on with, every example used once."""
     spec = importlib.util.spec_from_file_location("faults_preempt", ROOT / "tests" / "faults" / "preempt.py")
     assert spec is not None and spec.loader is not None
     campaign = importlib.util.module_from_spec(spec)
