@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dtrain.comm import failure, launcher
-from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_toml, resolve
-from dtrain.errors import CheckpointError, UsageError
+from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_run, resolve
+from dtrain.errors import SavedAndStopped, UsageError
 
 #: Variables by which a user says how many threads the BLAS takes.
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -75,6 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Test the parameters that a run saved.",
     )
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="what `dtrain train` printed")
+    evaluate.add_argument(
+        "--best", action="store_true", help="those of the epoch with the best test accuracy, not the last"
+    )
     evaluate.add_argument("--dataset", metavar="NAME|DIR", help="instead of the run's own")
     evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
     evaluate.add_argument(
@@ -106,11 +109,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_eval(args: argparse.Namespace) -> None:
-    path = Path(args.run_dir)
-    if not (path / "config.toml").is_file():
-        raise CheckpointError(f"{path} is not a run directory: give the one that `dtrain train` printed.")
-    known = {f.name for f in fields(TrainConfig)}
-    values = {k: str(v) for k, v in read_toml(str(path / "config.toml")).items() if k in known}
+    values = {name: str(value) for name, value in read_run(args.run_dir).items()}
     for name in ("dataset", "device", "log_format"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
@@ -118,7 +117,7 @@ def run_eval(args: argparse.Namespace) -> None:
     comm = _start()
     from dtrain.train.trainer import evaluate_run
 
-    facts = evaluate_run(path, config, comm)
+    facts = evaluate_run(Path(args.run_dir), config, comm, best=args.best)
     if comm.rank == 0:
         if facts["warning"]:
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr)
@@ -196,6 +195,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
+        if isinstance(error, SavedAndStopped):
+            from dtrain.train.preempt import close_ears
+
+            close_ears()
         world = comm.joined()
         if world is not None:
             return failure.end(world, error)

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from dtrain.errors import UsageError
+from dtrain.errors import CheckpointError, UsageError
+from dtrain.files import read_regular
 
 MODELS = ("logistic", "mlp", "cnn")
 OPTIMIZERS = ("sgd", "momentum", "adam")
@@ -24,6 +25,9 @@ LOG_FORMATS = ("text", "json")
 KERNELS = ("auto", "c", "numpy")
 #: The values of an option whose flags are --NAME (on) and --no-NAME (off).
 SWITCH = ("auto", "on", "off")
+
+#: Bytes of a TOML file, at most: no options are longer.
+MOST_BYTES = 1 << 20
 
 #: Variables that are not options: read by the data search, launch/ and the report.
 OTHER_VARIABLES = ("DTRAIN_DATA", "DTRAIN_MPIRUN", "DTRAIN_TERMINAL", "DTRAIN_VENV")
@@ -62,6 +66,16 @@ class TrainConfig:
         "auto", "how a CPU's kernels are made: by the C compiler where there is one, or of NumPy's", KERNELS
     )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
+    checkpoint_every: int = option(0, "steps between two checkpoints; one is saved after each epoch anyway")
+    keep: int = option(3, "checkpoints that are kept: the newest N, and the best one besides")
+    resume: str = option(
+        "",
+        "go on with a run as if it had not stopped; auto: with that of --run-dir, where it holds one",
+        metavar="RUN_DIR|auto",
+    )
+    init_from: str = option(
+        "", "start from the parameters that another run saved, as far as they fit", metavar="RUN_DIR"
+    )
     log_format: str = option("text", "json prints one object a line", LOG_FORMATS)
     log_every: int = option(100, "iterations between two lines where there is no progress bar")
     log_dir: str = option("", "gets rank-0.log, rank-1.log, ...: what each rank said", metavar="DIR")
@@ -76,13 +90,18 @@ class TrainConfig:
                 near = difflib.get_close_matches(str(value), choices, 1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 raise UsageError(f"{flag(f.name)} {value}: choose one of {', '.join(choices)}{hint}.")
-        for name in ("epochs", "batch_size", "log_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from 1 up.")
+        least_values = {"epochs": 1, "batch_size": 1, "checkpoint_every": 0, "keep": 1, "log_every": 1}
+        for name, least in least_values.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from {least} up.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"--lr {self.lr}: give a number above 0, such as 0.001.")
         if not 0 <= self.seed < 2**62:
             raise UsageError(f"--seed {self.seed}: give a whole number from 0 to 2**62 - 1.")
+        if self.resume == "auto" and not self.run_dir:
+            raise UsageError("--resume auto: say by --run-dir which run is to be gone on with.")
+        if self.resume not in ("", "auto", self.run_dir):
+            raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
 
     def to_toml(self) -> str:
         """The options as a file that --config takes."""
@@ -106,10 +125,16 @@ def resolve(
 
     Raises:
         UsageError: an unknown name or a value that cannot be meant, with where it came from.
+        CheckpointError: the folder of --resume holds no run.
     """
     known = {f.name: f for f in fields(TrainConfig)}
     chosen: dict[str, tuple[Any, str]] = {}
-    for name, value in read_toml(file).items() if file else ():
+    written = read_toml(file) if file else {}
+    resume = str(flags.get("resume") or environ.get("DTRAIN_RESUME") or written.get("resume") or "")
+    if resume not in ("", "auto"):  # below all else: what the run itself was started with
+        chosen = {name: (value, f"{resume}: {name}") for name, value in read_run(resume).items()}
+        chosen["run_dir"] = (resume, "--resume")
+    for name, value in written.items():
         if name not in known:
             raise UsageError(f"{file}: {_unknown(name, list(known))}")
         chosen[name] = (value, f"{file}: {name}")
@@ -145,7 +170,7 @@ def _convert(default: Any, value: Any, where: str) -> Any:
         if kind is int and isinstance(value, float):
             raise ValueError
         return kind(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", str: "text in quotes"}[kind]
         raise UsageError(f"{where} {value!r}: give {wanted}, such as {default!r}.") from None
 
@@ -158,13 +183,42 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def read_toml(path: str) -> dict[str, Any]:
     """The content of a TOML file; raises UsageError, naming it, where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return _parse_toml(path, file.read(MOST_BYTES + 1))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from None
+
+
+def read_run(run_dir: str) -> dict[str, Any]:
+    """The options that a run directory keeps, but for those that say where a run is and what it goes on from.
+
+    Raises:
+        CheckpointError: it is no run directory.
+    """
+    path = Path(run_dir) / "config.toml"
+    try:
+        written = _parse_toml(str(path), read_regular(path, MOST_BYTES))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{run_dir} is not a run directory: give the one that `dtrain train` printed."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    known = {f.name for f in fields(TrainConfig)} - {"run_dir", "resume", "init_from"}
+    return {name: value for name, value in written.items() if name in known}
+
+
+def _parse_toml(path: str, data: bytes) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"{path} holds more than {MOST_BYTES:,} bytes: it is no file of options.")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from None

@@ -12,10 +12,12 @@ class DtrainError(Exception):
 
     exit_code: what the process (and under MPI the job) ends with.
     agreed: set once every rank holds this same error, so that one rank speaks for all.
+    word: what a message begins with.
     """
 
     exit_code = 1
     agreed = False
+    word = "error"
 
     @property
     def message(self) -> str:
@@ -45,6 +47,17 @@ class CheckpointError(DtrainError, ValueError):
     """Saved parameters cannot be read or do not fit the model."""
 
     exit_code = 5
+
+
+class DamagedError(CheckpointError):
+    """A file of a checkpoint is not what was written."""
+
+
+class SavedAndStopped(DtrainError):
+    """The run was asked to stop, and is saved: the same command goes on (75 is BSD's EX_TEMPFAIL)."""
+
+    exit_code = 75
+    word = "stopped"
 
 
 class GraphError(DtrainError, ValueError):

@@ -61,6 +61,10 @@ class FileWriter:
     ) -> None:
         if graph_def is not None:
             raise UsageError("FileWriter: graph_def is not supported; give graph.")
+        if os.path.basename(filename_suffix or "") != (filename_suffix or ""):
+            raise UsageError(
+                f"FileWriter: filename_suffix is {filename_suffix!r}: no name in another folder."
+            )
         rank = launcher.rank() if comm is _WORLD else comm.rank if comm is not None else 0
         self._logdir = os.fspath(logdir)
         self._options = (max_queue, flush_secs, filename_suffix or "")

@@ -22,7 +22,7 @@ FLUSH = 0.2
 def report(error: BaseException, where: str = "") -> int:
     """Print one message for an error to stderr; returns the exit code that belongs to it."""
     if isinstance(error, DtrainError):
-        print(f"dtrain: error{where}: {error}", file=sys.stderr, flush=True)
+        print(f"dtrain: {error.word}{where}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         print(f"dtrain: interrupted{where}", file=sys.stderr, flush=True)

@@ -420,6 +420,21 @@ class Session:
         values = self.run(list(variables))
         return {v.op.name: np.asarray(value) for v, value in zip(variables, values, strict=True)}
 
+    def snapshot(self, variables: Sequence[Variable]) -> dict[str, np.ndarray]:
+        """get_values for this rank alone, at the cost of the copies: no plan and no message."""
+        values = {v.op.name: self.backend.to_host(self._variables[v.op.name]) for v in variables}
+        return {name: value.copy() for name, value in values.items()} if self.backend.on_host else values
+
+    @property
+    def random_state(self) -> dict[str, Any]:
+        """What the next random numbers follow from, as plain data: the seed, and each operation's runs."""
+        return {"seed": self._seed, "draws": dict(self._draws)}
+
+    @random_state.setter
+    def random_state(self, state: dict[str, Any]) -> None:
+        """Go on from there: before the first run, and the same on every rank."""
+        self._seed, self._draws = state["seed"], dict(state["draws"])
+
     def set_value(self, variable: Variable, value: Any) -> None:
         """Give a variable a value, of its shape and dtype. Collective: every rank gives the same."""
         array = np.asarray(value)

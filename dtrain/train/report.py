@@ -42,7 +42,7 @@ class Report(Observer):
         self._epochs = self._iterations = 0
         self._metrics: TextIO | None = None
         if self._speaks:
-            self._metrics = open(run_dir / "metrics.jsonl", "w", encoding="utf-8")  # noqa: SIM115 - closed in close()
+            self._metrics = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
 
     def close(self) -> None:
         self._close_bar()
@@ -153,6 +153,8 @@ def _header_text(facts: dict[str, Any]) -> str:
     ]
     if facts["tensorboard"]:
         lines.append(f"  watch    tensorboard --logdir {facts['run_dir']}")
+    if facts["origin"]:
+        lines.insert(-1, f"  from     {facts['origin']}")
     if facts["warning"]:
         lines.insert(1, f"  WARNING  {facts['warning']}")
     return "\n".join(lines)

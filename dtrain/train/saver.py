@@ -1,13 +1,11 @@
 """Saver: the variables of a session in a file and back, under TensorFlow 1's names.
 
-A checkpoint is one safetensors file, `<path>-<step>.safetensors`, whose metadata holds a digest of its
-values; the file `checkpoint` beside it lists those that are kept, in TensorFlow 1's format. Both are replaced
-whole.
+A checkpoint is one file of values (train/checkpoint.py), `<path>-<step>.safetensors`; the file `checkpoint`
+beside it lists those that are kept, in TensorFlow 1's format. Both are replaced whole.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -20,15 +18,18 @@ import numpy as np
 
 from dtrain.comm import world
 from dtrain.errors import CheckpointError, UsageError
+from dtrain.files import read_regular, write_atomically
 from dtrain.graph.graph import TensorLike
-from dtrain.graph.shape import shape_text
 from dtrain.ops.state import Variable, global_variables
-from dtrain.train.checkpoint import write_atomically
+from dtrain.train.checkpoint import open_values, write_values
+from dtrain.train.state import give_values
 
 SUFFIX = ".safetensors"
 STATE_FILE = "checkpoint"
 #: TensorFlow 1's default of keep_checkpoint_every_n_hours, which keeps none.
 NEVER = 10000.0
+#: Bytes of a state file, at most.
+MOST_BYTES = 1 << 20
 
 
 @dataclass
@@ -178,13 +179,8 @@ class Saver:
         values: dict[str, np.ndarray] = {}
         with comm.together():
             if comm.rank == 0:
-                values = _fitting(variables, _read(path), path)
-        for name, variable in variables.items():
-            dims = variable.shape.as_list()
-            value = values[name] if comm.rank == 0 else np.empty(dims, variable.dtype.numpy)
-            flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
-            comm.broadcast(flat)
-            sess.set_value(variable, flat.view(value.dtype).reshape(dims))
+                values = _read(variables, path)
+        give_values(sess, variables, values)
 
     def _built(self) -> dict[str, Variable]:
         if self._variables is None:
@@ -198,60 +194,31 @@ def _file(path: str) -> Path:
     return Path(path + SUFFIX)
 
 
-def _digest(values: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(values):
-        value = np.ascontiguousarray(values[name])
-        digest.update(f"{name} {value.dtype.name} {value.shape}\n".encode())
-        digest.update(value.reshape(-1).view(np.uint8))
-    return digest.hexdigest()
-
-
 def _write(path: str, values: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save as serialize
-
-    contiguous = {name: np.ascontiguousarray(v).reshape(v.shape) for name, v in values.items()}
-    data = serialize(contiguous, {"sha256": _digest(contiguous)})
     try:
         _file(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_file(path), data)
+        write_values(_file(path), values)
     except OSError as error:
         raise CheckpointError(f"the variables cannot be saved as {_file(path)}: {error}.") from None
 
 
-def _read(path: str) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
-    file = _file(path)
-    if not path or not file.is_file():
-        raise CheckpointError(
-            f"The passed save_path is not a valid checkpoint: {path or None}. There is no file {file}; give "
-            "what Saver.save returned, or train.latest_checkpoint(folder)."
-        )
-    try:
-        with safe_open(file, "np") as opened:
-            about = opened.metadata() or {}
-            values = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- no mapping
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}.") from None
-    if "sha256" in about and about["sha256"] != _digest(values):
-        raise CheckpointError(f"{file} is damaged: its values do not have the digest that it says.")
-    return values
-
-
-def _fitting(
-    variables: Mapping[str, Variable], values: Mapping[str, np.ndarray], path: str
-) -> dict[str, np.ndarray]:
+def _read(variables: Mapping[str, Variable], path: str) -> dict[str, np.ndarray]:
     """The value of each variable; raises CheckpointError at the first that has none or another shape."""
-    for name, variable in variables.items():
-        wanted = f"{variable.dtype.name}{variable.shape}"
-        value = values.get(name)
-        if value is None:
-            raise CheckpointError(f"Key {name} not found in checkpoint {path}: the variable is {wanted}.")
-        found = f"{value.dtype.name}{shape_text(value.shape)}"
-        if found != wanted:
-            raise CheckpointError(f"the variable {name} is {wanted}, and {found} in the checkpoint {path}.")
-    return {name: values[name] for name in variables}
+    if not path or not _file(path).is_file():
+        raise CheckpointError(
+            f"The passed save_path is not a valid checkpoint: {path or None}. There is no file "
+            f"{_file(path)}; give what Saver.save returned, or train.latest_checkpoint(folder)."
+        )
+    with open_values(_file(path)) as file:
+        for name, variable in variables.items():
+            wanted, found = f"{variable.dtype.name}{variable.shape}", file.specs.get(name)
+            if found is None:
+                raise CheckpointError(f"Key {name} not found in checkpoint {path}: the variable is {wanted}.")
+            if found != wanted:
+                raise CheckpointError(
+                    f"the variable {name} is {wanted}, and {found} in the checkpoint {path}."
+                )
+        return {name: file.read(name) for name in variables}
 
 
 # -- the state file ----------------------------------------------------------------------------------------
@@ -270,9 +237,11 @@ def update_checkpoint_state(
     folder = Path(save_dir)
     lines = []
     for key, path in names:
-        inside = os.path.dirname(path) == os.fspath(save_dir)
-        shown = os.path.basename(path) if inside else os.path.abspath(path)
-        lines.append(f"{key}: {json.dumps(shown)}\n")
+        # a Saver may have saved elsewhere before: a folder lists its own
+        if os.path.dirname(path) == os.fspath(save_dir):
+            lines.append(f"{key}: {json.dumps(os.path.basename(path))}\n")
+        elif key == "model_checkpoint_path":
+            raise UsageError(f"the state of {folder} cannot name {path}: it is in another folder.")
     try:
         write_atomically(folder / (latest_filename or STATE_FILE), "".join(lines).encode())
     except OSError as error:
@@ -292,7 +261,7 @@ def get_checkpoint_state(
     with comm.together():
         if comm.rank == 0 and file.is_file():
             try:
-                text = file.read_text(encoding="utf-8")
+                text = read_regular(file, MOST_BYTES).decode()
             except (OSError, ValueError) as error:
                 raise CheckpointError(f"{file} cannot be read: {error}.") from None
     text = comm.broadcast_text(text)
@@ -300,11 +269,16 @@ def get_checkpoint_state(
         return None
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
-        match = re.fullmatch(r'(\w+): (".*")', line.strip())
-        if match is None:
-            raise CheckpointError(f"{file} is not a checkpoint state file: it says {line!r}.")
-        path = os.path.join(os.fspath(checkpoint_dir), json.loads(match[2]))
-        found.setdefault(match[1], []).append(path)
+        match = re.fullmatch(r'(\w+): "((?:[^"\\]|\\.)*)"', line.strip())
+        try:
+            name = json.loads(f'"{match[2]}"') if match else ""
+        except ValueError:
+            name = ""
+        if match is None or not name:
+            raise CheckpointError(f"{file} is not a checkpoint state file: it says {line[:80]!r}.")
+        if os.path.basename(name) != name or name in (os.curdir, os.pardir):
+            raise CheckpointError(f"{file} names {name!r}, which is not in its folder.")
+        found.setdefault(match[1], []).append(os.path.join(os.fspath(checkpoint_dir), name))
     newest = found.get("model_checkpoint_path")
     if not newest:
         raise CheckpointError(f"{file} is not a checkpoint state file: it names no model_checkpoint_path.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import numpy as np
 import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
-from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
-from dtrain.graph.shape import shape_text
+from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
+from dtrain.files import write_atomically
+from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
 from dtrain.train import checkpoint, tensorboard
@@ -23,7 +26,10 @@ from dtrain.train.data import Dataset, load
 from dtrain.train.models import MODELS
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
+from dtrain.train.preempt import StopRequest
 from dtrain.train.report import Report
+from dtrain.train.saving import Checkpoints
+from dtrain.train.state import Progress, give_values, init_from, manifest_of, refuse_difference, resume
 
 #: Examples of one evaluation step over all ranks: large enough for full speed, small enough for any memory.
 EVAL_BATCH = 1_000
@@ -33,7 +39,10 @@ TRAINING, TESTING = np.float32(1), np.float32(0)
 
 @dataclass
 class Network:
-    """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest."""
+    """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest.
+
+    examples: the constants that hold the images and the labels.
+    """
 
     indices: dt.Tensor
     training: dt.Tensor
@@ -41,6 +50,7 @@ class Network:
     accuracy: dt.Tensor
     predicted: dt.Tensor
     parameters: list[dt.Variable]
+    examples: tuple[dt.Operation, dt.Operation]
 
 
 def build(model: str, data: Dataset) -> Network:
@@ -48,10 +58,12 @@ def build(model: str, data: Dataset) -> Network:
     indices = dt.placeholder("int32", [None], name="indices")
     training = dt.placeholder("float32", [], name="training")
     with dt.name_scope("input"):
-        pixels = dt.gather(dt.constant(data.images, name="images"), indices)
+        images = dt.constant(data.images, name="images")
+        classes = dt.constant(data.labels, name="labels")
+        pixels = dt.gather(images, indices)
         flat = dt.reshape(pixels, [-1, data.images[0].size])
         x = dt.cast(flat, "float32") * (1 / 255)
-        labels = dt.cast(dt.gather(dt.constant(data.labels, name="labels"), indices), "int32")
+        labels = dt.cast(dt.gather(classes, indices), "int32")
     logits = MODELS[model](x, training)
     with dt.name_scope("loss"):
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
@@ -60,7 +72,8 @@ def build(model: str, data: Dataset) -> Network:
         predicted = dt.cast(dt.argmax(logits, 1), "int32")
         correct = dt.equal(predicted, labels)
         accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, training, loss, accuracy, predicted, dt.trainable_variables())
+    examples = (images.op, classes.op)
+    return Network(indices, training, loss, accuracy, predicted, dt.trainable_variables(), examples)
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -89,23 +102,42 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         )
         comm.agree(error)
     watched = tensorboard.wanted(config.tensorboard, comm)
-    run_dir = make_run_dir(config, comm)
+    run_dir, resuming = open_run_dir(config, comm)
 
     graph = dt.Graph()
     graph.seed = config.seed
     with graph.as_default():
         network = build(config.model, data)
         minimize = make_optimizer(config.optimizer, config.lr).minimize(network.loss)
+        stop = dt.placeholder("float32", [None], name="stop")
+        stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
         initialize = dt.global_variables_initializer()
+        state = dt.global_variables()
     session = dt.Session(graph=graph, comm=comm, device=backend)
-    session.run(initialize)
-    feeds = [network.indices, network.training]
-    step = session.make_callable([network.loss, network.accuracy, minimize], feeds)
+    # the examples are constants of the graph, and have a digest already
+    same = data.digest, fingerprint(o for o in graph.operations if o not in network.examples)
+    at, notes, origin = Progress(), [], ""
+    if resuming:
+        at, notes = resume(session, state, run_dir, config, *same)
+        origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
+    else:
+        session.run(initialize)
+        if config.init_from:
+            origin = init_from(session, network.parameters, Path(config.init_from))
+    feeds = [network.indices, network.training, stop]
+    step = session.make_callable([network.loss, network.accuracy, stopping, minimize], feeds)
+
+    def about(at: Progress) -> dict[str, Any]:
+        return manifest_of(session, at, config, *same)
 
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
     if watched:
         observers = (tensorboard.TensorBoard(run_dir, config, session, network, data), *observers)
-    with Observers(*observers) as report:
+    with (
+        Observers(*observers) as report,
+        Checkpoints(session, state, run_dir, config.checkpoint_every, config.keep, about) as checkpoints,
+        StopRequest(comm) as request,
+    ):
         report.header(
             version=dt.__version__,
             mpi=comm.library,
@@ -116,7 +148,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             dataset=data.name,
             source=data.source,
             data_digest=data.digest,
-            warning=data.warning,
+            warning=" ".join([*filter(None, [data.warning]), *notes]) or None,
             examples=len(data.train),
             test_examples=len(data.test),
             shards=shard_sizes(data.train, config.batch_size, comm.size),
@@ -128,35 +160,42 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             iterations_per_epoch=iterations(data.train, config.batch_size),
             epochs=config.epochs,
             seed=config.seed,
+            origin=origin,
             run_dir=str(run_dir),
             tensorboard=watched,
         )
-        for epoch in range(1, config.epochs + 1):
-            order = epoch_order(config.seed, epoch, data.train)
-            loss_sum, correct = 0.0, 0
+        while at.epoch <= config.epochs:
+            order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
             begun, waited = time.perf_counter(), comm.seconds
-            for iteration, shard in enumerate(batches(order, config.batch_size, comm), 1):
-                loss, accuracy, _ = step(shard, TRAINING)
-                loss_sum += float(loss) * shard.total
-                correct += round(float(accuracy) * shard.total)  # a count, freed of float32's rounding
-                report.iteration(epoch, iteration, float(loss), float(accuracy))
+            for shard in batches(order, config.batch_size, comm):
+                loss, accuracy, stopped, _ = step(shard, TRAINING, request.vote())
+                at.add(float(loss), float(accuracy), shard.total)
+                report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
+                if stopped:
+                    checkpoints.save(at)
+                    checkpoints.finish()
+                    raise saved_and_stopped(request.reason(), at, run_dir)
+                if checkpoints.due(at) and at.examples < len(data.train):
+                    checkpoints.save(at)
             seconds = time.perf_counter() - begun
             fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
             test_loss, test_accuracy = evaluate(session, network, data.test, comm)
             report.epoch(
-                epoch=epoch,
-                loss=loss_sum / len(data.train),
-                accuracy=correct / len(data.train),
+                epoch=at.epoch,
+                loss=at.loss_sum / len(data.train),
+                accuracy=at.correct / len(data.train),
                 test_loss=test_loss,
                 test_accuracy=test_accuracy,
                 seconds=seconds,
-                images_per_second=len(data.train) / seconds,
+                images_per_second=len(order) / seconds,
                 communication_fraction=fraction,
             )
-            save(session, network, run_dir, config, epoch, test_accuracy)
+            at.finish_epoch(test_loss, test_accuracy)
+            checkpoints.save(at)
+        checkpoints.finish()
         facts = {
-            "test_accuracy": test_accuracy,
-            "test_loss": test_loss,
+            "test_accuracy": at.test_accuracy,
+            "test_loss": at.test_loss,
             "seconds": time.perf_counter() - started,
             "run_dir": str(run_dir),
         }
@@ -179,88 +218,91 @@ def evaluate(
     return loss_sum / len(order), correct / len(order)
 
 
-def evaluate_run(run_dir: Path, config: TrainConfig, comm: Communicator) -> dict[str, Any]:
-    """Test accuracy of the parameters that a run saved.
+def evaluate_run(
+    run_dir: Path, config: TrainConfig, comm: Communicator, best: bool = False
+) -> dict[str, Any]:
+    """Test accuracy of the parameters that a run saved last, or of those that did best.
 
     Raises:
         CheckpointError: there are none, they are damaged, or they are of another model.
     """
     with comm.together():
         backend = make_backend(config.device, comm.local_rank, config.kernels)
-        values, manifest = checkpoint.load(run_dir)
     data = load(config.dataset, comm)
     graph = dt.Graph()
     with graph.as_default():
         network = build(config.model, data)
     session = dt.Session(graph=graph, comm=comm, device=backend)
+    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in network.parameters}
+
+    def parameters(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
+        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
+        return list(wanted)
+
+    found = checkpoint.Checkpoint(0, {}, {})
     with comm.together():
-        restore(session, network.parameters, values, run_dir)
+        if comm.rank == 0:
+            found = checkpoint.load(run_dir, parameters)
+            at = Progress.of(found.manifest)
+            if best and at.best_step not in (0, found.step):
+                found = checkpoint.load(run_dir, parameters, at.best_step)
+                at = Progress.of(found.manifest)
+            said = json.dumps([found.step, at.epoch - 1, found.damaged])
+    step, epoch, damaged = json.loads(comm.broadcast_text(said if comm.rank == 0 else ""))
+    give_values(session, {v.op.name: v for v in network.parameters}, found.values)
     loss, accuracy = evaluate(session, network, data.test, comm)
     return {
         "run_dir": str(run_dir),
         "model": config.model,
-        "epoch": manifest.get("epoch"),
+        "epoch": epoch,
+        "step": step,
         "dataset": data.name,
-        "warning": data.warning,
+        "warning": " ".join([*filter(None, [data.warning]), *damaged]) or None,
         "test_examples": len(data.test),
         "test_loss": loss,
         "test_accuracy": accuracy,
     }
 
 
-def restore(
-    session: dt.Session, variables: list[dt.Variable], values: dict[str, np.ndarray], run_dir: Path
-) -> None:
-    """Give variables their saved values; raises CheckpointError at the first that does not fit."""
-    for variable in variables:
-        name = variable.op.name
-        value = values.get(name)
-        wanted = f"{variable.dtype.name}{variable.shape}"
-        found = "nothing" if value is None else f"{value.dtype}{shape_text(value.shape)}"
-        if value is None or found != wanted:
-            raise CheckpointError(
-                f"{run_dir} holds another model's parameters: {name} should be {wanted} and is {found}."
-            )
-        session.set_value(variable, value)
+def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopped:
+    """What ends all ranks once the run that was asked to stop is saved."""
+    error = SavedAndStopped(
+        f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: "
+        f"dtrain train --resume {run_dir}"
+    )
+    error.agreed = True
+    return error
 
 
-def save(
-    session: dt.Session,
-    network: Network,
-    run_dir: Path,
-    config: TrainConfig,
-    epoch: int,
-    test_accuracy: float,
-) -> None:
-    """Keep the parameters of the last finished epoch."""
-    values = session.get_values(network.parameters)
-    with session.comm.together():
-        if session.comm.rank == 0:
-            about = {"model": config.model, "epoch": epoch, "test_accuracy": test_accuracy}
-            checkpoint.save(run_dir, values, about)
-
-
-def make_run_dir(config: TrainConfig, comm: Communicator) -> Path:
-    """Make the run directory and write config.toml into it, on rank 0; every rank gets its path.
+def open_run_dir(config: TrainConfig, comm: Communicator) -> tuple[Path, bool]:
+    """The run directory, made on rank 0 where it is not there, and whether the run in it is gone on with.
 
     Raises:
         UsageError: it holds a run already. EnvironmentProblem: it cannot be made.
     """
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(comm.broadcast_text(config.run_dir or f"runs/{now}-{config.model}"))
+    resuming = config.resume not in ("", "auto")
     with comm.together():
         if comm.rank == 0:
-            if (path / "metrics.jsonl").exists():
-                raise UsageError(f"--run-dir {path} holds a run already: choose another, or delete it first.")
+            if config.resume == "auto":
+                resuming = bool(checkpoint.steps(path))
+            elif not resuming and (path / "metrics.jsonl").exists():
+                raise UsageError(
+                    f"--run-dir {path} holds a run already: choose another, delete it first, or go on with "
+                    f"--resume {path}."
+                )
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                checkpoint.write_atomically(path / "config.toml", config.to_toml().encode())
+                if not resuming:  # what a run wrote that came to no checkpoint
+                    (path / "metrics.jsonl").unlink(missing_ok=True)
+                write_atomically(path / "config.toml", replace(config, resume="").to_toml().encode())
             except OSError as error:
                 raise EnvironmentProblem(
                     f"the run directory {path} cannot be made: {error.strerror or error}. Choose "
                     "another with --run-dir."
                 ) from None
-    return path
+    return path, bool(comm.broadcast(np.array([resuming], np.uint8))[0])
 
 
 def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gzip
+import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,3 +214,67 @@ def _broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 def random_graph() -> type[RandomGraph]:
     """random_graph(seed, rows): a graph built into the default graph."""
     return RandomGraph
+
+
+# -- a data set --------------------------------------------------------------------------------------------
+def make_set(folder: Path, train: int, test: int) -> Path:
+    """A small set in MNIST's format that a network can learn: the row of a bright block says the class."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    sums = ""
+    for stem, count in (("train", train), ("t10k", test)):
+        labels = rng.integers(0, 10, count).astype(np.uint8)
+        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 4 : 2 * label + 6, 4:24] += 150
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            data = gzip.compress(header + array.tobytes(), 1)
+            name = f"{stem}-{kind}-ubyte.gz"
+            (folder / name).write_bytes(data)
+            sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
+    (folder / "SHA256SUMS").write_text(sums)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_set() -> Callable[..., Path]:
+    """write_set(folder, train, test): a set of that many examples, in MNIST's format; returns folder."""
+    return make_set
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,003 training and 101 test examples: neither divides by a batch of 100 nor by 2, 3 or 4 ranks."""
+    return make_set(tmp_path_factory.mktemp("data") / "blocks", 1003, 101)
+
+
+# -- damage ------------------------------------------------------------------------------------------------
+def mutate(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
+    """Seeded damage of a file: bits flipped, cut short, ranges swapped, longer, and headers forged."""
+    random = np.random.default_rng(len(data))
+    for number in range(count):
+        bad, kind = bytearray(data), ("flip", "cut", "swap", "longer", "header", "number")[number % 6]
+        at = [int(n) for n in random.integers(0, len(data), 4)]
+        if kind == "flip":
+            for place in at[: 1 + number % 4]:
+                bad[place] ^= 1 << int(random.integers(8))
+        elif kind == "cut":
+            del bad[at[0] :]
+        elif kind == "swap":
+            n = 1 + int(random.integers(64))
+            bad[at[0] : at[0] + n], bad[at[1] : at[1] + n] = bad[at[1] : at[1] + n], bad[at[0] : at[0] + n]
+        elif kind == "longer":
+            bad += random.bytes(1 + int(random.integers(5000)))
+        elif kind == "header":
+            bad[: 1 + number % 16] = random.bytes(1 + number % 16)
+        else:  # a digit of the text in the file becomes another: sizes, offsets, digests, steps
+            digits = [i for i, byte in enumerate(data) if 48 <= byte < 58]
+            bad[digits[at[2] % len(digits)] if digits else at[2]] = 48 + int(random.integers(10))
+        yield kind, bytes(bad)
+
+
+@pytest.fixture(scope="session")
+def mutations() -> Callable[..., Iterator[tuple[str, bytes]]]:
+    """mutations(data, count): (kind, damaged data), the same at every call."""
+    return mutate

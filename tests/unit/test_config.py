@@ -66,6 +66,11 @@ def test_bad_options(flags: dict[str, str], environ: dict[str, str], words: list
         ("model = 3\n", ["model 3", "text in quotes"]),
         ("epochs = \n", ["is not TOML"]),
         ("lr = 0\n", ["--lr 0.0", "comes from"]),
+        ("lr = [1]\n", ["lr [1]", "a number"]),
+        ("epochs = 2020-01-01\n", ["epochs", "a whole number"]),
+        (f"lr = {10**400}\n", ["a number"]),
+        ("x = " + "[" * 100_000, ["is not TOML"]),
+        ("#" * 1_100_000, ["holds more than 1,048,576 bytes"]),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, words: list[str]) -> None:

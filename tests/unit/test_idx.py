@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,6 +275,56 @@ def test_not_a_regular_file(folder: Path, gz: bool, make: Callable[[Path], None]
 
 
 # -- digests ---------------------------------------------------------------------------------------------
+def test_1000_mutations_are_refused_or_without_effect(folder: Path, mutations: Callable[..., Any]) -> None:
+    """500 of plain files, 500 of compressed ones; the list of digests is damaged like the rest."""
+    good, before, refused = idx.read(folder, other=True), snapshot(folder), 0
+    tracemalloc.start()
+    for name in sorted(before):
+        path = folder / name
+        for kind, data in mutations(before[name][0], 100):
+            path.write_bytes(data)
+            try:
+                pool = idx.read(folder, other=True)
+            except DataError as error:
+                refused += 1
+                assert name in str(error) or name == idx.SUMS, (kind, error)
+            else:
+                np.testing.assert_array_equal(pool.images, good.images, err_msg=kind)
+                np.testing.assert_array_equal(pool.labels, good.labels, err_msg=kind)
+            assert path.read_bytes() == data
+        path.write_bytes(before[name][0])
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+    assert {name: data for name, (data, _) in snapshot(folder).items()} == {
+        n: d for n, (d, _) in before.items()
+    }
+    assert refused > 450
+
+
+def test_mutations_with_digests_made_right_are_refused_or_what_the_files_say(
+    folder: Path, gz: bool, mutations: Callable[..., Any]
+) -> None:
+    """Whoever forges a file may forge its digest."""
+    tracemalloc.start()
+    for stem in STEMS:
+        path = folder / (name_of(stem) + ".gz" * gz)
+        whole = path.read_bytes()
+        for _, data in mutations(whole, 60):
+            path.write_bytes(data)
+            list_sums(folder)
+            try:
+                pool = idx.read(folder, other=True)
+            except DataError:
+                continue
+            bytes_of = gzip.decompress if gz else bytes
+            files = {s: bytes_of((folder / (name_of(s) + ".gz" * gz)).read_bytes()) for s in STEMS}
+            assert pool.images.tobytes() == files["train-images"][16:] + files["t10k-images"][16:]
+            assert pool.labels.tobytes() == files["train-labels"][8:] + files["t10k-labels"][8:]
+        path.write_bytes(whole)
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+
+
 def test_without_sums_only_mnist_is_taken(folder: Path) -> None:
     (folder / idx.SUMS).unlink()
     fails(folder, "train-images", "6 images of 28 x 28", "60000 images", idx.SUMS, "dtrain data fetch")

@@ -16,6 +16,7 @@ PACKAGE = Path(dtrain.__file__).parent
 #: Each part of dtrain may import the parts named, and itself.
 ALLOWED = {
     "errors": set(),
+    "files": set(),
     "graph": {"errors"},
     "comm": {"errors"},
     "native": {"errors", "graph"},
@@ -25,7 +26,7 @@ ALLOWED = {
     "runtime": {"errors", "graph", "ops", "passes", "comm", "native"},
     "compat": {"errors"},
     "nn": {"ops", "compat"},
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "initializers": {"ops", "compat"},
     "contrib": {"errors", "graph", "ops", "compat"},
     "summary": {"errors", "graph", "ops", "comm", "compat"},

@@ -59,6 +59,7 @@ def start(command: Path, *args: str, **changes: str) -> subprocess.CompletedProc
         (["-n", "1.5", "train"], "'1.5'"),
         (["-n", "99999999999999999999", "train"], "'99999999999999999999'"),
         (["--ranks", "2", "train"], "'--ranks'"),
+        (["--restarts", "many", "train"], "'many'"),
     ],
 )
 def test_a_bad_option_gets_one_sentence(args: list[str], word: str) -> None:
@@ -194,6 +195,61 @@ def test_the_first_start_makes_the_environment_and_the_second_uses_it(project: P
     assert second.returncode == 7
     assert second.stderr.startswith("+ ")
     assert project.calls == ["venv", "pip .[mpi]"]
+
+
+# -- launch/local: starting again ------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("restarts", "codes", "starts", "rc"),
+    [
+        (2, "1 137 0", 3, 0),
+        (1, "1 139 0", 2, 139),
+        (3, "1 75 0", 2, 75),
+        (3, "2 0", 1, 2),
+        (3, "5 0", 1, 5),
+        (0, "1 0", 1, 1),
+    ],
+)
+def test_a_job_that_fails_is_started_again(
+    project: Project, restarts: int, codes: str, starts: int, rc: int
+) -> None:
+    """The k-th start ends with the k-th code."""
+    mpirun = write_script(
+        project.root / "failing",
+        f"""
+        #!/bin/bash
+        codes=({codes})
+        echo "$DTRAIN_RESUME $DTRAIN_RUN_DIR" >>'{project.root}/starts'
+        exit "${{codes[$(($(wc -l <'{project.root}/starts') - 1))]}}"
+        """,
+    )
+    done = project.start("local", "--restarts", str(restarts), "train", DTRAIN_MPIRUN=str(mpirun))
+    assert done.returncode == rc
+    lines = (project.root / "starts").read_text().splitlines()
+    assert len(lines) == starts and len(set(lines)) == 1, "each is to go on with the same run"
+    assert lines[0].startswith("auto runs/") or not restarts
+    assert done.stderr.count("starting again from the last checkpoint") == starts - 1
+
+
+def test_being_asked_to_stop_is_passed_on_and_not_undone(project: Project) -> None:
+    mpirun = write_script(
+        project.root / "asked",
+        """
+        #!/bin/bash
+        trap 'echo got it; exit 1' USR1
+        echo up
+        while :; do sleep 0.05; done
+        """,
+    )
+    process = subprocess.Popen(
+        [project.local, "--restarts", "3", "train", "--run-dir", "r"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(**project.environment(), DTRAIN_MPIRUN=str(mpirun)),
+    )
+    assert process.stdout is not None and process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=20)[0] == "got it\n" and process.returncode == 1
 
 
 def test_more_extras_are_added_once(project: Project) -> None:

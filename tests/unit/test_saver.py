@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +198,32 @@ def test_damage_is_noticed(saved: str, session: dt.Session) -> None:
             Saver().restore(session, missing)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["../m", "/etc/m", "a/m", "..", ""])
+def test_a_name_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    """recover_last_checkpoints may get these names, and what a Saver keeps it also removes."""
+    lines = (
+        f"model_checkpoint_path: {json.dumps(name)}\n",
+        f"all_model_checkpoint_paths: {json.dumps(name)}\n",
+    )
+    for text in (lines[0], 'model_checkpoint_path: "m"\n' + lines[1]):
+        (tmp_path / "checkpoint").write_text(text)
+        with pytest.raises(CheckpointError, match=r"not in its folder|not a checkpoint state file"):
+            get_checkpoint_state(tmp_path)
+
+
+def test_one_saver_and_two_folders(tmp_path: Path, session: dt.Session) -> None:
+    v = dt.Variable(1, name="v")
+    session.run(v.initializer)
+    saver = Saver()
+    saver.save(session, tmp_path / "a" / "m", 1)
+    saver.save(session, tmp_path / "b" / "m", 2)
+    state = get_checkpoint_state(tmp_path / "b")
+    assert state is not None and state.all_model_checkpoint_paths == [str(tmp_path / "b" / "m-2")]
+    assert len(saver.last_checkpoints) == 2
+
+
 def test_a_state_file_that_is_none_is_said_to_be(tmp_path: Path) -> None:
-    for text in ("nonsense\n", 'all_model_checkpoint_paths: "m"\n'):
+    for text in ("nonsense\n", 'model_checkpoint_path: "\\q"\n', 'all_model_checkpoint_paths: "m"\n'):
         (tmp_path / "checkpoint").write_text(text)
         with pytest.raises(CheckpointError, match="not a checkpoint state file"):
             latest_checkpoint(tmp_path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import os
 import subprocess
@@ -22,32 +20,6 @@ from dtrain.train import checkpoint
 from dtrain.train.trainer import train
 
 Words = list[str]
-
-
-def write_set(folder: Path, train: int, test: int) -> Path:
-    """A small set in MNIST's format that a network can learn: the row of a bright block says the class."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    sums = ""
-    for stem, count in (("train", train), ("t10k", test)):
-        labels = rng.integers(0, 10, count).astype(np.uint8)
-        images = rng.integers(0, 60, (count, 28, 28)).astype(np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[2 * label + 4 : 2 * label + 6, 4:24] += 150
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            data = gzip.compress(header + array.tobytes(), 1)
-            name = f"{stem}-{kind}-ubyte.gz"
-            (folder / name).write_bytes(data)
-            sums += f"{hashlib.sha256(data).hexdigest()}  {name}\n"
-    (folder / "SHA256SUMS").write_text(sums)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1,003 training and 101 test examples: neither divides by a batch of 100 nor by 2, 3 or 4 ranks."""
-    return write_set(tmp_path_factory.mktemp("data") / "blocks", 1003, 101)
 
 
 def events(text: str) -> list[dict[str, Any]]:
@@ -71,10 +43,9 @@ def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [line.split("  ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert lines[-1].startswith("done in ")
     assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoints",
         "config.toml",
         "metrics.jsonl",
-        checkpoint.MANIFEST,
-        checkpoint.PARAMETERS,
     ]
 
 
@@ -136,10 +107,10 @@ def test_two_runs_are_bit_identical(small_set: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         config = TrainConfig(dataset=str(small_set), epochs=2, run_dir=str(tmp_path / name))
         train(config, SingleCommunicator())
-        digests.append(checkpoint.load(tmp_path / name)[1]["sha256"])
+        digests.append(checkpoint.load(tmp_path / name).manifest["sha256"])
     assert digests[0] == digests[1]
     train(TrainConfig(dataset=str(small_set), seed=1, run_dir=str(tmp_path / "c")), SingleCommunicator())
-    assert checkpoint.load(tmp_path / "c")[1]["sha256"] != digests[0]
+    assert checkpoint.load(tmp_path / "c").manifest["sha256"] != digests[0]
 
 
 def test_training_loss_is_the_mean_over_examples(small_set: Path, tmp_path: Path) -> None:
@@ -149,7 +120,7 @@ def test_training_loss_is_the_mean_over_examples(small_set: Path, tmp_path: Path
     config = TrainConfig(dataset=str(small_set), epochs=1, batch_size=2000, model="logistic", lr=1e-30)
     config = TrainConfig(**{**config.__dict__, "run_dir": str(tmp_path / "run")})
     train(config, SingleCommunicator())
-    values, _ = checkpoint.load(tmp_path / "run")
+    values = checkpoint.load(tmp_path / "run").values
     data = load(str(small_set), SingleCommunicator(), {})
     for part, suffix in ((data.train, ""), (data.test, "test_")):
         x = data.images[part.start : part.stop].reshape(len(part), -1) / 255
@@ -251,9 +222,10 @@ def test_eval_refuses_damage_and_other_models(
         "another model's parameters: hidden_1/kernel should be float32(784, 256)" in capsys.readouterr().err
     )
     (run / "config.toml").write_text(config)
-    data = bytearray((run / checkpoint.PARAMETERS).read_bytes())
-    data[-1] ^= 1
-    (run / checkpoint.PARAMETERS).write_bytes(data)
+    (saved,) = (run / checkpoint.FOLDER).glob("*.safetensors")
+    data = bytearray(saved.read_bytes())
+    data[8 + int.from_bytes(data[:8], "little")] ^= 1  # the first byte of the first parameter
+    saved.write_bytes(data)
     assert main(["eval", str(run)]) == 5
     assert "is damaged" in capsys.readouterr().err
 
@@ -281,13 +253,13 @@ def test_ranks_compute_what_one_does(
         dataset=str(small_set), epochs=10, optimizer="sgd", lr=0.05, run_dir=str(tmp_path / "one")
     )
     train(config, SingleCommunicator())
-    one, _ = checkpoint.load(tmp_path / "one")
+    one = checkpoint.load(tmp_path / "one").values
     done = mpirun(ranks, [*argv, "--run-dir", "many", "--log-format", "json"])
     assert done.rc == 0, done.stderr
     header = events(done.stdout)[0]
     assert header["ranks"] == ranks and sum(header["shards"]) == 1003 and header["iterations_per_epoch"] == 11
     assert done.stdout == (tmp_path / "many" / "metrics.jsonl").read_text(), "only rank 0 prints"
-    many, _ = checkpoint.load(tmp_path / "many")
+    many = checkpoint.load(tmp_path / "many").values
     for name, value in one.items():  # 110 steps, a short last batch of 3 in each epoch
         np.testing.assert_allclose(many[name], value, atol=1e-5, rtol=0)
     alone = events((tmp_path / "one" / "metrics.jsonl").read_text())
@@ -304,7 +276,7 @@ def test_two_parallel_runs_are_bit_identical(
     for name in ("a", "b"):
         done = mpirun(3, ["train", "--dataset", small_set, "--epochs", "2", "--run-dir", name])
         assert done.rc == 0, done.stderr
-        digests.add(checkpoint.load(tmp_path / name)[1]["sha256"])
+        digests.add(checkpoint.load(tmp_path / name).manifest["sha256"])
     assert len(digests) == 1
 
 
@@ -340,7 +312,9 @@ def test_a_run_directory_that_cannot_be_made(small_set: Path, mpirun: Callable[.
     assert "/proc/none/run" in done.stderr and "--run-dir" in done.stderr
 
 
-def test_more_ranks_than_examples(tmp_path: Path, mpirun: Callable[..., Any]) -> None:
+def test_more_ranks_than_examples(
+    write_set: Callable[..., Path], tmp_path: Path, mpirun: Callable[..., Any]
+) -> None:
     tiny = write_set(tmp_path / "tiny", 3, 2)
     done = mpirun(4, ["train", "--dataset", tiny])
     assert done.rc == 2 and done.seconds < 5
@@ -351,7 +325,7 @@ def test_more_ranks_than_examples(tmp_path: Path, mpirun: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "longer"])
 def test_a_damaged_file_is_told_once_and_left_alone(
-    damage: str, tmp_path: Path, mpirun: Callable[..., Any]
+    damage: str, write_set: Callable[..., Path], tmp_path: Path, mpirun: Callable[..., Any]
 ) -> None:
     folder = write_set(tmp_path / "set", 30, 20)
     file = folder / "train-images-idx3-ubyte.gz"

@@ -1,0 +1,225 @@
+"""What a run is made of between two steps, and how another goes on from it, or takes its parameters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dtrain.config import TrainConfig, flag
+from dtrain.errors import CheckpointError
+from dtrain.files import open_regular
+from dtrain.ops.state import Variable
+from dtrain.runtime.session import Session
+from dtrain.train import checkpoint
+
+#: Options that a run has from its first step to its last; the data set is compared by its content.
+FIXED = ("model", "optimizer", "lr", "batch_size", "seed")
+#: Bytes of a line of metrics.jsonl, at most.
+MOST_LINE = 1 << 20
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    step: steps done. epoch: the one in work, from 1. iteration, examples: steps done and examples used
+    in it; loss_sum, correct: sums over those examples. test_loss, test_accuracy: of the last finished epoch.
+    best_step, best_accuracy: where the test accuracy was best, and what it was.
+    """
+
+    step: int = 0
+    epoch: int = 1
+    iteration: int = 0
+    examples: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    test_loss: float = 0.0
+    test_accuracy: float = 0.0
+    best_step: int = 0
+    best_accuracy: float = -1.0
+
+    def add(self, loss: float, accuracy: float, examples: int) -> None:
+        """Count a step, by its means over its examples."""
+        self.step += 1
+        self.iteration += 1
+        self.examples += examples
+        self.loss_sum += loss * examples
+        self.correct += round(accuracy * examples)  # a count, freed of float32's rounding
+
+    def finish_epoch(self, test_loss: float, test_accuracy: float) -> None:
+        """Go on to the next epoch."""
+        self.epoch += 1
+        self.iteration = self.examples = self.correct = 0
+        self.loss_sum = 0.0
+        self.test_loss, self.test_accuracy = test_loss, test_accuracy
+        if test_accuracy > self.best_accuracy:
+            self.best_step, self.best_accuracy = self.step, test_accuracy
+
+    @staticmethod
+    def of(manifest: Mapping[str, Any]) -> Progress:
+        """What a manifest says; raises CheckpointError where that can be none."""
+        said = manifest.get("progress")
+        wanted = {f.name: float if f.type == "float" else int for f in fields(Progress)}
+        if not isinstance(said, dict) or {name: type(v) for name, v in said.items()} != wanted:
+            raise CheckpointError(
+                f"the manifest of step {manifest.get('step')} does not say how far it came."
+            )
+        return Progress(**said)
+
+
+def manifest_of(
+    session: Session, at: Progress, config: TrainConfig, data_digest: str, fingerprint: str
+) -> dict[str, Any]:
+    """What a checkpoint holds besides the values."""
+    return {
+        "progress": asdict(at),
+        "random": session.random_state,
+        "config": asdict(config),
+        "data": data_digest,
+        "fingerprint": fingerprint,
+        "ranks": session.comm.size,
+    }
+
+
+def resume(
+    session: Session,
+    variables: list[Variable],
+    run_dir: Path,
+    config: TrainConfig,
+    data_digest: str,
+    fingerprint: str,
+) -> tuple[Progress, list[str]]:
+    """Bring a session to a run's newest good checkpoint; also what is wrong with newer ones. Collective.
+
+    Raises:
+        CheckpointError: there is none, or it is of other options, data or graph: the first difference.
+    """
+
+    def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
+        there, here = manifest.get("config"), asdict(config)
+        for name in FIXED:
+            other = there.get(name) if isinstance(there, dict) else None
+            if other != here[name]:
+                raise CheckpointError(
+                    f"{run_dir} was trained with {flag(name)} {other}, not {here[name]}: a run goes on as it "
+                    f"began. To take its parameters into a new one, use --init-from {run_dir}."
+                )
+        if manifest.get("data") != data_digest:
+            raise CheckpointError(
+                f"{run_dir} was trained on other data: give its own --dataset, or start a new run with "
+                f"--init-from {run_dir}."
+            )
+        wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
+        refuse_difference(run_dir, wanted, specs)
+        if manifest.get("fingerprint") != fingerprint:
+            raise CheckpointError(
+                f"{run_dir} was trained with another step: dtrain's version, or the model's code, is not "
+                f"the same. Go on with that one, or start a new run with --init-from {run_dir}."
+            )
+        return list(wanted)
+
+    found = checkpoint.Checkpoint(0, {}, {})
+    with session.comm.together():
+        if session.comm.rank == 0:
+            found = checkpoint.load(run_dir, fits)
+            at = Progress.of(found.manifest)
+            _check_random(found.manifest)
+            _cut_metrics(run_dir / "metrics.jsonl", at)
+    said = json.dumps([found.manifest.get("progress"), found.manifest.get("random"), found.damaged])
+    progress, session.random_state, damaged = json.loads(session.comm.broadcast_text(said))
+    give_values(session, {v.op.name: v for v in variables}, found.values)
+    return Progress(**progress), damaged
+
+
+def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:
+    """Give parameters the values of another run's newest checkpoint where they fit; says which. Collective.
+
+    Raises:
+        CheckpointError: there is none, or nothing in it fits.
+    """
+    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+    not_fitting: list[str] = []
+
+    def fitting(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
+        not_fitting.extend(
+            f"{name} ({specs.get(name, 'nothing')} there, {spec} here)"
+            for name, spec in wanted.items()
+            if specs.get(name) != spec
+        )
+        if len(not_fitting) == len(wanted):
+            raise CheckpointError(f"nothing in {run_dir} fits this model: {', '.join(not_fitting)}.")
+        return [name for name, spec in wanted.items() if specs.get(name) == spec]
+
+    found = checkpoint.Checkpoint(0, {}, {})
+    with session.comm.together():
+        if session.comm.rank == 0:
+            found = checkpoint.load(run_dir, fitting)
+    taken = json.loads(session.comm.broadcast_text(json.dumps(list(found.values))))
+    give_values(session, {v.op.name: v for v in parameters if v.op.name in taken}, found.values)
+    text = f"{len(taken)} of {len(wanted)} parameters from {run_dir}, step {found.step}"
+    return f"{text}; not {', '.join(not_fitting)}" if not_fitting else text
+
+
+def give_values(
+    session: Session, variables: Mapping[str, Variable], values: Mapping[str, np.ndarray]
+) -> None:
+    """Set variables to values, by name, which only rank 0 needs to have. Collective."""
+    for name, variable in variables.items():
+        dims = variable.shape.as_list()
+        value = values[name] if session.comm.rank == 0 else np.empty(dims, variable.dtype.numpy)
+        flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
+        session.comm.broadcast(flat)
+        session.set_value(variable, flat.view(value.dtype).reshape(dims))
+
+
+def refuse_difference(run_dir: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise CheckpointError at the first variable that is not the same."""
+    for name in [*wanted, *found]:
+        here, there = wanted.get(name, "nothing"), found.get(name, "nothing")
+        if here != there:
+            raise CheckpointError(
+                f"{run_dir} holds another model's parameters: {name} should be {here} and is {there}."
+            )
+
+
+def _check_random(manifest: Mapping[str, Any]) -> None:
+    random = manifest.get("random")
+    counts = random.get("draws") if isinstance(random, dict) else None
+    seeds = [random.get("seed")] if isinstance(random, dict) else []
+    if not isinstance(counts, dict) or any(
+        type(n) is not int or not 0 <= n < 1 << 62 for n in [*counts.values(), *seeds]
+    ):
+        raise CheckpointError(
+            f"the manifest of step {manifest.get('step')} holds no state of random numbers."
+        )
+
+
+def _cut_metrics(path: Path, at: Progress) -> None:
+    """Drop from a run's metrics what came after a checkpoint, so that each epoch is in them once."""
+    try:
+        with open_regular(path, "r+b") as file:
+            end = 0
+            while (line := file.readline(MOST_LINE)).endswith(b"\n") and not _comes_after(line, at):
+                end = file.tell()
+            file.truncate(end)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be gone on with: {error.strerror}.") from None
+
+
+def _comes_after(line: bytes, at: Progress) -> bool:
+    try:
+        event = json.loads(line)
+        if event["event"] == "epoch":
+            return bool(event["epoch"] >= at.epoch)
+        if event["event"] == "iteration":
+            return bool((event["epoch"], event["iteration"]) > (at.epoch, at.iteration))
+        return bool(event["event"] == "done")
+    except (ValueError, TypeError, KeyError, RecursionError):  # half a line, of a crash
+        return True
