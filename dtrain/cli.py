@@ -56,8 +56,13 @@ def make_parser() -> argparse.ArgumentParser:
         choices = f.metadata["choices"]
         metavar = "|".join(choices) or f.metadata["metavar"] or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
+        bare = {"nargs": "?", "const": f.metadata["bare"]} if f.metadata["bare"] else {}
         train.add_argument(
-            flag(f.name), default=argparse.SUPPRESS, metavar=metavar, help=f.metadata["help"] + default
+            flag(f.name),
+            default=argparse.SUPPRESS,
+            metavar=metavar,
+            help=f.metadata["help"] + default,
+            **bare,
         )
     train.set_defaults(run=run_train)
 

@@ -26,9 +26,12 @@ LOG_FORMATS = ("text", "json")
 OTHER_VARIABLES = ("DTRAIN_DATA", "DTRAIN_MPIRUN", "DTRAIN_TERMINAL", "DTRAIN_VENV")
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = (), metavar: str = "") -> Any:
-    """A field of TrainConfig with what its flag needs."""
-    return field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+def option(
+    default: Any, help: str, choices: tuple[str, ...] = (), metavar: str = "", bare: str | None = None
+) -> Any:
+    """A field of TrainConfig with what its flag needs; bare: what the flag means without a value."""
+    metadata = {"help": help, "choices": choices, "metavar": metavar, "bare": bare}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ class TrainConfig:
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     log_format: str = option("text", "json prints one object a line", LOG_FORMATS)
     log_every: int = option(100, "iterations between two lines where there is no progress bar")
+    profile: str = option(
+        "",
+        "record a timeline of the steps FIRST to LAST - 1, counted from 0; without a value 10:30",
+        metavar="FIRST:LAST",
+        bare="10:30",
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -73,6 +82,17 @@ class TrainConfig:
             raise UsageError(f"--lr {self.lr}: give a number above 0, such as 0.001.")
         if not 0 <= self.seed < 2**62:
             raise UsageError(f"--seed {self.seed}: give a whole number from 0 to 2**62 - 1.")
+        if self.profile:
+            first, last = self.profile_window()
+            if not 0 <= first < last:
+                raise UsageError(f"--profile {self.profile}: FIRST has to be less than LAST, such as 10:30.")
+
+    def profile_window(self) -> tuple[int, int]:
+        """The first step that --profile records, from 0, and the one behind the last."""
+        first, _, last = self.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal()):
+            raise UsageError(f"--profile {self.profile}: give FIRST:LAST in whole numbers, such as 10:30.")
+        return int(first), int(last)
 
     def to_toml(self) -> str:
         """The options as a file that --config takes."""

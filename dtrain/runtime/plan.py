@@ -99,8 +99,11 @@ class Plan:
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
         self._fetches = [self._arrays[t] for t in step.fetches]
 
-    def run(self, values: Sequence[Any]) -> list[Any]:
-        """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies."""
+    def run(self, values: Sequence[Any], kernels: Sequence[Kernel] | None = None) -> list[Any]:
+        """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies.
+
+        kernels: what runs in place of the plan's own, and does the same (a recorder's).
+        """
         on_host = self.backend.on_host
         for index, buffer in self._feeds:
             if on_host or buffer.dtype == object:
@@ -108,7 +111,7 @@ class Plan:
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
-            for kernel in self.kernels:
+            for kernel in kernels or self.kernels:
                 kernel()
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]

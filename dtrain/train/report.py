@@ -99,6 +99,12 @@ class Report:
         )
         self._emit("epoch", facts, text)
 
+    def profile(self, **facts: Any) -> None:
+        """Where the time of the recorded steps went."""
+        from dtrain.train.profile import summary_text
+
+        self._emit("profile", facts, summary_text(facts))
+
     def done(self, **facts: Any) -> None:
         """The footer."""
         text = (

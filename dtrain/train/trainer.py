@@ -83,6 +83,13 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
             f"{len(data.train)} ranks, or use a larger data set."
         )
         comm.agree(error)
+    if config.profile and config.profile_window()[0] >= config.epochs * iterations(
+        data.train, config.batch_size
+    ):
+        steps = config.epochs * iterations(data.train, config.batch_size)
+        comm.agree(
+            UsageError(f"--profile {config.profile}: this run has {steps} steps, the last is {steps - 1}.")
+        )
     run_dir = make_run_dir(config, comm)
 
     graph = dt.Graph()
@@ -95,6 +102,11 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
     session.run(initialize)
     feeds = [network.indices, network.training]
     step = session.make_callable([network.loss, network.accuracy, minimize], feeds)
+    profiler = None
+    if config.profile:
+        from dtrain.train.profile import StepProfiler
+
+        step = profiler = StepProfiler(session, step, config.profile_window(), run_dir)
 
     with Report(comm, run_dir, config.log_format, config.log_every) as report:
         report.header(
@@ -144,6 +156,8 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
                 communication_fraction=fraction,
             )
             save(session, network, run_dir, config, epoch, test_accuracy)
+        if profiler is not None:
+            report.profile(**profiler.finish())
         facts = {
             "test_accuracy": test_accuracy,
             "test_loss": test_loss,
