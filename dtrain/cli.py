@@ -79,6 +79,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=run_eval)
 
+    report = commands.add_parser(
+        "report",
+        help="runs side by side on one HTML page",
+        description="Write one HTML page on one run or several, to compare them; it needs no network.",
+    )
+    report.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help="what `dtrain train` printed")
+    report.add_argument("--to", metavar="FILE", default="report.html", help="the page (default report.html)")
+    report.set_defaults(run=run_report)
+
     info = commands.add_parser("info", help="versions, MPI, BLAS, devices: what a bug report needs")
     info.set_defaults(run=run_info)
 
@@ -127,6 +136,13 @@ def run_eval(args: argparse.Namespace) -> None:
                 f"test accuracy {facts['test_accuracy']:.4f} on {facts['test_examples']:,} examples "
                 f"of {facts['dataset']}"
             )
+
+
+def run_report(args: argparse.Namespace) -> None:
+    if launcher.rank() == 0:
+        from dtrain.report.page import write
+
+        print(write(args.run_dirs, Path(args.to)))
 
 
 def run_info(args: argparse.Namespace) -> None:

@@ -19,8 +19,8 @@ from dtrain.train.checkpoint import write_atomically
 
 #: Bytes from which the trace is compressed; Perfetto and Chrome open it either way.
 BIG = 8 << 20
-#: A rank is called slow whose own work takes this much longer than the others' on average.
-SLOW = 1.2
+#: A rank is called slow whose own work takes longer than the others' on average by this share of a step.
+SLOW = 0.1
 #: Kernels that the summary names.
 LONGEST = 10
 
@@ -154,7 +154,7 @@ class StepProfiler:
             "step_ms": float(ms.sum(1).mean()),
             "parts_ms": {part: column.tolist() for part, column in zip(PARTS, ms.T, strict=True)},
             "hosts": list(comm.hosts),
-            "slowest": slow if comm.size > 1 and work[slow] > SLOW * others else None,
+            "slowest": slow if comm.size > 1 and work[slow] - others > SLOW * ms.sum(1).mean() else None,
             "work_ms": work.tolist(),
             "kernels": [
                 {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import dtrain as dt
+from dtrain import info
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
 from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
@@ -20,6 +21,7 @@ from dtrain.runtime.backend import make_backend
 from dtrain.train import checkpoint
 from dtrain.train.batches import batches, epoch_order, iterations
 from dtrain.train.data import Dataset, load
+from dtrain.train.mistakes import Mistakes
 from dtrain.train.models import MODELS
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
 from dtrain.train.report import Report
@@ -39,6 +41,8 @@ class Network:
     loss: dt.Tensor
     accuracy: dt.Tensor
     parameters: list[dt.Variable]
+    losses: dt.Tensor  # of each example
+    predicted: dt.Tensor  # the class that each example is taken for, int32
 
 
 def build(model: str, data: Dataset) -> Network:
@@ -55,9 +59,9 @@ def build(model: str, data: Dataset) -> Network:
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         loss = dt.reduce_mean(each)
     with dt.name_scope("accuracy"):
-        correct = dt.equal(dt.cast(dt.argmax(logits, 1), "int32"), labels)
-        accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, training, loss, accuracy, dt.trainable_variables())
+        predicted = dt.cast(dt.argmax(logits, 1), "int32")
+        accuracy = dt.reduce_mean(dt.cast(dt.equal(predicted, labels), "float32"))
+    return Network(indices, training, loss, accuracy, dt.trainable_variables(), each, predicted)
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -132,6 +136,8 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
             epochs=config.epochs,
             seed=config.seed,
             run_dir=str(run_dir),
+            hosts=list(comm.hosts),
+            environment=info.environment() if comm.rank == 0 else {},
         )
         for epoch in range(1, config.epochs + 1):
             order = epoch_order(config.seed, epoch, data.train)
@@ -144,7 +150,8 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
                 report.iteration(epoch, iteration, float(loss), float(accuracy))
             seconds = time.perf_counter() - begun
             fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
-            test_loss, test_accuracy = evaluate(session, network, data.test, comm)
+            mistakes = Mistakes(data) if epoch == config.epochs else None
+            test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)
             report.epoch(
                 epoch=epoch,
                 loss=loss_sum / len(data.train),
@@ -156,6 +163,8 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
                 communication_fraction=fraction,
             )
             save(session, network, run_dir, config, epoch, test_accuracy)
+            if mistakes:
+                mistakes.save(run_dir, epoch, comm)
         if profiler is not None:
             report.profile(**profiler.finish())
         facts = {
@@ -169,15 +178,25 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
 
 
 def evaluate(
-    session: dt.Session, network: Network, examples: range, comm: Communicator
+    session: dt.Session,
+    network: Network,
+    examples: range,
+    comm: Communicator,
+    mistakes: Mistakes | None = None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy over examples, each counted once; the same on every rank."""
+    """Mean loss and accuracy over examples, each counted once; the same on every rank.
+
+    mistakes: gets the outcome of each example.
+    """
     feeds = [network.indices, network.training]
-    run = session.make_callable([network.loss, network.accuracy], feeds)
+    each = [network.losses, network.predicted] if mistakes else []
+    run = session.make_callable([network.loss, network.accuracy, *each], feeds)
     order = np.arange(examples.start, examples.stop, dtype=np.int32)
     loss_sum, correct = 0.0, 0
     for shard in batches(order, EVAL_BATCH, comm):
-        loss, accuracy = run(shard, TESTING)
+        loss, accuracy, *outcomes = run(shard, TESTING)
+        if mistakes:
+            mistakes.add(*outcomes)
         loss_sum += float(loss) * shard.total
         correct += round(float(accuracy) * shard.total)
     return loss_sum / len(order), correct / len(order)

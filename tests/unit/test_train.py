@@ -77,6 +77,7 @@ def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert sorted(p.name for p in run.iterdir()) == [
         "config.toml",
         "metrics.jsonl",
+        "mistakes.json",
         checkpoint.MANIFEST,
         checkpoint.PARAMETERS,
     ]
