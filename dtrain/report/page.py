@@ -113,12 +113,14 @@ def _lead(runs: Sequence[Run]) -> str:
     """The result in a sentence or two."""
     sentences = []
     gains = [(gain, run) for run in runs if (gain := speed_up(run, runs)) is not None]
-    faster = max(gains, key=lambda pair: pair[0], default=None)
-    if faster and faster[0] != 1 and len({run.ranks for _, run in gains}) > 1:
-        base = min((run for _, run in gains if work(run) == work(faster[1])), key=lambda run: run.ranks)
+    if len({run.ranks for _, run in gains}) > 1:
+        gain, fastest = max(gains, key=lambda pair: pair[0])
+        base = min((run for _, run in gains if work(run) == work(fastest)), key=lambda run: run.ranks)
+        name, few = (f"<b>{_e(run.name)}</b> ({_count(run.ranks, 'rank')})" for run in (fastest, base))
         sentences.append(
-            f"<b>{_e(faster[1].name)}</b> ({_count(faster[1].ranks, 'rank')}) is the fastest: "
-            f"{faster[0]:.2f} times the speed of <b>{_e(base.name)}</b> ({_count(base.ranks, 'rank')})."
+            f"No run is faster than {few}."
+            if fastest is base
+            else f"{name} is the fastest: {gain:.2f} times the speed of {few}."
         )
     scores = [(score, run) for run in runs if (score := run.last("test_accuracy")) is not None]
     if len(scores) > 1:

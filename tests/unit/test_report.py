@@ -158,6 +158,15 @@ def test_the_numbers_of_the_runs_are_there(tmp_path: Path) -> None:
     )
 
 
+def test_ranks_that_do_not_help_are_told(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one"), make_run(tmp_path / "two", 2)
+    append(two, epoch(1, images_per_second=9e3), epoch(2, images_per_second=9e3))
+    said = " ".join(report(two, one).text.split("\n"))
+    assert "No run is faster than one (1 rank)." in said
+    other = make_run(tmp_path / "other", 4, batch_size=200)
+    assert "faste" not in report(one, other).text, "they do not do the same work"
+
+
 def test_rows_that_differ_are_marked(tmp_path: Path) -> None:
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b", lr=0.01)
     config = (b / "config.toml").read_text()
