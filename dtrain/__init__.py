@@ -204,7 +204,7 @@ from dtrain.ops.variables import (
     model_variables,
     report_uninitialized_variables,
 )
-from dtrain.runtime.config import ConfigProto, GPUOptions
+from dtrain.runtime.config import ConfigProto, GPUOptions, RunMetadata, RunOptions
 from dtrain.runtime.session import InteractiveSession, Session, Shard
 
 #: None, to put a new axis into x[...].
@@ -227,6 +227,8 @@ __all__ = [
     "InteractiveSession",
     "NodeDef",
     "Operation",
+    "RunMetadata",
+    "RunOptions",
     "Session",
     "Shard",
     "Tensor",

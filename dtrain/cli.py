@@ -63,7 +63,9 @@ def make_parser() -> argparse.ArgumentParser:
         choices = f.metadata["choices"]
         metavar = "|".join(choices) or f.metadata["metavar"] or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
-        keywords = {"action": _Switch} if choices == SWITCH else {"metavar": metavar}
+        keywords: dict[str, Any] = {"action": _Switch} if choices == SWITCH else {"metavar": metavar}
+        if f.metadata["bare"]:
+            keywords |= {"nargs": "?", "const": f.metadata["bare"]}
         train.add_argument(
             flag(f.name), default=argparse.SUPPRESS, help=f.metadata["help"] + default, **keywords
         )
@@ -84,6 +86,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)"
     )
     evaluate.set_defaults(run=run_eval)
+
+    report = commands.add_parser(
+        "report",
+        help="runs side by side on one HTML page",
+        description="Write one HTML page on one run or several, to compare them; it needs no network.",
+    )
+    report.add_argument("run_dirs", metavar="RUN_DIR", nargs="+", help="what `dtrain train` printed")
+    report.add_argument("--to", metavar="FILE", default="report.html", help="the page (default report.html)")
+    report.set_defaults(run=run_report)
 
     info = commands.add_parser("info", help="versions, MPI, BLAS, devices: what a bug report needs")
     info.set_defaults(run=run_info)
@@ -131,6 +142,13 @@ def run_eval(args: argparse.Namespace) -> None:
                 f"test accuracy {facts['test_accuracy']:.4f} on {facts['test_examples']:,} examples "
                 f"of {facts['dataset']}"
             )
+
+
+def run_report(args: argparse.Namespace) -> None:
+    if launcher.rank() == 0:
+        from dtrain.report.page import write
+
+        print(write(args.run_dirs, Path(args.to)))
 
 
 def run_info(args: argparse.Namespace) -> None:

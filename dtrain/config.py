@@ -33,9 +33,12 @@ MOST_BYTES = 1 << 20
 OTHER_VARIABLES = ("DTRAIN_DATA", "DTRAIN_MPIRUN", "DTRAIN_TERMINAL", "DTRAIN_VENV")
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = (), metavar: str = "") -> Any:
-    """A field of TrainConfig with what its flag needs."""
-    return field(default=default, metadata={"help": help, "choices": choices, "metavar": metavar})
+def option(
+    default: Any, help: str, choices: tuple[str, ...] = (), metavar: str = "", bare: str | None = None
+) -> Any:
+    """A field of TrainConfig with what its flag needs; bare: what the flag means without a value."""
+    metadata = {"help": help, "choices": choices, "metavar": metavar, "bare": bare}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ class TrainConfig:
     tensorboard: str = option(
         "auto", "write event files into the run directory; auto: where TensorBoard is installed", SWITCH
     )
+    profile: str = option(
+        "",
+        "record a timeline of the steps FIRST to LAST - 1, counted from 0; without a value 10:30",
+        metavar="FIRST:LAST",
+        bare="10:30",
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -102,6 +111,17 @@ class TrainConfig:
             raise UsageError("--resume auto: say by --run-dir which run is to be gone on with.")
         if self.resume not in ("", "auto", self.run_dir):
             raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
+        if self.profile:
+            first, last = self.profile_window()
+            if not 0 <= first < last:
+                raise UsageError(f"--profile {self.profile}: FIRST has to be less than LAST, such as 10:30.")
+
+    def profile_window(self) -> tuple[int, int]:
+        """The first step that --profile records, from 0, and the one behind the last."""
+        first, _, last = self.profile.partition(":")
+        if not (first.isdecimal() and last.isdecimal()):
+            raise UsageError(f"--profile {self.profile}: give FIRST:LAST in whole numbers, such as 10:30.")
+        return int(first), int(last)
 
     def to_toml(self) -> str:
         """The options as a file that --config takes."""

@@ -31,6 +31,18 @@ def lines() -> list[str]:
     ]
 
 
+def environment() -> dict[str, str]:
+    """What a run's speed depends on, for its record; nothing of the user's own, such as paths."""
+    blas = [line.removeprefix("blas").removeprefix("WARNING").strip() for line in _blas()]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": _cores(),
+        "numpy": metadata.version("numpy"),
+        "blas": "; ".join(blas),
+    }
+
+
 def _cores() -> str:
     total = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total

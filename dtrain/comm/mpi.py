@@ -177,6 +177,15 @@ class MPICommunicator(Communicator):
 
         return write
 
+    def barrier(self) -> None:
+        if not self._shares:
+            return super().barrier()
+        if self.size > self.local_size:
+            begun = time.perf_counter()
+            self._across.Barrier()
+            self.seconds += time.perf_counter() - begun
+        self._timed_meet()  # each brings the word of its fellows on the other nodes
+
     def _timed_meet(self) -> None:
         begun = time.perf_counter()
         self._meet()

@@ -13,8 +13,9 @@ INTRODUCTION = """\
 
 Made by `python -m dtrain.compat docs/tensorflow1.md`; a test compares it with the code. A program of
 TensorFlow 1 begins `import dtrain as tf`, and takes MNIST by
-`from dtrain.examples.tutorials.mnist import input_data`. It is started as it is, or by `mpirun -n N python
-program.py`: then every rank runs the whole program and works on its share of each batch.
+`from dtrain.examples.tutorials.mnist import input_data`, and timelines by `from dtrain.python.client import
+timeline`. It is started as it is, or by `mpirun -n N python program.py`: then every rank runs the whole
+program and works on its share of each batch.
 
 **On several ranks** a program gets the same numbers as on one, if all ranks do the same:
 

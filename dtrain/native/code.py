@@ -197,7 +197,7 @@ def fixed() -> ctypes.CDLL:
 
 
 class _Product(NamedTuple):
-    """The library of product.c: whether it is fast here, and the floats of room for a product of some depth."""
+    """The library of product.c, whether it is fast here, and the floats of room that a depth needs."""
 
     library: ctypes.CDLL
     fast: bool

@@ -46,6 +46,9 @@ class Backend:
         """The array on the host; for a host array, the very same."""
         return array
 
+    def synchronize(self) -> None:
+        """Return when the device has done what it was given; kernels on the host have when they return."""
+
 
 class CupyBackend(Backend):
     """One GPU, chosen by the rank on its node."""
@@ -67,6 +70,9 @@ class CupyBackend(Backend):
 
     def to_host(self, array: Any) -> np.ndarray:
         return self.xp.asnumpy(array)
+
+    def synchronize(self) -> None:
+        self.xp.cuda.get_current_stream().synchronize()
 
 
 def make_backend(device: str = "cpu", local_rank: int | None = None, kernels: str = "") -> Backend:

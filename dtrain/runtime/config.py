@@ -70,3 +70,16 @@ class ConfigProto(_Options):
             threadpool_limits(limits=threads, user_api="blas")
         on_cpu = self.device_count.get("GPU") == 0  # type: ignore[attr-defined]
         return "cpu" if on_cpu and isinstance(device, str) else device
+
+
+class RunOptions(_Options):
+    """Options of one Session.run: trace_level, NO_TRACE or more, which records it."""
+
+    NO_TRACE, SOFTWARE_TRACE, HARDWARE_TRACE, FULL_TRACE = range(4)
+    known: ClassVar[dict[str, Any]] = {"trace_level": 0}
+
+
+class RunMetadata:
+    """What Session.run tells of a run with a trace_level: step_stats, for timeline.Timeline."""
+
+    step_stats: Any = None

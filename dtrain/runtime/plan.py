@@ -97,11 +97,14 @@ class Plan:
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
         self._arrays = layout.arrays
         self.kernel_nodes: list[Operation] = []
+        #: The C function of each kernel, '' where it is NumPy's.
+        self.kernel_symbols: list[str] = []
         bound: list[Kernel | NativeCall] = []
         for node in self.nodes:
             kernels = layout.bind(node)
             bound += kernels
             self.kernel_nodes += [node] * len(kernels)
+            self.kernel_symbols += [k.symbol if isinstance(k, NativeCall) else "" for k in kernels]
         #: One call a kernel; _calls does the same, all neighbours in C in one call.
         self.kernels, self._calls = self._link(bound, layout)
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
@@ -149,8 +152,11 @@ class Plan:
 
         return kernel
 
-    def run(self, values: Sequence[Any]) -> list[Any]:
-        """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies."""
+    def run(self, values: Sequence[Any], kernels: Sequence[Kernel] | None = None) -> list[Any]:
+        """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies.
+
+        kernels: what runs in place of the plan's own, and does the same (a recorder's).
+        """
         on_host = self.backend.on_host
         for index, buffer in self._feeds:
             if on_host or buffer.dtype == object:
@@ -158,7 +164,7 @@ class Plan:
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
-            for call in self._calls:
+            for call in kernels or self._calls:
                 call()
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]

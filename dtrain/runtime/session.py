@@ -32,7 +32,7 @@ from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.batch import Batch, checksum
-from dtrain.runtime.config import ConfigProto
+from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
 from dtrain.runtime.plan import Plan, PlanEnv
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
@@ -69,7 +69,11 @@ class Session:
         config: TensorFlow 1's options; ConfigProto says what each means here.
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto, or a Backend.
+
+    profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
     """
+
+    profiler: Any = None
 
     def __init__(
         self,
@@ -136,15 +140,15 @@ class Session:
         self,
         fetches: Any,
         feed_dict: dict[Any, Any] | None = None,
-        options: None = None,
-        run_metadata: None = None,
+        options: RunOptions | None = None,
+        run_metadata: RunMetadata | None = None,
     ) -> Any:
         """Run what the fetches need, and only that.
 
         Args:
             fetches: a tensor, variable, operation or name, or lists, tuples and dicts of them.
             feed_dict: values for placeholders (or any tensor), as arrays or Shards.
-            options, run_metadata: only None, since dtrain records no traces.
+            options: RunOptions(trace_level=RunOptions.FULL_TRACE) records the run into run_metadata.
 
         Returns:
             Values in the structure of fetches; None for operations.
@@ -153,8 +157,21 @@ class Session:
             InvalidArgumentError: a placeholder is not fed, or a value does not fit.
             FailedPreconditionError: a variable has no value yet, or the session is closed.
         """
-        if options is not None or run_metadata is not None:
-            raise UsageError("Session.run: dtrain records no traces; leave options and run_metadata out.")
+        if options is not None and getattr(options, "trace_level", 1):
+            if not isinstance(options, RunOptions) or not isinstance(run_metadata, RunMetadata):
+                raise UsageError(
+                    "Session.run: to trace a run give options=RunOptions(trace_level=RunOptions.FULL_TRACE) "
+                    "and run_metadata=RunMetadata()."
+                )
+            from dtrain.runtime.profile import Recorder
+
+            before, self.profiler = self.profiler, Recorder(self.comm)
+            try:
+                results = self.run(fetches, feed_dict)
+                run_metadata.step_stats = self.profiler
+            finally:
+                self.profiler = before
+            return results
         items = sorted(
             ((self._feed_tensor(key), value) for key, value in (feed_dict or {}).items()),
             key=lambda item: (item[0].op.id, item[0].index),
@@ -185,7 +202,8 @@ class Session:
                 raise self._uninitialized(plan)
             if self.comm.size > 1:
                 self._check_alike(plan, feeds, values)
-            results = plan.run(locals_)
+            profiler = self.profiler
+            results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
             if plan.assigned:
                 self._initialized.update(plan.assigned)
             return rebuild([None if p is None else results[p] for p in places])

@@ -25,6 +25,9 @@ class Observer:
     def epoch(self, **facts: Any) -> None:
         """After each epoch and its evaluation."""
 
+    def profile(self, **facts: Any) -> None:
+        """Once, before done, where steps were recorded: where their time went."""
+
     def done(self, **facts: Any) -> None:
         """Once, after the last epoch; not where the run failed."""
 
@@ -49,6 +52,10 @@ class Observers(Observer):
     def epoch(self, **facts: Any) -> None:
         for observer in self._observers:
             observer.epoch(**facts)
+
+    def profile(self, **facts: Any) -> None:
+        for observer in self._observers:
+            observer.profile(**facts)
 
     def done(self, **facts: Any) -> None:
         for observer in self._observers:

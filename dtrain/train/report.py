@@ -82,6 +82,12 @@ class Report(Observer):
         )
         self._emit("epoch", facts, text)
 
+    def profile(self, **facts: Any) -> None:
+        """Where the time of the recorded steps went."""
+        from dtrain.train.profile import summary_text
+
+        self._emit("profile", facts, summary_text(facts))
+
     def done(self, **facts: Any) -> None:
         text = (
             f"done in {facts['seconds']:.1f} s: test accuracy {facts['test_accuracy']:.4f}; "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import dtrain as dt
+from dtrain import info
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
@@ -23,6 +24,7 @@ from dtrain.runtime.backend import make_backend
 from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import batches, epoch_order, iterations
 from dtrain.train.data import Dataset, load
+from dtrain.train.mistakes import Mistakes
 from dtrain.train.models import MODELS
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
@@ -51,6 +53,7 @@ class Network:
     predicted: dt.Tensor
     parameters: list[dt.Variable]
     examples: tuple[dt.Operation, dt.Operation]
+    losses: dt.Tensor  # of each example
 
 
 def build(model: str, data: Dataset) -> Network:
@@ -70,10 +73,11 @@ def build(model: str, data: Dataset) -> Network:
         loss = dt.reduce_mean(each)
     with dt.name_scope("accuracy"):
         predicted = dt.cast(dt.argmax(logits, 1), "int32")
-        correct = dt.equal(predicted, labels)
-        accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
+        accuracy = dt.reduce_mean(dt.cast(dt.equal(predicted, labels), "float32"))
     examples = (images.op, classes.op)
-    return Network(indices, training, loss, accuracy, predicted, dt.trainable_variables(), examples)
+    return Network(
+        indices, training, loss, accuracy, predicted, dt.trainable_variables(), examples, losses=each
+    )
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -101,6 +105,11 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             f"{len(data.train)} ranks, or use a larger data set."
         )
         comm.agree(error)
+    steps = config.epochs * iterations(data.train, config.batch_size)
+    if config.profile and config.profile_window()[0] >= steps:
+        comm.agree(
+            UsageError(f"--profile {config.profile}: this run has {steps} steps, the last is {steps - 1}.")
+        )
     watched = tensorboard.wanted(config.tensorboard, comm)
     run_dir, resuming = open_run_dir(config, comm)
 
@@ -126,6 +135,11 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             origin = init_from(session, network.parameters, Path(config.init_from))
     feeds = [network.indices, network.training, stop]
     step = session.make_callable([network.loss, network.accuracy, stopping, minimize], feeds)
+    profiler = None
+    if config.profile:
+        from dtrain.train.profile import StepProfiler
+
+        step = profiler = StepProfiler(session, step, config.profile_window(), run_dir)
 
     def about(at: Progress) -> dict[str, Any]:
         return manifest_of(session, at, config, *same)
@@ -163,6 +177,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             origin=origin,
             run_dir=str(run_dir),
             tensorboard=watched,
+            hosts=list(comm.hosts),
+            environment=info.environment() if comm.rank == 0 else {},
         )
         while at.epoch <= config.epochs:
             order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
@@ -179,7 +195,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
                     checkpoints.save(at)
             seconds = time.perf_counter() - begun
             fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
-            test_loss, test_accuracy = evaluate(session, network, data.test, comm)
+            mistakes = Mistakes(data) if at.epoch == config.epochs else None
+            test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)
             report.epoch(
                 epoch=at.epoch,
                 loss=at.loss_sum / len(data.train),
@@ -190,9 +207,13 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
                 images_per_second=len(order) / seconds,
                 communication_fraction=fraction,
             )
+            if mistakes:
+                mistakes.save(run_dir, at.epoch, comm)
             at.finish_epoch(test_loss, test_accuracy)
             checkpoints.save(at)
         checkpoints.finish()
+        if profiler is not None:
+            report.profile(**profiler.finish())
         facts = {
             "test_accuracy": at.test_accuracy,
             "test_loss": at.test_loss,
@@ -204,15 +225,25 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
 
 
 def evaluate(
-    session: dt.Session, network: Network, examples: range, comm: Communicator
+    session: dt.Session,
+    network: Network,
+    examples: range,
+    comm: Communicator,
+    mistakes: Mistakes | None = None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy over examples, each counted once; the same on every rank."""
+    """Mean loss and accuracy over examples, each counted once; the same on every rank.
+
+    mistakes: gets the outcome of each example.
+    """
     feeds = [network.indices, network.training]
-    run = session.make_callable([network.loss, network.accuracy], feeds)
+    each = [network.losses, network.predicted] if mistakes else []
+    run = session.make_callable([network.loss, network.accuracy, *each], feeds)
     order = np.arange(examples.start, examples.stop, dtype=np.int32)
     loss_sum, correct = 0.0, 0
     for shard in batches(order, EVAL_BATCH, comm):
-        loss, accuracy = run(shard, TESTING)
+        loss, accuracy, *outcomes = run(shard, TESTING)
+        if mistakes:
+            mistakes.add(*outcomes)
         loss_sum += float(loss) * shard.total
         correct += round(float(accuracy) * shard.total)
     return loss_sum / len(order), correct / len(order)

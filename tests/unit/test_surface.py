@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import namedtuple
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import dtrain as dt
 from dtrain.errors import FailedPreconditionError, GraphError, InvalidArgumentError, UsageError
+from dtrain.python.client import timeline
 
 
 @pytest.fixture
@@ -231,10 +233,31 @@ def test_threads_are_those_of_the_config() -> None:
         assert all(p["num_threads"] == 1 for p in threadpool_info() if p["user_api"] == "blas")
 
 
-def test_no_traces_are_recorded(session: dt.Session) -> None:
-    assert session.run(dt.constant(1), None, None, None) == 1
-    with pytest.raises(UsageError, match="no traces"):
-        session.run(dt.constant(1), options=object())
+def test_a_run_is_traced_into_its_metadata(session: dt.Session) -> None:
+    x = dt.placeholder("float32", [None, 3])
+    y = dt.matmul(x, dt.ones([3, 2]), name="product")
+    metadata = dt.RunMetadata()
+    options = dt.RunOptions(trace_level=dt.RunOptions.FULL_TRACE)
+    feeds = {x: np.ones((5, 3), "f")}
+    np.testing.assert_array_equal(session.run(y, feeds, options, metadata), np.full((5, 2), 3))
+    trace = json.loads(timeline.Timeline(metadata.step_stats).generate_chrome_trace_format())["traceEvents"]
+    (product,) = [event for event in trace if event["name"] == "product"]
+    assert product["ph"] == "X" and product["dur"] > 0
+    assert product["args"]["op"] == "MatMul" and product["args"]["inputs"] == "float32[5,3] float32[3,2]"
+    untraced = dt.RunMetadata()
+    for none in (None, dt.RunOptions()):
+        assert session.run(dt.constant(1), None, none, untraced) == 1
+    assert session.profiler is None and untraced.step_stats is None
+
+
+def test_a_trace_needs_options_and_metadata(session: dt.Session) -> None:
+    for arguments in ({"options": object()}, {"options": dt.RunOptions(trace_level=3)}):
+        with pytest.raises(UsageError, match=r"run_metadata=RunMetadata\(\)"):
+            session.run(dt.constant(1), **arguments)
+    with pytest.raises(UsageError, match="nothing was traced"):
+        timeline.Timeline(dt.RunMetadata().step_stats)
+    with pytest.raises(UsageError, match="RunOptions has no option 'tracelevel'"):
+        dt.RunOptions(tracelevel=3)
 
 
 def test_fetches_nest_and_may_be_names(session: dt.Session) -> None:

@@ -46,6 +46,7 @@ def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         "checkpoints",
         "config.toml",
         "metrics.jsonl",
+        "mistakes.json",
     ]
 
 

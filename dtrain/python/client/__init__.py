@@ -1,0 +1,1 @@
+"""dtrain.python.client: its timeline."""

@@ -1,0 +1,214 @@
+"""What a session's time went into: the kernels of its plans one by one, on one clock for all ranks.
+
+A `Recorder` set as `session.profiler` runs each plan kernel by kernel and notes when each began and ended.
+Waiting is kept apart from moving: all ranks meet before each sum, and that meeting is the waiting. Moving
+lasts from there until this rank has the sum.
+
+Chrome's trace event format is described in "Trace Event Format" (Google, 2016); Perfetto reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.graph.graph import Operation
+from dtrain.ops.placement import local_shape
+from dtrain.passes.step import Step
+from dtrain.runtime.plan import Plan
+
+#: What a summary tells apart, in its order. Parts of a step add up to it: OTHER is what no event covers.
+MATRIX, ELEMENTWISE, REDUCTION, LOSS = "matrix products", "elementwise", "reductions", "loss"
+MEMORY, UPDATE = "gather, pool and other ops", "update"
+MOVING, WAITING = "communication: moving", "communication: waiting"
+DATA, OTHER = "feeding and fetching", "Python and other"
+PARTS = (MATRIX, ELEMENTWISE, REDUCTION, LOSS, MEMORY, UPDATE, MOVING, WAITING, DATA, OTHER)
+
+#: The part of the ops that a file of dtrain/ops holds, where no trait of the op says it.
+_BY_FILE = {"linalg": MATRIX, "conv": MATRIX, "loss": LOSS, "reduce": REDUCTION, "collective": MOVING}
+
+#: Round trips from which align() takes the shortest.
+ROUNDS = 40
+
+#: Tracks of a rank in the trace.
+STEPS, KERNELS, COMMUNICATION = 0, 1, 2
+
+Clock = Callable[[], int]
+
+
+def part_of(node: Operation) -> str:
+    """The part of a step's time that an operation's kernels belong to."""
+    if node.kind.writes:
+        return UPDATE
+    named = _BY_FILE.get(type(node.kind).__module__.rpartition(".")[2])
+    return named or (ELEMENTWISE if node.kind.elementwise else MEMORY)
+
+
+def align(comm: Communicator, clock: Clock = time.perf_counter_ns) -> tuple[int, int]:
+    """By how many ns this rank's clock is ahead of rank 0's, and by how much that may be wrong. Collective.
+
+    All ranks read their clocks between two meetings, and rank 0 before and after both: the readings fall into
+    rank 0's round trip, so its middle is right to half of that. The shortest of ROUNDS trips counts. Clocks
+    that agree within the error, as those of one node do, are left as they are.
+    """
+    best = np.full(comm.size, np.iinfo(np.int64).max)
+    ahead = np.zeros(comm.size, np.int64)
+    for _ in range(ROUNDS):
+        left = clock()
+        comm.barrier()
+        readings = comm.allgather(np.array([clock()], np.int64))
+        trip = np.array([left, clock()], np.int64)
+        left, back = comm.broadcast(trip).tolist()
+        if back - left < best[0]:
+            best[:] = back - left
+            ahead = readings - (left + back) // 2
+    error = int(best[comm.rank] + 1) // 2
+    offset = int(ahead[comm.rank])
+    return (0 if comm.rank == 0 or abs(offset) <= error else offset), error
+
+
+class Recorder:
+    """Runs plans kernel by kernel and keeps when each began and ended.
+
+    On several ranks all of them record the same runs.
+
+    events: (track, name, part, begin, end, arguments) in ns of this rank's clock, in order on each track.
+    """
+
+    def __init__(self, comm: Communicator, clock: Clock = time.perf_counter_ns) -> None:
+        self.comm = comm
+        self.clock = clock
+        self.events: list[tuple[int, str, str, int, int, dict[str, Any]]] = []
+        self._labels: dict[Plan, list[tuple[str, str, dict[str, Any], bool]]] = {}
+        self._communicated = comm.seconds  # up to the end of the last run
+
+    def run(self, plan: Plan, values: Sequence[Any]) -> list[Any]:
+        """plan.run(values), recorded."""
+        labels = self._labels.get(plan)
+        if labels is None:
+            labels = self._labels[plan] = _labels(plan, self.comm)
+        clock, add = self.clock, self.events.append
+        first = last = 0
+
+        def kernels() -> None:
+            nonlocal first, last
+            comm, synchronize, waited = self.comm, plan.backend.synchronize, 0.0
+            synchronize()  # feeds may still be on their way to the device
+            first = last = clock()
+            for kernel, (name, part, about, meets) in zip(plan.kernels, labels, strict=True):
+                begin = clock()
+                if meets:
+                    comm.barrier()
+                    end = clock()
+                    add((COMMUNICATION, "wait", WAITING, begin, end, {"for": name}))
+                    begin = end
+                else:
+                    waited = comm.seconds
+                kernel()
+                synchronize()
+                last = clock()
+                if part == WAITING:
+                    add((COMMUNICATION, "wait", WAITING, begin, last, {"for": name}))
+                    continue
+                if part == MOVING:
+                    add((COMMUNICATION, name, MOVING, begin, last, about))
+                    continue
+                end = last
+                if not meets and comm.seconds > waited:
+                    # a write to memory that ranks share is done when all have written their parts
+                    end = max(begin, last - round((comm.seconds - waited) * 1e9))
+                    add((COMMUNICATION, "wait", WAITING, end, last, {"for": name}))
+                add((KERNELS, name, part, begin, end, about))
+
+        start = clock()
+        between = round((self.comm.seconds - self._communicated) * 1e9)
+        if between > 0:  # such as comparing the feeds of all ranks
+            add((COMMUNICATION, "wait", WAITING, start - between, start, {"for": "collectives between runs"}))
+        results = plan.run(values, [kernels])
+        end = clock()
+        self._communicated = self.comm.seconds
+        # these two are appended out of order; trace() sorts
+        add((KERNELS, "feed", DATA, start, first, {"arrays": len(values)}))
+        add((KERNELS, "fetch", DATA, last, end, {"arrays": len(results)}))
+        return results
+
+    def trace(self, base: int = 0) -> list[dict[str, Any]]:
+        """The events in Chrome's format: pid is the rank, tid the track, times in µs from base (ns)."""
+        rank = self.comm.rank
+        where = f"rank {rank} on {self.comm.hosts[rank]}"
+        trace: list[dict[str, Any]] = [
+            {"ph": "M", "pid": rank, "tid": 0, "name": "process_name", "args": {"name": where}},
+            {"ph": "M", "pid": rank, "tid": 0, "name": "process_sort_index", "args": {"sort_index": rank}},
+        ]
+        for track, name in enumerate(("steps", "kernels", "communication")):
+            about = {"name": "thread_name", "args": {"name": name}}
+            trace.append({"ph": "M", "pid": rank, "tid": track, **about})
+        for track, name, part, begin, end, about in sorted(self.events, key=lambda e: (e[3], e[4])):
+            trace.append(
+                {
+                    "ph": "X",
+                    "pid": rank,
+                    "tid": track,
+                    "name": name,
+                    "cat": part,
+                    "ts": (begin - base) / 1000,
+                    "dur": (end - begin) / 1000,
+                    "args": about,
+                }
+            )
+        return trace
+
+
+def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, Any], bool]]:
+    """Of each kernel: its name, part, what is told of it, and whether all ranks meet before it."""
+    labels = []
+    nodes = plan.kernel_nodes
+    for i, node in enumerate(nodes):
+        part = part_of(node)
+        about: dict[str, Any] = {"op": node.type, "inputs": _shapes(node.inputs, plan.step, comm)}
+        if node.outputs:
+            about["outputs"] = _shapes(node.outputs, plan.step, comm)
+        if node.source:
+            about["line"] = node.source
+        symbol = plan.kernel_symbols[i]
+        if symbol == "meet":
+            labels.append((node.name, WAITING, about, False))
+            continue
+        # of a node in NumPy the last kernel is the op itself; those before it copy its inputs into place
+        copies = symbol == "copy" or (not symbol and i + 1 < len(nodes) and nodes[i + 1] is node)
+        if part == MOVING:
+            if copies:
+                part = MEMORY
+            else:
+                tensors = node.inputs if node.type == "AllReduce" else node.outputs
+                about["bytes"] = sum(_nbytes(t, plan.step, comm) for t in tensors)
+        name = f"copy for {node.name}" if copies else node.name
+        labels.append((name, part, about, part == MOVING and comm.size > 1 and not symbol))
+    return labels
+
+
+def _local(tensor: Any, step: Step, comm: Communicator) -> tuple[int, ...]:
+    return local_shape(tensor.spec.shape, step.placements[tensor], comm.rank, comm.size)
+
+
+def _shapes(tensors: Sequence[Any], step: Step, comm: Communicator) -> str:
+    """'float32[50,784] float32[784,256]', as this rank holds them."""
+    return " ".join(
+        f"{t.dtype.name}[{','.join(map(str, _local(t, step, comm)))}]"
+        for t in tensors
+        if t in step.placements
+    )
+
+
+def _nbytes(tensor: Any, step: Step, comm: Communicator) -> int:
+    return int(np.prod(_local(tensor, step, comm), dtype=np.int64)) * tensor.dtype.numpy.itemsize
+
+
+def to_json(trace: Sequence[dict[str, Any]]) -> str:
+    """Events as JSON text, one a line, without the brackets around them."""
+    return ",\n".join(json.dumps(event, separators=(",", ":")) for event in trace)

@@ -1,0 +1,80 @@
+"""What a run took its test examples for: the confusion matrix, and its worst mistakes with their pictures.
+
+The run writes it, from the test that it does anyway, so that `dtrain report` needs neither the data set nor a
+computation.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.errors import CheckpointError
+from dtrain.train.checkpoint import write_atomically
+from dtrain.train.data import Dataset
+
+FILE = "mistakes.json"
+#: How many pictures are kept.
+WORST = 24
+
+
+class Mistakes:
+    """Gathers the predictions of one test, batch by batch in the order of the examples."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+        self._predicted: list[np.ndarray] = []
+        self._losses: list[np.ndarray] = []
+
+    def add(self, losses: np.ndarray, predicted: np.ndarray) -> None:
+        """Loss and predicted class of each example of the next batch, the whole one."""
+        self._losses.append(losses)
+        self._predicted.append(predicted)
+
+    def to_json(self, epoch: int) -> str:
+        """The file's text.
+
+        confusion: [label][predicted class], counts. worst: the mistakes of the highest loss, the highest
+        first, each with its number among the test examples and its pixels: uint8 of `shape`, in base64.
+        """
+        data = self._data
+        losses, predicted = np.concatenate(self._losses), np.concatenate(self._predicted)
+        labels = data.labels[data.test.start : data.test.stop].astype(np.int64)
+        classes = data.classes
+        counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
+        wrong = np.flatnonzero(predicted != labels)
+        worst = wrong[np.argsort(-losses[wrong], kind="stable")[:WORST]]
+        return json.dumps(
+            {
+                "epoch": epoch,
+                "confusion": counts.reshape(classes, classes).tolist(),
+                "shape": list(data.images.shape[1:]),
+                "worst": [
+                    {
+                        "example": int(i),
+                        "label": int(labels[i]),
+                        "predicted": int(predicted[i]),
+                        "loss": float(losses[i]),
+                        "pixels": base64.b64encode(data.images[data.test.start + i].tobytes()).decode(),
+                    }
+                    for i in worst
+                ],
+            }
+        )
+
+    def save(self, run_dir: Path, epoch: int, comm: Communicator) -> None:
+        """Write the file, on rank 0; collective.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        with comm.together():
+            if comm.rank == 0:
+                try:
+                    write_atomically(run_dir / FILE, self.to_json(epoch).encode())
+                except OSError as error:
+                    raise CheckpointError(f"{run_dir / FILE} cannot be written: {error}.") from None

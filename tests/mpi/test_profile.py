@@ -1,0 +1,80 @@
+"""Recording under MPI: the meeting before a sum, the clocks of one node, and results as without."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.comm.mpi import MPICommunicator
+from dtrain.ops.placement import shard_bounds
+from dtrain.runtime.profile import MOVING, UPDATE, WAITING, align
+from dtrain.train.profile import StepProfiler
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_barrier_holds_everyone(share: bool) -> None:
+    comm = MPICommunicator(share)
+    for late in range(comm.size):
+        begun = comm.broadcast(np.array([time.perf_counter()]))[0]
+        if comm.rank == late:
+            time.sleep(0.02)
+        before = comm.seconds
+        comm.barrier()
+        assert time.perf_counter() - begun >= 0.02
+        assert comm.rank == late or comm.seconds > before
+
+
+def test_clocks_of_one_node_are_left_alone(comm: MPICommunicator) -> None:
+    offset, error = align(comm)
+    assert offset == 0
+    assert error < 20_000_000
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_training_is_recorded_and_the_same(share: bool, tmp_path: Path) -> None:
+    comm = MPICommunicator(share)
+    folder = Path(comm.broadcast_text(str(tmp_path)))
+    rng = np.random.default_rng(0)
+    images, labels = rng.standard_normal((30, 19)).astype("f"), rng.integers(0, 5, 30).astype(np.int32)
+    x, y = dt.placeholder("float32", [None, 19]), dt.placeholder("int32", [None])
+    weights = dt.Variable(dt.ones([19, 5]))
+    losses = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=dt.matmul(x, weights))
+    loss = dt.reduce_mean(losses)
+    minimize = dt.train.AdamOptimizer(0.1).minimize(loss)
+    initialize = dt.global_variables_initializer()
+    rows = slice(*shard_bounds(30, comm.rank, comm.size))
+    results = []
+    for recorded in (False, True):
+        session = dt.Session(comm=comm)
+        session.run(initialize)
+        step = session.make_callable([loss, minimize], [x, y])
+        if recorded:
+            step = profiler = StepProfiler(session, step, (2, 8), folder)
+        losses = [step(dt.Shard(images[rows], 30), dt.Shard(labels[rows], 30))[0] for _ in range(10)]
+        results.append((losses, session.run(weights).tobytes()))
+    assert results[0] == results[1]
+    facts = profiler.finish()
+    assert len(facts["work_ms"]) == comm.size
+    if comm.rank == 0:
+        events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+        for rank in range(comm.size):
+            own = [e for e in events if e["pid"] == rank and e["ph"] == "X"]
+            assert [e["args"]["bytes"] for e in own if e["cat"] == MOVING] == [4 * (19 * 5 + 1)] * 6
+            updates = [e for e in own if e["args"].get("op") == "ApplyAdam"]
+            assert len(updates) == 6 and {e["cat"] for e in updates} == {UPDATE}
+            # where ranks share parameters, an update ends in a meeting, which is told apart
+            waits = [e for e in own if e["cat"] == WAITING and e["args"]["for"] == updates[0]["name"]]
+            assert len(waits) == (6 if share and comm.size > 1 else 0)
+            # nobody has a sum before the last has come to it
+            begins = [e["ts"] + e["dur"] for e in own if e["cat"] == MOVING]
+            for other in range(comm.size):
+                theirs = [e["ts"] for e in events if e["pid"] == other and e.get("cat") == MOVING]
+                assert all(end >= begin for end, begin in zip(begins, theirs, strict=True))
+    comm.barrier()
