@@ -11,12 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dtrain import comm as communicators
 from dtrain.comm import failure, launcher
 from dtrain.config import DEVICES, LOG_FORMATS, TrainConfig, flag, read_toml, resolve
 from dtrain.errors import CheckpointError, UsageError
-
-#: Variables by which a user says how many threads the BLAS takes.
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -89,7 +87,7 @@ def run_train(args: argparse.Namespace) -> None:
     names = {f.name for f in fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
     config = resolve(flags, os.environ, args.config)
-    comm = _start()
+    comm = communicators.world()
     from dtrain.train.trainer import train
 
     train(config, comm)
@@ -105,7 +103,7 @@ def run_eval(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
     config = resolve(values, {})
-    comm = _start()
+    comm = communicators.world()
     from dtrain.train.trainer import evaluate_run
 
     facts = evaluate_run(path, config, comm)
@@ -141,28 +139,6 @@ def run_fetch(args: argparse.Namespace) -> None:
         print(f"MNIST is in {folder}{hint}")
 
 
-def _start() -> Any:
-    """Join the other ranks, and divide the cores of this node among those on it."""
-    from dtrain import comm
-
-    world = comm.world()
-    limit_threads(world.local_size)
-    return world
-
-
-def limit_threads(local_size: int) -> None:
-    """Keep this rank's BLAS to its share of the cores; a user's own *_NUM_THREADS wins.
-
-    OpenBLAS starts a thread a core in every rank: two ranks on two cores then ran 33 times too slow.
-    """
-    if local_size == 1 or any(name in os.environ for name in THREAD_VARIABLES):
-        return
-    from threadpoolctl import threadpool_limits
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threadpool_limits(max(1, cores // local_size))
-
-
 def _not_taken(command: str, word: str) -> str:
     flags = [flag(f.name) for f in fields(TrainConfig)] if command == "train" else []
     near = difflib.get_close_matches(word.partition("=")[0], flags, 1)
@@ -172,8 +148,6 @@ def _not_taken(command: str, word: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
-    from dtrain import comm
-
     try:
         args, rest = make_parser().parse_known_args(argv)
         if rest:
@@ -186,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except BaseException as error:
-        world = comm.joined()
+        world = communicators.joined()
         if world is not None:
             return failure.end(world, error)
         # before the ranks have met, all fail alike: the first speaks for them

@@ -9,10 +9,9 @@ from importlib import metadata
 from typing import Any
 
 import dtrain
+from dtrain import machine
 from dtrain.comm import launcher
-
-#: Variables by which an environment holds OpenBLAS below what the processor can do.
-BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+from dtrain.comm.threads import usable_cores
 
 
 def lines() -> list[str]:
@@ -21,9 +20,11 @@ def lines() -> list[str]:
         f"dtrain      {dtrain.__version__}",
         f"python      {platform.python_version()} ({sys.executable})",
         f"platform    {platform.platform()}",
+        f"processor   {machine.processor()}",
         f"cores       {_cores()}",
         f"numpy       {metadata.version('numpy')}",
-        *_blas(),
+        f"blas        {machine.blas_text()}",
+        *(f"WARNING     {warning}" for warning in machine.held_back()),
         f"mpi4py      {_mpi()}",
         f"launcher    {_launcher()}",
         f"gpu         {_gpu()}",
@@ -32,29 +33,7 @@ def lines() -> list[str]:
 
 
 def _cores() -> str:
-    total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
-    return f"{usable} usable of {total}"
-
-
-def _blas() -> list[str]:
-    from threadpoolctl import threadpool_info
-
-    result = []
-    for library in threadpool_info():
-        if library["user_api"] == "blas":
-            kernel = library.get("architecture", "unknown kernel")
-            result.append(
-                f"blas        {library['internal_api']} {library['version']}, kernel {kernel}, "
-                f"{library['num_threads']} threads"
-            )
-    for variable in BLAS_VARIABLES:
-        if variable in os.environ:
-            result.append(
-                f"WARNING     {variable}={os.environ[variable]} is set: it may hold the BLAS at half of the "
-                f"processor's speed; unset it"
-            )
-    return result or ["blas        not one that threadpoolctl knows"]
+    return f"{len(usable_cores())} usable of {os.cpu_count() or 1}"
 
 
 def _mpi() -> str:

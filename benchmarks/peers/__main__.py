@@ -2,12 +2,12 @@
 
     python benchmarks/peers [--python torch=PYTHON] [--only NAME ...] [--batch 100] [--rounds 5] [--check]
 
-W is the MLP 784-256-256-10 with ReLU, Adam at 0.001, float32, 60,000 images shuffled anew for each epoch, at a
-global batch of 100 (600 steps), or others by --batch; evaluation is not counted. Every contender is a small
-program in its framework's usual style (with_*.py beside this file); dtrain is `dtrain train`. They take turns:
-in each round each is started, trains one epoch to warm up and then the epochs that count, alone on the
-machine, and ends; the slowest do so in every second round. A contender named -1 is held to one core, others to
-two; one BLAS thread a process, but two where one process has two cores.
+W is the MLP 784-256-256-10 with ReLU, Adam at 0.001, float32, 60,000 images shuffled anew for each epoch, at
+a global batch of 100 (600 steps), or others by --batch; evaluation is not counted. Every contender is a small
+program in its framework's usual style (with_*.py beside this file); dtrain is `dtrain train`. They take
+turns: in each round each is started, trains one epoch to warm up and then the epochs that count, alone on the
+machine, and ends; the slowest do so in every second round. A contender named -1 is held to one core, others
+to two; one BLAS thread a process, but two where one process has two cores.
 
 Run it where dtrain is installed with MPI; a peer that its Python does not have is left out. --python names
 another Python for one of them. --check trains each for five epochs first and wants a test accuracy of 0.97.
@@ -321,7 +321,7 @@ def facts(
         "date": datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         "commit": commit or "unknown",
         "command": " ".join(["python benchmarks/peers", *words]),
-        "processor": f"{processor()}, {own.get('cores', '')} cores",
+        "processor": f"{own.get('processor', '')}, {own.get('cores', '')} cores",
         "system": f"{platform.system()} {platform.release()}, load {load} at the start",
         "python": own.get("python", "").split()[0],
         "blas": own.get("blas", ""),
@@ -329,15 +329,6 @@ def facts(
         "peers": ", ".join(f"{name} {v}" for name, v in versions.items() if name != "dtrain"),
         "data": data,
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 # -- what is said ----------------------------------------------------------------------------------------
@@ -364,7 +355,9 @@ def bars(batch: int, measured: dict[str, Measured]) -> list[list[str]]:
     """The ratios that can be told from what was measured, each against its bar."""
     epochs = {name: statistics.median(m.seconds) for name, m in measured.items()}
     rows = [["at a global batch of " + f"{batch:,}", "ratio", "bar", ""]]
-    peers = [seconds for name, seconds in epochs.items() if CONTENDERS[name].framework != "dtrain"]
+    peers = [
+        seconds for name, seconds in epochs.items() if CONTENDERS[name].framework not in ("dtrain", "numpy")
+    ]
     epochs["the best peer"] = min(peers, default=float("nan"))
     for what, over, under, sign, bar in BARS.get(batch, []):
         if over in epochs and under in epochs:  # both took part

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import dtrain as dt
+from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
 from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
@@ -100,6 +101,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
         report.header(
             version=dt.__version__,
             mpi=comm.library,
+            blas=machine.blas_text(),
             averaging=comm.averaging,
             ranks=comm.size,
             nodes=len(set(comm.hosts)),
@@ -107,7 +109,7 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
             dataset=data.name,
             source=data.source,
             data_digest=data.digest,
-            warning=data.warning,
+            warning=" ".join(filter(None, [data.warning, *machine.held_back()])) or None,
             examples=len(data.train),
             test_examples=len(data.test),
             shards=shard_sizes(data.train, config.batch_size, comm.size),
