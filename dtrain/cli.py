@@ -75,6 +75,19 @@ def make_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, MPI, BLAS, devices: what a bug report needs")
     info.set_defaults(run=run_info)
 
+    bench = commands.add_parser(
+        "bench",
+        help="what this machine can do, and where a step's time goes; under mpirun on all ranks",
+        description="Measure this machine in some seconds: the matrix products of a step against the core's "
+        "peak, a training step by kind of operation, sums over the ranks by size, and epochs by batch. "
+        "`mpirun -n 2 dtrain bench` measures two ranks.",
+    )
+    bench.add_argument(
+        "parts", nargs="*", metavar="PART", help="matmul, step, allreduce, epoch (default all)"
+    )
+    bench.add_argument("--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)")
+    bench.set_defaults(run=run_bench)
+
     data = commands.add_parser("data", help="the data set on this machine")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
     fetch = actions.add_parser("fetch", help="download MNIST and check it")
@@ -127,6 +140,15 @@ def run_info(args: argparse.Namespace) -> None:
 
     if launcher.rank() == 0:
         print("\n".join(lines()))
+
+
+def run_bench(args: argparse.Namespace) -> None:
+    from dtrain import bench
+
+    parts = bench.check(args.parts)
+    if args.log_format not in LOG_FORMATS:
+        raise UsageError(f"--log-format {args.log_format}: choose one of {', '.join(LOG_FORMATS)}.")
+    bench.run(parts, args.log_format, communicators.world())
 
 
 def run_fetch(args: argparse.Namespace) -> None:
