@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from dtrain.bench import allreduce, epoch, matmul, step, workload
 from dtrain.cli import main
@@ -15,8 +16,8 @@ from dtrain.comm import Communicator
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little work: 300 examples, odd batches, a few steps."""
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Little work: 300 examples, odd batches, a few steps; ranks that are threads share the cores."""
     monkeypatch.setattr(workload, "EXAMPLES", 300)
     monkeypatch.setattr(epoch, "EXAMPLES", 300)
     monkeypatch.setattr(epoch, "BATCHES", (70, 150))
@@ -28,6 +29,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(allreduce, name, value)
     for name, value in (("WARM_UP", 2), ("STEPS", 3)):
         monkeypatch.setattr(step, name, value)
+    with threadpool_limits(1):
+        yield
 
 
 def test_all_parts_as_text(capsys: pytest.CaptureFixture[str]) -> None:
