@@ -42,8 +42,11 @@ def _text(library: dict[str, Any]) -> str:
 
 def held_back() -> list[str]:
     """A sentence for each variable that holds the BLAS of this process below what the processor can do."""
+    if not {"OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"} & set(os.environ):
+        return []
     kernel = next((library.get("architecture", "") for library in blas()), "")
-    return list(filter(None, (by_kernel(kernel, _flags(), os.environ), by_cache(_l2(), os.environ))))
+    flags = set(_cpuinfo("flags").split())  # none on macOS and on other processors than x86
+    return list(filter(None, (by_kernel(kernel, flags, os.environ), by_cache(_l2(), os.environ))))
 
 
 def by_kernel(kernel: str, flags: set[str], environ: Mapping[str, str]) -> str:
@@ -76,26 +79,21 @@ def processor() -> str:
     """The processor's name."""
     import platform
 
-    lines = (line.partition(":") for line in _read("/proc/cpuinfo").splitlines())
-    names = (value.strip() for key, _, value in lines if key.strip() == "model name")
-    return next(names, "") or platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
 
 
-def _flags() -> set[str]:
-    # the flags of the first core are those of all; empty on macOS and on other processors than x86
-    for line in _read("/proc/cpuinfo").splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()
+def _cpuinfo(name: str) -> str:
+    """What /proc/cpuinfo says of the first core; '' where it does not."""
+    try:
+        with open("/proc/cpuinfo") as lines:  # read no further than needed: it may be long, and slow to make
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith(name))
+    except (OSError, StopIteration):
+        return ""
 
 
 def _l2() -> int:
-    text = _read("/sys/devices/system/cpu/cpu0/cache/index2/size").strip()
-    return int(text[:-1]) if text.endswith("K") and text[:-1].isdigit() else 0
-
-
-def _read(path: str) -> str:
     try:
-        return Path(path).read_text()
+        text = Path("/sys/devices/system/cpu/cpu0/cache/index2/size").read_text().strip()
     except OSError:
-        return ""
+        return 0
+    return int(text[:-1]) if text.endswith("K") and text[:-1].isdigit() else 0
