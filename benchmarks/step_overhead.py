@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -79,7 +78,6 @@ def main() -> None:
             step()
             times[name].append((time.perf_counter() - begun) * 1e6)
     print("\n".join(lines()))
-    print(f"processor   {platform.processor() or platform.machine()}")
     print(f"kernels     {kernels}")
     for name, values in times.items():
         low, median, high = (float(np.percentile(values, q)) for q in (10, 50, 90))

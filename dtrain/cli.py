@@ -11,12 +11,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dtrain import comm as communicators
 from dtrain.comm import failure, launcher
 from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_run, resolve
 from dtrain.errors import SavedAndStopped, UsageError
-
-#: Variables by which a user says how many threads the BLAS takes.
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -99,6 +97,19 @@ def make_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, MPI, BLAS, devices: what a bug report needs")
     info.set_defaults(run=run_info)
 
+    bench = commands.add_parser(
+        "bench",
+        help="what this machine can do, and where a step's time goes; under mpirun on all ranks",
+        description="Measure this machine in some seconds: the matrix products of a step against the core's "
+        "peak, a training step by kind of operation, sums over the ranks by size, and epochs by batch. "
+        "`mpirun -n 2 dtrain bench` measures two ranks.",
+    )
+    bench.add_argument(
+        "parts", nargs="*", metavar="PART", help="matmul, step, allreduce, epoch (default all)"
+    )
+    bench.add_argument("--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)")
+    bench.set_defaults(run=run_bench)
+
     data = commands.add_parser("data", help="the data set on this machine")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
     fetch = actions.add_parser("fetch", help="download MNIST and check it")
@@ -111,7 +122,7 @@ def run_train(args: argparse.Namespace) -> None:
     names = {f.name for f in fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
     config = resolve(flags, os.environ, args.config)
-    comm = _start()
+    comm = communicators.world()
     from dtrain.train.rank_log import RankLog
     from dtrain.train.trainer import train
 
@@ -125,7 +136,7 @@ def run_eval(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
     config = resolve(values, {})
-    comm = _start()
+    comm = communicators.world()
     from dtrain.train.trainer import evaluate_run
 
     facts = evaluate_run(Path(args.run_dir), config, comm, best=args.best)
@@ -158,6 +169,15 @@ def run_info(args: argparse.Namespace) -> None:
         print("\n".join(lines()))
 
 
+def run_bench(args: argparse.Namespace) -> None:
+    from dtrain import bench
+
+    parts = bench.check(args.parts)
+    if args.log_format not in LOG_FORMATS:
+        raise UsageError(f"--log-format {args.log_format}: choose one of {', '.join(LOG_FORMATS)}.")
+    bench.run(parts, args.log_format, communicators.world())
+
+
 def run_fetch(args: argparse.Namespace) -> None:
     from dtrain.train.data import cache_folder
     from dtrain.train.data.fetch import fetch
@@ -166,28 +186,6 @@ def run_fetch(args: argparse.Namespace) -> None:
         folder = fetch(Path(args.to) if args.to else cache_folder())
         hint = f"; use it with --dataset {folder} or DTRAIN_DATA={folder}" if args.to else ""
         print(f"MNIST is in {folder}{hint}")
-
-
-def _start() -> Any:
-    """Join the other ranks, and divide the cores of this node among those on it."""
-    from dtrain import comm
-
-    world = comm.world()
-    limit_threads(world.local_size)
-    return world
-
-
-def limit_threads(local_size: int) -> None:
-    """Keep this rank's BLAS to its share of the cores; a user's own *_NUM_THREADS wins.
-
-    OpenBLAS starts a thread a core in every rank: two ranks on two cores then ran 33 times too slow.
-    """
-    if local_size == 1 or any(name in os.environ for name in THREAD_VARIABLES):
-        return
-    from threadpoolctl import threadpool_limits
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threadpool_limits(max(1, cores // local_size))
 
 
 def _not_taken(command: str, word: str) -> str:
@@ -199,8 +197,6 @@ def _not_taken(command: str, word: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
-    from dtrain import comm
-
     try:
         args, rest = make_parser().parse_known_args(argv)
         if rest:
@@ -217,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from dtrain.train.preempt import close_ears
 
             close_ears()
-        world = comm.joined()
+        world = communicators.joined()
         if world is not None:
             return failure.end(world, error)
         # before the ranks have met, all fail alike: the first speaks for them

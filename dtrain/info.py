@@ -9,10 +9,9 @@ from importlib import metadata
 from typing import Any
 
 import dtrain
+from dtrain import machine
 from dtrain.comm import launcher
-
-#: Variables by which an environment holds OpenBLAS below what the processor can do.
-BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+from dtrain.comm.threads import usable_cores
 
 
 def lines() -> list[str]:
@@ -21,9 +20,12 @@ def lines() -> list[str]:
         f"dtrain      {dtrain.__version__}",
         f"python      {platform.python_version()} ({sys.executable})",
         f"platform    {platform.platform()}",
+        f"processor   {machine.processor()}",
         f"cores       {_cores()}",
         f"numpy       {metadata.version('numpy')}",
-        *_blas(),
+        f"blas        {machine.blas_text()}",
+        *(f"WARNING     {warning}" for warning in machine.held_back()),
+        f"kernels     {_kernels()}",
         f"mpi4py      {_mpi()}",
         f"launcher    {_launcher()}",
         f"gpu         {_gpu()}",
@@ -33,40 +35,26 @@ def lines() -> list[str]:
 
 def environment() -> dict[str, str]:
     """What a run's speed depends on, for its record; nothing of the user's own, such as paths."""
-    blas = [line.removeprefix("blas").removeprefix("WARNING").strip() for line in _blas()]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": machine.processor(),
         "cores": _cores(),
         "numpy": metadata.version("numpy"),
-        "blas": "; ".join(blas),
+        "blas": "; ".join([machine.blas_text(), *machine.held_back()]),
     }
 
 
 def _cores() -> str:
-    total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
-    return f"{usable} usable of {total}"
+    return f"{len(usable_cores())} usable of {os.cpu_count() or 1}"
 
 
-def _blas() -> list[str]:
-    from threadpoolctl import threadpool_info
+def _kernels() -> str:
+    from dtrain.native import compiler
 
-    result = []
-    for library in threadpool_info():
-        if library["user_api"] == "blas":
-            kernel = library.get("architecture", "unknown kernel")
-            result.append(
-                f"blas        {library['internal_api']} {library['version']}, kernel {kernel}, "
-                f"{library['num_threads']} threads"
-            )
-    for variable in BLAS_VARIABLES:
-        if variable in os.environ:
-            result.append(
-                f"WARNING     {variable}={os.environ[variable]} is set: it may hold the BLAS at half of the "
-                f"processor's speed; unset it"
-            )
-    return result or ["blas        not one that threadpoolctl knows"]
+    return (
+        f"C by {' '.join(compiler.command())}, kept in {compiler.folder()}" if compiler.command() else "NumPy"
+    )
 
 
 def _mpi() -> str:

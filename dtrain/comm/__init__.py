@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dtrain.comm import launcher
+from dtrain.comm import launcher, threads
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import EnvironmentProblem
@@ -20,7 +20,8 @@ def joined() -> Communicator | None:
 def world() -> Communicator:
     """The communicator over all ranks, made at the first call (collective then).
 
-    A process that no launcher started is a world of one and needs neither MPI nor mpi4py.
+    A process that no launcher started is a world of one and needs neither MPI nor mpi4py. The BLAS of each
+    rank is kept to its share of the cores.
 
     Raises:
         EnvironmentProblem: several ranks were launched, but mpi4py is missing or its MPI cannot join them.
@@ -42,4 +43,5 @@ def world() -> Communicator:
 
             _world = MPICommunicator()
             failure.install(_world)
+        threads.limit(_world)
     return _world

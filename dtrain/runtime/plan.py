@@ -105,8 +105,8 @@ class Plan:
             bound += kernels
             self.kernel_nodes += [node] * len(kernels)
             self.kernel_symbols += [k.symbol if isinstance(k, NativeCall) else "" for k in kernels]
-        #: One call a kernel; _calls does the same, all neighbours in C in one call.
-        self.kernels, self._calls = self._link(bound, layout)
+        #: One call a kernel; calls does the same, all neighbours in C in one.
+        self.kernels, self.calls = self._link(bound, layout)
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
         self._fetches = [self._arrays[t] for t in step.fetches]
@@ -164,7 +164,7 @@ class Plan:
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
-            for call in kernels or self._calls:
+            for call in kernels or self.calls:
                 call()
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]

@@ -154,6 +154,7 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"{facts['batch_size']:,} ({rows} a rank), seed {facts['seed']}",
         f"  length   {facts['iterations_per_epoch']:,} iterations per epoch, "
         f"{_count(facts['epochs'], 'epoch')}",
+        f"  blas     {facts['blas']}{' a rank' if ranks > 1 else ''}",
         f"  average  {facts['averaging']}",
         f"  run      {facts['run_dir']}",
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import dtrain as dt
-from dtrain import info
+from dtrain import info, machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
@@ -155,6 +155,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         report.header(
             version=dt.__version__,
             mpi=comm.library,
+            blas=machine.blas_text(),
             averaging=comm.averaging,
             ranks=comm.size,
             nodes=len(set(comm.hosts)),
@@ -162,7 +163,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             dataset=data.name,
             source=data.source,
             data_digest=data.digest,
-            warning=" ".join([*filter(None, [data.warning]), *notes]) or None,
+            warning=" ".join([*filter(None, [data.warning]), *notes, *machine.held_back()]) or None,
             examples=len(data.train),
             test_examples=len(data.test),
             shards=shard_sizes(data.train, config.batch_size, comm.size),

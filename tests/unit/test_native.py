@@ -222,7 +222,7 @@ def test_training_in_c_is_training_in_numpy() -> None:
             losses = [made.run([loss, train], {images: x, classes: labels})[0] for _ in range(40)]
             in_c = plan_of(made)
             results.append((losses, made.run(dt.trainable_variables())))
-        assert len(in_c._calls) <= 3 < len(in_c.kernels) / 3
+        assert len(in_c.calls) <= 3 < len(in_c.kernels) / 3
         np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-4)
         for ours, right in zip(results[1][1], results[0][1], strict=True):
             np.testing.assert_allclose(ours, right, rtol=1e-3, atol=1e-4)

@@ -163,7 +163,7 @@ def test_the_parts_add_up_to_the_step(ranks: int, on_threads: OnThreads, tmp_pat
 def test_a_slow_rank_is_named(on_threads: OnThreads, tmp_path: Path) -> None:
     facts = on_threads(3, lambda comm: record(comm, (1, 6), tmp_path, slow=1))[0]["facts"]
     assert facts["slowest"] == 1 and facts["work_ms"][1] >= 10
-    assert "rank 1 on n1 is slow: it works 1" in summary_text(facts)
+    assert "rank 1 on n1 is slow: it works " in summary_text(facts)
     assert facts["parts_ms"][WAITING][0] > 5 and facts["parts_ms"][WAITING][2] > 5
     assert facts["parts_ms"][OTHER][1] >= 10, "the sleep is between two steps"
 

@@ -77,7 +77,7 @@ def test_a_step_is_the_kernels_that_the_mathematics_needs(step: Any) -> None:
     else:
         # bias and ReLU, twice; ReLU's gradient and the sum to the bias, twice; the loss's and the last bias's
         assert found == always | {"Add": 1, "Fused": 2 + 2 + 1 + 1, "Sum": 1, "Mul": 2}
-        assert len(plan._calls) == 1
+        assert len(plan.calls) == 1
 
 
 def test_a_step_takes_no_more_memory_than_its_tensors_need(step: Any) -> None:

@@ -1,0 +1,54 @@
+"""The step that the parts measure: the trainer's own, of the mlp with Adam, on examples drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+import dtrain as dt
+from dtrain.comm.base import Communicator
+from dtrain.runtime.plan import Plan
+from dtrain.runtime.session import Shard
+from dtrain.train.batches import batches, epoch_order
+from dtrain.train.data import Dataset
+from dtrain.train.trainer import TRAINING, build, make_optimizer
+
+EXAMPLES = 60_000
+#: Those of W, the global batches that all parts look at.
+BATCHES = (100, 1000)
+
+
+class Workload:
+    """A session on the graph of `dtrain train` whose steps are taken one by one; collective to make."""
+
+    def __init__(self, comm: Communicator) -> None:
+        random = np.random.default_rng(0)
+        images = random.integers(0, 256, (EXAMPLES, 28, 28), np.uint8)
+        labels = random.integers(0, 10, EXAMPLES, np.uint8)
+        examples = range(EXAMPLES)
+        data = Dataset("random", images, labels, examples, range(0), "generated", "")
+        graph = dt.Graph()
+        graph.seed = 0
+        with graph.as_default():
+            network = build("mlp", data)
+            minimize = make_optimizer("adam", 0.001).minimize(network.loss)
+            initialize = dt.global_variables_initializer()
+        self.comm = comm
+        self._session = dt.Session(graph=graph, comm=comm)
+        self._session.run(initialize)
+        feeds = [network.indices, network.training]
+        self._step = self._session.make_callable([network.loss, network.accuracy, minimize], feeds)
+        self._order = epoch_order(0, 1, examples)
+
+    def batches(self, batch_size: int) -> Iterator[Shard]:
+        """This rank's share of each batch of an epoch."""
+        return batches(self._order, batch_size, self.comm)
+
+    def step(self, shard: Shard) -> None:
+        """Train on a batch."""
+        self._step(shard, TRAINING)
+
+    def plan(self) -> Plan:
+        """The plan of the last step."""
+        return list(self._session._plans.values())[-1]

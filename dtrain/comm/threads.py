@@ -1,0 +1,69 @@
+"""How many BLAS threads a rank takes: its share of the cores, unless the user says otherwise.
+
+A BLAS starts a thread for each core that its process may use, in every rank: two ranks on two cores then ran
+33 times too slow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from dtrain.comm.base import Communicator
+
+#: Variables by which a user says how many threads the BLAS takes.
+VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def usable_cores() -> set[int]:
+    """The cores that this process may run on; the machine may have more."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))  # macOS binds no process
+
+
+def share(cores: list[set[int]], rank: int) -> int:
+    """Threads for one of a node's ranks, which run on `cores`: each is divided among those who have it."""
+    parts = sum(1 / sum(core in others for others in cores) for core in cores[rank])
+    return max(1, int(parts + 1e-9))
+
+
+def crowd(cores: list[set[int]], threads: list[int]) -> str:
+    """What to say where ranks of one node have several threads and more of them than cores; else ''."""
+    available = len(set.union(*cores))
+    if max(threads) == 1 or sum(threads) <= available:
+        return ""
+    return (
+        f"{sum(threads)} BLAS threads of {len(threads)} {'rank' if len(threads) == 1 else 'ranks'} share "
+        f"{available} {'core' if available == 1 else 'cores'}, which is slower than one thread a core"
+    )
+
+
+def limit(comm: Communicator) -> None:
+    """Keep this rank's BLAS to its share of the cores it may use; collective.
+
+    The ranks of a node share the cores that they may all use; those that the launcher bound to cores of their
+    own keep them. A user's own *_NUM_THREADS wins, on the rank that has it, with a warning where a node then
+    has more threads than cores.
+    """
+    chosen = next((name for name in VARIABLES if name in os.environ), None)
+    if comm.size == 1 and chosen is None:
+        return  # the BLAS takes the cores of this process by itself
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    mine = usable_cores()
+    everyone = [set(map(int, text.split())) for text in comm.gather_text(" ".join(map(str, mine)))]
+    ranks = [rank for rank, host in enumerate(comm.hosts) if host == comm.hosts[comm.rank]]
+    if chosen is None:
+        threadpool_limits(share([everyone[rank] for rank in ranks], ranks.index(comm.rank)))
+    taken = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    threads = [int(text) for text in comm.gather_text(str(taken))]
+    if comm.rank == 0:
+        crowded = crowd([everyone[rank] for rank in ranks], [threads[rank] for rank in ranks])
+        if chosen and crowded:
+            print(
+                f"dtrain: WARNING: {crowded}: {chosen}={os.environ[chosen]} says so; unset it, and each rank "
+                "takes its share.",
+                file=sys.stderr,
+                flush=True,
+            )
