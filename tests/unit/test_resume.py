@@ -229,10 +229,11 @@ def test_half_a_line_of_metrics_is_dropped(config: TrainConfig) -> None:
 )
 def test_another_run_is_refused(changes: dict[str, Any], words: str, config: TrainConfig) -> None:
     trainer.train(replace(config, epochs=1), SingleCommunicator())
-    before = (Path(config.run_dir) / "metrics.jsonl").read_bytes()
+    files = [Path(config.run_dir) / name for name in ("metrics.jsonl", "config.toml")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(CheckpointError, match=words):
         trainer.train(go_on(config, **changes), SingleCommunicator())
-    assert (Path(config.run_dir) / "metrics.jsonl").read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_another_model_of_that_name_or_other_data_is_refused(
