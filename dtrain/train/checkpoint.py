@@ -193,9 +193,11 @@ def prune(run_dir: Path, newest: int, keep: int, best: int = 0) -> None:
 
 
 def steps(run_dir: Path) -> list[int]:
-    """Steps of which there is any file, finished or not, in ascending order."""
+    """Steps of which there is any file, finished or not, ascending; raises CheckpointError for a link."""
     folder = run_dir / FOLDER
-    if not folder.is_dir() or folder.is_symlink():
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link, which is not followed: link the run directory instead.")
+    if not folder.is_dir():
         return []
     matches = map(_NAME.fullmatch, os.listdir(folder))
     return sorted({int(match[1]) for match in matches if match})

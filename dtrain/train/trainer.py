@@ -128,6 +128,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     at, notes, origin = Progress(), [], ""
     if resuming:
         at, notes = resume(session, state, run_dir, config, *same)
+        write_options(run_dir, config, comm)  # now that they are known to fit
         origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
     else:
         session.run(initialize)
@@ -324,17 +325,30 @@ def open_run_dir(config: TrainConfig, comm: Communicator) -> tuple[Path, bool]:
                     f"--run-dir {path} holds a run already: choose another, delete it first, or go on with "
                     f"--resume {path}."
                 )
+    resuming = bool(comm.broadcast(np.array([resuming], np.uint8))[0])
+    if not resuming:
+        write_options(path, config, comm)
+        if comm.rank == 0:  # of a run that came to no checkpoint
+            (path / "metrics.jsonl").unlink(missing_ok=True)
+    return path, resuming
+
+
+def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:
+    """Write config.toml into a run directory, made where there is none, on rank 0. Collective.
+
+    Raises:
+        EnvironmentProblem: it cannot be written.
+    """
+    with comm.together():
+        if comm.rank == 0:
             try:
                 path.mkdir(parents=True, exist_ok=True)
-                if not resuming:  # what a run wrote that came to no checkpoint
-                    (path / "metrics.jsonl").unlink(missing_ok=True)
                 write_atomically(path / "config.toml", replace(config, resume="").to_toml().encode())
             except OSError as error:
                 raise EnvironmentProblem(
                     f"the run directory {path} cannot be made: {error.strerror or error}. Choose "
                     "another with --run-dir."
                 ) from None
-    return path, bool(comm.broadcast(np.array([resuming], np.uint8))[0])
 
 
 def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:

@@ -229,10 +229,11 @@ def test_half_a_line_of_metrics_is_dropped(config: TrainConfig) -> None:
 )
 def test_another_run_is_refused(changes: dict[str, Any], words: str, config: TrainConfig) -> None:
     trainer.train(replace(config, epochs=1), SingleCommunicator())
-    before = (Path(config.run_dir) / "metrics.jsonl").read_bytes()
+    files = [Path(config.run_dir) / name for name in ("metrics.jsonl", "config.toml")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(CheckpointError, match=words):
         trainer.train(go_on(config, **changes), SingleCommunicator())
-    assert (Path(config.run_dir) / "metrics.jsonl").read_bytes() == before
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_another_model_of_that_name_or_other_data_is_refused(
@@ -358,7 +359,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(
         assert begun.wait(10) and written == []
         threading.Timer(0.05, release.set).start()
         checkpoints.save(at)
-        assert written[0][0] == 2  # it waited for the one before
+        assert written[0][0] == 2, "save() has waited"
     assert [(step, said, values["v"].tolist()) for step, said, values in written] == [
         (2, 2, [4.0]),
         (3, 3, [8.0]),
