@@ -54,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for f in fields(TrainConfig):
         choices = f.metadata["choices"]
-        metavar = "|".join(choices) or f.metadata["metavar"] or type(f.default).__name__.upper()
+        metavar = f.metadata["metavar"] or "|".join(choices) or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
         train.add_argument(
             flag(f.name), default=argparse.SUPPRESS, metavar=metavar, help=f.metadata["help"] + default

@@ -17,10 +17,9 @@ from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
 from dtrain.graph.shape import shape_text
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
-from dtrain.train import checkpoint
+from dtrain.train import checkpoint, own_model
 from dtrain.train.batches import batches, epoch_order, iterations
 from dtrain.train.data import Dataset, load
-from dtrain.train.models import MODELS
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
 from dtrain.train.report import Report
 
@@ -50,14 +49,14 @@ def build(model: str, data: Dataset) -> Network:
         flat = dt.reshape(pixels, [-1, data.images[0].size])
         x = dt.cast(flat, "float32") * (1 / 255)
         labels = dt.cast(dt.gather(dt.constant(data.labels, name="labels"), indices), "int32")
-    logits = MODELS[model](x, training)
+    logits = own_model.logits(model, x, training, data.classes)
     with dt.name_scope("loss"):
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        loss = dt.reduce_mean(each)
+        loss = dt.add_n([dt.reduce_mean(each), *dt.losses.get_regularization_losses()])
     with dt.name_scope("accuracy"):
         correct = dt.equal(dt.cast(dt.argmax(logits, 1), "int32"), labels)
         accuracy = dt.reduce_mean(dt.cast(correct, "float32"))
-    return Network(indices, training, loss, accuracy, dt.trainable_variables())
+    return Network(indices, training, loss, accuracy, dt.global_variables())
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -88,8 +87,10 @@ def train(config: TrainConfig, comm: Communicator) -> dict[str, Any]:
     graph = dt.Graph()
     graph.seed = config.seed
     with graph.as_default():
-        network = build(config.model, data)
-        minimize = make_optimizer(config.optimizer, config.lr).minimize(network.loss)
+        with comm.together():
+            network = build(config.model, data)
+        updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
+        minimize = dt.group(make_optimizer(config.optimizer, config.lr).minimize(network.loss), updates)
         initialize = dt.global_variables_initializer()
     session = dt.Session(graph=graph, comm=comm, device=backend)
     session.run(initialize)
@@ -180,7 +181,7 @@ def evaluate_run(run_dir: Path, config: TrainConfig, comm: Communicator) -> dict
         values, manifest = checkpoint.load(run_dir)
     data = load(config.dataset, comm)
     graph = dt.Graph()
-    with graph.as_default():
+    with graph.as_default(), comm.together():
         network = build(config.model, data)
     session = dt.Session(graph=graph, comm=comm, device=backend)
     with comm.together():
@@ -237,7 +238,7 @@ def make_run_dir(config: TrainConfig, comm: Communicator) -> Path:
         UsageError: it holds a run already. EnvironmentProblem: it cannot be made.
     """
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(comm.broadcast_text(config.run_dir or f"runs/{now}-{config.model}"))
+    path = Path(comm.broadcast_text(config.run_dir or f"runs/{now}-{own_model.label(config.model)}"))
     with comm.together():
         if comm.rank == 0:
             if (path / "metrics.jsonl").exists():
