@@ -41,7 +41,7 @@ class TrainConfig:
 
     model: str = option(
         "mlp",
-        "logistic is 784-10, mlp is 784-256-256-10 with ReLU, cnn is two convolutions and 1024-10; or your own",
+        "logistic is 784-10, mlp 784-256-256-10 with ReLU, cnn two convolutions and 1024-10; or your own",
         MODELS,
         metavar="logistic|mlp|cnn|FILE.py:FUNCTION",
     )

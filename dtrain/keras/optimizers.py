@@ -1,4 +1,4 @@
-"""Optimizers with Keras's names, arguments and defaults; each makes one of dtrain.train, which does the work."""
+"""Optimizers with Keras's names, arguments and defaults; one of dtrain.train does the work of each."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def save(
             for i, value in enumerate(model.session.run(state)):
                 arrays[f"{STATE}{i:04d}"] = np.asarray(value)
         described["iterations"] = model.optimizer.iterations
-    described["epochs"] = model._passes
+    described |= {"epochs": model._passes, "order_seed": model._order_seed}
     arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     header = {"dtrain": json.dumps(described), "sha256": _digest(arrays)}
     model.rank_zero.writes(path, serialize(arrays, header))
@@ -84,7 +84,7 @@ def load_model(
     with custom_object_scope(custom_objects):
         model = Sequential.from_config(described["config"], **options)
         _take(model, arrays, path)
-        model._passes = int(described.get("epochs", 0))
+        model._passes, model._order_seed = int(described.get("epochs", 0)), described.get("order_seed")
         settled = described.get("compile")
         if compile and settled is not None and "optimizer" in settled:
             model.compile(**settled)
@@ -142,7 +142,7 @@ def _take(model: Sequential, arrays: Mapping[str, np.ndarray], path: str) -> Non
                 f"{layer} "
                 "the arguments that it had there, or load_model the file."
             )
-    rest = [name for name in arrays if not name.startswith(STATE) and name not in dict(named)]
+    rest = [name for name in sorted(arrays) if not name.startswith(STATE) and name not in dict(named)]
     if rest:
         raise CheckpointError(
             f"{path} holds another model's weights: {model.name} has no layer for {rest[0]}: load_model the "

@@ -53,14 +53,11 @@ class Compiled:
             raise UsageError(
                 "compile: loss is missing: give a name such as 'sparse_categorical_crossentropy'."
             )
-        self._metrics = [(m, False) for m in _as_list(metrics)] + [
-            (m, True) for m in _as_list(weighted_metrics)
-        ]
-        for metric, _ in self._metrics:
-            _metric(metric, self.loss, ())
+        self._metrics = [(_settled(m, self.loss), False) for m in _as_list(metrics)]
+        self._metrics += [(_settled(m, self.loss), True) for m in _as_list(weighted_metrics)]
         self.config = {
             "optimizer": self.optimizer,
-            "loss": self.loss,
+            "loss": getattr(self.loss, "function", self.loss),
             "metrics": _as_list(metrics),
             "weighted_metrics": _as_list(weighted_metrics),
         }
@@ -73,7 +70,7 @@ class Compiled:
         found = []
         taken = {"loss"}
         for given, weighted in self._metrics:
-            metric = _metric(given, self.loss, output)
+            metric = copy.copy(metrics.get(given, self.loss, output))
             name, number = metric.name, 1
             while metric.name in taken:
                 metric.name, number = f"{name}_{number}", number + 1
@@ -95,8 +92,9 @@ def _as_list(given: Any) -> list[Any]:
     return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _metric(given: Any, loss: losses.Loss, output: tuple[int, ...]) -> metrics.Metric:
-    return copy.copy(metrics.get(given, loss, output))
+def _settled(given: Any, loss: losses.Loss) -> Any:
+    """A metric, but for the name whose meaning hangs on the output."""
+    return given if given in ("accuracy", "acc") else metrics.get(given, loss)
 
 
 class Network:
