@@ -188,7 +188,9 @@ NAMES: dict[str, str] = {
         clone_model load_model Model model_from_config model_from_json model_from_yaml save_model
         Sequential
     """,
-    "tf.keras.optimizers": "Adadelta Adagrad Adam Adamax deserialize get Nadam Optimizer RMSprop serialize SGD",
+    "tf.keras.optimizers": """
+        Adadelta Adagrad Adam Adamax deserialize get Nadam Optimizer RMSprop serialize SGD
+    """,
     "tf.keras.regularizers": "deserialize get l1 l1_l2 L1L2 l2 Regularizer serialize",
     "tf.keras.utils": """
         convert_all_kernels_in_model custom_object_scope CustomObjectScope deserialize_keras_object

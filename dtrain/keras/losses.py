@@ -87,7 +87,7 @@ class Loss:
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} compares them with the "
                 "output "
-                f"of layer {layer}, {output}: reshape {what}, or let the layer have as many units as a label "
+                f"of layer {layer}, {output}: reshape y, or let the layer have as many units as a label "
                 "has "
                 f"numbers.{self._other_labels(y, output)}"
             )
@@ -170,7 +170,7 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} takes class numbers of "
                 "shape "
-                f"{output[:-1]}: {what}.argmax(-1) makes them from rows with a single 1, or compile with "
+                f"{output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "
                 "loss='categorical_crossentropy'."
             )
         return class_numbers(y, output[-1], layer, what)
@@ -257,7 +257,7 @@ def class_numbers(y: np.ndarray, classes: int, layer: str, what: str) -> np.ndar
         raise UsageError(
             f"{what}[{', '.join(map(str, at))}] is {y[tuple(at)]}, and layer {layer} has outputs for the "
             "classes "
-            f"0 to {classes - 1}: correct {what}, or give the layer a unit for each class."
+            f"0 to {classes - 1}: correct y, or give the layer a unit for each class."
         )
     return numbers
 

@@ -27,7 +27,7 @@ from dtrain.ops.state import Variable, variables_initializer
 from dtrain.runtime.session import Session
 from dtrain.train.batches import epoch_order
 
-__all__ = ["Sequential", "clone_model", "load_model"]
+__all__ = ["Sequential", "clone_model", "load_model", "model_from_json"]
 
 __getattr__ = module_getattr("tf.keras.models")
 
@@ -164,8 +164,11 @@ class Sequential:
             UsageError: there are no layers, or the shape is not known.
             GraphError: a layer does not fit what comes before it.
         """
-        if self.built:
-            return
+        if not self.built:
+            with self.comm.together():
+                self._build(input_shape)
+
+    def _build(self, input_shape: Sequence[int | None] | None) -> None:
         shape = self.build_shape
         if shape is None and input_shape is not None:
             given = list(input_shape)
@@ -175,8 +178,7 @@ class Sequential:
         if shape is None:
             raise UsageError(
                 f"{self.name} does not know the shape of an example yet: give its first layer "
-                "input_shape=(...), "
-                "or call build or fit first."
+                "input_shape=(...), or call build or fit first."
             )
         graph = self.graph
         with graph.as_default():
@@ -340,16 +342,11 @@ class Sequential:
         Raises:
             UsageError: one of them is not known, or the loss does not fit the last layer.
         """
-        self._compiled = training.Compiled(self, optimizer, loss, metrics, weighted_metrics)
-        self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
-        self._optimizer_state = None
-        if self.build_shape is not None and self._layers:
-            self._check_loss()
-
-    def _check_loss(self) -> None:
-        assert self._compiled is not None
-        layer, activation, output = self.last_output()
-        self._compiled.loss.fits(layer, activation, output)
+        with self.comm.together():
+            self._compiled = training.Compiled(self, optimizer, loss, metrics, weighted_metrics)
+            self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
+            self._optimizer_state = None
+            self.check_compiled("compile")
 
     def check_compiled(self, what: str) -> training.Compiled:
         """What compile() settled; raises UsageError where it was not called or the loss does not fit."""
@@ -358,7 +355,9 @@ class Sequential:
                 f"{what}: {self.name} is not compiled: call {self.name}.compile(optimizer='adam', loss=...) "
                 "first."
             )
-        self._check_loss()
+        if self.build_shape is not None:
+            layer, activation, output = self.last_output()
+            self._compiled.loss.fits(layer, activation, output)
         return self._compiled
 
     @property
@@ -418,32 +417,19 @@ class Sequential:
             UsageError: the model is not compiled, or an argument does not fit.
         """
         batch_size = 32 if batch_size is None else batch_size
-        _counts("fit", batch_size=batch_size)
-        if steps_per_epoch is not None or validation_steps is not None:
-            raise UsageError(
-                "fit: an epoch is one pass over the arrays: leave out steps_per_epoch, validation_steps."
-            )
-        if not 0 <= validation_split < 1:
-            raise UsageError(f"fit: validation_split={validation_split}: give a share from 0 to less than 1.")
-        if verbose not in (0, 1, 2, "auto", True, False):
-            raise UsageError(f"fit: verbose={verbose!r}: give 0 (silent), 1 (a bar) or 2 (a line an epoch).")
-        verbose = 1 if verbose == "auto" else int(verbose)
-        self.check_compiled("fit") if self.built else None
-        if self._compiled is None:
+        with self.comm.together():
+            _check_fit(batch_size, verbose, validation_split, steps_per_epoch, validation_steps)
             self.check_compiled("fit")
+        verbose = 1 if verbose == "auto" else int(verbose)
         given = data.examples(self, "fit", x, y, sample_weight, class_weight)
-        tested, trained_on = given, range(given.count)
-        test_order = np.empty(0, np.int32)
+        tested, trained_on, held_out = given, range(given.count), range(0)
         if validation_data is not None:
             tested = data.examples(self, "fit: validation_data", *_two_or_three(validation_data))
-            test_order = np.arange(tested.count, dtype=np.int32)
+            held_out = range(tested.count)
         elif validation_split:
-            split = int(given.count * (1 - validation_split))
-            if split == 0:
-                raise UsageError(
-                    f"fit: validation_split={validation_split} leaves none of {given.count} to train on."
-                )
-            trained_on, test_order = range(split), np.arange(split, given.count, dtype=np.int32)
+            split = _split(given.count, validation_split)
+            trained_on, held_out = range(split), range(split, given.count)
+        test_order = np.arange(held_out.start, held_out.stop, dtype=np.int32)
         network = self._network("training", given)
         tester = self._network("testing", tested) if len(test_order) else None
         names = self.metrics_names
@@ -516,8 +502,8 @@ class Sequential:
             UsageError: the model is not compiled, or an argument does not fit.
         """
         batch_size = TEST_BATCH if batch_size is None else batch_size
-        _counts("evaluate", batch_size=batch_size)
-        if self._compiled is None:
+        with self.comm.together():
+            _counts("evaluate", batch_size)
             self.check_compiled("evaluate")
         given = data.examples(self, "evaluate", x, y, sample_weight)
         network = self._network("testing", given)
@@ -532,7 +518,8 @@ class Sequential:
     def predict(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
         """The outputs for examples, in their order, float32 [n, ...]."""
         batch_size = TEST_BATCH if batch_size is None else batch_size
-        _counts("predict", batch_size=batch_size)
+        with self.comm.together():
+            _counts("predict", batch_size)
         given = data.examples(self, "predict", x, labelled=False)
         network = self._network("predicting", given)
         progress = Progress(self.rank_zero, int(verbose), given.count)
@@ -549,7 +536,7 @@ class Sequential:
         self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
     ) -> Any:
         """One step on one batch; returns what evaluate does, as of before the step."""
-        if self._compiled is None:
+        with self.comm.together():
             self.check_compiled("train_on_batch")
         given = data.examples(self, "train_on_batch", x, y, sample_weight, class_weight)
         order = np.arange(given.count, dtype=np.int32)
@@ -645,10 +632,29 @@ def _shows(progress: Progress) -> Callable[[int], None]:
     return lambda done: progress.moves(done, {}) if progress.due() else None
 
 
-def _counts(what: str, **values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-            raise UsageError(f"{what}: {name}={value!r}: give a whole number from 1 up.")
+def _counts(what: str, batch_size: Any) -> None:
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise UsageError(f"{what}: batch_size={batch_size!r}: give a whole number from 1 up.")
+
+
+def _check_fit(batch_size: Any, verbose: Any, validation_split: Any, *steps: Any) -> None:
+    _counts("fit", batch_size)
+    if steps != (None, None):
+        raise UsageError(
+            "fit: an epoch is a pass over the arrays: leave out steps_per_epoch, validation_steps."
+        )
+    if not 0 <= validation_split < 1:
+        raise UsageError(f"fit: validation_split={validation_split}: give a share from 0 to less than 1.")
+    if verbose not in (0, 1, 2, "auto"):
+        raise UsageError(f"fit: verbose={verbose!r}: give 0 (silent), 1 (a bar) or 2 (a line an epoch).")
+
+
+def _split(examples: int, share: float) -> int:
+    """How many examples are left to train on, as Keras rounds."""
+    split = int(examples * (1 - share))
+    if split == 0:
+        raise UsageError(f"fit: validation_split={share} leaves none of {examples} to train on.")
+    return split
 
 
 def _two_or_three(validation_data: Any) -> Any:

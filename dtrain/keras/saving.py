@@ -131,6 +131,14 @@ def restore_state(model: Sequential, variables: Sequence[Variable], arrays: Sequ
 def _take(model: Sequential, arrays: Mapping[str, np.ndarray], path: str) -> None:
     """Give the weights the values of a file; raises CheckpointError at the first that does not fit."""
     named = model.named_weights()
+    with model.comm.together():
+        _check(model, named, arrays, path)
+    model.set_weights([arrays[name] for name, _ in named])
+
+
+def _check(
+    model: Sequential, named: Sequence[tuple[str, Variable]], arrays: Mapping[str, np.ndarray], path: str
+) -> None:
     for name, variable in named:
         wanted = shape_text(tuple(variable.shape.as_list()))
         value = arrays.get(name)
@@ -149,7 +157,6 @@ def _take(model: Sequential, arrays: Mapping[str, np.ndarray], path: str) -> Non
             "file, "
             "or add the layer."
         )
-    model.set_weights([arrays[name] for name, _ in named])
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:
