@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     for f in fields(TrainConfig):
         choices = f.metadata["choices"]
-        metavar = "|".join(choices) or f.metadata["metavar"] or type(f.default).__name__.upper()
+        metavar = f.metadata["metavar"] or "|".join(choices) or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
         keywords: dict[str, Any] = {"action": _Switch} if choices == SWITCH else {"metavar": metavar}
         if f.metadata["bare"]:

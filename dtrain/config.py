@@ -51,8 +51,9 @@ class TrainConfig:
 
     model: str = option(
         "mlp",
-        "logistic is 784-10, mlp is 784-256-256-10 with ReLU, cnn is two convolutions and 1024-10",
+        "logistic is 784-10, mlp 784-256-256-10 with ReLU, cnn two convolutions and 1024-10; or your own",
         MODELS,
+        metavar="logistic|mlp|cnn|FILE.py:FUNCTION",
     )
     dataset: str = option(
         "auto",
@@ -95,10 +96,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             choices, value = f.metadata["choices"], getattr(self, f.name)
+            if f.name == "model" and ".py:" in value:
+                continue
             if choices and value not in choices:
                 near = difflib.get_close_matches(str(value), choices, 1)
                 hint = f" (did you mean {near[0]}?)" if near else ""
-                raise UsageError(f"{flag(f.name)} {value}: choose one of {', '.join(choices)}{hint}.")
+                own = ", or FILE.py:function" if f.name == "model" else ""
+                raise UsageError(f"{flag(f.name)} {value}: choose one of {', '.join(choices)}{own}{hint}.")
         least_values = {"epochs": 1, "batch_size": 1, "checkpoint_every": 0, "keep": 1, "log_every": 1}
         for name, least in least_values.items():
             if getattr(self, name) < least:

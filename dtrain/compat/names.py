@@ -143,7 +143,61 @@ NAMES: dict[str, str] = {
         activations applications backend callbacks constraints datasets estimator initializers Input
         layers losses metrics Model models optimizers preprocessing regularizers Sequential utils wrappers
     """,
+    "tf.keras.activations": """
+        deserialize elu exponential get hard_sigmoid linear relu selu serialize sigmoid softmax softplus
+        softsign tanh
+    """,
+    "tf.keras.callbacks": """
+        BaseLogger Callback CSVLogger EarlyStopping History LambdaCallback LearningRateScheduler
+        ModelCheckpoint ProgbarLogger ReduceLROnPlateau RemoteMonitor TensorBoard TerminateOnNaN
+    """,
     "tf.keras.datasets": "boston_housing cifar10 cifar100 fashion_mnist imdb mnist reuters",
+    "tf.keras.initializers": """
+        Constant constant deserialize get glorot_normal glorot_uniform he_normal he_uniform Identity
+        identity Initializer lecun_normal lecun_uniform normal Ones ones Orthogonal orthogonal
+        random_normal random_uniform RandomNormal RandomUniform serialize truncated_normal
+        TruncatedNormal uniform VarianceScaling Zeros zeros
+    """,
+    "tf.keras.layers": """
+        Activation ActivityRegularization Add add AlphaDropout Average average AveragePooling1D
+        AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D BatchNormalization Bidirectional
+        Concatenate concatenate Conv1D Conv2D Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM2D
+        Convolution1D Convolution2D Convolution2DTranspose Convolution3D Cropping1D Cropping2D Cropping3D
+        CuDNNGRU CuDNNLSTM Dense DepthwiseConv2D Dot dot Dropout ELU Embedding Flatten GaussianDropout
+        GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D
+        GlobalAvgPool1D GlobalAvgPool2D GlobalMaxPool1D GlobalMaxPool2D GlobalMaxPooling1D
+        GlobalMaxPooling2D GlobalMaxPooling3D GRU GRUCell Input InputLayer InputSpec Lambda Layer
+        LeakyReLU LocallyConnected1D LocallyConnected2D LSTM LSTMCell Masking Maximum maximum MaxPool1D
+        MaxPool2D MaxPool3D MaxPooling1D MaxPooling2D MaxPooling3D Minimum minimum Multiply multiply
+        Permute PReLU ReLU RepeatVector Reshape RNN SeparableConv1D SeparableConv2D SimpleRNN
+        SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedRNNCells
+        Subtract subtract ThresholdedReLU TimeDistributed UpSampling1D UpSampling2D UpSampling3D Wrapper
+        ZeroPadding1D ZeroPadding2D ZeroPadding3D
+    """,
+    "tf.keras.losses": """
+        binary_crossentropy categorical_crossentropy categorical_hinge cosine deserialize get hinge KLD
+        kld kullback_leibler_divergence logcosh MAE mae MAPE mape mean_absolute_error
+        mean_absolute_percentage_error mean_squared_error mean_squared_logarithmic_error MSE mse MSLE
+        msle poisson serialize sparse_categorical_crossentropy squared_hinge
+    """,
+    "tf.keras.metrics": """
+        binary_accuracy categorical_accuracy deserialize get serialize sparse_categorical_accuracy
+        sparse_top_k_categorical_accuracy top_k_categorical_accuracy
+    """,
+    "tf.keras.models": """
+        clone_model load_model Model model_from_config model_from_json model_from_yaml save_model
+        Sequential
+    """,
+    "tf.keras.optimizers": """
+        Adadelta Adagrad Adam Adamax deserialize get Nadam Optimizer RMSprop serialize SGD
+    """,
+    "tf.keras.regularizers": "deserialize get l1 l1_l2 L1L2 l2 Regularizer serialize",
+    "tf.keras.utils": """
+        convert_all_kernels_in_model custom_object_scope CustomObjectScope deserialize_keras_object
+        GeneratorEnqueuer get_custom_objects get_file get_source_inputs HDF5Matrix multi_gpu_model
+        normalize OrderedEnqueuer plot_model Progbar Sequence SequenceEnqueuer serialize_keras_object
+        to_categorical
+    """,
 }
 
 #: What differs from TensorFlow 1 in names that are there.
@@ -155,7 +209,7 @@ PARTIAL: dict[str, str] = {
     "tf.get_variable": "no partitioner",
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients, aggregation_method and stop_gradients",
-    "tf.keras": "its data sets",
+    "tf.keras": "models are Sequential; modules as below",
     "tf.pad": "mode is CONSTANT",
     "tf.sequence_mask": "maxlen has to be given",
     "tf.RunMetadata": "step_stats, for timeline.Timeline",
@@ -165,6 +219,12 @@ PARTIAL: dict[str, str] = {
     "tf.where": "with a condition alone, it is a constant",
     "tf.contrib.layers": "initializers and regularizers",
     "tf.keras.datasets": "mnist",
+    "tf.keras.callbacks.TensorBoard": "no gradients, images and embeddings",
+    "tf.keras.layers.BatchNormalization": "axis is the last; synchronized=False is its own",
+    "tf.keras.layers.Conv2D": "data_format is channels_last; no constraints and activity_regularizer",
+    "tf.keras.layers.Dense": "no constraints and activity_regularizer",
+    "tf.keras.models.Sequential": "arrays, no generators; one input and one output",
+    "tf.keras.Sequential": "arrays, no generators; one input and one output",
     "tf.train.AdadeltaOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdagradOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdamOptimizer": "only the learning rate may be a tensor",
@@ -247,6 +307,28 @@ _WHY: dict[str, str] = {
         tf.train.FtrlOptimizer tf.train.ProximalAdagradOptimizer tf.train.ProximalGradientDescentOptimizer
     """,
     "dt.train has NadamOptimizer and AdaMaxOptimizer": "tf.contrib.opt",
+    "models are Sequential": """
+        tf.keras.Model tf.keras.models.Model tf.keras.models.model_from_config tf.keras.layers.Add
+        tf.keras.layers.add tf.keras.layers.Concatenate tf.keras.layers.concatenate
+        tf.keras.layers.Average tf.keras.layers.average tf.keras.layers.Multiply
+        tf.keras.layers.multiply tf.keras.layers.Subtract tf.keras.layers.subtract tf.keras.layers.Dot
+        tf.keras.layers.dot tf.keras.layers.Maximum tf.keras.layers.maximum tf.keras.layers.Minimum
+        tf.keras.layers.minimum
+    """,
+    "a model is saved by its method save": "tf.keras.models.save_model",
+    "models are saved as JSON": "tf.keras.models.model_from_yaml",
+    "the ranks of mpirun are what shares the work": "tf.keras.utils.multi_gpu_model",
+    "give an object's get_config()": """
+        tf.keras.activations.serialize tf.keras.initializers.serialize tf.keras.losses.serialize
+        tf.keras.metrics.serialize tf.keras.optimizers.serialize tf.keras.regularizers.serialize
+        tf.keras.utils.serialize_keras_object
+    """,
+    "get takes what get_config gave": """
+        tf.keras.activations.deserialize tf.keras.initializers.deserialize tf.keras.losses.deserialize
+        tf.keras.metrics.deserialize tf.keras.optimizers.deserialize
+        tf.keras.regularizers.deserialize tf.keras.utils.deserialize_keras_object
+    """,
+    "fit prints its own progress": "tf.keras.callbacks.ProgbarLogger tf.keras.callbacks.BaseLogger",
     "a graph has no loops or branches: write them in Python, while building it or around Session.run": """
         tf.case tf.cond tf.foldl tf.foldr tf.map_fn tf.scan tf.while_loop tf.TensorArray
     """,

@@ -1,8 +1,40 @@
-"""dt.keras: so far its data sets."""
+"""dt.keras: Sequential, layers, compile / fit / evaluate / predict and callbacks, under Keras 2's names.
+
+Its modules are imported when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
 
 from dtrain.compat import module_getattr
-from dtrain.keras import datasets
 
-__all__ = ["datasets"]
+__all__ = [
+    "Input",
+    "Sequential",
+    "activations",
+    "callbacks",
+    "datasets",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    "utils",
+]
 
-__getattr__ = module_getattr("tf.keras")
+#: Where the names that are no modules come from.
+_FROM = {"Input": "layers", "Sequential": "models"}
+_missing = module_getattr("tf.keras")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        return _missing(name)
+    module = importlib.import_module(f"dtrain.keras.{_FROM.get(name, name)}")
+    value = getattr(module, name) if name in _FROM else module
+    globals()[name] = value
+    return value

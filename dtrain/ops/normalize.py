@@ -1,7 +1,7 @@
 """Normalisation: by length, and by mean and variance over the batch.
 
-All are written in other ops. Moments are those of the global batch, so that batch normalisation on several
-ranks is what it is on one, with no synchronised form of its own.
+Moments are those of the global batch, so that batch normalisation on several ranks is what it is on one, with
+no synchronised form of its own. The form that keeps to a rank's own rows is the one that needs an op.
 """
 
 from __future__ import annotations
@@ -10,11 +10,48 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Tensor
+from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.ops.array import CountLike, stop_gradient
-from dtrain.ops.base import apply, convert_to_tensor
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
 from dtrain.ops.math import add, maximum, multiply, sqrt, square
+from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.reduce import reduce_mean, reduce_sum
+
+
+@register
+class MeanOfShard(Op):
+    """Each entry replaced by the mean along all axes but the last, over the rows that this rank holds.
+
+    Unlike any other op it gives another value on another number of ranks. It is a projection, and its own
+    transpose, hence its gradient.
+    """
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        if not specs[0].dtype.is_floating:
+            raise GraphError(f"it is not defined on {specs[0].dtype.name}; cast it")
+        return specs
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, x, out = env.xp, ins[0], outs[0]
+        mean = env.scratch(x.shape[-1:], x.dtype)
+        axes, count = tuple(range(x.ndim - 1)), max(x.size // max(x.shape[-1], 1), 1)
+
+        def kernel() -> None:
+            xp.sum(x, axis=axes, out=mean)
+            xp.divide(mean, count, mean)
+            xp.copyto(out, mean)
+
+        return kernel
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(MeanOfShard(), dy)]
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        return (placements, Sharded(0)) if placements[0] == Sharded(0) else None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
 
 
 def l2_normalize(

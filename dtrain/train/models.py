@@ -1,33 +1,23 @@
-"""The models that `dtrain train` knows, written as a user would write them."""
+"""The models that `dtrain train` knows, written as a user writes one for --model FILE.py:function."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import sqrt
+from math import prod, sqrt
+from typing import Any
 
 import dtrain as dt
+from dtrain.keras.layers import Dense, Dropout, Flatten, Reshape
 
 
-def dense(
-    x: dt.Tensor, units: int, name: str, activation: Callable[..., dt.Tensor] | None = None
-) -> dt.Tensor:
-    """A fully connected layer: [n, inputs] -> [n, units]; He's initialisation (He et al. 2015)."""
-    inputs = x.shape[1]
-    with dt.name_scope(name):
-        kernel = dt.Variable(dt.truncated_normal([inputs, units], stddev=sqrt(2 / inputs)), name="kernel")
-        bias = dt.Variable(dt.zeros([units]), name="bias")
-        y = dt.matmul(x, kernel) + bias
-        return activation(y) if activation else y
+def he(shape: tuple[int, ...], dtype: Any = "float32") -> dt.Tensor:
+    """He's initialisation (He et al. 2015), for a kernel [..., inputs, outputs] before a ReLU."""
+    return dt.truncated_normal(shape, stddev=sqrt(2 / prod(shape[:-1])), dtype=dtype)
 
 
 def conv(x: dt.Tensor, size: int, channels: int, name: str) -> dt.Tensor:
     """A convolution, 2x2 max pooling and ReLU: [n, h, w, inputs] -> [n, h/2, w/2, channels]."""
-    inputs = x.shape[3]
     with dt.name_scope(name):
-        stddev = sqrt(2 / (size * size * inputs))
-        kernel = dt.Variable(
-            dt.truncated_normal([size, size, inputs, channels], stddev=stddev), name="kernel"
-        )
+        kernel = dt.Variable(he((size, size, x.shape[3].value, channels)), name="kernel")
         bias = dt.Variable(dt.zeros([channels]), name="bias")
         y = dt.nn.conv2d(x, kernel, strides=[1, 1, 1, 1], padding="SAME")
         # bias and ReLU keep the order of values, so after pooling they do the same to a quarter of them
@@ -36,24 +26,24 @@ def conv(x: dt.Tensor, size: int, channels: int, name: str) -> dt.Tensor:
 
 def logistic(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
     """784-10: multinomial logistic regression; returns the logits."""
-    return dense(x, 10, "logits")
+    return Dense(10, kernel_initializer=he, name="logits")(x)
 
 
 def mlp(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
     """784-256-256-10 with ReLU; returns the logits."""
-    x = dense(x, 256, "hidden_1", dt.nn.relu)
-    x = dense(x, 256, "hidden_2", dt.nn.relu)
-    return dense(x, 10, "logits")
+    x = Dense(256, "relu", kernel_initializer=he, name="hidden_1")(x)
+    x = Dense(256, "relu", kernel_initializer=he, name="hidden_2")(x)
+    return Dense(10, kernel_initializer=he, name="logits")(x)
 
 
 def cnn(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
     """Two 5x5 convolutions, of 32 and 64 channels, each pooled 2x2; 1024 with dropout 1/2; 10; the logits."""
-    x = dt.reshape(x, [-1, 28, 28, 1])
+    x = Reshape((28, 28, 1))(x)
     x = conv(x, 5, 32, "conv_1")
     x = conv(x, 5, 64, "conv_2")
-    x = dense(dt.reshape(x, [-1, 7 * 7 * 64]), 1024, "hidden", dt.nn.relu)
-    x = dt.nn.dropout(x, rate=0.5 * training, name="dropout")
-    return dense(x, 10, "logits")
+    x = Dense(1024, "relu", kernel_initializer=he, name="hidden")(Flatten()(x))
+    x = Dropout(0.5, name="dropout")(x, training)
+    return Dense(10, kernel_initializer=he, name="logits")(x)
 
 
 #: Each takes the images [n, pixels] and a scalar that is 1 while training and 0 otherwise.

@@ -99,7 +99,9 @@ class TensorBoard(Observer):
             )
             self._writer.add_graph(session.graph)
         # after the graph is written, which shows the training step's own gradients
-        self._gradients = dt.gradients(network.loss, network.parameters, name="watched_gradients")
+        trained = set(session.graph.get_collection(dt.GraphKeys.TRAINABLE_VARIABLES))
+        self._parameters = [v for v in network.parameters if v in trained]
+        self._gradients = dt.gradients(network.loss, self._parameters, name="watched_gradients")
         self._points: list[tuple[int, float, float, float]] = []
         self._written = time.time()
         self._count, self._loss, self._accuracy = 0, 0.0, 0.0
@@ -187,7 +189,7 @@ class TensorBoard(Observer):
         train = self._data.train
         order = np.arange(train.start, train.start + min(self._config.batch_size, len(train)), dtype=np.int32)
         shard = next(batches(order, len(order), self._session.comm))
-        fetches = [network.parameters, self._gradients]
+        fetches = [self._parameters, self._gradients]
         # training is 0: dropout draws nothing then, so that the steps to come draw what they would have drawn
         parameters, gradients = self._session.run(
             fetches, {network.indices: shard, network.training: np.float32(0)}
@@ -196,7 +198,7 @@ class TensorBoard(Observer):
             return
         parts = []
         for kind, arrays in (("parameters", parameters), ("gradients", gradients)):
-            for variable, array in zip(network.parameters, arrays, strict=True):
+            for variable, array in zip(self._parameters, arrays, strict=True):
                 # a run that diverges is not to end by being watched
                 finite = array[np.isfinite(array)]
                 parts.append(summary_proto.histogram(f"{kind}/{variable.op.name}", finite))

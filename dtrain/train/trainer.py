@@ -21,11 +21,10 @@ from dtrain.files import write_atomically
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
-from dtrain.train import checkpoint, tensorboard
+from dtrain.train import checkpoint, own_model, tensorboard
 from dtrain.train.batches import batches, epoch_order, iterations
 from dtrain.train.data import Dataset, load
 from dtrain.train.mistakes import Mistakes
-from dtrain.train.models import MODELS
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
 from dtrain.train.preempt import StopRequest
@@ -43,6 +42,7 @@ TRAINING, TESTING = np.float32(1), np.float32(0)
 class Network:
     """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest.
 
+    parameters: all of the model's variables, statistics that are not trained included.
     examples: the constants that hold the images and the labels.
     """
 
@@ -67,17 +67,15 @@ def build(model: str, data: Dataset) -> Network:
         flat = dt.reshape(pixels, [-1, data.images[0].size])
         x = dt.cast(flat, "float32") * (1 / 255)
         labels = dt.cast(dt.gather(classes, indices), "int32")
-    logits = MODELS[model](x, training)
+    logits = own_model.logits(model, x, training, data.classes)
     with dt.name_scope("loss"):
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        loss = dt.reduce_mean(each)
+        loss = dt.add_n([dt.reduce_mean(each), *dt.losses.get_regularization_losses()])
     with dt.name_scope("accuracy"):
         predicted = dt.cast(dt.argmax(logits, 1), "int32")
         accuracy = dt.reduce_mean(dt.cast(dt.equal(predicted, labels), "float32"))
     examples = (images.op, classes.op)
-    return Network(
-        indices, training, loss, accuracy, predicted, dt.trainable_variables(), examples, losses=each
-    )
+    return Network(indices, training, loss, accuracy, predicted, dt.global_variables(), examples, losses=each)
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -116,8 +114,10 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     graph = dt.Graph()
     graph.seed = config.seed
     with graph.as_default():
-        network = build(config.model, data)
-        minimize = make_optimizer(config.optimizer, config.lr).minimize(network.loss)
+        with comm.together():
+            network = build(config.model, data)
+        updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
+        minimize = dt.group(make_optimizer(config.optimizer, config.lr).minimize(network.loss), updates)
         stop = dt.placeholder("float32", [None], name="stop")
         stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
         initialize = dt.global_variables_initializer()
@@ -263,7 +263,7 @@ def evaluate_run(
         backend = make_backend(config.device, comm.local_rank, config.kernels)
     data = load(config.dataset, comm)
     graph = dt.Graph()
-    with graph.as_default():
+    with graph.as_default(), comm.together():
         network = build(config.model, data)
     session = dt.Session(graph=graph, comm=comm, device=backend)
     wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in network.parameters}
@@ -314,7 +314,7 @@ def open_run_dir(config: TrainConfig, comm: Communicator) -> tuple[Path, bool]:
         UsageError: it holds a run already. EnvironmentProblem: it cannot be made.
     """
     now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(comm.broadcast_text(config.run_dir or f"runs/{now}-{config.model}"))
+    path = Path(comm.broadcast_text(config.run_dir or f"runs/{now}-{own_model.label(config.model)}"))
     resuming = config.resume not in ("", "auto")
     with comm.together():
         if comm.rank == 0:

@@ -65,6 +65,15 @@ def test_imports_point_one_way(part: str) -> None:
                 assert other == part or other in ALLOWED[part], f"{file} imports {name}"
 
 
+def test_one_place_of_keras_knows_ranks() -> None:
+    """What only rank 0 does sits in RankZero: no other file of keras asks which rank it is."""
+    for file in (PACKAGE / "keras").rglob("*.py"):
+        words = {
+            node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)
+        }
+        assert file.name == "rank_zero.py" or not words & {"rank", "local_rank"}, file
+
+
 def test_only_their_own_places_know_mpi_and_cuda() -> None:
     for file in PACKAGE.rglob("*.py"):
         heavy = {name.split(".")[0] for name in imported(file)} & {"mpi4py", "cupy"}
@@ -76,7 +85,7 @@ def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from dtrain.cli import main; main(['train', '--help']); "
         "heavy = {'mpi4py', 'cupy', 'tqdm', 'safetensors', 'platformdirs', 'threadpoolctl', 'tensorboard', "
-        "'matplotlib'}; "
+        "'matplotlib', 'dtrain.keras.models', 'dtrain.keras.layers'}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run(

@@ -103,6 +103,15 @@ def test_layers_with_summaries(printed: Printed, mnist_dir: Path) -> None:
     assert files == "files 1"
 
 
+def test_keras_logistic_classifier(printed: Printed, mnist_dir: Path) -> None:
+    *table, tested = printed("keras_logistic")
+    assert "Total params: 7,850" in table and table.count("Train on 60000 samples") == 1
+    epochs = [line for line in table if line.startswith("60000/60000 [")]
+    losses = [float(re.findall(NUMBER, line)[-2]) for line in epochs]
+    assert len(losses) == 5 and losses == sorted(losses, reverse=True)
+    assert tested.startswith("10000/10000 [") and last_number(tested) > 0.92
+
+
 # -- others' programs ------------------------------------------------------------------------------------
 def test_nearest_neighbour(printed: Printed, mnist_dir: Path) -> None:
     *tests, accuracy = printed("nearest_neighbour")
@@ -190,10 +199,24 @@ def test_the_network_on_two_ranks(printed: Printed, mpirun: Any, mnist_dir: Path
 
 def on_two_ranks(program: str, mpirun: Any, folder: Path) -> list[str]:
     """What each rank prints."""
+    return on_ranks(2, program, mpirun, folder)
+
+
+def on_ranks(ranks: int, program: str, mpirun: Any, folder: Path, deadline: float = 50) -> list[str]:
+    """What each rank prints."""
     log = folder / "log"
     log.mkdir()
-    run = mpirun(
-        2, [program, folder], module="each_rank", cwd=PROGRAMS, env={"LOG_DIR": str(log)}, deadline=50
-    )
+    env = {"LOG_DIR": str(log)}
+    run = mpirun(ranks, [program, folder], module="each_rank", cwd=PROGRAMS, env=env, deadline=deadline)
     assert run.rc == 0, run.stderr
-    return [(folder / f"rank{rank}").read_text() for rank in range(2)]
+    return [(folder / f"rank{rank}").read_text() for rank in range(ranks)]
+
+
+@pytest.mark.timeout(180)
+def test_keras_network_on_four_ranks(mpirun: Any, mnist_dir: Path, tmp_path: Path) -> None:
+    """Rank 0 prints all there is to print, and after five epochs the network is as good as Keras's."""
+    outputs = on_ranks(4, "keras_mlp", mpirun, tmp_path, deadline=170)
+    assert outputs[1:] == [""] * 3
+    lines = outputs[0].splitlines()
+    assert [line for line in lines if line.startswith("Epoch")] == [f"Epoch {i}/5" for i in range(1, 6)]
+    assert last_number(lines[-1]) >= 0.97  # the median of seeds is above 0.975

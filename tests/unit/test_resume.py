@@ -22,9 +22,12 @@ from dtrain.config import TrainConfig, resolve
 from dtrain.errors import CheckpointError, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
 from dtrain.train import checkpoint, models, preempt, saving, trainer
-from dtrain.train.models import dense
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10  # 4 steps an epoch, the last of 3 examples: fewer than 4 ranks
+
+
+def dense(x: dt.Tensor, units: int, name: str, activation: Any = None) -> dt.Tensor:
+    return dt.keras.layers.Dense(units, activation, name=name)(x)
 
 
 def dropping(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
@@ -138,6 +141,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
     monkeypatch.setattr(trainer, "batches", ledger)
     monkeypatch.setattr(trainer, "evaluate", lambda *args: (0.5, 0.5))
+    monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
 
     def stopped(comm: Communicator, config: TrainConfig) -> str:
         with pytest.raises(SavedAndStopped) as caught:
@@ -390,9 +394,11 @@ def test_eval_reads_the_newest_and_the_best(
     accuracies = iter([0.9, 0.1])
     real = trainer.evaluate
     monkeypatch.setattr(trainer, "evaluate", lambda *args: (1.0, next(accuracies)))
+    monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
     trainer.train(replace(config, keep=1), SingleCommunicator())
     assert checkpoint.steps(Path(config.run_dir)) == [4, 8]
     monkeypatch.setattr(trainer, "evaluate", real)
+    monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
     capsys.readouterr()
     for flags, step in (([], 8), (["--best"], 4)):
         assert main(["eval", config.run_dir, "--log-format", "json", *flags]) == 0

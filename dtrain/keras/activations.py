@@ -1,0 +1,97 @@
+"""Activations: functions of a tensor, which layers take by name or as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dtrain.compat import module_getattr
+from dtrain.graph.graph import Tensor
+from dtrain.keras.names import Names
+from dtrain.ops import math, nn
+
+__all__ = [
+    "elu",
+    "exponential",
+    "get",
+    "hard_sigmoid",
+    "linear",
+    "relu",
+    "selu",
+    "sigmoid",
+    "softmax",
+    "softplus",
+    "softsign",
+    "swish",
+    "tanh",
+]
+
+__getattr__ = module_getattr("tf.keras.activations")
+
+
+def linear(x: Tensor) -> Tensor:
+    """x itself."""
+    return x
+
+
+def relu(x: Tensor, alpha: float = 0.0, max_value: float | None = None) -> Tensor:
+    """max(x, 0); alpha is the slope below 0, max_value what it is cut off at."""
+    y = nn.leaky_relu(x, alpha) if alpha else nn.relu(x)
+    return y if max_value is None else math.minimum(y, max_value)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return math.sigmoid(x)
+
+
+def hard_sigmoid(x: Tensor) -> Tensor:
+    """0.2 x + 0.5, cut off at 0 and 1."""
+    return math.minimum(math.maximum(0.2 * x + 0.5, 0), 1)
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """exp(x) over its sum along an axis."""
+    return nn.softmax(x, axis)
+
+
+def exponential(x: Tensor) -> Tensor:
+    """exp(x)."""
+    return math.exp(x)
+
+
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x where it is positive, else alpha (exp(x) - 1)."""
+    return nn.elu(x) if alpha == 1 else nn.relu(x) + alpha * nn.elu(-nn.relu(-x))
+
+
+def selu(x: Tensor) -> Tensor:
+    """The scaled elu of Klambauer et al. 2017."""
+    return nn.selu(x)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x))."""
+    return nn.softplus(x)
+
+
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return nn.softsign(x)
+
+
+def swish(x: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    return nn.swish(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """The hyperbolic tangent."""
+    return math.tanh(x)
+
+
+_NAMES = Names("activation", {name: globals()[name] for name in __all__ if name != "get"}, made=True)
+
+
+def get(identifier: Any) -> Any:
+    """The function of a name; None is linear. Raises UsageError for a name that is not there."""
+    return linear if identifier is None else _NAMES.get(identifier)

@@ -1,0 +1,513 @@
+"""Callbacks: what happens between the batches and epochs of fit.
+
+Every rank runs every callback, with rank 0's numbers in its logs; and after the callbacks all ranks take over
+rank 0's stop_training and learning rate. So a decision is one for all, whatever it was made of.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dtrain.compat import module_getattr
+from dtrain.errors import UsageError
+
+if TYPE_CHECKING:
+    from dtrain.keras.models import Sequential
+    from dtrain.keras.progress import Progress
+    from dtrain.keras.training import Totals
+
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "EarlyStopping",
+    "History",
+    "LambdaCallback",
+    "LearningRateScheduler",
+    "ModelCheckpoint",
+    "ReduceLROnPlateau",
+    "TensorBoard",
+    "TerminateOnNaN",
+]
+
+__getattr__ = module_getattr("tf.keras.callbacks")
+
+
+class Logs(dict[str, Any]):
+    """Numbers by name; 'acc' and 'accuracy', which Keras called the same thing in turn, find one another."""
+
+    def __missing__(self, key: str) -> Any:
+        other = key.replace("accuracy", "acc") if "accuracy" in key else key.replace("acc", "accuracy")
+        if other in self:
+            return self[other]
+        raise KeyError(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        try:
+            return self[key]
+        except KeyError:
+            return default
+
+
+class Callback:
+    """Base of the callbacks: every method may be left out. model and params are there from the start of fit.
+
+    logs: the batch's or epoch's numbers so far: loss, the metrics, and after an epoch those of validation
+    with val_ before their names. params: epochs, samples, batch_size, verbose, metrics (names that logs will
+    have).
+    """
+
+    model: Sequential
+    params: dict[str, Any]
+
+    def set_model(self, model: Sequential) -> None:
+        self.model = model
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        self.params = params
+
+    def on_train_begin(self, logs: Any = None) -> None: ...
+
+    def on_train_end(self, logs: Any = None) -> None: ...
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None: ...
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None: ...
+
+    def on_batch_begin(self, batch: int, logs: Any = None) -> None: ...
+
+    def on_batch_end(self, batch: int, logs: Any = None) -> None: ...
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.on_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.on_batch_end(batch, logs)
+
+    # -- for subclasses --------------------------------------------------------------------------------
+    def says(self, text: str) -> None:
+        """Print a line, once for all ranks."""
+        self.model.rank_zero.says(text)
+
+    def knows(self, monitor: str) -> None:
+        """Raise UsageError unless logs will have this number."""
+        names = Logs.fromkeys(self.params["metrics"], 0.0)
+        if names.get(monitor) is None:
+            hint = " Give fit validation_data or validation_split." if monitor.startswith("val_") else ""
+            raise UsageError(
+                f"{type(self).__name__}: there is no {monitor!r} to monitor: there are "
+                f"{', '.join(names)}.{hint}"
+            )
+
+
+class Callbacks:
+    """The callbacks of one fit, called in turn, and what all ranks then take over from rank 0."""
+
+    def __init__(self, model: Sequential, callbacks: Sequence[Callback], params: dict[str, Any]) -> None:
+        self._model, self._list = model, list(callbacks)
+        for callback in self._list:
+            if not isinstance(callback, Callback):
+                raise UsageError(
+                    f"fit: {callback!r} is no callback: give objects of dt.keras.callbacks, or of a class of "
+                    "your "
+                    "own that has Callback for its base."
+                )
+            callback.set_model(model)
+            callback.set_params(params)
+        listening = [c for c in self._list if any(_overrides(c, name) for name in _BATCH)]
+        self.listen_to_batches = bool(listening)
+
+    def __call__(self, event: str, *arguments: Any) -> None:
+        """Call on_<event> of every callback, with the same logs, as rank 0 has them."""
+        *first, logs = arguments
+        names = list(logs)
+        logs = Logs(zip(names, self._model.rank_zero.decides([logs[n] for n in names]), strict=True))
+        for callback in self._list:
+            getattr(callback, f"on_{event}")(*first, logs)
+        optimizer = self._model.optimizer
+        stop, rate = self._model.rank_zero.decides([self._model.stop_training, optimizer.learning_rate])
+        self._model.stop_training, optimizer.learning_rate = bool(stop), rate
+
+
+_BATCH = ("batch_begin", "batch_end", "train_batch_begin", "train_batch_end")
+
+
+def _overrides(callback: Callback, event: str) -> bool:
+    name = f"on_{event}"
+    return getattr(type(callback), name) is not getattr(Callback, name) or name in vars(callback)
+
+
+class Watch:
+    """What happens around the steps of one epoch: callbacks that listen to batches, and the bar."""
+
+    def __init__(self, model: Sequential, callbacks: Callbacks, progress: Progress) -> None:
+        self._model, self._callbacks, self._progress = model, callbacks, progress
+        self._listens = callbacks.listen_to_batches
+
+    def before(self, number: int, examples: int) -> None:
+        if self._listens:
+            self._callbacks("train_batch_begin", number, {"batch": number, "size": examples})
+
+    def after(self, number: int, loss: float, totals: Totals) -> bool:
+        """Whether to stop here."""
+        if self._progress.due():
+            self._progress.moves(totals.examples, totals.results())
+        if self._listens:
+            self._callbacks("train_batch_end", number, {"batch": number, **totals.results(), "loss": loss})
+        return self._model.stop_training
+
+
+# -- the callbacks ---------------------------------------------------------------------------------------
+class History(Callback):
+    """What fit returns: history is {name: one number for each epoch}, epoch the numbers of the epochs."""
+
+    def __init__(self) -> None:
+        self.epoch: list[int] = []
+        self.history: Logs = Logs()
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.epoch, self.history = [], Logs()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)
+
+
+class LambdaCallback(Callback):
+    """Functions as a callback: LambdaCallback(on_epoch_end=lambda epoch, logs: ...)."""
+
+    def __init__(
+        self,
+        on_epoch_begin: Callable[..., Any] | None = None,
+        on_epoch_end: Callable[..., Any] | None = None,
+        on_batch_begin: Callable[..., Any] | None = None,
+        on_batch_end: Callable[..., Any] | None = None,
+        on_train_begin: Callable[..., Any] | None = None,
+        on_train_end: Callable[..., Any] | None = None,
+    ) -> None:
+        given = {name: f for name, f in locals().items() if name.startswith("on_") and f is not None}
+        for name, function in given.items():
+            setattr(self, name, function)
+
+
+class TerminateOnNaN(Callback):
+    """Stops at a batch whose loss is not finite."""
+
+    def on_batch_end(self, batch: int, logs: Any = None) -> None:
+        if not np.isfinite(logs["loss"]):
+            self.says(f"Batch {batch}: Invalid loss, terminating training")
+            self.model.stop_training = True
+
+
+class LearningRateScheduler(Callback):
+    """Sets the learning rate at the start of each epoch, to schedule(epoch) or schedule(epoch, rate)."""
+
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
+        self.schedule, self.verbose = schedule, verbose
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        old = self.model.optimizer.learning_rate
+        rate = self.schedule(epoch, old) if _takes_two(self.schedule) else self.schedule(epoch)
+        if not isinstance(rate, int | float | np.number) or not rate >= 0:
+            raise UsageError(
+                f"LearningRateScheduler: the schedule gives {rate!r} for epoch {epoch}: give a number."
+            )
+        self.model.optimizer.learning_rate = float(rate)
+        if self.verbose:
+            self.says(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if logs is not None:
+            logs["lr"] = self.model.optimizer.learning_rate
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    import inspect
+
+    try:
+        inspect.signature(function).bind(0, 0.0)
+    except TypeError:
+        return False
+    return True
+
+
+class _Monitor(Callback):
+    """Base of those that wait for a number to improve; mode: min, max, or auto, which goes by the name."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise UsageError(f"{type(self).__name__}: mode={mode!r}: give 'auto', 'min' or 'max'.")
+        self.monitor = monitor
+        rising = ("acc", "auc", "precision", "recall")
+        self.maximize = mode == "max" or (mode == "auto" and any(word in monitor for word in rising))
+        self.min_delta = abs(min_delta)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.knows(self.monitor)
+        self.best = -np.inf if self.maximize else np.inf
+
+    def improves(self, value: float) -> bool:
+        """Whether a value is better than the best so far, by more than min_delta."""
+        return value - self.min_delta > self.best if self.maximize else value + self.min_delta < self.best
+
+
+class EarlyStopping(_Monitor):
+    """Stops after `patience` epochs in a row without improvement.
+
+    Args:
+        min_delta: what counts as one. baseline: what the first has to be better than.
+        restore_best_weights: whether the model ends with the weights of its best epoch.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        min_delta: float = 0,
+        patience: int = 0,
+        verbose: int = 0,
+        mode: str = "auto",
+        baseline: float | None = None,
+        restore_best_weights: bool = False,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        self.patience, self.verbose, self.baseline = patience, verbose, baseline
+        self.restore_best_weights = restore_best_weights
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin()
+        self.best = self.best if self.baseline is None else self.baseline
+        self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
+        self.best_weights: list[np.ndarray] | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        value = logs[self.monitor]
+        if self.improves(value):
+            self.best, self.best_epoch, self.wait = value, epoch, 0
+            if self.restore_best_weights:
+                self.best_weights = self.model.get_weights()
+            return
+        self.wait += 1
+        if self.wait >= self.patience:
+            self.stopped_epoch = epoch
+            self.model.stop_training = True
+            if self.best_weights is not None:
+                if self.verbose:
+                    self.says(
+                        f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}."
+                    )
+                self.model.set_weights(self.best_weights)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.stopped_epoch and self.verbose:
+            self.says(f"Epoch {self.stopped_epoch + 1:05d}: early stopping")
+
+
+class ReduceLROnPlateau(_Monitor):
+    """Multiplies the learning rate by factor after `patience` epochs in a row without improvement.
+
+    Args:
+        min_delta: what counts as one. cooldown: epochs after a reduction that are not counted. min_lr: the
+            least.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        factor: float = 0.1,
+        patience: int = 10,
+        verbose: int = 0,
+        mode: str = "auto",
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        if not 0 < factor < 1:
+            raise UsageError(f"ReduceLROnPlateau: factor={factor}: give a number above 0 and below 1.")
+        self.factor, self.patience, self.verbose = factor, patience, verbose
+        self.cooldown, self.min_lr = cooldown, min_lr
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin()
+        self.wait = self.cooling = 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        value, optimizer = logs[self.monitor], self.model.optimizer
+        logs["lr"] = optimizer.learning_rate
+        if self.cooling > 0:
+            self.cooling -= 1
+            self.wait = 0
+        if self.improves(value):
+            self.best, self.wait = value, 0
+        elif self.cooling == 0:
+            self.wait += 1
+            if self.wait >= self.patience and optimizer.learning_rate > self.min_lr:
+                optimizer.learning_rate = max(optimizer.learning_rate * self.factor, self.min_lr)
+                self.cooling, self.wait = self.cooldown, 0
+                if self.verbose:
+                    self.says(
+                        f"\nEpoch {epoch + 1:05d}: ReduceLROnPlateau reducing learning rate to "
+                        f"{optimizer.learning_rate}."
+                    )
+
+
+class ModelCheckpoint(_Monitor):
+    """Saves the model after epochs.
+
+    Args:
+        filepath: may hold {epoch}, counted from 1, and names of logs: "weights.{epoch:02d}-{val_loss:.2f}".
+        save_best_only: only where the monitored number improves. save_weights_only: save_weights in place of
+            save.
+        period: epochs between two files.
+    """
+
+    def __init__(
+        self,
+        filepath: str | os.PathLike[str],
+        monitor: str = "val_loss",
+        verbose: int = 0,
+        save_best_only: bool = False,
+        save_weights_only: bool = False,
+        mode: str = "auto",
+        period: int = 1,
+    ) -> None:
+        super().__init__(monitor, mode)
+        self.filepath, self.verbose = os.fspath(filepath), verbose
+        self.save_best_only, self.save_weights_only, self.period = save_best_only, save_weights_only, period
+        self._since = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        if self.save_best_only:
+            super().on_train_begin()
+        names = Logs.fromkeys(self.params["metrics"], 0.0)
+        try:
+            self.filepath.format_map(_With(names, epoch=1))
+        except (KeyError, ValueError, IndexError) as error:
+            raise UsageError(
+                f"ModelCheckpoint: {self.filepath!r} cannot be filled in ({error}): there are epoch, "
+                f"{', '.join(names)}."
+            ) from None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._since += 1
+        if self._since < self.period:
+            return
+        self._since = 0
+        path = self.filepath.format_map(_With(logs, epoch=epoch + 1))
+        if self.save_best_only:
+            value, best = logs[self.monitor], self.best
+            if not self.improves(value):
+                if self.verbose:
+                    self.says(f"\nEpoch {epoch + 1:05d}: {self.monitor} did not improve from {best:.5f}")
+                return
+            self.best = value
+            if self.verbose:
+                self.says(
+                    f"\nEpoch {epoch + 1:05d}: {self.monitor} improved from {best:.5f} to {value:.5f}, "
+                    "saving "
+                    f"model to {path}"
+                )
+        elif self.verbose:
+            self.says(f"\nEpoch {epoch + 1:05d}: saving model to {path}")
+        (self.model.save_weights if self.save_weights_only else self.model.save)(path)
+
+
+class _With(Logs):
+    """Logs with some more."""
+
+    def __init__(self, logs: Mapping[str, Any], **more: Any) -> None:
+        super().__init__({**logs, **more})
+
+
+class CSVLogger(Callback):
+    """Writes the numbers of each epoch as a line of a file.
+
+    Args:
+        separator: between the columns. append: whether lines go behind those that are there.
+    """
+
+    def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
+        self.filename, self.separator, self.append = os.fspath(filename), separator, append
+        self._names: list[str] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._names = []
+        if not self.append:
+            self.model.rank_zero.writes(self.filename, b"")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if not self._names:
+            self._names = sorted(logs)
+            if not (self.append and self.model.rank_zero.finds(self.filename)):
+                self._line(["epoch", *self._names])
+        self._line([epoch, *(logs.get(name, "NA") for name in self._names)])
+
+    def _line(self, cells: Sequence[Any]) -> None:
+        text = io.StringIO()
+        csv.writer(text, delimiter=self.separator, lineterminator="\n").writerow(cells)
+        self.model.rank_zero.appends(self.filename, text.getvalue())
+
+
+class TensorBoard(Callback):
+    """Writes the numbers of each epoch for TensorBoard, and the graph.
+
+    Args:
+        log_dir: the folder. write_graph: whether the model's graph is shown.
+        histogram_freq: epochs between two histograms of each weight; 0 writes none.
+        update_freq: 'epoch', or 'batch' for the loss of each batch too.
+
+    Raises, in fit:
+        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] = "./logs",
+        histogram_freq: int = 0,
+        batch_size: int | None = None,
+        write_graph: bool = True,
+        update_freq: str = "epoch",
+    ) -> None:
+        if update_freq not in ("epoch", "batch"):
+            raise UsageError(f"TensorBoard: update_freq={update_freq!r}: give 'epoch' or 'batch'.")
+        self.log_dir, self.histogram_freq = os.fspath(log_dir), int(histogram_freq)
+        self.write_graph, self.update_freq = write_graph, update_freq
+        self._steps = 0
+        if update_freq == "batch":
+            self.on_batch_end = self._batch  # type: ignore[method-assign]
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        from dtrain.summary import FileWriter
+
+        with self.model.comm.together():
+            self._writer = FileWriter(self.log_dir, comm=self.model.comm)
+            if self.write_graph:
+                self._writer.add_graph(self.model.graph)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._write(logs, epoch)
+        if self.histogram_freq and epoch % self.histogram_freq == 0:
+            from dtrain.ops import summary_proto
+
+            for (name, _), value in zip(self.model.named_weights(), self.model.get_weights(), strict=True):
+                self._writer.add_summary(summary_proto.histogram(name, value), epoch)
+        self._writer.flush()
+
+    def _batch(self, batch: int, logs: Any = None) -> None:
+        self._write({"batch_loss": logs["loss"]}, self._steps)
+        self._steps += 1
+
+    def _write(self, logs: Mapping[str, float], step: int) -> None:
+        from dtrain.ops import summary_proto
+
+        for name, value in logs.items():
+            self._writer.add_summary(summary_proto.scalar(name, value), step)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._writer.close()

@@ -1,0 +1,118 @@
+"""BatchNormalization (Ioffe & Szegedy 2015)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dtrain.errors import GraphError
+from dtrain.graph.graph import Tensor
+from dtrain.keras import initializers, regularizers
+from dtrain.keras.layers.base import Layer, Sizes
+from dtrain.ops.array import stop_gradient
+from dtrain.ops.base import apply
+from dtrain.ops.logic import where
+from dtrain.ops.math import greater, rsqrt, square
+from dtrain.ops.normalize import MeanOfShard, batch_normalization, moments
+from dtrain.ops.reduce import reduce_mean
+
+
+class BatchNormalization(Layer):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta for each channel, which lies along the last axis.
+
+    While training the statistics are the batch's, and moving averages of them are kept for testing:
+    moving = momentum * moving + (1 - momentum) * batch. The variance divides by the count.
+
+    Args:
+        axis: only the last.
+        center, scale: whether there is beta, and gamma.
+        synchronized: the batch is the global one, on any number of ranks. False takes each rank's own rows,
+            which spares two messages a layer and step, but then the result depends on the number of ranks;
+            the moving averages are those over the ranks.
+    """
+
+    arguments = (
+        "axis",
+        "momentum",
+        "epsilon",
+        "center",
+        "scale",
+        "beta_initializer",
+        "gamma_initializer",
+        "moving_mean_initializer",
+        "moving_variance_initializer",
+        "beta_regularizer",
+        "gamma_regularizer",
+        "synchronized",
+    )
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 0.001,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        synchronized: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.axis, self.momentum, self.epsilon = int(axis), float(momentum), float(epsilon)
+        self.center, self.scale, self.synchronized = bool(center), bool(scale), bool(synchronized)
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+
+    def build(self, input_shape: Sizes) -> None:
+        if self.axis not in (-1, len(input_shape)) or not input_shape:
+            raise GraphError(f"axis={self.axis} is not supported: channels lie along the last axis, -1")
+        shape = input_shape[-1:]
+        self.gamma = self.beta = None
+        if self.scale:
+            self.gamma = self.add_weight("gamma", shape, self.gamma_initializer, self.gamma_regularizer)
+        if self.center:
+            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)
+        self.moving_mean = self.add_weight(
+            "moving_mean", shape, self.moving_mean_initializer, trainable=False
+        )
+        self.moving_variance = self.add_weight(
+            "moving_variance", shape, self.moving_variance_initializer, trainable=False
+        )
+
+    def call(self, x: Tensor, training: Any) -> Tensor:
+        if training is False:
+            return self._tested(x)
+        trained = self._trained(x)
+        if training is True:
+            return trained
+        # where, not a product with 0: what is not chosen may be infinite
+        return where(greater(training, 0), trained, self._tested(x))
+
+    def _tested(self, x: Tensor) -> Tensor:
+        moving = self.moving_mean.value(), self.moving_variance.value()
+        return batch_normalization(x, *moving, self.beta, self.gamma, self.epsilon)
+
+    def _trained(self, x: Tensor) -> Tensor:
+        axes = list(range(len(x.spec.shape or ()) - 1))
+        if self.synchronized:
+            mean, variance = moments(x, axes)
+            y = batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)
+        else:
+            deviation = x - apply(MeanOfShard(), x)
+            own = apply(MeanOfShard(), square(deviation))
+            y = deviation * rsqrt(own + self.epsilon)
+            y = y if self.gamma is None else y * self.gamma
+            y = y if self.beta is None else y + self.beta
+            mean, variance = reduce_mean(x, axes), reduce_mean(own, axes)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            step = (1 - self.momentum) * (stop_gradient(batch) - moving)
+            self.add_update(moving.assign_add(step, read_value=False))
+        return y

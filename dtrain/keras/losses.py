@@ -1,0 +1,389 @@
+"""Losses: a number for each example, and what labels have to be like to fit a model's output.
+
+A cross entropy of probabilities that a softmax (or sigmoid) made is computed from what went into it: the
+logarithm of a probability that was rounded to 0 has lost what the logits still know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dtrain.compat import module_getattr
+from dtrain.errors import UsageError
+from dtrain.graph.graph import Tensor
+from dtrain.keras.names import Names
+from dtrain.ops import math
+from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.loss import (
+    sigmoid_cross_entropy_with_logits,
+    softmax_cross_entropy_with_logits_v2,
+    sparse_softmax_cross_entropy_with_logits,
+)
+from dtrain.ops.math import Sigmoid, cast, log, maximum, minimum, square
+from dtrain.ops.nn import Softmax
+from dtrain.ops.reduce import reduce_mean, reduce_sum
+
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "Huber",
+    "KLDivergence",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "SparseCategoricalCrossentropy",
+    "binary_crossentropy",
+    "categorical_crossentropy",
+    "get",
+    "huber",
+    "kld",
+    "kullback_leibler_divergence",
+    "mae",
+    "mean_absolute_error",
+    "mean_squared_error",
+    "mse",
+    "sparse_categorical_crossentropy",
+]
+
+__getattr__ = module_getattr("tf.keras.losses")
+
+#: What keeps logarithms finite, as Keras's epsilon().
+EPSILON = 1e-7
+
+Shape = tuple[int, ...]
+
+
+class Loss:
+    """Base of the losses. A subclass says `each`, and `labels` where labels are not like the output.
+
+    name: as compile takes it. after: the activation that its probabilities come from, or ''.
+    """
+
+    name: ClassVar[str] = ""
+    after: ClassVar[str] = ""
+    from_logits = False
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The loss of each example, [batch], or [batch, ...] where outputs have more axes."""
+        raise NotImplementedError
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        """The mean over all examples, of each loss times its weight."""
+        losses = self.each(convert_to_tensor(y_true), convert_to_tensor(y_pred))
+        return reduce_mean(losses if sample_weight is None else losses * sample_weight)
+
+    def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
+        """Labels as `each` takes them, for outputs [batch, *output] of a layer; what: the array's name.
+
+        Raises:
+            UsageError: they do not fit, with the array or layer and what to do.
+        """
+        if y.ndim == len(output) and output[-1:] == (1,):
+            y = y[..., None]
+        if y.shape[1:] != output:
+            raise UsageError(
+                f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} compares them with the "
+                "output "
+                f"of layer {layer}, {output}: reshape y, or let the layer have as many units as a label "
+                "has "
+                f"numbers.{self._other_labels(y, output)}"
+            )
+        return y.astype(np.float32, copy=False)
+
+    def _other_labels(self, y: np.ndarray, output: Shape) -> str:
+        """A hint on labels of another kind."""
+        return ""
+
+    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
+        """Raise UsageError where a last layer with this activation (None: not known) does not fit."""
+        wanted = self.after
+        if not wanted or activation is None:
+            return
+        cls = type(self).__name__
+        if self.from_logits and activation == wanted:
+            raise UsageError(
+                f"loss {cls}(from_logits=True) applies {wanted}, which layer {layer} has done: leave out its "
+                f"activation={wanted!r}, or from_logits=True."
+            )
+        if not self.from_logits and activation not in (wanted, "softmax", "sigmoid", "hard_sigmoid"):
+            raise UsageError(
+                f"loss {self.name!r} takes probabilities, and the output of layer {layer} is {activation}: "
+                "give "
+                f"it activation={wanted!r}, or compile with loss={cls}(from_logits=True)."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """Its arguments as plain data."""
+        return {}
+
+
+# -- cross entropies -------------------------------------------------------------------------------------
+def logits_of(y_pred: Tensor, kind: type) -> Tensor | None:
+    """What a softmax or sigmoid was applied to, where the tensor is its output."""
+    return y_pred.op.inputs[0] if isinstance(y_pred.op.kind, kind) else None
+
+
+def _probabilities(y_pred: Tensor) -> Tensor:
+    return minimum(maximum(y_pred, EPSILON), 1 - EPSILON)
+
+
+class _CrossEntropy(Loss):
+    def __init__(self, from_logits: bool = False, label_smoothing: float = 0.0) -> None:
+        if not 0 <= label_smoothing <= 1:
+            raise UsageError(f"label_smoothing={label_smoothing}: give a share from 0 to 1.")
+        self.from_logits, self.label_smoothing = bool(from_logits), float(label_smoothing)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
+
+
+def _of_softmax(y_pred: Tensor, from_logits: bool) -> Tensor:
+    """Logits of rows of probabilities; of those that nobody made by a softmax, the logarithms will do."""
+    if from_logits:
+        return y_pred
+    found = logits_of(y_pred, Softmax)
+    return log(_probabilities(y_pred)) if found is None else found
+
+
+class SparseCategoricalCrossentropy(_CrossEntropy):
+    """-log(probability of the label); labels are class numbers [batch] or [batch, 1]."""
+
+    name, after = "sparse_categorical_crossentropy", "softmax"
+
+    def __init__(self, from_logits: bool = False) -> None:
+        super().__init__(from_logits)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"from_logits": self.from_logits}
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        logits = _of_softmax(y_pred, self.from_logits)
+        return sparse_softmax_cross_entropy_with_logits(labels=y_true, logits=logits)
+
+    def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
+        if y.ndim == len(output) + 1 and y.shape[-1] == 1:
+            y = y[..., 0]
+        if y.shape[1:] != output[:-1]:
+            raise UsageError(
+                f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} takes class numbers of "
+                "shape "
+                f"{output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "
+                "loss='categorical_crossentropy'."
+            )
+        return class_numbers(y, output[-1], layer, what)
+
+    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
+        _several_classes(self, layer, output)
+        super().fits(layer, activation, output)
+
+
+class CategoricalCrossentropy(_CrossEntropy):
+    """-sum(labels * log(probabilities)); labels are rows of probabilities, mostly with a single 1.
+
+    label_smoothing: this share of each label is spread evenly over the classes.
+    """
+
+    name, after = "categorical_crossentropy", "softmax"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        logits = _of_softmax(y_pred, self.from_logits)
+        if self.label_smoothing:
+            classes = y_pred.spec.shape[-1]  # type: ignore[index]
+            y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / classes  # type: ignore[operator]
+        return softmax_cross_entropy_with_logits_v2(labels=y_true, logits=logits)
+
+    def _other_labels(self, y: np.ndarray, output: Shape) -> str:
+        return (
+            f" For class numbers compile with loss='sparse_categorical_crossentropy', or pass "
+            f"to_categorical(y, {output[-1]})."
+        )
+
+    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
+        _several_classes(self, layer, output)
+        super().fits(layer, activation, output)
+
+
+class BinaryCrossentropy(_CrossEntropy):
+    """The mean over an example's outputs of -log(probability of its label, which is 0 or 1)."""
+
+    name, after = "binary_crossentropy", "sigmoid"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if self.label_smoothing:
+            y_true = y_true * (1 - self.label_smoothing) + 0.5 * self.label_smoothing
+        logits = y_pred if self.from_logits else logits_of(y_pred, Sigmoid)
+        if logits is not None:
+            return reduce_mean(sigmoid_cross_entropy_with_logits(labels=y_true, logits=logits), -1)
+        p = _probabilities(y_pred)
+        return reduce_mean(-y_true * log(p) - (1 - y_true) * log(1 - p), -1)
+
+    def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
+        y = super().labels(y, output, layer, what)
+        if y.size and not (y.min() >= 0 and y.max() <= 1):
+            bad = y[~((y >= 0) & (y <= 1))].flat[0]
+            raise UsageError(
+                f"{what} has a label {bad:g}, and loss {self.name!r} takes labels from 0 to 1: for classes "
+                "0, 1, "
+                "2, ... give the last layer a unit for each and compile with "
+                "loss='sparse_categorical_crossentropy'."
+            )
+        return y
+
+    def _other_labels(self, y: np.ndarray, output: Shape) -> str:
+        return (
+            " For class numbers compile with loss='sparse_categorical_crossentropy'." if y.ndim == 1 else ""
+        )
+
+
+def _several_classes(loss: Loss, layer: str, output: Shape) -> None:
+    if not output or output[-1] < 2:
+        raise UsageError(
+            f"loss {loss.name!r} takes an output for each class, and layer {layer} has "
+            f"{output[-1] if output else 0}:"
+            " give it a unit for each, or compile with loss='binary_crossentropy' after activation='sigmoid'."
+        )
+
+
+def class_numbers(y: np.ndarray, classes: int, layer: str, what: str) -> np.ndarray:
+    """Labels as int32; raises UsageError for one that is no class of the layer's output."""
+    with np.errstate(invalid="ignore"):
+        numbers = y.astype(np.int32)
+        wrong = (numbers < 0) | (numbers >= classes) | (numbers != y)
+    if wrong.any():
+        at = np.argwhere(wrong)[0]
+        raise UsageError(
+            f"{what}[{', '.join(map(str, at))}] is {y[tuple(at)]}, and layer {layer} has outputs for the "
+            "classes "
+            f"0 to {classes - 1}: correct y, or give the layer a unit for each class."
+        )
+    return numbers
+
+
+# -- distances -------------------------------------------------------------------------------------------
+class MeanSquaredError(Loss):
+    """The mean of (prediction - label)^2 over an example's outputs."""
+
+    name = "mean_squared_error"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return reduce_mean(square(y_pred - y_true), -1)
+
+
+class MeanAbsoluteError(Loss):
+    """The mean of |prediction - label| over an example's outputs."""
+
+    name = "mean_absolute_error"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return reduce_mean(math.abs(y_pred - y_true), -1)
+
+
+class Huber(Loss):
+    """Half the squared error up to an error of delta and from there on linear; the mean over the outputs."""
+
+    name = "huber"
+
+    def __init__(self, delta: float = 1.0) -> None:
+        if not delta > 0:
+            raise UsageError(f"Huber: delta={delta}: give a number above 0.")
+        self.delta = float(delta)
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        error = math.abs(y_pred - y_true)
+        near = minimum(error, self.delta)
+        return reduce_mean(0.5 * square(near) + self.delta * (error - near), -1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"delta": self.delta}
+
+
+class KLDivergence(Loss):
+    """sum(labels * log(labels / predictions)) over an example's outputs, both cut off at 1e-7 and 1."""
+
+    name = "kullback_leibler_divergence"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        p, q = (minimum(maximum(y, EPSILON), 1) for y in (y_true, y_pred))
+        return reduce_sum(p * log(p / q), -1)
+
+
+class FunctionLoss(Loss):
+    """A user's function of (y_true, y_pred): a loss for each example, or a mean over all of them."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Any]) -> None:
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)  # type: ignore[misc]
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return convert_to_tensor(self.function(y_true, y_pred))
+
+    def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
+        y = y[..., None] if y.ndim == len(output) and output[-1:] == (1,) else y
+        return y.astype(np.float32, copy=False)
+
+
+def per_example(losses: Tensor) -> Tensor:
+    """The mean over all axes but the first."""
+    ndim = losses.shape.ndims or 1
+    return reduce_mean(losses, list(range(1, ndim))) if ndim > 1 else losses
+
+
+# -- Keras's names ---------------------------------------------------------------------------------------
+def _function(loss: Loss) -> Callable[[Any, Any], Tensor]:
+    def function(y_true: Any, y_pred: Any) -> Tensor:
+        y_pred = convert_to_tensor(y_pred)
+        y_true = convert_to_tensor(y_true)
+        sparse = isinstance(loss, SparseCategoricalCrossentropy)
+        return loss.each(cast(y_true, "int32" if sparse else y_pred.dtype), y_pred)
+
+    function.__name__ = loss.name
+    function.__doc__ = f"{type(loss).__name__}, for each example."
+    function.loss = loss  # type: ignore[attr-defined]
+    return function
+
+
+sparse_categorical_crossentropy = _function(SparseCategoricalCrossentropy())
+categorical_crossentropy = _function(CategoricalCrossentropy())
+binary_crossentropy = _function(BinaryCrossentropy())
+mse = mean_squared_error = _function(MeanSquaredError())
+mae = mean_absolute_error = _function(MeanAbsoluteError())
+huber = _function(Huber())
+kld = kullback_leibler_divergence = _function(KLDivergence())
+
+CLASSES = {
+    cls.__name__: cls
+    for cls in (
+        SparseCategoricalCrossentropy,
+        CategoricalCrossentropy,
+        BinaryCrossentropy,
+        MeanSquaredError,
+        MeanAbsoluteError,
+        Huber,
+        KLDivergence,
+    )
+}
+_NAMES = Names(
+    "loss",
+    {cls.name: cls for cls in CLASSES.values()}
+    | {
+        "mse": MeanSquaredError,
+        "MSE": MeanSquaredError,
+        "mae": MeanAbsoluteError,
+        "MAE": MeanAbsoluteError,
+        "huber_loss": Huber,
+        "kld": KLDivergence,
+        "KLD": KLDivergence,
+    }
+    | CLASSES,
+)
+
+
+def get(identifier: Any) -> Any:
+    """The loss of a name, of a function (y_true, y_pred), or itself; raises UsageError for other names."""
+    found = _NAMES.get(identifier)
+    if found is None or isinstance(found, Loss):
+        return found
+    return getattr(found, "loss", None) or FunctionLoss(found)

@@ -1,0 +1,347 @@
+"""Metrics: sums over the examples, and a number that follows from them.
+
+A metric is what its sums say, so it is exact over a whole set, whatever the batches and the number of ranks:
+sums are added up over ranks by the graph and over batches by the host, every example once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.compat import module_getattr
+from dtrain.errors import GraphError, UsageError
+from dtrain.graph.graph import Tensor
+from dtrain.graph.shape import shape_text
+from dtrain.keras import losses
+from dtrain.keras.names import Names
+from dtrain.ops.array import expand_dims, reshape
+from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.index import one_hot
+from dtrain.ops.late import shape
+from dtrain.ops.math import cast, equal, greater
+from dtrain.ops.nn import Softmax
+from dtrain.ops.reduce import argmax, reduce_mean, reduce_sum
+from dtrain.ops.topk import in_top_k
+
+__all__ = [
+    "AUC",
+    "BinaryAccuracy",
+    "CategoricalAccuracy",
+    "Mean",
+    "Metric",
+    "Precision",
+    "Recall",
+    "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy",
+    "TopKCategoricalAccuracy",
+    "binary_accuracy",
+    "categorical_accuracy",
+    "get",
+    "sparse_categorical_accuracy",
+    "sparse_top_k_categorical_accuracy",
+    "top_k_categorical_accuracy",
+]
+
+__getattr__ = module_getattr("tf.keras.metrics")
+
+
+class Metric:
+    """Base of the metrics.
+
+    name: what logs and History call it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
+        """What is added up over the examples: tensors of any shape, of dtype, reduced over the batch.
+
+        y: labels as the loss takes them. p: the model's output. weights: [batch], or None where all are 1.
+        """
+        raise NotImplementedError
+
+    def result(self, sums: Sequence[Any], examples: int) -> float:
+        """The metric, from the sums over this many examples (float64)."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Its arguments as plain data."""
+        return {"name": self.name}
+
+
+class Mean(Metric):
+    """The (weighted) mean of a function of (labels, output) that gives a value for each example."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Any], name: str | None = None) -> None:
+        super().__init__(name or getattr(function, "__name__", "mean"))
+        self.function = function
+
+    def each(self, y: Tensor, p: Tensor) -> Tensor:
+        return convert_to_tensor(self.function(y, p))
+
+    def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
+        values = cast(self.each(y, p), dtype)
+        if values.shape.ndims == 0:  # a mean of the user's own, over the batch
+            return [values * cast(shape(p)[0], dtype)]
+        values = losses.per_example(values)
+        if weights is None:
+            return [reduce_sum(values)]
+        weights = cast(weights, dtype)
+        return [reduce_sum(values * weights), reduce_sum(weights)]
+
+    def result(self, sums: Sequence[Any], examples: int) -> float:
+        return _ratio(sums[0], sums[1] if len(sums) > 1 else examples)
+
+
+def _ratio(a: Any, b: Any) -> float:
+    return float(a) / float(b) if b else 0.0
+
+
+# -- accuracies ------------------------------------------------------------------------------------------
+def _scores(p: Tensor) -> Tensor:
+    """What is in the order of the probabilities: logits are not rounded to ties, and spare the softmax."""
+    found = losses.logits_of(p, Softmax)
+    return p if found is None else found
+
+
+def _classes(y: Tensor) -> Tensor:
+    """Labels as class numbers."""
+    return y if y.dtype.is_integer else cast(argmax(y, -1), "int32")
+
+
+def sparse_categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
+    """Whether the largest output is that of the label, a class number."""
+    y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
+    return equal(cast(argmax(_scores(p), -1), "int32"), cast(y, "int32"))
+
+
+def categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
+    """Whether the largest output is where the label has its largest entry."""
+    return sparse_categorical_accuracy(_classes(convert_to_tensor(y_true)), y_pred)
+
+
+def binary_accuracy(y_true: Any, y_pred: Any, threshold: float = 0.5) -> Tensor:
+    """The share of an example's outputs that lie on the label's side of the threshold."""
+    y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
+    return reduce_mean(cast(equal(greater(p, threshold), greater(cast(y, p.dtype), 0.5)), p.dtype), -1)
+
+
+def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
+    """Whether the label, a class number, is among the k largest outputs."""
+    p = convert_to_tensor(y_pred)
+    k = min(k, p.spec.shape[-1] or k)  # type: ignore[index]
+    return in_top_k(_scores(p), cast(convert_to_tensor(y_true), "int32"), k)
+
+
+def top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
+    """Whether the place of the label's largest entry is among the k largest outputs."""
+    return sparse_top_k_categorical_accuracy(_classes(convert_to_tensor(y_true)), y_pred, k)
+
+
+class SparseCategoricalAccuracy(Mean):
+    """The share of examples whose largest output is that of the label."""
+
+    def __init__(self, name: str = "sparse_categorical_accuracy") -> None:
+        super().__init__(categorical_accuracy, name)
+
+
+class CategoricalAccuracy(Mean):
+    """The share of examples whose largest output is where the label has its largest entry."""
+
+    def __init__(self, name: str = "categorical_accuracy") -> None:
+        super().__init__(categorical_accuracy, name)
+
+
+class BinaryAccuracy(Mean):
+    """The share of outputs on the label's side of the threshold."""
+
+    def __init__(self, name: str = "binary_accuracy", threshold: float = 0.5) -> None:
+        super().__init__(lambda y, p: binary_accuracy(y, p, threshold), name)
+        self.threshold = float(threshold)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "threshold": self.threshold}
+
+
+class TopKCategoricalAccuracy(Mean):
+    """The share of examples whose label is among the k largest outputs."""
+
+    def __init__(self, k: int = 5, name: str = "top_k_categorical_accuracy") -> None:
+        super().__init__(lambda y, p: top_k_categorical_accuracy(y, p, k), name)
+        self.k = int(k)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"k": self.k, "name": self.name}
+
+
+class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):
+    """The share of examples whose label is among the k largest outputs."""
+
+    def __init__(self, k: int = 5, name: str = "sparse_top_k_categorical_accuracy") -> None:
+        super().__init__(k, name)
+
+
+class _OfLoss(Mean):
+    """A loss as a metric: its mean over the examples, without what regularizers add."""
+
+    def __init__(self, loss: losses.Loss, name: str) -> None:
+        super().__init__(loss.each, name)
+        self.loss = loss
+
+
+# -- counts at thresholds --------------------------------------------------------------------------------
+def _decisions(y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels, probabilities and weights as columns [batch * outputs, 1]."""
+    if y.dtype.is_integer and p.shape.ndims == (y.shape.ndims or 0) + 1:
+        y = one_hot(y, p.spec.shape[-1])  # type: ignore[index]
+    y = cast(y, dtype)
+    if y.shape.ndims != p.shape.ndims:
+        raise GraphError(
+            f"labels {shape_text(y.spec.shape)} and outputs {shape_text(p.spec.shape)} are not alike, and "
+            "precision, recall and AUC compare them one by one"
+        )
+    w = reshape(y, [-1, 1]) * 0 + 1
+    if weights is not None:
+        spread = cast(weights, dtype)
+        for _ in range((y.shape.ndims or 1) - 1):
+            spread = expand_dims(spread, -1)
+        w = reshape(spread + y * 0, [-1, 1])
+    return reshape(y, [-1, 1]), reshape(p, [-1, 1]), w
+
+
+class _Counting(Metric):
+    def __init__(self, thresholds: float | None = None, name: str | None = None) -> None:
+        super().__init__(name or type(self).__name__.lower())
+        self.thresholds = 0.5 if thresholds is None else thresholds
+        if not (isinstance(self.thresholds, int | float) and 0 <= self.thresholds <= 1):
+            raise UsageError(
+                f"{type(self).__name__}: thresholds={thresholds!r}: give one number from 0 to 1."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"thresholds": self.thresholds, "name": self.name}
+
+    def result(self, sums: Sequence[Any], examples: int) -> float:
+        return _ratio(sums[0], sums[1])
+
+
+class Precision(_Counting):
+    """Of the outputs above the threshold, the share whose label is 1; 0 where there are none."""
+
+    def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
+        y, p, w = _decisions(y, p, weights, dtype)
+        chosen = cast(greater(p, self.thresholds), dtype) * w
+        return [reduce_sum(chosen * y), reduce_sum(chosen)]
+
+
+class Recall(_Counting):
+    """Of the outputs whose label is 1, the share above the threshold; 0 where there are none."""
+
+    def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
+        y, p, w = _decisions(y, p, weights, dtype)
+        chosen = cast(greater(p, self.thresholds), dtype) * w
+        return [reduce_sum(chosen * y), reduce_sum(y * w)]
+
+
+class AUC(Metric):
+    """The area under the ROC curve, by trapezoids between num_thresholds points as in Keras.
+
+    Raises:
+        UsageError: num_thresholds is below 2, or curve is not 'ROC'.
+    """
+
+    def __init__(self, num_thresholds: int = 200, curve: str = "ROC", name: str = "auc") -> None:
+        super().__init__(name)
+        if curve != "ROC":
+            raise UsageError(f"AUC: curve={curve!r} is not supported: only 'ROC'.")
+        if num_thresholds < 2:
+            raise UsageError(f"AUC: num_thresholds={num_thresholds}: give a whole number from 2 up.")
+        self.num_thresholds = int(num_thresholds)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"num_thresholds": self.num_thresholds, "name": self.name}
+
+    def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
+        y, p, w = _decisions(y, p, weights, dtype)
+        n = self.num_thresholds
+        inner = np.arange(1, n - 1) / (n - 1)
+        limits = np.concatenate([[-losses.EPSILON], inner, [1 + losses.EPSILON]])
+        above = cast(greater(p, limits.astype(p.dtype.numpy)), dtype)
+        right, wrong = y * w, (1 - y) * w
+        return [
+            reduce_sum(above * right, 0),
+            reduce_sum(above * wrong, 0),
+            reduce_sum(right),
+            reduce_sum(wrong),
+        ]
+
+    def result(self, sums: Sequence[Any], examples: int) -> float:
+        right, wrong, positives, negatives = sums
+        if not positives or not negatives:
+            return 0.0
+        rate, false_rate = right / positives, wrong / negatives
+        return float(np.sum((false_rate[:-1] - false_rate[1:]) * (rate[:-1] + rate[1:]) / 2))
+
+
+# -- Keras's names ---------------------------------------------------------------------------------------
+_NAMES = Names(
+    "metric",
+    {
+        "accuracy": None,
+        "acc": None,
+        "binary_accuracy": BinaryAccuracy,
+        "categorical_accuracy": CategoricalAccuracy,
+        "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+        "top_k_categorical_accuracy": TopKCategoricalAccuracy,
+        "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
+        "precision": Precision,
+        "recall": Recall,
+        "auc": AUC,
+    }
+    | {
+        cls.__name__: cls
+        for cls in (
+            AUC,
+            BinaryAccuracy,
+            CategoricalAccuracy,
+            Precision,
+            Recall,
+            SparseCategoricalAccuracy,
+            SparseTopKCategoricalAccuracy,
+            TopKCategoricalAccuracy,
+        )
+    },
+)
+
+
+def get(identifier: Any, loss: Any = None, output: tuple[int, ...] = ()) -> Metric:
+    """The metric of a name, a function (y_true, y_pred) or itself; 'accuracy' is the one of the loss.
+
+    As in Keras that is binary_accuracy for binary_crossentropy and for one output, else the one for classes.
+
+    Raises:
+        UsageError: there is no such metric.
+    """
+    if isinstance(identifier, Metric):
+        return identifier
+    if identifier in ("accuracy", "acc"):
+        binary = isinstance(loss, losses.BinaryCrossentropy) or output[-1:] == (1,)
+        return BinaryAccuracy(identifier) if binary else CategoricalAccuracy(identifier)
+    if isinstance(identifier, str) and identifier not in _NAMES.known:
+        try:
+            return _OfLoss(losses.get(identifier), identifier)
+        except UsageError:
+            pass
+    found = _NAMES.get(identifier)
+    if isinstance(found, Metric):
+        if isinstance(identifier, str) and identifier.islower():
+            found.name = identifier
+        return found
+    if isinstance(found, losses.Loss) or hasattr(found, "loss"):
+        found = getattr(found, "loss", found)
+        return _OfLoss(found, found.name)
+    return Mean(found)

@@ -1,0 +1,85 @@
+"""What may be given by name: "adam", "relu", "mse" and the like, and the same as plain data for a file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from dtrain.errors import UsageError
+
+_custom: ContextVar[Mapping[str, Any]] = ContextVar("custom objects", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def custom_object_scope(objects: Mapping[str, Any] | None) -> Iterator[None]:
+    """Let names inside also mean these objects: a user's own layers, losses and functions."""
+    token = _custom.set({**_custom.get(), **(objects or {})})
+    try:
+        yield
+    finally:
+        _custom.reset(token)
+
+
+class Names:
+    """The names of one kind of thing.
+
+    kind: what it is called in messages, such as 'optimizer'. known: what each name stands for: a class or
+    function that is called to make the thing or, with made=True, the thing itself.
+    """
+
+    def __init__(self, kind: str, known: Mapping[str, Any], made: bool = False) -> None:
+        self.kind = kind
+        self.known = known
+        self.made = made
+
+    def get(self, given: Any) -> Any:
+        """What a name, a {"class_name", "config"}, a class or the thing itself stands for; None stays None.
+
+        Raises:
+            UsageError: nothing has this name.
+        """
+        if given is None:
+            return None
+        if isinstance(given, Mapping) and "class_name" in given:
+            cls = self._find(given["class_name"])
+            config = dict(given.get("config") or {})
+            return cls.from_config(config) if hasattr(cls, "from_config") else cls(**config)
+        found = self._find(given) if isinstance(given, str) else given
+        if isinstance(found, type) or (isinstance(given, str) and not self.made and given in self.known):
+            return found()
+        if not callable(found) and not hasattr(found, "get_config"):
+            raise UsageError(
+                f"{found!r} is no {self.kind}: give a name such as {next(iter(self.known))!r}, or an object."
+            )
+        return found
+
+    def _find(self, name: str) -> Any:
+        known = {**self.known, **_custom.get()}
+        if name in known:
+            return known[name]
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
+        raise UsageError(
+            f"{name!r} is no {self.kind} that dtrain has; {hint} Your own one is given as an object, and to "
+            "load_model as custom_objects={name: object}."
+        )
+
+
+def as_data(value: Any) -> Any:
+    """An object as what Names.get takes again: plain data for JSON."""
+    if hasattr(value, "get_config"):
+        return {"class_name": type(value).__name__, "config": as_data(value.get_config())}
+    if isinstance(value, Mapping):
+        return {str(k): as_data(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_data(v) for v in value]
+    if isinstance(value, str | int | float | None):
+        return value
+    if hasattr(value, "tolist"):  # NumPy's numbers and arrays
+        return value.tolist()
+    if hasattr(value, "__name__"):
+        return value.__name__
+    raise UsageError(f"{value!r} cannot be written into a file: give it a get_config() that can.")

@@ -1,0 +1,272 @@
+"""Optimizers with Keras's names, arguments and defaults; one of dtrain.train does the work of each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from dtrain.compat import module_getattr
+from dtrain.errors import UsageError
+from dtrain.graph.graph import Operation, Tensor, TensorLike
+from dtrain.keras.names import Names
+from dtrain.ops.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from dtrain.ops.state import Variable
+from dtrain.train import optimizers as graph_optimizers
+
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "Nadam", "Optimizer", "RMSprop", "get"]
+
+__getattr__ = module_getattr("tf.keras.optimizers")
+
+
+class Optimizer:
+    """Base of the optimizers.
+
+    learning_rate, also called lr, is a number that may be changed between steps, as callbacks do. A step
+    takes learning_rate / (1 + decay * iterations).
+
+    Args:
+        decay: how fast the learning rate shrinks.
+        clipnorm, clipvalue: each variable's gradient is cut to this norm, its entries to
+            -clipvalue..clipvalue.
+        global_clipnorm: the norm of all gradients together is cut to this.
+
+    Raises:
+        UsageError: an argument cannot be meant.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float,
+        lr: float | None = None,
+        decay: float = 0.0,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or type(self).__name__
+        rate = learning_rate if lr is None else lr
+        if not isinstance(rate, int | float) or not rate >= 0:
+            raise UsageError(f"{self.name}: learning_rate={rate!r}: give a number from 0 up, such as 0.001.")
+        for key, value in (
+            ("clipnorm", clipnorm),
+            ("clipvalue", clipvalue),
+            ("global_clipnorm", global_clipnorm),
+        ):
+            if value is not None and not value > 0:
+                raise UsageError(f"{self.name}: {key}={value!r}: give a number above 0.")
+        self.learning_rate = float(rate)
+        self.decay = float(decay)
+        self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
+        self.iterations = 0
+
+    @property
+    def lr(self) -> float:
+        """The learning rate's older name."""
+        return self.learning_rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.learning_rate = float(value)
+
+    @property
+    def rate(self) -> float:
+        """What the next step takes."""
+        return self.learning_rate / (1 + self.decay * self.iterations)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        """The graph's optimizer, its learning rate being this tensor."""
+        raise NotImplementedError
+
+    def clip(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradients of the global batch, cut as the arguments say."""
+        found: list[Tensor | None] = list(gradients)
+        if self.global_clipnorm is not None:
+            found = clip_by_global_norm(found, self.global_clipnorm)[0]
+        if self.clipnorm is not None:
+            found = [None if g is None else clip_by_norm(g, self.clipnorm) for g in found]
+        if self.clipvalue is not None:
+            found = [None if g is None else clip_by_value(g, -self.clipvalue, self.clipvalue) for g in found]
+        return found
+
+    def minimize(
+        self, optimizer: graph_optimizers.Optimizer, loss: Tensor, variables: Sequence[Variable]
+    ) -> Operation:
+        """A step of what make() made."""
+        pairs = optimizer.compute_gradients(loss, variables)
+        clipped = self.clip([g for g, _ in pairs])
+        return optimizer.apply_gradients(list(zip(clipped, variables, strict=True)))
+
+    def get_config(self) -> dict[str, Any]:
+        """Its arguments as plain data."""
+        own = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "iterations"}
+        return {k: v for k, v in own.items() if v is not None}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Optimizer:
+        return cls(**config)
+
+
+class SGD(Optimizer):
+    """Gradient descent, by request with momentum (Polyak 1964) and in Nesterov's form."""
+
+    def __init__(
+        self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False, **options: Any
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.momentum, self.nesterov = float(momentum), bool(nesterov)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        if not self.momentum:
+            return graph_optimizers.GradientDescentOptimizer(rate)
+        return graph_optimizers.MomentumOptimizer(rate, self.momentum, use_nesterov=self.nesterov)
+
+
+class RMSprop(Optimizer):
+    """RMSProp (Tieleman & Hinton 2012), its mean square starting at 0."""
+
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        rho: float = 0.9,
+        momentum: float = 0.0,
+        epsilon: float | None = 1e-7,
+        centered: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.rho, self.momentum, self.centered = float(rho), float(momentum), bool(centered)
+        self.epsilon = _epsilon(epsilon)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        made = graph_optimizers.RMSPropOptimizer(
+            rate, self.rho, self.momentum, self.epsilon, centered=self.centered
+        )
+        made.starts = {}
+        return made
+
+
+class Adagrad(Optimizer):
+    """Adagrad (Duchi et al. 2011)."""
+
+    def __init__(
+        self, learning_rate: float = 0.01, initial_accumulator_value: float = 0.1, **options: Any
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.initial_accumulator_value = float(initial_accumulator_value)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        return graph_optimizers.AdagradOptimizer(rate, self.initial_accumulator_value)
+
+
+class Adadelta(Optimizer):
+    """Adadelta (Zeiler 2012), in the paper's form."""
+
+    def __init__(
+        self, learning_rate: float = 1.0, rho: float = 0.95, epsilon: float | None = 1e-7, **options: Any
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.rho, self.epsilon = float(rho), _epsilon(epsilon)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        return graph_optimizers.AdadeltaOptimizer(rate, self.rho, self.epsilon)
+
+
+class _Moments(Optimizer):
+    _make: Any
+
+    def __init__(
+        self,
+        learning_rate: float,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float | None = 1e-7,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, **options)
+        self.beta_1, self.beta_2, self.epsilon = float(beta_1), float(beta_2), _epsilon(epsilon)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        return self._make(rate, self.beta_1, self.beta_2, self.epsilon)
+
+
+class Adam(_Moments):
+    """Adam (Kingma & Ba 2015); arguments learning_rate, beta_1, beta_2, epsilon."""
+
+    _make = graph_optimizers.AdamOptimizer
+
+    def __init__(self, learning_rate: float = 0.001, *betas: float, **options: Any) -> None:
+        super().__init__(learning_rate, *betas, **options)
+
+
+class Adamax(_Moments):
+    """AdaMax (Kingma & Ba 2015, section 7); arguments as Adam's."""
+
+    _make = graph_optimizers.AdaMaxOptimizer
+
+    def __init__(self, learning_rate: float = 0.002, *betas: float, **options: Any) -> None:
+        super().__init__(learning_rate, *betas, **options)
+
+
+class Nadam(_Moments):
+    """Nadam (Dozat 2016); arguments as Adam's."""
+
+    _make = graph_optimizers.NadamOptimizer
+
+    def __init__(self, learning_rate: float = 0.002, *betas: float, **options: Any) -> None:
+        super().__init__(learning_rate, *betas, **options)
+
+
+class GraphOptimizer(Optimizer):
+    """An optimizer of dt.train, such as dt.train.AdamOptimizer(0.01), which compile takes as well."""
+
+    def __init__(self, optimizer: graph_optimizers.Optimizer) -> None:
+        given = optimizer.learning_rate
+        super().__init__(given if isinstance(given, int | float) else 0.0, name=optimizer.get_name())
+        if isinstance(given, TensorLike):
+            raise UsageError(
+                f"compile: the learning rate of {self.name} is the tensor {given.name}, which is of another "
+                "graph "
+                "than the model's: give a number, and the callback LearningRateScheduler for a schedule."
+            )
+        self._optimizer = optimizer
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        made = copy.copy(self._optimizer)
+        made._slots = {}
+        made.learning_rate = rate
+        return made
+
+    def get_config(self) -> dict[str, Any]:
+        raise UsageError(
+            f"{self.name} of dt.train cannot be saved with a model: compile with one of dt.keras.optimizers, "
+            "or "
+            "save(path, include_optimizer=False)."
+        )
+
+
+def _epsilon(value: float | None) -> float:
+    return 1e-7 if value is None else float(value)
+
+
+_CLASSES = (SGD, RMSprop, Adagrad, Adadelta, Adam, Adamax, Nadam)
+_NAMES = Names("optimizer", {c.__name__.lower(): c for c in _CLASSES} | {c.__name__: c for c in _CLASSES})
+
+
+def get(identifier: Any) -> Optimizer:
+    """The optimizer of a name, or the object itself, of dt.keras or dt.train.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if isinstance(identifier, graph_optimizers.Optimizer):
+        return GraphOptimizer(identifier)
+    if isinstance(identifier, Optimizer):
+        return identifier
+    found = _NAMES.get(identifier)
+    if not isinstance(found, Optimizer):
+        raise UsageError(
+            f"compile: {identifier!r} is no optimizer: give a name such as 'adam', or an object."
+        )
+    return found

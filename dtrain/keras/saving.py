@@ -1,0 +1,188 @@
+"""A model as one file: its arrays as safetensors, and in the header what it is made of, as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dtrain.errors import CheckpointError, UsageError
+from dtrain.graph.shape import shape_text
+from dtrain.keras.names import as_data, custom_object_scope
+from dtrain.ops.state import Variable
+
+if TYPE_CHECKING:
+    from dtrain.keras.models import Sequential
+
+#: Before the names of the optimizer's arrays, which are numbered.
+STATE = "optimizer/"
+
+
+def about(model: Sequential) -> dict[str, Any]:
+    """What a model is made of, as plain data."""
+    return {"class_name": "Sequential", "config": model.get_config()}
+
+
+def save(
+    model: Sequential, path: str | os.PathLike[str], overwrite: bool, whole: bool, optimizer: bool
+) -> None:
+    """Write a model; whole: not its weights alone. Its methods save and save_weights say more."""
+    from safetensors.numpy import save as serialize
+
+    if not overwrite and model.rank_zero.finds(path):
+        raise UsageError(f"{os.fspath(path)} is there already: give another path, or overwrite=True.")
+    names = [name for name, _ in model.named_weights()]
+    arrays = dict(zip(names, model.get_weights(), strict=True))
+    described: dict[str, Any] = about(model) if whole else {}
+    if whole and model._compiled is not None:
+        settled = dict(model._compiled.config)
+        if not optimizer:
+            settled.pop("optimizer")
+        described["compile"] = as_data(settled)
+        state = model._compiled.variables if optimizer else []
+        if state:
+            model.initialize()
+            for i, value in enumerate(model.session.run(state)):
+                arrays[f"{STATE}{i:04d}"] = np.asarray(value)
+        described["iterations"] = model.optimizer.iterations
+    described |= {"epochs": model._passes, "order_seed": model._order_seed}
+    arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
+    header = {"dtrain": json.dumps(described), "sha256": _digest(arrays)}
+    model.rank_zero.writes(path, serialize(arrays, header))
+
+
+def load_model(
+    filepath: str | os.PathLike[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    compile: bool = True,
+    **options: Any,
+) -> Sequential:
+    """The model that save wrote, with its weights, and compiled with its optimizer's state. Collective.
+
+    Args:
+        custom_objects: name -> class or function, for layers, losses and the like of your own.
+        compile: whether to compile it as it was.
+        options: comm and device, as Sequential takes them.
+
+    Raises, on every rank:
+        CheckpointError: it is missing or damaged, or holds weights without a model.
+        UsageError: a name in it is not known.
+    """
+    from dtrain.keras.models import Sequential
+
+    path = os.fspath(filepath)
+    scout = Sequential(**options)  # whose ranks read together
+    arrays, described = _parse(scout.rank_zero.reads(path), path)
+    if "config" not in described:
+        raise CheckpointError(
+            f"{path} holds weights without a model: build the model, then call its load_weights({path!r})."
+        )
+    with custom_object_scope(custom_objects):
+        model = Sequential.from_config(described["config"], **options)
+        _take(model, arrays, path)
+        model._passes, model._order_seed = int(described.get("epochs", 0)), described.get("order_seed")
+        settled = described.get("compile")
+        if compile and settled is not None and "optimizer" in settled:
+            model.compile(**settled)
+            model.optimizer.iterations = int(described.get("iterations", 0))
+            state = [arrays[name] for name in sorted(arrays) if name.startswith(STATE)]
+            model._optimizer_state = state or None
+    return model
+
+
+def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, **options: Any) -> Sequential:
+    """A model of the layers that to_json said, with new weights.
+
+    Raises:
+        UsageError: it is not such JSON, or a name in it is not known.
+    """
+    from dtrain.keras.models import Sequential
+
+    try:
+        config = json.loads(text)["config"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError("model_from_json: the text is not what to_json() gave.") from None
+    with custom_object_scope(custom_objects):
+        return Sequential.from_config(config, **options)
+
+
+def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
+    """Its method of this name says more."""
+    arrays, _ = _parse(model.rank_zero.reads(path), os.fspath(path))
+    _take(model, arrays, os.fspath(path))
+
+
+def restore_state(model: Sequential, variables: Sequence[Variable], arrays: Sequence[np.ndarray]) -> None:
+    """Give the optimizer's variables what was saved of them."""
+    found = [(list(a.shape), a.dtype.name) for a in arrays]
+    if found != [(v.shape.as_list(), v.dtype.name) for v in variables]:
+        raise CheckpointError(
+            f"the optimizer's state that {model.name} was loaded with does not fit its weights: call compile "
+            "to "
+            "start with a new one."
+        )
+    model.assign(variables, arrays)
+
+
+def _take(model: Sequential, arrays: Mapping[str, np.ndarray], path: str) -> None:
+    """Give the weights the values of a file; raises CheckpointError at the first that does not fit."""
+    named = model.named_weights()
+    with model.comm.together():
+        _check(model, named, arrays, path)
+    model.set_weights([arrays[name] for name, _ in named])
+
+
+def _check(
+    model: Sequential, named: Sequence[tuple[str, Variable]], arrays: Mapping[str, np.ndarray], path: str
+) -> None:
+    for name, variable in named:
+        wanted = shape_text(tuple(variable.shape.as_list()))
+        value = arrays.get(name)
+        if value is None or list(value.shape) != variable.shape.as_list():
+            found = "is not there" if value is None else f"is {shape_text(value.shape)}"
+            layer = name.partition("/")[0]
+            raise CheckpointError(
+                f"{path} holds another model's weights: {name} should be {wanted} and {found}: give layer "
+                f"{layer} "
+                "the arguments that it had there, or load_model the file."
+            )
+    rest = [name for name in sorted(arrays) if not name.startswith(STATE) and name not in dict(named)]
+    if rest:
+        raise CheckpointError(
+            f"{path} holds another model's weights: {model.name} has no layer for {rest[0]}: load_model the "
+            "file, "
+            "or add the layer."
+        )
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype.name} {arrays[name].shape}\n".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _parse(data: bytes, path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A file's arrays, and what its header says."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as deserialize
+
+    try:
+        arrays = deserialize(data)
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])["__metadata__"]
+        described, digest = json.loads(header["dtrain"]), header["sha256"]
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{path} is not a model that dt.keras saved, or was cut short: give a file that save() wrote."
+        ) from None
+    if digest != _digest(arrays):
+        raise CheckpointError(
+            f"{path} is damaged: its values do not have the digest that it says; save it again."
+        )
+    return arrays, described

@@ -1,0 +1,243 @@
+"""fit, evaluate and predict: the graph from example numbers to what a step fetches, and the loops around it.
+
+The arrays are lent to the graph (ops/lend.py) and a step is fed example numbers, so a rank reads just its own
+rows of each global batch. Losses and metrics come out of the graph as sums over the global batch and are
+added up here in float64: every example counts once, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dtrain.errors import UsageError
+from dtrain.graph.dtypes import as_dtype
+from dtrain.graph.graph import Operation, Tensor, get_default_graph
+from dtrain.keras import losses, metrics, optimizers
+from dtrain.keras.data import Examples
+from dtrain.keras.losses import per_example
+from dtrain.keras.metrics import Metric
+from dtrain.ops.array import zeros_like
+from dtrain.ops.base import apply, placeholder
+from dtrain.ops.lend import LentRows, Table
+from dtrain.ops.math import add_n, cast
+from dtrain.ops.reduce import reduce_mean, reduce_sum
+from dtrain.ops.state import Variable, group
+from dtrain.train.batches import batches
+
+if TYPE_CHECKING:
+    from dtrain.keras.callbacks import Watch
+    from dtrain.keras.models import Sequential
+
+#: Examples of a step that only tests, where no batch_size is given: fast, and small enough for any memory.
+TEST_BATCH = 1000
+
+
+class Compiled:
+    """What compile() settles: the optimizer, the loss and the metrics of a model's graph.
+
+    Raises:
+        UsageError: one of them is not known.
+    """
+
+    def __init__(
+        self, model: Sequential, optimizer: Any, loss: Any, metrics: Any, weighted_metrics: Any
+    ) -> None:
+        self.optimizer = optimizers.get(optimizer)
+        self.loss = losses.get(loss)
+        if self.loss is None:
+            raise UsageError(
+                "compile: loss is missing: give a name such as 'sparse_categorical_crossentropy'."
+            )
+        self._metrics = [(_settled(m, self.loss), False) for m in _as_list(metrics)]
+        self._metrics += [(_settled(m, self.loss), True) for m in _as_list(weighted_metrics)]
+        self.config = {
+            "optimizer": self.optimizer,
+            "loss": getattr(self.loss, "function", self.loss),
+            "metrics": _as_list(metrics),
+            "weighted_metrics": _as_list(weighted_metrics),
+        }
+        with model.graph.as_default():
+            self.rate = placeholder("float64", [], name="learning_rate")
+            self._graph_optimizer = self.optimizer.make(self.rate)
+
+    def metrics(self, output: tuple[int, ...]) -> list[tuple[metrics.Metric, bool]]:
+        """The metrics for outputs [batch, *output], each with whether examples are weighted in it."""
+        found = []
+        taken = {"loss"}
+        for given, weighted in self._metrics:
+            metric = copy.copy(metrics.get(given, self.loss, output))
+            name, number = metric.name, 1
+            while metric.name in taken:
+                metric.name, number = f"{name}_{number}", number + 1
+            taken.add(metric.name)
+            found.append((metric, weighted))
+        return found
+
+    def minimize(self, loss: Tensor, variables: Sequence[Variable]) -> Operation:
+        """A training step against the gradient of the loss."""
+        return self.optimizer.minimize(self._graph_optimizer, loss, variables)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """The optimizer's state so far."""
+        return self._graph_optimizer.variables()
+
+
+def _as_list(given: Any) -> list[Any]:
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _settled(given: Any, loss: losses.Loss) -> Any:
+    """A metric, but for the name whose meaning hangs on the output."""
+    return given if given in ("accuracy", "acc") else metrics.get(given, loss)
+
+
+class Network:
+    """The graph for examples of one kind, in one mode, and the call that runs a step of it.
+
+    mode: 'training' takes a step, and fetches the batch's mean loss with what regularizers add, and the
+    metrics' sums; 'testing' fetches sums alone, in float64: of the losses, of the metrics, and the
+    regularizers' terms; 'predicting' fetches the output.
+    """
+
+    def __init__(
+        self, model: Sequential, mode: str, rows: Sequence[tuple[str, tuple[int, ...], str]]
+    ) -> None:
+        self.metrics: list[metrics.Metric] = []
+        self.counts: list[int] = []
+        with model.graph.as_default(), get_default_graph().name_scope(mode):
+            indices = placeholder("int32", [None], name="indices")
+            self.tables = {name: Table(name, shape, as_dtype(dtype)) for name, shape, dtype in rows}
+            given = {name: apply(LentRows(table), indices, name=name) for name, table in self.tables.items()}
+            x = given["x"] if given["x"].dtype == "float32" else cast(given["x"], "float32")
+            output = model.call(x, training=mode == "training")
+            feeds, fetches = [indices], [output]
+            if mode == "training":
+                each, sums = self._measure(model, given, output, "float32")
+                loss = add_n([reduce_mean(each), *model.losses])
+                step = model.compiled.minimize(loss, model.trainable_weights)
+                fetches = [loss, *sums, group(step, *model.updates)]
+                feeds.append(model.compiled.rate)
+            elif mode == "testing":
+                each, sums = self._measure(model, given, output, "float64")
+                fetches = [reduce_sum(cast(each, "float64")), *sums, *model.losses]
+        model.initialize()
+        self._call = model.session.make_callable(fetches, feeds)
+
+    def _measure(
+        self, model: Sequential, given: Mapping[str, Tensor], output: Tensor, dtype: str
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The weighted loss of each example, and the metrics' sums."""
+        y, weights, compiled = given["y"], given.get("sample_weight"), model.compiled
+        each = compiled.loss.each(y, output)
+        if each.shape.ndims == 0:  # a user's own mean over the batch
+            if weights is not None:
+                raise UsageError(
+                    f"loss {compiled.loss.name} gives one number for a batch, which cannot be weighted: let "
+                    "it "
+                    "give one for each example, or leave out sample_weight and class_weight."
+                )
+            each = each + zeros_like(per_example(output))
+        each = per_example(each)
+        sums: list[Tensor] = []
+        for metric, weighted in compiled.metrics(tuple(output.spec.shape[1:])):  # type: ignore[index]
+            own = metric.sums(y, output, weights if weighted else None, dtype)
+            self.metrics.append(metric)
+            self.counts.append(len(own))
+            sums += own
+        return each if weights is None else each * weights, sums
+
+    @contextmanager
+    def on(self, examples: Examples) -> Iterator[Callable[..., list[Any]]]:
+        """The call of a step, while the examples are lent to the graph."""
+        for name, table in self.tables.items():
+            table.rows = examples.lent[name]
+        try:
+            yield self._call
+        finally:
+            for table in self.tables.values():
+                table.rows = None
+
+    def totals(self) -> Totals:
+        return Totals(self.metrics, self.counts)
+
+
+class Totals:
+    """Sums over the steps of a pass: what the loss and the metrics of all its examples follow from."""
+
+    def __init__(self, metrics: Sequence[Metric], counts: Sequence[int]) -> None:
+        self._metrics, self._counts = metrics, counts
+        self._sums: list[Any] = [0.0] * sum(counts)
+        self._loss = 0.0
+        self.examples = 0
+
+    def add(self, loss: float, sums: Sequence[Any], examples: int) -> None:
+        """One step: its loss summed over its examples, and the metrics' sums."""
+        self._loss += loss
+        self.examples += examples
+        mine = self._sums
+        for i, value in enumerate(sums):
+            mine[i] = mine[i] + (value if value.ndim == 0 else value.astype(np.float64))
+
+    def results(self) -> dict[str, float]:
+        """The mean loss, and each metric by its name."""
+        found, at = {"loss": self._loss / self.examples}, 0
+        for metric, count in zip(self._metrics, self._counts, strict=True):
+            found[metric.name] = metric.result(self._sums[at : at + count], self.examples)
+            at += count
+        return found
+
+
+# -- the loops -------------------------------------------------------------------------------------------
+def train(
+    model: Sequential, network: Network, examples: Examples, order: np.ndarray, batch_size: int, watch: Watch
+) -> dict[str, float]:
+    """One pass over the examples in this order; loss and metrics are those of each batch in its own step."""
+    optimizer, totals = model.optimizer, network.totals()
+    with network.on(examples) as step:
+        for number, shard in enumerate(batches(order, batch_size, model.comm)):
+            watch.before(number, shard.total)
+            loss, *sums, _ = step(shard, optimizer.rate)
+            optimizer.iterations += 1
+            totals.add(float(loss) * shard.total, sums, shard.total)
+            if watch.after(number, float(loss), totals):
+                break
+    return totals.results()
+
+
+def test(
+    model: Sequential,
+    network: Network,
+    examples: Examples,
+    order: np.ndarray,
+    batch_size: int,
+    progress: Callable[[int], None],
+) -> dict[str, float]:
+    """The loss and metrics over examples, each counted once."""
+    totals, penalties = network.totals(), len(model.losses)
+    with network.on(examples) as step:
+        for shard in batches(order, batch_size, model.comm):
+            loss, *sums = step(shard)
+            penalty = sum(float(sums.pop()) for _ in range(penalties))
+            totals.add(float(loss) + penalty * shard.total, sums, shard.total)
+            progress(totals.examples)
+    return totals.results()
+
+
+def predict(
+    model: Sequential, network: Network, examples: Examples, batch_size: int, progress: Callable[[int], None]
+) -> np.ndarray:
+    """The outputs for examples in their order, whole on every rank."""
+    order = np.arange(examples.count, dtype=np.int32)
+    parts, done = [], 0
+    with network.on(examples) as step:
+        for shard in batches(order, batch_size, model.comm):
+            parts += step(shard)
+            done += shard.total
+            progress(done)
+    return np.concatenate(parts)

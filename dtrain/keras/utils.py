@@ -1,0 +1,53 @@
+"""Helpers around training programs."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+from dtrain.compat import module_getattr
+from dtrain.errors import UsageError
+from dtrain.graph.graph import set_random_seed as set_graph_seed
+from dtrain.keras.names import custom_object_scope
+
+__all__ = ["custom_object_scope", "normalize", "set_random_seed", "to_categorical"]
+
+__getattr__ = module_getattr("tf.keras.utils")
+
+
+def to_categorical(y: Any, num_classes: int | None = None, dtype: Any = "float32") -> np.ndarray:
+    """Class numbers [...] or [..., 1] as rows with a single 1, [..., num_classes]; by default the largest +
+    1.
+
+    Raises:
+        UsageError: a number is no class.
+    """
+    given = np.asarray(y)
+    numbers = given.astype(np.int64)
+    if given.ndim > 1 and given.shape[-1] == 1:
+        numbers = numbers[..., 0]
+    classes = int(numbers.max(initial=-1)) + 1 if num_classes is None else int(num_classes)
+    wrong = (numbers < 0) | (numbers >= classes) | (numbers != given.reshape(numbers.shape))
+    if wrong.any():
+        raise UsageError(
+            f"to_categorical: {given.reshape(numbers.shape)[wrong][0]} is no class of 0 to {classes - 1}: "
+            "give "
+            "whole numbers from 0 up, and num_classes above the largest."
+        )
+    return np.eye(classes, dtype=dtype)[numbers]
+
+
+def normalize(x: Any, axis: int = -1, order: int = 2) -> np.ndarray:
+    """An array over its norm along an axis."""
+    x = np.asarray(x)
+    norm = np.linalg.norm(x, order, axis, keepdims=True)
+    return x / np.where(norm == 0, 1, norm)
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python's and NumPy's generators and dtrain's, which models made after this take theirs from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    set_graph_seed(seed)

@@ -1,0 +1,115 @@
+"""--model FILE.py:function: a model of the user's own, in place of those of models.py."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import dtrain as dt
+from dtrain.errors import UsageError
+from dtrain.graph.shape import shape_text
+from dtrain.ops.nn import Softmax
+from dtrain.train.models import MODELS
+
+
+def logits(model: str, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Tensor:
+    """The logits [n, classes] of a model, by its name or as FILE.py:function, for images x [n, pixels].
+
+    The function takes (x, training) and gives the logits, or takes nothing and gives a keras Sequential.
+
+    Raises:
+        UsageError: there is no such file or function, or what it gives are no logits for these classes.
+    """
+    if model in MODELS:
+        return MODELS[model](x, training)
+    function = _find(model)
+    y = _of_sequential(function(), x, training, model) if _takes(function, 0) else function(x, training)
+    if isinstance(y, dt.keras.Sequential):
+        y = _of_sequential(y, x, training, model)
+    if not isinstance(y, dt.Tensor):
+        raise UsageError(f"--model {model} gives {y!r}: let it return the logits, or a keras Sequential.")
+    if isinstance(y.op.kind, Softmax):  # the loss does it again, stably
+        y = y.op.inputs[0]
+    shape = y.spec.shape
+    if (
+        shape is None
+        or len(shape) != 2
+        or shape[0] is not None
+        or shape[1] != classes
+        or y.dtype != "float32"
+    ):
+        raise UsageError(
+            f"--model {model} gives {y.dtype.name}{shape_text(shape)}, and the data has {classes} classes: "
+            "let it "
+            f"end in a float32 logit for each, such as Dense({classes})."
+        )
+    return y
+
+
+def label(model: str) -> str:
+    """A model as part of a folder's name."""
+    file, colon, function = model.rpartition(":")
+    return f"{Path(file).stem}-{function}" if colon else model
+
+
+def _find(model: str) -> Callable[..., Any]:
+    file, _, name = model.rpartition(":")
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"--model {model}: there is no file {path}: give FILE.py:function.")
+    spec = importlib.util.spec_from_file_location(f"dtrain_model_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent.resolve()))  # as if it were run: its neighbours can be imported
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UsageError(f"--model {model}: {path} line {error.lineno} is not Python: {error.msg}.") from None
+    finally:
+        sys.path.pop(0)
+    function = getattr(module, name, None)
+    if not callable(function):
+        own = [
+            n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__
+        ]
+        near = difflib.get_close_matches(name, own, 1)
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(own) or 'no functions'}."
+        raise UsageError(f"--model {model}: {path} has no function {name}; {hint}")
+    if not (_takes(function, 0) or _takes(function, 2)):
+        raise UsageError(
+            f"--model {model}: {name} takes {inspect.signature(function)}: let it take (x, training) and "
+            "return "
+            "the logits, or nothing and return a keras Sequential."
+        )
+    return function
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, model: str) -> Any:
+    """A Sequential on the images, in the shape that it takes; anything else as it is."""
+    if not isinstance(made, dt.keras.Sequential):
+        return made
+    if made.built:  # by summary(), say, in a graph of its own
+        made = dt.keras.models.clone_model(made)
+    shape = made.build_shape
+    pixels = x.shape.as_list()[1]
+    if shape is not None and prod(shape) != pixels:
+        raise UsageError(
+            f"--model {model} takes examples of shape {shape}, and the data has images of {pixels} pixels: "
+            "give its "
+            f"first layer input_shape=({pixels},) or another of as many."
+        )
+    return made(x if shape is None else dt.reshape(x, [-1, *shape]), training)

@@ -1,0 +1,158 @@
+"""dtrain train --model FILE.py:function: a user's own model, and what is said of one that does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.cli import main
+from dtrain.train import checkpoint
+
+MODELS = """
+from beside import UNITS
+import dtrain as dt
+from dtrain.keras import Sequential, regularizers
+from dtrain.keras.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Input
+
+def graph(x, training):
+    w = dt.Variable(dt.truncated_normal([784, UNITS], stddev=0.05), name="w")
+    hidden = dt.nn.dropout(dt.nn.relu(dt.matmul(x, w)), rate=0.1 * training)
+    return Dense(10)(hidden)
+
+def layers():
+    model = Sequential([Flatten(input_shape=(28, 28)), Dense(UNITS), BatchNormalization(),
+                        Dense(10, "softmax")])
+    model.summary(print_fn=lambda line: None)
+    return model
+
+def penalised():
+    big = {"kernel_initializer": "ones", "kernel_regularizer": regularizers.l2(0.25)}
+    return Sequential([BatchNormalization(input_shape=(784,)), Dense(10, **big)])
+
+def applied(x, training):
+    return Sequential([Dense(UNITS, "relu"), Dropout(0.1), Dense(10)])(x, training)
+
+def seven(x, training):
+    return Dense(7)(x)
+
+def images(x, training):
+    return dt.reshape(x, [-1, 28, 28])
+
+def nothing(x, training):
+    pass
+
+def three(x, training, more):
+    return x
+
+def small():
+    return Sequential([Dense(10, input_shape=(100,))])
+
+number = 3
+"""
+
+
+def write_set(folder: Path) -> None:
+    """503 training and 51 test examples in MNIST's format: the row of a bright block says the class."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for stem, count in (("train", 503), ("t10k", 51)):
+        labels = random.integers(0, 10, count).astype(np.uint8)
+        images = random.integers(0, 60, (count, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label + 4 : 2 * label + 6, 4:24] += 150
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            data = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+            (folder / f"{stem}-{kind}-ubyte").write_bytes(data)
+            with (folder / "SHA256SUMS").open("a") as sums:
+                sums.write(f"{hashlib.sha256(data).hexdigest()}  {stem}-{kind}-ubyte\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """mine.py, its neighbour, and blocks, a small data set."""
+    path = tmp_path_factory.mktemp("own")
+    (path / "mine.py").write_text(MODELS)
+    (path / "beside.py").write_text("UNITS = 32\n")
+    (path / "broken.py").write_text("def f(:\n")
+    write_set(path / "blocks")
+    return path
+
+
+def train(folder: Path, model: str, *more: str) -> int:
+    dataset = ["--dataset", str(folder / "blocks")]
+    return main(["train", "--model", f"{folder}/{model}", *dataset, "--epochs", "8", *more])
+
+
+@pytest.mark.parametrize("name", ["graph", "layers", "applied"])
+def test_it_trains_and_eval_says_the_same(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert train(folder, f"mine.py:{name}", "--run-dir", str(run)) == 0
+    done = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert done["test_accuracy"] > 0.9
+    capsys.readouterr()
+    assert main(["eval", str(run), "--log-format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["test_accuracy"], said["test_loss"]) == (done["test_accuracy"], done["test_loss"])
+
+
+def test_moving_averages_are_trained_and_saved_and_regularizers_count(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(folder, "mine.py:penalised", "--run-dir", str(tmp_path / "run"), "--epochs", "1") == 0
+    values = checkpoint.load(tmp_path / "run").values
+    assert np.abs(values["batch_normalization/moving_mean"]).max() > 0.01
+    assert (values["batch_normalization/moving_variance"] != 1).all()
+    header, epoch, *_ = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert header["parameters"] == 4 * 784 + 7850
+    assert epoch["loss"] > 0.25 * 7840 / 2  # the penalty on a kernel of ones
+
+
+def test_a_run_is_named_after_the_function(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(folder, "mine.py:graph") == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.endswith("-mine-graph")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("gone.py:f", ["there is no file", "gone.py: give FILE.py:function"]),
+        ("mine.py:grap", ["mine.py has no function grap; did you mean graph?"]),
+        ("mine.py:number", ["has no function number"]),
+        ("broken.py:f", ["broken.py line 1 is not Python"]),
+        ("mine.py:seven", ["gives float32(?, 7)", "10 classes", "Dense(10)"]),
+        ("mine.py:images", ["gives float32(?, 28, 28)"]),
+        ("mine.py:nothing", ["gives None", "return the logits, or a keras Sequential"]),
+        ("mine.py:three", ["three takes (x, training, more)"]),
+        ("mine.py:small", ["shape (100,)", "784 pixels", "input_shape=(784,)"]),
+    ],
+)
+def test_models_that_do_not_fit(
+    model: str, words: list[str], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(folder, model, "--run-dir", str(tmp_path / "run")) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("dtrain: error: --model ") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_a_mistake_on_all_ranks_is_told_once(folder: Path, mpirun: object) -> None:
+    run = mpirun(2, ["train", "--model", f"{folder}/mine.py:seven", "--dataset", folder / "blocks"])  # type: ignore[operator]
+    assert run.rc == 2 and run.stderr.count("10 classes") == 1
+
+
+def test_the_function_is_called_in_the_runs_own_graph(folder: Path, tmp_path: Path) -> None:
+    before = len(dt.get_default_graph().operations)
+    assert train(folder, "mine.py:applied", "--run-dir", str(tmp_path / "run"), "--epochs", "1") == 0
+    assert len(dt.get_default_graph().operations) == before
