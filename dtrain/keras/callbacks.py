@@ -220,7 +220,7 @@ class LearningRateScheduler(Callback):
             )
         self.model.optimizer.learning_rate = float(rate)
         if self.verbose:
-            self.says(f"\nEpoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
+            self.says(f"Epoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
@@ -352,7 +352,7 @@ class ReduceLROnPlateau(_Monitor):
                 self.cooling, self.wait = self.cooldown, 0
                 if self.verbose:
                     self.says(
-                        f"\nEpoch {epoch + 1:05d}: ReduceLROnPlateau reducing learning rate to "
+                        f"Epoch {epoch + 1:05d}: ReduceLROnPlateau reducing learning rate to "
                         f"{optimizer.learning_rate}."
                     )
 
@@ -404,17 +404,17 @@ class ModelCheckpoint(_Monitor):
             value, best = logs[self.monitor], self.best
             if not self.improves(value):
                 if self.verbose:
-                    self.says(f"\nEpoch {epoch + 1:05d}: {self.monitor} did not improve from {best:.5f}")
+                    self.says(f"Epoch {epoch + 1:05d}: {self.monitor} did not improve from {best:.5f}")
                 return
             self.best = value
             if self.verbose:
                 self.says(
-                    f"\nEpoch {epoch + 1:05d}: {self.monitor} improved from {best:.5f} to {value:.5f}, "
+                    f"Epoch {epoch + 1:05d}: {self.monitor} improved from {best:.5f} to {value:.5f}, "
                     "saving "
                     f"model to {path}"
                 )
         elif self.verbose:
-            self.says(f"\nEpoch {epoch + 1:05d}: saving model to {path}")
+            self.says(f"Epoch {epoch + 1:05d}: saving model to {path}")
         (self.model.save_weights if self.save_weights_only else self.model.save)(path)
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dtrain as tf
+
 PROGRAMS = Path(__file__).parents[1] / "programs"
 NUMBER = r"-?\d+\.\d+(?:e-?\d+)?"
 
@@ -112,6 +114,12 @@ def test_keras_logistic_classifier(printed: Printed, mnist_dir: Path) -> None:
     assert tested.startswith("10000/10000 [") and last_number(tested) > 0.92
 
 
+def test_keras_network(printed: Printed, mnist_dir: Path) -> None:
+    """Of three seeds the median was 0.9786; rounding alone moves one by 0.002."""
+    tf.set_random_seed(0)
+    assert last_number(printed("keras_mlp")[-1]) > 0.972
+
+
 # -- others' programs ------------------------------------------------------------------------------------
 def test_nearest_neighbour(printed: Printed, mnist_dir: Path) -> None:
     *tests, accuracy = printed("nearest_neighbour")
@@ -202,21 +210,20 @@ def on_two_ranks(program: str, mpirun: Any, folder: Path) -> list[str]:
     return on_ranks(2, program, mpirun, folder)
 
 
-def on_ranks(ranks: int, program: str, mpirun: Any, folder: Path, deadline: float = 50) -> list[str]:
+def on_ranks(ranks: int, program: str, mpirun: Any, folder: Path) -> list[str]:
     """What each rank prints."""
     log = folder / "log"
     log.mkdir()
     env = {"LOG_DIR": str(log)}
-    run = mpirun(ranks, [program, folder], module="each_rank", cwd=PROGRAMS, env=env, deadline=deadline)
+    run = mpirun(ranks, [program, folder], module="each_rank", cwd=PROGRAMS, env=env, deadline=50)
     assert run.rc == 0, run.stderr
     return [(folder / f"rank{rank}").read_text() for rank in range(ranks)]
 
 
-@pytest.mark.timeout(180)
-def test_keras_network_on_four_ranks(mpirun: Any, mnist_dir: Path, tmp_path: Path) -> None:
-    """Rank 0 prints all there is to print, and after five epochs the network is as good as Keras's."""
-    outputs = on_ranks(4, "keras_mlp", mpirun, tmp_path, deadline=170)
+def test_keras_logistic_classifier_on_four_ranks(mpirun: Any, mnist_dir: Path, tmp_path: Path) -> None:
+    """Rank 0 prints all there is to print."""
+    outputs = on_ranks(4, "keras_logistic", mpirun, tmp_path)
     assert outputs[1:] == [""] * 3
     lines = outputs[0].splitlines()
     assert [line for line in lines if line.startswith("Epoch")] == [f"Epoch {i}/5" for i in range(1, 6)]
-    assert last_number(lines[-1]) >= 0.97  # the median of seeds is above 0.975
+    assert last_number(lines[-1]) > 0.92
