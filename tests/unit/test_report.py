@@ -371,7 +371,7 @@ def test_the_confusion_matrix_is_that_of_the_test_and_alike_on_any_ranks(
     confusion = np.array(run.mistakes.confusion)
     # by hand, in float64, from the saved parameters
     data = load(str(noise), SingleCommunicator(), {})
-    values, _ = checkpoint.load(tmp_path / "run")
+    values = checkpoint.load(tmp_path / "run").values
     x = data.images[data.test.start :].reshape(len(data.test), -1) / 255
     z = x @ values["logits/kernel"].astype(np.float64) + values["logits/bias"]
     labels = data.labels[data.test.start :].astype(int)
