@@ -113,9 +113,6 @@ class Communicator(ABC):
         """What each rank has where this one has `source`, in a bucket; None if some is out of reach."""
         return None
 
-    def waiting(self) -> None:  # noqa: B027 - most have nothing to look after
-        """Called every now and then while this rank waits in C for others of its node."""
-
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         """A call that sums source over all ranks into output.
 

@@ -23,7 +23,7 @@ LINE = 128
 
 #: Looks at a neighbour's word before a rank that has a core of its own hands it over.
 SPINS = 2_000
-#: Seconds that a wait in C lasts before Python has a look.
+#: Seconds that a wait in C lasts before Python may see to signals.
 PATIENCE = 0.05
 
 _hand_over: Callable[[], Any] = getattr(os, "sched_yield", lambda: None)

@@ -18,7 +18,7 @@ OK, BAD_VALUE, WAITING = 0, 1, 2
 
 
 #: Rows, or depth, up to which product.c beats a BLAS: above, the time to get ready no longer counts.
-SMALL_BATCH = 256
+SMALL_BATCH = 128
 
 
 class _Word(ctypes.Union):

@@ -11,7 +11,7 @@ from dtrain.native.loops import TYPES
 from dtrain.ops.fused import Fused, Instruction
 from dtrain.ops.reduce import Sum
 from dtrain.passes.order import dependencies, ordered
-from dtrain.passes.step import Step, predecessors, sweep
+from dtrain.passes.step import Step, moved, predecessors, sweep
 
 #: Values that a step must compute before it is worth the compiler's time, where that is left to dtrain.
 WORTH = 50_000
@@ -108,7 +108,6 @@ def _rebuild(step: Step, groups: _Groups, order: Sequence[Operation]) -> Step:
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
-    placements = {}
     for unit in ordered(units, before):
         members = groups.of[unit]
         control = tuple(dict.fromkeys(operations[c] for m in members for c in m.control_inputs))
@@ -126,17 +125,8 @@ def _rebuild(step: Step, groups: _Groups, order: Sequence[Operation]) -> Step:
             )
             graph.operations.append(copy)
         tensors.update(zip(outputs, copy.outputs, strict=True))
-        placements.update((tensors[t], step.placements[t]) for t in outputs)
         operations.update(dict.fromkeys(members, copy))
-    return sweep(
-        replace(
-            step,
-            graph=graph,
-            fetches=tuple(tensors[t] for t in step.fetches),
-            targets=tuple(operations[o] for o in step.targets),
-            placements=placements,
-        )
-    )
+    return sweep(moved(step, graph, tensors, operations))
 
 
 def _join(

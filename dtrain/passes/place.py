@@ -10,7 +10,7 @@ from dtrain.graph.shape import size_of
 from dtrain.ops.base import Op
 from dtrain.ops.collective import AllGather, AllReduce, TakeShard
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
-from dtrain.passes.step import Step, predecessors, sweep, topological
+from dtrain.passes.step import Step, moved, predecessors, sweep, topological
 
 #: Bytes after which a bucket is closed and the next begun.
 BUCKET_BYTES = 32 << 20
@@ -117,13 +117,7 @@ def bucket(step: Step) -> Step:
         olds = [t for member in group for t in member.outputs]
         tensors.update(zip(olds, copy.outputs, strict=True))
         operations.update(dict.fromkeys(group, copy))
-    return replace(
-        step,
-        graph=graph,
-        fetches=tuple(tensors[t] for t in step.fetches),
-        targets=tuple(operations[o] for o in step.targets),
-        placements={tensors[t]: p for t, p in step.placements.items()},
-    )
+    return moved(step, graph, tensors, operations)
 
 
 def _followers(node: Operation, groups: list[list[Operation]]) -> list[Operation]:

@@ -51,14 +51,19 @@ def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) ->
         else:
             operations[node] = outputs[0].op
         tensors.update(zip(node.outputs, outputs, strict=True))
-    return sweep(
-        replace(
-            step,
-            graph=graph,
-            fetches=tuple(tensors[t] for t in step.fetches),
-            targets=tuple(operations[o] for o in step.targets),
-            placements={tensors[t]: p for t, p in step.placements.items() if t in tensors},
-        )
+    return sweep(moved(step, graph, tensors, operations))
+
+
+def moved(
+    step: Step, graph: Graph, tensors: dict[Tensor, Tensor], operations: dict[Operation, Operation]
+) -> Step:
+    """The step on another graph, given what its tensors and operations became there."""
+    return replace(
+        step,
+        graph=graph,
+        fetches=tuple(tensors[t] for t in step.fetches),
+        targets=tuple(operations[o] for o in step.targets),
+        placements={tensors[t]: p for t, p in step.placements.items() if t in tensors},
     )
 
 

@@ -91,7 +91,7 @@ class Plan:
         self.nodes = nodes
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.runs = 0  # counted by sessions of several ranks
-        #: The index of the kernel that runs, for who watches from outside.
+        #: The index of the kernel that runs or ran last, kept by the kernels in C; NumPy's leave it alone.
         self.position = np.zeros(1, np.int64)
         layout = _Layout(self.nodes, step, variables, backend, env)
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
@@ -140,14 +140,13 @@ class Plan:
     def _native(self, program: Program, first: int, last: int, offset: int, layout: _Layout) -> Kernel:
         """Calls first..last-1 of a program, the first of which is kernel first + offset."""
         call = program.caller(first, last, self.position, offset)
-        comm = layout.env.comm
 
         def kernel() -> None:
             at = call()
             while at != last:
                 if program.status[0] == BAD_VALUE:
                     layout.explain(self.kernel_nodes[at + offset])
-                comm.waiting()
+                # it waits for another rank of the node: signals are seen to between two calls
                 at = program.caller(at, last, self.position, offset)()
 
         return kernel

@@ -23,6 +23,7 @@ from dtrain.errors import (
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
 from dtrain.graph.shape import compatible, shape_text
+from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor, to_array
 from dtrain.ops.memory import aligned
@@ -97,6 +98,7 @@ class Session:
         self._initialized: set[str] = set()
         self._plans: dict[Any, Plan] = {}
         self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
+        self._problem = ""  # why there are no kernels in C
         self._seed: int | None = None
         self._draws: dict[str, int] = {}
         self._closed = False
@@ -365,13 +367,22 @@ class Session:
         """What Step.native is to be: whether plans may have, or must have, kernels in C. Collective."""
         if self._compiles is None:
             wanted = self.backend.kernels if self.backend.on_host else "numpy"
-            problem = native_problem(self.comm) if wanted != "numpy" else ""
+            self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
             if wanted == "c" and problem:
                 error = EnvironmentProblem(f"kernels c: {problem}")
                 error.agreed = True
                 raise error
             self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
         return self._compiles[0]
+
+    @property
+    def kernels(self) -> str:
+        """How this session's kernels are made, in words. Collective."""
+        if not self.backend.on_host:
+            return "CuPy"
+        if self._native() is not None:
+            return f"C, by {compiler.name()}"
+        return f"NumPy: {self._problem}" if self._problem else "NumPy"
 
     def _keep(self, key: Any, plan: Plan) -> None:
         if len(self._plans) >= MAX_PLANS:

@@ -155,6 +155,7 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"  length   {facts['iterations_per_epoch']:,} iterations per epoch, "
         f"{_count(facts['epochs'], 'epoch')}",
         f"  blas     {facts['blas']}{' a rank' if ranks > 1 else ''}",
+        f"  kernels  {facts['kernels']}",
         f"  average  {facts['averaging']}",
         f"  run      {facts['run_dir']}",
     ]

@@ -158,6 +158,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             mpi=comm.library,
             blas=machine.blas_text(),
             averaging=comm.averaging,
+            kernels=session.kernels,
             ranks=comm.size,
             nodes=len(set(comm.hosts)),
             devices=comm.gather_text(backend.name),

@@ -373,6 +373,13 @@ def test_a_wrong_choice_of_kernels_is_told() -> None:
         Backend("fortran")
 
 
+def test_a_session_says_how_its_kernels_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session("numpy").kernels == "NumPy"
+    assert session("c").kernels == f"C, by {compiler.name()}"
+    monkeypatch.setattr("dtrain.runtime.session.native_problem", lambda comm: "no C compiler was found")
+    assert session("auto").kernels == "NumPy: no C compiler was found"
+
+
 def test_the_blas_of_numpys_wheels_is_found() -> None:
     config: Any = np.show_config(mode="dicts")
     if "openblas" in config["Build Dependencies"]["blas"]["name"]:
