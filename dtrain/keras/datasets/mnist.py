@@ -30,4 +30,6 @@ def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
         )
     data = load("mnist", comm.world())
     train, test = slice(data.train.start, data.train.stop), slice(data.test.start, data.test.stop)
-    return (data.images[train], data.labels[train]), (data.images[test], data.labels[test])
+    pool = data.images, data.labels
+    parts = [tuple(array[part].copy() for array in pool) for part in (train, test)]
+    return parts[0], parts[1]

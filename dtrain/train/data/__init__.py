@@ -33,7 +33,8 @@ class Dataset:
     """Examples of 28 x 28 grey pixels and their classes, training and test examples in one pool.
 
     name: "mnist", "synthetic" or the name of the folder that holds another set.
-    images: uint8 [n, 28, 28], C-contiguous, 0 paper .. 255 ink; labels: uint8 [n], 0 .. classes - 1.
+    images: uint8 [n, 28, 28], C-contiguous, 0 paper .. 255 ink; labels: uint8 [n], 0 .. classes - 1. Neither
+        may be written to, so that a graph holds these very arrays and no copy.
     train, test: index ranges into the pool.
     source: the folder it was read from, or "generated".
     digest: sha256 (hex) over all examples, the same wherever the same set was read from.
@@ -49,6 +50,9 @@ class Dataset:
     digest: str
     classes: int = 10
     warning: str | None = None
+
+    def __post_init__(self) -> None:
+        self.images.flags.writeable = self.labels.flags.writeable = False
 
 
 def load(dataset: str, comm: Communicator, environ: Mapping[str, str] = os.environ) -> Dataset:
