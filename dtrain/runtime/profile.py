@@ -30,7 +30,14 @@ DATA, OTHER = "feeding and fetching", "Python and other"
 PARTS = (MATRIX, ELEMENTWISE, REDUCTION, LOSS, MEMORY, UPDATE, MOVING, WAITING, DATA, OTHER)
 
 #: The part of the ops that a file of dtrain/ops holds, where no trait of the op says it.
-_BY_FILE = {"linalg": MATRIX, "conv": MATRIX, "loss": LOSS, "reduce": REDUCTION, "collective": MOVING}
+_BY_FILE = {
+    "linalg": MATRIX,
+    "conv": MATRIX,
+    "loss": LOSS,
+    "fused": ELEMENTWISE,
+    "reduce": REDUCTION,
+    "collective": MOVING,
+}
 
 #: Round trips from which align() takes the shortest.
 ROUNDS = 40

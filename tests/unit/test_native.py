@@ -27,6 +27,7 @@ from dtrain.passes.fuse import fuse
 from dtrain.passes.step import Step
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.plan import PlanEnv
+from dtrain.runtime.profile import ELEMENTWISE, part_of
 
 pytestmark = pytest.mark.skipif(not compiler.command(), reason="there is no C compiler")
 
@@ -297,6 +298,11 @@ def test_a_sum_is_not_read_in_the_loop_that_makes_it() -> None:
     made.run(dt.global_variables_initializer())
     np.testing.assert_array_equal(made.run(centred), [[-10], [-8], [-6]])
     np.testing.assert_array_equal(made.run(alone), [[0]])
+
+
+def test_a_fused_op_is_elementwise_in_a_profile() -> None:
+    (node,) = [n for n in fused([dt.exp(dt.Variable([1.0])) * 2]).graph.operations if n.type == "Fused"]
+    assert part_of(node) == ELEMENTWISE
 
 
 def test_numpy_runs_a_fused_op_in_pieces_with_the_same_bits() -> None:
