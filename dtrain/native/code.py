@@ -17,8 +17,10 @@ from dtrain.native.loops import Loop, Untranslatable
 OK, BAD_VALUE, WAITING = 0, 1, 2
 
 
-#: Rows, or depth, up to which product.c beats a BLAS: above, the time to get ready no longer counts.
+#: Rows, or depth, up to which product.c beats a BLAS on dense operands too.
 SMALL_BATCH = 128
+#: Columns up to which product.c is as fast on larger dense operands, and twice as fast on images.
+NARROW = 1024
 
 
 class _Word(ctypes.Union):
@@ -46,6 +48,7 @@ class Code:
         self.comm = comm
         self._sources: dict[str, str] = {}
         self._library: ctypes.CDLL | None = None
+        self._room = np.empty(0, np.uint8)
 
     # -- what ops ask for ------------------------------------------------------------------------------
     def call(self, symbol: str, *words: Any) -> NativeCall:
@@ -85,12 +88,14 @@ class Code:
     ) -> NativeCall | None:
         """out = a @ b, either read transposed: by product.c where that is faster, else by NumPy's BLAS."""
         (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
-        if out.dtype == np.float32 and min(rows, depth) <= SMALL_BATCH and not across_a and _product().fast:
+        suits = min(rows, depth) <= SMALL_BATCH or (columns <= NARROW and not across_b)
+        if out.dtype == np.float32 and suits and _product().fast:
             steps_a, steps_b = (
                 (1, x.shape[1]) if y else (x.shape[1], 1) for x, y in ((a, across_a), (b, across_b))
             )
-            room = np.empty(_product().room(depth), np.float32)
-            return self.call("product", rows, columns, depth, a, *steps_a, b, *steps_b, out, room)
+            pause = np.zeros(1, np.int64)
+            room = self._product_room(_product().room(rows))
+            return self.call("product", rows, columns, depth, a, *steps_a, b, *steps_b, out, room, pause)
         found, name = blas(), {"f": "float", "d": "double"}.get(out.dtype.char)
         if found is None or name is None:
             return None
@@ -98,6 +103,12 @@ class Code:
         function = single if name == "float" else double
         sizes = (across_a, across_b, rows, columns, depth)
         return self.call(f"gemm_{name}_{bits}", function, *sizes, a, a.shape[1], b, b.shape[1], out)
+
+    def _product_room(self, nbytes: int) -> np.ndarray:
+        """Memory for one product while it runs; the next may have the same."""
+        if self._room.size < nbytes:
+            self._room = np.empty(nbytes, np.uint8)
+        return self._room
 
     def sum(self, terms: Sequence[np.ndarray], out: np.ndarray) -> NativeCall | None:
         """out = the terms, two or more, added up from the first to the last; flat float arrays."""
@@ -197,7 +208,7 @@ def fixed() -> ctypes.CDLL:
 
 
 class _Product(NamedTuple):
-    """The library of product.c, whether it is fast here, and the floats of room that a depth needs."""
+    """The library of product.c, whether it is fast here, and the bytes of room that rows need."""
 
     library: ctypes.CDLL
     fast: bool

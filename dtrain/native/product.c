@@ -1,12 +1,21 @@
-/* Matrix products of floats, for sizes at which a BLAS spends a third of its time on getting ready.
+/* Matrix products of floats, for the sizes of a step and for operands that are mostly zeros.
  *
- * A block of the result, as many rows as there are registers for and two vectors wide, stays in registers while k
- * runs: each step loads two vectors of b and multiplies them by one number of a for each row. Nothing is copied
- * but the columns of b that are stored across or do not fill two vectors. Each entry is the sum over k from first to last,
- * so a row's result does not depend on what other rows there are: not on the batch, nor on the number of ranks.
+ * Each entry is a sum of fused multiply-adds over k from first to last, whichever way below computes it, so its bits
+ * depend neither on the other rows (the batch, the number of ranks) nor on the way that was chosen.
+ *
+ * Dense: a block of the result, as many rows as there are registers for and two vectors wide, stays in registers
+ * while k runs: each step loads two vectors of b and multiplies them by one number of a for each row. Nothing is
+ * copied but what is stored across, and columns that do not fill a vector.
+ *
+ * Sparse: four fifths of an image are black, and a ReLU leaves half of its outputs at zero; what a zero is multiplied
+ * by adds nothing. The numbers of a row of a that are not zero are put in a list, and a strip of the result, eight
+ * vectors wide, is the sum over that list. Where b is not finite (0 times infinity is not 0) the way is dense.
  */
 #include "kernels.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 #if defined(__AVX512F__)
 #define LANES 16
 #define ROWS 14
@@ -17,28 +26,43 @@
 #define LANES 4
 #define ROWS 6
 #endif
+/* Columns of a dense block and of a sparse strip; of the depth, so much at a time as keeps a strip's b in the L1 cache. */
 #define WIDTH (2 * LANES)
+#define STRIP (8 * LANES)
+#define PIECE (1024 / LANES)
+/* Of eight numbers so many may be other than zero for the sparse way to pay; where there are more, calls until the next
+ * look. */
+#define DENSITY 5
+#define PAUSE 32
 
 typedef float vector __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4)));
 
 /* Whether this processor has the vectors that make it worth while. */
 int product_is_fast(void) { return LANES > 4; }
 
-/* c[i, 0..WIDTH) = sum over k of a[i * ai + k * ak] * b[k * bk, 0..WIDTH) for i < N */
+typedef struct {
+    const float *p;
+    int64_t row, depth; /* floats from one row, or one k, to the next */
+} matrix;
+
+/* c[i, 0..WIDTH) (+)= sum over k of a[i, k] * b[k, 0..WIDTH) for i < N */
 #define BLOCK(N)                                                                                                \
-    static void block_##N(int64_t depth, const float *a, int64_t ai, int64_t ak, const float *b, int64_t bk,    \
-                          float *c, int64_t ci) {                                                               \
+    static void block_##N(int64_t depth, matrix a, const float *b, int64_t bk, float *c, int64_t ci, int more) { \
         vector left[N], right[N];                                                                               \
-        for (int i = 0; i < N; i++) left[i] = right[i] = (vector){0};                                           \
-        for (int64_t k = 0; k < depth; k++, a += ak, b += bk) {                                                 \
+        _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
+            left[i] = more ? *(vector *)(c + i * ci) : (vector){0};                                             \
+            right[i] = more ? *(vector *)(c + i * ci + LANES) : (vector){0};                                    \
+        }                                                                                                       \
+        for (int64_t k = 0; k < depth; k++, a.p += a.depth, b += bk) {                                          \
             const vector p = *(const vector *)b, q = *(const vector *)(b + LANES);                              \
             _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                              \
-                const float s = a[i * ai];                                                                      \
+                const float s = a.p[i * a.row];                                                                 \
                 left[i] += s * p;                                                                               \
                 right[i] += s * q;                                                                              \
             }                                                                                                   \
         }                                                                                                       \
-        for (int i = 0; i < N; i++) {                                                                           \
+        _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
             *(vector *)(c + i * ci) = left[i];                                                                  \
             *(vector *)(c + i * ci + LANES) = right[i];                                                         \
         }                                                                                                       \
@@ -46,77 +70,205 @@ int product_is_fast(void) { return LANES > 4; }
 BLOCK(1) BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7)
 BLOCK(8) BLOCK(9) BLOCK(10) BLOCK(11) BLOCK(12) BLOCK(13) BLOCK(14)
 
-typedef void (*block)(int64_t, const float *, int64_t, int64_t, const float *, int64_t, float *, int64_t);
+typedef void (*block)(int64_t, matrix, const float *, int64_t, float *, int64_t, int);
 static const block blocks[] = {0,       block_1, block_2, block_3,  block_4,  block_5,  block_6, block_7,
                                block_8, block_9, block_10, block_11, block_12, block_13, block_14};
 
-/* A block of rows lies anywhere in a; where its numbers for one k are not far apart, they are first put side by side,
- * since each would lie in a page of its own. */
+/* A number of a row of a, and the bytes from the begin of a strip's b to what it is multiplied by. */
 typedef struct {
-    const float *a;
-    int64_t row, depth;
-} operand;
+    int32_t at;
+    float x;
+} entry;
 
-static operand block_of(const float *a, int64_t ai, int64_t ak, int64_t low, int64_t n, int64_t depth, float *room) {
-    if (ai != 1 || depth < 16) return (operand){a + low * ai, ai, ak};
-    if (n == ROWS)
-        for (int64_t k = 0; k < depth; k++) memcpy(room + k * ROWS, a + low + k * ak, ROWS * sizeof(float));
+/* c[0..N * LANES) (+)= sum over the list of x * b[at, 0..N * LANES) */
+#define SUM(N)                                                                                                  \
+    static void sum_##N(const entry *e, const entry *end, const float *b, float *c, int more) {                 \
+        vector sum[N];                                                                                          \
+        for (int v = 0; v < N; v++) sum[v] = more ? *(vector *)(c + v * LANES) : (vector){0};                   \
+        for (; e < end; e++) {                                                                                  \
+            const float *y = (const float *)((const char *)b + e->at);                                          \
+            _Pragma("GCC unroll 8") for (int v = 0; v < N; v++) sum[v] += e->x * *(vector *)(y + v * LANES);    \
+        }                                                                                                       \
+        for (int v = 0; v < N; v++) *(vector *)(c + v * LANES) = sum[v];                                        \
+    }
+SUM(1) SUM(2) SUM(3) SUM(4) SUM(5) SUM(6) SUM(7) SUM(8)
+
+typedef void (*sum)(const entry *, const entry *, const float *, float *, int);
+static const sum sums[] = {0, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, sum_7, sum_8};
+
+/* b[0..depth, 0..n), whichever way it is stored, as rows of `width` floats with zeros behind the n. */
+static void copy_panel(matrix b, int64_t column, int64_t n, int64_t depth, float *out, int64_t width) {
+    if (n < width) memset(out, 0, depth * width * sizeof(float));
+    if (column == 1) {
+        for (int64_t k = 0; k < depth; k++) memcpy(out + k * width, b.p + k * b.depth, n * sizeof(float));
+        return;
+    }
+    int64_t i = 0;
+#if defined(__AVX2__)
+    for (; i + 8 <= n; i += 8) /* in squares of eight */
+        for (int64_t k = 0; k + 8 <= depth; k += 8) {
+            __m256 x[8], y[8];
+            for (int l = 0; l < 8; l++) x[l] = _mm256_loadu_ps(b.p + k + (i + l) * column);
+            for (int l = 0; l < 8; l += 2) {
+                y[l] = _mm256_unpacklo_ps(x[l], x[l + 1]);
+                y[l + 1] = _mm256_unpackhi_ps(x[l], x[l + 1]);
+            }
+            for (int l = 0; l < 8; l += 4)
+                for (int m = 0; m < 2; m++) {
+                    x[l + 2 * m] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0x44);
+                    x[l + 2 * m + 1] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0xee);
+                }
+            for (int l = 0; l < 4; l++) {
+                _mm256_storeu_ps(out + (k + l) * width + i, _mm256_permute2f128_ps(x[l], x[l + 4], 0x20));
+                _mm256_storeu_ps(out + (k + l + 4) * width + i, _mm256_permute2f128_ps(x[l], x[l + 4], 0x31));
+            }
+        }
+    for (int64_t k = depth / 8 * 8; k < depth; k++)
+        for (int64_t l = 0; l < i; l++) out[k * width + l] = b.p[k + l * column];
+#endif
+    for (; i < n; i++)
+        for (int64_t k = 0; k < depth; k++) out[k * width + i] = b.p[k + i * column];
+}
+
+static void copy_out(const float *from, float *c, int64_t ci, int64_t rows, int64_t n) {
+    for (int64_t i = 0; i < rows; i++) memcpy(c + i * ci, from + i * WIDTH, n * sizeof(float));
+}
+
+/* room: floats for depth * (WIDTH + ROWS) */
+static void dense(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, int64_t column, float *c, int64_t ci,
+                  int more, float *room) {
+    const int64_t parts = (rows + ROWS - 1) / ROWS;
+    float *turned = room + depth * WIDTH;
+    const int64_t whole = column == 1 ? columns / WIDTH * WIDTH : 0; /* columns that are read where they lie */
+    for (int64_t first = 0; first < columns; first = first < whole ? whole : first + WIDTH) {
+        const int64_t last = first < whole ? whole : first + WIDTH;
+        const int64_t n = last <= columns ? WIDTH : columns - first;
+        matrix y = {b.p + first * column, 0, b.depth};
+        if (first >= whole) {
+            copy_panel(y, column, n, depth, room, WIDTH);
+            y = (matrix){room, 0, WIDTH};
+        }
+        for (int64_t t = 0; t < parts; t++) {
+            const int64_t low = rows * t / parts, count = rows * (t + 1) / parts - low;
+            matrix x = {a.p + low * a.row, a.row, a.depth};
+            if (a.row == 1 && depth > 1) { /* each number would lie in a page of its own */
+                if (count == ROWS)
+                    for (int64_t k = 0; k < depth; k++) memcpy(turned + k * ROWS, x.p + k * x.depth, ROWS * 4);
+                else
+                    for (int64_t k = 0; k < depth; k++)
+                        for (int64_t i = 0; i < count; i++) turned[k * ROWS + i] = x.p[i + k * x.depth];
+                x = (matrix){turned, 1, ROWS};
+            }
+            for (int64_t j = first; j < last; j += WIDTH) {
+                float *out = c + low * ci + j, edge[ROWS * WIDTH];
+                if (n == WIDTH) {
+                    blocks[count](depth, x, y.p + (j - first), y.depth, out, ci, more);
+                    continue;
+                }
+                if (more)
+                    for (int64_t i = 0; i < count; i++) memcpy(edge + i * WIDTH, out + i * ci, n * sizeof(float));
+                blocks[count](depth, x, y.p, y.depth, edge, WIDTH, more);
+                copy_out(edge, out, ci, count, n);
+            }
+        }
+    }
+}
+
+/* A bit for each of LANES numbers that is not zero. */
+INLINE unsigned lit(const float *x) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), _CMP_NEQ_UQ));
+#else
+    unsigned bits = 0;
+    for (int l = 0; l < LANES; l++) bits |= (unsigned)(x[l] != 0) << l;
+    return bits;
+#endif
+}
+
+/* The lists of all rows of a, each with room for depth entries; ends: where each ends. Returns how many entries. */
+static int64_t list(int64_t rows, int64_t depth, matrix a, entry *lists, entry **ends) {
+    const int32_t step = STRIP * sizeof(float);
+    for (int64_t i = 0; i < rows; i++) ends[i] = lists + i * depth;
+    if (a.row == 1)
+        for (int64_t k = 0; k < depth; k++) {
+            const float *x = a.p + k * a.depth;
+            int64_t i = 0;
+            for (; i + LANES <= rows; i += LANES)
+                for (unsigned bits = lit(x + i); bits; bits &= bits - 1) {
+                    const int64_t l = i + __builtin_ctz(bits);
+                    *ends[l]++ = (entry){(int32_t)k * step, x[l]};
+                }
+            for (; i < rows; i++)
+                if (x[i] != 0) *ends[i]++ = (entry){(int32_t)k * step, x[i]};
+        }
     else
-        for (int64_t k = 0; k < depth; k++)
-            for (int64_t i = 0; i < n; i++) room[k * ROWS + i] = a[low + i + k * ak];
-    return (operand){room, 1, ROWS};
+        for (int64_t i = 0; i < rows; i++) {
+            const float *x = a.p + i * a.row;
+            entry *e = ends[i];
+            int64_t k = 0;
+            for (; k + LANES <= depth; k += LANES)
+                for (unsigned bits = lit(x + k); bits; bits &= bits - 1) {
+                    const int64_t l = k + __builtin_ctz(bits);
+                    *e++ = (entry){(int32_t)l * step, x[l]};
+                }
+            for (; k < depth; k++)
+                if (x[k] != 0) *e++ = (entry){(int32_t)k * step, x[k]};
+            ends[i] = e;
+        }
+    int64_t kept = 0;
+    for (int64_t i = 0; i < rows; i++) kept += ends[i] - (lists + i * depth);
+    return kept;
 }
 
-/* n rows of `columns` <= WIDTH columns. */
-static void tile(int64_t n, int64_t columns, int64_t depth, operand x, const float *b, int64_t bk, float *c,
-                 int64_t ci) {
-    if (columns == WIDTH) {
-        blocks[n](depth, x.a, x.row, x.depth, b, bk, c, ci);
-        return;
-    }
-    float edge[ROWS * WIDTH];
-    blocks[n](depth, x.a, x.row, x.depth, b, bk, edge, WIDTH);
-    for (int64_t i = 0; i < n; i++) memcpy(c + i * ci, edge + i * WIDTH, columns * sizeof(float));
+static int finite_all(const float *x, int64_t n) {
+    int32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) bad |= (as_bits(x[i]) & 0x7f800000) == 0x7f800000;
+    return !bad;
 }
 
-/* Columns j.. of b, stored across or too few, as a panel WIDTH wide. */
-static void copy_panel(const float *b, int64_t bk, int64_t bj, int64_t n, int64_t depth, float *panel) {
-    if (n < WIDTH) memset(panel, 0, depth * WIDTH * sizeof(float));
-    if (bj == 1) {
-        for (int64_t k = 0; k < depth; k++) memcpy(panel + k * WIDTH, b + k * bk, n * sizeof(float));
-        return;
-    }
-    for (int64_t k = 0; k < depth; k += LANES) /* in squares, so that each line that is read is used up */
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t l = k; l < k + LANES && l < depth; l++) panel[l * WIDTH + i] = b[l * bk + i * bj];
-}
+INLINE char *up(char *p) { return (char *)(((intptr_t)p + 63) & ~(intptr_t)63); }
 
 /* rows, columns, depth, a, its steps along rows and depth, b, its steps along depth and columns, c,
- * room for depth * (WIDTH + ROWS) floats */
+ * room of product_room() bytes, calls until the next look for zeros */
 int product(const word *w) {
-    const int64_t rows = w[0].i, columns = w[1].i, depth = w[2].i;
-    const int64_t ai = w[4].i, ak = w[5].i, bk = w[7].i, bj = w[8].i;
-    const float *a = w[3].p, *b = w[6].p;
-    float *c = w[9].p, *room = w[10].p, *block_room = room + depth * WIDTH;
-    const int64_t parts = (rows + ROWS - 1) / ROWS;
-    const int64_t whole = bj == 1 ? columns / WIDTH * WIDTH : 0; /* columns that are read where they lie */
-    for (int64_t t = 0; whole && t < parts; t++) {
-        const int64_t low = rows * t / parts, n = rows * (t + 1) / parts - low;
-        const operand x = block_of(a, ai, ak, low, n, depth, block_room);
-        for (int64_t j = 0; j < whole; j += WIDTH)
-            tile(n, WIDTH, depth, x, b + j, bk, c + low * columns + j, columns);
-    }
-    for (int64_t j = whole; j < columns; j += WIDTH) {
-        const int64_t width = columns - j < WIDTH ? columns - j : WIDTH;
-        copy_panel(b + j * bj, bk, bj, width, depth, room);
-        for (int64_t t = 0; t < parts; t++) {
-            const int64_t low = rows * t / parts, n = rows * (t + 1) / parts - low;
-            const operand x = block_of(a, ai, ak, low, n, depth, block_room);
-            tile(n, width, depth, x, room, WIDTH, c + low * columns + j, columns);
+    const int64_t rows = w[0].i, columns = w[1].i, depth = w[2].i, column = w[8].i;
+    const matrix a = {w[3].p, w[4].i, w[5].i}, b = {w[6].p, 0, w[7].i};
+    float *c = w[9].p, *panel = (float *)up(w[10].p);
+    entry *lists = (entry *)(panel + PIECE * STRIP);
+    entry **ends = (entry **)(lists + rows * PIECE);
+    int64_t *pause = w[11].p;
+    const int64_t pieces = (depth + PIECE - 1) / PIECE;
+    if (*pause) --*pause;
+    int look = !*pause && columns >= STRIP / 2;
+    for (int64_t t = 0; t < pieces; t++) {
+        const int64_t low = depth * t / pieces, n = depth * (t + 1) / pieces - low;
+        const matrix x = {a.p + low * a.depth, a.row, a.depth}, y = {b.p + low * b.depth, 0, b.depth};
+        if (look && list(rows, n, x, lists, ends) * 8 > rows * n * DENSITY) {
+            look = 0;
+            *pause = PAUSE;
+        }
+        if (!look) {
+            dense(rows, columns, n, x, y, column, c, columns, t > 0, panel);
+            continue;
+        }
+        for (int64_t j = 0; j < columns; j += STRIP) {
+            const int64_t wide = columns - j < STRIP ? columns - j : STRIP;
+            const matrix part = {y.p + j * column, 0, y.depth};
+            copy_panel(part, column, wide, n, panel, STRIP);
+            if (wide % LANES || !finite_all(panel, n * STRIP)) {
+                dense(rows, wide, n, x, part, column, c + j, columns, t > 0, panel);
+                continue;
+            }
+            for (int64_t i = 0; i < rows; i++)
+                sums[wide / LANES](lists + i * n, ends[i], panel, c + i * columns + j, t > 0);
         }
     }
     return OK;
 }
 
-/* The floats of room that a product of this depth needs. */
-int64_t product_room(int64_t depth) { return depth * (WIDTH + ROWS); }
+/* The bytes of room that a product of so many rows needs. */
+int64_t product_room(int64_t rows) {
+    return 64 + PIECE * STRIP * sizeof(float) + rows * (PIECE * sizeof(entry) + sizeof(entry *));
+}

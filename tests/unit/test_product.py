@@ -1,0 +1,115 @@
+"""Matrix products in C: against float64, and the way for zeros bit for bit against the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from dtrain.comm.single import SingleCommunicator
+from dtrain.native import code, compiler
+from dtrain.native.code import Code, NativeCall
+
+pytestmark = pytest.mark.skipif(
+    not compiler.command() or not code._product().fast, reason="needs a C compiler and AVX2 or AVX-512"
+)
+
+#: Rows, depth, columns: around the sizes of blocks, strips and pieces, of a step, and thin ones.
+SIZES = [
+    (1, 1, 64),
+    (5, 7, 33),
+    (13, 130, 64),
+    (100, 784, 256),
+    (25, 200, 137),
+    (784, 50, 256),
+    (3, 257, 40),
+    (30, 64, 1),
+    (2, 300, 16),
+]
+
+
+class Product:
+    """a @ b in C; sparse: whether zeros are looked for, anew in each call."""
+
+    def __init__(
+        self, a: np.ndarray, b: np.ndarray, across_a: bool, across_b: bool, sparse: bool = True
+    ) -> None:
+        made = Code(SingleCommunicator())
+        stored_a = np.ascontiguousarray(a.T if across_a else a)
+        stored_b = np.ascontiguousarray(b.T if across_b else b)
+        self.out = np.full((len(a), b.shape[1]), 77, np.float32)
+        call = made.product(stored_a, stored_b, self.out, across_a, across_b)
+        assert isinstance(call, NativeCall) and call.symbol == "product"
+        self.pause = call.words[-1]
+        self._run = made.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)
+        self._fixed = 0 if sparse else 1 << 40
+        self.pause[0] = self._fixed
+
+    def __call__(self) -> np.ndarray:
+        self.out[...] = 77
+        assert self._run() == 1
+        return self.out
+
+
+def operands(rows: int, depth: int, columns: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """a, of whose entries a share is not zero, and b."""
+    generator = np.random.default_rng(rows * 31 + depth)
+    a, b = generator.standard_normal((rows, depth)), generator.standard_normal((depth, columns))
+    return (a * (generator.random(a.shape) < share)).astype(np.float32), b.astype(np.float32)
+
+
+def across() -> Iterator[tuple[bool, bool]]:
+    yield from ((x, y) for x in (False, True) for y in (False, True))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.19, 0.5, 1.0])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_both_ways_give_the_product_and_the_same_bits(sizes: tuple[int, int, int], share: float) -> None:
+    a, b = operands(*sizes, share)
+    exact = a.astype(np.float64) @ b
+    bound = 2e-7 * (np.abs(a).astype(np.float64) @ np.abs(b)) * max(8, sizes[1] ** 0.5) + 1e-12
+    for across_a, across_b in across():
+        sparse, dense = (Product(a, b, across_a, across_b, way)() for way in (True, False))
+        assert (np.abs(dense - exact) <= bound).all()
+        np.testing.assert_array_equal(sparse, dense)
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    a, b = operands(100, 784, 256, 0.19)
+    whole = Product(a, b, False, False)()
+    for low, high in ((0, 33), (33, 34), (40, 100)):
+        np.testing.assert_array_equal(Product(a[low:high], b, False, False)(), whole[low:high])
+
+
+def test_zero_times_infinity_is_not_zero() -> None:
+    a, b = operands(20, 200, 256, 0.1)
+    a[:, 150] = 0
+    b[150, 200], b[151, 3] = np.inf, np.nan
+    for across_a, across_b in across():
+        found = Product(a, b, across_a, across_b)()
+        np.testing.assert_array_equal(found, Product(a, b, across_a, across_b, sparse=False)())
+        assert np.isnan(found[:, [3, 200]]).all() and np.isfinite(np.delete(found, [3, 200], 1)).all()
+
+
+def test_what_is_not_finite_in_a_is_kept() -> None:
+    a, b = operands(20, 200, 64, 0.1)
+    a[3, 5], a[4, 6] = np.nan, -np.inf
+    found = Product(a, b, False, False)()
+    assert np.isnan(found[3]).all() and np.isinf(found[4]).all()
+    assert np.isfinite(np.delete(found, [3, 4], 0)).all()
+
+
+def test_zeros_are_not_looked_for_at_once_where_there_were_few() -> None:
+    full, _ = operands(20, 300, 64, 1.0)
+    black, b = operands(20, 300, 64, 0.1)
+    for a, looks in ((full, False), (black, True)):
+        product = Product(a, b, False, False)
+        product()
+        assert (product.pause[0] == 0) == looks
+    product = Product(full, b, False, False)
+    counts = []
+    for _ in range(40):
+        product()
+        counts.append(int(product.pause[0]))
+    assert max(counts) == counts[0] and counts.count(counts[0]) == 2 and min(counts) == 1
