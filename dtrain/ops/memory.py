@@ -7,6 +7,9 @@ from typing import Any
 
 #: Bytes to which every tensor is aligned: a cache line, and the widest vector register.
 ALIGNMENT = 64
+#: Bytes by which memory that is walked side by side (parameters, slots, gradients) is shifted, a multiple for
+#: each: a processor holds a read back behind a write whose address differs by a multiple of 4096.
+STAGGER = 1024
 
 
 def aligned(nbytes: int) -> int:

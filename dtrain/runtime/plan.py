@@ -17,7 +17,7 @@ from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import BAD_VALUE, Code, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.collective import AllReduce
-from dtrain.ops.memory import aligned
+from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import local_shape
 from dtrain.ops.state import Assign, NoOp, VariableOp
 from dtrain.ops.update import _Update
@@ -260,10 +260,10 @@ class _Layout:
             tensors = [t for t in tensors if self._made_here(t) and t not in self.packed]
         if not tensors:
             return
-        offsets = [0]
+        offsets = [3 * STAGGER]  # parameters and slots lie at 0, 1 and 2
         for tensor in tensors:
             offsets.append(offsets[-1] + aligned(self._nbytes(tensor)))
-        self.packed_bytes += offsets[-1]
+        self.packed_bytes += offsets[-1] - offsets[0]
         shared = None
         if isinstance(node.kind, AllReduce) and self.backend.on_host:
             shared = self.env.comm.bucket(offsets[-1])

@@ -26,7 +26,7 @@ from dtrain.graph.shape import compatible, shape_text
 from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor, to_array
-from dtrain.ops.memory import aligned
+from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
@@ -95,6 +95,7 @@ class Session:
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.backend = device if isinstance(device, Backend) else make_backend(device)
         self._variables: dict[str, Any] = {}
+        self._walked = 0  # blocks of parameters and slots
         self._initialized: set[str] = set()
         self._plans: dict[Any, Plan] = {}
         self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
@@ -426,13 +427,15 @@ class Session:
                 new.setdefault((node.kind.group, node.kind.dtype.name), []).append(node)
         for nodes in new.values():
             sizes = [_nbytes(node) for node in nodes]
-            nbytes = sum(aligned(size) for size in sizes)
+            walked = nodes[0].kind.group.startswith("trainable")
+            offset = self._walked % 3 * STAGGER
+            self._walked += walked
+            nbytes = offset + sum(aligned(size) for size in sizes)
             block = None
-            if self.backend.on_host and nodes[0].kind.group.startswith("trainable"):
+            if self.backend.on_host and walked:
                 block = self.comm.shared(nbytes)
             if block is None:
                 block = self.backend.block(nbytes)
-            offset = 0
             for node, size in zip(nodes, sizes, strict=True):
                 spec = node.outputs[0].spec
                 self._variables[node.name] = (
