@@ -129,6 +129,10 @@ class Meeting:
         self.memory.free()
 
 
+#: What each rank's part of a bucket begins at a multiple of: see ops/memory.STAGGER.
+PAGE = 4096
+
+
 class SharedBucket:
     """Memory for one bucket on one node.
 
@@ -137,10 +141,11 @@ class SharedBucket:
 
     def __init__(self, mpi: Any, node: Any, nbytes: int) -> None:
         # the output lies behind rank 0's input
-        self.memory = SharedMemory(mpi, node, padded(nbytes) * (2 if node.rank == 0 else 1))
+        whole = -(-nbytes // PAGE) * PAGE
+        self.memory = SharedMemory(mpi, node, whole * (2 if node.rank == 0 else 1))
         self._inputs = [segment[:nbytes] for segment in self.memory.segments]
         self.input = self._inputs[node.rank]
-        self.output = self.memory.segments[0][padded(nbytes) : padded(nbytes) + nbytes]
+        self.output = self.memory.segments[0][whole : whole + nbytes]
 
     def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
         """What each rank has where this one has `source`; None where that is not in its input."""

@@ -90,12 +90,7 @@ class Code:
         (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
         suits = min(rows, depth) <= SMALL_BATCH or (columns <= NARROW and not across_b)
         if out.dtype == np.float32 and suits and _product().fast:
-            steps_a, steps_b = (
-                (1, x.shape[1]) if y else (x.shape[1], 1) for x, y in ((a, across_a), (b, across_b))
-            )
-            pause = np.zeros(1, np.int64)
-            room = self._product_room(_product().room(rows))
-            return self.call("product", rows, columns, depth, a, *steps_a, b, *steps_b, out, room, pause)
+            return self._product([a], [b], out, across_a, across_b)
         found, name = blas(), {"f": "float", "d": "double"}.get(out.dtype.char)
         if found is None or name is None:
             return None
@@ -103,6 +98,37 @@ class Code:
         function = single if name == "float" else double
         sizes = (across_a, across_b, rows, columns, depth)
         return self.call(f"gemm_{name}_{bits}", function, *sizes, a, a.shape[1], b, b.shape[1], out)
+
+    @property
+    def own_products(self) -> bool:
+        """Whether part_of_product is worth calling on this processor."""
+        return _product().fast
+
+    def part_of_product(
+        self, a: Sequence[np.ndarray], b: Sequence[np.ndarray], out: np.ndarray, low: int, high: int
+    ) -> NativeCall:
+        """Rows low..high-1 of out = sum of a[r].T @ b[r], over all rows of all r from first to last."""
+        return self._product([x[:, low:high] for x in a], b, out[low:high], True, False)
+
+    def _product(
+        self,
+        a: Sequence[np.ndarray],
+        b: Sequence[np.ndarray],
+        out: np.ndarray,
+        across_a: bool,
+        across_b: bool,
+    ) -> NativeCall:
+        rows, columns = out.shape
+        depths = np.array([len(x) if across_a else x.shape[1] for x in a], np.int64)
+        steps_a, steps_b = (
+            (1, x.strides[0] // 4) if y else (x.strides[0] // 4, 1)
+            for x, y in ((a[0], across_a), (b[0], across_b))
+        )
+        at_a, at_b = (np.array([x.ctypes.data for x in of], np.uintp) for of in (a, b))
+        room = self._product_room(_product().room(rows))
+        pause = np.zeros(1, np.int64)
+        sizes = (rows, columns, len(a), depths)
+        return self.call("product", *sizes, at_a, *steps_a, at_b, *steps_b, out, room, pause, *a, *b)
 
     def _product_room(self, nbytes: int) -> np.ndarray:
         """Memory for one product while it runs; the next may have the same."""

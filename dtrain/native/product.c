@@ -187,38 +187,45 @@ INLINE unsigned lit(const float *x) {
 #endif
 }
 
-/* The lists of all rows of a, each with room for depth entries; ends: where each ends. Returns how many entries. */
-static int64_t list(int64_t rows, int64_t depth, matrix a, entry *lists, entry **ends) {
+/* Part of the depth of a product that lies in one place: n rows of b, and what they are multiplied by. */
+typedef struct {
+    matrix a, b;
+    int64_t n;
+} portion;
+
+/* Appends a portion's numbers to the lists of all rows of a, which end at ends; its b lies `base` rows into the panel.
+ * Returns how many there are. */
+static int64_t list(int64_t rows, portion p, int64_t base, entry **ends) {
     const int32_t step = STRIP * sizeof(float);
-    for (int64_t i = 0; i < rows; i++) ends[i] = lists + i * depth;
-    if (a.row == 1)
-        for (int64_t k = 0; k < depth; k++) {
-            const float *x = a.p + k * a.depth;
+    int64_t kept = 0;
+    if (p.a.row == 1)
+        for (int64_t k = 0; k < p.n; k++) {
+            const float *x = p.a.p + k * p.a.depth;
+            const int32_t at = (int32_t)(base + k) * step;
             int64_t i = 0;
             for (; i + LANES <= rows; i += LANES)
-                for (unsigned bits = lit(x + i); bits; bits &= bits - 1) {
+                for (unsigned bits = lit(x + i); bits; bits &= bits - 1, kept++) {
                     const int64_t l = i + __builtin_ctz(bits);
-                    *ends[l]++ = (entry){(int32_t)k * step, x[l]};
+                    *ends[l]++ = (entry){at, x[l]};
                 }
             for (; i < rows; i++)
-                if (x[i] != 0) *ends[i]++ = (entry){(int32_t)k * step, x[i]};
+                if (x[i] != 0) *ends[i]++ = (entry){at, x[i]}, kept++;
         }
     else
         for (int64_t i = 0; i < rows; i++) {
-            const float *x = a.p + i * a.row;
+            const float *x = p.a.p + i * p.a.row;
             entry *e = ends[i];
             int64_t k = 0;
-            for (; k + LANES <= depth; k += LANES)
+            for (; k + LANES <= p.n; k += LANES)
                 for (unsigned bits = lit(x + k); bits; bits &= bits - 1) {
                     const int64_t l = k + __builtin_ctz(bits);
-                    *e++ = (entry){(int32_t)l * step, x[l]};
+                    *e++ = (entry){(int32_t)(base + l) * step, x[l]};
                 }
-            for (; k < depth; k++)
-                if (x[k] != 0) *e++ = (entry){(int32_t)k * step, x[k]};
+            for (; k < p.n; k++)
+                if (x[k] != 0) *e++ = (entry){(int32_t)(base + k) * step, x[k]};
+            kept += e - ends[i];
             ends[i] = e;
         }
-    int64_t kept = 0;
-    for (int64_t i = 0; i < rows; i++) kept += ends[i] - (lists + i * depth);
     return kept;
 }
 
@@ -230,39 +237,57 @@ static int finite_all(const float *x, int64_t n) {
 
 INLINE char *up(char *p) { return (char *)(((intptr_t)p + 63) & ~(intptr_t)63); }
 
-/* rows, columns, depth, a, its steps along rows and depth, b, its steps along depth and columns, c,
- * room of product_room() bytes, calls until the next look for zeros */
+/* rows, columns, number of places where a and b lie, rows of b in each, a in each, its steps along rows and depth, b in
+ * each, its steps along depth and columns, c, room of product_room() bytes, calls until the next look for zeros.
+ * The places follow one another along the depth. */
 int product(const word *w) {
-    const int64_t rows = w[0].i, columns = w[1].i, depth = w[2].i, column = w[8].i;
-    const matrix a = {w[3].p, w[4].i, w[5].i}, b = {w[6].p, 0, w[7].i};
-    float *c = w[9].p, *panel = (float *)up(w[10].p);
+    const int64_t rows = w[0].i, columns = w[1].i, places = w[2].i, *sizes = w[3].p, column = w[9].i;
+    float *const *a = w[4].p, *const *b = w[7].p, *c = w[10].p, *panel = (float *)up(w[11].p);
     entry *lists = (entry *)(panel + PIECE * STRIP);
     entry **ends = (entry **)(lists + rows * PIECE);
-    int64_t *pause = w[11].p;
+    int64_t *pause = w[12].p, depth = 0;
+    for (int64_t i = 0; i < places; i++) depth += sizes[i];
     const int64_t pieces = (depth + PIECE - 1) / PIECE;
     if (*pause) --*pause;
     int look = !*pause && columns >= STRIP / 2;
-    for (int64_t t = 0; t < pieces; t++) {
-        const int64_t low = depth * t / pieces, n = depth * (t + 1) / pieces - low;
-        const matrix x = {a.p + low * a.depth, a.row, a.depth}, y = {b.p + low * b.depth, 0, b.depth};
-        if (look && list(rows, n, x, lists, ends) * 8 > rows * n * DENSITY) {
-            look = 0;
-            *pause = PAUSE;
+    portion portions[places];
+    for (int64_t t = 0, place = 0, at = 0; t < pieces; t++) { /* at: rows of b of this place that are done */
+        const int64_t n = depth * (t + 1) / pieces - depth * t / pieces;
+        int64_t count = 0, kept = 0;
+        for (int64_t got = 0; got < n;) {
+            const int64_t left = sizes[place] - at, m = left < n - got ? left : n - got;
+            if (m)
+                portions[count++] = (portion){{a[place] + at * w[6].i, w[5].i, w[6].i}, {b[place] + at * w[8].i, 0, w[8].i}, m};
+            got += m;
+            at += m;
+            if (at == sizes[place]) place++, at = 0;
         }
-        if (!look) {
-            dense(rows, columns, n, x, y, column, c, columns, t > 0, panel);
-            continue;
-        }
-        for (int64_t j = 0; j < columns; j += STRIP) {
-            const int64_t wide = columns - j < STRIP ? columns - j : STRIP;
-            const matrix part = {y.p + j * column, 0, y.depth};
-            copy_panel(part, column, wide, n, panel, STRIP);
-            if (wide % LANES || !finite_all(panel, n * STRIP)) {
-                dense(rows, wide, n, x, part, column, c + j, columns, t > 0, panel);
-                continue;
+        if (look) {
+            for (int64_t i = 0; i < rows; i++) ends[i] = lists + i * n;
+            for (int64_t p = 0, base = 0; p < count; base += portions[p++].n) kept += list(rows, portions[p], base, ends);
+            if (kept * 8 > rows * n * DENSITY) {
+                look = 0;
+                *pause = PAUSE;
             }
-            for (int64_t i = 0; i < rows; i++)
-                sums[wide / LANES](lists + i * n, ends[i], panel, c + i * columns + j, t > 0);
+        }
+        for (int64_t j = 0; j < columns; j += look ? STRIP : columns) {
+            const int64_t wide = look && columns - j >= STRIP ? STRIP : columns - j;
+            int sparse = look && wide % LANES == 0;
+            if (sparse) {
+                for (int64_t p = 0, base = 0; p < count; base += portions[p++].n) {
+                    const matrix y = {portions[p].b.p + j * column, 0, portions[p].b.depth};
+                    copy_panel(y, column, wide, portions[p].n, panel + base * STRIP, STRIP);
+                }
+                sparse = finite_all(panel, n * STRIP);
+            }
+            if (sparse)
+                for (int64_t i = 0; i < rows; i++)
+                    sums[wide / LANES](lists + i * n, ends[i], panel, c + i * columns + j, t > 0);
+            else
+                for (int64_t p = 0; p < count; p++) {
+                    const matrix y = {portions[p].b.p + j * column, 0, portions[p].b.depth};
+                    dense(rows, wide, portions[p].n, portions[p].a, y, column, c + j, columns, t + p > 0, panel);
+                }
         }
     }
     return OK;

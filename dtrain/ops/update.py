@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Spec
@@ -19,6 +19,14 @@ from dtrain.ops.memory import coalesce
 
 #: Elements of a piece: five float32 arrays of it (parameter, gradient, two slots, scratch) fit in 1 MiB L2.
 PIECE = 32768
+
+
+class Part(NamedTuple):
+    """A gradient of which this rank has entries low..high-1 only, counted flat, and updates just these."""
+
+    array: Array
+    low: int
+    high: int
 
 
 class _Update(Op):
@@ -80,25 +88,28 @@ class _Update(Op):
     c: ClassVar[str] = ""
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        """A gradient may be several arrays, one for each rank of the node, whose sum it is."""
+        """A gradient may be several arrays, one for each rank of the node, whose sum it is; or a Part."""
         n, rate = self.count, ins[-1]
-        gradients = [g if isinstance(g, tuple) else (g,) for g in ins[n : 2 * n]]
-        terms = len(gradients[0])
-        slots = [ins[i * n : (i + 1) * n] for i in range(2, 2 + self.slots)]
-        everything = [rate, *ins[:n], *(a for g in gradients for a in g), *(a for s in slots for a in s)]
+        groups = [ins[i * n : (i + 1) * n] for i in range(2 + self.slots)]
         type = {"f": "float", "d": "double"}.get(rate.dtype.char)
-        if not self.c or type is None:
+        if not self.c or type is None or not all(_plain(a, rate) for group in groups for a in group):
             return None
-        if not all(a.dtype == rate.dtype and a.flags.c_contiguous for a in everything):
-            return None
-        symbol, source = self._source(type, terms)
-        calls = []
-        for run in coalesce([ins[:n], *([g[r] for g in gradients] for r in range(terms)), *slots]):
+        summed = [k for k in range(n) if not isinstance(groups[1][k], Part)]
+        terms = [g if isinstance(g, tuple) else (g,) for g in (groups[1][k] for k in summed)]
+        columns = [[group[k] for k in summed] for group in groups]
+        columns[1:2] = [list(term) for term in zip(*terms, strict=True)]
+        runs = []
+        for run in coalesce(columns):
             low, high = 0, run[0].size
             if code.comm.is_shared(run[0]):
                 low, high = code.comm.part(high, run[0].itemsize)
-            calls.append(code.function(symbol, source, high - low, rate, *(a[low:high] for a in run)))
-        return calls
+            runs.append([a[low:high] for a in run])
+        for k in range(n):
+            if isinstance(part := groups[1][k], Part):
+                arrays = [group[k] if group is not groups[1] else part.array for group in groups]
+                runs.append([a.reshape(-1)[part.low : part.high] for a in arrays])
+        fixed = 1 + self.slots  # arrays of a run besides the gradient's terms
+        return [code.function(*self._source(type, len(r) - fixed), r[0].size, rate, *r) for r in runs]
 
     def _source(self, type: str, terms: int) -> tuple[str, str]:
         gradients = [f"g{r}" for r in range(terms)]
@@ -129,6 +140,14 @@ return OK;
     @classmethod
     def examples(cls) -> list[Example]:
         return []
+
+
+def _plain(a: Any, rate: Array) -> bool:
+    """Whether an update in C can walk along a variable, slot or gradient (or all its terms)."""
+    arrays = (
+        a if isinstance(a, tuple) and not isinstance(a, Part) else (a.array if isinstance(a, Part) else a,)
+    )
+    return all(x.dtype == rate.dtype and x.flags.c_contiguous for x in arrays)
 
 
 @register

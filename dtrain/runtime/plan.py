@@ -18,10 +18,11 @@ from dtrain.native.code import BAD_VALUE, Code, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.collective import AllReduce
 from dtrain.ops.memory import STAGGER, aligned
-from dtrain.ops.placement import local_shape
+from dtrain.ops.placement import local_shape, shard_bounds
 from dtrain.ops.state import Assign, NoOp, VariableOp
-from dtrain.ops.update import _Update
+from dtrain.ops.update import Part, _Update
 from dtrain.passes.step import Step, memory_of
+from dtrain.runtime import exchange
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.memory import Buffer, pack
 
@@ -94,6 +95,7 @@ class Plan:
         #: The index of the kernel that runs or ran last, kept by the kernels in C; NumPy's leave it alone.
         self.position = np.zeros(1, np.int64)
         layout = _Layout(self.nodes, step, variables, backend, env)
+        self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
         self._arrays = layout.arrays
         self.kernel_nodes: list[Operation] = []
@@ -206,13 +208,18 @@ class _Layout:
         self.nodes = nodes
         self.code = Code(env.comm)
         self.arrays: dict[Tensor, Any] = {}
-        self.position = {n: i for i, n in enumerate(nodes)}
-        self.last_use = self._last_uses()
         self.packed: dict[Tensor, Any] = {}
         self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
         self.packed_bytes = 0
         for node in nodes:
             self._pack(node)
+        #: Buckets whose gradients the update adds up.
+        self.left = {node for node in self.terms if self._leave_sums(node)}
+        self.exchange = self._exchange()
+        self.packed.update(self.exchange.packed)
+        self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
+        self.position = {n: i for i, n in enumerate(nodes)}
+        self.last_use = self._last_uses()
         self.buffers: dict[Tensor, Buffer] = {}
         for node in nodes:
             self._reserve(node)
@@ -337,7 +344,11 @@ class _Layout:
             return []
         if kind.is_view:
             return self._view(node)
-        ins = [None if k in kind.shape_only else arrays[t] for k, t in enumerate(node.inputs)]
+        later = self.exchange.products  # what a sum's product is written into stands in its place
+        ins = [
+            None if k in kind.shape_only else self.packed[t] if node is later.get(t.op) else arrays[t]
+            for k, t in enumerate(node.inputs)
+        ]
         for tensor in node.outputs:
             if kind.writes:
                 arrays[tensor] = arrays[node.inputs[0]]
@@ -357,13 +368,15 @@ class _Layout:
                 if ins[k] is not term:
                     kernels.append(self._copy(ins[k], term))
                     ins[k] = term
-            if self._leave_sums(node, ins):
+            if node in self.left:
                 return kernels + self._sum_the_rest(node, ins)
         else:
             for k in kind.packs:
-                if not isinstance(ins[k], tuple) and self._must_be_copied(node.inputs[k]):
+                if not isinstance(ins[k], tuple | Part) and self._must_be_copied(node.inputs[k]):
                     source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
                     kernels.append(self._copy(source, ins[k]))
+        if node in later:
+            return [self.code.part_of_product(*self.exchange.operands(node), outs[0], *self._rows(outs[0]))]
         self.env.release()
         self.env.node = node.name
         native = self._native(node, ins, outs)
@@ -395,7 +408,7 @@ class _Layout:
         raise AssertionError(f"{node.name} stopped in C and not in NumPy")
 
     # -- sums that an update does itself -------------------------------------------------------------------
-    def _leave_sums(self, node: Operation, terms: Sequence[Any]) -> bool:
+    def _leave_sums(self, node: Operation) -> bool:
         """Whether a bucket's gradients can go to the update as they are, each rank's by itself.
 
         They can where the update works on shared variables, each rank on its part of them: it adds up the
@@ -403,7 +416,7 @@ class _Layout:
         rank adds it up for itself. The update's last meeting is before anyone's next write into the bucket.
         """
         comm = self.env.comm
-        if not self.step.native or any(comm.terms(t) is None for t in terms):
+        if not self.step.native or any(comm.terms(t) is None for t in self.terms[node]):
             return False
         left = [self._update_of(t) is not None for t in node.outputs]
         small = sum(self._nbytes(t) for t, yes in zip(node.outputs, left, strict=True) if not yes)
@@ -426,10 +439,42 @@ class _Layout:
         one = len({node.inputs[k].op for k in node.kind.packs}) == 1
         return node if floats and shared and every and one else None
 
+    def _exchange(self) -> exchange.Exchange:
+        """The products of gradients that are computed by parts of the parameter."""
+        made = exchange.Exchange()
+        if self.left and self.code.own_products:
+            made.fill(
+                self.step,
+                self.env.comm,
+                {
+                    source.op: node
+                    for node in self.nodes
+                    if node in self.left
+                    for source, out, term in zip(node.inputs, node.outputs, self.terms[node], strict=True)
+                    if self.packed.get(source) is term
+                    and self._only_use(source, node)
+                    and self._update_of(out) is not None
+                    and exchange.suits(self.step, source, self._is_free)
+                },
+            )
+        return made
+
+    def _is_free(self, tensor: Tensor) -> bool:
+        return self._made_here(tensor) and tensor not in self.packed
+
+    def _rows(self, gradient: Any) -> tuple[int, int]:
+        """Half-open range of a gradient's rows that this rank computes."""
+        return shard_bounds(len(gradient), self.env.comm.local_rank, self.env.comm.local_size)
+
     def _sum_the_rest(self, node: Operation, terms: Sequence[Any]) -> list[Kernel | NativeCall]:
         comm = self.env.comm
         calls: list[Kernel | NativeCall] = [self.code.meet()]
-        for term, tensor in zip(terms, node.outputs, strict=True):
+        for source, term, tensor in zip(node.inputs, terms, node.outputs, strict=True):
+            if source.op in self.exchange.products:
+                size = term.size // len(term)
+                low, high = self._rows(term)
+                self.arrays[tensor] = Part(term, low * size, high * size)
+                continue
             everyones = comm.terms(term)
             if self._update_of(tensor) is not None:
                 self.arrays[tensor] = tuple(everyones)

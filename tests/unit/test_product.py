@@ -41,7 +41,7 @@ class Product:
         self.out = np.full((len(a), b.shape[1]), 77, np.float32)
         call = made.product(stored_a, stored_b, self.out, across_a, across_b)
         assert isinstance(call, NativeCall) and call.symbol == "product"
-        self.pause = call.words[-1]
+        self.pause = call.words[12]
         self._run = made.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)
         self._fixed = 0 if sparse else 1 << 40
         self.pause[0] = self._fixed
@@ -113,3 +113,21 @@ def test_zeros_are_not_looked_for_at_once_where_there_were_few() -> None:
         product()
         counts.append(int(product.pause[0]))
     assert max(counts) == counts[0] and counts.count(counts[0]) == 2 and min(counts) == 1
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+@pytest.mark.parametrize(
+    "shards", [[50, 50], [34, 33, 33], [1, 0, 0], [25, 25, 25, 25], [130, 129, 3]], ids=str
+)
+def test_a_part_over_several_shards_has_the_bits_of_the_whole(shards: list[int], share: float) -> None:
+    a, b = operands(sum(shards), 45, 45, share)
+    b = np.random.default_rng(1).standard_normal((len(a), 72)).astype(np.float32)
+    whole = Product(np.ascontiguousarray(a.T), b, True, False)()
+    ends = np.cumsum(shards)[:-1]
+    places = [np.split(x, ends) for x in (a, b)]
+    made, out = Code(SingleCommunicator()), np.full((45, 72), 77, np.float32)
+    program = made.program(
+        [made.part_of_product(*places, out, low, high) for low, high in ((0, 14), (14, 45))]
+    )
+    assert program.caller(0, 2, np.zeros(1, np.int64), 0)() == 2
+    np.testing.assert_array_equal(out, whole)
