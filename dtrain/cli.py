@@ -203,8 +203,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError(_not_taken(args.command, rest[0]))
         run: Callable[[argparse.Namespace], None] = args.run
         run(args)
-    except SystemExit as end:  # --help and --version
-        return int(end.code or 0)
     except BrokenPipeError:  # `dtrain info | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -214,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             close_ears()
         world = communicators.joined()
+        if isinstance(error, SystemExit) and world is None:  # --help and --version
+            return int(error.code or 0)
         if world is not None:
             return failure.end(world, error)
         # before the ranks have met, all fail alike: the first speaks for them

@@ -86,6 +86,8 @@ class TrainConfig:
     tensorboard: str = option(
         "auto", "write event files into the run directory; auto: where TensorBoard is installed", SWITCH
     )
+    stall_warn: float = option(10.0, "seconds after which a rank that others wait for is named; 0: never")
+    stall_abort: float = option(60.0, "seconds after which it ends the run; 0: never")
     profile: str = option(
         "",
         "record a timeline of the steps FIRST to LAST - 1, counted from 0; without a value 10:30",
@@ -107,6 +109,9 @@ class TrainConfig:
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from {least} up.")
+        for name in ("stall_warn", "stall_abort"):
+            if not 0 <= getattr(self, name) < 1e9:
+                raise UsageError(f"{flag(name)} {getattr(self, name)}: give seconds, or 0 for never.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UsageError(f"--lr {self.lr}: give a number above 0, such as 0.001.")
         if not 0 <= self.seed < 2**62:

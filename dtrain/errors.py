@@ -6,6 +6,24 @@ Python raises; they are not listed here.
 
 from __future__ import annotations
 
+#: What `dtrain` ends with, on every rank. A rank that a signal kills is ended by its launcher, which has
+#: codes of its
+#: own for that.
+EXIT_CODES = {
+    0: "all is well",
+    1: "an exception that is not dtrain's, such as one of the program itself",
+    2: "usage: an option, argument, graph or feed that cannot be meant",
+    3: "environment: the machine, MPI, the device or the ranks' software is not what is needed",
+    4: "data: a file is missing or damaged, or the ranks read different data",
+    5: "checkpoint: it cannot be written or read, or is another model's",
+    6: "numeric: a NaN or an infinity in the loss or a gradient",
+    7: "rank lost: one was killed, or ended before the others",
+    8: "stalled: a rank stood still for longer than --stall-abort",
+    10: "diverged: the ranks' copies of a parameter are not the same",
+    75: "saved because it was asked to stop; the same command goes on",
+    130: "interrupted from the keyboard",
+}
+
 
 class DtrainError(Exception):
     """Base of all errors that a user can cause.
@@ -51,6 +69,18 @@ class CheckpointError(DtrainError, ValueError):
 
 class DamagedError(CheckpointError):
     """A file of a checkpoint is not what was written."""
+
+
+class NumericError(DtrainError, ArithmeticError):
+    """A NaN or an infinity in the loss or a gradient; nothing was updated."""
+
+    exit_code = 6
+
+
+class ReplicaError(DtrainError, RuntimeError):
+    """The ranks' copies of a variable are not the same any more."""
+
+    exit_code = 10
 
 
 class SavedAndStopped(DtrainError):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dtrain import errors
+from dtrain.comm.board import Board
 from dtrain.errors import DtrainError, RemoteError
 
 
@@ -25,6 +26,7 @@ class Communicator(ABC):
     library: name and version of the MPI, or '' without one.
     averaging: how gradients are summed, in a word or two for the report.
     seconds: time spent inside collectives since the start, waiting for the others included.
+    board: where this rank is, which the others of its node can read.
     """
 
     rank = 0
@@ -37,6 +39,7 @@ class Communicator(ABC):
 
     def __init__(self) -> None:
         self.clock = np.zeros(1)
+        self.board = Board()
 
     @property
     def seconds(self) -> float:
@@ -60,27 +63,36 @@ class Communicator(ABC):
     def abort(self, exit_code: int) -> None:
         """End every rank now. Not collective: one rank is enough."""
 
+    def finish(self) -> None:
+        """At the end of the program: return when the ranks of this node have all come to it."""
+        return
+
     # -- what follows from it --------------------------------------------------------------------------
     def allreduce(self, array: np.ndarray, op: str = "sum") -> np.ndarray:
         """Combine a C-contiguous array element by element over all ranks, in place; op: sum, min or max."""
-        start = time.perf_counter()
-        self._allreduce(array, op)
-        self.seconds += time.perf_counter() - start
+        with self._inside(1):
+            self._allreduce(array, op)
         return array
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> np.ndarray:
         """Give every rank root's values of a C-contiguous array, in place."""
-        start = time.perf_counter()
-        self._broadcast(array, root)
-        self.seconds += time.perf_counter() - start
+        with self._inside(2):
+            self._broadcast(array, root)
         return array
 
     def allgather(self, array: np.ndarray) -> np.ndarray:
         """Concatenate the ranks' arrays along axis 0 in rank order; lengths may differ, the rest may not."""
+        with self._inside(3):
+            return self._allgather(np.ascontiguousarray(array))
+
+    @contextmanager
+    def _inside(self, kind: int) -> Iterator[None]:
+        """A collective, an index of monitor.KINDS: its time counts, and the board says that it is entered."""
         start = time.perf_counter()
-        result = self._allgather(np.ascontiguousarray(array))
+        self.board.enter(kind)
+        yield
+        self.board.leave()
         self.seconds += time.perf_counter() - start
-        return result
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
         """Memory to sum a bucket from and into, as zeroed bytes; None where any memory is as good."""

@@ -1,17 +1,20 @@
-"""Die together: an error on one rank ends the job on all of them, with one message that names the rank.
+"""Die together: whatever ends one rank ends the job on all of them, with one message that names the rank.
 
 Without this an exception on one rank leaves the others in a collective for ever (chainermn met the same and
-called its cure a global except hook; MPI itself promises nothing).
+called its cure a global except hook; MPI itself promises nothing). A rank that can still speak does so here;
+for one that was killed, is stopped or has left too early the monitor speaks (comm/monitor.py).
 """
 
 from __future__ import annotations
 
+import atexit
 import sys
 import time
 import traceback
 
+from dtrain.comm import monitor
 from dtrain.comm.base import Communicator
-from dtrain.errors import DtrainError
+from dtrain.errors import DtrainError, SavedAndStopped
 
 #: Seconds that ranks other than 0 leave rank 0 to speak first when the same line fails on all of them.
 GRACE = 0.3
@@ -19,17 +22,24 @@ GRACE = 0.3
 FLUSH = 0.2
 
 
-def report(error: BaseException, where: str = "") -> int:
-    """Print one message for an error to stderr; returns the exit code that belongs to it."""
+def report(error: BaseException, where: str = "", after: str = "") -> int:
+    """Print one message for an error to stderr; returns the exit code that belongs to it.
+
+    where: of which rank it is; after: what follows the message.
+    """
+    code, text = 1, ""
     if isinstance(error, DtrainError):
-        print(f"dtrain: {error.word}{where}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        print(f"dtrain: interrupted{where}", file=sys.stderr, flush=True)
-        return 130
-    trace = "".join(traceback.format_exception(error))
-    print(f"{trace}dtrain: stopped{where} by {type(error).__name__} (above)", file=sys.stderr, flush=True)
-    return 1
+        code, text = error.exit_code, f"{error.word}{where}: {error}"
+    elif isinstance(error, KeyboardInterrupt):
+        code, text = 130, f"interrupted{where}"
+    elif isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) and error.code else monitor.LOST
+        text = f"error{where}: sys.exit({error.code!r}) was called before the end"
+    else:
+        print("".join(traceback.format_exception(error)), file=sys.stderr, end="")
+        text = f"stopped{where} by {type(error).__name__} (above)"
+    print(f"dtrain: {text}{after}", file=sys.stderr, flush=True)
+    return code
 
 
 def let_rank_0_speak() -> None:
@@ -44,14 +54,16 @@ def end(comm: Communicator, error: BaseException) -> int:
     this rank alone: after a moment in which a lower rank with the same error would have ended this one,
     it speaks and aborts the job.
     """
+    after = "" if isinstance(error, SavedAndStopped) else comm.board.how_to_resume()
     if comm.size == 1:
-        return report(error)
+        return report(error, after=after)
     if getattr(error, "agreed", False):
         code = error.exit_code if isinstance(error, DtrainError) else 1
-        return report(error) if comm.rank == 0 else code
+        return report(error, after=after) if comm.rank == 0 else code
     if comm.rank > 0:
         time.sleep(GRACE * (1 + comm.rank / comm.size))
-    code = report(error, f" on {comm.describe()}")
+    comm.board.state(monitor.SPOKEN)
+    code = report(error, f" on {comm.describe()}, in {comm.board.place()}", after)
     sys.stdout.flush()
     time.sleep(FLUSH)
     comm.abort(code)
@@ -59,9 +71,10 @@ def end(comm: Communicator, error: BaseException) -> int:
 
 
 def install(comm: Communicator) -> None:
-    """Make an uncaught exception anywhere in this process end all ranks (a user's own script included)."""
+    """Make whatever ends this process end all ranks well, or none (a user's own script included)."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
         sys.exit(end(comm, error))
 
     sys.excepthook = hook
+    atexit.register(comm.finish)

@@ -66,6 +66,11 @@ def size(environ: os._Environ[str] | dict[str, str] = os.environ) -> int:
     return _read("size", 1, environ)
 
 
+def local_size(environ: os._Environ[str] | dict[str, str] = os.environ) -> int:
+    """Number of ranks on this node, 0 where the launcher does not say."""
+    return _read("local_size", 0, environ)
+
+
 def local_rank(environ: os._Environ[str] | dict[str, str] = os.environ) -> int:
     """Rank among those on this node, 0 where the launcher does not say."""
     return _read("local_rank", 0, environ)

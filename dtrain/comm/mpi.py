@@ -5,14 +5,16 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dtrain.comm import launcher
+from dtrain.comm import launcher, monitor, roll_call
 from dtrain.comm.base import Communicator
+from dtrain.comm.board import Board, join_board, open_board
 from dtrain.comm.shared import Meeting, SharedBucket, SharedMemory, forget_files, padded, part, room
 from dtrain.errors import EnvironmentProblem
 
@@ -65,6 +67,12 @@ def check_size(started: launcher.Launcher | None, launched: int, size: int, vers
         )
 
 
+#: The board of this process: its communicators share it, as their collectives come in one order.
+_board: Board | None = None
+#: Seconds between two looks for a verdict of the monitor.
+LOOK = 0.2
+
+
 class MPICommunicator(Communicator):
     """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own.
 
@@ -85,8 +93,11 @@ class MPICommunicator(Communicator):
         check_family(started, version)
         # the wheel's UCX component complains on stderr of every window; it would not serve them anyway
         os.environ.setdefault("OMPI_MCA_osc", "^ucx")
+        file = -1
         if not MPI.Is_initialized():
-            MPI.Init_thread()
+            file = open_board() if launcher.local_rank() == 0 else -1
+            with roll_call.until_all_are_here():
+                MPI.Init_thread()
             atexit.register(MPI.Finalize)
         world = MPI.COMM_WORLD
         check_size(started, launcher.size(), world.size, version)
@@ -103,13 +114,18 @@ class MPICommunicator(Communicator):
         self.library = library_name(version)
         self.hosts = ()
         self.hosts = tuple(self.gather_text(socket.gethostname()))
+        global _board
+        if _board is None:
+            _board = join_board(self._node, file, self.rank, self.hosts)
+            threading.Thread(target=self._obey, args=(_board,), name="verdicts", daemon=True).start()
+        self.board = _board
         self.averaging = "MPI allreduce"
         self._buckets: list[SharedBucket] = []
         self._blocks: list[SharedMemory] = []
         sizes = set(self.allgather(np.array([self.local_size])).tolist())
         if share and self.local_size > 1 and len(sizes) == 1:
             self._across = world.Split(self.local_rank, world.rank)
-            self._meet = Meeting(MPI, self._node, self.clock)
+            self._meet = Meeting(MPI, self._node, self.clock, self.board)
             several = self.size > self.local_size
             self.meeting = self._meet
             self.averaging = "shared memory, MPI between nodes" if several else "shared memory"
@@ -130,6 +146,7 @@ class MPICommunicator(Communicator):
         first, second, *rest = (term[low:high] for term in self._terms(source) or [])
         part = output[low:high]
         meet, across, several = self._meet, self._across, self.size > self.local_size
+        board = self.board
 
         def reduce() -> None:
             begun = time.perf_counter()
@@ -138,7 +155,9 @@ class MPICommunicator(Communicator):
             for other in rest:
                 np.add(part, other, out=part)
             if several:
+                board.enter()
                 across.Allreduce(self._mpi.IN_PLACE, part, op=self._mpi.SUM)
+                board.leave()
             meet()
             self.seconds += time.perf_counter() - begun
 
@@ -181,9 +200,8 @@ class MPICommunicator(Communicator):
         if not self._shares:
             return super().barrier()
         if self.size > self.local_size:
-            begun = time.perf_counter()
-            self._across.Barrier()
-            self.seconds += time.perf_counter() - begun
+            with self._inside(4):
+                self._across.Barrier()
         self._timed_meet()  # each brings the word of its fellows on the other nodes
 
     def _timed_meet(self) -> None:
@@ -220,5 +238,19 @@ class MPICommunicator(Communicator):
         self._comm.Allgatherv([array, array.nbytes, byte], [result, (nbytes, starts), byte])
         return result
 
+    def _obey(self, board: Board) -> None:
+        """End the job once the monitor says so: the main thread may be inside MPI, or wait for ever."""
+        while not board.header[monitor.VERDICT]:
+            time.sleep(LOOK)
+        time.sleep(LOOK * self.local_rank)  # the launcher ends all for the first
+        if not self._mpi.Is_finalized():
+            self.abort(board.header[monitor.VERDICT])
+
+    def finish(self) -> None:
+        self.board.state(monitor.FINISHED)
+        while any(row[monitor.STATE] == monitor.RUNNING for row in self.board.rows):
+            time.sleep(0.001)
+
     def abort(self, exit_code: int) -> None:
+        self.board.state(monitor.SPOKEN)
         self._mpi.COMM_WORLD.Abort(exit_code)

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.comm.board import Board
+
 #: Bytes between what different ranks write: no two share a cache line, nor a pair that is fetched together.
 LINE = 128
 
@@ -98,10 +100,12 @@ class SharedMemory:
 class Meeting:
     """A barrier among the ranks of a node: each counts up its own word and waits until the others' follow.
 
+    board: where both say that this rank waits.
     words: what the same barrier in C (native/kernels.c) is called with; both count on the same words.
     """
 
-    def __init__(self, mpi: Any, node: Any, clock: np.ndarray) -> None:
+    def __init__(self, mpi: Any, node: Any, clock: np.ndarray, board: Board) -> None:
+        self._board = board
         self.memory = SharedMemory(mpi, node, LINE)
         segments = list(self.memory.segments)
         words = [memoryview(segment[:8]).cast("q") for segment in segments]
@@ -110,16 +114,18 @@ class Meeting:
         mine = segments.pop(node.rank)
         others = np.array([s.ctypes.data for s in segments], np.uintp)
         spins = SPINS if node.size <= _cores() else 0
-        self.words = (mine, others, len(segments), np.zeros(1, np.int64), spins, PATIENCE, clock)
+        self.words = (mine, others, len(segments), board.waits, spins, PATIENCE, clock, board.arrivals)
 
     def __call__(self) -> None:
         count = self._mine[0] + 1
+        self._board.enter()
         self.memory.sync()
         self._mine[0] = count
         for word in self._others:
             while word[0] < count:
                 _hand_over()
         self.memory.sync()
+        self._board.leave()
 
     def free(self) -> None:
         """Give the memory back; collective."""

@@ -193,7 +193,8 @@ INLINE void pause_core(void) {
 #endif
 }
 
-/* own counter, the others' counters, how many, whether this one has come, spins, patience in seconds, seconds waited.
+/* own counter, the others' counters, how many, whether this one waits, spins, patience in seconds, seconds waited,
+ * collectives come to.
  * A barrier: count up the own word and wait until the others' have followed. After some spins the core is handed
  * over; after the patience it returns WAITING, to be called again. */
 int meet(const word *w) {
@@ -205,6 +206,7 @@ int meet(const word *w) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
         __atomic_store_n(mine, *mine + 1, __ATOMIC_RELEASE);
         *come = 1;
+        ++*(int64_t *)w[7].p;
     }
     const int64_t count = *mine;
     for (int64_t k = 0; k < w[2].i; k++) {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.comm.monitor import PLAN, POSITION
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import BAD_VALUE, Code, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
@@ -92,8 +93,9 @@ class Plan:
         self.nodes = nodes
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.runs = 0  # counted by sessions of several ranks
-        #: The index of the kernel that runs or ran last, kept by the kernels in C; NumPy's leave it alone.
-        self.position = np.zeros(1, np.int64)
+        #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
+        self.position = env.comm.board.position
+        self._board = env.comm.board
         layout = _Layout(self.nodes, step, variables, backend, env)
         self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
@@ -109,6 +111,7 @@ class Plan:
             self.kernel_symbols += [k.symbol if isinstance(k, NativeCall) else "" for k in kernels]
         #: One call a kernel; calls does the same, all neighbours in C in one.
         self.kernels, self.calls = self._link(bound, layout)
+        self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
         self._fetches = [self._arrays[t] for t in step.fetches]
@@ -119,16 +122,18 @@ class Plan:
         """The kernels as calls, one by one; and with those in C that follow one another as one."""
         native = [k for k in bound if isinstance(k, NativeCall)]
         if not native:
-            return list(bound), list(bound)  # type: ignore[arg-type]
+            single = [self._placed(i, kernel) for i, kernel in enumerate(bound)]  # type: ignore[arg-type]
+            return single, single
         layout.code.compile()
         program = layout.code.program(native)
-        single: list[Kernel] = []
+        single = []
         merged: list[Kernel] = []
         number = first = 0  # of calls in C: so far; where the run of neighbours began
         for i, kernel in enumerate(bound):
             if not isinstance(kernel, NativeCall):
-                single.append(kernel)
-                merged.append(kernel)
+                placed = self._placed(i, kernel)
+                single.append(placed)
+                merged.append(placed)
                 continue
             if i == 0 or not isinstance(bound[i - 1], NativeCall):
                 first = number
@@ -138,6 +143,16 @@ class Plan:
             if i + 1 == len(bound) or not isinstance(bound[i + 1], NativeCall):
                 merged.append(self._native(program, first, number, offset, layout))
         return single, merged
+
+    def _placed(self, i: int, kernel: Kernel) -> Kernel:
+        """Kernel i in NumPy, which tells where it is as those in C do."""
+        row = self._board.row
+
+        def placed() -> None:
+            row[POSITION] = i
+            kernel()
+
+        return placed
 
     def _native(self, program: Program, first: int, last: int, offset: int, layout: _Layout) -> Kernel:
         """Calls first..last-1 of a program, the first of which is kernel first + offset."""
@@ -165,8 +180,10 @@ class Plan:
             else:
                 buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
+            self._board.row[PLAN] = self.number
             for call in kernels or self.calls:
                 call()
+            self._board.row[POSITION] = -1
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]
         return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
@@ -521,6 +538,12 @@ class _Layout:
         # a reshape of a transposed array: no view of it exists, so its values are copied at every run
         flat = view.reshape(x.shape)
         return [self._copy(x, flat)]
+
+
+def _label(node: Operation) -> str:
+    """A node's kernel for messages: 'MatMul(hidden_1/MatMul)'; of a sum the first tensor that it sums."""
+    name = node.inputs[0].op.name if isinstance(node.kind, AllReduce) else node.name
+    return f"{node.type}({name}{', ...' if len(node.outputs) > 1 else ''})"
 
 
 def _sum(terms: Sequence[Any], out: Any) -> Kernel:

@@ -94,6 +94,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         DtrainError: of any kind, on every rank, as far as it happened before the first step.
     """
     started = time.perf_counter()
+    comm.board.limits(config.stall_warn, config.stall_abort)
+    comm.board.doing("preparation")
     with comm.together():
         backend = make_backend(config.device, comm.local_rank, config.kernels)
     data = load(config.dataset, comm)
@@ -110,6 +112,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         )
     watched = tensorboard.wanted(config.tensorboard, comm)
     run_dir, resuming = open_run_dir(config, comm)
+    comm.board.run_dir(str(run_dir))
 
     graph = dt.Graph()
     graph.seed = config.seed
@@ -186,7 +189,9 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         while at.epoch <= config.epochs:
             order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
             begun, waited = time.perf_counter(), comm.seconds
+            comm.board.doing("training")
             for shard in batches(order, config.batch_size, comm):
+                comm.board.step(at.step + 1)
                 loss, accuracy, stopped, _ = step(shard, TRAINING, request.vote())
                 at.add(float(loss), float(accuracy), shard.total)
                 report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
@@ -198,6 +203,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
                     checkpoints.save(at)
             seconds = time.perf_counter() - begun
             fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
+            comm.board.doing("evaluation")
             mistakes = Mistakes(data) if at.epoch == config.epochs else None
             test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)
             report.epoch(
@@ -213,6 +219,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             if mistakes:
                 mistakes.save(run_dir, at.epoch, comm)
             at.finish_epoch(test_loss, test_accuracy)
+            comm.board.doing("saving")
             checkpoints.save(at)
         checkpoints.finish()
         if profiler is not None:

@@ -1,0 +1,174 @@
+"""The board: where each rank of a node is, in memory that others read even when the rank is stopped.
+
+A step is a known list of kernels, so a rank's place is an index into it: the loop that runs them keeps that
+index here, and collectives count arrivals. That costs a store each; the monitor (comm/monitor.py) does the
+reading. The memory is a file without a name, so nothing is left behind whenever a rank is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm import monitor
+
+#: Bytes of names of kernels that a node's ranks put on the board, at most; later plans stay without.
+MOST_NAMES = 4 << 20
+
+
+class Board:
+    """This rank's row, and the header of its node. Without memory it is this rank's alone.
+
+    position, arrivals, waits: int64[1] each, in the row (see monitor.py): kernels in C write them, too.
+    """
+
+    def __init__(self, rows: int = 1, row: int = 0, file: int = -1) -> None:
+        self._file = file
+        size = monitor.HEADER + rows * monitor.ROW
+        self.memory = memoryview(bytearray(size) if file < 0 else mmap.mmap(file, monitor.NBYTES))
+        words = self.memory.cast("q")
+        starts = [(monitor.HEADER + i * monitor.ROW) // 8 for i in range(rows)]
+        self.header = words[: monitor.HOST[0] // 8]
+        self.rows = [words[at : at + monitor.WORDS] for at in starts]
+        self.row = self.rows[row]
+        mine = np.frombuffer(self.memory[8 * starts[row] : 8 * (starts[row] + monitor.WORDS)], np.int64)
+        self.position, self.arrivals, self.waits = (
+            mine[word : word + 1] for word in (monitor.POSITION, monitor.ARRIVALS, monitor.WAITS)
+        )
+        at = monitor.HEADER + row * monitor.ROW
+        self._doing = at + monitor.DOING[0], at + monitor.DOING[1]
+        self.row[monitor.POSITION] = self.row[monitor.STEP] = -1
+        self.names: dict[int, list[str]] = {}
+
+    # -- what a rank says of itself ----------------------------------------------------------------------
+    def enter(self, kind: int = 0) -> None:
+        """This rank comes to a collective: an index of monitor.KINDS; 0 for a meeting of a node's ranks."""
+        row = self.row
+        row[monitor.KIND] = kind
+        row[monitor.ARRIVALS] += 1
+        row[monitor.WAITS] = 1
+
+    def leave(self) -> None:
+        """This rank has left the collective."""
+        self.row[monitor.WAITS] = 0
+
+    def step(self, number: int) -> None:
+        """The step of training that is in work."""
+        self.row[monitor.STEP] = number
+
+    def doing(self, what: str) -> None:
+        """What this rank does from now on, in a word or two."""
+        self._write(what, *self._doing)
+
+    def run_dir(self, path: str) -> None:
+        """The folder of the run, so that a message can say how to go on."""
+        self._write(path, *monitor.RUN_DIR)
+
+    def state(self, state: int) -> None:
+        self.row[monitor.STATE] = state
+
+    def limits(self, warn: float, abort: float) -> None:
+        """Seconds after which a rank that others wait for is named, and after which all end; 0: never."""
+        self.header[monitor.WARN_MS], self.header[monitor.ABORT_MS] = int(warn * 1000), int(abort * 1000)
+
+    def describe(self, names: Sequence[str]) -> int:
+        """Give the kernels of a new plan their names; returns the plan's number, from 1."""
+        number = len(self.names) + 1
+        self.names[number] = list(names)
+        if self._file >= 0 and os.fstat(self._file).st_size < monitor.NBYTES + MOST_NAMES:
+            line = json.dumps([self.row[monitor.RANK], number, self.names[number]]) + "\n"
+            os.write(self._file, line.encode())
+        return number
+
+    def _write(self, text: str, start: int, stop: int) -> None:
+        data = text.encode()[: stop - start - 1]
+        self.memory[start:stop] = data + bytes(stop - start - len(data))
+
+    # -- what others read --------------------------------------------------------------------------------
+    @property
+    def lost(self) -> list[int]:
+        """The ranks of this node that are gone without having said so, as soon as the monitor has seen it."""
+        return [row[monitor.RANK] for row in self.rows if row[monitor.STATE] == monitor.LOST_STATE]
+
+    def place(self) -> str:
+        """Where this rank is, for a message."""
+        names = {(self.row[monitor.RANK], number): names for number, names in self.names.items()}
+        return monitor.Row(*self.row, monitor.text_at(self.memory, *self._doing)).place(names)
+
+    def how_to_resume(self) -> str:
+        return monitor.how_to_resume(monitor.text_at(self.memory, *monitor.RUN_DIR))
+
+
+def stall_limits() -> tuple[float, float]:
+    """Seconds after which a late rank is named, and then ends the job: the environment's, or 10 and 60."""
+
+    def seconds(name: str, default: float) -> float:
+        try:
+            return max(0.0, float(os.environ.get(name, default)))
+        except ValueError:
+            return default
+
+    return seconds("DTRAIN_STALL_WARN", 10.0), seconds("DTRAIN_STALL_ABORT", 60.0)
+
+
+def open_board() -> int:
+    """Make a board's file and start a monitor for it, before the ranks meet; returns the file, -1 for none.
+
+    Where the system has no files without names (memfd) or no pidfd there is no monitor: errors still end all
+    ranks, but a killed or stopped one is left to the launcher.
+    """
+    if not (hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")):
+        return -1
+    try:
+        file = os.memfd_create("dtrain-board")
+        os.ftruncate(file, monitor.NBYTES)
+        subprocess.Popen(
+            [sys.executable, "-ISs", monitor.__file__, str(file), str(os.getpid())],
+            pass_fds=[file],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a launcher kills a rank's process group
+        ).returncode = 0  # nobody waits for it
+    except OSError:  # no more files or processes: training goes on without
+        return -1
+    return file
+
+
+def join_board(node: Any, file: int, rank: int, hosts: Sequence[str]) -> Board:
+    """The board of a node's ranks; collective over it. file: what open_board has returned here, or -1."""
+    where = np.array([os.getpid() if file >= 0 else 0, file])
+    node.Bcast(where)
+    pid, number = where.tolist()
+    try:
+        # opened anew on every rank, so that what it writes goes to the end of the file
+        mine = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_APPEND | os.O_CLOEXEC) if pid else -1
+    except OSError:  # ranks in containers of their own
+        mine = -1
+    opened = np.empty(node.size, np.bool_)
+    node.Allgather(np.array([mine >= 0 and node.size <= monitor.MOST_ROWS]), opened)
+    if not opened.all():
+        if mine >= 0:
+            os.close(mine)
+        mine = -1
+    board = Board(node.size, node.rank, mine) if mine >= 0 else Board()
+    board.row[monitor.RANK], board.row[monitor.PID] = rank, os.getpid()
+    if node.rank == 0:
+        board.header[monitor.SIZE] = len(hosts)
+        board._write(hosts[rank], *monitor.HOST)
+        if len(hosts) > node.size:
+            others = ", ".join(dict.fromkeys(h for h in hosts if h != hosts[rank]))
+            board._write(others or "another node", *monitor.OTHERS)
+        board.limits(*stall_limits())
+    node.Barrier()
+    if file >= 0:  # the first rank's monitor is to watch now; any other is not needed
+        words = memoryview(mmap.mmap(file, monitor.NBYTES)).cast("q")
+        words[monitor.ROWS] = node.size if node.rank == 0 and mine >= 0 else -1
+        os.close(file)
+    return board

@@ -1,0 +1,317 @@
+"""The monitor: one small process a node that outlives its ranks, so that someone can say why they ended.
+
+A launcher that notices a dead rank kills the others within milliseconds, and a rank that is stopped, or waits
+inside MPI, runs no Python. So neither a thread nor a waiting loop of a rank can be relied on. The monitor
+sleeps on the ranks' pids and looks twice a second at the board (comm/board.py), on which each rank keeps
+where it is. It ends when they do.
+
+What it sees it says on stderr, once; then it writes a verdict, an exit code, on the board. A thread of each
+rank reads that and aborts the job; who is left seconds later is killed. Only the standard library is
+imported, so that it starts in milliseconds: `python -ISs monitor.py FD PID`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import select
+import signal
+import sys
+import time
+from typing import NamedTuple
+
+# -- the layout of a board: a header, a row for each rank of the node, then a line of JSON for each plan -
+HEADER, ROW, MOST_ROWS = 4096, 512, 1024
+NBYTES = HEADER + MOST_ROWS * ROW
+#: Words of the header, and where its texts are.
+ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS = range(5)
+HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
+#: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
+RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND = range(9)
+WORDS = 9
+#: What a rank is doing, in words, at these bytes of its row.
+DOING = (128, ROW)
+#: STATE: at work; at the end of its program; has said itself why it ends; gone.
+RUNNING, FINISHED, SPOKEN, LOST_STATE = range(4)
+#: KIND: the collective that a rank is in outside of a plan.
+KINDS = ("", "allreduce", "broadcast", "allgather", "barrier")
+
+#: Exit codes of what only a monitor sees; errors.py has the table.
+LOST, STALLED = 7, 8
+#: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
+LOOK, GRACE = 0.5, 3.0
+#: Seconds by which a node that waits for another lets that one name its own rank first.
+OTHERS_FIRST = 2.0
+#: How much slower time runs for a rank that uses its processor: it may be slow, and is not stopped.
+BUSY = 10
+
+
+class Row(NamedTuple):
+    """A rank's row, as it was at one moment."""
+
+    rank: int
+    pid: int
+    state: int
+    step: int
+    plan: int
+    position: int
+    arrivals: int
+    waits: int
+    kind: int
+    doing: str
+
+    def place(self, names: dict[tuple[int, int], list[str]]) -> str:
+        """'step 120, training, #17 AllReduce(hidden_1/kernel)': where the rank is."""
+        parts = [f"step {self.step}"] if self.step >= 0 else []
+        if self.doing:
+            parts.append(self.doing)
+        if self.position >= 0:
+            known = names.get((self.rank, self.plan), [])
+            parts.append(" ".join([f"#{self.position}", *known[self.position : self.position + 1]]))
+        elif self.waits:
+            parts.append(f"{KINDS[self.kind]} between ranks" if self.kind else "a meeting of ranks")
+        return ", ".join(parts) or "its beginning"
+
+
+def text_at(memory: mmap.mmap | memoryview, start: int, stop: int) -> str:
+    """The text between two bytes of a board."""
+    return bytes(memory[start:stop]).split(b"\0", 1)[0].decode(errors="replace")
+
+
+def how_to_resume(run_dir: str) -> str:
+    """The line behind a message that says how to go on; '' where there is no checkpoint yet."""
+    try:
+        saved = any(name.endswith(".json") for name in os.listdir(os.path.join(run_dir, "checkpoints")))
+    except OSError:
+        saved = False
+    return f"\n  go on with: dtrain train --resume {run_dir}" if run_dir and saved else ""
+
+
+def names_in(fd: int) -> dict[tuple[int, int], list[str]]:
+    """The names of the kernels of each rank's plans."""
+    found = {}
+    for line in os.pread(fd, max(0, os.fstat(fd).st_size - NBYTES), NBYTES).splitlines():
+        try:
+            rank, plan, names = json.loads(line)
+        except ValueError:  # cut off
+            continue
+        found[rank, plan] = names
+    return found
+
+
+class Monitor:
+    """What one node's monitor knows."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.memory = mmap.mmap(fd, NBYTES)
+        self.words = memoryview(self.memory).cast("q")
+        self.rows: list[Row] = []
+        self.alive: set[int] = set()
+        self.still: list[float] = []  # seconds for which each rank has not moved
+        self.ticks: list[int] = []  # of processor time that each has used
+        self.named: set[int] = set()  # who was said to be late; -1 are the other nodes
+        self.looked = 0.0
+
+    def row(self, i: int) -> Row:
+        start = HEADER + i * ROW
+        words = self.words[start // 8 : start // 8 + WORDS]
+        return Row(*words, text_at(self.memory, start + DOING[0], start + DOING[1]))
+
+    # -- its life ----------------------------------------------------------------------------------------
+    def wait_for_ranks(self, parent: int) -> bool:
+        """Whether the ranks have met, and are its to watch; parent: the rank that has started it."""
+        try:
+            own = os.pidfd_open(parent)
+        except OSError:
+            return False
+        while not self.words[ROWS]:
+            if select.select([own], [], [], 0.1)[0]:
+                return False
+        os.close(own)
+        return self.words[ROWS] > 0
+
+    def watch(self) -> None:
+        """Return when no rank of the node is left."""
+        count = self.words[ROWS]
+        self.host, self.size = text_at(self.memory, *HOST), self.words[SIZE]
+        self.rows = [self.row(i) for i in range(count)]
+        self.still, self.ticks, self.alive = [0.0] * count, [0] * count, set(range(count))
+        deaths = select.epoll()  # it tells the first death first
+        pids: dict[int, int] = {}
+        for i, row in enumerate(self.rows):
+            try:
+                fd = os.pidfd_open(row.pid)
+            except OSError:
+                self.died(i)
+                continue
+            pids[fd] = i
+            deaths.register(fd, select.EPOLLIN)
+        deadline = 0.0
+        self.looked = time.monotonic()
+        while pids:
+            for fd, _ in deaths.poll(LOOK):
+                deaths.unregister(fd)
+                self.died(pids.pop(fd))
+                os.close(fd)
+            now = time.monotonic()
+            if not self.words[VERDICT]:
+                if now - self.looked >= LOOK / 2:
+                    self.look(min(now - self.looked, 2 * LOOK))  # it may have been stopped itself
+                    self.looked = now
+            elif not deadline:
+                deadline = now + GRACE
+            elif now > deadline:
+                for fd in pids:
+                    _kill(fd)
+
+    # -- speaking ----------------------------------------------------------------------------------------
+    def who(self, row: Row) -> str:
+        return f"rank {row.rank} of {self.size} on {self.host}, pid {row.pid}"
+
+    def where(self, row: Row) -> str:
+        return row.place(names_in(self.fd))
+
+    def say(self, message: str) -> None:
+        try:
+            os.write(2, f"dtrain: {message}\n".encode())
+        except OSError:  # nobody reads
+            pass
+
+    def end(self, message: str, code: int) -> None:
+        """Say why the job ends, and have it end."""
+        if not self.words[VERDICT]:  # else a rank was first, and says it itself
+            self.words[VERDICT] = code
+            if message:
+                self.say(f"error: {message}{how_to_resume(text_at(self.memory, *RUN_DIR))}")
+
+    # -- deaths ------------------------------------------------------------------------------------------
+    def died(self, i: int) -> None:
+        """A rank has ended: well, or with words of its own, or lost."""
+        row = self.row(i)
+        self.alive.discard(i)
+        spoken = any(self.row(j).state == SPOKEN for j in range(len(self.rows)))
+        if row.state == FINISHED or spoken or self.words[VERDICT]:
+            return
+        self.words[(HEADER + i * ROW) // 8 + STATE] = LOST_STATE
+        self.end(f"{self.who(row)}, was lost in {self.where(row)}: {_how(row.pid)}", LOST)
+
+    # -- standing still ----------------------------------------------------------------------------------
+    def look(self, seconds: float) -> None:
+        """Compare where the ranks are, so many seconds after the last look."""
+        rows = [self.row(i) for i in range(len(self.rows))]
+        stopped = set()
+        for i in self.alive:
+            state, ticks = _work(rows[i].pid)
+            if state in "Tt":
+                stopped.add(i)
+            if rows[i] != self.rows[i]:
+                self.still[i] = 0.0
+                if i in self.named:
+                    self.named.remove(i)
+                    self.say(f"{self.who(rows[i])}, goes on")
+            else:
+                busy = ticks > self.ticks[i] and not rows[i].waits and i not in stopped
+                self.still[i] += seconds / BUSY if busy else seconds
+            self.ticks[i] = ticks
+        self.rows = rows
+        working = {i for i in self.alive if rows[i].state == RUNNING}
+        waiting = {i for i in working - stopped if rows[i].waits}
+        if not waiting:
+            return
+        front = max(waiting, key=lambda i: (rows[i].arrivals, self.still[i]))
+        for i in self.alive - working:
+            if rows[i].arrivals < rows[front].arrivals and self.still[front] >= 2 * LOOK:
+                self.end(
+                    f"{self.who(rows[i])}, has ended (sys.exit, or the end of its program) while rank "
+                    f"{rows[front].rank} waits for it in {self.where(rows[front])}. Every rank has to take "
+                    "the same steps.",
+                    LOST,
+                )
+                return
+        behind = {i for i in working - waiting if rows[i].arrivals < rows[front].arrivals} | stopped
+        for i in sorted(behind):
+            self.late(i, min(self.still[i], self.still[front]), rows[front], i in stopped)
+        if not behind and waiting == working:
+            self.all_wait(min(self.still[i] for i in waiting), rows[front])
+
+    def late(self, i: int, seconds: float, front: Row, stopped: bool) -> None:
+        """A rank has not moved for some seconds while another waits for it."""
+        row = self.rows[i]
+        warn, limit = self.words[WARN_MS] / 1000, self.words[ABORT_MS] / 1000
+        if not (seconds >= limit > 0) and (i in self.named or not seconds >= warn > 0):
+            return
+        text = (
+            f"{self.who(row)}, has not reached {self.where(front)}, {seconds:.0f} s behind rank {front.rank}"
+        )
+        text += f": it {'is stopped' if stopped else 'stands'} in {self.where(row)}"
+        if seconds >= limit > 0:
+            self.end(f"{text}. --stall-abort (DTRAIN_STALL_ABORT) sets how long is too long.", STALLED)
+        else:
+            self.named.add(i)
+            self.say(f"WARNING: {text}")
+
+    def all_wait(self, seconds: float, front: Row) -> None:
+        """All ranks of this node wait: for one another, or for a node that may name its own rank first."""
+        others = text_at(self.memory, *OTHERS)
+        later = OTHERS_FIRST if others else 0.0
+        warn, limit = self.words[WARN_MS] / 1000, self.words[ABORT_MS] / 1000
+        speaks = not others or any(row.rank == 0 for row in self.rows)
+        if seconds < 1:
+            self.named.discard(-1)
+        if others:
+            text = f"the ranks on {self.host} have waited {seconds:.0f} s in {self.where(front)} for {others}"
+        else:
+            places = "; ".join(f"rank {self.rows[i].rank}: {self.where(self.rows[i])}" for i in self.alive)
+            text = f"the ranks have waited {seconds:.0f} s for one another, in different places ({places})"
+        if seconds >= limit + later and limit > 0:
+            text += ". --stall-abort (DTRAIN_STALL_ABORT) sets how long is too long."
+            self.end(text if speaks else "", STALLED)
+        elif speaks and -1 not in self.named and seconds >= warn + later and warn > 0:
+            self.named.add(-1)
+            self.say(f"WARNING: {text}")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _work(pid: int) -> tuple[str, int]:
+    """A process's state, one letter, and the ticks of processor time that it has used."""
+    fields = _stat(pid)
+    return (fields[0], int(fields[11]) + int(fields[12])) if fields else ("X", 0)
+
+
+def _how(pid: int) -> str:
+    """How a process ended, as far as that can still be seen."""
+    fields = _stat(pid)
+    status = int(fields[49]) if len(fields) > 49 and fields[0] == "Z" else -1
+    if status > 0 and status & 127:
+        try:
+            return f"killed by {signal.Signals(status & 127).name}"
+        except ValueError:
+            return f"killed by signal {status & 127}"
+    return f"it ended by itself, with {status >> 8}" if status >= 0 else "killed, or ended by itself"
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a scheduler sends them to all processes; it ends with the ranks
+    own = Monitor(int(sys.argv[1]))
+    if own.wait_for_ranks(int(sys.argv[2])):
+        own.watch()
