@@ -26,7 +26,8 @@ MOST_NAMES = 4 << 20
 class Board:
     """This rank's row, and the header of its node. Without memory it is this rank's alone.
 
-    position, arrivals, waits: int64[1] each, in the row (see monitor.py): kernels in C write them, too.
+    position, arrivals, waits, number (of the step): int64[1] each, in the row (see monitor.py): kernels in C
+    write them, too.
     """
 
     def __init__(self, rows: int = 1, row: int = 0, file: int = -1) -> None:
@@ -39,9 +40,8 @@ class Board:
         self.rows = [words[at : at + monitor.WORDS] for at in starts]
         self.row = self.rows[row]
         mine = np.frombuffer(self.memory[8 * starts[row] : 8 * (starts[row] + monitor.WORDS)], np.int64)
-        self.position, self.arrivals, self.waits = (
-            mine[word : word + 1] for word in (monitor.POSITION, monitor.ARRIVALS, monitor.WAITS)
-        )
+        words_in_c = (monitor.POSITION, monitor.ARRIVALS, monitor.WAITS, monitor.STEP)
+        self.position, self.arrivals, self.waits, self.number = (mine[word : word + 1] for word in words_in_c)
         at = monitor.HEADER + row * monitor.ROW
         self._doing = at + monitor.DOING[0], at + monitor.DOING[1]
         self.row[monitor.POSITION] = self.row[monitor.STEP] = -1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -29,6 +29,17 @@ class _Word(ctypes.Union):
 
 class _Call(ctypes.Structure):
     _fields_ = (("f", ctypes.c_void_p), ("a", ctypes.c_void_p))
+
+
+class _Transfer(ctypes.Structure):
+    _fields_ = (("buffer", ctypes.c_void_p), ("rows", ctypes.c_void_p), ("size", ctypes.c_int64))
+
+
+class _Loop(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("steps", "step", "call", "calls", "feeds", "fetches")),
+        *((name, ctypes.c_void_p) for name in ("transfers", "until", "position", "number")),
+    )
 
 
 class NativeCall(NamedTuple):
@@ -224,12 +235,39 @@ class Program:
 
         return call
 
+    def repeat(
+        self,
+        steps: int,
+        feeds: Sequence[tuple[np.ndarray, np.ndarray]],
+        fetches: Sequence[tuple[np.ndarray, np.ndarray]],
+        until: np.ndarray,
+        position: np.ndarray,
+        number: np.ndarray,
+    ) -> Iterator[tuple[int, int, int]]:
+        """Run all calls once for each step, and stop behind a step in which `until` is not 0.
+
+        feeds, fetches: a buffer, and an array of what it is given before each step, or gives after.
+        number: counts the steps. Yields status, step and call: wherever a call refuses, and at the end.
+        """
+        pairs = [*feeds, *fetches]
+        transfers = (_Transfer * max(len(pairs), 1))()
+        for slot, (buffer, rows) in zip(transfers, pairs, strict=False):
+            slot.buffer, slot.rows, slot.size = buffer.ctypes.data, rows.ctypes.data, buffer.nbytes
+        loop = _Loop(steps, 0, 0, len(self._table), len(feeds), len(fetches), ctypes.addressof(transfers))
+        loop.until, loop.position, loop.number = (x.ctypes.data for x in (until, position, number))
+        run, where = fixed().run_steps, ctypes.c_void_p(ctypes.addressof(loop))
+        while True:
+            status = run(self._calls, where)
+            yield status, loop.step, loop.call
+            if status == OK:
+                return
+
 
 @cache
 def fixed() -> ctypes.CDLL:
     """The library of kernels.c."""
     library = compiler.load(compiler.library((compiler.HERE / "kernels.c").read_text()))
-    library.run.restype = ctypes.c_int64
+    library.run.restype = library.run_steps.restype = ctypes.c_int64
     return library
 
 

@@ -46,6 +46,47 @@ int64_t run(const call *calls, int64_t first, int64_t last, volatile int64_t *po
     return i;
 }
 
+/* What each of several steps is fed, or gives: size bytes of buffer, and where they lie for the first step. */
+typedef struct {
+    char *buffer, *rows;
+    int64_t size;
+} transfer;
+
+/* The list several times over. step, call: where it is; a call begins where the one before stopped. It ends behind
+ * a step in which *until is not 0. */
+typedef struct {
+    int64_t steps, step, call, calls, feeds, fetches;
+    const transfer *transfers; /* those of feeds first */
+    const float *until;
+    volatile int64_t *position, *number; /* number: counts the steps */
+} loop;
+
+/* Returns the status of the call that stopped it, OK at its end. */
+int64_t run_steps(const call *calls, loop *l) {
+    const __auto_type mode = flush_tiny();
+    int64_t status = OK;
+    while (l->step < l->steps) {
+        const transfer *t = l->transfers;
+        if (!l->call) {
+            ++*l->number;
+            for (int64_t i = 0; i < l->feeds; i++, t++) memcpy(t->buffer, t->rows + l->step * t->size, t->size);
+        }
+        for (; l->call < l->calls; l->call++) {
+            *l->position = l->call;
+            status = calls[l->call].f(calls[l->call].a);
+            if (status != OK) goto stop;
+        }
+        t = l->transfers + l->feeds;
+        for (int64_t i = 0; i < l->fetches; i++, t++) memcpy(t->rows + l->step * t->size, t->buffer, t->size);
+        l->call = 0;
+        l->step++;
+        if (*l->until != 0) break;
+    }
+stop:
+    set_mode(mode);
+    return status;
+}
+
 /* c = a @ b through the BLAS that NumPy brings.
  * function, transposed a, transposed b, m, n, k, a, columns of a, b, columns of b, c */
 #define GEMM(NAME, INTEGER, REAL)                                                                               \

@@ -109,6 +109,7 @@ class Plan:
             bound += kernels
             self.kernel_nodes += [node] * len(kernels)
             self.kernel_symbols += [k.symbol if isinstance(k, NativeCall) else "" for k in kernels]
+        self._program: Program | None = None  # of all kernels, where all are C
         #: One call a kernel; calls does the same, all neighbours in C in one.
         self.kernels, self.calls = self._link(bound, layout)
         self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
@@ -126,6 +127,8 @@ class Plan:
             return single, single
         layout.code.compile()
         program = layout.code.program(native)
+        if len(native) == len(bound):
+            self._program, self._explain = program, layout.explain
         single = []
         merged: list[Kernel] = []
         number = first = 0  # of calls in C: so far; where the run of neighbours began
@@ -187,6 +190,38 @@ class Plan:
         if on_host:
             return [a.copy() if a.ndim else a[()] for a in self._fetches]
         return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
+
+    def repeats(self, until: int) -> bool:
+        """Whether run_steps can be: all kernels are C, and the fetch `until` is a float32 scalar."""
+        arrays = [*self._fetches, *(buffer for _, buffer in self._feeds)]
+        flat = all(a.flags.c_contiguous and a.dtype != object for a in arrays)
+        last = self._fetches[until]
+        return self._program is not None and flat and last.dtype == np.float32 and last.ndim == 0
+
+    def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
+        """run several times with nothing but kernels in between, if repeats(until).
+
+        values: of each feed, in order, an array for each step; None: it stays as it was. It ends behind a
+        step in which the fetch `until` is not 0. Returns of each fetch an array of what the steps gave.
+        """
+        assert self._program is not None
+        feeds = [(buffer, values[index]) for index, buffer in self._feeds if values[index] is not None]
+        feeds = [(b, np.ascontiguousarray(rows, b.dtype)) for b, rows in feeds]
+        outs = [np.empty((steps, *a.shape), a.dtype) for a in self._fetches]
+        self._board.row[PLAN] = self.number
+        done = 0
+        for status, done, call in self._program.repeat(  # noqa: B007 - at the end it is how many there were
+            steps,
+            feeds,
+            list(zip(self._fetches, outs, strict=True)),
+            self._fetches[until],
+            self.position,
+            self._board.number,
+        ):
+            if status == BAD_VALUE:
+                self._explain(self.kernel_nodes[call])
+        self._board.row[POSITION] = -1
+        return [out[:done] for out in outs]
 
 
 def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[list[str], list[str]]:

@@ -72,9 +72,11 @@ class Session:
         device: cpu, gpu or auto, or a Backend.
 
     profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
+    latest: the plan that ran last.
     """
 
     profiler: Any = None
+    latest: Plan | None = None
 
     def __init__(
         self,
@@ -206,6 +208,7 @@ class Session:
             if self.comm.size > 1:
                 self._check_alike(plan, feeds, values)
             profiler = self.profiler
+            self.latest = plan
             results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
             if plan.assigned:
                 self._initialized.update(plan.assigned)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.ops.placement import shard_bounds
+from dtrain.runtime.loop import Window
 from dtrain.runtime.session import Shard
 
 
@@ -23,6 +25,43 @@ def batches(order: np.ndarray, batch_size: int, comm: Communicator) -> Iterator[
         total = min(batch_size, len(order) - start)
         low, high = shard_bounds(total, comm.rank, comm.size)
         yield Shard(order[start + low : start + high], total)
+
+
+def windows(
+    order: np.ndarray, batch_size: int, comm: Communicator, steps: Callable[[], int]
+) -> Iterator[Window]:
+    """batches, several in one Window: as many as steps() says, and as are of one size."""
+    start = 0
+    while start < len(order):
+        total = min(batch_size, len(order) - start)
+        count = min(steps(), (len(order) - start) // total)
+        low, high = shard_bounds(total, comm.rank, comm.size)
+        rows = order[start : start + count * total].reshape(count, total)
+        yield Window(rows[:, low:high], total)
+        start += count * total
+
+
+class Pace:
+    """How many steps a call takes: as many as take some hundredths of a second, the same on all ranks.
+
+    Between two calls a rank sees to signals, and says how far it is. Called before each; one step each until
+    enough were measured.
+    """
+
+    SECONDS, MOST, LOOKS = 0.03, 25, 8
+
+    def __init__(self, comm: Communicator, most: int = MOST) -> None:
+        self._comm, self._most = comm, most
+        self._times: list[float] = []
+        self._steps = 0 if most > 1 else 1
+
+    def __call__(self) -> int:
+        if not self._steps:
+            self._times.append(time.perf_counter())
+            if len(self._times) > self.LOOKS:
+                each = self._comm.broadcast(np.array([np.median(np.diff(self._times))]))[0]
+                self._steps = int(np.clip(self.SECONDS / each, 1, self._most))
+        return self._steps or 1
 
 
 def iterations(examples: range, batch_size: int) -> int:

@@ -44,6 +44,10 @@ class Checkpoints:
         """Whether one is to be saved after this step."""
         return self._every > 0 and at.step % self._every == 0
 
+    def ahead(self, at: Progress) -> int:
+        """Steps to the next one that is due, or more than a run has."""
+        return self._every - at.step % self._every if self._every else 1 << 30
+
     def save(self, at: Progress) -> None:
         """Save the session as it is now; waits until the one before is on the disk.
 

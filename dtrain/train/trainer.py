@@ -21,8 +21,9 @@ from dtrain.files import write_atomically
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
+from dtrain.runtime.loop import Loop
 from dtrain.train import checkpoint, own_model, tensorboard
-from dtrain.train.batches import batches, epoch_order, iterations
+from dtrain.train.batches import Pace, batches, epoch_order, iterations, windows
 from dtrain.train.data import Dataset, load
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.observer import Observer, Observers
@@ -138,12 +139,16 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
     feeds = [network.indices, network.training, stop]
-    step = session.make_callable([network.loss, network.accuracy, stopping, minimize], feeds)
-    profiler = None
+    fetches = [network.loss, network.accuracy, stopping, minimize]
+    profiler, pace = None, Pace(comm)
     if config.profile:
         from dtrain.train.profile import StepProfiler
 
-        step = profiler = StepProfiler(session, step, config.profile_window(), run_dir)
+        profiler = StepProfiler(
+            session, session.make_callable(fetches, feeds), config.profile_window(), run_dir
+        )
+        pace = Pace(comm, most=1)
+    steps = Loop(session, fetches, feeds, stopping, profiler)
 
     def about(at: Progress) -> dict[str, Any]:
         return manifest_of(session, at, config, *same)
@@ -190,12 +195,13 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
             begun, waited = time.perf_counter(), comm.seconds
             comm.board.doing("training")
-            for shard in batches(order, config.batch_size, comm):
+            for window in windows(order, config.batch_size, comm, lambda: min(pace(), checkpoints.ahead(at))):
                 comm.board.step(at.step + 1)
-                loss, accuracy, stopped, _ = step(shard, TRAINING, request.vote())
-                at.add(float(loss), float(accuracy), shard.total)
-                report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
-                if stopped:
+                taken = steps(window, TRAINING, request.vote())
+                for loss, accuracy, *_ in taken:
+                    at.add(float(loss), float(accuracy), window.total)
+                    report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
+                if taken[-1][2]:  # stopped
                     checkpoints.save(at)
                     checkpoints.finish()
                     raise saved_and_stopped(request.reason(), at, run_dir)

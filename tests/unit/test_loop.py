@@ -1,0 +1,120 @@
+"""Several steps in one call are the same steps, to the bit, and stop where they are asked to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.comm.single import SingleCommunicator
+from dtrain.errors import InvalidArgumentError
+from dtrain.native import compiler
+from dtrain.runtime.backend import Backend
+from dtrain.runtime.loop import Loop, Window
+from dtrain.train.batches import Pace, windows
+
+KERNELS = [
+    "numpy",
+    pytest.param("c", marks=pytest.mark.skipif(not compiler.command(), reason="no C compiler")),
+]
+
+
+#: The example at which a loop that is asked to ends.
+LAST = 39
+
+
+def classifier(kernels: str) -> tuple[dt.Session, list[Any], list[Any]]:
+    """A session on a small network over a table of examples: what a step fetches and is fed."""
+    with dt.Graph().as_default() as graph:
+        graph.seed = 1
+        generator = np.random.default_rng(0)
+        table, classes = generator.standard_normal((40, 6)), generator.integers(0, 4, 40)
+        indices = dt.placeholder("int32", [None], name="indices")
+        stop = dt.placeholder("float32", [], name="stop")
+        x = dt.gather(dt.constant(table.astype(np.float32)), indices)
+        labels = dt.gather(dt.constant(classes.astype(np.int32)), indices)
+        logits = dt.matmul(x, dt.Variable(dt.random_normal([6, 4])))
+        loss = dt.reduce_mean(dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+        update = dt.train.AdamOptimizer(0.01).minimize(loss)
+        ended = dt.reduce_sum(dt.cast(dt.equal(indices, LAST), "float32")) * stop
+        session = dt.Session(graph=graph, comm=None, device=Backend(kernels))
+        session.run(dt.global_variables_initializer())
+    return session, [loss, ended, update], [indices, stop]
+
+
+def rows(steps: int) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, LAST, (steps, 5)).astype(np.int32)
+
+
+def variables(session: dt.Session) -> list[np.ndarray]:
+    return session.run(session.graph.get_collection(dt.GraphKeys.GLOBAL_VARIABLES))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_loop_takes_the_steps_that_single_calls_take(kernels: str) -> None:
+    session, fetches, feeds = classifier(kernels)
+    step = session.make_callable(fetches, feeds)
+    single = [step(row, 0.0) for row in rows(12)]
+    wanted = variables(session)
+
+    session, fetches, feeds = classifier(kernels)
+    loop = Loop(session, fetches, feeds, fetches[1])
+    taken = [r for part in (rows(12)[:1], rows(12)[1:9], rows(12)[9:]) for r in loop(Window(part, 5), 0.0)]
+    assert [(loss, ended) for loss, ended, _ in taken] == [(loss, ended) for loss, ended, _ in single]
+    assert all(nothing is None for _, _, nothing in taken)
+    assert session.latest is not None and session.latest.repeats(1) == (kernels == "c")
+    for a, b in zip(wanted, variables(session), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("last", [0, 1, 6, 19])
+def test_it_ends_behind_the_step_that_says_so(kernels: str, last: int) -> None:
+    session, fetches, feeds = classifier(kernels)
+    loop = Loop(session, fetches, feeds, fetches[1])
+    several = rows(20)
+    several[last, 3] = LAST
+    assert [ended for _, ended, _ in loop(Window(several, 5), 1.0)] == [0] * last + [1]
+    assert len(loop(Window(several, 5), 0.0)) == 20
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_bad_value_in_the_middle_is_told_as_in_a_single_step(kernels: str) -> None:
+    session, fetches, feeds = classifier(kernels)
+    loop = Loop(session, fetches, feeds, fetches[1])
+    bad = rows(9)
+    bad[4, 2] = 40
+    with pytest.raises(InvalidArgumentError, match="40"):
+        loop(Window(bad, 5), 0.0)
+    assert len(loop(Window(rows(3), 5), 0.0)) == 3
+
+
+@pytest.mark.skipif(not compiler.command(), reason="no C compiler")
+def test_the_steps_are_counted_where_others_see_it() -> None:
+    session, fetches, feeds = classifier("c")
+    loop = Loop(session, fetches, feeds, fetches[1])
+    session.comm.board.step(100)
+    loop(Window(rows(9), 5), 0.0)
+    assert session.latest is not None and session.latest.repeats(1)
+    assert session.comm.board.number[0] == 108
+
+
+def test_windows_hold_each_batch_once() -> None:
+    order = np.arange(103, dtype=np.int32)
+    counts = iter([1, 4, 3, 9, 9])
+    found = list(windows(order, 10, SingleCommunicator(), lambda: next(counts)))
+    assert [(len(w), w.total) for w in found] == [(1, 10), (4, 10), (3, 10), (2, 10), (1, 3)]
+    np.testing.assert_array_equal(np.concatenate([w.rows.ravel() for w in found]), order)
+    np.testing.assert_array_equal(found[1].shard(2).rows, order[30:40])
+
+
+def test_the_pace_is_that_of_the_measured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for each, steps in ((0.0001, Pace.MOST), (0.01, 3), (1.0, 1)):
+        clock = iter(np.arange(100) * each)
+        monkeypatch.setattr("time.perf_counter", lambda clock=clock: float(next(clock)))
+        pace = Pace(SingleCommunicator())
+        assert [pace() for _ in range(Pace.LOOKS)] == [1] * Pace.LOOKS
+        assert [pace() for _ in range(3)] == [steps] * 3
+    assert Pace(SingleCommunicator(), most=1)() == 1
