@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 #: A point of a curve is the mean of ITERATIONS iterations, or of so many that a run has POINTS points: each
 #: costs as much as a quarter of a small step.
 ITERATIONS, POINTS = 20, 500
-#: Seconds that points wait to be written together: handing one over costs more than making it.
-DELAY = 1.0
+#: Points wait to be written together: to the end of the epoch, and in a longer one so many seconds. The
+#: thread that writes them would take a core from the steps.
+DELAY = 10.0
 #: Histograms and images are written after so many epochs of a run, evenly spaced, and after the last.
 PICTURES = 10
 #: Wrong images in a grid, by columns and rows.
