@@ -136,6 +136,14 @@ int gather(const word *w) {
     return OK;
 }
 
+/* where a table is lent to (its address, 0 for none, and its rows), and the rest as of gather */
+int gather_lent(const word *w) {
+    const int64_t *lent = w[0].p;
+    if (!lent[0]) return BAD_VALUE;
+    const word words[] = {{.i = lent[0]}, {.i = lent[1]}, w[1], w[2], w[3], w[4], w[5]};
+    return gather(words);
+}
+
 /* logits, labels, bytes of a label, rows, classes, losses out, gradients out */
 int sparse_cross_entropy(const word *w) {
     const float *logits = w[0].p;

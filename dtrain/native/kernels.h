@@ -4,6 +4,7 @@
  * The compiler is told not to contract products and sums, so arithmetic gives NumPy's very bits; exp, log and tanh
  * of floats are within 2 units in the last place.
  */
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -82,3 +83,7 @@ INLINE float tanh_float(float x) {
 #define dt_log(x) _Generic((x), float: log_float, default: log)(x)
 #define dt_tanh(x) _Generic((x), float: tanh_float, default: tanh)(x)
 #define dt_sqrt(x) _Generic((x), float: sqrtf, default: sqrt)(x)
+
+/* x of type T, or the smallest normal number where it is less; a NaN stays one. */
+#define dt_above_zero(T, x) ((T)(x) < dt_tiny(T) ? dt_tiny(T) : (T)(x))
+#define dt_tiny(T) (sizeof(T) == sizeof(float) ? (T)FLT_MIN : (T)DBL_MIN)

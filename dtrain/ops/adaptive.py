@@ -25,6 +25,7 @@ class ApplyAdagrad(_Update):
 
     count: int
     slots = 1
+    c = "s0 = s0 + g * g; const {T} root = dt_sqrt(s0); p = p - g / dt_above_zero({T}, root) * rate;"
 
     def update(
         self, xp: Any, variable: Array, gradient: Array, accum: Array, rate: Array, work: Array
@@ -51,6 +52,16 @@ class ApplyAdadelta(_Update):
     epsilon: float
     slots = 2
     scratches = 2
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"const {{T}} epsilon = dt_above_zero({{T}}, {self.epsilon});"
+            f"s0 = s0 * ({{T}}){self.rho} + g * g * ({{T}}){1 - self.rho};"
+            "const {T} step = dt_sqrt(s1 + epsilon) / dt_sqrt(s0 + epsilon) * g;"
+            f"s1 = s1 * ({{T}}){self.rho} + step * step * ({{T}}){1 - self.rho};"
+            "p = p - step * rate;"
+        )
 
     def update(
         self,
@@ -95,6 +106,14 @@ def _rms_step(
     xp.subtract(variable, moment, variable)
 
 
+def _rms_step_c(op: Any) -> str:
+    """_rms_step for one entry, the moment being s1."""
+    return (
+        f"s1 = s1 * ({{T}}){op.momentum} + g / dt_sqrt(work + dt_above_zero({{T}}, {op.epsilon})) * rate;"
+        "p = p - s1;"
+    )
+
+
 @register
 class ApplyRMSProp(_Update):
     """RMSProp (Tieleman & Hinton, Coursera lecture 6.5, 2012), with momentum on the scaled gradient.
@@ -108,6 +127,13 @@ class ApplyRMSProp(_Update):
     momentum: float
     epsilon: float
     slots = 2
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"s0 = s0 * ({{T}}){self.decay} + g * g * ({{T}}){1 - self.decay}; const {{T}} work = s0;"
+            f"{_rms_step_c(self)}"
+        )
 
     def update(
         self,
@@ -136,6 +162,15 @@ class ApplyCenteredRMSProp(_Update):
     momentum: float
     epsilon: float
     slots = 3
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"s0 = s0 * ({{T}}){self.decay} + g * g * ({{T}}){1 - self.decay};"
+            f"s2 = s2 * ({{T}}){self.decay} + g * ({{T}}){1 - self.decay};"
+            "const {T} variance = s0 - s2 * s2, work = variance < 0 ? 0 : variance;"
+            f"{_rms_step_c(self)}"
+        )
 
     def update(
         self,
@@ -174,6 +209,15 @@ class ApplyAdaMax(_Update):
     epsilon: float
     slots = 2
 
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"s0 = s0 * ({{T}}){self.beta1} + g * ({{T}}){1 - self.beta1};"
+            f"const {{T}} size = g < 0 ? -g : g, before = s1 * ({{T}}){self.beta2};"
+            "s1 = before < size || size != size ? size : before;"
+            f"p = p - s0 / (s1 + dt_above_zero({{T}}, {self.epsilon})) * rate;"
+        )
+
     def update(
         self, xp: Any, variable: Array, gradient: Array, m: Array, v: Array, rate: Array, work: Array
     ) -> None:
@@ -202,6 +246,16 @@ class ApplyNadam(_Update):
     epsilon: float
     slots = 2
     scratches = 2
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"const {{T}} part = g * ({{T}}){1 - self.beta1};"
+            f"s0 = s0 * ({{T}}){self.beta1} + part;"
+            f"s1 = s1 * ({{T}}){self.beta2} + g * g * ({{T}}){1 - self.beta2};"
+            f"const {{T}} root = dt_sqrt(s1) + dt_above_zero({{T}}, {self.epsilon});"
+            f"p = p - (part + s0 * ({{T}}){self.beta1}) / root * rate;"
+        )
 
     def update(
         self,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType
@@ -16,14 +19,28 @@ class Table:
     """The place that rows are lent to: an array of any length, of the same rows, may lie there at each run.
 
     name: what messages and fingerprints call it. row: the shape of one row. dtype: of its entries.
-    rows: the array [n, *row] on the session's device, the same on every rank, or None between two loans.
     """
 
-    __slots__ = ("dtype", "name", "row", "rows")
+    __slots__ = ("_rows", "dtype", "lent", "name", "row")
 
     def __init__(self, name: str, row: tuple[int, ...], dtype: DType) -> None:
         self.name, self.row, self.dtype = name, row, dtype
-        self.rows: Any = None
+        #: Of rows on the host, for C: their address, 0 without any, and how many there are.
+        self.lent = np.zeros(2, np.int64)
+        self.rows = None
+
+    @property
+    def rows(self) -> Any:
+        """The array [n, *row] on the session's device, the same on every rank; None between two loans."""
+        return self._rows
+
+    @rows.setter
+    def rows(self, rows: Any) -> None:
+        self._rows = rows
+        self.lent[:] = 0
+        if isinstance(rows, np.ndarray):
+            assert rows.dtype == self.dtype.numpy and rows.shape[1:] == self.row and rows.flags.c_contiguous
+            self.lent[:] = rows.ctypes.data, len(rows)
 
     def __repr__(self) -> str:
         return f"Table({self.name}, {self.row}, {self.dtype.name})"
@@ -63,6 +80,13 @@ class LentRows(Op):
             take(rows, indices, 0, out, **mode)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        table, indices = self.table, ins[0]
+        if not indices.flags.c_contiguous:
+            return None
+        size = math.prod(table.row) * table.dtype.numpy.itemsize
+        return code.call("gather_lent", table.lent, size, indices, indices.itemsize, indices.size, outs[0])
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         return place_rows(placements, node)

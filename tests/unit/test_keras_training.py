@@ -17,8 +17,10 @@ from dtrain.errors import CheckpointError, EnvironmentProblem, GraphError, Usage
 from dtrain.keras import optimizers, regularizers, utils
 from dtrain.keras.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Layer
 from dtrain.keras.models import Sequential, clone_model, load_model, model_from_json
+from dtrain.native import compiler
 from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
+from dtrain.runtime.backend import Backend
 from dtrain.train.batches import epoch_order
 
 Array = np.ndarray
@@ -284,20 +286,49 @@ def test_what_is_trained_on_is_not_kept() -> None:
     assert (len(model.session._plans), len(model.graph.operations)) == (plans, nodes)
 
 
-def test_lent_rows() -> None:
+@pytest.mark.parametrize("kernels", ["numpy", "c"])
+def test_lent_rows(kernels: str) -> None:
+    if kernels == "c" and not compiler.command():
+        pytest.skip("there is no C compiler")
     table = Table("x", (2,), dt.float32)
     indices = dt.placeholder("int32", [None])
     rows = apply(LentRows(table), indices)
     assert rows.shape.as_list() == [None, 2] and rows.dtype == "float32"
-    session = dt.Session(comm=None)
+    session = dt.Session(comm=None, device=Backend(kernels))
     for n in (3, 5):
         table.rows = np.arange(2 * n, dtype=np.float32).reshape(n, 2)
         np.testing.assert_array_equal(session.run(rows, {indices: [n - 1, 0]}), table.rows[[n - 1, 0]])
         with pytest.raises(dt.errors.InvalidArgumentError, match=f"x has {n} rows, and row {n} is read"):
             session.run(rows, {indices: [0, n]})
-    assert len(session._plans) == 1
+    [plan] = session._plans.values()
+    assert [bool(symbol) for symbol in plan.kernel_symbols] == [kernels == "c"]
+    table.rows = None
+    with pytest.raises(AssertionError, match="nothing is lent to Table"):
+        session.run(rows, {indices: [0]})
     with pytest.raises(GraphError, match="not integers"):
         apply(LentRows(table), dt.constant([0.5]))
+
+
+@pytest.mark.skipif(not compiler.command(), reason="there is no C compiler")
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_a_step_is_one_call_of_c_and_ends_where_numpys_does(optimizer: str) -> None:
+    found = []
+    for kernels in ("numpy", "c"):
+        dt.reset_default_graph()
+        dt.set_random_seed(3)
+        model = Sequential([Dense(5, "relu", input_shape=X.shape[1:]), Dense(3, "softmax")])
+        model._session = dt.Session(graph=model.graph, comm=None, device=Backend(kernels))
+        model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
+        model.fit(X, Y, batch_size=11, epochs=4, verbose=0)
+        plans = [p for p in model.session._plans.values() if p.kernels and "LentRows" in _kinds(p)]
+        assert {len(p.calls) == 1 for p in plans} == {kernels == "c"}
+        found.append([*model.get_weights(), model.history.history["loss"]])
+    for ours, right in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-6)
+
+
+def _kinds(plan: Any) -> set[str]:
+    return {type(node.kind).__name__ for node in plan.kernel_nodes}
 
 
 # -- several ranks ---------------------------------------------------------------------------------------

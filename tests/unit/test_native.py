@@ -229,6 +229,39 @@ def test_training_in_c_is_training_in_numpy() -> None:
             np.testing.assert_allclose(ours, right, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_updates_in_c_give_numpys_bits(dtype: str) -> None:
+    """Gradients of both signs and of 0, and an epsilon of 0, where the padding must not become NaN."""
+    gradient = np.array([[0.5, -3.0, 0.0], [1e-3, -0.0, 2e4]], dtype)
+    make = dt.train
+    for optimizer in (
+        lambda: make.AdagradOptimizer(0.1),
+        lambda: make.AdadeltaOptimizer(0.3, rho=0.9, epsilon=1e-6),
+        lambda: make.RMSPropOptimizer(0.1, decay=0.8, momentum=0.7),
+        lambda: make.RMSPropOptimizer(0.1, decay=0.8, epsilon=0.0),
+        lambda: make.RMSPropOptimizer(0.1, momentum=0.3, centered=True),
+        lambda: make.AdaMaxOptimizer(0.1),
+        lambda: make.NadamOptimizer(0.1),
+    ):
+        found = []
+        for kernels in ("numpy", "c"):
+            dt.reset_default_graph()
+            weights = [dt.Variable(np.arange(n, dtype=dtype).reshape(-1, 3)) for n in (6, 9)]
+            pulls = [gradient, np.concatenate([gradient, gradient[:1] * 7])]
+            loss = dt.add_n([dt.reduce_sum(w * g) for w, g in zip(weights, pulls, strict=True)])
+            train = optimizer().minimize(loss)
+            made = session(kernels)
+            made.run(dt.global_variables_initializer())
+            for _ in range(5):
+                made.run(train)
+            updates = zip(plan_of(made).kernel_nodes, plan_of(made).kernel_symbols, strict=True)
+            in_c = [bool(symbol) for node, symbol in updates if node.kind.writes and node.kind.packs]
+            assert in_c and all(used == (kernels == "c") for used in in_c)
+            found.append(made.run(dt.global_variables()))
+        for ours, right in zip(found[1], found[0], strict=True):
+            np.testing.assert_array_equal(ours, right)
+
+
 def test_errors_are_those_of_numpys_kernels_and_lose_nothing() -> None:
     table, at = dt.constant(np.arange(12.0).reshape(4, 3)), dt.placeholder("int32", [None])
     rows = dt.gather(table, at) * 2
