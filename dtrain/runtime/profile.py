@@ -188,12 +188,19 @@ def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, An
             continue
         # of a node in NumPy the last kernel is the op itself; those before it copy its inputs into place
         copies = symbol == "copy" or (not symbol and i + 1 < len(nodes) and nodes[i + 1] is node)
-        if part == MOVING:
-            if copies:
-                part = MEMORY
-            else:
-                tensors = node.inputs if node.type == "AllReduce" else node.outputs
-                about["bytes"] = sum(_nbytes(t, plan.step, comm) for t in tensors)
+        left = plan.summed_by_updates | plan.in_parts
+        if left.intersection(node.outputs):  # an allreduce with one kernel for each of the other sums
+            behind = sum(other is node for other in nodes[i + 1 :])
+            own = [t for t in node.outputs if t not in left]
+            copies = behind >= len(own)
+            moved = [] if copies else [own[-1 - behind]]
+        else:
+            moved = list(node.inputs if node.type == "AllReduce" else node.outputs) if part == MOVING else []
+            moved += plan.summed_by_updates.intersection(node.inputs)
+        if part == MOVING and copies:
+            part = MEMORY
+        elif moved:
+            about["bytes"] = sum(_nbytes(t, plan.step, comm) for t in moved)
         name = f"copy for {node.name}" if copies else node.name
         labels.append((name, part, about, part == MOVING and comm.size > 1 and not symbol))
     return labels
