@@ -95,14 +95,15 @@ class Callback:
         self.model.rank_zero.says(text)
 
     def knows(self, monitor: str) -> None:
-        """Raise UsageError unless logs will have this number."""
+        """Raise UsageError unless logs will have this number. Collective."""
         names = Logs.fromkeys(self.params["metrics"], 0.0)
-        if names.get(monitor) is None:
-            hint = " Give fit validation_data or validation_split." if monitor.startswith("val_") else ""
-            raise UsageError(
-                f"{type(self).__name__}: there is no {monitor!r} to monitor: there are "
-                f"{', '.join(names)}.{hint}"
-            )
+        with self.model.comm.together():
+            if names.get(monitor) is None:
+                hint = " Give fit validation_data or validation_split." if monitor.startswith("val_") else ""
+                raise UsageError(
+                    f"{type(self).__name__}: there is no {monitor!r} to monitor: there are "
+                    f"{', '.join(names)}.{hint}"
+                )
 
 
 class Callbacks:
@@ -110,13 +111,14 @@ class Callbacks:
 
     def __init__(self, model: Sequential, callbacks: Sequence[Callback], params: dict[str, Any]) -> None:
         self._model, self._list = model, list(callbacks)
+        with model.comm.together():
+            for callback in self._list:
+                if not isinstance(callback, Callback):
+                    raise UsageError(
+                        f"fit: {callback!r} is no callback: give objects of dt.keras.callbacks, or of a "
+                        "class of your own that has Callback for its base."
+                    )
         for callback in self._list:
-            if not isinstance(callback, Callback):
-                raise UsageError(
-                    f"fit: {callback!r} is no callback: give objects of dt.keras.callbacks, or of a class of "
-                    "your "
-                    "own that has Callback for its base."
-                )
             callback.set_model(model)
             callback.set_params(params)
         listening = [c for c in self._list if any(_overrides(c, name) for name in _BATCH)]
@@ -214,10 +216,11 @@ class LearningRateScheduler(Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         old = self.model.optimizer.learning_rate
         rate = self.schedule(epoch, old) if _takes_two(self.schedule) else self.schedule(epoch)
-        if not isinstance(rate, int | float | np.number) or not rate >= 0:
-            raise UsageError(
-                f"LearningRateScheduler: the schedule gives {rate!r} for epoch {epoch}: give a number."
-            )
+        with self.model.comm.together():
+            if not isinstance(rate, int | float | np.number) or not rate >= 0:
+                raise UsageError(
+                    f"LearningRateScheduler: the schedule gives {rate!r} for epoch {epoch}: give a number."
+                )
         self.model.optimizer.learning_rate = float(rate)
         if self.verbose:
             self.says(f"Epoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
@@ -386,13 +389,14 @@ class ModelCheckpoint(_Monitor):
         if self.save_best_only:
             super().on_train_begin()
         names = Logs.fromkeys(self.params["metrics"], 0.0)
-        try:
-            self.filepath.format_map(_With(names, epoch=1))
-        except (KeyError, ValueError, IndexError) as error:
-            raise UsageError(
-                f"ModelCheckpoint: {self.filepath!r} cannot be filled in ({error}): there are epoch, "
-                f"{', '.join(names)}."
-            ) from None
+        with self.model.comm.together():
+            try:
+                self.filepath.format_map(_With(names, epoch=1))
+            except (KeyError, ValueError, IndexError) as error:
+                raise UsageError(
+                    f"ModelCheckpoint: {self.filepath!r} cannot be filled in ({error}): there are epoch, "
+                    f"{', '.join(names)}."
+                ) from None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._since += 1

@@ -148,14 +148,16 @@ class Sequential(Stack):
         with self.comm.together():
             _check_fit(batch_size, verbose, validation_split, steps_per_epoch, validation_steps)
             self.check_compiled("fit")
+            validation = None if validation_data is None else _two_or_three(validation_data)
         verbose = 1 if verbose == "auto" else int(verbose)
         given = data.examples(self, "fit", x, y, sample_weight, class_weight)
         tested, trained_on, held_out = given, range(given.count), range(0)
-        if validation_data is not None:
-            tested = data.examples(self, "fit: validation_data", *_two_or_three(validation_data))
+        if validation is not None:
+            tested = data.examples(self, "fit: validation_data", *validation)
             held_out = range(tested.count)
         elif validation_split:
-            split = _split(given.count, validation_split)
+            with self.comm.together():
+                split = _split(given.count, validation_split)
             trained_on, held_out = range(split), range(split, given.count)
         test_order = np.arange(held_out.start, held_out.stop, dtype=np.int32)
         network = self._network("training", given)

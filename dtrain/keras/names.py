@@ -60,7 +60,8 @@ class Names:
         known = {**self.known, **_custom.get()}
         if name in known:
             return known[name]
-        near = difflib.get_close_matches(name, known, 1)
+        words = set(name.split("_"))
+        near = [k for k in known if words < set(k.split("_"))] or difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}."
         raise UsageError(
             f"{name!r} is no {self.kind} that dtrain has; {hint} Your own one is given as an object, and to "

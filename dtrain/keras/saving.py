@@ -178,11 +178,16 @@ def _parse(data: bytes, path: str) -> tuple[dict[str, np.ndarray], dict[str, Any
         header = json.loads(data[8 : 8 + length])["__metadata__"]
         described, digest = json.loads(header["dtrain"]), header["sha256"]
     except (SafetensorError, ValueError, KeyError, TypeError):
-        raise CheckpointError(
+        raise _refused(
             f"{path} is not a model that dt.keras saved, or was cut short: give a file that save() wrote."
         ) from None
     if digest != _digest(arrays):
-        raise CheckpointError(
-            f"{path} is damaged: its values do not have the digest that it says; save it again."
-        )
+        raise _refused(f"{path} is damaged: its values do not have the digest that it says; save it again.")
     return arrays, described
+
+
+def _refused(message: str) -> CheckpointError:
+    """What every rank raises, since all have the same bytes."""
+    error = CheckpointError(message)
+    error.agreed = True
+    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Callable
 from pathlib import Path
@@ -284,10 +285,11 @@ def test_mistakes_are_told_before_the_first_step(
 ) -> None:
     def body(comm: Any) -> str:
         with pytest.raises(UsageError) as caught:
-            fit([callback], comm=comm, **options)
+            fit([copy.copy(callback)], comm=comm, **options)
+        assert caught.value.agreed, "told once, and all ranks end"
         return str(caught.value)
 
-    (message,) = set(on_threads(1, body))
+    (message,) = set(on_threads(2, body))
     for word in words:
         assert word in message
 

@@ -330,6 +330,7 @@ def test_labels_that_do_not_fit(activation: str, loss: str, labels: Any, words: 
     [
         (("adm", "mse"), ["'adm' is no optimizer", "did you mean 'adam'?"]),
         (("adam", "msr"), ["'msr' is no loss", "did you mean 'mse'?"]),
+        (("adam", "sparse_crossentropy"), ["did you mean 'sparse_categorical_crossentropy'?"]),
         (("adam", None), ["loss is missing"]),
         (("adam", "mse", ["acuracy"]), ["'acuracy' is no metric", "did you mean 'accuracy'?"]),
         (("adam", 7), ["7 is no loss"]),

@@ -589,6 +589,7 @@ def test_files_that_do_not_fit(tmp_path: Path, on_threads: Callable[..., list[An
         for name in ("gone", "cut", "text", "flipped"):
             with pytest.raises(CheckpointError) as caught:
                 load_model(tmp_path / name, comm=comm)
+            assert caught.value.agreed, "told once, and all ranks end"
             messages.append(str(caught.value))
         for layers in (wide, more, less):
             with pytest.raises(CheckpointError) as caught:
