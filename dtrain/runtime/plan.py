@@ -110,8 +110,8 @@ class Plan:
             self.kernel_nodes += [node] * len(kernels)
             self.kernel_symbols += [k.symbol if isinstance(k, NativeCall) else "" for k in kernels]
         self._program: Program | None = None  # of all kernels, where all are C
-        #: Gradients that no allreduce sums: their update adds up those of the node's ranks itself; and those of
-        #: which each rank computes its part.
+        #: Gradients that no allreduce sums: those that their update adds up among the ranks of the node, and
+        #: those of which each rank computes its part.
         left = {t: a for t, a in self._arrays.items() if isinstance(a, tuple)}
         self.summed_by_updates = {t for t, a in left.items() if not isinstance(a, Part)}
         self.in_parts = left.keys() - self.summed_by_updates

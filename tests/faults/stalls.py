@@ -64,8 +64,8 @@ def case(python: Path, kind: str, rank: int, phase: str, options: argparse.Names
             and 0 <= ended - at - options.abort < 5
         )
         print(
-            f"stopped rank {rank} in {phase:10} {'named' if named else 'NOT NAMED'} after {warned - at:5.1f} s, "
-            f"all ended after {ended - at:5.1f} s with {code}",
+            f"stopped rank {rank} in {phase:10} {'named' if named else 'NOT NAMED'} "
+            f"after {warned - at:5.1f} s, all ended after {ended - at:5.1f} s with {code}",
             flush=True,
         )
     else:
