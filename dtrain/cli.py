@@ -97,6 +97,19 @@ def make_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="versions, MPI, BLAS, devices: what a bug report needs")
     info.set_defaults(run=run_info)
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="whether this machine or job is ready to train, and how to mend it; under mpirun on all ranks",
+        description="Check what a run depends on: a line each, PASS, WARN (it runs, but slower or less "
+        "safely) or FAIL (it would stop or be wrong), with its fix. `mpirun -n 4 dtrain doctor` checks four "
+        "ranks, and in a job its nodes. Ends with 0 where nothing failed, else with 9.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("--run-dir", metavar="DIR", default="runs", help="where runs will be (default runs)")
+    doctor.add_argument("--dataset", metavar="auto|DIR", default="auto", help="as of train (default auto)")
+    doctor.add_argument("--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)")
+    doctor.set_defaults(run=run_doctor)
+
     bench = commands.add_parser(
         "bench",
         help="what this machine can do, and where a step's time goes; under mpirun on all ranks",
@@ -169,12 +182,23 @@ def run_info(args: argparse.Namespace) -> None:
         print("\n".join(lines()))
 
 
+def run_doctor(args: argparse.Namespace) -> None:
+    from dtrain import doctor
+
+    check_log_format(args.log_format)
+    doctor.run(args.run_dir, args.dataset, args.log_format)
+
+
+def check_log_format(chosen: str) -> None:
+    if chosen not in LOG_FORMATS:
+        raise UsageError(f"--log-format {chosen}: choose one of {', '.join(LOG_FORMATS)}.")
+
+
 def run_bench(args: argparse.Namespace) -> None:
     from dtrain import bench
 
     parts = bench.check(args.parts)
-    if args.log_format not in LOG_FORMATS:
-        raise UsageError(f"--log-format {args.log_format}: choose one of {', '.join(LOG_FORMATS)}.")
+    check_log_format(args.log_format)
     bench.run(parts, args.log_format, communicators.world())
 
 

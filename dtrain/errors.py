@@ -19,6 +19,7 @@ EXIT_CODES = {
     6: "numeric: a NaN or an infinity in the loss or a gradient",
     7: "rank lost: one was killed, or ended before the others",
     8: "stalled: a rank stood still for longer than --stall-abort",
+    9: "checks failed: `dtrain doctor` found what training would fail on",
     10: "diverged: the ranks' copies of a parameter are not the same",
     75: "saved because it was asked to stop; the same command goes on",
     130: "interrupted from the keyboard",
@@ -88,6 +89,12 @@ class SavedAndStopped(DtrainError):
 
     exit_code = 75
     word = "stopped"
+
+
+class ChecksFailed(DtrainError, RuntimeError):
+    """`dtrain doctor` found what training would fail on."""
+
+    exit_code = 9
 
 
 class GraphError(DtrainError, ValueError):

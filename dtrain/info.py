@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import dtrain
 from dtrain import machine
-from dtrain.comm import launcher
+from dtrain.comm import launcher, threads
 from dtrain.comm.threads import usable_cores
+
+#: How the names of variables begin that change what a run does.
+STEERING = ("CUDA_VISIBLE", "DTRAIN_", "FI_PROVIDER", "MPI4PY_", "MPICH_", "NCCL_", "OMPI_MCA_", "OPENBLAS_")
+STEERING += ("PRTE_MCA_", "UCX_")
 
 
 def lines() -> list[str]:
     """One fact a line; nothing here starts MPI."""
     return [
-        f"dtrain      {dtrain.__version__}",
+        f"dtrain      {dtrain.__version__}{' at ' + at if (at := commit()) else ''}",
         f"python      {platform.python_version()} ({sys.executable})",
         f"platform    {platform.platform()}",
         f"processor   {machine.processor()}",
@@ -30,6 +37,7 @@ def lines() -> list[str]:
         f"launcher    {_launcher()}",
         f"gpu         {_gpu()}",
         f"data        {_data()}",
+        f"variables   {_variables()}",
     ]
 
 
@@ -45,6 +53,24 @@ def environment() -> dict[str, str]:
     }
 
 
+def commit() -> str:
+    """The commit of the checkout that dtrain runs from, '-dirty' where files differ; '' where it is none."""
+    git = ["git", "-C", str(Path(dtrain.__file__).parent)]
+    try:
+        # a site-packages folder may lie within somebody else's checkout
+        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+        return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _variables() -> str:
+    """The variables that change what a run does, as they are set."""
+    names = [n for n in sorted(os.environ) if n.startswith(STEERING) or n in (*threads.VARIABLES, "CC")]
+    return " ".join(f"{name}={os.environ[name]}" for name in names) or "none that matter"
+
+
 def _cores() -> str:
     return f"{len(usable_cores())} usable of {os.cpu_count() or 1}"
 
@@ -57,17 +83,41 @@ def _kernels() -> str:
     )
 
 
-def _mpi() -> str:
+def mpi() -> tuple[str, str]:
+    """mpi4py's version and the MPI library it runs on; or '' and why it cannot be used."""
     try:
         import mpi4py
 
         mpi4py.rc.initialize = False
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        return f"not usable ({error}); one process works without, several need pip install 'dtrain[mpi]'"
+        return "", str(error)
     from dtrain.comm.mpi import library_name
 
-    return f"{mpi4py.__version__}, {library_name(MPI.Get_library_version())}"
+    return mpi4py.__version__, library_name(MPI.Get_library_version())
+
+
+def _mpi() -> str:
+    version, said = mpi()
+    if not version:
+        return f"not usable ({said}); one process works without, several need pip install 'dtrain[mpi]'"
+    return f"{version}, {said}"
+
+
+def gpu_aware() -> bool | None:
+    """Whether MPI takes memory of NVIDIA GPUs; None where it is not initialised, or does not say."""
+    from dtrain import comm
+
+    joined = comm.joined()
+    if joined is None or not joined.library:
+        return None
+    try:
+        with open("/proc/self/maps") as maps:
+            names = {line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line}
+        asked = (getattr(ctypes.CDLL(name), "MPIX_Query_cuda_support", None) for name in names)
+        return next((bool(ask()) for ask in asked if ask), None)
+    except OSError:  # not Linux
+        return None
 
 
 def _launcher() -> str:
@@ -75,17 +125,45 @@ def _launcher() -> str:
     return f"{started.name}, {launcher.size()} ranks" if started else "none"
 
 
-def _gpu() -> str:
+def gpu() -> dict[str, Any]:
+    """The GPUs that this process sees, and what it could use them with.
+
+    cupy, nccl: versions, '' without. names, buses: of each GPU, in CuPy's order. problem: why there is none.
+    present: how many GPUs this machine's driver has, with or without CuPy.
+    """
+    try:
+        present = len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        present = 0
+    facts: dict[str, Any] = {"cupy": "", "nccl": "", "names": [], "buses": [], "present": present}
     try:
         import cupy
     except ImportError:
-        return "CuPy is not installed (pip install 'dtrain[gpu]')"
+        return facts | {"problem": "CuPy is not installed (pip install 'dtrain[gpu]')"}
+    facts["cupy"] = cupy.__version__
     try:
         runtime: Any = cupy.cuda.runtime
-        names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount())]
-        return f"CuPy {cupy.__version__}, CUDA driver {runtime.driverGetVersion()}: {', '.join(names)}"
-    except Exception as error:
-        return f"CuPy {cupy.__version__}, but no GPU: {error}"
+        for i in range(runtime.getDeviceCount()):
+            facts["names"].append(runtime.getDeviceProperties(i)["name"].decode())
+            facts["buses"].append(runtime.deviceGetPCIBusId(i))
+        facts["driver"] = str(runtime.driverGetVersion())
+    except Exception as error:  # libraries missing, no driver, no GPU
+        return facts | {"problem": f"CuPy {cupy.__version__}, but no GPU: {error}"}
+    try:
+        from cupy.cuda import nccl
+
+        facts["nccl"] = str(nccl.get_version())
+    except Exception:
+        pass
+    return facts | {"problem": ""}
+
+
+def _gpu() -> str:
+    facts = gpu()
+    if facts["problem"]:
+        return str(facts["problem"])
+    nccl = f", NCCL {facts['nccl']}" if facts["nccl"] else ""
+    return f"CuPy {facts['cupy']}, CUDA driver {facts['driver']}{nccl}: {', '.join(facts['names'])}"
 
 
 def _data() -> str:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 import platform
-import subprocess
 from datetime import datetime
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import dtrain
-from dtrain import machine
+from dtrain import info, machine
 from dtrain.comm.base import Communicator
 from dtrain.comm.threads import usable_cores
 from dtrain.errors import UsageError
@@ -62,7 +60,7 @@ def header(comm: Communicator) -> dict[str, Any]:
     nodes = len(set(comm.hosts))
     return {
         "dtrain": dtrain.__version__,
-        "commit": _commit() if comm.rank == 0 else "",
+        "commit": info.commit() if comm.rank == 0 else "",
         "date": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "processor": machine.processor(),
         "cores": len(usable_cores()),
@@ -76,18 +74,6 @@ def header(comm: Communicator) -> dict[str, Any]:
         "numpy": np.__version__,
         "platform": platform.platform(),
     }
-
-
-def _commit() -> str:
-    """The commit of the checkout that dtrain runs from, '-dirty' where files differ; '' where it is none."""
-    git = ["git", "-C", str(Path(dtrain.__file__).parent)]
-    try:
-        # a site-packages folder may lie within somebody else's checkout
-        subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-        return subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -60,10 +60,11 @@ def check_size(started: launcher.Launcher | None, launched: int, size: int, vers
     """Raise EnvironmentProblem when the launcher started more ranks than MPI sees."""
     if launched != size:
         name = started.name if started else "the launcher"
+        kind = "pmi2" if library_family(version) == "MPICH" else "pmix"
         raise EnvironmentProblem(
             f"{name} started {launched} ranks, but MPI sees {size}: {library_name(version)} did not "
             "recognise its launcher. Use the mpirun that belongs to this MPI, or under Slurm `srun "
-            "--mpi=pmix` (`srun --mpi=list` shows what there is)."
+            f"--mpi={kind}` (`srun --mpi=list` shows what there is)."
         )
 
 
@@ -250,6 +251,9 @@ class MPICommunicator(Communicator):
         self.board.state(monitor.FINISHED)
         while any(row[monitor.STATE] == monitor.RUNNING for row in self.board.rows):
             time.sleep(0.001)
+
+    def exchange(self, array: np.ndarray, into: np.ndarray, other: int) -> None:
+        self._comm.Sendrecv(array, other, recvbuf=into, source=other)
 
     def abort(self, exit_code: int) -> None:
         self.board.state(monitor.SPOKEN)

@@ -198,3 +198,12 @@ def one_text_is_agreed_on_and_others_are_told(comm: Communicator) -> None:
 @pytest.mark.parametrize("name", BODIES)
 def test_over_mpi(name: str, comm: Communicator) -> None:
     BODIES[name](comm)
+
+
+def test_two_ranks_exchange_arrays(comm: Communicator) -> None:
+    """The first and the last swap theirs; those between keep their own."""
+    last = comm.size - 1
+    other = {0: last, last: 0}.get(comm.rank, comm.rank)
+    into = np.zeros(1001)
+    comm.exchange(np.full(1001, float(comm.rank)), into, other)
+    assert (into == other).all()
