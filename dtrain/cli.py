@@ -16,6 +16,18 @@ from dtrain.comm import failure, launcher
 from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_run, resolve
 from dtrain.errors import SavedAndStopped, UsageError
 
+#: The parser of `dtrain bench scaling`, which has options of its own.
+SCALING = "bench scaling"
+SCALING_FLAGS = {
+    "to": "the study's folder (default scaling)",
+    "mode": "strong: one global batch; weak: one batch a rank (default strong)",
+    "model": "as of train (default mlp)",
+    "batch_size": "of all ranks, with --mode weak of each (default 100)",
+    "epochs": "of each run (default 5)",
+    "repeats": "runs of each number of ranks, in turn (default 3)",
+    "threads": "BLAS threads a rank (default 1)",
+}
+
 
 class _Parser(argparse.ArgumentParser):
     """argparse, with usage errors raised instead of printed by every rank."""
@@ -123,6 +135,32 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument("--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)")
     bench.set_defaults(run=run_bench)
 
+    scaling = commands.add_parser(
+        SCALING,
+        help="how a training scales with the number of ranks: runs, tables and a page",
+        description="Train on several numbers of ranks in turn, here under mpirun or as a job each, and "
+        "write what comes out into a folder: study.html, .json, .csv and .mllog. Under a launcher, without "
+        "--ranks, it measures the ranks that there are.",
+        epilog="Other options of the training are DTRAIN_* variables, such as DTRAIN_OPTIMIZER=sgd.",
+        allow_abbrev=False,
+    )
+    scaling.add_argument("--ranks", metavar="N,N,...", help="numbers of ranks, such as 1,2,4")
+    for name, text in SCALING_FLAGS.items():
+        scaling.add_argument(flag(name), default=argparse.SUPPRESS, metavar=name.upper(), help=text)
+    scaling.add_argument(
+        "--through",
+        metavar="'KIND OPTION ...'",
+        default="",
+        help="submit a job for each number of ranks by `dtrain cluster`, such as 'slurm --ranks-per-node 4'",
+    )
+    scaling.add_argument(
+        "--collect", action="store_true", help="only collect the runs of --to, such as of jobs"
+    )
+    scaling.add_argument(
+        "--compare", metavar="DIR", nargs="+", help="only write scaling.html, studies side by side"
+    )
+    scaling.set_defaults(run=run_scaling)
+
     data = commands.add_parser("data", help="the data set on this machine")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
     fetch = actions.add_parser("fetch", help="download MNIST and check it")
@@ -202,6 +240,25 @@ def run_bench(args: argparse.Namespace) -> None:
     bench.run(parts, args.log_format, communicators.world())
 
 
+def run_scaling(args: argparse.Namespace) -> None:
+    from dtrain.bench import scaling
+
+    options = scaling.from_flags({name: getattr(args, name) for name in SCALING_FLAGS if name in args})
+    if args.compare or args.collect or args.ranks:
+        if launcher.size() > 1:
+            raise UsageError("`dtrain bench scaling` with --ranks, --collect or --compare starts by itself.")
+        if args.compare:
+            print(scaling.compare(args.compare, Path("scaling.html")))
+        elif args.collect:
+            print(scaling.finish(Path(options.to)))
+        else:
+            print(scaling.run(options, scaling.parse_ranks(args.ranks), args.through))
+    elif launcher.detect() is None:
+        raise UsageError("`dtrain bench scaling` needs numbers of ranks, such as --ranks 1,2,4.")
+    else:
+        scaling.measure(options, communicators.world())
+
+
 def run_fetch(args: argparse.Namespace) -> None:
     from dtrain.train.data import cache_folder
     from dtrain.train.data.fetch import fetch
@@ -222,7 +279,10 @@ def _not_taken(command: str, word: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
     try:
-        args, rest = make_parser().parse_known_args(argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        if words[:2] == SCALING.split():
+            words[:2] = [SCALING]
+        args, rest = make_parser().parse_known_args(words)
         if rest:
             raise UsageError(_not_taken(args.command, rest[0]))
         run: Callable[[argparse.Namespace], None] = args.run

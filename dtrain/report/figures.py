@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dtrain.errors import EnvironmentProblem
@@ -30,8 +30,8 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def figures(runs: Sequence[Run]) -> dict[str, str]:
-    """Title -> SVG text of each curve that the runs have values for.
+def draw(drawings: Mapping[str, Callable[[Any], bool]]) -> dict[str, str]:
+    """Title -> SVG text of each drawing: a function of its axes that says whether it has anything to show.
 
     Raises:
         EnvironmentProblem: matplotlib is missing.
@@ -53,33 +53,51 @@ def figures(runs: Sequence[Run]) -> dict[str, str]:
         "ytick.color": INK,
         "xtick.major.size": 0,
         "ytick.major.size": 0,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.spines.left": False,
         "axes.grid": True,
         "axes.axisbelow": True,
     }
-    epochs: Callable[[Run], list[float]] = lambda run: [float(e["epoch"]) for e in run.epochs]  # noqa: E731
-    drawings: dict[str, Callable[[Any], bool]] = {
-        "Loss by epoch": lambda ax: _curves(ax, runs, epochs, "loss", "epoch"),
-        "Accuracy by epoch": lambda ax: _curves(ax, runs, epochs, "accuracy", "epoch"),
-        "Loss by time": lambda ax: _curves(ax, runs, Run.times, "loss", "seconds of training"),
-        "Accuracy by time": lambda ax: _curves(ax, runs, Run.times, "accuracy", "seconds of training"),
-        "Throughput": lambda ax: _throughput(ax, runs, epochs),
-        "Speed-up": lambda ax: _speed_up(ax, runs),
-    }
     result = {}
     with matplotlib.rc_context(style):
-        for k, (title, draw) in enumerate(drawings.items()):
+        for k, (title, drawing) in enumerate(drawings.items()):
             figure = matplotlib.figure.Figure(figsize=SIZE)
             axes = figure.add_axes((0.12, 0.17, 0.86, 0.78))
-            if draw(axes):
+            if drawing(axes):
                 result[title] = _svg(figure, title, k)
     return result
 
 
-def _colour(i: int) -> str:
+def figures(runs: Sequence[Run]) -> dict[str, str]:
+    """Title -> SVG text of each curve that the runs have values for.
+
+    Raises:
+        EnvironmentProblem: matplotlib is missing.
+    """
+    epochs: Callable[[Run], list[float]] = lambda run: [float(e["epoch"]) for e in run.epochs]  # noqa: E731
+    return draw(
+        {
+            "Loss by epoch": lambda ax: _curves(ax, runs, epochs, "loss", "epoch"),
+            "Accuracy by epoch": lambda ax: _curves(ax, runs, epochs, "accuracy", "epoch"),
+            "Loss by time": lambda ax: _curves(ax, runs, Run.times, "loss", "seconds of training"),
+            "Accuracy by time": lambda ax: _curves(ax, runs, Run.times, "accuracy", "seconds of training"),
+            "Throughput": lambda ax: _throughput(ax, runs, epochs),
+            "Speed-up": lambda ax: _speed_up(ax, runs),
+        }
+    )
+
+
+def colour(i: int) -> str:
+    """That of the i-th run."""
     return f"#fe{i % COLOURS:02x}f2"
+
+
+def part_colour(i: int) -> str:
+    """That of the i-th part of a step."""
+    return f"#fd{i % 10:02x}f2"
 
 
 def _curves(axes: Any, runs: Sequence[Run], xs: Callable[[Run], list[float]], name: str, label: str) -> bool:
@@ -95,7 +113,7 @@ def _curves(axes: Any, runs: Sequence[Run], xs: Callable[[Run], list[float]], na
                 marks = {"marker": "o", "markersize": width + 2} if tests or len(points) == 1 else {}
                 thickness = width if tests else 0.7 * width
                 axes.plot(
-                    *zip(*points, strict=True), ls=line, lw=thickness, c=_colour(i), clip_on=False, **marks
+                    *zip(*points, strict=True), ls=line, lw=thickness, c=colour(i), clip_on=False, **marks
                 )
     _x_axis(axes, label)
     return drawn
@@ -108,7 +126,7 @@ def _throughput(axes: Any, runs: Sequence[Run], xs: Callable[[Run], list[float]]
         points = [(x, y / 1000) for x, y in zip(xs(run), column, strict=True) if y is not None]
         if points:
             drawn = True
-            axes.plot(*zip(*points, strict=True), lw=2, marker="o", c=_colour(i), clip_on=False)
+            axes.plot(*zip(*points, strict=True), lw=2, marker="o", c=colour(i), clip_on=False)
     axes.set_ylim(bottom=0)
     axes.text(0, 1, "1,000 images a second", transform=axes.transAxes, va="bottom", ha="left")
     _x_axis(axes, "epoch")
@@ -125,7 +143,7 @@ def _speed_up(axes: Any, runs: Sequence[Run]) -> bool:
     axes.plot([low, high], [1, high / low], ls=(0, (1, 2)), lw=1.2, c=INK, clip_on=False)
     axes.text(high, high / low, "ideal", va="bottom", ha="right")
     for ranks, gain, i in points:
-        axes.plot([ranks], [gain], marker="o", markersize=9, c=_colour(i), clip_on=False)
+        axes.plot([ranks], [gain], marker="o", markersize=9, c=colour(i), clip_on=False)
     axes.set_xticks(counts)
     axes.set_ylim(0, 1.15 * max(high / low, *(gain for _, gain, _ in points)))
     axes.set_xlabel("ranks")
@@ -179,4 +197,5 @@ def _svg(figure: Any, title: str, k: int) -> str:
     text = re.sub(r"font(-size)?: ([\d.]+px)( [^;\"]*|; font-family: [^;\"]*)", r"font-size: \2", text)
     text = text.replace(INK, "var(--soft)").replace(GRID, "var(--line)")
     text = re.sub(r"#fe([0-9a-f]{2})f2", lambda match: f"var(--run{int(match[1], 16)})", text)
+    text = re.sub(r"#fd([0-9a-f]{2})f2", lambda match: f"var(--part{int(match[1], 16)})", text)
     return re.sub(r"\n\s*", "\n", text).strip()

@@ -67,13 +67,18 @@ def page(runs: Sequence[Run]) -> str:
     ]
     models = _several(run.header.get("model") for run in runs)
     title = f"{_count(len(runs), 'run')}" + (f" of {models}" if models else "")
+    return document(title, _lead(runs), parts)
+
+
+def document(title: str, lead: str, parts: Sequence[str]) -> str:
+    """A page as HTML text: its title as text, what follows as HTML."""
     made = time.strftime("%Y-%m-%d %H:%M")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{_e(title)} · dtrain report</title>\n"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{_e(title)}</h1>\n{_lead(runs)}\n"
+        f"<style>{STYLE}</style></head>\n<body><main>\n<h1>{_e(title)}</h1>\n{lead}\n"
         + "\n".join(part for part in parts if part)
         + f"\n<footer>Made by dtrain {_e(__version__)} on {made}.</footer>\n</main></body></html>\n"
     )

@@ -64,7 +64,11 @@ details { margin-top: 10px; } summary { cursor: pointer; color: var(--soft); fon
   margin: 0 auto 2px; border: 1px solid var(--line); }
 .note { border-left: 3px solid var(--run4); padding: 2px 0 2px 10px; margin: 6px 0; font-size: 13.5px; }
 .warning { border-left-color: var(--run1); font-weight: 600; }
+figure.card { margin: 0; } tbody th.name { white-space: nowrap; padding-right: 20px; }
+figcaption { color: var(--soft); font-size: 12.5px; line-height: 1.4; margin-top: 8px; }
 footer { margin-top: 44px; color: var(--soft); font-size: 13px; }
 @media (max-width: 600px) { main { padding: 18px 12px 40px; } h1 { font-size: 22px; } .card { padding: 12px; }
   body { font-size: 14.5px; } .matrix td { height: 26px; } }
+@media print { main { max-width: none; padding: 0; } .card { break-inside: avoid; } h2 { break-after: avoid; }
+  .grid { grid-template-columns: 1fr 1fr; } .scroll { overflow: visible; } body { font-size: 12px; } }
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import io
 import json
 import re
@@ -31,23 +29,6 @@ from dtrain.train.data import load
 from dtrain.train.trainer import train
 
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="session")
-def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """103 training and 61 test examples of noise in MNIST's format: hard, so that there are mistakes."""
-    folder = tmp_path_factory.mktemp("noise")
-    rng = np.random.default_rng(0)
-    sums = ""
-    for stem, count in (("train", 103), ("t10k", 61)):
-        images, labels = rng.integers(0, 256, (count, 28, 28)), rng.integers(0, 10, count)
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            data = gzip.compress(header + array.astype(np.uint8).tobytes(), 1)
-            (folder / f"{stem}-{kind}-ubyte.gz").write_bytes(data)
-            sums += f"{hashlib.sha256(data).hexdigest()}  {stem}-{kind}-ubyte.gz\n"
-    (folder / "SHA256SUMS").write_text(sums)
-    return folder
 
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
