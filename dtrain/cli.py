@@ -32,6 +32,12 @@ SCALING_FLAGS = {
 class _Parser(argparse.ArgumentParser):
     """argparse, with usage errors raised instead of printed by every rank."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        if words[:2] == SCALING.split():  # two words that are one subcommand
+            words[:2] = [SCALING]
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
@@ -279,10 +285,7 @@ def _not_taken(command: str, word: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
     try:
-        words = list(sys.argv[1:] if argv is None else argv)
-        if words[:2] == SCALING.split():
-            words[:2] = [SCALING]
-        args, rest = make_parser().parse_known_args(words)
+        args, rest = make_parser().parse_known_args(argv)
         if rest:
             raise UsageError(_not_taken(args.command, rest[0]))
         run: Callable[[argparse.Namespace], None] = args.run

@@ -245,6 +245,8 @@ def job(options: Options, ranks: int, through: str) -> list[str]:
             f"--ranks {ranks}: not a multiple of --ranks-per-node {each}, so nodes would differ."
         )
     words[1:1] = ["--nodes", str(ranks // each), "--ranks-per-node", str(each)]
+    if "--name" not in words:
+        words += ["--name", f"scaling-{ranks}"]  # of its job file, too
     return [sys.executable, "-m", "dtrain", "cluster", *words, "--submit", "--", *options.words()]
 
 

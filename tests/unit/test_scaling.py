@@ -283,12 +283,16 @@ def test_a_job_of_each_size() -> None:
     words = job(options, 8, "slurm --ranks-per-node 4 --time 30:00 --account 'x y'")
     assert words[1:4] == ["-m", "dtrain", "cluster"]
     before, after = shlex.join(words[4:]).split(" -- ")
-    assert before == "slurm --nodes 2 --ranks-per-node 4 --time 30:00 --account 'x y' --submit"
+    assert before == (
+        "slurm --nodes 2 --ranks-per-node 4 --time 30:00 --account 'x y' --name scaling-8 --submit"
+    )
     assert after.startswith("bench scaling --to 'a b' --mode weak --model mlp --batch-size 50 --epochs 5")
     assert shlex.join(job(options, 2, "pbs --ranks-per-node 4")[4:]).startswith(
         "pbs --nodes 1 --ranks-per-node 2"
     )
-    assert shlex.join(job(options, 3, "lsf")[4:]).startswith("lsf --nodes 3 --ranks-per-node 1 --submit")
+    assert shlex.join(job(options, 3, "lsf")[4:]).startswith(
+        "lsf --nodes 3 --ranks-per-node 1 --name scaling-3 --submit"
+    )
 
 
 def test_jobs_are_submitted_one_a_size(
@@ -314,8 +318,12 @@ def test_jobs_are_submitted_one_a_size(
     assert main(["bench", "scaling", *argv]) == 0
     assert "2 jobs submitted" in capfd.readouterr().out
     one, two = (tmp_path / "said").read_text().splitlines()
-    assert one.startswith("3 -m dtrain cluster slurm --nodes 1 --ranks-per-node 2 --submit -- bench scaling")
-    assert two.startswith("3 -m dtrain cluster slurm --nodes 2 --ranks-per-node 2 --submit -- bench scaling")
+    assert one.startswith(
+        "3 -m dtrain cluster slurm --nodes 1 --ranks-per-node 2 --name scaling-2 --submit -- bench scaling"
+    )
+    assert two.startswith(
+        "3 -m dtrain cluster slurm --nodes 2 --ranks-per-node 2 --name scaling-4 --submit -- bench scaling"
+    )
 
 
 def test_the_runs_do_not_inherit_our_launcher() -> None:
