@@ -97,11 +97,13 @@ def measure(options: Options, comm: Communicator) -> None:
     from dtrain.train.trainer import train
 
     for _ in range(options.repeats):
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the minute before
         run_dir = _next_run(Path(options.to), comm)
         train(options.train_config(comm.size, run_dir), comm)
         facts = {
             "mode": options.mode,
             "batch_size": options.batch_size,
+            "load": load,
             **machine_facts(comm),
             **allreduce.measure(comm),
         }
@@ -279,7 +281,11 @@ def finish(to: Path) -> str:
         raise EnvironmentProblem(f"the study cannot be written into {to}: {error}.") from None
     page.write([study], to / "study.html")
     return "\n".join(
-        [*table(study), f"{to / 'study.html'}: open it in any browser; beside it {STUDY}, .csv, .mllog"]
+        [
+            *table(study),
+            *filter(None, [study.busy()]),
+            f"{to / 'study.html'}: open it in any browser; beside it {STUDY}, .csv, .mllog",
+        ]
     )
 
 

@@ -63,7 +63,7 @@ CAPTIONS = {
     "A step": "Milliseconds of a step that was profiled kernel by kernel, the mean over its ranks and runs. "
     "Line: its length without any loss.",
     "Where the efficiency goes": "The profiled step as a whole: what it would take without loss, and by how "
-    "much each part is longer than that.",
+    "much each part is longer than that; one that is shorter is not drawn.",
     "Allreduce by size": "Microseconds to sum an array over all ranks as training does it (solid, the number "
     "of ranks beside it), and to exchange as many bytes between two of them (dashed), the network's own "
     "figure.",
@@ -301,6 +301,8 @@ def _lead(studies: Sequence[Study]) -> str:
                 f"{last.ranks / last.cores:g} ranks a core, so no more than {last.cores} can work at once."
             )
         said.append(f"<p>{text}</p>")
+        if busy := study.busy():
+            said.append(f'<p class="note warning">{escape(busy)}</p>')
     return "".join(said)
 
 

@@ -35,7 +35,7 @@ class Size:
     cores: how many there are for all ranks. batch_size: global. speeds: images a second of each run, each the
     median over its epochs. seconds_to_target: of each run, training alone, None where it was not reached.
     parts_ms: of the steps that were profiled. sums: as `dtrain bench allreduce` has them, of the last run.
-    environment: name -> text.
+    load: of rank 0's node in the minute before a run, the most. environment: name -> text.
     """
 
     ranks: int
@@ -49,6 +49,7 @@ class Size:
     parts_ms: dict[str, float] = field(default_factory=dict)
     sums: list[dict[str, Any]] = field(default_factory=list)
     between: str = ""
+    load: float = 0.0
     environment: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -106,6 +107,20 @@ class Study:
     def ideal(self, size: Size) -> float:
         """The step's length where nothing is lost, as a share of that of the fewest ranks."""
         return self.sizes[0].ranks / size.ranks if self.mode == "strong" else 1.0
+
+    def busy(self) -> str:
+        """A sentence where a node had so much other work that the numbers say little, else ''.
+
+        The load before a run is also that of the study's own run before it, which two a core allow for.
+        """
+        size = max(self.sizes, key=lambda size: size.load * size.nodes / max(1, size.cores))
+        cores = size.cores / size.nodes
+        if size.load <= 2 * cores:
+            return ""
+        return (
+            f"The machine was busy with other work (load {size.load:.0f} on {cores:g} cores before a run on "
+            f"{size.ranks} ranks), so its numbers say little: take them again when it is quiet."
+        )
 
     def environment(self) -> dict[str, str]:
         """What the runs had; where sizes differ, each with its number of ranks."""
@@ -183,6 +198,7 @@ def _size(ranks: int, of: Sequence[tuple[Run, dict[str, Any]]]) -> Size:
         parts_ms={part: sum(p[part] for p in profiles) / len(profiles) for part in PARTS} if profiles else {},
         sums=machine.get("sums", []),
         between=str(machine.get("between", "")),
+        load=max(number(machine.get("load")) or 0.0 for _, machine in of),
         environment={str(k): str(v) for k, v in machine.get("environment", {}).items()},
     )
 

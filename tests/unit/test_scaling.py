@@ -86,6 +86,7 @@ def write_run(folder: Path, ranks: int, number: int, speed: float, **changes: An
         "batch_size": changes.get("each", 100),
         "cores": 2,
         "between": "ranks of one node",
+        "load": changes.get("load", 1.5),
         "sums": sums if ranks > 1 else [],
         "environment": {"commit": "abc1234", "BLAS": "<b>fast</b>", "cores of all ranks": str(min(ranks, 2))},
     }
@@ -142,6 +143,15 @@ def test_weak_scaling_grows_the_batch(tmp_path: Path) -> None:
     assert study.efficiency(study.sizes[1]) == pytest.approx(2**-0.5)
     assert sum(study.lost(study.sizes[1]).values()) == pytest.approx(1 - 10 / 8)  # no step may become longer
     assert "Weak scaling of mlp, 1 to 2 ranks" in page([study])
+
+
+def test_a_busy_machine_is_told(folder: Path) -> None:
+    """A node with more work of others than two processes a core."""
+    assert collect(folder).busy() == "" and "was busy" not in page([collect(folder)])
+    write_run(folder, 2, 4, 1000, load=9.0)
+    said = "load 9 on 2 cores before a run on 2 ranks"
+    assert said in collect(folder).busy() and said in page([collect(folder)])
+    assert said in scaling.finish(folder)
 
 
 def test_files_of_a_study(folder: Path) -> None:
