@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from dtrain.graph.graph import Operation, Tensor
@@ -50,7 +50,7 @@ def node_def_of(operation: Operation) -> NodeDef:
     inputs = [_input_name(t) for t in operation.inputs]
     inputs += [f"^{c.name}" for c in operation.control_inputs]
     kind = operation.kind
-    attr = {f.name: getattr(kind, f.name) for f in fields(kind)}
+    attr = dict(vars(kind))
     attr["_output_shapes"] = [t.shape for t in operation.outputs]
     attr["_output_dtypes"] = [t.dtype.name for t in operation.outputs]
     return NodeDef(operation.name, operation.type, inputs, attr)

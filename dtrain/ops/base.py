@@ -9,15 +9,14 @@ A new op is one class here or in a neighbouring file:
         def grad(self, node, dy):
             return [dy * node.outputs[0]]
 
-Its fields (dataclass) are its attributes, compared by value, so equal ops on equal inputs are one node. The
-op tests find it in REGISTRY and check its gradient against finite differences.
+What it declares (`axis: int = 0`) are its attributes, compared by value, so equal ops on equal inputs are one
+node. The op tests find it in REGISTRY and check its gradient against finite differences.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -53,9 +52,12 @@ class Env(Protocol):
         """Whether the variable of this operation has a value before the run."""
 
 
-@dataclass(frozen=True)
 class Op:
-    """A kind of computation. Subclasses say infer and kernel, and grad, place or lower where there is one."""
+    """A kind of computation. Subclasses say infer and kernel, and grad, place or lower where there is one.
+
+    Its attributes are given by position or name, do not change, and compare, hash and print as a frozen
+    dataclass's do, which would take a millisecond to make for each of 90 classes.
+    """
 
     #: Another value each time, or an effect: never merged, folded or dropped for being equal.
     stateful: ClassVar[bool] = False
@@ -77,6 +79,31 @@ class Op:
     takes_strings: ClassVar[bool] = False
     #: Said why, where an op with floating inputs has no gradient.
     no_gradient: ClassVar[str] = ""
+
+    #: Names of the attributes, in order.
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        own = [name for name, type in cls.__annotations__.items() if not str(type).startswith("ClassVar")]
+        cls._fields = tuple(dict.fromkeys([*cls._fields, *own]))
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        given = dict(zip(self._fields, values, strict=False)) | named
+        for name in self._fields:
+            self.__dict__[name] = given.pop(name) if name in given else getattr(type(self), name)
+        assert not given and len(values) <= len(self._fields), f"{type(self).__name__} takes {self._fields}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{type(self).__name__}.{name}: an op does not change")
+
+    def __eq__(self, other: object) -> Any:
+        return self.__dict__ == other.__dict__ if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self.__dict__.values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{k}={v!r}' for k, v in self.__dict__.items())})"
 
     @property
     def writes(self) -> tuple[int, ...]:
@@ -148,9 +175,7 @@ _Kind = TypeVar("_Kind", bound=type[Op])
 
 
 def register(cls: _Kind) -> _Kind:
-    """Class decorator: make the op's fields comparable attributes and enter it in REGISTRY."""
-    if cls.__annotations__:  # one without fields compares by its class already, and imports faster so
-        dataclass(frozen=True)(cls)
+    """Class decorator: enter the op in REGISTRY."""
     assert cls.__name__ not in REGISTRY, f"two ops are called {cls.__name__}"
     REGISTRY[cls.__name__] = cls
     return cls

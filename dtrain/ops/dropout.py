@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ class DropoutMask(Op):
         return (
             None
             if shape == self.noise_shape
-            else apply(replace(self, noise_shape=shape), *inputs, name=node.name)
+            else apply(type(self)(**vars(self) | {"noise_shape": shape}), *inputs, name=node.name)
         )
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:

@@ -8,7 +8,6 @@ value's place; `prune` puts the value in. So no kernel ever meets a size that is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +115,7 @@ def _filled(kind: Op, values: Sequence[np.ndarray]) -> Op:
             return type(attribute)(*parts) if hasattr(attribute, "_fields") else tuple(parts)
         return attribute
 
-    return replace(kind, **{f.name: fill(getattr(kind, f.name)) for f in fields(kind)})
+    return type(kind)(**{name: fill(value) for name, value in vars(kind).items()})
 
 
 def dims_of(shape: Any) -> Dims:
