@@ -1,10 +1,11 @@
-"""Files that are replaced whole, and files that are read without trusting them."""
+"""Files that are replaced whole, files that are read without trusting them, and the user's cache."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,3 +60,19 @@ def read_regular(path: Path, most: int) -> bytes:
     if size > most:
         raise OSError(errno.EFBIG, f"it holds more than {most:,} bytes", str(path))
     return data
+
+
+@cache
+def own_cache(name: str) -> Path | None:
+    """A folder in the user's cache, made where there is none; None where there can be none that
+    this user, and no other, may write to."""
+    from platformdirs import user_cache_path
+
+    path = user_cache_path("dtrain") / name
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except OSError:
+        return None
+    ours = not hasattr(os, "getuid") or (status.st_uid == os.getuid() and not status.st_mode & 0o022)
+    return path if ours and os.access(path, os.W_OK) else None

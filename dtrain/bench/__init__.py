@@ -57,7 +57,7 @@ def run(names: list[str], log_format: str, comm: Communicator) -> None:
 
 def header(comm: Communicator) -> dict[str, Any]:
     """What makes the figures comparable with others; rank 0's node speaks for all."""
-    nodes = len(set(comm.hosts))
+    nodes = comm.nodes
     return {
         "dtrain": dtrain.__version__,
         "commit": info.commit() if comm.rank == 0 else "",

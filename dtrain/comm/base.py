@@ -22,6 +22,7 @@ class Communicator(ABC):
 
     rank, size: this rank and the number of ranks.
     local_rank, local_size: the same among the ranks on this node.
+    node: the ranks of this node, in order; nodes: how many there are. MPI says so, not the host names.
     hosts: the host name of every rank, in rank order.
     library: name and version of the MPI, or '' without one.
     averaging: how gradients are summed, in a word or two for the report.
@@ -33,6 +34,8 @@ class Communicator(ABC):
     size = 1
     local_rank = 0
     local_size = 1
+    node: tuple[int, ...] = (0,)
+    nodes = 1
     hosts: tuple[str, ...] = (socket.gethostname(),)
     library = ""
     averaging = "none"
@@ -147,6 +150,10 @@ class Communicator(ABC):
         length = self.broadcast(np.array([data.size], np.int64), root)
         buffer = data.copy() if self.rank == root else np.empty(int(length[0]), np.uint8)
         return self.broadcast(buffer, root).tobytes().decode()
+
+    def node_text(self, text: str) -> str:
+        """The text of this node's first rank, on all ranks of the node; every rank of the world calls it."""
+        return self.gather_text(text)[self.node[0]]
 
     def gather_text(self, text: str) -> list[str]:
         """Every rank's text, in rank order, on every rank."""

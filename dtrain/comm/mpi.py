@@ -112,6 +112,8 @@ class MPICommunicator(Communicator):
         self._node.Barrier()
         forget_files()
         self.local_rank, self.local_size = self._node.rank, self._node.size
+        groups = self._node.Get_group(), world.Get_group()
+        self.node = tuple(MPI.Group.Translate_ranks(groups[0], None, groups[1]))
         self.library = library_name(version)
         self.hosts = ()
         self.hosts = tuple(self.gather_text(socket.gethostname()))
@@ -123,8 +125,9 @@ class MPICommunicator(Communicator):
         self.averaging = "MPI allreduce"
         self._buckets: list[SharedBucket] = []
         self._blocks: list[SharedMemory] = []
-        sizes = set(self.allgather(np.array([self.local_size])).tolist())
-        if share and self.local_size > 1 and len(sizes) == 1:
+        sizes = self.allgather(np.array([self.local_size])).tolist()
+        self.nodes = round(sum(1 / size for size in sizes))
+        if share and self.local_size > 1 and len(set(sizes)) == 1:
             self._across = world.Split(self.local_rank, world.rank)
             self._meet = Meeting(MPI, self._node, self.clock, self.board)
             several = self.size > self.local_size
@@ -221,6 +224,17 @@ class MPICommunicator(Communicator):
         for bucket in self._buckets:
             bucket.free()
         self._meet.free()
+
+    def node_text(self, text: str) -> str:
+        begun = time.perf_counter()
+        length = np.array([len(text.encode())], np.int64)
+        self._node.Bcast(length)
+        data = np.zeros(int(length[0]), np.uint8)
+        if self.local_rank == 0:
+            data[:] = np.frombuffer(text.encode(), np.uint8)
+        self._node.Bcast(data)
+        self.seconds += time.perf_counter() - begun
+        return data.tobytes().decode()
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:
         self._comm.Allreduce(self._mpi.IN_PLACE, array, op=self._ops[op])

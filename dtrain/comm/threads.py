@@ -53,7 +53,7 @@ def limit(comm: Communicator) -> None:
 
     mine = usable_cores()
     everyone = [set(map(int, text.split())) for text in comm.gather_text(" ".join(map(str, mine)))]
-    ranks = [rank for rank, host in enumerate(comm.hosts) if host == comm.hosts[comm.rank]]
+    ranks = comm.node
     if chosen is None:
         threadpool_limits(share([everyone[rank] for rank in ranks], ranks.index(comm.rank)))
     taken = max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)

@@ -12,13 +12,12 @@ import importlib.util
 import os
 import platform
 import shutil
-import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from dtrain.errors import EnvironmentProblem
+from dtrain.files import own_cache
 
 HERE = Path(__file__).parent
 FLAGS = (
@@ -73,22 +72,12 @@ def _identity() -> str:
 @cache
 def folder() -> Path:
     """The cache, which only this user may write; one for this process alone where there can be none."""
-    from platformdirs import user_cache_path
-
-    path = user_cache_path("dtrain") / "kernels"
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stat = path.stat()
-        ours = not hasattr(os, "getuid") or (stat.st_uid == os.getuid() and not stat.st_mode & 0o022)
-        if ours and os.access(path, os.W_OK):
-            return path
-    except OSError:
-        pass
-    return _private_folder()
+    return own_cache("kernels") or _private_folder()
 
 
 def _private_folder() -> Path:
     import atexit
+    import tempfile
 
     path = tempfile.mkdtemp(prefix="dtrain-kernels-")
     atexit.register(shutil.rmtree, path, ignore_errors=True)
@@ -117,6 +106,9 @@ def library(source: str, rounding: str = EXACT) -> Path:
 
 
 def _compile(source: str, path: Path, rounding: str) -> None:
+    import subprocess  # these two take 10 ms of a start, and a warm one compiles nothing
+    import tempfile
+
     words = command()
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as work:

@@ -168,7 +168,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             averaging=comm.averaging,
             kernels=session.kernels,
             ranks=comm.size,
-            nodes=len(set(comm.hosts)),
+            nodes=comm.nodes,
             devices=comm.gather_text(backend.name),
             dataset=data.name,
             source=data.source,

@@ -26,10 +26,15 @@ class ThreadCommunicator(Communicator):
 
     hosts: tuple[str, ...]
 
-    def __init__(self, rank: int, size: int, barrier: threading.Barrier, board: list[Any]) -> None:
+    def __init__(
+        self, rank: int, size: int, barrier: threading.Barrier, board: list[Any], nodes: int = 1
+    ) -> None:
         super().__init__()
         self.rank, self.size = rank, size
-        self.local_rank, self.local_size = rank, size
+        self.local_size, self.nodes = size // nodes, nodes
+        self.local_rank = rank % self.local_size
+        first = rank - self.local_rank
+        self.node = tuple(range(first, first + self.local_size))
         self.hosts = tuple(f"n{r}" for r in range(size))
         self.calls: list[tuple[Any, ...]] = []
         self._barrier, self._board = barrier, board
@@ -60,20 +65,23 @@ class ThreadCommunicator(Communicator):
         self._barrier.abort()
 
 
-def run_on_threads(size: int, body: Callable[[Communicator], Any]) -> list[Any]:
-    """body(comm) on `size` ranks at once; what each returned, in rank order. Raises what the first raised."""
+def run_on_threads(size: int, body: Callable[[Communicator], Any], nodes: int = 1) -> list[Any]:
+    """body(comm) on `size` ranks at once; what each returned, in rank order. Raises what the first raised.
+
+    The thread of a rank has its number for a name.
+    """
     barrier, board = threading.Barrier(size, timeout=PATIENCE), [None] * size
     results: list[Any] = [None] * size
     errors: dict[int, BaseException] = {}
 
     def rank(r: int) -> None:
         try:
-            results[r] = body(ThreadCommunicator(r, size, barrier, board))
+            results[r] = body(ThreadCommunicator(r, size, barrier, board, nodes))
         except BaseException as error:
             errors[r] = error
             barrier.abort()
 
-    threads = [threading.Thread(target=rank, args=(r,)) for r in range(size)]
+    threads = [threading.Thread(target=rank, args=(r,), name=str(r)) for r in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -85,7 +93,7 @@ def run_on_threads(size: int, body: Callable[[Communicator], Any]) -> list[Any]:
 
 @pytest.fixture(scope="session")
 def on_threads() -> Callable[..., list[Any]]:
-    """on_threads(size, body): body(comm) on that many ranks, which are threads."""
+    """on_threads(size, body, nodes=1): body(comm) on that many ranks, which are threads."""
     return run_on_threads
 
 

@@ -20,7 +20,7 @@ from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import DataError, UsageError
 from dtrain.train import data
-from dtrain.train.data import Dataset, fetch, idx, load
+from dtrain.train.data import Dataset, fetch, idx, load, pool
 
 REAL = os.environ.get("DTRAIN_DATA")
 HERE: dict[str, str] = {}  # an environment without DTRAIN_DATA
@@ -35,6 +35,7 @@ class Thread(Communicator):
         self.rank, self.size, self.local_size = rank, size, size // nodes
         self.local_rank = rank % self.local_size
         self.hosts = tuple(f"n{r // self.local_size}" for r in range(size))
+        self.node = tuple(r for r in range(size) if self.hosts[r] == self.hosts[rank])
         self._slots, self._meet = slots, meet
 
     def _allgather(self, array: np.ndarray) -> np.ndarray:
@@ -159,8 +160,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fetch, "MIRRORS", (dead, dead))
     monkeypatch.setattr(data, "cache_folder", lambda: tmp_path / "cache" / "mnist")
+    monkeypatch.setattr(pool, "root", lambda: made(tmp_path / "pools"))
     monkeypatch.setattr(data, "SYNTHETIC_TRAIN", 3_000)
     monkeypatch.setattr(data, "SYNTHETIC_TEST", 1_000)
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def fill(folder: Path, served: dict[str, bytes], but: str = "") -> Path:

@@ -19,7 +19,7 @@ ALLOWED = {
     "files": set(),
     "graph": {"errors"},
     "comm": {"errors"},
-    "native": {"errors", "graph"},
+    "native": {"errors", "files", "graph"},
     "ops": {"errors", "graph", "native"},
     "autodiff": {"errors", "graph", "ops"},
     "passes": {"errors", "graph", "ops", "native"},

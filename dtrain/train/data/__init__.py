@@ -1,4 +1,4 @@
-"""Data sets: one pool of examples on every rank, the same on all, whatever it was read from.
+"""Data sets: one pool of examples on all ranks, the same whatever it was read from; a node reads it once.
 
 Looked for in this order: the folder that was given, $DTRAIN_DATA, the user's cache, the mirrors. Only `auto`
 goes on from there to generated digits, and says so.
@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from types import ModuleType
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.errors import DataError, DtrainError, UsageError
+from dtrain.errors import DataError, UsageError
 from dtrain.train.data import idx
+from dtrain.train.data.pool import Pool, held
 
 __all__ = ["Dataset", "cache_folder", "load"]
 
 SYNTHETIC_SEED = 0
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,17 @@ def load(dataset: str, comm: Communicator, environ: Mapping[str, str] = os.envir
     """
     if dataset == "synthetic":
         return _generate(comm)
-    folder = _together(comm, lambda: _look(dataset, environ))
+    folder = None
+    with comm.together():
+        if comm.local_rank == 0:
+            folder = _look(dataset, environ)
     if dataset in ("auto", "mnist"):
         refusal = _download_where_absent(folder, comm)
         if refusal and dataset == "mnist":
             comm.agree(DataError(refusal))
         if refusal:
             return _generate(comm, warning=f"training on generated digits, not on MNIST: {refusal}")
-    return _read(folder or cache_folder(), dataset, comm)
+    return _read(Path(comm.node_text(str(folder or cache_folder()))), dataset, comm)
 
 
 def cache_folder() -> Path:
@@ -119,7 +121,12 @@ def _download_where_absent(folder: Path | None, comm: Communicator) -> str:
 
 
 def _read(folder: Path, dataset: str, comm: Communicator) -> Dataset:
-    pool = _together(comm, lambda: idx.read(folder, other=dataset not in ("auto", "mnist")))
+    other = dataset not in ("auto", "mnist")
+    pool = held(
+        comm,
+        lambda: f"{_definition(idx)} {other} {idx.made_of(folder.resolve())}",
+        lambda: idx.read(folder, other),
+    )
     digest = hashlib.sha256(" ".join(pool.content).encode()).hexdigest()
     digests = comm.gather_text(digest)
     strays = [rank for rank in range(comm.size) if digests[rank] != digests[0]]
@@ -143,35 +150,33 @@ def _read(folder: Path, dataset: str, comm: Communicator) -> Dataset:
 
 
 def _generate(comm: Communicator, warning: str | None = None) -> Dataset:
-    """Generated digits: each rank makes its share of the blocks and gets the others'."""
-    from dtrain.train.data.synthetic import BLOCK, generate
+    """Generated digits, made once and kept as if they had been read."""
+    from dtrain.train.data import synthetic
 
-    total = SYNTHETIC_TRAIN + SYNTHETIC_TEST
-    bounds = [rank * (total // BLOCK) // comm.size * BLOCK for rank in (comm.rank, comm.rank + 1)]
-    images, labels = (comm.allgather(part) for part in generate(SYNTHETIC_SEED, range(*bounds)))
-    digest = hashlib.sha256(images.ravel())
-    digest.update(labels)
+    examples = range(SYNTHETIC_TRAIN + SYNTHETIC_TEST)
+
+    def make() -> Pool:
+        images, labels = synthetic.generate(SYNTHETIC_SEED, examples)
+        digest = hashlib.sha256(images.ravel())
+        digest.update(labels)
+        return Pool(images, labels, SYNTHETIC_TRAIN, (digest.hexdigest(),))
+
+    pool = held(comm, lambda: f"{_definition(synthetic)} {SYNTHETIC_SEED} {SYNTHETIC_TRAIN} {examples}", make)
     return Dataset(
         name="synthetic",
-        images=images,
-        labels=labels,
-        train=range(SYNTHETIC_TRAIN),
-        test=range(SYNTHETIC_TRAIN, total),
+        images=pool.images,
+        labels=pool.labels,
+        train=range(pool.train),
+        test=range(pool.train, len(pool.labels)),
         source="generated",
-        digest=digest.hexdigest(),
+        digest=pool.content[0],
         warning=warning,
     )
 
 
-def _together(comm: Communicator, work: Callable[[], Result]) -> Result:
-    """Do work on every rank; where it fails on any, all raise that error."""
-    error = result = None
-    try:
-        result = work()
-    except DtrainError as caught:
-        error = caught
-    comm.agree(error)
-    return result
+def _definition(module: ModuleType) -> str:
+    """A digest of the code that makes a pool: another version of it makes its own."""
+    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
 def _say(text: str) -> None:

@@ -15,7 +15,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dtrain.errors import DataError
+from dtrain.train.data.pool import Pool
 
 SIDE = 28
 CLASSES = 10
@@ -97,19 +97,6 @@ FILES = (
 )
 
 
-@dataclass(frozen=True)
-class Pool:
-    """What the four files hold: images uint8 [n, 28, 28], labels uint8 [n], training examples first.
-
-    train: how many of the n are training examples; content: sha256 (hex) of each file's decompressed bytes.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    train: int
-    content: tuple[str, ...]
-
-
 def find(folder: Path) -> dict[File, Path]:
     """Which of the four files a folder holds, and where.
 
@@ -154,6 +141,19 @@ def read(folder: Path, other: bool = False) -> Pool:
     }
     content = tuple(_read_into(part, file, paths[file], sums) for file, part in parts.items())
     return Pool(images, labels, train, content)
+
+
+def made_of(folder: Path) -> str:
+    """What read() would read, by the names, sizes, times and numbers of the files, in a line.
+
+    Raises DataError as locate does.
+    """
+    paths = [*locate(folder).values(), *([folder / SUMS] if SUMS in _names(folder) else [])]
+    try:
+        found = [(str(path), path.stat()) for path in paths]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}). {FIX}") from error
+    return repr([(path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in found])
 
 
 def is_good(path: Path, file: File) -> bool:
