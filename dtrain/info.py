@@ -7,9 +7,10 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import dtrain
 from dtrain import machine
@@ -29,7 +30,7 @@ def lines() -> list[str]:
         f"platform    {platform.platform()}",
         f"processor   {machine.processor()}",
         f"cores       {_cores()}",
-        f"numpy       {metadata.version('numpy')}",
+        f"numpy       {np.__version__}",
         f"blas        {machine.blas_text()}",
         *(f"WARNING     {warning}" for warning in machine.held_back()),
         f"kernels     {_kernels()}",
@@ -48,7 +49,7 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(),
         "processor": machine.processor(),
         "cores": _cores(),
-        "numpy": metadata.version("numpy"),
+        "numpy": np.__version__,
         "blas": "; ".join([machine.blas_text(), *machine.held_back()]),
     }
 

@@ -6,6 +6,7 @@ as every fetch is.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import time
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 #: costs as much as a quarter of a small step.
 ITERATIONS, POINTS = 20, 500
 #: Points wait to be written together: to the end of the epoch, and in a longer one so many seconds. The
-#: thread that writes them would take a core from the steps.
+#: thread that writes them would take a core from the steps, and no first step waits for TensorBoard's import.
 DELAY = 10.0
 #: Histograms and images are written after so many epochs of a run, evenly spaced, and after the last.
 PICTURES = 10
@@ -61,7 +62,7 @@ def wanted(choice: str, comm: Communicator) -> bool:
         EnvironmentProblem: on, and TensorBoard is not installed.
     """
     problem = ""
-    if choice != "off" and comm.rank == 0:
+    if choice != "off" and comm.rank == 0 and (choice == "on" or not importlib.util.find_spec("tensorboard")):
         try:
             summary_proto.protos()
         except EnvironmentProblem as error:
@@ -84,9 +85,6 @@ class TensorBoard(Observer):
         network: the graph's ends. Gradients are those of its loss, without dropout, over the first
             config.batch_size training examples, so that those of two epochs compare.
         data: its test examples are searched for wrong ones.
-
-    Raises:
-        EnvironmentProblem: on every rank; the folder cannot be written.
     """
 
     def __init__(
@@ -94,40 +92,30 @@ class TensorBoard(Observer):
     ) -> None:
         self._config, self._session, self._network, self._data = config, session, network, data
         self._speaks = session.comm.rank == 0
-        with session.comm.together():
-            self._writer = dt.summary.FileWriter(
-                folder, max_queue=2 * POINTS, flush_secs=DELAY, comm=session.comm
-            )
-            self._writer.add_graph(session.graph)
-        # after the graph is written, which shows the training step's own gradients
+        self._folder = folder
+        self._writer: dt.summary.FileWriter | None = None
         trained = set(session.graph.get_collection(dt.GraphKeys.TRAINABLE_VARIABLES))
         self._parameters = [v for v in network.parameters if v in trained]
-        self._gradients = dt.gradients(network.loss, self._parameters, name="watched_gradients")
+        self._gradients: list[dt.Tensor | None] = []
         self._points: list[tuple[int, float, float, float]] = []
         self._written = time.time()
         self._count, self._loss, self._accuracy = 0, 0.0, 0.0
-        self._begun = False
+        self._begun = 0  # the first step that it saw
 
     # -- events ----------------------------------------------------------------------------------------
     def header(self, **facts: Any) -> None:
         self._per_epoch = facts["iterations_per_epoch"]
         self._window = max(ITERATIONS, -(-self._per_epoch * facts["epochs"] // POINTS))
         self._every = -(-facts["epochs"] // PICTURES)
-        if self._speaks:
-            values = {name: asdict(self._config)[name] for name in OPTIONS}
-            values |= {"dataset": facts["dataset"], "ranks": facts["ranks"]}
-            metrics = {EPOCH_TAGS[name]: name.replace("_", " ") for name in METRICS}
-            self._write(summary_proto.hyperparameters(values, metrics))
+        values = {name: asdict(self._config)[name] for name in OPTIONS}
+        self._values = values | {"dataset": facts["dataset"], "ranks": facts["ranks"]}
 
     def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
         if not self._speaks:
             return
         step = (epoch - 1) * self._per_epoch + iteration
         if not self._begun:
-            self._begun = True
-            if step > 1:  # what a run that is gone on with had written of the steps to come
-                with self._survived():
-                    self._writer.add_event(summary_proto.restart(step))
+            self._begun = step
         self._count += 1
         self._loss += loss
         self._accuracy += accuracy
@@ -144,14 +132,16 @@ class TensorBoard(Observer):
         step = epoch * self._per_epoch
         if self._speaks:
             self._write_points()
+        if self._speaks:
             scalars = {tag: facts[name] for name, tag in EPOCH_TAGS.items()}
             scalars["epoch/learning_rate"] = self._config.lr
             self._write(summary_proto.scalars(scalars), step)
         if epoch % self._every == 0 or epoch == self._config.epochs:
             self._add_histograms(step)
             self._add_wrong_images(step)
-        with self._survived():
-            self._writer.flush()
+        if self._writer is not None:
+            with self._survived():
+                self._writer.flush()
 
     def done(self, **facts: Any) -> None:
         if self._speaks:
@@ -160,13 +150,27 @@ class TensorBoard(Observer):
     def close(self) -> None:
         if self._speaks:
             self._write_points()
-        with self._survived():
-            self._writer.close()
+        if self._writer is not None:
+            with self._survived():
+                self._writer.close()
 
     # -- what they write -------------------------------------------------------------------------------
     def _write(self, summary: Any, step: int | None = None, when: float | None = None) -> None:
         with self._survived():
-            self._writer.add_summary(summary, step, wall_time=when)
+            self._open().add_summary(summary, step, wall_time=when)
+
+    def _open(self) -> dt.summary.FileWriter:
+        """The writer; at the first call the graph and the options are written."""
+        if self._writer is None:
+            self._writer = dt.summary.FileWriter(
+                self._folder, max_queue=2 * POINTS, flush_secs=DELAY, comm=self._session.comm
+            )
+            self._writer.add_graph(self._session.graph)  # which shows the training step's own gradients alone
+            metrics = {EPOCH_TAGS[name]: name.replace("_", " ") for name in METRICS}
+            self._writer.add_summary(summary_proto.hyperparameters(self._values, metrics))
+            if self._begun > 1:  # what a run that is gone on with had written of the steps to come
+                self._writer.add_event(summary_proto.restart(self._begun))
+        return self._writer
 
     @contextmanager
     def _survived(self) -> Iterator[None]:
@@ -179,6 +183,10 @@ class TensorBoard(Observer):
             self._speaks = False
 
     def _write_points(self) -> None:
+        with self._survived():
+            self._open()
+        if not self._speaks:
+            return
         for step, when, loss, accuracy in self._points:
             summary = summary_proto.scalars({"iteration/loss": loss, "iteration/accuracy": accuracy})
             self._write(summary, step, when)
@@ -188,6 +196,8 @@ class TensorBoard(Observer):
     def _add_histograms(self, step: int) -> None:
         network = self._network
         train = self._data.train
+        if not self._gradients:
+            self._gradients = dt.gradients(network.loss, self._parameters, name="watched_gradients")
         order = np.arange(train.start, train.start + min(self._config.batch_size, len(train)), dtype=np.int32)
         shard = next(batches(order, len(order), self._session.comm))
         fetches = [self._parameters, self._gradients]
