@@ -23,6 +23,7 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 DEVICES = ("auto", "cpu", "gpu")
 LOG_FORMATS = ("text", "json")
 KERNELS = ("auto", "c", "numpy")
+AVERAGES = ("auto", "shared", "mpi")
 #: The values of an option whose flags are --NAME (on) and --no-NAME (off).
 SWITCH = ("auto", "on", "off")
 
@@ -68,6 +69,11 @@ class TrainConfig:
     device: str = option("auto", "auto takes a GPU where each rank of the node has one", DEVICES)
     kernels: str = option(
         "auto", "how a CPU's kernels are made: by the C compiler where there is one, or of NumPy's", KERNELS
+    )
+    average: str = option(
+        "auto",
+        "how ranks sum: through the memory of a node and MPI between nodes, or by MPI's allreduce alone",
+        AVERAGES,
     )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     checkpoint_every: int = option(0, "steps between two checkpoints; one is saved after each epoch anyway")

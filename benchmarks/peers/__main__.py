@@ -148,6 +148,8 @@ class Runner:
     def __init__(self, pythons: dict[str, str], mpirun: str | None, folder: Path) -> None:
         self.pythons, self.mpirun, self.folder = pythons, mpirun, folder
         self.environment = {k: v for k, v in os.environ.items() if k not in (*UNSET, *THREADS)}
+        # a warm start has Python's compiled modules
+        self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         kept = ("DTRAIN_DATA", "DTRAIN_MPIRUN")
         self.environment = {
             k: v for k, v in self.environment.items() if not k.startswith("DTRAIN_") or k in kept

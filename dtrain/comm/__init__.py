@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 from dtrain.comm import launcher, threads
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.errors import EnvironmentProblem
+from dtrain.errors import EnvironmentProblem, UsageError
 
 __all__ = ["Communicator", "SingleCommunicator", "joined", "launcher", "world"]
+
+#: How gradients may be summed.
+AVERAGES = ("auto", "shared", "mpi")
 
 _world: Communicator | None = None
 
@@ -17,8 +22,10 @@ def joined() -> Communicator | None:
     return _world
 
 
-def world() -> Communicator:
+def world(average: str = "") -> Communicator:
     """The communicator over all ranks, made at the first call (collective then).
+
+    average: how it sums gradients, auto, shared or mpi (see MPICommunicator); by default $DTRAIN_AVERAGE.
 
     A process that no launcher started is a world of one and needs neither MPI nor mpi4py. The BLAS of each
     rank is kept to its share of the cores.
@@ -41,7 +48,10 @@ def world() -> Communicator:
                 ) from error
             from dtrain.comm import failure
 
-            _world = MPICommunicator()
+            average = average or os.environ.get("DTRAIN_AVERAGE", "auto")
+            if average not in AVERAGES:
+                raise UsageError(f"DTRAIN_AVERAGE={average}: choose one of {', '.join(AVERAGES)}.")
+            _world = MPICommunicator(average)
             failure.install(_world)
         threads.limit(_world)
     return _world

@@ -29,6 +29,12 @@ FAMILIES = {
 }
 
 
+#: Bytes of the sum that tells how to sum, and how often it is measured; 2 ms in all on one machine.
+PROBE, TRIES = 1 << 20, 5
+#: MPI's allreduce is chosen below this part of the time through shared memory: the update is shared, too.
+CLEARLY = 0.5
+
+
 def library_family(version: str) -> str:
     """The launcher family of an MPI library, '' where it is not known."""
     for start, family in FAMILIES.items():
@@ -77,11 +83,15 @@ LOOK = 0.2
 class MPICommunicator(Communicator):
     """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own.
 
-    share: sum buckets through memory that the ranks of a node share, and over MPI between nodes only; if
-        not, or where nodes have different numbers of ranks, by MPI's allreduce.
+    average: how buckets are summed. shared: through memory that the ranks of a node share, and over MPI
+        between nodes only. mpi: by MPI's allreduce. auto: shared on one node; on several whichever is
+        measured to be faster, shared in doubt, so that the next start chooses the same.
+
+    Raises:
+        EnvironmentProblem: the library does not fit its launcher; shared is asked for where it cannot be.
     """
 
-    def __init__(self, share: bool = True) -> None:
+    def __init__(self, average: str = "auto") -> None:
         super().__init__()
         import mpi4py
 
@@ -127,14 +137,48 @@ class MPICommunicator(Communicator):
         self._blocks: list[SharedMemory] = []
         sizes = self.allgather(np.array([self.local_size])).tolist()
         self.nodes = round(sum(1 / size for size in sizes))
-        if share and self.local_size > 1 and len(set(sizes)) == 1:
+        can_share = self.local_size > 1 and len(set(sizes)) == 1
+        if average == "shared" and not can_share:
+            error = EnvironmentProblem(
+                f"--average shared: the nodes have {', '.join(map(str, sorted(set(sizes))))} ranks; it takes "
+                "several on each, and equally many. Start them so, or choose --average mpi."
+            )
+            error.agreed = True
+            raise error
+        self._shares = can_share and average != "mpi"
+        if self._shares:
             self._across = world.Split(self.local_rank, world.rank)
             self._meet = Meeting(MPI, self._node, self.clock, self.board)
             several = self.size > self.local_size
             self.meeting = self._meet
             self.averaging = "shared memory, MPI between nodes" if several else "shared memory"
             atexit.register(self._free)  # before MPI.Finalize, which was registered first
-        self._shares = self.averaging.startswith("shared")
+            if several and average == "auto":
+                self._choose()
+
+    def _choose(self) -> None:
+        """Measure both ways to sum a bucket, once each way in turn, and keep to the faster."""
+        made = self.bucket(PROBE)
+        if made is None:
+            return
+        source, output = (memory.view(np.float32) for memory in made)
+        plain = np.zeros_like(source)
+        ways = self.reducer(source, output), self.reducer(plain, plain)
+        least = np.full(2, np.inf)
+        for _ in range(TRIES):
+            for k, way in enumerate(ways):
+                self.barrier()
+                begun = time.perf_counter()
+                way()
+                least[k] = min(least[k], time.perf_counter() - begun)
+        shared, mpi = (self.allreduce(least, "max") * 1e3).tolist()
+        self._buckets.pop().free()
+        self.seconds = 0.0
+        figures = f"1 MiB in {shared:.2f} ms, by MPI's allreduce {mpi:.2f} ms"
+        if mpi < CLEARLY * shared:
+            self._shares, self.averaging = False, "MPI allreduce"
+            figures = f"1 MiB in {mpi:.2f} ms, through shared memory {shared:.2f} ms"
+        self.averaging += f" ({figures})"
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
         if not self._shares or nbytes == 0 or not self._room(nbytes * (self.local_size + 1)):
@@ -226,14 +270,13 @@ class MPICommunicator(Communicator):
         self._meet.free()
 
     def node_text(self, text: str) -> str:
-        begun = time.perf_counter()
-        length = np.array([len(text.encode())], np.int64)
-        self._node.Bcast(length)
-        data = np.zeros(int(length[0]), np.uint8)
-        if self.local_rank == 0:
-            data[:] = np.frombuffer(text.encode(), np.uint8)
-        self._node.Bcast(data)
-        self.seconds += time.perf_counter() - begun
+        data = np.frombuffer(text.encode(), np.uint8).copy()
+        with self._inside(2):
+            length = np.array([data.size], np.int64)
+            self._node.Bcast(length)
+            if self.local_rank > 0:
+                data = np.empty(int(length[0]), np.uint8)
+            self._node.Bcast(data)
         return data.tobytes().decode()
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mpi
 
 @pytest.mark.parametrize("share", [True, False])
 def test_a_barrier_holds_everyone(share: bool) -> None:
-    comm = MPICommunicator(share)
+    comm = MPICommunicator("shared" if share else "mpi")
     for late in range(comm.size):
         begun = comm.broadcast(np.array([time.perf_counter()]))[0]
         if comm.rank == late:
@@ -44,7 +44,7 @@ def test_clocks_of_one_node_are_left_alone(comm: MPICommunicator) -> None:
 def test_training_is_recorded_and_the_same(share: bool, kernels: str, tmp_path: Path) -> None:
     if kernels == "c" and not compiler.command():
         pytest.skip("there is no C compiler")
-    comm = MPICommunicator(share)
+    comm = MPICommunicator("shared" if share else "mpi")
     folder = Path(comm.broadcast_text(str(tmp_path)))
     rng = np.random.default_rng(0)
     images, labels = rng.standard_normal((30, 19)).astype("f"), rng.integers(0, 5, 30).astype(np.int32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import dtrain as dt
+from dtrain.comm import mpi
 from dtrain.comm.mpi import MPICommunicator
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import shard_bounds
@@ -18,7 +20,7 @@ pytestmark = pytest.mark.mpi
 
 @pytest.fixture(scope="module")
 def plain() -> Iterator[MPICommunicator]:
-    yield MPICommunicator(share=False)
+    yield MPICommunicator("mpi")
 
 
 def terms(size: int, n: int, dtype: str, seed: int) -> np.ndarray:
@@ -43,6 +45,30 @@ def test_sums(comm: MPICommunicator, dtype: str, n: int) -> None:
         reduce()
         np.testing.assert_array_equal(output, all_terms.sum(0))
         np.testing.assert_array_equal(source, all_terms[comm.rank])
+
+
+def test_both_ways_give_the_same_numbers(comm: MPICommunicator, plain: MPICommunicator) -> None:
+    """To the bit where there is one order of adding up, which two ranks have; to rounding otherwise."""
+    source, output = (part.view("float32")[:9_001] for part in comm.bucket(aligned(9_001 * 4)) or ())
+    source[:] = np.random.default_rng(comm.rank).normal(size=9_001)
+    other = source.copy()
+    comm.reducer(source, output)()
+    plain.allreduce(other)
+    if comm.size == 2:
+        np.testing.assert_array_equal(output, other)
+    np.testing.assert_allclose(output, other, rtol=0, atol=comm.size * 1e-6)
+
+
+@pytest.mark.parametrize(("clearly", "chosen"), [(0.0, "shared memory"), (1e9, "MPI allreduce")])
+def test_a_measured_choice_is_shown_and_kept_to(
+    clearly: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mpi, "CLEARLY", clearly)
+    comm = MPICommunicator("shared")
+    comm._choose()  # as on several nodes
+    assert re.fullmatch(rf"{chosen} \(1 MiB in [\d.]+ ms, .*[\d.]+ ms\)", comm.averaging)
+    assert (comm.bucket(64) is not None) == (comm.shared(64) is not None) == (chosen == "shared memory")
+    assert comm.allreduce(np.ones(3))[0] == comm.size
 
 
 def test_part_of_a_bucket(comm: MPICommunicator) -> None:
