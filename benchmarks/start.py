@@ -2,9 +2,9 @@
 
     python benchmarks/start.py [--ranks 1,2,4,8,16] [--rounds 5]
 
-Prints a table: seconds, and the processor's seconds a rank; medians of rounds in which all take turns. A start is
-warm: one of each goes before. Ranks beyond the cores wait for one, so of those the processor's seconds tell how
-the work of a start grows; a rank that waits in MPI polls, which counts as work.
+Prints a table: seconds, and the processor's seconds a rank; medians of rounds in which all take turns. A
+start is warm: one of each goes before. Ranks beyond the cores wait for one, so of those the processor's
+seconds tell how the work of a start grows; a rank that waits in MPI polls, which counts as work.
 """
 
 from __future__ import annotations
