@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,8 @@ def environment() -> dict[str, str]:
 
 def commit() -> str:
     """The commit of the checkout that dtrain runs from, '-dirty' where files differ; '' where it is none."""
+    import subprocess  # a start has no use for it
+
     git = ["git", "-C", str(Path(dtrain.__file__).parent)]
     try:
         # a site-packages folder may lie within somebody else's checkout
