@@ -92,6 +92,12 @@ class TrainConfig:
     tensorboard: str = option(
         "auto", "write event files into the run directory; auto: where TensorBoard is installed", SWITCH
     )
+    check_numerics: str = option(
+        "on",
+        "stop at a NaN or an infinity before it is in the parameters, and say which op made it",
+        ("on", "off"),
+    )
+    check_every: int = option(100, "steps between two comparisons of the ranks' parameters; 0 for none")
     stall_warn: float = option(10.0, "seconds after which a rank that others wait for is named; 0: never")
     stall_abort: float = option(60.0, "seconds after which it ends the run; 0: never")
     profile: str = option(
@@ -111,7 +117,14 @@ class TrainConfig:
                 hint = f" (did you mean {near[0]}?)" if near else ""
                 own = ", or FILE.py:function" if f.name == "model" else ""
                 raise UsageError(f"{flag(f.name)} {value}: choose one of {', '.join(choices)}{own}{hint}.")
-        least_values = {"epochs": 1, "batch_size": 1, "checkpoint_every": 0, "keep": 1, "log_every": 1}
+        least_values = {
+            "epochs": 1,
+            "batch_size": 1,
+            "checkpoint_every": 0,
+            "keep": 1,
+            "log_every": 1,
+            "check_every": 0,
+        }
         for name, least in least_values.items():
             if getattr(self, name) < least:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from {least} up.")

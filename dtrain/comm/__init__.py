@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+from pathlib import Path
 
 from dtrain.comm import launcher, threads
 from dtrain.comm.base import Communicator
@@ -20,6 +23,19 @@ _world: Communicator | None = None
 def joined() -> Communicator | None:
     """The communicator of this process if world() has made it, without making it."""
     return _world
+
+
+def software() -> dict[str, str]:
+    """What has to be the same on all ranks, whose results would differ: versions, and dtrain's own source."""
+    import mpi4py
+    import numpy
+
+    folder = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for file in sorted([*folder.rglob("*.py"), *folder.rglob("*.[ch]")]):
+        digest.update(file.read_bytes())
+    found = {"dtrain": f"source {digest.hexdigest()[:12]}", "Python": platform.python_version()}
+    return found | {package.__name__: package.__version__ for package in (numpy, mpi4py)}
 
 
 def world(average: str = "") -> Communicator:
@@ -53,5 +69,6 @@ def world(average: str = "") -> Communicator:
                 raise UsageError(f"DTRAIN_AVERAGE={average}: choose one of {', '.join(AVERAGES)}.")
             _world = MPICommunicator(average)
             failure.install(_world)
+            _world.agree_on_items("the version of", software() | {"MPI": _world.library})
         threads.limit(_world)
     return _world

@@ -6,15 +6,19 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from dtrain import errors
 from dtrain.comm.board import Board
 from dtrain.errors import DtrainError, RemoteError
+
+#: Ranks that differ from rank 0 that a message names, at most.
+MOST_TOLD = 4
 
 
 class Communicator(ABC):
@@ -189,17 +193,30 @@ class Communicator(ABC):
         self.agree(error)
 
     def agree_on(self, what: str, value: str) -> None:
-        """Raise on every rank unless all hold the same short text, naming the first rank that differs."""
+        """Raise on every rank unless all hold the same short text, naming those that differ from rank 0."""
         values = self.gather_text(value)
-        for rank, other in enumerate(values):
-            if other != values[0]:
-                error = errors.EnvironmentProblem(
-                    f"the ranks do not agree on {what}: rank 0 on {self.hosts[0]} has {values[0]}, "
-                    f"rank {rank} on {self.hosts[rank]} has {other}. Start the same program, the same "
-                    "version of dtrain and the same options on every rank."
-                )
-                error.agreed = True
-                raise error
+        strays = [rank for rank, other in enumerate(values) if other != values[0]]
+        if strays:
+            told = [f"{self.name(rank)} has {values[rank]}" for rank in (0, *strays[:MOST_TOLD])]
+            more = f" (and {len(strays) - MOST_TOLD} more ranks differ)" if len(strays) > MOST_TOLD else ""
+            error = errors.EnvironmentProblem(
+                f"the ranks do not agree on {what}: {', '.join(told)}{more}. Start the same program, the "
+                "same version of dtrain and the same options on every rank."
+            )
+            error.agreed = True
+            raise error
+
+    def agree_on_items(self, what: str, items: Mapping[str, Any]) -> None:
+        """agree_on for several values at once: one message, and the first that differs is named."""
+        texts = [str(value) for value in items.values()]
+        digests = self.allgather(np.array([[crc32(text.encode()) for text in texts]], np.int64))
+        for name, text, column in zip(items, texts, digests.T, strict=True):
+            if (column != column[0]).any():
+                self.agree_on(f"{what} {name}", text or "nothing")
+
+    def name(self, rank: int) -> str:
+        """A rank for messages: 'rank 1 on n2'."""
+        return f"rank {rank} on {self.hosts[rank]}"
 
     def describe(self) -> str:
         """One phrase for messages: 'rank 1 of 4 on n2, pid 4711'."""

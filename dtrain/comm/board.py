@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.comm import monitor
+from dtrain.comm import launcher, monitor
 
 #: Bytes of names of kernels that a node's ranks put on the board, at most; later plans stay without.
 MOST_NAMES = 4 << 20
@@ -118,8 +118,10 @@ def stall_limits() -> tuple[float, float]:
     return seconds("DTRAIN_STALL_WARN", 10.0), seconds("DTRAIN_STALL_ABORT", 60.0)
 
 
-def open_board() -> int:
+def open_board(started: launcher.Launcher | None) -> int:
     """Make a board's file and start a monitor for it, before the ranks meet; returns the file, -1 for none.
+
+    started: what says which local rank a process is.
 
     Where the system has no files without names (memfd) or no pidfd there is no monitor: errors still end all
     ranks, but a killed or stopped one is left to the launcher.
@@ -129,8 +131,10 @@ def open_board() -> int:
     try:
         file = os.memfd_create("dtrain-board")
         os.ftruncate(file, monitor.NBYTES)
+        command = [sys.executable, "-ISs", monitor.__file__, file, os.getpid()]
+        command += [started.local_rank or "-", launcher.local_size()] if started else ["-", 0]
         subprocess.Popen(
-            [sys.executable, "-ISs", monitor.__file__, str(file), str(os.getpid())],
+            [*map(str, command)],
             pass_fds=[file],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ where it is. It ends when they do.
 
 What it sees it says on stderr, once; then it writes a verdict, an exit code, on the board. A thread of each
 rank reads that and aborts the job; who is left seconds later is killed. Only the standard library is
-imported, so that it starts in milliseconds: `python -ISs monitor.py FD PID`.
+imported, so that it starts in milliseconds: `python -ISs monitor.py FD PID VARIABLE RANKS`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ KINDS = ("", "allreduce", "broadcast", "allgather", "barrier")
 LOST, STALLED = 7, 8
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
 LOOK, GRACE = 0.5, 3.0
+#: Seconds for which a rank has to be missing at the start: a launcher starts one after the other.
+PATIENCE = 1.5
 #: Seconds by which a node that waits for another lets that one name its own rank first.
 OTHERS_FIRST = 2.0
 #: How much slower time runs for a rank that uses its processor: it may be slow, and is not stopped.
@@ -120,14 +122,34 @@ class Monitor:
         return Row(*words, text_at(self.memory, start + DOING[0], start + DOING[1]))
 
     # -- its life ----------------------------------------------------------------------------------------
-    def wait_for_ranks(self, parent: int) -> bool:
-        """Whether the ranks have met, and are its to watch; parent: the rank that has started it."""
+    def wait_for_ranks(self, parent: int, variable: str, size: int) -> bool:
+        """Whether the ranks have met, and are its to watch; parent: the rank that has started it.
+
+        MPI_Init waits for ever for a rank that has ended before it, which with 0 looks well to its
+        launcher. So its processes on this node are counted, by the variable that numbers them.
+        """
         try:
             own = os.pidfd_open(parent)
         except OSError:
             return False
+        missed, mine = 0.0, 0
         while not self.words[ROWS]:
-            if select.select([own], [], [], 0.1)[0]:
+            if select.select([own], [], [], LOOK / 4)[0]:
+                return False
+            present = _present(parent, variable) if size > 1 else {}
+            missing = sorted(set(range(size)) - set(present)) if present else []
+            missed = missed + LOOK / 4 if missing else 0.0
+            mine = min(present, default=0)  # the first of those that are there speaks
+            if missed >= PATIENCE and present[mine] == parent and not self.words[ROWS]:
+                self.say(
+                    f"error: local rank {missing[0]} of the {size} on {os.uname().nodename} has ended before "
+                    "it joined the others, which would wait for it for ever. Every rank has to run the same "
+                    "program."
+                )
+                time.sleep(0.2)
+                os.kill(
+                    parent, signal.SIGTERM
+                )  # in MPI_Init it hears nothing else; its launcher ends the rest
                 return False
         os.close(own)
         return self.words[ROWS] > 0
@@ -273,6 +295,22 @@ class Monitor:
             self.say(f"WARNING: {text}")
 
 
+def _present(rank: int, variable: str) -> dict[int, int]:
+    """Local ranks, and their pids, of the processes that the launcher of this rank has started beside it."""
+    parent, start, found = (_stat(rank) or ["", ""])[1], f"{variable}=".encode(), {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        state, other = (_stat(int(name)) or ["X", ""])[:2]
+        if other != parent or state in "ZX":
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                values = [v[len(start) :] for v in file.read().split(b"\0") if v.startswith(start)]
+        except OSError:
+            continue
+        found.update((int(v), int(name)) for v in values if v.isdigit())
+    return found
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on."""
     try:
@@ -313,5 +351,5 @@ if __name__ == "__main__":
             number, signal.SIG_IGN
         )  # a scheduler sends them to all processes; it ends with the ranks
     own = Monitor(int(sys.argv[1]))
-    if own.wait_for_ranks(int(sys.argv[2])):
+    if own.wait_for_ranks(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])):
         own.watch()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.comm import launcher, monitor, roll_call
+from dtrain.comm import launcher, monitor
 from dtrain.comm.base import Communicator
 from dtrain.comm.board import Board, join_board, open_board
 from dtrain.comm.shared import Meeting, SharedBucket, SharedMemory, forget_files, padded, part, room
@@ -106,9 +106,9 @@ class MPICommunicator(Communicator):
         os.environ.setdefault("OMPI_MCA_osc", "^ucx")
         file = -1
         if not MPI.Is_initialized():
-            file = open_board() if launcher.local_rank() == 0 else -1
-            with roll_call.until_all_are_here():
-                MPI.Init_thread()
+            # two of a node, so that there is a monitor whichever rank ends before all have met
+            file = open_board(started) if launcher.local_rank() < 2 else -1
+            MPI.Init_thread()
             atexit.register(MPI.Finalize)
         world = MPI.COMM_WORLD
         check_size(started, launcher.size(), world.size, version)

@@ -13,20 +13,28 @@ def fingerprint(operations: Iterable[Operation]) -> str:
 
     Of a constant that counts on rank 0 only, such as weights drawn by NumPy, the value is left out.
     """
+    digest = hashlib.sha256()
+    for line in lines(operations):
+        digest.update(line.encode())
+    return digest.hexdigest()[:16]
+
+
+def lines(operations: Iterable[Operation]) -> list[str]:
+    """What a fingerprint is made of, a line a node."""
     operations = list(operations)
     counts = _count_everywhere(operations)
-    digest = hashlib.sha256()
-    for node in operations:
-        own = bool(node.inputs) or node in counts
-        line = (
-            node.name,
-            repr(node.kind) if own else node.type,
-            [t.name for t in node.inputs],
-            [c.name for c in node.control_inputs],
-            [str(t.spec) for t in node.outputs],
+    return [
+        repr(
+            (
+                node.name,
+                repr(node.kind) if node.inputs or node in counts else node.type,
+                [t.name for t in node.inputs],
+                [c.name for c in node.control_inputs],
+                [str(t.spec) for t in node.outputs],
+            )
         )
-        digest.update(repr(line).encode())
-    return digest.hexdigest()[:16]
+        for node in operations
+    ]
 
 
 def _count_everywhere(operations: list[Operation]) -> set[Operation]:

@@ -14,7 +14,7 @@ from dtrain.native import compiler
 from dtrain.native.loops import Loop, Untranslatable
 
 #: What a kernel answers besides 0; the same as in kernels.h.
-OK, BAD_VALUE, WAITING = 0, 1, 2
+OK, BAD_VALUE, WAITING, NOT_FINITE = 0, 1, 2, 3
 
 
 #: Rows, or depth, up to which product.c beats a BLAS on dense operands too.

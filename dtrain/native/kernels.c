@@ -228,6 +228,40 @@ int argmax_rows(const word *w) {
 SUM(sum_float, float)
 SUM(sum_double, double)
 
+/* number of arrays, their addresses, their sizes, limit, out, bytes of out, whether out holds a verdict already:
+ * 1 where an entry is NaN or beyond the limit, else 0.
+ * Without its sign a number's bits are an integer that grows with it, and a NaN's are above all. From the last piece
+ * to the first: what was written last is still in the cache, and what the update reads first then is. */
+#define HAS_BAD(NAME, REAL, BITS)                                                                               \
+    int NAME(const word *w) {                                                                                   \
+        const REAL most = (REAL)w[3].d;                                                                         \
+        const int64_t piece = 4096;                                                                             \
+        BITS limit, top = 0;                                                                                    \
+        memcpy(&limit, &most, sizeof limit);                                                                    \
+        for (int64_t k = w[0].i - 1; k >= 0; k--) {                                                             \
+            const BITS *x = ((BITS *const *)w[1].p)[k];                                                         \
+            for (int64_t end = ((const int64_t *)w[2].p)[k]; end > 0; end -= piece) {                           \
+                BITS high = 0;                                                                                  \
+                _Pragma("omp simd reduction(max : high)")                                                       \
+                for (int64_t i = end > piece ? end - piece : 0; i < end; i++) {                                 \
+                    const BITS size = x[i] & (BITS)-1 >> 1;                                                     \
+                    high = size > high ? size : high;                                                           \
+                }                                                                                               \
+                top = high > top ? high : top;                                                                  \
+            }                                                                                                   \
+        }                                                                                                       \
+        if (w[6].i && top <= limit) return OK;                                                                  \
+        if (w[5].i == 4) *(float *)w[4].p = top > limit;                                                        \
+        else *(double *)w[4].p = top > limit;                                                                   \
+        return OK;                                                                                              \
+    }
+HAS_BAD(has_bad_float, float, uint32_t)
+HAS_BAD(has_bad_double, double, uint64_t)
+
+/* a verdict, 0 where all is well */
+int stop_if_bad_float(const word *w) { return *(const float *)w[0].p == 0 ? OK : NOT_FINITE; }
+int stop_if_bad_double(const word *w) { return *(const double *)w[0].p == 0 ? OK : NOT_FINITE; }
+
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -9,6 +9,7 @@ import numpy as np
 
 from dtrain.graph.graph import Spec
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.evaluate import evaluate
 from dtrain.ops.math import Add, Mul
 from dtrain.ops.nn import Relu
 from dtrain.ops.reduce import Sum
@@ -28,12 +29,14 @@ class Instruction(NamedTuple):
 class Fused(Op):
     """A body of elementwise instructions over one shape, and of sums over axes of it.
 
-    inputs: how many there are; results: the numbers of the values that are outputs.
+    inputs: how many there are; results: the numbers of the values that are outputs; names: of the ops that
+    the instructions come from, for messages.
     """
 
     inputs: int
     body: tuple[Instruction, ...]
     results: tuple[int, ...]
+    names: tuple[str, ...] = ()
     no_gradient = "it is made after gradients are"
 
     @property
@@ -95,6 +98,17 @@ class Fused(Op):
             kernels.append(op.bind(env, read, [target]))
             values.append(target)
         return kernels + copies
+
+    def first_bad(self, ins: Sequence[np.ndarray]) -> str:
+        """Type and name of the first instruction that makes a NaN or an infinity of ins, or else of all."""
+        values = list(ins)
+        for (op, args), name in zip(self.body, self.names, strict=True):
+            (made,) = evaluate(op, [values[a] for a in args])
+            if made.dtype.kind == "f" and not np.isfinite(made).all():
+                return f"{type(op).__name__} '{name}'"
+            values.append(made)
+        pairs = zip(self.body, self.names, strict=True)
+        return "one of " + ", ".join(f"{type(op).__name__} '{name}'" for (op, _), name in pairs)
 
     def _still_read(self, xp: Any, i: int, ins: Sequence[Array], out: Array) -> bool:
         """Whether instruction i may not write over an input's memory, which it or a later one reads."""

@@ -7,12 +7,23 @@ from dataclasses import replace
 
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.passes.fuse import fuse
+from dtrain.passes.guard import guard
 from dtrain.passes.local import cse, fold, lower, simplify, snapshot
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import FeedSpec, prune
 from dtrain.passes.step import Step
 
-PIPELINE: tuple[Callable[[Step], Step], ...] = (lower, fold, simplify, cse, place, bucket, snapshot, fuse)
+PIPELINE: tuple[Callable[[Step], Step], ...] = (
+    lower,
+    fold,
+    simplify,
+    cse,
+    place,
+    guard,
+    bucket,
+    snapshot,
+    fuse,
+)
 
 
 def compile_step(
@@ -21,12 +32,13 @@ def compile_step(
     feeds: Sequence[FeedSpec],
     ranks: int,
     native: bool | None = None,
+    checked: bool = False,
 ) -> Step:
     """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
 
-    native: what Step.native says of kernels in C.
+    native, checked: what Step's fields of these names say.
     """
-    step = replace(prune(fetches, targets, feeds, ranks), native=native)
+    step = replace(prune(fetches, targets, feeds, ranks), native=native, checked=checked)
     for run_pass in PIPELINE:
         step = run_pass(step)
     return step

@@ -139,4 +139,5 @@ def _join(
     body = tuple(Instruction(m.kind, tuple(number[t] for t in m.inputs)) for m in members)
     # whole ones first: the first may take over an input's memory
     outputs = sorted(outside, key=lambda t: (not t.op.kind.elementwise, number[t]))
-    return Fused(len(inputs), body, tuple(number[t] for t in outputs)), inputs, outputs
+    names = tuple(m.name for m in members)
+    return Fused(len(inputs), body, tuple(number[t] for t in outputs), names), inputs, outputs

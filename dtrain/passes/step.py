@@ -23,6 +23,7 @@ class Step:
     ranks: the number of ranks it is for.
     placements: where each tensor lives; before `place` it holds the feeds' only.
     native: whether to make kernels in C: None no, True yes, False where `fuse` finds the step worth it.
+    checked: whether its updates wait for a look at loss and gradients (see guard).
     """
 
     graph: Graph
@@ -31,6 +32,7 @@ class Step:
     ranks: int = 1
     placements: dict[Tensor, Placement] = field(default_factory=dict)
     native: bool | None = None
+    checked: bool = False
 
 
 def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) -> Step:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.ops.check import NotFinite
 from dtrain.runtime.session import Session, Shard
 
 
@@ -65,7 +66,12 @@ class Loop:
         if len(window) > 1 and self._session.profiler is None and plan is not None and plan.repeats(until):
             if not results[0][self._until]:
                 rows = [window.rows[1:], *[None] * (self._feeds - 1)]
-                for taken in zip(*plan.run_steps(len(window) - 1, rows, until), strict=True):
+                try:
+                    everything = plan.run_steps(len(window) - 1, rows, until)
+                except NotFinite as stopped:
+                    raise self._session.not_finite(plan, stopped.values) from None
+                self._session.count_updates(plan, len(everything[0]))
+                for taken in zip(*everything, strict=True):
                     result = [None] * len(results[0])
                     for i, value in zip(fetched, taken, strict=True):
                         result[i] = value

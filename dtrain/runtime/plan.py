@@ -15,15 +15,18 @@ import numpy as np
 from dtrain.comm.base import Communicator
 from dtrain.comm.monitor import PLAN, POSITION
 from dtrain.graph.graph import Operation, Tensor
-from dtrain.native.code import BAD_VALUE, Code, NativeCall, Program
+from dtrain.native.code import BAD_VALUE, NOT_FINITE, Code, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
+from dtrain.ops.check import Factors, HasBad, NotFinite, StopIfBad, is_bad, largest
 from dtrain.ops.collective import AllReduce
+from dtrain.ops.fused import Fused
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import local_shape, shard_bounds
 from dtrain.ops.state import Assign, NoOp, VariableOp
 from dtrain.ops.update import Part, _Update
 from dtrain.passes.step import Step, memory_of
 from dtrain.runtime import exchange
+from dtrain.runtime.agreement import built
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.memory import Buffer, pack
 
@@ -91,6 +94,7 @@ class Plan:
         self.step = step
         self.backend = backend
         self.nodes = nodes
+        self.updates = any(isinstance(n.kind, _Update) for n in nodes)  # an optimizer's step is in it
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.runs = 0  # counted by sessions of several ranks
         #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
@@ -99,7 +103,7 @@ class Plan:
         layout = _Layout(self.nodes, step, variables, backend, env)
         self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
-        self._arrays = layout.arrays
+        self._arrays, self._limits = layout.arrays, layout.limits
         self.kernel_nodes: list[Operation] = []
         #: The C function of each kernel, '' where it is NumPy's.
         self.kernel_symbols: list[str] = []
@@ -169,6 +173,8 @@ class Plan:
         def kernel() -> None:
             at = call()
             while at != last:
+                if program.status[0] == NOT_FINITE:
+                    raise NotFinite
                 if program.status[0] == BAD_VALUE:
                     layout.explain(self.kernel_nodes[at + offset])
                 # it waits for another rank of the node: signals are seen to between two calls
@@ -182,11 +188,7 @@ class Plan:
         kernels: what runs in place of the plan's own, and does the same (a recorder's).
         """
         on_host = self.backend.on_host
-        for index, buffer in self._feeds:
-            if on_host or buffer.dtype == object:
-                buffer[...] = values[index]
-            else:
-                buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
+        self._feed(values)
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
             self._board.row[PLAN] = self.number
             for call in kernels or self.calls:
@@ -215,7 +217,7 @@ class Plan:
         outs = [np.empty((steps, *a.shape), a.dtype) for a in self._fetches]
         self._board.row[PLAN] = self.number
         done = 0
-        for status, done, call in self._program.repeat(  # noqa: B007 - at the end it is how many there were
+        for status, done, call in self._program.repeat(
             steps,
             feeds,
             list(zip(self._fetches, outs, strict=True)),
@@ -223,10 +225,70 @@ class Plan:
             self.position,
             self._board.number,
         ):
+            if status == NOT_FINITE:
+                raise NotFinite([None if rows is None else rows[done] for rows in values])
             if status == BAD_VALUE:
                 self._explain(self.kernel_nodes[call])
         self._board.row[POSITION] = -1
         return [out[:done] for out in outs]
+
+    def _feed(self, values: Sequence[Any]) -> None:
+        for index, buffer in self._feeds:
+            if values[index] is None:  # it stays as it was
+                continue
+            if self.backend.on_host or buffer.dtype == object:
+                buffer[...] = values[index]
+            else:
+                buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
+
+    def find_bad(self, values: Sequence[Any], ranks: int) -> tuple[int, str] | None:
+        """Run again up to StopIfBad, and look where the first bad number comes from on this rank.
+
+        Bad is a NaN, an infinity, and what is too large to be summed over the ranks. Returns the place of the
+        node that makes it among all nodes, and what there is to say of it.
+
+        Nothing has been written, so the same numbers come again. Every rank has to run it: the sums are among
+        it. -1 is before all nodes. None: all of this rank's own numbers are good.
+        """
+        self._feed(values)
+        found: tuple[int, str] | None = None
+        for node in self.nodes:
+            if isinstance(node.kind, Feed | VariableOp | Const) and node.outputs[0].dtype.is_floating:
+                bad = self._count_bad(node.outputs[0], 1)
+                if bad and found is None:
+                    what = {Feed: "what is fed for", Const: "the constant"}.get(
+                        type(node.kind), "the variable"
+                    )
+                    found = -1, f"{what} '{node.name}'{built(node)} holds {bad} of them"
+        place = {node: i for i, node in enumerate(self.nodes)}
+        with np.errstate(all="ignore"):
+            for i, (kernel, node) in enumerate(zip(self.kernels, self.kernel_nodes, strict=True)):
+                if isinstance(node.kind, StopIfBad):
+                    break
+                ins = [np.array(self._arrays[t]) for t in node.inputs] if isinstance(node.kind, Fused) else []
+                kernel()
+                done = self.kernel_nodes[i + 1] is not node
+                # a sum of the ranks is not this rank's own doing
+                if found is None and done and not isinstance(node.kind, AllReduce):
+                    bad = max((self._count_bad(t, ranks) for t in node.outputs), default=0)
+                    if bad:
+                        found = place[node], f"{_first_in(node, ins)}{built(node)} makes {bad} of them"
+        self._board.row[POSITION] = -1
+        return found
+
+    def _count_bad(self, tensor: Tensor, ranks: int) -> int:
+        if not tensor.dtype.is_floating or isinstance(self._arrays[tensor], tuple):
+            return 0
+        array = self._arrays[tensor]
+        limit = self._limits.get(tensor, largest(array.dtype, ranks))
+        return int(is_bad(self.backend.xp, array, limit).sum())
+
+
+def _first_in(node: Operation, ins: Sequence[Any]) -> str:
+    """The op that makes the first bad number: of several in one loop, the first that does so in NumPy."""
+    if isinstance(node.kind, Fused):
+        return node.kind.first_bad(ins)
+    return f"{node.type} '{node.name}'"
 
 
 def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[list[str], list[str]]:
@@ -268,6 +330,7 @@ class _Layout:
         self.packed: dict[Tensor, Any] = {}
         self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
         self.packed_bytes = 0
+        self.limits: dict[Tensor, float] = {}  # what entries may be, where the check has closer limits
         for node in nodes:
             self._pack(node)
         #: Buckets whose gradients the update adds up.
@@ -343,8 +406,14 @@ class _Layout:
                     self.packed[source] = term
 
     def _only_use(self, tensor: Tensor, node: Operation) -> bool:
-        uses = sum(memory_of(t) is tensor for n in self.nodes for t in n.inputs)
-        return uses == 1 and tensor not in self.step.fetches
+        """Whether node alone reads a tensor, but for the check, which comes before it."""
+        uses = [
+            n
+            for n in self.nodes
+            for t in n.inputs
+            if memory_of(t) is tensor and not isinstance(n.kind, HasBad)
+        ]
+        return len(uses) == 1 and tensor not in self.step.fetches
 
     def _carve(self, block: Any, offset: int, tensor: Tensor) -> Any:
         end = offset + self._nbytes(tensor)
@@ -403,9 +472,16 @@ class _Layout:
             return self._view(node)
         later = self.exchange.products  # what a sum's product is written into stands in its place
         ins = [
-            None if k in kind.shape_only else self.packed[t] if node is later.get(t.op) else arrays[t]
+            None if k in kind.shape_only else self.packed[t] if node is later.get(t.op) else arrays.get(t)
             for k, t in enumerate(node.inputs)
         ]
+        if isinstance(kind, HasBad):
+            # of a product that is computed behind the meeting its factors are looked at, with a closer limit
+            for k, t in enumerate(node.inputs):
+                if t.op in later:
+                    rows = t.op.inputs[0].spec.shape[0]
+                    ins[k] = Factors(tuple(arrays[f] for f in t.op.inputs), rows)
+                    self.limits.update(dict.fromkeys(t.op.inputs, ins[k].limit))
         for tensor in node.outputs:
             if kind.writes:
                 arrays[tensor] = arrays[node.inputs[0]]

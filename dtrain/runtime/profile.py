@@ -36,6 +36,7 @@ _BY_FILE = {
     "loss": LOSS,
     "fused": ELEMENTWISE,
     "reduce": REDUCTION,
+    "check": REDUCTION,
     "collective": MOVING,
 }
 

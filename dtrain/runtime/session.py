@@ -11,6 +11,7 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
+from dtrain.comm.monitor import STEP
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import (
     DtrainError,
@@ -18,19 +19,21 @@ from dtrain.errors import (
     FailedPreconditionError,
     GraphError,
     InvalidArgumentError,
+    NumericError,
     UsageError,
 )
-from dtrain.graph.fingerprint import fingerprint
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor, to_array
+from dtrain.ops.check import NotFinite
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
+from dtrain.runtime.agreement import agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
@@ -91,8 +94,11 @@ class Session:
             raise GraphError(
                 f"Session(target={target!r}): there is no server to connect to; leave target out."
             )
+        self._check_numerics, self._check_every = False, 0
         if config is not None:
             device = config.apply(device)
+            self._check_numerics, self._check_every = config.check_numerics, config.check_replicas_every
+        self._updates = 0  # runs that have updated parameters
         self.graph = graph if graph is not None else get_default_graph()
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.backend = device if isinstance(device, Backend) else make_backend(device)
@@ -209,12 +215,50 @@ class Session:
                 self._check_alike(plan, feeds, values)
             profiler = self.profiler
             self.latest = plan
-            results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
+            try:
+                draws = dict(self._draws) if self._draws and plan.step.checked else {}
+                results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
+            except NotFinite:
+                self._draws = draws
+                raise self.not_finite(plan, locals_) from None
             if plan.assigned:
                 self._initialized.update(plan.assigned)
+            self.count_updates(plan, 1)
             return rebuild([None if p is None else results[p] for p in places])
 
         return call
+
+    def count_updates(self, plan: Plan, steps: int) -> None:
+        """So many runs of a plan are done: compare the replicas where that is due. Collective."""
+        if self._check_every and plan.updates:
+            before = self._updates // self._check_every
+            self._updates += steps
+            if self._updates // self._check_every > before:
+                self.check_replicas()
+
+    def not_finite(self, plan: Plan, values: list[Any]) -> NumericError:
+        """The error of a step that StopIfBad has stopped on all ranks: where the first bad number is from."""
+        found = plan.find_bad(values, self.comm.size)
+        places = self.comm.allgather(np.array([found[0] if found else len(plan.nodes)]))
+        rank = int(np.argmin(places))
+        text = self.comm.broadcast_text(found[1] if found and self.comm.rank == rank else "", rank)
+        if not text:
+            text = "a second run of the same step shows none, as where a processor or memory fails"
+        elif (places > places[rank]).any():
+            text += f", on rank {rank} on {self.comm.hosts[rank]}"
+        step = int(self.comm.board.row[STEP])
+        error = NumericError(
+            f"{f'step {step}: ' if step >= 0 else ''}the loss or a gradient holds a NaN, an infinity or "
+            f"a number too large; {text}. Nothing was updated. A lower learning rate, clipped gradients or a "
+            "look at the data may help."
+        )
+        error.agreed = self.comm.size > 1
+        return error
+
+    def check_replicas(self) -> None:
+        """Raise ReplicaError on every rank unless all hold the same bits in all variables. Collective."""
+        values = {name: array for name, array in self._variables.items() if name in self._initialized}
+        check_replicas(self.comm, self.backend, self.graph, values)
 
     def _element(self, leaf: Any) -> Tensor | Operation:
         """The graph element that a fetch names."""
@@ -353,14 +397,13 @@ class Session:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
             ]
-            step = compile_step(tensors, targets, feed_specs, self.comm.size, native)
+            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, self._check_numerics)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
         if self.comm.size > 1:
             self.comm.agree(error)
-            # constants that each rank drew by NumPy for itself are the usual cause
-            self.comm.agree_on("the step they are about to run (seed NumPy alike)", fingerprint(nodes))
+            agree_on_step(self.comm, self.graph, nodes)
         if error is not None:
             raise error
         self._allocate()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 import dtrain as dt
 from dtrain import info, machine
 from dtrain.comm.base import Communicator
-from dtrain.config import TrainConfig
+from dtrain.config import TrainConfig, flag
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
 from dtrain.graph.fingerprint import fingerprint
@@ -97,6 +97,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     started = time.perf_counter()
     comm.board.limits(config.stall_warn, config.stall_abort)
     comm.board.doing("preparation")
+    # where the data lies may differ from node to node; what it is is compared when it is there
+    comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
     with comm.together():
         backend = make_backend(config.device, comm.local_rank, config.kernels)
     data = load(config.dataset, comm)
@@ -126,7 +128,10 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
-    session = dt.Session(graph=graph, comm=comm, device=backend)
+    checks = dt.ConfigProto(
+        check_numerics=config.check_numerics == "on", check_replicas_every=config.check_every
+    )
+    session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
     # the examples are constants of the graph, and have a digest already
     same = data.digest, fingerprint(o for o in graph.operations if o not in network.examples)
     at, notes, origin = Progress(), [], ""
@@ -226,6 +231,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
                 mistakes.save(run_dir, at.epoch, comm)
             at.finish_epoch(test_loss, test_accuracy)
             comm.board.doing("saving")
+            if config.check_every:
+                session.check_replicas()
             checkpoints.save(at)
         checkpoints.finish()
         if profiler is not None:

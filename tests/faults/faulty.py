@@ -15,6 +15,7 @@ from typing import Any
 
 from dtrain import cli
 from dtrain.comm import launcher
+from dtrain.train import data
 
 PHASES = ("start", "forward", "allreduce", "evaluation", "saving")
 #: The run of a plan in which the fault happens.
@@ -111,13 +112,14 @@ def prepare(kind: str, phase: str) -> None:
         # its first kernel is the meeting before the sum: the fault comes behind it, the others go on
         in_plans(lambda plan: first(plan, "AllReduce", True), lambda k: behind(RUN, kind, k))
     elif phase == "evaluation":
-        in_plans(lambda plan: first(plan, "MatMul", False), lambda k: after(2, kind, k))
+        in_plans(lambda plan: first(plan, "MatMul", False), lambda k: after(1, kind, k))
     elif phase == "saving":
         trainer.Checkpoints.save = after(1, kind, trainer.Checkpoints.save)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     kind, rank, phase, *rest = sys.argv[1:]
+    data.SYNTHETIC_TRAIN, data.SYNTHETIC_TEST = 2000, 1000
     if launcher.rank() == int(rank):
         if kind == "slow":
             slow(float(phase))

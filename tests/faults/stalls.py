@@ -27,7 +27,7 @@ def case(python: Path, kind: str, rank: int, phase: str, options: argparse.Names
     mark = f"FAULT_CASE={kind}-{rank}-{phase}-{time.time()}"
     name, _, value = mark.partition("=")
     command = [python.with_name("mpirun"), "-n", options.ranks, python, WORKER, kind, rank, phase]
-    command += ["--dataset", "synthetic", "--epochs", 1, "--batch-size", 1000]
+    command += ["--dataset", "synthetic", "--epochs", 3]
     command += ["--stall-warn", options.warn, "--stall-abort", options.abort, "--no-tensorboard"]
     begun, warned, ended, at, pid = time.time(), 0.0, 0.0, 0.0, ""
     lines = []
@@ -90,7 +90,7 @@ def main() -> int:
         "--phases", nargs="+", default=["start", "forward", "allreduce", "evaluation", "saving"]
     )
     parser.add_argument(
-        "--slow", type=float, nargs="*", default=[0.02], help="seconds that each kernel takes longer"
+        "--slow", type=float, nargs="*", default=[0.006], help="seconds that each kernel takes longer"
     )
     parser.add_argument(
         "--busy", type=float, nargs="*", default=[12], help="seconds of computing at one place"

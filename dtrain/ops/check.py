@@ -1,0 +1,138 @@
+"""A step whose loss or gradients hold a NaN or an infinity stops before it changes anything.
+
+Each rank looks at its own terms of the gradients, before they are summed: one pass over what the update reads
+next. What it finds is a number that travels in the gradients' bucket, so all ranks stop in the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dtrain.graph.graph import Spec
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.memory import coalesce
+
+
+class NotFinite(Exception):
+    """What StopIfBad raises; the session says where the number comes from.
+
+    values: what that step was fed, where it is one of several in a call.
+    """
+
+    def __init__(self, values: Sequence[Any] = ()) -> None:
+        super().__init__()
+        self.values = values
+
+
+def largest(dtype: np.dtype, ranks: int) -> float:
+    """What a term may be at most: `ranks` of them add up to a finite number."""
+    return float(np.finfo(dtype).max) / ranks
+
+
+def is_bad(xp: Any, array: Array, limit: float) -> Array:
+    """Of each entry, whether it is NaN, infinite, or above the limit."""
+    return ~(xp.abs(array) <= limit)
+
+
+class Factors(NamedTuple):
+    """In place of an input of HasBad that is computed later: the factors of a product over `rows` rows."""
+
+    arrays: tuple[Array, ...]
+    rows: int
+
+    @property
+    def limit(self) -> float:
+        """What their entries may be at most, so that the product is finite."""
+        return float(np.sqrt(np.finfo(self.arrays[0].dtype).max / self.rows))
+
+
+def _entries(ins: Sequence[Any], ranks: int) -> list[tuple[Array, float]]:
+    """The arrays to look at, and what their entries may be at most; an array of several inputs once."""
+    found: dict[int, tuple[Array, float]] = {}
+    for given in ins:
+        for array in given.arrays if isinstance(given, Factors) else (given,):
+            limit = given.limit if isinstance(given, Factors) else largest(array.dtype, ranks)
+            if array.size:
+                found[id(array)] = (array, limit)
+    return list(found.values())
+
+
+@register
+class HasBad(Op):
+    """1 where an entry of an input is NaN, infinite or so large that the ranks' sum may be; else 0.
+
+    Each rank looks at what it has of the inputs, so the output is PARTIAL where one is not whole: the number
+    of ranks that found one. Of the first input's dtype.
+    """
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec((), specs[0].dtype)]
+
+    def bind(self, env: Env, ins: Sequence[Any], outs: Sequence[Array]) -> Kernel:
+        xp, out = env.xp, outs[0]
+        entries = _entries(ins, env.comm.size)
+        flat = [run for (run,) in coalesce([[a for a, _ in entries if _plain(a)]])]
+        rest = [(a, limit) for a, limit in entries if not _plain(a)]
+
+        def kernel() -> None:
+            # squares add up to a finite number only where every entry is small; a BLAS reads fastest
+            quick = env.on_host and all(np.isfinite(np.dot(a, a)) for a in flat)
+            some = 0
+            for a, limit in rest if quick else entries:
+                some = some + is_bad(xp, a, limit).any()
+            out[...] = some > 0
+
+        return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Any], outs: Sequence[Array]) -> Any:
+        entries, out = _entries(ins, code.comm.size), outs[0]
+        names = {"f": "has_bad_float", "d": "has_bad_double"}
+        if not all(_plain(a) and a.dtype.char in names for a in (out, *(a for a, _ in entries))):
+            return None
+        calls = []
+        for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
+            runs = [
+                run for (run,) in coalesce([[a for a, most in entries if (a.dtype, most) == (dtype, limit)]])
+            ]
+            addresses = np.array([a.ctypes.data for a in runs], np.uintp)
+            sizes = np.array([a.size for a in runs], np.int64)
+            words = (len(runs), addresses, sizes, limit, out, out.itemsize, len(calls))
+            calls.append(code.call(names[dtype.char], *words, *runs))  # the arrays stay alive with the words
+        return calls or None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+def _plain(array: Array) -> bool:
+    return bool(array.flags.c_contiguous) and array.dtype.itemsize > 2
+
+
+@register
+class StopIfBad(Op):
+    """Raises NotFinite unless every input is 0. It has no output: what must not happen then waits for it."""
+
+    stateful = True
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return []
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        def kernel() -> None:
+            if not all(float(a) == 0 for a in ins):
+                raise NotFinite
+
+        return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        names = {"f": "stop_if_bad_float", "d": "stop_if_bad_double"}
+        calls = [code.call(names[a.dtype.char], a) for a in ins if a.dtype.char in names]
+        return calls if len(calls) == len(ins) else None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []

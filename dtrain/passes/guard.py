@@ -1,0 +1,75 @@
+"""guard: a step of training writes nothing unless its loss and gradients are finite numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.ops.check import HasBad, StopIfBad
+from dtrain.ops.collective import AllReduce
+from dtrain.ops.placement import PARTIAL, REPLICATED
+from dtrain.passes.step import Step, ancestors, moved, predecessors
+
+
+def guard(step: Step) -> Step:
+    """Put StopIfBad before every write of a step with an optimizer's update, where the step is to be checked.
+
+    It looks at what is written, gradients above all, and at the scalars that are fetched, such as the loss:
+    at each rank's terms of what is about to be summed, so that the verdict goes into the same bucket.
+    Verdicts are summed even where all ranks should find the same, or a rank whose hardware fails would stop
+    alone. A write that the gradients depend on comes before them, unguarded.
+    """
+    nodes = step.graph.operations
+    updates = [n for n in nodes if n.kind.writes and n.kind.packs]
+    if not step.checked or not updates:
+        return step
+    gradients = [n.inputs[i] for n in updates for i in n.kind.packs]
+    earlier = ancestors([t.op for t in gradients])
+    guarded = {n for n in nodes if n.kind.writes and n not in earlier}
+    late = set(guarded)  # and what depends on them
+    for node in nodes:
+        if any(p in late for p in predecessors(node)):
+            late.add(node)
+    written = [t for n in nodes if n in guarded for i, t in enumerate(n.inputs) if i not in n.kind.writes]
+    found = [*gradients, *written, *(t for t in step.fetches if t.spec.shape == ())]
+    found = [t for t in found if t.op not in late and t.dtype.is_floating]
+    terms = [t.op.inputs[t.index] if isinstance(t.op.kind, AllReduce) else t for t in found]
+    return _rebuild(step, guarded, late, _in_buckets(step, list(dict.fromkeys(terms))))
+
+
+def _in_buckets(step: Step, terms: list[Tensor]) -> list[list[Tensor]]:
+    """The terms whose verdict can travel with the last of them that are summed, and those that come later."""
+    sums: dict[Operation, int] = {}  # one behind the other, up to each node
+    for node in step.graph.operations:
+        sums[node] = max((sums[p] for p in predecessors(node)), default=0) + isinstance(node.kind, AllReduce)
+    last = max((sums[t.op] for t in terms if step.placements[t] == PARTIAL), default=len(sums))
+    groups = [[t for t in terms if (sums[t.op] > last) == later] for later in (False, True)]
+    return [group for group in groups if group]
+
+
+def _rebuild(step: Step, guarded: set[Operation], late: set[Operation], groups: list[list[Tensor]]) -> Step:
+    graph = Graph()
+    tensors: dict[Tensor, Tensor] = {}
+    operations: dict[Operation, Operation] = {}
+    placements = {}
+    stop: Operation | None = None
+    for node in sorted(step.graph.operations, key=lambda n: n in late):
+        control = [operations[c] for c in node.control_inputs]
+        if node in guarded:
+            if stop is None:
+                graph.source = node.source
+                verdicts = []
+                for group in groups:
+                    verdict = graph.add(HasBad(), tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
+                    if step.ranks > 1:
+                        placements[verdict] = PARTIAL
+                        verdict = graph.add(AllReduce(1), (verdict,), "check/AllReduce").outputs[0]
+                    placements[verdict] = REPLICATED
+                    verdicts.append(verdict)
+                stop = graph.add(StopIfBad(), tuple(verdicts), "check/StopIfBad")
+            control.append(stop)
+        copy = graph.copy_of(node, tuple(tensors[t] for t in node.inputs), tuple(dict.fromkeys(control)))
+        operations[node] = copy
+        tensors.update(zip(node.outputs, copy.outputs, strict=True))
+    step = moved(step, graph, tensors, operations)
+    return replace(step, placements=step.placements | placements)

@@ -1,0 +1,119 @@
+"""What the ranks compare so that none goes its own way: the step before it runs, and their variables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.errors import EnvironmentProblem, ReplicaError
+from dtrain.graph.fingerprint import fingerprint, lines
+from dtrain.graph.graph import Graph, Operation
+from dtrain.ops.fused import Fused
+from dtrain.ops.state import VariableOp
+from dtrain.runtime.backend import Backend
+
+
+def built(node: Operation) -> str:
+    """Where a node was built, for a message."""
+    return f" (built at {node.source})" if node.source else ""
+
+
+def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> None:
+    """Raise on every rank unless all have made the same plan, of a graph with the same variables. Collective.
+
+    Raises:
+        EnvironmentProblem: names the first op that differs, or the first variable.
+    """
+    variables = [
+        f"{n.name} {n.kind.group} {n.outputs[0].spec}"
+        for n in graph.operations
+        if isinstance(n.kind, VariableOp)
+    ]
+    digest = f"{fingerprint(nodes)} {hashlib.sha256(repr(variables).encode()).hexdigest()[:16]}"
+    digests = comm.gather_text(digest)
+    strays = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if not strays:
+        return
+    rows: list[tuple[str, str]] = []  # how each op is called in a message; all that counts of it
+    for node, line in zip(nodes, lines(nodes), strict=True):
+        if isinstance(node.kind, Fused):
+            for (op, args), name in zip(node.kind.body, node.kind.names, strict=True):
+                rows.append((f"{type(op).__name__} '{name}'{built(node)}", repr((op, args))))
+        rows.append((f"{node.type} '{node.name}'{built(node)}", line))
+    rows += [(f"the variable {v}", v) for v in variables]
+    everyones = comm.gather_text(json.dumps([*zip(*rows, strict=True)]))
+    (here, own), (there, other) = (json.loads(everyones[rank]) for rank in (0, strays[0]))
+    at = next(i for i, (a, b) in enumerate(zip_longest(own, other, fillvalue="")) if a != b)
+    first, second = (said[at] if at < len(said) else "nothing" for said in (here, there))
+    if first == second:  # they differ in attributes, such as a constant's value
+        first, second = f"{first}: {_around(own[at], other[at])}", _around(other[at], own[at])
+    more = f" ({len(strays)} ranks differ)" if len(strays) > 1 else ""
+    # constants that each rank drew by NumPy for itself are the usual cause
+    error = EnvironmentProblem(
+        "the ranks do not agree on the step they are about to run (seed NumPy alike): "
+        f"{comm.name(0)} has {first}; {comm.name(strays[0])} has {second}{more}. "
+        "Start the same program with the same options on every rank."
+    )
+    error.agreed = True
+    raise error
+
+
+def _around(line: str, other: str) -> str:
+    """The part of a line around where it begins to differ from another."""
+    same = next((i for i, (a, b) in enumerate(zip(line, other, strict=False)) if a != b), 0)
+    start = max(0, same - 30)
+    return f"{'...' if start else ''}{line[start : same + 50]}{'...' if same + 50 < len(line) else ''}"
+
+
+def check_replicas(comm: Communicator, backend: Backend, graph: Graph, variables: Mapping[str, Any]) -> None:
+    """Compare the ranks' copies of variables, by digests. Collective.
+
+    variables: by operation name, those that have values. Memory that all ranks share is one copy: left out.
+
+    Raises:
+        ReplicaError: on every rank; names the first variable that differs, and the ranks whose value is not
+            that of most.
+    """
+    one_node = comm.local_size == comm.size and backend.on_host
+    own = {
+        name: array
+        for name, array in variables.items()
+        if array.dtype != object and not (one_node and comm.is_shared(array))
+    }
+    if comm.size == 1 or not own:
+        return
+    digests = np.array([_digest(backend, a) for a in own.values()], np.int64)
+    with np.errstate(over="ignore"):  # different weights, so that two changes do not cancel
+        total = int((digests * np.arange(1, 2 * len(own), 2)).sum())
+    extremes = comm.allreduce(np.array([total, ~total]), "max")
+    if extremes[0] == ~extremes[1]:
+        return
+    table = comm.allgather(digests[None, :])
+    column = int(np.argmax((table != table[0]).any(axis=0)))
+    values, counts = np.unique(table[:, column], return_counts=True)
+    usual = values[np.argmax(counts)] if counts.max() > 1 else table[0, column]
+    ranks = [comm.name(rank) for rank in range(comm.size) if table[rank, column] != usual]
+    node = graph.get_operation_by_name(list(own)[column])
+    error = ReplicaError(
+        f"the ranks' copies of the variable {node.name}{built(node)} are not the same any more: "
+        f"{', '.join(ranks)} {'differs' if len(ranks) == 1 else 'differ'} from the others. A processor or "
+        "memory that fails does this, or code that changes a variable on some ranks only. Go on from a "
+        "checkpoint of before."
+    )
+    error.agreed = True
+    raise error
+
+
+def _digest(backend: Backend, array: Any) -> int:
+    """A sum of an array's bits: one that flips changes it."""
+    flat = backend.xp.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = flat.size // 8 * 8
+    rest = int.from_bytes(backend.to_host(flat[whole:]).tobytes(), "little")
+    total = int(backend.xp.add.reduce(flat[:whole].view(np.uint64))) + rest
+    return (total + 2**63) % 2**64 - 2**63

@@ -1,0 +1,218 @@
+"""Dying together: jobs in which a rank is killed, leaves or is stopped; what the monitor says of a board."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dtrain.comm import monitor
+from dtrain.comm.board import Board
+
+FAULTY = "tests.faults.faulty"
+OPTIONS = ("--dataset", "synthetic", "--epochs", 2, "--no-tensorboard")
+
+linux = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="the monitor needs pidfd and memfd")
+
+
+def said(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("dtrain: ")]
+
+
+@linux
+@pytest.mark.parametrize(
+    ("kind", "rank", "phase", "codes", "what"),
+    [
+        ("kill", 1, "allreduce", {7, 9, 137}, r"was lost in step \d+, training, #\d+ \w+\(.*: killed"),
+        ("exit", 0, "forward", {7}, r"in step 5, training, .*: sys\.exit\(0\) was called before the end"),
+        ("exception", 1, "saving", {1}, r"in step 20, saving: stopped|in step 20, .* by RuntimeError"),
+    ],
+)
+def test_one_message_names_the_rank_that_ends(
+    mpirun: Callable[..., Any], kind: str, rank: int, phase: str, codes: set[int], what: str
+) -> None:
+    run = mpirun(2, [kind, rank, phase, *OPTIONS], module=FAULTY)
+    at = re.search(r"fault at .* in pid (\d+)", run.stderr)
+    assert at and run.rc in codes, run
+    (message,) = said(run.stderr)
+    assert f"rank {rank} of 2 on" in message and f"pid {at[1]}" in message
+    assert re.search(what, message), message
+
+
+@linux
+def test_a_stopped_rank_is_named_and_then_ends_all(mpirun: Callable[..., Any]) -> None:
+    run = mpirun(2, ["stop", 1, "forward", *OPTIONS, "--stall-warn", 1, "--stall-abort", 2.5], module=FAULTY)
+    assert run.rc == 8, run
+    warning, error = said(run.stderr)
+    assert re.match(
+        r"dtrain: WARNING: rank 1 of 2 on \S+, pid \d+, has not reached step 5, training, #\d+", warning
+    )
+    assert re.match(r"dtrain: error: rank 1 of 2 on .* s behind rank 0: it is stopped in step 5", error)
+
+
+@linux
+def test_a_slow_rank_is_no_fault(mpirun: Callable[..., Any]) -> None:
+    """Each kernel takes 10 ms longer: at this size that is far more than 20 times as long."""
+    options = (
+        "--dataset",
+        "synthetic",
+        "--epochs",
+        1,
+        "--no-tensorboard",
+        "--stall-warn",
+        1,
+        "--stall-abort",
+        2,
+    )
+    run = mpirun(2, ["slow", 1, "0.01", *options], module=FAULTY, deadline=60)
+    assert run.rc == 0 and not said(run.stderr), run
+
+
+@linux
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_never_joins_is_told(mpirun: Callable[..., Any], tmp_path: Path, rank: int) -> None:
+    """MPI_Init would wait for it for ever, or the launcher says so itself."""
+    (tmp_path / "early.py").write_text(
+        "import sys\nfrom dtrain import comm\n"
+        "if comm.launcher.rank() == int(sys.argv[1]):\n    sys.exit(0)\ncomm.world()\n"
+    )
+    run = mpirun(2, [rank], module="early", env={"PYTHONPATH": str(tmp_path)})
+    assert run.rc != 0 and ("before it joined" in run.stderr or "before exiting" in run.stderr), run
+
+
+@linux
+def test_a_rank_that_leaves_a_program_early_is_told(mpirun: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(
+        "import sys\nimport numpy as np\nfrom dtrain import comm\nworld = comm.world()\n"
+        "if world.rank == 1: sys.exit(0)\nworld.allreduce(np.ones(3))\n"
+    )
+    run = mpirun(2, [], module="early", env={"PYTHONPATH": str(tmp_path)})
+    (message,) = said(run.stderr)
+    assert run.rc == 7 and re.search(
+        r"rank 1 of 2 on .* has ended \(sys.exit, or .* while rank 0 waits", message
+    )
+
+
+# -- the monitor alone -------------------------------------------------------------------------------------
+class Node:
+    """A board of three ranks, each a process that sleeps, and a monitor that looks when it is told."""
+
+    def __init__(self) -> None:
+        file = os.memfd_create("test")
+        os.ftruncate(file, monitor.NBYTES)
+        self.processes = [
+            subprocess.Popen([sys.executable, "-ISsc", "import time; time.sleep(60)"]) for _ in range(3)
+        ]
+        copies = [os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_APPEND) for _ in range(3)]
+        self.boards = [Board(3, i, copy) for i, copy in enumerate(copies)]
+        for i, (board, process) in enumerate(zip(self.boards, self.processes, strict=True)):
+            board.row[monitor.RANK], board.row[monitor.PID] = i, process.pid
+        self.boards[0].limits(10, 60)
+        header = self.boards[0].header
+        header[monitor.SIZE], header[monitor.ROWS] = 3, 3
+        self.monitor = monitor.Monitor(file)
+        self.monitor.host, self.monitor.size = "n1", 3
+        self.monitor.rows = [self.monitor.row(i) for i in range(3)]
+        self.monitor.still, self.monitor.ticks, self.monitor.alive = [0.0] * 3, [1 << 40] * 3, {0, 1, 2}
+        self.words: list[str] = []
+        self.monitor.say = self.words.append  # type: ignore[method-assign]
+
+    def look(self, seconds: float) -> list[str]:
+        """What is said while so many seconds go by."""
+        self.words.clear()
+        for _ in range(round(2 * seconds)):
+            self.monitor.look(0.5)
+        return list(self.words)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    if not hasattr(os, "pidfd_open"):
+        pytest.skip("the monitor needs pidfd and memfd")
+    node = Node()
+    yield node
+    for process in node.processes:
+        process.kill()
+        process.wait()
+
+
+def test_who_does_not_come_is_named_once_goes_on_and_is_named_again(node: Node) -> None:
+    for i in (0, 2):
+        node.boards[i].enter(1)
+    assert node.look(9) == []
+    (warning,) = node.look(20)
+    assert warning.startswith("WARNING: rank 1 of 3 on n1, pid ")
+    assert (
+        "has not reached allreduce between ranks, 10 s behind rank 0: it stands in its beginning" in warning
+    )
+    node.boards[1].step(7)
+    assert [w.rpartition(", ")[2] for w in node.look(1)] == ["goes on"]
+    assert len(node.look(15)) == 1
+    (error,) = node.look(60)
+    assert error.startswith("error: rank 1 of 3") and "60 s behind" in error
+    assert node.boards[2].header[monitor.VERDICT] == monitor.STALLED
+
+
+def test_nobody_is_late_where_nobody_waits(node: Node) -> None:
+    assert node.look(300) == []
+
+
+def test_a_rank_that_moves_is_not_late(node: Node) -> None:
+    number = node.boards[1].describe(["MatMul(a)", "Relu(b)"])
+    node.boards[0].enter()
+    node.boards[2].enter()
+    for turn in range(50):
+        node.boards[1].row[monitor.PLAN], node.boards[1].row[monitor.POSITION] = number, turn % 2
+        assert node.look(5) == []
+    (warning,) = node.look(10)
+    assert "stands in #1 Relu(b)" in warning
+
+
+def test_a_rank_that_computes_has_ten_times_as_long(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.boards[0].enter(2)
+    ticks = iter(range(1 << 41, 1 << 42))
+    monkeypatch.setattr(monitor, "_work", lambda pid: ("R", next(ticks)))
+    assert node.look(99) == []
+    assert len(node.look(110)) == 2  # both that do not come
+
+
+def test_a_rank_that_has_ended_is_not_waited_for(node: Node) -> None:
+    node.boards[2].state(monitor.FINISHED)
+    node.boards[0].enter(3)
+    (error,) = node.look(3)
+    assert (
+        "rank 2 of 3" in error and "has ended" in error and "while rank 0 waits for it in allgather" in error
+    )
+    assert node.boards[0].header[monitor.VERDICT] == monitor.LOST
+
+
+def test_a_death_is_told_once_with_the_way_to_go_on(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    node.boards[0].run_dir(str(tmp_path))
+    node.boards[1].doing("evaluation")
+    node.processes[1].kill()
+    node.processes[1].wait()
+    node.monitor.died(1)
+    node.monitor.died(2)
+    (error,) = node.words
+    assert "rank 1 of 3 on n1" in error and "was lost in evaluation: " in error and "go on with" not in error
+    assert node.boards[0].lost == [1]
+    (tmp_path / "checkpoints" / "step-1.json").touch()
+    assert f"dtrain train --resume {tmp_path}" in node.boards[2].how_to_resume()
+
+
+def test_another_node_is_named_where_all_of_this_one_wait(node: Node) -> None:
+    node.boards[0]._write("n2", *monitor.OTHERS)
+    for board in node.boards:
+        board.enter(4)
+    assert node.look(11) == []
+    (warning,) = node.look(5)
+    assert warning == "WARNING: the ranks on n1 have waited 12 s in barrier between ranks for n2"
+    (error,) = node.look(60)
+    assert node.boards[0].header[monitor.VERDICT] == monitor.STALLED and "62 s" in error
