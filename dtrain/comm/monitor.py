@@ -37,6 +37,8 @@ RUNNING, FINISHED, SPOKEN, LOST_STATE = range(4)
 #: KIND: the collective that a rank is in outside of a plan.
 KINDS = ("", "allreduce", "broadcast", "allgather", "barrier")
 
+#: How MPICH's and Open MPI's names of files in /dev/shm begin.
+SHARED_FILES = ("mpich_", "sm_segment.")
 #: Exit codes of what only a monitor sees; errors.py has the table.
 LOST, STALLED = 7, 8
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
@@ -133,8 +135,11 @@ class Monitor:
         except OSError:
             return False
         missed, mine = 0.0, 0
+        files: set[str] = set()
         while not self.words[ROWS]:
+            files |= shared_files(parent)
             if select.select([own], [], [], LOOK / 4)[0]:
+                unlink(files)
                 return False
             present = _present(parent, variable) if size > 1 else {}
             missing = sorted(set(range(size)) - set(present)) if present else []
@@ -146,10 +151,10 @@ class Monitor:
                     "it joined the others, which would wait for it for ever. Every rank has to run the same "
                     "program."
                 )
+                unlink(files)
                 time.sleep(0.2)
-                os.kill(
-                    parent, signal.SIGTERM
-                )  # in MPI_Init it hears nothing else; its launcher ends the rest
+                # in MPI_Init it hears nothing else; its launcher ends the rest
+                os.kill(parent, signal.SIGTERM)
                 return False
         os.close(own)
         return self.words[ROWS] > 0
@@ -293,6 +298,25 @@ class Monitor:
         elif speaks and -1 not in self.named and seconds >= warn + later and warn > 0:
             self.named.add(-1)
             self.say(f"WARNING: {text}")
+
+
+def shared_files(pid: int) -> set[str]:
+    """Files of MPI libraries behind the shared memory of a process."""
+    try:
+        with open(f"/proc/{pid}/maps") as maps:
+            names = {line.split(maxsplit=5)[5].strip() for line in maps if "/dev/shm/" in line}
+    except OSError:  # it is gone, or this is not Linux
+        return set()
+    return {n for n in names if os.path.basename(n).startswith(SHARED_FILES) and not n.endswith(" (deleted)")}
+
+
+def unlink(files: set[str]) -> None:
+    """Remove files, of which another process may have removed some; memory that is mapped stays as it is."""
+    for name in files:
+        try:
+            os.unlink(name)
+        except OSError:
+            pass
 
 
 def _present(rank: int, variable: str) -> dict[int, int]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.board import Board
+from dtrain.comm.monitor import shared_files, unlink
 
 #: Bytes between what different ranks write: no two share a cache line, nor a pair that is fetched together.
 LINE = 128
@@ -62,17 +63,7 @@ def forget_files() -> None:
     MPI libraries unlink them when they finalize, so a killed job leaves megabytes in /dev/shm for ever. Every
     rank of the node must have mapped them before.
     """
-    try:
-        with open("/proc/self/maps") as maps:
-            names = {line.split(maxsplit=5)[5].strip() for line in maps if "/dev/shm/" in line}
-    except OSError:  # not Linux
-        return
-    for name in names:
-        if os.path.basename(name).startswith(("mpich_", "sm_segment.")) and not name.endswith(" (deleted)"):
-            try:
-                os.unlink(name)
-            except FileNotFoundError:  # another rank was first
-                pass
+    unlink(shared_files(os.getpid()))
 
 
 class SharedMemory:
