@@ -82,9 +82,10 @@ def case(python: Path, kind: str, rank: int, phase: str, ranks: int, options: li
             time.sleep(0.05)
         left = processes(mark)
         gone = time.time()
+    said = said.replace("\0", "")  # Open MPI's mpirun puts one before some lines
     at = re.search(r"fault at ([\d.]+) in pid (\d+)", said)
     seconds = gone - float(at[1]) if at else float("inf")
-    messages = re.findall(r"^dtrain: (?!WARNING|.*goes on).*$", said, re.M)
+    messages = re.findall(r"^ *dtrain: (?!WARNING|.*goes on).*$", said, re.M)
     named = (
         bool(at)
         and len(messages) == 1
