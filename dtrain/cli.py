@@ -285,7 +285,10 @@ def _not_taken(command: str, word: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
     try:
-        args, rest = make_parser().parse_known_args(argv)
+        try:
+            args, rest = make_parser().parse_known_args(argv)
+        except SystemExit as end:  # --help and --version
+            return int(end.code or 0)
         if rest:
             raise UsageError(_not_taken(args.command, rest[0]))
         run: Callable[[argparse.Namespace], None] = args.run
@@ -299,8 +302,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             close_ears()
         world = communicators.joined()
-        if isinstance(error, SystemExit) and world is None:  # --help and --version
-            return int(error.code or 0)
         if world is not None:
             return failure.end(world, error)
         # before the ranks have met, all fail alike: the first speaks for them
