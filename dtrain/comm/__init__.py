@@ -7,6 +7,8 @@ import os
 import platform
 from pathlib import Path
 
+import numpy as np
+
 from dtrain.comm import launcher, threads
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
@@ -27,15 +29,12 @@ def joined() -> Communicator | None:
 
 def software() -> dict[str, str]:
     """What has to be the same on all ranks, whose results would differ: versions, and dtrain's own source."""
-    import mpi4py
-    import numpy
-
     folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted([*folder.rglob("*.py"), *folder.rglob("*.[ch]")]):
         digest.update(file.read_bytes())
     found = {"dtrain": f"source {digest.hexdigest()[:12]}", "Python": platform.python_version()}
-    return found | {package.__name__: package.__version__ for package in (numpy, mpi4py)}
+    return found | {"numpy": np.__version__}
 
 
 def world(average: str = "") -> Communicator:
@@ -69,6 +68,6 @@ def world(average: str = "") -> Communicator:
                 raise UsageError(f"DTRAIN_AVERAGE={average}: choose one of {', '.join(AVERAGES)}.")
             _world = MPICommunicator(average)
             failure.install(_world)
-            _world.agree_on_items("the version of", software() | {"MPI": _world.library})
+            _world.agree_on_items("the version of", software() | _world.versions)
         threads.limit(_world)
     return _world

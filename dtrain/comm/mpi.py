@@ -125,6 +125,8 @@ class MPICommunicator(Communicator):
         groups = self._node.Get_group(), world.Get_group()
         self.node = tuple(MPI.Group.Translate_ranks(groups[0], None, groups[1]))
         self.library = library_name(version)
+        #: Of what lies between dtrain and the network; the same on all ranks, as the trainer makes sure.
+        self.versions = {"mpi4py": mpi4py.__version__, "MPI": self.library}
         self.hosts = ()
         self.hosts = tuple(self.gather_text(socket.gethostname()))
         global _board

@@ -24,7 +24,7 @@ def apart(comm: Communicator) -> Communicator:
     """All ranks, each with a copy of the parameters of its own, as ranks of different nodes have them."""
     if comm.size == 1:
         pytest.skip("one rank has nobody to differ from")
-    return MPICommunicator(share=False)
+    return MPICommunicator("mpi")
 
 
 def test_every_item_is_compared_and_the_first_that_differs_is_named(comm: Communicator) -> None:
