@@ -42,9 +42,9 @@ def test_every_item_is_compared_and_the_first_that_differs_is_named(comm: Commun
         assert all(f"rank {r} on {comm.hosts[r]} has else" in said for r in range(1, comm.size))
 
 
-def test_software_says_what_results_depend_on() -> None:
-    found = software()
-    assert found["numpy"] == np.__version__ and {"dtrain", "Python", "mpi4py"} <= set(found)
+def test_software_says_what_results_depend_on(comm: MPICommunicator) -> None:
+    found = software() | comm.versions
+    assert found["numpy"] == np.__version__ and {"dtrain", "Python", "mpi4py", "MPI"} <= set(found)
 
 
 def test_options_that_differ_stop_the_run(comm: Communicator, tmp_path: Path) -> None:
