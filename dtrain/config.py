@@ -30,8 +30,15 @@ SWITCH = ("auto", "on", "off")
 #: Bytes of a TOML file, at most: no options are longer.
 MOST_BYTES = 1 << 20
 
-#: Variables that are not options: read by the data search, launch/ and the report.
-OTHER_VARIABLES = ("DTRAIN_DATA", "DTRAIN_MPIRUN", "DTRAIN_TERMINAL", "DTRAIN_VENV")
+#: Variables that are not options: read by the data search, launch/, the report and the tests.
+OTHER_VARIABLES = (
+    "DTRAIN_DATA",
+    "DTRAIN_LAB",
+    "DTRAIN_MPIRUN",
+    "DTRAIN_OWN_GPU",
+    "DTRAIN_TERMINAL",
+    "DTRAIN_VENV",
+)
 
 
 def option(

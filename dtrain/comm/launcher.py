@@ -1,4 +1,4 @@
-"""What the launcher (mpirun, srun, PALS) says of this process, read from its variables without MPI.
+"""What the launcher (mpirun, srun, PALS, jsrun, Flux) says of this process, in its variables, without MPI.
 
 Slurm's variables come last: under mpirun inside sbatch they are set but speak of the batch step.
 """
@@ -22,6 +22,14 @@ class Launcher(NamedTuple):
 
 LAUNCHERS = (
     Launcher(
+        "jsrun",
+        "Open MPI",  # Spectrum MPI descends from it
+        "JSM_NAMESPACE_RANK",
+        "JSM_NAMESPACE_SIZE",
+        "JSM_NAMESPACE_LOCAL_RANK",
+        "JSM_NAMESPACE_LOCAL_SIZE",
+    ),
+    Launcher(
         "Open MPI's mpirun",
         "Open MPI",
         "OMPI_COMM_WORLD_RANK",
@@ -30,6 +38,7 @@ LAUNCHERS = (
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
     Launcher("PALS", "MPICH", "PALS_RANKID", "PMI_SIZE", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+    Launcher("Flux", "", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID", ""),
     Launcher("MPICH's mpirun", "MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     Launcher(
         "srun", "", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"
@@ -43,6 +52,9 @@ def detect(environ: os._Environ[str] | dict[str, str] = os.environ) -> Launcher 
         # srun starts pmi2 programs with PMI_RANK set as well: those variables are srun's, not MPICH's
         if launcher.rank in environ and launcher.size in environ:
             if launcher.family == "MPICH" and "SLURM_STEP_NUM_TASKS" in environ and "PMI_FD" not in environ:
+                continue
+            # MPICH's own mpirun in a job of Flux; under flux run the PMI_* are Flux's
+            if launcher.name == "Flux" and "MPI_LOCALRANKID" in environ:
                 continue
             return launcher
     return None

@@ -84,6 +84,8 @@ def make_backend(device: str = "cpu", local_rank: int | None = None, kernels: st
     if device == "cpu":
         return Backend(kernels)
     rank = launcher.local_rank() if local_rank is None else local_rank
+    if "DTRAIN_OWN_GPU" in os.environ:  # launch/bind: this rank sees no GPU but its own
+        rank = 0
     try:
         import cupy
 

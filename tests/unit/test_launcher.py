@@ -17,13 +17,23 @@ OPEN_MPI = {
 HYDRA = {"PMI_RANK": "2", "PMI_SIZE": "4", "PMI_FD": "9", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
 PALS = {"PALS_RANKID": "2", "PMI_SIZE": "4", "PMI_RANK": "2", "PALS_LOCAL_RANKID": "1"}
 SRUN = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_LOCALID": "1"}
+JSRUN = {
+    "JSM_NAMESPACE_RANK": "2",
+    "JSM_NAMESPACE_SIZE": "4",
+    "JSM_NAMESPACE_LOCAL_RANK": "1",
+    "JSM_NAMESPACE_LOCAL_SIZE": "2",
+}
+FLUX = {"FLUX_TASK_RANK": "2", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "1"}
+FLUX |= {"PMI_FD": "9", "PMI_RANK": "2", "PMI_SIZE": "4"}
 SBATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}
 
 MPICH_VERSION = "MPICH Version:      5.0.2\nMPICH Release date: today"
 OPEN_MPI_VERSION = "Open MPI v5.0.11, package: Open MPI user@host"
 
 
-@pytest.mark.parametrize("environ", [OPEN_MPI, HYDRA, PALS, SRUN, SRUN | {"PMI_RANK": "2", "PMI_SIZE": "4"}])
+@pytest.mark.parametrize(
+    "environ", [OPEN_MPI, HYDRA, PALS, SRUN, SRUN | {"PMI_RANK": "2", "PMI_SIZE": "4"}, JSRUN, FLUX]
+)
 def test_every_launcher_is_understood(environ: dict[str, str]) -> None:
     assert (launcher.rank(environ), launcher.size(environ), launcher.local_rank(environ)) == (2, 4, 1)
 
@@ -31,6 +41,8 @@ def test_every_launcher_is_understood(environ: dict[str, str]) -> None:
 def test_mpirun_inside_a_batch_job_goes_before_slurm() -> None:
     assert launcher.rank(SBATCH | {"SLURM_STEP_NUM_TASKS": "1"} | OPEN_MPI) == 2
     assert launcher.local_rank(SBATCH | HYDRA) == 1
+    in_flux = {"FLUX_TASK_RANK": "0", "FLUX_JOB_SIZE": "1", "FLUX_TASK_LOCAL_ID": "0"}
+    assert (launcher.rank(in_flux | HYDRA), launcher.size(in_flux | HYDRA)) == (2, 4)
 
 
 @pytest.mark.parametrize("environ", [{}, SBATCH, {"PMI_RANK": "1"}])
@@ -55,6 +67,8 @@ def test_a_library_that_cannot_join_is_refused() -> None:
     check_family(launcher.detect(HYDRA), MPICH_VERSION)
     check_family(launcher.detect(OPEN_MPI), OPEN_MPI_VERSION)
     check_family(launcher.detect(SRUN), OPEN_MPI_VERSION)
+    check_family(launcher.detect(FLUX), OPEN_MPI_VERSION)
+    check_family(launcher.detect(JSRUN), "IBM Spectrum MPI 10.4")
     check_family(launcher.detect(HYDRA), "Something else 1.0")
     check_family(None, MPICH_VERSION)
 
