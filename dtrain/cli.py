@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from dtrain import comm as communicators
 from dtrain.comm import failure, launcher
 from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_run, resolve
-from dtrain.errors import SavedAndStopped, UsageError
+from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 
 #: The parser of `dtrain bench scaling`, which has options of its own.
 SCALING = "bench scaling"
@@ -166,6 +167,44 @@ def make_parser() -> argparse.ArgumentParser:
         "--compare", metavar="DIR", nargs="+", help="only write scaling.html, studies side by side"
     )
     scaling.set_defaults(run=run_scaling)
+    cluster = commands.add_parser(
+        "cluster",
+        help="a job file for the site's scheduler, filled in; --submit hands it over",
+        description="Write the job file that runs `dtrain PROGRAM` on the nodes of a cluster: it saves at "
+        "the scheduler's warning, is queued again and goes on by itself.",
+        usage="dtrain cluster SITE [OPTION ...] [--submit] -- PROGRAM [OPTION ...]",
+        epilog="Example: dtrain cluster slurm --nodes 4 --ranks-per-node 4 --gpus-per-node 4 --time 30:00 "
+        "--submit -- train --model cnn",
+        allow_abbrev=False,
+    )
+    cluster.add_argument(
+        "site", metavar="SITE", help="slurm, pbs-polaris, pbs-aurora, lsf, flux or kubernetes"
+    )
+    cluster.add_argument("--nodes", metavar="N", default="1", help="(default 1)")
+    cluster.add_argument(
+        "--ranks-per-node", metavar="N", help="by default one a GPU, or what the site's nodes have"
+    )
+    cluster.add_argument("--gpus-per-node", metavar="N", help="(default 0)")
+    cluster.add_argument("--cores-per-rank", metavar="N", help="by default the ranks share whole nodes")
+    cluster.add_argument(
+        "--time", metavar="[[D-]H:]M:S|M", default="30:00", help="time limit (default 30:00)"
+    )
+    for word, text in (
+        ("account", "or project, that pays"),
+        ("queue", "or partition"),
+        ("name", "of the job (default dtrain)"),
+        ("launcher", "srun or mpirun, under Slurm (default srun)"),
+        (
+            "mpi",
+            "how srun or Flux speak to the MPI: pmix, pmi2, ...; by default as mpi4py's library needs it",
+        ),
+        ("image", "a container image that holds dtrain: Apptainer's, or Kubernetes's"),
+        ("filesystems", "that the job needs, on PBS sites that ask (home:eagle)"),
+    ):
+        cluster.add_argument(f"--{word}", metavar=word.upper(), help=text)
+    cluster.add_argument("--to", metavar="FILE", help="write the job file there instead of showing it")
+    cluster.add_argument("--submit", action="store_true", help="write it and hand it to the scheduler")
+    cluster.set_defaults(run=run_cluster, program=[])
 
     data = commands.add_parser("data", help="the data set on this machine")
     actions = data.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
@@ -265,6 +304,63 @@ def run_scaling(args: argparse.Namespace) -> None:
         scaling.measure(options, communicators.world())
 
 
+def run_cluster(args: argparse.Namespace) -> None:
+    from dtrain import jobs
+
+    if args.site not in jobs.SITES:
+        raise UsageError(f"dtrain cluster {args.site}: choose one of {', '.join(jobs.SITES)}.")
+    words: dict[str, Any] = {"seconds": jobs.seconds(args.time)}
+    for f in fields(jobs.Settings):
+        text = getattr(args, f.name, None)
+        if text is not None and isinstance(f.default, int):
+            if not text.isdecimal():
+                raise UsageError(f"{flag(f.name)} {text}: give a whole number.")
+            words[f.name] = int(text)
+        elif text is not None:
+            words[f.name] = text
+    job = jobs.check(jobs.Settings(**words))
+    own = f"{job.name}-{jobs.stamp()}"
+    program = _program_of_the_job(args.program, own)
+    if launcher.rank() > 0:
+        return
+    suffix = Path(jobs.SITES[args.site].file).suffix
+    path = Path(args.to or own + suffix) if args.to or args.submit else None
+    text = jobs.render(args.site, job, program, str(path.resolve()) if path else "")
+    for line in jobs.assumptions(args.site, job):
+        print(f"dtrain: assumed: {line}", file=sys.stderr)
+    if path is None:
+        print(text, end="")
+        return
+    try:
+        with open(path, "x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} is there already: choose another --to, or delete it first.") from None
+    except OSError as error:
+        raise EnvironmentProblem(f"{path} cannot be written: {error.strerror}.") from None
+    command = [*jobs.SITES[args.site].submit, str(path)]
+    if args.submit:
+        print(f"+ {shlex.join(command)}", file=sys.stderr)
+        print(jobs.submit(args.site, path))
+        print(f"dtrain: see it by `{jobs.SITES[args.site].watch}`", file=sys.stderr)
+    else:
+        print(f"{path}: submit it by {shlex.join(command)}")
+
+
+def _program_of_the_job(words: Sequence[str], name: str) -> list[str]:
+    """What a job runs, refused now rather than after a night in the queue; a training goes on by itself."""
+    program = list(words) or ["train"]
+    args = _parse(program)
+    if args.run is run_train:
+        given = vars(args)
+        if "resume" not in given:
+            program += [] if "run_dir" in given or given["config"] else ["--run-dir", f"runs/{name}"]
+            program += ["--resume", "auto"]
+        again, names = _parse(program), {f.name for f in fields(TrainConfig)}
+        resolve({key: value for key, value in vars(again).items() if key in names}, {}, again.config)
+    return program
+
+
 def run_fetch(args: argparse.Namespace) -> None:
     from dtrain.train.data import cache_folder
     from dtrain.train.data.fetch import fetch
@@ -282,15 +378,28 @@ def _not_taken(command: str, word: str) -> str:
     return f"`dtrain {command}` does not take {word}{hint} See `dtrain {command} --help`."
 
 
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The subcommand and its options; raises UsageError for a word that it does not take."""
+    words, program = list(words), []
+    if words[:1] == ["cluster"] and "--" in words:  # what the job runs has options of its own
+        words, program = words[: words.index("--")], words[words.index("--") + 1 :]
+    if words[:2] == SCALING.split():
+        words[:2] = [SCALING]
+    args, rest = make_parser().parse_known_args(words)
+    if rest:
+        raise UsageError(_not_taken(args.command, rest[0]))
+    if program:
+        args.program = program
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
     try:
         try:
-            args, rest = make_parser().parse_known_args(argv)
+            args = _parse(sys.argv[1:] if argv is None else argv)
         except SystemExit as end:  # --help and --version
             return int(end.code or 0)
-        if rest:
-            raise UsageError(_not_taken(args.command, rest[0]))
         run: Callable[[argparse.Namespace], None] = args.run
         run(args)
     except BrokenPipeError:  # `dtrain info | head`
