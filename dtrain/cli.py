@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from dtrain import comm as communicators
 from dtrain.comm import failure, launcher
-from dtrain.config import DEVICES, LOG_FORMATS, SWITCH, TrainConfig, flag, read_run, resolve
+from dtrain.config import DEVICES, LOG_FORMATS, ON_OFF, SWITCH, TrainConfig, flag, read_run, resolve
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 
 #: The parser of `dtrain bench scaling`, which has options of its own.
@@ -80,7 +80,8 @@ def make_parser() -> argparse.ArgumentParser:
         choices = f.metadata["choices"]
         metavar = f.metadata["metavar"] or "|".join(choices) or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
-        keywords: dict[str, Any] = {"action": _Switch} if choices == SWITCH else {"metavar": metavar}
+        switch = choices in (SWITCH, ON_OFF)
+        keywords: dict[str, Any] = {"action": _Switch} if switch else {"metavar": metavar}
         if f.metadata["bare"]:
             keywords |= {"nargs": "?", "const": f.metadata["bare"]}
         train.add_argument(
@@ -218,7 +219,7 @@ def run_train(args: argparse.Namespace) -> None:
     names = {f.name for f in fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
     config = resolve(flags, os.environ, args.config)
-    comm = communicators.world(config.average)
+    comm = communicators.world(config.average, config.elastic == "on")
     from dtrain.train.rank_log import RankLog
     from dtrain.train.trainer import train
 

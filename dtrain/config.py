@@ -26,6 +26,8 @@ KERNELS = ("auto", "c", "numpy")
 AVERAGES = ("auto", "shared", "mpi")
 #: The values of an option whose flags are --NAME (on) and --no-NAME (off).
 SWITCH = ("auto", "on", "off")
+#: The same where nothing is to be found out.
+ON_OFF = ("on", "off")
 
 #: Bytes of a TOML file, at most: no options are longer.
 MOST_BYTES = 1 << 20
@@ -90,6 +92,10 @@ class TrainConfig:
         "go on with a run as if it had not stopped; auto: with that of --run-dir, where it holds one",
         metavar="RUN_DIR|auto",
     )
+    elastic: str = option(
+        "off", "go on without ranks that die; needs Open MPI and its mpirun --with-ft ulfm", ON_OFF
+    )
+    min_ranks: int = option(1, "where --elastic has fewer ranks left, the run is saved and ends")
     init_from: str = option(
         "", "start from the parameters that another run saved, as far as they fit", metavar="RUN_DIR"
     )
@@ -131,6 +137,7 @@ class TrainConfig:
             "keep": 1,
             "log_every": 1,
             "check_every": 0,
+            "min_ranks": 1,
         }
         for name, least in least_values.items():
             if getattr(self, name) < least:
@@ -146,6 +153,10 @@ class TrainConfig:
             raise UsageError("--resume auto: say by --run-dir which run is to be gone on with.")
         if self.resume not in ("", "auto", self.run_dir):
             raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
+        if self.average == "shared" and self.elastic == "on":
+            raise UsageError("--average shared: a rank that is killed spoils it; leave --elastic out.")
+        if self.profile and self.elastic == "on":
+            raise UsageError("--profile records all ranks to its end; leave --elastic out.")
         if self.profile:
             first, last = self.profile_window()
             if not 0 <= first < last:
@@ -246,7 +257,7 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 def read_run(run_dir: str) -> dict[str, Any]:
-    """The options that a run directory keeps, but for those that say where a run is and what it goes on from.
+    """The options that a run directory keeps, but for those that are of one start: where, how, and from what.
 
     Raises:
         CheckpointError: it is no run directory.
@@ -260,7 +271,7 @@ def read_run(run_dir: str) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
-    known = {f.name for f in fields(TrainConfig)} - {"run_dir", "resume", "init_from"}
+    known = {f.name for f in fields(TrainConfig)} - {"run_dir", "resume", "init_from", "elastic"}
     return {name: value for name, value in written.items() if name in known}
 
 

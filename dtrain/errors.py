@@ -97,6 +97,12 @@ class ChecksFailed(DtrainError, RuntimeError):
     exit_code = 9
 
 
+class RanksLost(DtrainError, RuntimeError):
+    """Ranks have died: what an elastic communicator raises on all others, or too few are left to go on."""
+
+    exit_code = 7
+
+
 class GraphError(DtrainError, ValueError):
     """A line of graph-building code whose shapes, dtypes or names do not fit."""
 

@@ -229,7 +229,7 @@ _launched: set[subprocess.Popen[str]] = set()
 def mpirun(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Run `mpirun -n RANKS python -m MODULE ARGS` in a process of its own: mpirun(ranks, args, ...) -> Run.
 
-    module: what to run, dtrain if not given.
+    module: what to run, dtrain if not given. options: of mpirun.
     deadline: seconds after which the test fails, with the output so far and the stacks of the ranks.
     env: variables to set (a value of None removes one) besides those of this process less any launcher's.
     cwd: working folder, the test's own tmp_path if not given.
@@ -244,11 +244,12 @@ def mpirun(tmp_path: Path) -> Iterator[Callable[..., Run]]:
         args: Sequence[object],
         *,
         module: str = "dtrain",
+        options: Sequence[str] = (),
         deadline: float = 30,
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
     ) -> Run:
-        command = [program, "-n", str(ranks), sys.executable, "-m", module, *map(str, args)]
+        command = [program, *options, "-n", str(ranks), sys.executable, "-m", module, *map(str, args)]
         start = time.monotonic()
         process = subprocess.Popen(
             command,

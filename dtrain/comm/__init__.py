@@ -37,7 +37,7 @@ def software() -> dict[str, str]:
     return found | {"numpy": np.__version__}
 
 
-def world(average: str = "") -> Communicator:
+def world(average: str = "", elastic: bool = False) -> Communicator:
     """The communicator over all ranks, made at the first call (collective then).
 
     average: how it sums gradients, auto, shared or mpi (see MPICommunicator); by default $DTRAIN_AVERAGE.
@@ -45,8 +45,11 @@ def world(average: str = "") -> Communicator:
     A process that no launcher started is a world of one and needs neither MPI nor mpi4py. The BLAS of each
     rank is kept to its share of the cores.
 
+    elastic: it can go on without ranks that die, see Communicator.elastic; said at the first call.
+
     Raises:
-        EnvironmentProblem: several ranks were launched, but mpi4py is missing or its MPI cannot join them.
+        EnvironmentProblem: several ranks were launched, but mpi4py is missing or its MPI cannot join them, or
+            it has to end all when one dies.
     """
     global _world
     if _world is None:
@@ -55,6 +58,7 @@ def world(average: str = "") -> Communicator:
             _world = SingleCommunicator()
         else:
             try:
+                from dtrain.comm.elastic import ElasticCommunicator
                 from dtrain.comm.mpi import MPICommunicator
             except ImportError as error:
                 raise EnvironmentProblem(
@@ -66,7 +70,7 @@ def world(average: str = "") -> Communicator:
             average = average or os.environ.get("DTRAIN_AVERAGE", "auto")
             if average not in AVERAGES:
                 raise UsageError(f"DTRAIN_AVERAGE={average}: choose one of {', '.join(AVERAGES)}.")
-            _world = MPICommunicator(average)
+            _world = ElasticCommunicator() if elastic else MPICommunicator(average)
             failure.install(_world)
             _world.agree_on_items("the version of", software() | _world.versions)
         threads.limit(_world)

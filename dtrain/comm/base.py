@@ -30,6 +30,7 @@ class Communicator(ABC):
     hosts: the host name of every rank, in rank order.
     library: name and version of the MPI, or '' without one.
     averaging: how gradients are summed, in a word or two for the report.
+    elastic: whether ranks may die: a collective then raises RanksLost, on all others alike, until shrink().
     seconds: time spent inside collectives since the start, waiting for the others included.
     board: where this rank is, which the others of its node can read.
     """
@@ -43,6 +44,7 @@ class Communicator(ABC):
     hosts: tuple[str, ...] = (socket.gethostname(),)
     library = ""
     averaging = "none"
+    elastic = False
 
     def __init__(self) -> None:
         self.clock = np.zeros(1)
@@ -73,6 +75,13 @@ class Communicator(ABC):
     def finish(self) -> None:
         """At the end of the program: return when the ranks of this node have all come to it."""
         return
+
+    def shrink(self) -> list[str]:
+        """After RanksLost: leave out the ranks that died, which are told. Collective over those that live.
+
+        rank, size, hosts and what there is of this node change; the order of the ranks does not.
+        """
+        return []
 
     # -- what follows from it --------------------------------------------------------------------------
     def allreduce(self, array: np.ndarray, op: str = "sum") -> np.ndarray:

@@ -78,6 +78,10 @@ class Board:
         """Seconds after which a rank that others wait for is named, and after which all end; 0: never."""
         self.header[monitor.WARN_MS], self.header[monitor.ABORT_MS] = int(warn * 1000), int(abort * 1000)
 
+    def elastic(self) -> None:
+        """From here on the others go on when a rank is lost."""
+        self.header[monitor.ELASTIC] = 1
+
     def describe(self, names: Sequence[str]) -> int:
         """Give the kernels of a new plan their names; returns the plan's number, from 1."""
         number = len(self.names) + 1

@@ -14,7 +14,7 @@ import traceback
 
 from dtrain.comm import monitor
 from dtrain.comm.base import Communicator
-from dtrain.errors import DtrainError, SavedAndStopped
+from dtrain.errors import DtrainError, RanksLost, SavedAndStopped
 
 #: Seconds that ranks other than 0 leave rank 0 to speak first when the same line fails on all of them.
 GRACE = 0.3
@@ -60,8 +60,10 @@ def end(comm: Communicator, error: BaseException) -> int:
     if getattr(error, "agreed", False):
         code = error.exit_code if isinstance(error, DtrainError) else 1
         return report(error, after=after) if comm.rank == 0 else code
-    if comm.rank > 0:
+    if comm.rank > 0 or isinstance(error, RanksLost):
         time.sleep(GRACE * (1 + comm.rank / comm.size))
+    if isinstance(error, RanksLost) and comm.board.header[monitor.VERDICT]:
+        return error.exit_code  # the monitor has said who, and ends all
     comm.board.state(monitor.SPOKEN)
     code = report(error, f" on {comm.describe()}, in {comm.board.place()}", after)
     sys.stdout.flush()

@@ -25,7 +25,8 @@ from typing import NamedTuple
 HEADER, ROW, MOST_ROWS = 4096, 512, 1024
 NBYTES = HEADER + MOST_ROWS * ROW
 #: Words of the header, and where its texts are.
-ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS = range(5)
+#: ELASTIC is 1 where the others go on when a rank is lost.
+ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS, ELASTIC = range(6)
 HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
 #: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
 RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND = range(9)
@@ -222,7 +223,8 @@ class Monitor:
         if row.state == FINISHED or spoken or self.words[VERDICT]:
             return
         self.words[(HEADER + i * ROW) // 8 + STATE] = LOST_STATE
-        self.end(f"{self.who(row)}, was lost in {self.where(row)}: {_how(row.pid)}", LOST)
+        if not self.words[ELASTIC]:
+            self.end(f"{self.who(row)}, was lost in {self.where(row)}: {_how(row.pid)}", LOST)
 
     # -- standing still ----------------------------------------------------------------------------------
     def look(self, seconds: float) -> None:

@@ -80,6 +80,17 @@ _board: Board | None = None
 LOOK = 0.2
 
 
+def load_mpi() -> Any:
+    """mpi4py's module MPI, not initialised: a library that does not fit is refused before it starts."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    return MPI
+
+
 class MPICommunicator(Communicator):
     """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own.
 
@@ -93,12 +104,7 @@ class MPICommunicator(Communicator):
 
     def __init__(self, average: str = "auto") -> None:
         super().__init__()
-        import mpi4py
-
-        mpi4py.rc.initialize = False  # so that a library that does not fit is refused, not started
-        mpi4py.rc.finalize = False
-        from mpi4py import MPI
-
+        MPI = load_mpi()
         started = launcher.detect()
         version = MPI.Get_library_version().strip("\x00\n ")
         check_family(started, version)

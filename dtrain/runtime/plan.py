@@ -18,7 +18,7 @@ from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import BAD_VALUE, NOT_FINITE, Code, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import Factors, HasBad, NotFinite, StopIfBad, is_bad, largest
-from dtrain.ops.collective import AllReduce
+from dtrain.ops.collective import AllGather, AllReduce
 from dtrain.ops.fused import Fused
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import local_shape, shard_bounds
@@ -80,6 +80,7 @@ class Plan:
 
     nodes: the operations in the order they run, from schedule(); kernels: what runs, some nodes having none.
     required: names of variables that need a value before; assigned: those that have one after.
+    torn: names of variables that are written before the last communication, which may not come to its end.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 
@@ -96,6 +97,7 @@ class Plan:
         self.nodes = nodes
         self.updates = any(isinstance(n.kind, _Update) for n in nodes)  # an optimizer's step is in it
         self.required, self.assigned = _variables(self.nodes, step.fetches)
+        self.torn = _torn(self.nodes)
         self.runs = 0  # counted by sessions of several ranks
         #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
         self.position = env.comm.board.position
@@ -310,6 +312,12 @@ def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[l
         if isinstance(memory.kind, VariableOp) and memory.name not in assigned:
             required[memory.name] = None
     return list(required), list(assigned)
+
+
+def _torn(nodes: Sequence[Operation]) -> list[str]:
+    last = max((i for i, n in enumerate(nodes) if isinstance(n.kind, AllReduce | AllGather)), default=0)
+    written = (n.inputs[k] for n in nodes[:last] for k in n.kind.writes)
+    return sorted({memory_of(tensor).op.name for tensor in written})
 
 
 class _Layout:

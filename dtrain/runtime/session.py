@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dtrain.errors import (
     GraphError,
     InvalidArgumentError,
     NumericError,
+    RanksLost,
     UsageError,
 )
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
@@ -217,13 +218,15 @@ class Session:
             self.latest = plan
             try:
                 draws = dict(self._draws) if self._draws and plan.step.checked else {}
-                results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
+                with self._undone_if_ranks_are_lost(plan) if self.comm.elastic else nullcontext():
+                    results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
             except NotFinite:
                 self._draws = draws
                 raise self.not_finite(plan, locals_) from None
             if plan.assigned:
                 self._initialized.update(plan.assigned)
-            self.count_updates(plan, 1)
+            with suppress(RanksLost):  # the step is done: the next collective tells
+                self.count_updates(plan, 1)
             return rebuild([None if p is None else results[p] for p in places])
 
         return call
@@ -383,6 +386,23 @@ class Session:
                 raise error
 
     # -- plans -----------------------------------------------------------------------------------------
+    @contextmanager
+    def _undone_if_ranks_are_lost(self, plan: Plan) -> Iterator[None]:
+        """A run that stops at a communication changes nothing: no variable, no random number drawn."""
+        draws = dict(self._draws)
+        values = {name: self._variables[name].copy() for name in plan.torn}
+        try:
+            yield
+        except RanksLost:
+            self._draws = draws
+            for name, value in values.items():
+                self._variables[name][...] = value
+            raise
+
+    def forget_plans(self) -> None:
+        """Compile anew from here on: the communicator's ranks are others."""
+        self._plans.clear()
+
     def _compile(
         self,
         tensors: Sequence[Tensor],

@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
+from dtrain.errors import RanksLost
+
 
 class Observer:
     """Follows a run. Every method is called on every rank, in this order, and does nothing by default.
@@ -25,6 +27,12 @@ class Observer:
     def epoch(self, **facts: Any) -> None:
         """After each epoch and its evaluation."""
 
+    def lost(self, **facts: Any) -> None:
+        """Ranks have died, and the others go on: the communicator is smaller, this rank perhaps rank 0 now.
+
+        Who writes takes over. Not collective.
+        """
+
     def profile(self, **facts: Any) -> None:
         """Once, before done, where steps were recorded: where their time went."""
 
@@ -36,7 +44,10 @@ class Observer:
 
 
 class Observers(Observer):
-    """Passes each event on to several observers in their order; `with` closes them, the last one first."""
+    """Passes each event on to several observers in their order; `with` closes them, the last one first.
+
+    An epoch is told to all, also where ranks die while one is told: it is not told again.
+    """
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -50,8 +61,18 @@ class Observers(Observer):
             observer.iteration(epoch, iteration, loss, accuracy)
 
     def epoch(self, **facts: Any) -> None:
+        lost: RanksLost | None = None
         for observer in self._observers:
-            observer.epoch(**facts)
+            try:
+                observer.epoch(**facts)
+            except RanksLost as error:
+                lost = error
+        if lost is not None:
+            raise lost
+
+    def lost(self, **facts: Any) -> None:
+        for observer in self._observers:
+            observer.lost(**facts)
 
     def profile(self, **facts: Any) -> None:
         for observer in self._observers:

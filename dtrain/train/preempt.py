@@ -41,11 +41,11 @@ class StopRequest:
         self._comm = comm
         self._interrupted = 0.0
         self._before: dict[int, Any] = {}
-        self._votes = [Shard(np.array([vote], np.float32), comm.size) for vote in (0, 1)]
+        self._rows = [np.array([vote], np.float32) for vote in (0, 1)]
 
     def vote(self) -> Shard:
         """This rank's row of what a step sums: whether it was asked to stop."""
-        return self._votes[self.name != ""]
+        return Shard(self._rows[self.name != ""], self._comm.size)
 
     def reason(self) -> str:
         """The signal that the first of the ranks got that got one. Collective."""

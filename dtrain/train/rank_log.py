@@ -14,13 +14,13 @@ import shlex
 import sys
 import time
 import traceback
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 from dtrain.comm.base import Communicator
-from dtrain.errors import DtrainError, EnvironmentProblem
+from dtrain.errors import DtrainError, EnvironmentProblem, RanksLost
 from dtrain.train.observer import Observer
 
 #: Different warnings of a rank between two meetings; of more than that only the number is told.
@@ -64,6 +64,9 @@ class RankLog(Observer):
         self._since, self._waited = now, waited
         self._meet()
 
+    def lost(self, **facts: Any) -> None:
+        self._write(f"lost {', '.join(facts['lost'])}; from here on this is {self._comm.describe()}")
+
     def __enter__(self) -> RankLog:
         try:
             with self._comm.together():
@@ -85,7 +88,8 @@ class RankLog(Observer):
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if error is None or getattr(error, "agreed", False):
-            self._meet()
+            with suppress(RanksLost):  # the run is done
+                self._meet()
         else:  # the other ranks are elsewhere
             self._say([(text, [self._comm.rank]) for text in self._take()])
         if self._file:

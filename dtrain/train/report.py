@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from dtrain.comm import launcher
 from dtrain.comm.base import Communicator
 from dtrain.train.observer import Observer
+from dtrain.train.state import Progress, cut_metrics
 
 
 def on_terminal() -> bool:
@@ -33,16 +34,24 @@ class Report(Observer):
     """
 
     def __init__(self, comm: Communicator, run_dir: Path, log_format: str, log_every: int) -> None:
-        self._speaks = comm.rank == 0
+        self._comm, self._run_dir = comm, run_dir
         self._json = log_format == "json"
-        self._bar_wanted = self._speaks and not self._json and on_terminal()
+        self._bar_wanted = not self._json and on_terminal()
         self._every = log_every
         self._bar: Any = None
         self._first: tuple[int, float] | None = None  # step seen, and when
         self._epochs = self._iterations = 0
         self._metrics: TextIO | None = None
+        self._last: dict[str, Any] = {}  # the epoch that was told last
         if self._speaks:
-            self._metrics = open(run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+            self._open()
+
+    @property
+    def _speaks(self) -> bool:
+        return self._comm.rank == 0
+
+    def _open(self) -> None:
+        self._metrics = open(self._run_dir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
 
     def close(self) -> None:
         self._close_bar()
@@ -74,6 +83,7 @@ class Report(Observer):
 
     def epoch(self, **facts: Any) -> None:
         self._close_bar()
+        self._last = facts
         text = (
             f"epoch {facts['epoch']}/{self._epochs}  loss {facts['loss']:.4f}  "
             f"accuracy {facts['accuracy']:.4f}  test accuracy {facts['test_accuracy']:.4f}  "
@@ -81,6 +91,28 @@ class Report(Observer):
             f"communication {facts['communication_fraction']:.1%}"
         )
         self._emit("epoch", facts, text)
+
+    def lost(self, **facts: Any) -> None:
+        """Who died, and where the others go on; told by the new rank 0 where the old one died."""
+        self._close_bar()
+        if self._speaks and self._metrics is None:
+            self._take_over(Progress(epoch=facts["epoch"], iteration=facts["iteration"]))
+        left = f"{_count(facts['ranks'], 'rank')} {'goes' if facts['ranks'] == 1 else 'go'} on"
+        text = (
+            f"  lost {', '.join(facts['lost'])}: {left} in epoch {facts['epoch']} after iteration "
+            f"{facts['iteration']}"
+        )
+        self._emit("lost", facts, text)
+
+    def _take_over(self, at: Progress) -> None:
+        """Go on with the metrics of a rank 0 that was killed: it has told more than is known, or less."""
+        path = self._run_dir / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)  # of another node it may have been
+        cut_metrics(path, at)
+        self._open()
+        events = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        if self._last and self._last["epoch"] not in {e["epoch"] for e in events if e["event"] == "epoch"}:
+            self.epoch(**self._last)
 
     def profile(self, **facts: Any) -> None:
         """Where the time of the recorded steps went."""

@@ -17,7 +17,7 @@ from dtrain.train.state import Progress
 
 
 class Checkpoints:
-    """The checkpoints of a run. Entered, it leaves when the last is on the disk. Each call is collective.
+    """The checkpoints of a run. Entered, it leaves when the last is on the disk. Its methods are collective.
 
     Args:
         variables: what is saved of the session.
@@ -72,7 +72,7 @@ class Checkpoints:
 
     def __exit__(self, kind: object, *exception: object) -> None:
         if kind is None:
-            self.finish()
+            self._wait()
 
     def _write(self, step: int, best: int, values: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         try:

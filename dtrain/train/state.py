@@ -129,7 +129,7 @@ def resume(
             found = checkpoint.load(run_dir, fits)
             at = Progress.of(found.manifest)
             _check_random(found.manifest)
-            _cut_metrics(run_dir / "metrics.jsonl", at)
+            cut_metrics(run_dir / "metrics.jsonl", at)
     said = json.dumps([found.manifest.get("progress"), found.manifest.get("random"), found.damaged])
     progress, session.random_state, damaged = json.loads(session.comm.broadcast_text(said))
     give_values(session, {v.op.name: v for v in variables}, found.values)
@@ -199,7 +199,7 @@ def _check_random(manifest: Mapping[str, Any]) -> None:
         )
 
 
-def _cut_metrics(path: Path, at: Progress) -> None:
+def cut_metrics(path: Path, at: Progress) -> None:
     """Drop from a run's metrics what came after a checkpoint, so that each epoch is in them once."""
     try:
         with open_regular(path, "r+b") as file:

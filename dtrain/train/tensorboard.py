@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,8 +92,8 @@ class TensorBoard(Observer):
         self, folder: Path, config: TrainConfig, session: dt.Session, network: Network, data: Dataset
     ) -> None:
         self._config, self._session, self._network, self._data = config, session, network, data
-        self._speaks = session.comm.rank == 0
-        self._folder = folder
+        self._folder, self._rank = folder, session.comm.rank
+        self._speaks = self._rank == 0
         self._writer: dt.summary.FileWriter | None = None
         trained = set(session.graph.get_collection(dt.GraphKeys.TRAINABLE_VARIABLES))
         self._parameters = [v for v in network.parameters if v in trained]
@@ -153,6 +154,12 @@ class TensorBoard(Observer):
         if self._writer is not None:
             with self._survived():
                 self._writer.close()
+
+    def lost(self, **facts: Any) -> None:
+        if self._session.comm.rank == 0 and self._rank > 0:
+            self._rank, self._speaks = 0, True
+            # points wait for the end of the epoch: all ranks would wait for the import of TensorBoard
+            self._written = math.inf
 
     # -- what they write -------------------------------------------------------------------------------
     def _write(self, summary: Any, step: int | None = None, when: float | None = None) -> None:

@@ -25,6 +25,7 @@ from dtrain.runtime.loop import Loop
 from dtrain.train import checkpoint, own_model, tensorboard
 from dtrain.train.batches import Pace, batches, epoch_order, iterations, windows
 from dtrain.train.data import Dataset, load
+from dtrain.train.elastic import Survivors
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
@@ -108,6 +109,9 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             f"{len(data.train)} ranks, or use a larger data set."
         )
         comm.agree(error)
+    if config.elastic == "on" and comm.size < config.min_ranks:
+        ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
+        comm.agree(UsageError(f"--min-ranks {config.min_ranks}: the job has {ranks} from the start."))
     steps = config.epochs * iterations(data.train, config.batch_size)
     if config.profile and config.profile_window()[0] >= steps:
         comm.agree(
@@ -145,7 +149,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             origin = init_from(session, network.parameters, Path(config.init_from))
     feeds = [network.indices, network.training, stop]
     fetches = [network.loss, network.accuracy, stopping, minimize]
-    profiler, pace = None, Pace(comm)
+    # a step in which ranks die has to be the only one of its call: those before it are done
+    profiler, pace = None, Pace(comm, most=1 if comm.elastic else Pace.MOST)
     if config.profile:
         from dtrain.train.profile import StepProfiler
 
@@ -196,45 +201,51 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             hosts=list(comm.hosts),
             environment=info.environment() if comm.rank == 0 else {},
         )
+        survivors = Survivors(session, at, config.min_ranks, checkpoints, report)
         while at.epoch <= config.epochs:
-            order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
-            begun, waited = time.perf_counter(), comm.seconds
-            comm.board.doing("training")
-            for window in windows(order, config.batch_size, comm, lambda: min(pace(), checkpoints.ahead(at))):
-                comm.board.step(at.step + 1)
-                taken = steps(window, TRAINING, request.vote())
-                for loss, accuracy, *_ in taken:
-                    at.add(float(loss), float(accuracy), window.total)
-                    report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
-                if taken[-1][2]:  # stopped
-                    checkpoints.save(at)
-                    checkpoints.finish()
-                    raise saved_and_stopped(request.reason(), at, run_dir)
-                if checkpoints.due(at) and at.examples < len(data.train):
-                    checkpoints.save(at)
-            seconds = time.perf_counter() - begun
-            fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
-            comm.board.doing("evaluation")
-            mistakes = Mistakes(data) if at.epoch == config.epochs else None
-            test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)
-            report.epoch(
-                epoch=at.epoch,
-                loss=at.loss_sum / len(data.train),
-                accuracy=at.correct / len(data.train),
-                test_loss=test_loss,
-                test_accuracy=test_accuracy,
-                seconds=seconds,
-                images_per_second=len(order) / seconds,
-                communication_fraction=fraction,
-            )
-            if mistakes:
-                mistakes.save(run_dir, at.epoch, comm)
-            at.finish_epoch(test_loss, test_accuracy)
-            comm.board.doing("saving")
-            if config.check_every:
-                session.check_replicas()
-            checkpoints.save(at)
-        checkpoints.finish()
+            with survivors:  # where ranks die, what follows ends, and goes on from `at` with those left
+                order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
+                begun, waited = time.perf_counter(), comm.seconds
+                comm.board.doing("training")
+                for window in windows(
+                    order, config.batch_size, comm, lambda: min(pace(), checkpoints.ahead(at))
+                ):
+                    comm.board.step(at.step + 1)
+                    taken = steps(window, TRAINING, request.vote())
+                    for loss, accuracy, *_ in taken:
+                        at.add(float(loss), float(accuracy), window.total)
+                        report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
+                    if taken[-1][2]:  # stopped
+                        checkpoints.save(at)
+                        checkpoints.finish()
+                        raise saved_and_stopped(request.reason(), at, run_dir)
+                    if checkpoints.due(at) and at.examples < len(data.train):
+                        checkpoints.save(at)
+                seconds = time.perf_counter() - begun
+                fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
+                comm.board.doing("evaluation")
+                mistakes = Mistakes(data) if at.epoch == config.epochs else None
+                test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)
+                if mistakes:
+                    mistakes.save(run_dir, at.epoch, comm)
+                facts = {
+                    "epoch": at.epoch,
+                    "loss": at.loss_sum / len(data.train),
+                    "accuracy": at.correct / len(data.train),
+                    "test_loss": test_loss,
+                    "test_accuracy": test_accuracy,
+                    "seconds": seconds,
+                    "images_per_second": len(order) / seconds,
+                    "communication_fraction": fraction,
+                }
+                at.finish_epoch(test_loss, test_accuracy)
+                report.epoch(**facts)
+                comm.board.doing("saving")
+                if config.check_every:
+                    session.check_replicas()
+                checkpoints.save(at)
+        with survivors:
+            checkpoints.finish()
         if profiler is not None:
             report.profile(**profiler.finish())
         facts = {

