@@ -125,21 +125,21 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     trainer.train(replace(config, run_dir=config.run_dir + "-whole"), SingleCommunicator())
     used: list[tuple[int, int]] = []  # what steps that were done used: (epoch, example)
     here = threading.local()
-    order, batches, vote = trainer.epoch_order, trainer.batches, preempt.StopRequest.vote
+    order, windows, vote = trainer.epoch_order, trainer.windows, preempt.StopRequest.vote
 
     def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
         here.epoch = epoch
         return order(seed, epoch, examples)
 
     def ledger(*args: Any) -> Iterator[Any]:
-        for shard in batches(*args):
+        for window in windows(*args):
             try:
-                yield shard
-            finally:  # the step was done, whether the loop goes on or ends
-                used.extend((here.epoch, int(example)) for example in shard.rows)
+                yield window
+            finally:  # its steps were done, whether the loop goes on or ends
+                used.extend((here.epoch, int(example)) for example in window.rows.reshape(-1))
 
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
-    monkeypatch.setattr(trainer, "batches", ledger)
+    monkeypatch.setattr(trainer, "windows", ledger)
     monkeypatch.setattr(trainer, "evaluate", lambda *args: (0.5, 0.5))
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
 
