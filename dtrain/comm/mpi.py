@@ -105,6 +105,8 @@ class MPICommunicator(Communicator):
     def __init__(self, average: str = "auto") -> None:
         super().__init__()
         MPI = load_mpi()
+        import mpi4py
+
         started = launcher.detect()
         version = MPI.Get_library_version().strip("\x00\n ")
         check_family(started, version)
