@@ -38,7 +38,7 @@ def worker(arguments: list[str]) -> int:
     from dtrain.train import data, trainer
 
     data.SYNTHETIC_TRAIN, data.SYNTHETIC_TEST = EXAMPLES, 1000
-    order, batches, epoch = trainer.epoch_order, trainer.batches, 0
+    order, windows, epoch = trainer.epoch_order, trainer.windows, 0
     ledger = os.open(f"ledger-{launcher.rank()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def epoch_order(seed: int, number: int, examples: range) -> np.ndarray:
@@ -47,16 +47,17 @@ def worker(arguments: list[str]) -> int:
         return order(seed, number, examples)
 
     def noted(*args: Any) -> Iterator[Any]:
-        training = len(args[0]) and args[0].min() < EXAMPLES
-        for shard in batches(*args):
+        for window in windows(*args):
+            done = 1  # a call that is asked to stop ends behind its first step
             try:
-                yield shard
-            finally:  # the step was done
-                if training:
-                    os.write(ledger, "".join(f"{epoch} {example}\n" for example in shard.rows).encode())
-                    time.sleep(0.005)
+                yield window
+                done = len(window)
+            finally:
+                rows = window.rows[:done].reshape(-1)
+                os.write(ledger, "".join(f"{epoch} {example}\n" for example in rows).encode())
+                time.sleep(0.005 * done)
 
-    trainer.epoch_order, trainer.batches = epoch_order, noted
+    trainer.epoch_order, trainer.windows = epoch_order, noted
     return main(arguments)
 
 

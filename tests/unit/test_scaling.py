@@ -361,7 +361,7 @@ def test_a_run_that_fails_says_what_it_said(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_machine_facts_of_ranks(on_threads: Callable[..., list[Any]]) -> None:
-    for facts in on_threads(3, scaling.machine_facts):
+    for facts in on_threads(3, scaling.machine_facts, nodes=3):
         assert facts["cores"] == 3 * len(scaling.usable_cores())  # three nodes
         assert facts["environment"]["nodes"] == "3" and facts["environment"]["BLAS"]
         assert facts["environment"]["binding"].startswith("none, each rank may use")
