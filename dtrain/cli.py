@@ -401,6 +401,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args = _parse(sys.argv[1:] if argv is None else argv)
         except SystemExit as end:  # --help and --version
             return int(end.code or 0)
+        if (world := communicators.joined()) is not None:
+            world.board.run_dir("")  # what ran before in this process is not what an error is about
         run: Callable[[argparse.Namespace], None] = args.run
         run(args)
     except BrokenPipeError:  # `dtrain info | head`

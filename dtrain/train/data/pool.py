@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.files import own_cache, read_regular
+
+#: NumPy reads a header with Python's parser, which fails now and then in two threads at once (CPython 3.11).
+_PARSING = threading.Lock()
 
 FORMAT = 1
 CHUNK = 1 << 20  # bytes under one checksum
@@ -143,7 +147,8 @@ def _mapped(path: Path, rank: int, ranks: int) -> Pool | None:
 
 
 def _map(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    with _PARSING:
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
 
 def _chunks(array: np.ndarray) -> list[np.ndarray]:
