@@ -1,76 +1,29 @@
 """A plan: one step as a list of kernels bound to their arrays, and nothing left to look up.
 
-Compiling orders the nodes (reads of a variable before the writes they do not depend on), gives every tensor
-memory, and binds each kernel to it. Running copies the feeds in, calls the list, copies the fetches out.
+layout.py gives every tensor memory and binds each kernel to it. Running copies the feeds in, calls the list,
+copies the fetches out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dtrain.comm.base import Communicator
 from dtrain.comm.monitor import PLAN, POSITION
 from dtrain.graph.graph import Operation, Tensor
-from dtrain.native.code import BAD_VALUE, NOT_FINITE, Code, NativeCall, Program
+from dtrain.native.code import BAD_VALUE, NOT_FINITE, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
-from dtrain.ops.check import Factors, HasBad, NotFinite, StopIfBad, is_bad, largest
+from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
 from dtrain.ops.collective import AllGather, AllReduce
 from dtrain.ops.fused import Fused
-from dtrain.ops.memory import STAGGER, aligned
-from dtrain.ops.placement import local_shape, shard_bounds
 from dtrain.ops.state import Assign, NoOp, VariableOp
 from dtrain.ops.update import Part, _Update
 from dtrain.passes.step import Step, memory_of
-from dtrain.runtime import exchange
 from dtrain.runtime.agreement import built
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.memory import Buffer, pack
-
-#: Bytes of a bucket's sums up to which each rank adds them up for itself instead of a part of them.
-SMALL = 16 << 10
-
-
-class PlanEnv:
-    """What the kernels of one plan are bound in."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        comm: Communicator,
-        random_stream: Callable[[str, int], Callable[[], np.random.Generator]],
-        initialized: Callable[[str], bool] = lambda name: True,
-    ) -> None:
-        self.xp = backend.xp
-        self.on_host = backend.on_host
-        self.comm = comm
-        self.node = ""  # the name of the operation that is being bound
-        self.initialized = initialized
-        self._random_stream = random_stream
-        self._backend = backend
-        self._block = backend.block(0)
-        self._used = 0
-
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """Memory for one kernel while it runs; release() hands it to the next."""
-        dtype = np.dtype(dtype)
-        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if self._used + nbytes > self._block.size:
-            # kernels bound before keep the old block; sizes double, so there are few
-            self._block = self._backend.block(max(2 * self._block.size, aligned(nbytes)))
-            self._used = 0
-        piece = self._block[self._used : self._used + nbytes].view(dtype).reshape(shape)
-        self._used += aligned(nbytes)
-        return piece
-
-    def release(self) -> None:
-        self._used = 0
-
-    def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
-        return self._random_stream(self.node, seed)
+from dtrain.runtime.layout import Layout, PlanEnv
 
 
 class Plan:
@@ -102,7 +55,7 @@ class Plan:
         #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
         self.position = env.comm.board.position
         self._board = env.comm.board
-        layout = _Layout(self.nodes, step, variables, backend, env)
+        layout = Layout(self.nodes, step, variables, backend, env)
         self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
         self._arrays, self._limits = layout.arrays, layout.limits
@@ -129,7 +82,7 @@ class Plan:
         self._fetches = [self._arrays[t] for t in step.fetches]
 
     def _link(
-        self, bound: Sequence[Kernel | NativeCall], layout: _Layout
+        self, bound: Sequence[Kernel | NativeCall], layout: Layout
     ) -> tuple[list[Kernel], list[Kernel]]:
         """The kernels as calls, one by one; and with those in C that follow one another as one."""
         native = [k for k in bound if isinstance(k, NativeCall)]
@@ -168,7 +121,7 @@ class Plan:
 
         return placed
 
-    def _native(self, program: Program, first: int, last: int, offset: int, layout: _Layout) -> Kernel:
+    def _native(self, program: Program, first: int, last: int, offset: int, layout: Layout) -> Kernel:
         """Calls first..last-1 of a program, the first of which is kernel first + offset."""
         call = program.caller(first, last, self.position, offset)
 
@@ -320,360 +273,7 @@ def _torn(nodes: Sequence[Operation]) -> list[str]:
     return sorted({memory_of(tensor).op.name for tensor in written})
 
 
-class _Layout:
-    """Memory for every tensor of a plan, and the kernels on it."""
-
-    def __init__(
-        self,
-        nodes: Sequence[Operation],
-        step: Step,
-        variables: dict[str, Any],
-        backend: Backend,
-        env: PlanEnv,
-    ) -> None:
-        self.backend, self.env, self.variables, self.step = backend, env, variables, step
-        self.nodes = nodes
-        self.code = Code(env.comm)
-        self.arrays: dict[Tensor, Any] = {}
-        self.packed: dict[Tensor, Any] = {}
-        self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
-        self.packed_bytes = 0
-        self.limits: dict[Tensor, float] = {}  # what entries may be, where the check has closer limits
-        for node in nodes:
-            self._pack(node)
-        #: Buckets whose gradients the update adds up.
-        self.left = {node for node in self.terms if self._leave_sums(node)}
-        self.exchange = self._exchange()
-        self.packed.update(self.exchange.packed)
-        self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
-        self.position = {n: i for i, n in enumerate(nodes)}
-        self.last_use = self._last_uses()
-        self.buffers: dict[Tensor, Buffer] = {}
-        for node in nodes:
-            self._reserve(node)
-        unique = {id(b): b for b in self.buffers.values()}
-        self.arena_bytes = pack(unique.values())
-        self.arena = backend.block(self.arena_bytes)
-
-    # -- who needs what, and how long ------------------------------------------------------------------
-    def _last_uses(self) -> dict[Tensor, int]:
-        """The last position at which the memory of each tensor is read; fetched ones stay to the end."""
-        last: dict[Tensor, int] = {}
-        for i, node in enumerate(self.nodes):
-            for k, tensor in enumerate(node.inputs):
-                if k not in node.kind.shape_only:
-                    last[memory_of(tensor)] = i
-        for tensor in self.step.fetches:
-            last[memory_of(tensor)] = len(self.nodes)
-        return last
-
-    def _local(self, tensor: Tensor) -> tuple[int, ...]:
-        comm = self.env.comm
-        placement = self.step.placements[tensor]
-        return local_shape(tensor.spec.shape, placement, comm.rank, comm.size)
-
-    def _nbytes(self, tensor: Tensor) -> int:
-        return int(np.prod(self._local(tensor), dtype=np.int64)) * tensor.dtype.numpy.itemsize
-
-    def _made_here(self, tensor: Tensor) -> bool:
-        """Whether a kernel of this plan writes the tensor, into memory that is ours to choose."""
-        kind = tensor.op.kind
-        if tensor.dtype.is_string:  # an array of objects cannot lie in a block of bytes
-            return False
-        return not (kind.is_view or kind.writes or isinstance(kind, VariableOp | Const | Feed | AllReduce))
-
-    # -- gradients side by side ------------------------------------------------------------------------
-    def _pack(self, node: Operation) -> None:
-        """Lay a bucket, or an update's gradients, one behind the other in memory of their own.
-
-        The memory is not shared with other tensors, so that its padding stays zero.
-        """
-        if isinstance(node.kind, AllReduce):
-            tensors = list(node.outputs)
-        else:
-            tensors = [node.inputs[i] for i in node.kind.packs]
-            tensors = [t for t in tensors if self._made_here(t) and t not in self.packed]
-        if not tensors:
-            return
-        offsets = [3 * STAGGER]  # parameters and slots lie at 0, 1 and 2
-        for tensor in tensors:
-            offsets.append(offsets[-1] + aligned(self._nbytes(tensor)))
-        self.packed_bytes += offsets[-1] - offsets[0]
-        shared = None
-        if isinstance(node.kind, AllReduce) and self.backend.on_host:
-            shared = self.env.comm.bucket(offsets[-1])
-        own, out = shared or [self.backend.block(offsets[-1])] * 2
-        self.packed.update((t, self._carve(out, at, t)) for t, at in zip(tensors, offsets, strict=False))
-        if isinstance(node.kind, AllReduce):
-            inputs = [self._carve(own, at, t) for t, at in zip(tensors, offsets, strict=False)]
-            self.terms[node] = inputs
-            for source, term in zip(node.inputs, inputs, strict=True):
-                # summing in place is right only where nothing else reads this rank's own term
-                alone = shared is not None or self._only_use(source, node)
-                if self._made_here(source) and source not in self.packed and alone:
-                    self.packed[source] = term
-
-    def _only_use(self, tensor: Tensor, node: Operation) -> bool:
-        """Whether node alone reads a tensor, but for the check, which comes before it."""
-        uses = [
-            n
-            for n in self.nodes
-            for t in n.inputs
-            if memory_of(t) is tensor and not isinstance(n.kind, HasBad)
-        ]
-        return len(uses) == 1 and tensor not in self.step.fetches
-
-    def _carve(self, block: Any, offset: int, tensor: Tensor) -> Any:
-        end = offset + self._nbytes(tensor)
-        return block[offset:end].view(tensor.dtype.numpy).reshape(self._local(tensor))
-
-    # -- the arena -------------------------------------------------------------------------------------
-    def _reserve(self, node: Operation) -> None:
-        """Give each output of a node a buffer, or that of an input that dies here and may be written over."""
-        i = self.position[node]
-        for tensor in node.outputs:
-            if tensor in self.packed or tensor.dtype.is_string:
-                continue
-            if not (self._made_here(tensor) or isinstance(node.kind, Feed)):
-                continue
-            last = self.last_use.get(tensor, i)
-            taken = self._take_over(node, tensor, i) if tensor.index == 0 else None
-            if taken is not None:
-                taken.last = last
-                self.buffers[tensor] = taken
-            else:
-                # a feed is written before the first kernel runs
-                first = 0 if isinstance(node.kind, Feed) else i
-                self.buffers[tensor] = Buffer(self._nbytes(tensor), first, last)
-
-    def _take_over(self, node: Operation, out: Tensor, i: int) -> Buffer | None:
-        for k in node.kind.inplace:
-            if k >= len(node.inputs):
-                continue
-            x = node.inputs[k]
-            buffer = self.buffers.get(x)
-            others = [memory_of(t) for j, t in enumerate(node.inputs) if j != k and t is not x]
-            if (
-                buffer is not None
-                and self.last_use[x] == i
-                and x.dtype == out.dtype
-                and self._local(x) == self._local(out)
-                and all(self.buffers.get(other) is not buffer for other in others)
-            ):
-                return buffer
-        return None
-
-    # -- kernels ---------------------------------------------------------------------------------------
-    def bind(self, node: Operation) -> list[Kernel | NativeCall]:
-        """Make the node's arrays and return the kernels that fill them."""
-        kind, arrays = node.kind, self.arrays
-        if isinstance(kind, NoOp):
-            return []
-        if isinstance(kind, VariableOp):
-            arrays[node.outputs[0]] = self.variables[node.name]
-            return []
-        if isinstance(kind, Const):
-            array = kind.value.array
-            arrays[node.outputs[0]] = array if array.dtype == object else self.backend.from_host(array)
-            return []
-        if kind.is_view:
-            return self._view(node)
-        later = self.exchange.products  # what a sum's product is written into stands in its place
-        ins = [
-            None if k in kind.shape_only else self.packed[t] if node is later.get(t.op) else arrays.get(t)
-            for k, t in enumerate(node.inputs)
-        ]
-        if isinstance(kind, HasBad):
-            # of a product that is computed behind the meeting its factors are looked at, with a closer limit
-            for k, t in enumerate(node.inputs):
-                if t.op in later:
-                    rows = t.op.inputs[0].spec.shape[0]
-                    ins[k] = Factors(tuple(arrays[f] for f in t.op.inputs), rows)
-                    self.limits.update(dict.fromkeys(t.op.inputs, ins[k].limit))
-        for tensor in node.outputs:
-            if kind.writes:
-                arrays[tensor] = arrays[node.inputs[0]]
-            elif tensor in self.packed:
-                arrays[tensor] = self.packed[tensor]
-            elif tensor.dtype.is_string:
-                arrays[tensor] = np.empty(self._local(tensor), object)
-            else:
-                buffer = self.buffers[tensor]
-                arrays[tensor] = self._carve(self.arena, buffer.offset, tensor)
-        if isinstance(kind, Feed):
-            return []
-        outs = [arrays[t] for t in node.outputs]
-        kernels: list[Kernel | NativeCall] = []
-        if isinstance(kind, AllReduce):
-            for k, term in enumerate(self.terms[node]):
-                if ins[k] is not term:
-                    kernels.append(self._copy(ins[k], term))
-                    ins[k] = term
-            if node in self.left:
-                return kernels + self._sum_the_rest(node, ins)
-        else:
-            for k in kind.packs:
-                if not isinstance(ins[k], tuple | Part) and self._must_be_copied(node.inputs[k]):
-                    source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
-                    kernels.append(self._copy(source, ins[k]))
-        if node in later:
-            return [self.code.part_of_product(*self.exchange.operands(node), outs[0], *self._rows(outs[0]))]
-        self.env.release()
-        self.env.node = node.name
-        native = self._native(node, ins, outs)
-        meets = self._meets(node, ins)
-        if native is None:
-            kernel = kind.bind(self.env, ins, outs)
-            if meets is not None:
-                kernel = self.env.comm.in_turn(kernel, parts=kind.in_parts, before=meets)
-            return [*kernels, kernel]
-        if meets is not None:
-            works = kind.in_parts or self.env.comm.local_rank == 0
-            meet = self.code.meet()
-            native = [*([meet] if meets else []), *(native if works else []), meet]
-        return [*kernels, *native]
-
-    def _native(self, node: Operation, ins: Sequence[Any], outs: Sequence[Any]) -> list[NativeCall] | None:
-        """The node as calls into C; None where it has no such form."""
-        if not self.step.native:
-            return None
-        calls = node.kind.native(self.code, [t.spec for t in node.inputs], ins, outs)
-        return [calls] if isinstance(calls, NativeCall) else calls
-
-    def explain(self, node: Operation) -> None:
-        """Raise what a node's kernel in C would not go on for, in the words of its other kernel."""
-        self.env.release()
-        node.kind.bind(
-            self.env, [self.arrays[t] for t in node.inputs], [self.arrays[t] for t in node.outputs]
-        )()
-        raise AssertionError(f"{node.name} stopped in C and not in NumPy")
-
-    # -- sums that an update does itself -------------------------------------------------------------------
-    def _leave_sums(self, node: Operation) -> bool:
-        """Whether a bucket's gradients can go to the update as they are, each rank's by itself.
-
-        They can where the update works on shared variables, each rank on its part of them: it adds up the
-        gradients of that part in the same pass, and the sums lie in no memory. The rest is small, so each
-        rank adds it up for itself. The update's last meeting is before anyone's next write into the bucket.
-        """
-        comm = self.env.comm
-        if not self.step.native or any(comm.terms(t) is None for t in self.terms[node]):
-            return False
-        left = [self._update_of(t) is not None for t in node.outputs]
-        small = sum(self._nbytes(t) for t, yes in zip(node.outputs, left, strict=True) if not yes)
-        return any(left) and small <= SMALL
-
-    def _update_of(self, gradient: Tensor) -> Operation | None:
-        """The update that alone reads a summed gradient, where it can add up the terms itself."""
-        readers = [n for n in self.nodes if any(memory_of(t) is gradient for t in n.inputs)]
-        if len(readers) != 1 or gradient in self.step.fetches:
-            return None
-        node = readers[0]
-        if not (isinstance(node.kind, _Update) and node.kind.c) or node.inputs.count(gradient) != 1:
-            return None
-        floats = gradient.dtype.name in ("float32", "float64")
-        shared = all(
-            self.env.comm.is_shared(self.variables[memory_of(node.inputs[k]).op.name])
-            for k in node.kind.writes
-        )
-        every = all(isinstance(node.inputs[k].op.kind, AllReduce) for k in node.kind.packs)
-        one = len({node.inputs[k].op for k in node.kind.packs}) == 1
-        return node if floats and shared and every and one else None
-
-    def _exchange(self) -> exchange.Exchange:
-        """The products of gradients that are computed by parts of the parameter."""
-        made = exchange.Exchange()
-        if self.left and self.code.own_products:
-            made.fill(
-                self.step,
-                self.env.comm,
-                {
-                    source.op: node
-                    for node in self.nodes
-                    if node in self.left
-                    for source, out, term in zip(node.inputs, node.outputs, self.terms[node], strict=True)
-                    if self.packed.get(source) is term
-                    and self._only_use(source, node)
-                    and self._update_of(out) is not None
-                    and exchange.suits(self.step, source, self._is_free)
-                },
-            )
-        return made
-
-    def _is_free(self, tensor: Tensor) -> bool:
-        return self._made_here(tensor) and tensor not in self.packed
-
-    def _rows(self, gradient: Any) -> tuple[int, int]:
-        """Half-open range of a gradient's rows that this rank computes."""
-        return shard_bounds(len(gradient), self.env.comm.local_rank, self.env.comm.local_size)
-
-    def _sum_the_rest(self, node: Operation, terms: Sequence[Any]) -> list[Kernel | NativeCall]:
-        comm = self.env.comm
-        calls: list[Kernel | NativeCall] = [self.code.meet()]
-        for source, term, tensor in zip(node.inputs, terms, node.outputs, strict=True):
-            if source.op in self.exchange.products:
-                size = term.size // len(term)
-                low, high = self._rows(term)
-                self.arrays[tensor] = Part(term, low * size, high * size)
-                continue
-            everyones = comm.terms(term)
-            if self._update_of(tensor) is not None:
-                self.arrays[tensor] = tuple(everyones)
-                continue
-            out = self._carve(self.backend.block(self._nbytes(tensor)), 0, tensor)
-            self.arrays[tensor] = out
-            total = self.code.sum([t.reshape(-1) for t in everyones], out.reshape(-1))
-            calls.append(total or _sum(everyones, out))
-        return calls
-
-    def _meets(self, node: Operation, ins: Sequence[Any]) -> bool | None:
-        """Whether a write to variables that ranks share must wait for readers; None if it is no such write.
-
-        After it all ranks meet in any case.
-        """
-        comm, kind = self.env.comm, node.kind
-        if not self.backend.on_host or not any(comm.is_shared(ins[k]) for k in kind.writes):
-            return None
-        written = {memory_of(node.inputs[k]) for k in kind.writes}
-        i = self.position[node]
-        readers = [j for j, n in enumerate(self.nodes[:i]) if any(memory_of(t) in written for t in n.inputs)]
-        last = max(readers, default=-1)
-        # an allreduce behind the last reader is where all have met already
-        met = any(isinstance(n.kind, AllReduce) for n in self.nodes[last + 1 : i]) and bool(readers)
-        return not met
-
-    def _must_be_copied(self, tensor: Tensor) -> bool:
-        """Whether an update cannot read a gradient in place: it is strided, or a variable (d ab/da is b)."""
-        is_variable = isinstance(memory_of(tensor).op.kind, VariableOp)
-        return is_variable or not self.arrays[tensor].flags.c_contiguous
-
-    def _copy(self, source: Any, out: Any) -> Kernel | NativeCall:
-        plain = self.step.native and source.dtype == out.dtype and source.dtype != object
-        if plain and source.flags.c_contiguous and out.flags.c_contiguous and source.shape == out.shape:
-            return self.code.call("copy", out, source, out.nbytes)
-        return partial(self.env.xp.copyto, out, source)
-
-    def _view(self, node: Operation) -> list[Kernel | NativeCall]:
-        x, out = self.arrays[node.inputs[0]], node.outputs[0]
-        view = node.kind.view(self.env, x, self._local(out))
-        self.arrays[out] = view
-        if view.size == 0 or self.env.xp.shares_memory(view, x):
-            return []
-        # a reshape of a transposed array: no view of it exists, so its values are copied at every run
-        flat = view.reshape(x.shape)
-        return [self._copy(x, flat)]
-
-
 def _label(node: Operation) -> str:
     """A node's kernel for messages: 'MatMul(hidden_1/MatMul)'; of a sum the first tensor that it sums."""
     name = node.inputs[0].op.name if isinstance(node.kind, AllReduce) else node.name
     return f"{node.type}({name}{', ...' if len(node.outputs) > 1 else ''})"
-
-
-def _sum(terms: Sequence[Any], out: Any) -> Kernel:
-    def kernel() -> None:
-        np.add(terms[0], terms[1], out=out)
-        for term in terms[2:]:
-            np.add(out, term, out=out)
-
-    return kernel

@@ -38,7 +38,8 @@ from dtrain.runtime.agreement import agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
-from dtrain.runtime.plan import Plan, PlanEnv
+from dtrain.runtime.layout import PlanEnv
+from dtrain.runtime.plan import Plan
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
 MAX_PLANS = 64

@@ -26,7 +26,7 @@ from dtrain.ops.reduce import Sum
 from dtrain.passes.fuse import fuse
 from dtrain.passes.step import Step
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import PlanEnv
+from dtrain.runtime.layout import PlanEnv
 from dtrain.runtime.profile import ELEMENTWISE, part_of
 
 pytestmark = pytest.mark.skipif(not compiler.command(), reason="there is no C compiler")

@@ -28,7 +28,8 @@ from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded, shard_
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import Plan, PlanEnv
+from dtrain.runtime.layout import PlanEnv
+from dtrain.runtime.plan import Plan
 
 few = settings(max_examples=25, derandomize=True, deadline=None)
 

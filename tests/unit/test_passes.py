@@ -28,7 +28,8 @@ from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import prune
 from dtrain.passes.step import ancestors, topological
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.plan import Plan, PlanEnv
+from dtrain.runtime.layout import PlanEnv
+from dtrain.runtime.plan import Plan
 
 Feeds = Sequence[tuple[dt.Tensor, tuple[int, ...]]]
 
