@@ -3,6 +3,8 @@
 The names are TensorFlow 1's: `import dtrain as dt`.
 """
 
+# first, since it loads NumPy with no more BLAS threads than wanted
+import dtrain.comm  # noqa: F401  # isort: skip
 from dtrain import contrib, errors, initializers, keras, losses, nn, summary, train
 from dtrain.autodiff import gradients
 from dtrain.compat import module_getattr

@@ -7,9 +7,11 @@ import os
 import platform
 from pathlib import Path
 
-import numpy as np
-
 from dtrain.comm import launcher, threads
+
+with threads.none_at_first():
+    import numpy as np
+
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import EnvironmentProblem, UsageError

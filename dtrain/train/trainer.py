@@ -77,6 +77,8 @@ def build(model: str, data: Dataset) -> Network:
         predicted = dt.cast(dt.argmax(logits, 1), "int32")
         accuracy = dt.reduce_mean(dt.cast(dt.equal(predicted, labels), "float32"))
     examples = (images.op, classes.op)
+    for constant in examples:  # it need not be computed again of 47 MB
+        constant.kind.value.digest = data.digest
     return Network(indices, training, loss, accuracy, predicted, dt.global_variables(), examples, losses=each)
 
 

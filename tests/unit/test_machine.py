@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +86,27 @@ def test_a_cache_smaller_than_the_processors_is_told() -> None:
 def test_the_blas_is_said_in_a_line() -> None:
     text = machine.blas_text()
     assert re.fullmatch(r"\w+ [\w.]+(, \w+ kernel)?, (1 thread|\d+ threads)", text), text
+
+
+@pytest.mark.parametrize(
+    ("launched", "threads"),
+    [({}, None), ({"PMI_RANK": "1", "PMI_SIZE": "2"}, 1), ({"PMI_RANK": "0", "PMI_SIZE": "1"}, None)],
+)
+def test_the_blas_of_one_of_several_ranks_starts_no_threads(
+    launched: dict[str, str], threads: int | None
+) -> None:
+    if machine.blas()[0]["internal_api"] != "openblas":
+        pytest.skip("this wants OpenBLAS")
+    environ = {
+        k: v for k, v in os.environ.items() if k not in (*VARIABLES, "PMI_RANK", "PMI_SIZE")
+    } | launched
+    program = (
+        "import os, dtrain; print(len(os.listdir('/proc/self/task')), 'OPENBLAS_NUM_THREADS' in os.environ)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == [str(threads or len(usable_cores())), "False"]
 
 
 # -- a program of one's own, under mpirun -----------------------------------------------------------------
