@@ -1,5 +1,8 @@
 """The harness of all tests: fixtures, and how a failure or a hang ends the run, under mpirun on every rank.
 
+launch/test runs most tests two at a time (pytest-xdist), and those that start jobs of several processes or
+measure time one after another: they are marked `alone`, here or where they stand.
+
 Under mpirun each rank runs pytest on the same tests in the same order, and one sees rank 0's output. The
 other ranks are silent until a test of theirs fails; their report then goes to stderr, `[rank r]` before each
 line. Whatever a rank does after a failure, the others wait for it in a collective, so the first failure ends
@@ -64,7 +67,7 @@ class Harness:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.terminal = config.pluginmanager.getplugin("terminalreporter")
+        self.terminal = config.pluginmanager.getplugin("terminalreporter")  # None in a worker of pytest-xdist
         self.world: dtrain_comm.Communicator | None = None
         self.exit_status = 0
         self.hung = False
@@ -88,7 +91,7 @@ class Harness:
 
     @pytest.hookimpl(trylast=True)  # after the terminal has counted the failure
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and (SIZE > 1 or self.hung):
+        if report.failed and (SIZE > 1 or self.hung) and self.terminal:
             self._forget_silenced()
             if RANK > 0 and not self.hung:
                 time.sleep(STAGGER * RANK)
@@ -124,7 +127,10 @@ class Harness:
         return True
 
     def _end_hung(self, item: pytest.Item, deadline: float) -> None:
-        """Report the test as failed, with the stacks of all threads; ends in pytest_runtest_logreport."""
+        """Report the test as failed, with the stacks of all threads; ends in pytest_runtest_logreport.
+
+        A worker of pytest-xdist sends the report and ends; another takes its place.
+        """
         self.hung = True
         try:
             capture = self.config.pluginmanager.getplugin("capturemanager")
@@ -145,7 +151,8 @@ class Harness:
         """Print what was silenced and end this process, with all other ranks. Does not return."""
         for line in self.silenced.getvalue().strip("\n").splitlines() if RANK > 0 else ():
             sys.__stderr__.write(f"[rank {RANK}] {line}\n")
-        self.terminal.flush()
+        if self.terminal:
+            self.terminal.flush()
         sys.__stdout__.flush()
         sys.__stderr__.flush()
         for process in list(_launched):
@@ -185,6 +192,18 @@ def pytest_configure(config: pytest.Config) -> None:
     for plugin in config.pluginmanager.get_plugins():
         if isinstance(plugin, pytest_mpi.MPIPlugin):
             plugin._is_testing_mpi = False  # no page of MPI's settings after every run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what must run alone, and leave out what is for ranks where this process is none of several."""
+    for item in items:
+        if "mpirun" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.alone)
+    if not (config.getoption("--with-mpi") or config.getoption("--only-mpi")):
+        ours = [item for item in items if item.get_closest_marker("mpi") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(ours)])
+        items[:] = ours
 
 
 # -- fixtures --------------------------------------------------------------------------------------------

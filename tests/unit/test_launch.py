@@ -215,6 +215,8 @@ def test_elastic_takes_open_mpi_in_an_environment_of_its_own(project: Project) -
         (3, "1 75 0", 2, 75),
         (3, "2 0", 1, 2),
         (3, "5 0", 1, 5),
+        (3, "1 6 0", 2, 6),
+        (3, "10 0", 1, 10),
         (0, "1 0", 1, 1),
     ],
 )
@@ -306,6 +308,7 @@ def test_a_moved_project_makes_its_environment_again(project: Project, tmp_path:
     assert project.calls == ["venv", "pip .[mpi]"] * 2
 
 
+@pytest.mark.alone
 def test_two_starts_at_once_make_one_environment(project: Project) -> None:
     starts = [
         subprocess.Popen(
@@ -469,6 +472,34 @@ def test_a_hang_without_other_ranks_ends_too(suite: Suite) -> None:
     assert "not done after 3 s" in done.stdout
     assert "in test_it" in done.stdout
     assert "1 failed, 1 passed in" in done.stdout
+
+
+def test_a_hang_beside_other_tests_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_it.py").write_text(
+        "import time\nimport pytest\ndef test_it(): time.sleep(100)\n"
+        "@pytest.mark.parametrize('i', range(6))\ndef test_well(i): pass\n"
+    )
+    options = [
+        "-c",
+        ROOT / "pyproject.toml",
+        f"--rootdir={tmp_path}",
+        "-p",
+        "no:cacheprovider",
+        "--timeout=1",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-n", "2", tmp_path],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=clean_environment(PYTHONPATH=str(ROOT)),
+    )
+    assert done.returncode == 1
+    assert "not done after 1 s" in done.stdout
+    assert "in test_it" in done.stdout
+    assert "6 passed in" in done.stdout
 
 
 def test_a_failure_on_one_rank_ends_the_job_and_is_shown_once(suite: Suite) -> None:

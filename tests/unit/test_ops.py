@@ -251,12 +251,14 @@ def test_several_ranks_compute_what_one_does_wherever_the_inputs_lie(
     node, feeds = node_on(example.op, arrays)
     expected = run(list(node.outputs), feeds, arrays)
     cases = list(itertools.product(*map(placements_of, arrays)))
+    steps = []  # what a step is does not depend on the rank
+    for case in cases:
+        specs = [FeedSpec(f, a.shape, p) for f, a, p in zip(feeds, arrays, case, strict=True)]
+        steps.append(compile_step(node.outputs, (), specs, size))
 
     def rank(comm: Communicator) -> list[Any]:
         results = []
-        for case in cases:
-            specs = [FeedSpec(f, a.shape, p) for f, a, p in zip(feeds, arrays, case, strict=True)]
-            step = compile_step(node.outputs, (), specs, size)
+        for case, step in zip(cases, steps, strict=True):
             plan = Plan(step, schedule(step), {}, Backend(), PlanEnv(Backend(), comm, None))  # type: ignore[arg-type]
             locals_ = [local_part(a, p, comm.rank, size) for a, p in zip(arrays, case, strict=True)]
             results.append(plan.run(locals_))
