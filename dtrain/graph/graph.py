@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dtrain.ops.base import Op
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_COMMAND = os.path.join(_PACKAGE, "cli.py")
 
 
 class Spec(NamedTuple):
@@ -493,9 +494,17 @@ def set_random_seed(seed: int | None) -> None:
     get_default_graph().seed = None if seed is None else int(seed)
 
 
+def built(node: Operation) -> str:
+    """Where a node was built, for a message; '' where dtrain's own command did it."""
+    return f" (built at {node.source})" if node.source else ""
+
+
 def _user_line() -> str:
-    """'file.py:12' of the nearest caller outside dtrain: what an error can point at."""
+    """'file.py:12' of the nearest caller outside dtrain: what an error can point at; '' for the command."""
     frame: FrameType | None = sys._getframe(2)
+    inside = frame
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
+        inside, frame = frame, frame.f_back
+    if inside is not None and inside.f_code.co_filename == _COMMAND:
+        return ""  # only the script that starts it lies outside
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

@@ -14,7 +14,7 @@ import numpy as np
 
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, int32
-from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, built
 from dtrain.graph.shape import Dims, as_dims, is_static, size_of
 from dtrain.ops.base import Const, Example, Op, Value, apply, convert_to_tensor, register
 from dtrain.ops.evaluate import HostEnv, evaluate
@@ -86,7 +86,7 @@ class Late(Op):
                 how = {"Feed": "fed", "VariableOp": "a variable"}.get(cause.type, f"a {cause.type}")
                 raise InvalidArgumentError(
                     f"{type(self.kind).__name__} takes a size or bound from {tensor.name}, which depends on "
-                    f"the value of {cause.name} ({how}, built at {cause.source}). A plan is compiled "
+                    f"the value of {cause.name} ({how}){built(cause)}. A plan is compiled "
                     "for the shapes of what is fed, before there are values: take it from dt.shape(...)."
                 )
             values.append(value)

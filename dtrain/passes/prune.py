@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType
-from dtrain.graph.graph import Graph, Operation, Spec, Tensor
+from dtrain.graph.graph import Graph, Operation, Spec, Tensor, built
 from dtrain.graph.shape import Dims
 from dtrain.ops.base import Feed, Placeholder
 from dtrain.ops.late import Late
@@ -92,7 +92,7 @@ def _at_known_shapes(
     except GraphError as error:
         operands = " and ".join(f"{t.op.name} {t.spec}" for t in inputs)
         raise InvalidArgumentError(
-            f"{node.name} (built at {node.source}) does not fit what is fed: with {operands}, {error}."
+            f"{node.name}{built(node)} does not fit what is fed: with {operands}, {error}."
         ) from None
     copy = Operation(graph, node.name, kind, inputs, control, specs, node.source)
     graph.operations.append(copy)
@@ -108,7 +108,7 @@ def _not_fed(node: Operation) -> str:
     assert isinstance(kind, Placeholder)
     return (
         f"You must feed a value for placeholder tensor '{node.name}' with dtype {_classic(kind.dtype)}"
-        f"{_with_shape(kind.shape)}: pass feed_dict={{...}} to Session.run (built at {node.source})."
+        f"{_with_shape(kind.shape)}: pass feed_dict={{...}} to Session.run{built(node)}."
     )
 
 

@@ -13,15 +13,10 @@ import numpy as np
 from dtrain.comm.base import Communicator
 from dtrain.errors import EnvironmentProblem, ReplicaError
 from dtrain.graph.fingerprint import fingerprint, lines
-from dtrain.graph.graph import Graph, Operation
+from dtrain.graph.graph import Graph, Operation, built
 from dtrain.ops.fused import Fused
 from dtrain.ops.state import VariableOp
 from dtrain.runtime.backend import Backend
-
-
-def built(node: Operation) -> str:
-    """Where a node was built, for a message."""
-    return f" (built at {node.source})" if node.source else ""
 
 
 def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> None:

@@ -23,7 +23,7 @@ from dtrain.errors import (
     RanksLost,
     UsageError,
 )
-from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
+from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, built, get_default_graph, session_stack
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
@@ -310,7 +310,7 @@ class Session:
             if not compatible(shape, tensor.spec.shape):
                 raise InvalidArgumentError(
                     f"Cannot feed value of shape {shape} for Tensor '{tensor.name}', which has shape "
-                    f"'{shape_text(tensor.spec.shape)}' (built at {tensor.op.source})."
+                    f"'{shape_text(tensor.spec.shape)}'{built(tensor.op)}."
                 )
             arrays.append(array)
             specs.append((shape, placement))
@@ -357,7 +357,7 @@ class Session:
         if not fits or (integers and not np.array_equal(converted, array)):
             raise InvalidArgumentError(
                 f"Cannot feed value of dtype {array.dtype} for Tensor '{tensor.name}', which has dtype "
-                f"{tensor.dtype.name} (built at {tensor.op.source}): convert it with numpy.asarray(value, "
+                f"{tensor.dtype.name}{built(tensor.op)}: convert it with numpy.asarray(value, "
                 f"numpy.{tensor.dtype.name}) if that is meant."
             )
         return converted
@@ -459,9 +459,9 @@ class Session:
 
     def _uninitialized(self, plan: Plan) -> FailedPreconditionError:
         name = next(n for n in plan.required if n not in self._initialized)
-        source = self.graph.get_operation_by_name(name).source
+        place = built(self.graph.get_operation_by_name(name))
         return FailedPreconditionError(
-            f"Attempting to use uninitialized value {name} (built at {source}): run "
+            f"Attempting to use uninitialized value {name}{place}: run "
             "session.run(dt.global_variables_initializer()) first."
         )
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +149,27 @@ def test_models_that_do_not_fit(
     assert err.startswith("dtrain: error: --model ") and err.count("\n") == 1
     for word in words:
         assert word in err
+
+
+@pytest.mark.parametrize(
+    ("model", "place"), [("mine.py:graph", r" \(built at \S+mine\.py:\d+\)"), ("mlp", "")]
+)
+def test_an_op_that_makes_bad_numbers_is_told_with_the_users_line(
+    model: str, place: str, folder: Path, tmp_path: Path
+) -> None:
+    """As the console script does it; of dtrain's own models the op's name says which layer."""
+    script = "import sys\nfrom dtrain.cli import main\nsys.exit(main())\n"
+    command = ["train", "--model", model, "--dataset", "blocks", "--optimizer", "sgd", "--lr", "1e30"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command, "--run-dir", str(tmp_path / "run")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": str(Path(dt.__file__).parents[1])},
+    )
+    assert done.returncode == 6, done.stderr
+    assert re.search(rf"; \w+ '\S+'{place} makes [\d,]+ of them\. ", done.stderr), done.stderr
 
 
 def test_a_mistake_on_all_ranks_is_told_once(folder: Path, mpirun: object) -> None:
