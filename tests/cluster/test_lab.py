@@ -125,15 +125,21 @@ class Lab:
         return dict(re.findall(r"(\w+)=(\S*)", self.check(f"scontrol show job {job}")))
 
     def ended(self, job: str, deadline: float = 240) -> dict[str, str]:
-        """Wait until a job has ended. One that was queued again need not wait for Slurm's two minutes."""
+        """Wait until a job has ended. One that was queued again need not wait for Slurm's two minutes.
+
+        While Slurm takes a job back it calls it FAILED for a moment, so an end has to last for some looks.
+        """
         state: dict[str, str] = {}
+        looks = 0
 
         def over() -> bool:
-            nonlocal state
+            nonlocal state, looks
             state = self.state(job)
             if state["JobState"] == "PENDING" and state["Reason"] == "BeginTime":
                 self.run(f"scontrol update JobId={job} StartTime=now")
-            return state["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
+            ended = state["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
+            looks = looks + 1 if ended else 0
+            return looks == (5 if state["JobState"] == "FAILED" else 1)
 
         wait_for(over, deadline, lambda: f"{state}\n{self.told()}", pause=0.5)
         return state
