@@ -219,7 +219,7 @@ def run_train(args: argparse.Namespace) -> None:
     names = {f.name for f in fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
     config = resolve(flags, os.environ, args.config)
-    comm = communicators.world(config.average, config.elastic == "on")
+    comm = communicators.world(config.average, config.elastic == "on", config.overlap)
     from dtrain.train.rank_log import RankLog
     from dtrain.train.trainer import train
 

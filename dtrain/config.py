@@ -84,6 +84,11 @@ class TrainConfig:
         "how ranks sum: through the memory of a node and MPI between nodes, or by MPI's allreduce alone",
         AVERAGES,
     )
+    overlap: str = option(
+        "auto",
+        "begin sums between nodes before all gradients are there; auto: where that is expected to pay",
+        SWITCH,
+    )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     checkpoint_every: int = option(0, "steps between two checkpoints; one is saved after each epoch anyway")
     keep: int = option(3, "checkpoints that are kept: the newest N, and the best one besides")

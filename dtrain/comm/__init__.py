@@ -20,6 +20,8 @@ __all__ = ["Communicator", "SingleCommunicator", "joined", "launcher", "world"]
 
 #: How gradients may be summed.
 AVERAGES = ("auto", "shared", "mpi")
+#: Whether sums may begin before all gradients are there.
+OVERLAPS = ("auto", "on", "off")
 
 _world: Communicator | None = None
 
@@ -39,10 +41,11 @@ def software() -> dict[str, str]:
     return found | {"numpy": np.__version__}
 
 
-def world(average: str = "", elastic: bool = False) -> Communicator:
+def world(average: str = "", elastic: bool = False, overlap: str = "") -> Communicator:
     """The communicator over all ranks, made at the first call (collective then).
 
     average: how it sums gradients, auto, shared or mpi (see MPICommunicator); by default $DTRAIN_AVERAGE.
+    overlap: whether sums may begin early, auto, on or off (likewise); by default $DTRAIN_OVERLAP.
 
     A process that no launcher started is a world of one and needs neither MPI nor mpi4py. The BLAS of each
     rank is kept to its share of the cores.
@@ -72,7 +75,10 @@ def world(average: str = "", elastic: bool = False) -> Communicator:
             average = average or os.environ.get("DTRAIN_AVERAGE", "auto")
             if average not in AVERAGES:
                 raise UsageError(f"DTRAIN_AVERAGE={average}: choose one of {', '.join(AVERAGES)}.")
-            _world = ElasticCommunicator() if elastic else MPICommunicator(average)
+            overlap = overlap or os.environ.get("DTRAIN_OVERLAP", "auto")
+            if overlap not in OVERLAPS:
+                raise UsageError(f"DTRAIN_OVERLAP={overlap}: choose one of {', '.join(OVERLAPS)}.")
+            _world = ElasticCommunicator() if elastic else MPICommunicator(average, overlap)
             failure.install(_world)
             _world.agree_on_items("the version of", software() | _world.versions)
         threads.limit(_world)

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
@@ -152,6 +152,26 @@ class Communicator(ABC):
         """
         assert source.ctypes.data == output.ctypes.data
         return lambda: self.allreduce(output)
+
+    #: When sums that began early went on beside other work, in ns of perf_counter_ns; the latest of them.
+    aside: Sequence[tuple[int, int]] = ()
+    #: What sums take here, where some may begin early: what passes/overlap.Link holds. Alike on all ranks.
+    link: tuple[float, float, float, float, bool] | None = None
+
+    def begun(
+        self, sums: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """Two calls: one begins the sums of such pairs as reducer() takes, one returns when they are done.
+
+        Every rank makes them in the same order; in between it works on what the sums do not touch.
+        """
+        reducers = [self.reducer(source, output) for source, output in sums]
+
+        def end() -> None:
+            for reduce in reducers:
+                reduce()
+
+        return (lambda: None), end
 
     def barrier(self) -> None:
         """Return when every rank has come here."""

@@ -7,7 +7,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -91,18 +93,27 @@ def load_mpi() -> Any:
     return MPI
 
 
+def _add_up(terms: Sequence[np.ndarray], out: np.ndarray) -> None:
+    """out = the terms, two or more, from the first to the last."""
+    np.add(terms[0], terms[1], out=out)
+    for term in terms[2:]:
+        np.add(out, term, out=out)
+
+
 class MPICommunicator(Communicator):
     """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own.
 
     average: how buckets are summed. shared: through memory that the ranks of a node share, and over MPI
         between nodes only. mpi: by MPI's allreduce. auto: shared on one node; on several whichever is
         measured to be faster, shared in doubt, so that the next start chooses the same.
+    overlap: whether sums may begin before all gradients are there. auto: between nodes, where that is
+        expected to pay; on: wherever sums go over MPI; off: never.
 
     Raises:
         EnvironmentProblem: the library does not fit its launcher; shared is asked for where it cannot be.
     """
 
-    def __init__(self, average: str = "auto") -> None:
+    def __init__(self, average: str = "auto", overlap: str = "off") -> None:
         super().__init__()
         MPI = load_mpi()
         import mpi4py
@@ -165,6 +176,11 @@ class MPICommunicator(Communicator):
             atexit.register(self._free)  # before MPI.Finalize, which was registered first
             if several and average == "auto":
                 self._choose()
+        self._aside: Any = None
+        self.aside: deque[tuple[int, int]] = deque(maxlen=1024)
+        over_mpi = self.nodes > 1 or (overlap == "on" and not self._shares)
+        if overlap != "off" and over_mpi and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+            self._prepare(forced=overlap == "on")
 
     def _choose(self) -> None:
         """Measure both ways to sum a bucket, once each way in turn, and keep to the faster."""
@@ -190,6 +206,46 @@ class MPICommunicator(Communicator):
             figures = f"1 MiB in {mpi:.2f} ms, through shared memory {shared:.2f} ms"
         self.averaging += f" ({figures})"
 
+    def _prepare(self, forced: bool) -> None:
+        """Have a thread for sums that begin early, and measure what they take. Collective."""
+        comm = self._aside = (self._across if self._shares else self._comm).Dup()
+        self._helper = ThreadPoolExecutor(1, "sums")
+        short, long = np.zeros(1, np.float32), np.zeros(PROBE // 4, np.float32)
+        a, product = np.ones((256, 256), np.float32), np.empty((256, 256), np.float32)
+
+        def total(array: np.ndarray) -> None:
+            comm.Allreduce(self._mpi.IN_PLACE, array)
+
+        def products(times: int) -> None:
+            for _ in range(times):
+                np.matmul(a, a, out=product)
+
+        def together() -> None:
+            sum = self._helper.submit(total, long)
+            products(times)
+            sum.result()
+
+        def least(call: Callable[..., Any], *arguments: Any) -> float:
+            found = np.inf
+            for _ in range(TRIES):
+                self.barrier()
+                begun = time.perf_counter()
+                call(*arguments)
+                found = min(found, time.perf_counter() - begun)
+            return float(self.allreduce(np.array([found]), "max")[0])
+
+        latency, moving, one = least(total, short), least(total, long), least(products, 1)
+        times = min(max(round(moving / one), 1), 100)
+        working = least(products, times)
+        saved = (moving + working - least(together)) / min(moving, working)
+        hidden, bandwidth = min(max(saved, 0.0), 1.0), long.nbytes / max(moving - latency, 1e-6)
+        self.link = (latency, bandwidth, 2 * 256**3 / one, hidden, forced)
+        self.averaging += (
+            f"; the network takes {latency * 1e3:.2f} ms and {bandwidth / 1e6:.0f} MB/s, {hidden:.0%} of it "
+            "behind products"
+        )
+        self.seconds = 0.0
+
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
         if not self._shares or nbytes == 0 or not self._room(nbytes * (self.local_size + 1)):
             return None
@@ -201,7 +257,7 @@ class MPICommunicator(Communicator):
         if source.ctypes.data == output.ctypes.data:
             return super().reducer(source, output)
         low, high = self.part(source.size, source.itemsize)
-        first, second, *rest = (term[low:high] for term in self._terms(source) or [])
+        terms = [term[low:high] for term in self._terms(source) or []]
         part = output[low:high]
         meet, across, several = self._meet, self._across, self.size > self.local_size
         board = self.board
@@ -209,9 +265,7 @@ class MPICommunicator(Communicator):
         def reduce() -> None:
             begun = time.perf_counter()
             meet()
-            np.add(first, second, out=part)
-            for other in rest:
-                np.add(part, other, out=part)
+            _add_up(terms, part)
             if several:
                 board.enter()
                 across.Allreduce(self._mpi.IN_PLACE, part, op=self._mpi.SUM)
@@ -220,6 +274,43 @@ class MPICommunicator(Communicator):
             self.seconds += time.perf_counter() - begun
 
         return reduce
+
+    def begun(
+        self, sums: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        if self._aside is None:
+            return super().begun(sums)
+        work = []  # what to add up on this node before, and what is then summed over MPI
+        shares = False
+        for source, output in sums:
+            if source.ctypes.data == output.ctypes.data:
+                work.append(([], output))
+                continue
+            shares = True
+            low, high = self.part(source.size, source.itemsize)
+            work.append(([term[low:high] for term in self._terms(source) or []], output[low:high]))
+        pending: list[Future[None]] = []
+
+        def total() -> None:
+            start = time.perf_counter_ns()
+            for terms, out in work:
+                if terms:
+                    _add_up(terms, out)
+                self._aside.Allreduce(self._mpi.IN_PLACE, out, op=self._mpi.SUM)
+            self.aside.append((start, time.perf_counter_ns()))
+
+        def begin() -> None:
+            if shares:
+                self._timed_meet()
+            pending.append(self._helper.submit(total))
+
+        def end() -> None:
+            with self._inside(1):
+                pending.pop().result()
+            if shares:
+                self._timed_meet()
+
+        return begin, end
 
     def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
         return self._terms(source) if self.size == self.local_size else None

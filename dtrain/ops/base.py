@@ -114,6 +114,10 @@ class Op:
         """Specs of the outputs; raises GraphError where the inputs do not fit."""
         raise NotImplementedError
 
+    def flops(self, ins: Sequence[Spec], outs: Sequence[Spec]) -> int:
+        """Multiplications and additions, of ops that are most of a step's work."""
+        return 0
+
     def kernel(self, xp: Any, *ins: Array, out: Any) -> None:
         """Compute into out (an array, or a tuple of them for several outputs), allocating nothing."""
         raise NotImplementedError

@@ -15,10 +15,12 @@ from dtrain.ops.placement import shard_bounds
 class AllReduce(Op):
     """Sum over all ranks of each input, as one bucket: one message where they lie contiguously.
 
-    Inputs and outputs lie alike in the two parts of a bucket's memory, or are the same memory.
+    Inputs and outputs lie alike in the two parts of a bucket's memory, or are the same memory. bucket: 0, or
+    the number of one that begins early: it has a BeginAllReduce as a control input, and ends its sum.
     """
 
     count: int
+    bucket: int = 0
     stateful = True
 
     @property
@@ -55,6 +57,38 @@ class AllReduce(Op):
     @classmethod
     def examples(cls) -> list[Example]:
         return []
+
+
+@register
+class BeginAllReduce(Op):
+    """The beginning of a sum that goes on beside other work, up to the AllReduce that it controls.
+
+    Its kernels are bound with those of that AllReduce (see runtime/layout).
+    """
+
+    count: int
+    stateful = True
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return []
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+def begun(env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> tuple[Kernel, Kernel]:
+    """The two kernels of a sum that is begun, and waited for later."""
+    runs = coalesce([ins, outs])
+    if env.on_host:
+        return env.comm.begun([(source, out) for source, out in runs])
+    sums = [_reducer(env, source, out) for source, out in runs]
+
+    def wait() -> None:
+        for each in sums:
+            each()
+
+    return (lambda: None), wait
 
 
 def _reducer(env: Env, source: Array, out: Array) -> Callable[[], Any]:

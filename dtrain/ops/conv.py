@@ -12,7 +12,7 @@ from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor
-from dtrain.graph.shape import Dims, compatible, shape_text
+from dtrain.graph.shape import Dims, compatible, shape_text, size_of
 from dtrain.ops.array import zeros
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
@@ -66,6 +66,14 @@ class _Convolution(Op):
             )
         return shape
 
+    def flops(self, ins: Sequence[Spec], outs: Sequence[Spec]) -> int:
+        filter, y = self.filter_and_result(ins[0].shape, ins[1].shape, outs[0].shape)
+        return 2 * size_of(y) * size_of(filter[:3])
+
+    def filter_and_result(self, a: Dims, b: Dims, out: Dims) -> tuple[Dims, Dims]:
+        """The shapes of the filter and of y, which are among those of both inputs and the output."""
+        raise NotImplementedError
+
     def axes(self, x: tuple[int, ...], f: tuple[int, ...]) -> tuple[Axis, Axis]:
         """How the windows of a filter of shape f lie on images of shape x."""
         down, across = (
@@ -93,6 +101,9 @@ class Conv2D(_Convolution):
     strides: tuple[int, int]
     padding: str
     dilations: tuple[int, int]
+
+    def filter_and_result(self, a: Dims, b: Dims, out: Dims) -> tuple[Dims, Dims]:
+        return b, out
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(self.check(*specs), specs[0].dtype)]
@@ -123,6 +134,9 @@ class Conv2DBackpropInput(_Convolution):
     padding: str
     dilations: tuple[int, int]
     shape_only = (2,)
+
+    def filter_and_result(self, a: Dims, b: Dims, out: Dims) -> tuple[Dims, Dims]:
+        return b, a
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         dy, f, x = specs
@@ -161,6 +175,9 @@ class Conv2DBackpropFilter(_Convolution):
     padding: str
     dilations: tuple[int, int]
     shape_only = (2,)
+
+    def filter_and_result(self, a: Dims, b: Dims, out: Dims) -> tuple[Dims, Dims]:
+        return out, b
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         x, dy, f = specs

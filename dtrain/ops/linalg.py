@@ -8,7 +8,7 @@ from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
-from dtrain.graph.shape import broadcast, shape_text
+from dtrain.graph.shape import broadcast, shape_text, size_of
 from dtrain.ops.array import SumLike
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
@@ -33,6 +33,9 @@ class MatMul(Op):
         if inner_a is not None and inner_b is not None and inner_a != inner_b:
             raise GraphError(f"the inner sizes {inner_a} and {inner_b} differ")
         return [Spec((rows, columns), a.dtype)]
+
+    def flops(self, ins: Sequence[Spec], outs: Sequence[Spec]) -> int:
+        return 2 * size_of(outs[0].shape) * ins[0].shape[0 if self.transpose_a else 1]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         a = ins[0].T if self.transpose_a else ins[0]

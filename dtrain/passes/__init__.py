@@ -9,6 +9,7 @@ from dtrain.graph.graph import Operation, Tensor
 from dtrain.passes.fuse import fuse
 from dtrain.passes.guard import guard
 from dtrain.passes.local import cse, fold, lower, simplify, snapshot
+from dtrain.passes.overlap import Link, begin, divide
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import FeedSpec, prune
 from dtrain.passes.step import Step
@@ -19,8 +20,10 @@ PIPELINE: tuple[Callable[[Step], Step], ...] = (
     simplify,
     cse,
     place,
+    divide,
     guard,
     bucket,
+    begin,
     snapshot,
     fuse,
 )
@@ -33,15 +36,16 @@ def compile_step(
     ranks: int,
     native: bool | None = None,
     checked: bool = False,
+    link: Link | None = None,
 ) -> Step:
     """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
 
-    native, checked: what Step's fields of these names say.
+    native, checked, link: what Step's fields of these names say.
     """
-    step = replace(prune(fetches, targets, feeds, ranks), native=native, checked=checked)
+    step = replace(prune(fetches, targets, feeds, ranks), native=native, checked=checked, link=link)
     for run_pass in PIPELINE:
         step = run_pass(step)
     return step
 
 
-__all__ = ["PIPELINE", "FeedSpec", "Step", "compile_step"]
+__all__ = ["PIPELINE", "FeedSpec", "Link", "Step", "compile_step"]

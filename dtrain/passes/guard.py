@@ -33,8 +33,15 @@ def guard(step: Step) -> Step:
     written = [t for n in nodes if n in guarded for i, t in enumerate(n.inputs) if i not in n.kind.writes]
     found = [*gradients, *written, *(t for t in step.fetches if t.spec.shape == ())]
     found = [t for t in found if t.op not in late and t.dtype.is_floating]
-    terms = [t.op.inputs[t.index] if isinstance(t.op.kind, AllReduce) else t for t in found]
-    return _rebuild(step, guarded, late, _in_buckets(step, list(dict.fromkeys(terms))))
+    bucket_of = {}  # of each term the bucket that it travels in, and its verdict with it
+    for tensor in found:
+        summed = isinstance(tensor.op.kind, AllReduce)
+        term = tensor.op.inputs[tensor.index] if summed else tensor
+        bucket_of.setdefault(term, tensor.op.kind.bucket if summed else 0)
+    groups = [(group, 0) for group in _in_buckets(step, [t for t, number in bucket_of.items() if not number])]
+    for early in sorted({*bucket_of.values()} - {0}):
+        groups.append(([t for t, number in bucket_of.items() if number == early], early))
+    return _rebuild(step, guarded, late, groups)
 
 
 def _in_buckets(step: Step, terms: list[Tensor]) -> list[list[Tensor]]:
@@ -47,7 +54,9 @@ def _in_buckets(step: Step, terms: list[Tensor]) -> list[list[Tensor]]:
     return [group for group in groups if group]
 
 
-def _rebuild(step: Step, guarded: set[Operation], late: set[Operation], groups: list[list[Tensor]]) -> Step:
+def _rebuild(
+    step: Step, guarded: set[Operation], late: set[Operation], groups: list[tuple[list[Tensor], int]]
+) -> Step:
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
@@ -59,11 +68,11 @@ def _rebuild(step: Step, guarded: set[Operation], late: set[Operation], groups: 
             if stop is None:
                 graph.source = node.source
                 verdicts = []
-                for group in groups:
+                for group, number in groups:
                     verdict = graph.add(HasBad(), tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
                     if step.ranks > 1:
                         placements[verdict] = PARTIAL
-                        verdict = graph.add(AllReduce(1), (verdict,), "check/AllReduce").outputs[0]
+                        verdict = graph.add(AllReduce(1, number), (verdict,), "check/AllReduce").outputs[0]
                     placements[verdict] = REPLICATED
                     verdicts.append(verdict)
                 stop = graph.add(StopIfBad(), tuple(verdicts), "check/StopIfBad")

@@ -110,7 +110,7 @@ def bucket(step: Step) -> Step:
         control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
         if len(group) > 1:
             graph._control, graph.source = control, node.source
-            copy = graph.add(AllReduce(len(group)), inputs, "AllReduce")
+            copy = graph.add(AllReduce(len(group), node.kind.bucket), inputs, "AllReduce")
             graph._control = ()
         else:
             copy = graph.copy_of(node, inputs, control)
@@ -125,10 +125,10 @@ def _followers(node: Operation, groups: list[list[Operation]]) -> list[Operation
 
 
 def _groups(nodes: Sequence[Operation]) -> list[list[Operation]]:
-    """AllReduces to join: of one dtype, with equally many allreduces behind each, up to a bucket's size."""
+    """AllReduces to join: of one number and dtype, with equally many behind each, up to a bucket's size."""
     depth: dict[Operation, int] = {}
-    open_groups: dict[tuple[int, str], list[Operation]] = {}
-    filled: dict[tuple[int, str], int] = {}
+    open_groups: dict[tuple[int, int, str], list[Operation]] = {}
+    filled: dict[tuple[int, int, str], int] = {}
     groups: list[list[Operation]] = []
     for node in nodes:
         behind = max((depth[p] for p in predecessors(node)), default=0)
@@ -136,7 +136,7 @@ def _groups(nodes: Sequence[Operation]) -> list[list[Operation]]:
         if not isinstance(node.kind, AllReduce):
             continue
         spec = node.inputs[0].spec
-        key = (behind, spec.dtype.name)
+        key = (behind, node.kind.bucket, spec.dtype.name)
         nbytes = size_of(spec.shape) * spec.dtype.numpy.itemsize
         if key not in open_groups or filled[key] + nbytes > BUCKET_BYTES:
             open_groups[key] = []

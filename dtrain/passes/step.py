@@ -5,9 +5,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.ops.placement import Placement
+
+if TYPE_CHECKING:
+    from dtrain.passes.overlap import Link
 
 #: What a rewriting rule answers for a node: tensors to take the place of its outputs, or None to copy it.
 Replacement = Sequence[Tensor] | None
@@ -24,6 +28,7 @@ class Step:
     placements: where each tensor lives; before `place` it holds the feeds' only.
     native: whether to make kernels in C: None no, True yes, False where `fuse` finds the step worth it.
     checked: whether its updates wait for a look at loss and gradients (see guard).
+    link: what sums among the ranks take (see overlap); None: each is one bucket, summed when all is there.
     """
 
     graph: Graph
@@ -33,6 +38,7 @@ class Step:
     placements: dict[Tensor, Placement] = field(default_factory=dict)
     native: bool | None = None
     checked: bool = False
+    link: Link | None = None
 
 
 def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) -> Step:

@@ -17,7 +17,7 @@ from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import Code, NativeCall
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import Factors, HasBad
-from dtrain.ops.collective import AllReduce
+from dtrain.ops.collective import AllReduce, BeginAllReduce, begun
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import local_shape, shard_bounds
 from dtrain.ops.state import NoOp, VariableOp
@@ -87,6 +87,15 @@ class Layout:
         self.arrays: dict[Tensor, Any] = {}
         self.packed: dict[Tensor, Any] = {}
         self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
+        #: Of the beginning of a sum its AllReduce; and of that, how its end is waited for.
+        self.begins = {
+            c: n
+            for n in nodes
+            if isinstance(n.kind, AllReduce)
+            for c in n.control_inputs
+            if isinstance(c.kind, BeginAllReduce)
+        }
+        self.ends: dict[Operation, Kernel] = {}
         self.packed_bytes = 0
         self.limits: dict[Tensor, float] = {}  # what entries may be, where the check has closer limits
         for node in nodes:
@@ -164,12 +173,12 @@ class Layout:
                     self.packed[source] = term
 
     def _only_use(self, tensor: Tensor, node: Operation) -> bool:
-        """Whether node alone reads a tensor, but for the check, which comes before it."""
+        """Whether node alone reads a tensor, but for the check and the beginning of its sum, before it."""
         uses = [
             n
             for n in self.nodes
             for t in n.inputs
-            if memory_of(t) is tensor and not isinstance(n.kind, HasBad)
+            if memory_of(t) is tensor and not isinstance(n.kind, HasBad | BeginAllReduce)
         ]
         return len(uses) == 1 and tensor not in self.step.fetches
 
@@ -254,11 +263,17 @@ class Layout:
             return []
         outs = [arrays[t] for t in node.outputs]
         kernels: list[Kernel | NativeCall] = []
-        if isinstance(kind, AllReduce):
-            for k, term in enumerate(self.terms[node]):
+        if node in self.ends:
+            return [self.ends[node]]
+        if isinstance(kind, AllReduce | BeginAllReduce):
+            sum = self.begins.get(node, node)
+            for k, term in enumerate(self.terms[sum]):
                 if ins[k] is not term:
                     kernels.append(self._copy(ins[k], term))
                     ins[k] = term
+            if node is not sum:
+                beginning, self.ends[sum] = begun(self.env, ins, [self.packed[t] for t in sum.outputs])
+                return [*kernels, beginning]
             if node in self.left:
                 return kernels + self._sum_the_rest(node, ins)
         else:

@@ -27,6 +27,8 @@ MATRIX, ELEMENTWISE, REDUCTION, LOSS = "matrix products", "elementwise", "reduct
 MEMORY, UPDATE = "gather, pool and other ops", "update"
 MOVING, WAITING = "communication: moving", "communication: waiting"
 DATA, OTHER = "feeding and fetching", "Python and other"
+#: What goes on beside these, so that it is no part of a step: sums that began early.
+ASIDE = "communication: beside other work"
 PARTS = (MATRIX, ELEMENTWISE, REDUCTION, LOSS, MEMORY, UPDATE, MOVING, WAITING, DATA, OTHER)
 
 #: The part of the ops that a file of dtrain/ops holds, where no trait of the op says it.
@@ -44,7 +46,7 @@ _BY_FILE = {
 ROUNDS = 40
 
 #: Tracks of a rank in the trace.
-STEPS, KERNELS, COMMUNICATION = 0, 1, 2
+STEPS, KERNELS, COMMUNICATION, BESIDE = 0, 1, 2, 3
 
 Clock = Callable[[], int]
 
@@ -140,6 +142,9 @@ class Recorder:
         results = plan.run(values, [kernels])
         end = clock()
         self._communicated = self.comm.seconds
+        for begin, done in self.comm.aside:
+            if begin >= start:
+                add((BESIDE, "sum that began early", ASIDE, begin, done, {}))
         # these two are appended out of order; trace() sorts
         add((KERNELS, "feed", DATA, start, first, {"arrays": len(values)}))
         add((KERNELS, "fetch", DATA, last, end, {"arrays": len(results)}))
@@ -153,7 +158,7 @@ class Recorder:
             {"ph": "M", "pid": rank, "tid": 0, "name": "process_name", "args": {"name": where}},
             {"ph": "M", "pid": rank, "tid": 0, "name": "process_sort_index", "args": {"sort_index": rank}},
         ]
-        for track, name in enumerate(("steps", "kernels", "communication")):
+        for track, name in enumerate(("steps", "kernels", "communication", "beside other work")):
             about = {"name": "thread_name", "args": {"name": name}}
             trace.append({"ph": "M", "pid": rank, "tid": track, **about})
         for track, name, part, begin, end, about in sorted(self.events, key=lambda e: (e[3], e[4])):
@@ -183,7 +188,7 @@ def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, An
             about["outputs"] = _shapes(node.outputs, plan.step, comm)
         if node.source:
             about["line"] = node.source
-        symbol = plan.kernel_symbols[i]
+        symbol, begins = plan.kernel_symbols[i], node.type == "BeginAllReduce"
         if symbol == "meet":
             labels.append((node.name, WAITING, about, False))
             continue
@@ -203,7 +208,7 @@ def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, An
         elif moved:
             about["bytes"] = sum(_nbytes(t, plan.step, comm) for t in moved)
         name = f"copy for {node.name}" if copies else node.name
-        labels.append((name, part, about, part == MOVING and comm.size > 1 and not symbol))
+        labels.append((name, part, about, part == MOVING and comm.size > 1 and not symbol and not begins))
     return labels
 
 

@@ -32,7 +32,7 @@ from dtrain.ops.check import NotFinite
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
-from dtrain.passes import FeedSpec, compile_step
+from dtrain.passes import FeedSpec, Link, compile_step
 from dtrain.passes.order import schedule
 from dtrain.runtime.agreement import agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend
@@ -414,11 +414,13 @@ class Session:
         """Make a plan, and make sure that all ranks made the same."""
         error = None
         native = self._native()
+        link = Link(*self.comm.link) if self.comm.link else None
         try:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
             ]
-            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, self._check_numerics)
+            checked = self._check_numerics
+            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem

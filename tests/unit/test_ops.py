@@ -41,6 +41,7 @@ WITHOUT_EXAMPLES = {
     "Assign": "writes a variable: test_session",
     "AssignAdd": "writes a variable: test_session",
     "AssignSub": "writes a variable: test_session",
+    "BeginAllReduce": "communicates: tests/mpi/test_overlap",
     "NoOp": "computes nothing: test_session",
     "InitializedValue": "reads a variable: test_variables",
     "IsVariableInitialized": "reads no value: test_variables",
