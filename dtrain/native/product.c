@@ -34,6 +34,8 @@
  * look. */
 #define DENSITY 5
 #define PAUSE 32
+/* Entries behind a list that may be written over. */
+#define SPARE 8
 
 typedef float vector __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -96,38 +98,93 @@ SUM(1) SUM(2) SUM(3) SUM(4) SUM(5) SUM(6) SUM(7) SUM(8)
 typedef void (*sum)(const entry *, const entry *, const float *, float *, int);
 static const sum sums[] = {0, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, sum_7, sum_8};
 
-/* b[0..depth, 0..n), whichever way it is stored, as rows of `width` floats with zeros behind the n. */
-static void copy_panel(matrix b, int64_t column, int64_t n, int64_t depth, float *out, int64_t width) {
-    if (n < width) memset(out, 0, depth * width * sizeof(float));
-    if (column == 1) {
-        for (int64_t k = 0; k < depth; k++) memcpy(out + k * width, b.p + k * b.depth, n * sizeof(float));
-        return;
-    }
-    int64_t i = 0;
 #if defined(__AVX2__)
-    for (; i + 8 <= n; i += 8) /* in squares of eight */
-        for (int64_t k = 0; k + 8 <= depth; k += 8) {
-            __m256 x[8], y[8];
-            for (int l = 0; l < 8; l++) x[l] = _mm256_loadu_ps(b.p + k + (i + l) * column);
-            for (int l = 0; l < 8; l += 2) {
-                y[l] = _mm256_unpacklo_ps(x[l], x[l + 1]);
-                y[l + 1] = _mm256_unpackhi_ps(x[l], x[l + 1]);
-            }
-            for (int l = 0; l < 8; l += 4)
-                for (int m = 0; m < 2; m++) {
-                    x[l + 2 * m] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0x44);
-                    x[l + 2 * m + 1] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0xee);
-                }
-            for (int l = 0; l < 4; l++) {
-                _mm256_storeu_ps(out + (k + l) * width + i, _mm256_permute2f128_ps(x[l], x[l + 4], 0x20));
-                _mm256_storeu_ps(out + (k + l + 4) * width + i, _mm256_permute2f128_ps(x[l], x[l + 4], 0x31));
-            }
+/* A square of eight by eight, its rows to columns. */
+INLINE void turn(__m256 *x) {
+    __m256 y[8];
+    for (int l = 0; l < 8; l += 2) {
+        y[l] = _mm256_unpacklo_ps(x[l], x[l + 1]);
+        y[l + 1] = _mm256_unpackhi_ps(x[l], x[l + 1]);
+    }
+    for (int l = 0; l < 8; l += 4)
+        for (int m = 0; m < 2; m++) {
+            x[l + 2 * m] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0x44);
+            x[l + 2 * m + 1] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0xee);
         }
-    for (int64_t k = depth / 8 * 8; k < depth; k++)
-        for (int64_t l = 0; l < i; l++) out[k * width + l] = b.p[k + l * column];
+    for (int l = 0; l < 4; l++) y[l] = x[l], y[l + 4] = x[l + 4];
+    for (int l = 0; l < 4; l++) {
+        x[l] = _mm256_permute2f128_ps(y[l], y[l + 4], 0x20);
+        x[l + 4] = _mm256_permute2f128_ps(y[l], y[l + 4], 0x31);
+    }
+}
+
+/* For each set of eight bits the places of those that are set, from the first to the last, a byte each. */
+static uint64_t places_of[256];
+__attribute__((constructor)) static void make_places(void) {
+    for (unsigned bits = 0; bits < 256; bits++)
+        for (unsigned l = 0, n = 0; l < 8; l++)
+            if (bits >> l & 1) places_of[bits] |= (uint64_t)l << 8 * n++;
+}
+
+/* Appends the numbers of eight that are not zero, with what stands in `at` beside them; writes eight entries anyway. */
+INLINE entry *keep(entry *e, __m256 x, __m256i at) {
+    const unsigned bits = _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)places_of[bits]));
+    const __m256i y = _mm256_castps_si256(_mm256_permutevar8x32_ps(x, order));
+    at = _mm256_permutevar8x32_epi32(at, order);
+    const __m256i even = _mm256_unpacklo_epi32(at, y), odd = _mm256_unpackhi_epi32(at, y);
+    _mm256_storeu_si256((__m256i *)e, _mm256_permute2x128_si256(even, odd, 0x20));
+    _mm256_storeu_si256((__m256i *)(e + 4), _mm256_permute2x128_si256(even, odd, 0x31));
+    return e + __builtin_popcount(bits);
+}
 #endif
-    for (; i < n; i++)
-        for (int64_t k = 0; k < depth; k++) out[k * width + i] = b.p[k + i * column];
+
+/* For eight numbers, all bits where one is not finite. */
+#if defined(__AVX2__)
+INLINE __m256i not_finite(__m256 x) {
+    const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
+}
+#endif
+
+/* b[0..depth, 0..n), whichever way it is stored, as rows of `width` floats with zeros behind the n. Returns whether all
+ * are finite. */
+static int copy_panel(matrix b, int64_t column, int64_t n, int64_t depth, float *out, int64_t width) {
+    int32_t bad = 0;
+    int64_t i = 0, whole = 0; /* columns that are done, but for rows from `whole` on */
+    if (n < width) memset(out, 0, depth * width * sizeof(float));
+#if defined(__AVX2__)
+    __m256i found = _mm256_setzero_si256();
+    if (column == 1) {
+        whole = depth;
+        for (int64_t k = 0; k < depth; k++)
+            for (i = 0; i + 8 <= n; i += 8) {
+                const __m256 x = _mm256_loadu_ps(b.p + k * b.depth + i);
+                found = _mm256_or_si256(found, not_finite(x));
+                _mm256_storeu_ps(out + k * width + i, x);
+            }
+    } else {
+        whole = depth / 8 * 8;
+        for (; i + 8 <= n; i += 8) /* in squares of eight */
+            for (int64_t k = 0; k < whole; k += 8) {
+                __m256 x[8];
+                for (int l = 0; l < 8; l++) {
+                    x[l] = _mm256_loadu_ps(b.p + k + (i + l) * column);
+                    found = _mm256_or_si256(found, not_finite(x[l]));
+                }
+                turn(x);
+                for (int l = 0; l < 8; l++) _mm256_storeu_ps(out + (k + l) * width + i, x[l]);
+            }
+    }
+    bad = !_mm256_testz_si256(found, found);
+#endif
+    for (int64_t k = 0; k < depth; k++)
+        for (int64_t l = k < whole ? i : 0; l < n; l++) {
+            const float x = b.p[k * b.depth + l * column];
+            out[k * width + l] = x;
+            bad |= (as_bits(x) & 0x7f800000) == 0x7f800000;
+        }
+    return !bad;
 }
 
 static void copy_out(const float *from, float *c, int64_t ci, int64_t rows, int64_t n) {
@@ -174,65 +231,52 @@ static void dense(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix
     }
 }
 
-/* A bit for each of LANES numbers that is not zero. */
-INLINE unsigned lit(const float *x) {
-#if defined(__AVX512F__)
-    return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_setzero_ps(), _CMP_NEQ_UQ);
-#elif defined(__AVX2__) && defined(__FMA__)
-    return _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(x), _mm256_setzero_ps(), _CMP_NEQ_UQ));
-#else
-    unsigned bits = 0;
-    for (int l = 0; l < LANES; l++) bits |= (unsigned)(x[l] != 0) << l;
-    return bits;
-#endif
-}
-
 /* Part of the depth of a product that lies in one place: n rows of b, and what they are multiplied by. */
 typedef struct {
     matrix a, b;
     int64_t n;
 } portion;
 
-/* Appends a portion's numbers to the lists of all rows of a, which end at ends; its b lies `base` rows into the panel.
- * Returns how many there are. */
-static int64_t list(int64_t rows, portion p, int64_t base, entry **ends) {
+/* Appends a portion's numbers to the lists of all rows of a, which end at ends; its b lies `base` rows into the panel. */
+static void list(int64_t rows, portion p, int64_t base, entry **ends) {
     const int32_t step = STRIP * sizeof(float);
-    int64_t kept = 0;
+    int64_t i = 0;
+#if defined(__AVX2__)
+    const __m256i eight = _mm256_set1_epi32(8 * step);
+    const __m256i first = _mm256_mullo_epi32(
+        _mm256_add_epi32(_mm256_set1_epi32((int32_t)base), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+        _mm256_set1_epi32(step));
     if (p.a.row == 1)
-        for (int64_t k = 0; k < p.n; k++) {
-            const float *x = p.a.p + k * p.a.depth;
-            const int32_t at = (int32_t)(base + k) * step;
-            int64_t i = 0;
-            for (; i + LANES <= rows; i += LANES)
-                for (unsigned bits = lit(x + i); bits; bits &= bits - 1, kept++) {
-                    const int64_t l = i + __builtin_ctz(bits);
-                    *ends[l]++ = (entry){at, x[l]};
+        for (; i + 8 <= rows; i += 8) {
+            __m256i at = first;
+            for (int64_t k = 0; k < p.n; k += 8, at = _mm256_add_epi32(at, eight)) {
+                __m256 x[8], any = _mm256_setzero_ps();
+                for (int l = 0; l < 8; l++) {
+                    x[l] = k + l < p.n ? _mm256_loadu_ps(p.a.p + i + (k + l) * p.a.depth) : _mm256_setzero_ps();
+                    any = _mm256_or_ps(any, x[l]);
                 }
-            for (; i < rows; i++)
-                if (x[i] != 0) *ends[i]++ = (entry){at, x[i]}, kept++;
+                if (_mm256_testz_si256(_mm256_castps_si256(any), _mm256_castps_si256(any))) continue;
+                turn(x);
+                for (int l = 0; l < 8; l++) ends[i + l] = keep(ends[i + l], x[l], at);
+            }
         }
-    else
-        for (int64_t i = 0; i < rows; i++) {
+    else if (p.a.depth == 1)
+        for (; i < rows; i++) {
+            __m256i at = first;
             const float *x = p.a.p + i * p.a.row;
             entry *e = ends[i];
             int64_t k = 0;
-            for (; k + LANES <= p.n; k += LANES)
-                for (unsigned bits = lit(x + k); bits; bits &= bits - 1) {
-                    const int64_t l = k + __builtin_ctz(bits);
-                    *e++ = (entry){(int32_t)(base + l) * step, x[l]};
-                }
+            for (; k + 8 <= p.n; k += 8, at = _mm256_add_epi32(at, eight)) e = keep(e, _mm256_loadu_ps(x + k), at);
             for (; k < p.n; k++)
                 if (x[k] != 0) *e++ = (entry){(int32_t)(base + k) * step, x[k]};
-            kept += e - ends[i];
             ends[i] = e;
         }
-    return kept;
-}
-
-static int finite_all(const float *x, int64_t n) {
-    int32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= (as_bits(x[i]) & 0x7f800000) == 0x7f800000;
-    return !bad;
+#endif
+    for (; i < rows; i++)
+        for (int64_t k = 0; k < p.n; k++) {
+            const float x = p.a.p[i * p.a.row + k * p.a.depth];
+            if (x != 0) *ends[i]++ = (entry){(int32_t)(base + k) * step, x};
+        }
 }
 
 INLINE char *up(char *p) { return (char *)(((intptr_t)p + 63) & ~(intptr_t)63); }
@@ -244,7 +288,7 @@ int product(const word *w) {
     const int64_t rows = w[0].i, columns = w[1].i, places = w[2].i, *sizes = w[3].p, column = w[9].i;
     float *const *a = w[4].p, *const *b = w[7].p, *c = w[10].p, *panel = (float *)up(w[11].p);
     entry *lists = (entry *)(panel + PIECE * STRIP);
-    entry **ends = (entry **)(lists + rows * PIECE);
+    entry **ends = (entry **)(lists + rows * (PIECE + SPARE));
     int64_t *pause = w[12].p, depth = 0;
     for (int64_t i = 0; i < places; i++) depth += sizes[i];
     const int64_t pieces = (depth + PIECE - 1) / PIECE;
@@ -253,6 +297,7 @@ int product(const word *w) {
     portion portions[places];
     for (int64_t t = 0, place = 0, at = 0; t < pieces; t++) { /* at: rows of b of this place that are done */
         const int64_t n = depth * (t + 1) / pieces - depth * t / pieces;
+        const int64_t spaced = n + SPARE;
         int64_t count = 0, kept = 0;
         for (int64_t got = 0; got < n;) {
             const int64_t left = sizes[place] - at, m = left < n - got ? left : n - got;
@@ -263,8 +308,9 @@ int product(const word *w) {
             if (at == sizes[place]) place++, at = 0;
         }
         if (look) {
-            for (int64_t i = 0; i < rows; i++) ends[i] = lists + i * n;
-            for (int64_t p = 0, base = 0; p < count; base += portions[p++].n) kept += list(rows, portions[p], base, ends);
+            for (int64_t i = 0; i < rows; i++) ends[i] = lists + i * spaced;
+            for (int64_t p = 0, base = 0; p < count; base += portions[p++].n) list(rows, portions[p], base, ends);
+            for (int64_t i = 0; i < rows; i++) kept += ends[i] - (lists + i * spaced);
             if (kept * 8 > rows * n * DENSITY) {
                 look = 0;
                 *pause = PAUSE;
@@ -276,13 +322,12 @@ int product(const word *w) {
             if (sparse) {
                 for (int64_t p = 0, base = 0; p < count; base += portions[p++].n) {
                     const matrix y = {portions[p].b.p + j * column, 0, portions[p].b.depth};
-                    copy_panel(y, column, wide, portions[p].n, panel + base * STRIP, STRIP);
+                    sparse &= copy_panel(y, column, wide, portions[p].n, panel + base * STRIP, STRIP);
                 }
-                sparse = finite_all(panel, n * STRIP);
             }
             if (sparse)
                 for (int64_t i = 0; i < rows; i++)
-                    sums[wide / LANES](lists + i * n, ends[i], panel, c + i * columns + j, t > 0);
+                    sums[wide / LANES](lists + i * spaced, ends[i], panel, c + i * columns + j, t > 0);
             else
                 for (int64_t p = 0; p < count; p++) {
                     const matrix y = {portions[p].b.p + j * column, 0, portions[p].b.depth};
@@ -295,5 +340,5 @@ int product(const word *w) {
 
 /* The bytes of room that a product of so many rows needs. */
 int64_t product_room(int64_t rows) {
-    return 64 + PIECE * STRIP * sizeof(float) + rows * (PIECE * sizeof(entry) + sizeof(entry *));
+    return 64 + PIECE * STRIP * sizeof(float) + rows * ((PIECE + SPARE) * sizeof(entry) + sizeof(entry *));
 }
