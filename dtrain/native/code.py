@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.errors import DtrainError
-from dtrain.native import compiler
+from dtrain.native import compiler, loops
 from dtrain.native.loops import Loop, Untranslatable
 
 #: What a kernel answers besides 0; the same as in kernels.h.
@@ -93,6 +93,32 @@ class Code:
         if 0 in (size for a in (*ins, *outs) for size in a.shape) and 0 not in sizes:
             return None  # of a batch of 1 a rank may have nothing, along an axis that the loop leaves out
         return self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
+
+    def share(self, array: np.ndarray) -> tuple[int, int]:
+        """Half-open range of the entries of a flat array that this rank updates."""
+        shared = self.comm.is_shared(array)
+        return self.comm.part(array.size, array.itemsize) if shared else (0, array.size)
+
+    def update(
+        self, text: str, type: str, slots: int, rate: np.ndarray, run: Sequence[np.ndarray]
+    ) -> list[NativeCall]:
+        """A call of an update (see ops/update.py) of flat arrays: variable, gradient (its terms), slots."""
+        symbol, source = loops.update(text, type, len(run) - 1 - slots, slots)
+        return [self.function(symbol, source, run[0].size, rate, *run)]
+
+    def has_bad(
+        self, runs: Sequence[np.ndarray], limit: float, out: np.ndarray, more: bool
+    ) -> list[NativeCall]:
+        """out = 1 where an entry is NaN or beyond the limit, else 0; more: out holds a verdict already."""
+        name = {"f": "has_bad_float", "d": "has_bad_double"}[runs[0].dtype.char]
+        addresses = np.array([a.ctypes.data for a in runs], np.uintp)
+        sizes = np.array([a.size for a in runs], np.int64)
+        words = (len(runs), addresses, sizes, limit, out, out.itemsize, int(more))
+        return [self.call(name, *words, *runs)]  # the arrays stay alive with the words
+
+    def dropout(self, seed: int, start: int, keep: np.ndarray, out: np.ndarray) -> NativeCall | None:
+        """On the host NumPy draws."""
+        return None
 
     def product(
         self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool

@@ -97,8 +97,8 @@ def library(source: str, rounding: str = EXACT) -> Path:
             "no C compiler was found: install one (Debian: apt install gcc; any system: pip install "
             "'dtrain[compiler]'), or choose --kernels numpy."
         )
-    header = (HERE / "kernels.h").read_text()
-    digest = hashlib.sha256("\0".join((source, header, rounding, _identity())).encode()).hexdigest()
+    headers = "".join((HERE / name).read_text() for name in ("kernels.h", "numbers.h"))
+    digest = hashlib.sha256("\0".join((source, headers, rounding, _identity())).encode()).hexdigest()
     path = folder() / f"{digest[:32]}.so"
     if not path.exists():
         _compile(source, path, rounding)

@@ -31,59 +31,9 @@ INLINE int32_t as_bits(float f) {
     return bits;
 }
 
-/* 2^n exp(r) with |r| <= ln(2) / 2; n is found by adding 1.5 * 2^23, exp(r) by its series. */
-INLINE float exp_float(float x) {
-    float c = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x;
-    float shifted = c * 1.44269504f + 12582912.0f;
-    int32_t n = as_bits(shifted) - 0x4b400000;
-    float k = shifted - 12582912.0f;
-    float r = (c - k * 0.693359375f) + k * 2.12194440e-4f;
-    float y = 1.0f / 5040;
-    y = y * r + 1.0f / 720;
-    y = y * r + 1.0f / 120;
-    y = y * r + 1.0f / 24;
-    y = y * r + 1.0f / 6;
-    y = y * r + 0.5f;
-    y = (y * (r * r) + r) + 1.0f;
-    int32_t half = n >> 1; /* in two steps: 2^128 is no float, and 2^-140 is no normal one */
-    y = y * as_float((half + 127) * (1 << 23)) * as_float((n - half + 127) * (1 << 23));
-    return x != x ? x : y;
-}
-
-/* e ln(2) + log(m) with m in [sqrt(1/2), sqrt(2)), by the series of 2 artanh((m - 1) / (m + 1)). */
-INLINE float log_float(float x) {
-    float normal = x < 1.17549435e-38f ? x * 8388608.0f : x;
-    int32_t bits = as_bits(normal) - 0x3f3504f3;
-    float e = (float)((bits >> 23) - (x < 1.17549435e-38f ? 23 : 0));
-    float f = as_float((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
-    float s = f / (2.0f + f);
-    float z = s * s;
-    float series = z * (2.0f / 3 + z * (2.0f / 5 + z * (2.0f / 7 + z * (2.0f / 9))));
-    float square = 0.5f * f * f;
-    float y = e * 0.693359375f + ((s * (square + series) + e * -2.12194440e-4f) - square + f);
-    y = x == 0.0f ? -INFINITY : y;
-    y = x < 0.0f ? NAN : y;
-    return x == INFINITY || x != x ? x : y;
-}
-
-/* Near 0 an odd polynomial, elsewhere 1 - 2 / (exp(2 |x|) + 1). */
-INLINE float tanh_float(float x) {
-    float a = fabsf(x), z = x * x;
-    float p = -5.70498872745e-3f;
-    p = p * z + 2.06390887954e-2f;
-    p = p * z - 5.37397155531e-2f;
-    p = p * z + 1.33314422036e-1f;
-    p = p * z - 3.33332819422e-1f;
-    float near = x + x * z * p;
-    float far = copysignf(1.0f - 2.0f / (exp_float(2.0f * a) + 1.0f), x);
-    return a < 0.625f || x != x ? near : far;
-}
+#include "numbers.h"
 
 #define dt_exp(x) _Generic((x), float: exp_float, default: exp)(x)
 #define dt_log(x) _Generic((x), float: log_float, default: log)(x)
 #define dt_tanh(x) _Generic((x), float: tanh_float, default: tanh)(x)
 #define dt_sqrt(x) _Generic((x), float: sqrtf, default: sqrt)(x)
-
-/* x of type T, or the smallest normal number where it is less; a NaN stays one. */
-#define dt_above_zero(T, x) ((T)(x) < dt_tiny(T) ? dt_tiny(T) : (T)(x))
-#define dt_tiny(T) (sizeof(T) == sizeof(float) ? (T)FLT_MIN : (T)DBL_MIN)

@@ -1,4 +1,4 @@
-"""Loops in C for elementwise ops and the sums that end them: one pass over memory for a whole chain of ops.
+"""Loops for elementwise ops and the sums that end them: one pass over memory for a whole chain of ops.
 
 The iteration space is the shape that the ops compute, axes of size 1 left out and neighbours joined where
 all operands run alike over them. The source says which operand runs along which axis; sizes come with the
@@ -32,8 +32,8 @@ MAX_AXES = 4
 RUN = 1024
 
 
-class Loop:
-    """The function for a body of instructions over a space.
+class Nest:
+    """A body of instructions over a space: its axes, and which value runs along which.
 
     Args:
         body: elementwise instructions, all of the space's shape, and sums of them.
@@ -42,7 +42,7 @@ class Loop:
         inputs: how many values are inputs.
 
     Raises:
-        Untranslatable: it cannot be said in C.
+        Untranslatable: it cannot be said in C, nor in CUDA.
     """
 
     def __init__(
@@ -60,13 +60,6 @@ class Loop:
         if len(self.axes) > MAX_AXES or any(dtype.name not in TYPES for _, dtype in specs):
             raise Untranslatable
         self.types = [TYPES[dtype.name] for _, dtype in specs]
-        self.text = self._function()
-        self.symbol = "loop_" + hashlib.sha256(self.text.encode()).hexdigest()[:20]
-
-    @property
-    def source(self) -> str:
-        """The function, to be compiled behind kernels.h."""
-        return self.text.replace("NAME", self.symbol)
 
     def sizes(self, shapes: Sequence[tuple[int, ...]]) -> list[int]:
         """Sizes of the loop's axes for these local shapes of the inputs."""
@@ -74,8 +67,7 @@ class Loop:
         local = (1,) * (len(self.space) - len(local)) + tuple(local)
         return [int(np.prod([local[a] for a in group], dtype=np.int64)) for group in self.axes]
 
-    # -- writing ---------------------------------------------------------------------------------------
-    def _mask(self, value: int) -> tuple[bool, ...]:
+    def mask(self, value: int) -> tuple[bool, ...]:
         """Along which of the loop's axes a value runs."""
         if value in self.sums:
             reduced = _reduced(self.body[value - self.inputs][0], len(self.space))
@@ -83,10 +75,27 @@ class Loop:
         along = _along(self.specs[value][0], self.space)
         return tuple(along[group[0]] for group in self.axes)
 
+    def expression(self, value: int) -> str:
+        """What an elementwise instruction computes, of x0, x1, ... for the values that it takes."""
+        op, args = self.body[value - self.inputs]
+        dtypes = [self.specs[a][1] for a in args]
+        text = op.expression([f"x{a}" for a in args], dtypes, self.types[value])
+        if text is None:
+            raise Untranslatable
+        return text
+
+
+class Loop(Nest):
+    """The function in C for a Nest. source: it, to be compiled behind kernels.h."""
+
+    def __init__(self, *nest: Any) -> None:
+        super().__init__(*nest)
+        self.symbol, self.source = named("loop", self._function())
+
     def _function(self) -> str:
         k = len(self.axes)
         inner = k - 1
-        masks = {v: self._mask(v) for v in [*range(self.inputs), *self.results]}
+        masks = {v: self.mask(v) for v in [*range(self.inputs), *self.results]}
         lines = ["int NAME(const word *w) {"]
         lines += [f"const int64_t n{d} = w[{d}].i;" for d in range(k)]
         for at, v in enumerate([*range(self.inputs), *self.results], k):
@@ -128,7 +137,7 @@ class Loop:
             if any(masks[v]):
                 head.append(f"{self.types[v]} *q{v} = o{v}{self._offset(masks[v])};")
         # the arithmetic
-        for v, (op, args) in enumerate(self.body, self.inputs):
+        for v, (_, args) in enumerate(self.body, self.inputs):
             if v in self.sums:
                 source = f"x{args[0]}"
                 if v in total or v in rows:
@@ -136,11 +145,7 @@ class Loop:
                 else:
                     inner_lines.append(f"q{v}[j] += {source};")
                 continue
-            names, dtypes = [f"x{a}" for a in args], [self.specs[a][1] for a in args]
-            text = op.expression(names, dtypes, self.types[v])
-            if text is None:
-                raise Untranslatable
-            inner_lines.append(f"const {self.types[v]} x{v} = {text};")
+            inner_lines.append(f"const {self.types[v]} x{v} = {self.expression(v)};")
             if v in self.results:
                 inner_lines.append(f"q{v}[j] = x{v};" if any(masks[v]) else f"*o{v} = x{v};")
         running = [*total, *rows]
@@ -174,8 +179,45 @@ class Loop:
         return text
 
 
+def update(text: str, type: str, terms: int, slots: int) -> tuple[str, str]:
+    """Symbol and source of an update's function: `text` for each entry, of p, g, s0, s1 ... and rate.
+
+    terms: arrays that add up to the gradient.
+    """
+    gradients = [f"g{r}" for r in range(terms)]
+    states = [f"s{k}" for k in range(slots)]
+    lines = [f"const {type} *{g}_ = w[{3 + i}].p;" for i, g in enumerate(gradients)]
+    lines += [f"{type} *{s}_ = w[{3 + terms + i}].p;" for i, s in enumerate(states)]
+    reads = [f"{type} {x} = {x}_[i];" for x in ("p", *states)]
+    reads.append(f"const {type} g = {' + '.join(g + '_[i]' for g in gradients)};")
+    writes = [f"{x}_[i] = {x};" for x in ("p", *states)]
+    return named(
+        "update",
+        f"""int NAME(const word *w) {{
+const int64_t n = w[0].i;
+const {type} rate = *({type} *)w[1].p;
+{type} *p_ = w[2].p;
+{" ".join(lines)}
+#pragma omp simd
+for (int64_t i = 0; i < n; i++) {{
+{" ".join(reads)}
+{text}
+{" ".join(writes)}
+}}
+return OK;
+}}
+""",
+    )
+
+
+def named(kind: str, text: str) -> tuple[str, str]:
+    """A symbol made of what the function NAME in a text does, and the text with it."""
+    symbol = f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    return symbol, text.replace("NAME", symbol)
+
+
 class Untranslatable(Exception):
-    """An op, a dtype or a shape that has no form in C here; NumPy does it."""
+    """An op, a dtype or a shape that has no such form; the array module does it."""
 
 
 def _along(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[bool, ...]:

@@ -89,18 +89,12 @@ class HasBad(Op):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Any], outs: Sequence[Array]) -> Any:
         entries, out = _entries(ins, code.comm.size), outs[0]
-        names = {"f": "has_bad_float", "d": "has_bad_double"}
-        if not all(_plain(a) and a.dtype.char in names for a in (out, *(a for a, _ in entries))):
+        if not all(_plain(a) and a.dtype.char in "fd" for a in (out, *(a for a, _ in entries))):
             return None
-        calls = []
+        calls: list[Any] = []
         for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
-            runs = [
-                run for (run,) in coalesce([[a for a, most in entries if (a.dtype, most) == (dtype, limit)]])
-            ]
-            addresses = np.array([a.ctypes.data for a in runs], np.uintp)
-            sizes = np.array([a.size for a in runs], np.int64)
-            words = (len(runs), addresses, sizes, limit, out, out.itemsize, len(calls))
-            calls.append(code.call(names[dtype.char], *words, *runs))  # the arrays stay alive with the words
+            same = [a for a, most in entries if (a.dtype, most) == (dtype, limit)]
+            calls += code.has_bad([run for (run,) in coalesce([same])], limit, out, more=bool(calls))
         return calls or None
 
     @classmethod

@@ -63,11 +63,7 @@ class DropoutMask(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         stream, xp, keep, out = env.random_stream(self.seed), env.xp, ins[1], outs[0]
-        shape = self.noise_shape
-        assert is_static(shape)
-        start = 0
-        if shape and out.shape[0] != shape[0]:  # this rank's rows
-            start = shard_bounds(shape[0], env.comm.rank, env.comm.size)[0] * size_of(shape[1:])
+        start = self._start(env.comm, out)
         kept = env.scratch(out.shape, np.dtype(bool))
 
         def kernel() -> None:
@@ -87,6 +83,17 @@ class DropoutMask(Op):
             xp.multiply(kept, out.dtype.type(1 / share), out)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.dropout(self.seed, self._start(code.comm, outs[0]), ins[1], outs[0])
+
+    def _start(self, comm: Any, out: Array) -> int:
+        """The number, in the global mask, of this rank's first entry."""
+        shape = self.noise_shape
+        assert is_static(shape)
+        if not shape or out.shape[0] == shape[0]:
+            return 0
+        return shard_bounds(shape[0], comm.rank, comm.size)[0] * size_of(shape[1:])
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         x, noise = node.inputs[0].spec.shape, node.outputs[0].spec.shape

@@ -12,6 +12,7 @@ from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Operation, Spec
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, place_rows, register
+from dtrain.ops.memory import address
 from dtrain.ops.placement import Placement
 
 
@@ -25,7 +26,7 @@ class Table:
 
     def __init__(self, name: str, row: tuple[int, ...], dtype: DType) -> None:
         self.name, self.row, self.dtype = name, row, dtype
-        #: Of rows on the host, for C: their address, 0 without any, and how many there are.
+        #: For C and CUDA: the rows' address, 0 without any, and how many there are.
         self.lent = np.zeros(2, np.int64)
         self.rows = None
 
@@ -38,9 +39,9 @@ class Table:
     def rows(self, rows: Any) -> None:
         self._rows = rows
         self.lent[:] = 0
-        if isinstance(rows, np.ndarray):
+        if rows is not None:
             assert rows.dtype == self.dtype.numpy and rows.shape[1:] == self.row and rows.flags.c_contiguous
-            self.lent[:] = rows.ctypes.data, len(rows)
+            self.lent[:] = address(rows), len(rows)
 
     def __repr__(self) -> str:
         return f"Table({self.name}, {self.row}, {self.dtype.name})"

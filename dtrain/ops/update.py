@@ -7,7 +7,6 @@ node share the variables, each works on its part of the run.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -100,42 +99,14 @@ class _Update(Op):
         columns[1:2] = [list(term) for term in zip(*terms, strict=True)]
         runs = []
         for run in coalesce(columns):
-            low, high = 0, run[0].size
-            if code.comm.is_shared(run[0]):
-                low, high = code.comm.part(high, run[0].itemsize)
+            low, high = code.share(run[0])
             runs.append([a[low:high] for a in run])
         for k in range(n):
             if isinstance(part := groups[1][k], Part):
                 arrays = [group[k] if group is not groups[1] else part.array for group in groups]
                 runs.append([a.reshape(-1)[part.low : part.high] for a in arrays])
-        fixed = 1 + self.slots  # arrays of a run besides the gradient's terms
-        return [code.function(*self._source(type, len(r) - fixed), r[0].size, rate, *r) for r in runs]
-
-    def _source(self, type: str, terms: int) -> tuple[str, str]:
-        gradients = [f"g{r}" for r in range(terms)]
-        slots = [f"s{k}" for k in range(self.slots)]
-        lines = [f"const {type} *{g}_ = w[{3 + i}].p;" for i, g in enumerate(gradients)]
-        lines += [f"{type} *{s}_ = w[{3 + terms + i}].p;" for i, s in enumerate(slots)]
-        reads = [f"{type} {x} = {x}_[i];" for x in ("p", *slots)]
-        reads.append(f"const {type} g = {' + '.join(g + '_[i]' for g in gradients)};")
-        writes = [f"{x}_[i] = {x};" for x in ("p", *slots)]
         text = self.c.format(T=type, self=self)
-        source = f"""int NAME(const word *w) {{
-const int64_t n = w[0].i;
-const {type} rate = *({type} *)w[1].p;
-{type} *p_ = w[2].p;
-{" ".join(lines)}
-#pragma omp simd
-for (int64_t i = 0; i < n; i++) {{
-{" ".join(reads)}
-{text}
-{" ".join(writes)}
-}}
-return OK;
-}}
-"""
-        symbol = "update_" + hashlib.sha256(source.encode()).hexdigest()[:20]
-        return symbol, source.replace("NAME", symbol)
+        return [call for run in runs for call in code.update(text, type, self.slots, rate, run)]
 
     @classmethod
     def examples(cls) -> list[Example]:

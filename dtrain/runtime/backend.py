@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm import launcher
+from dtrain.cuda.blas import PRECISIONS, WORKSPACE, Blas
+from dtrain.cuda.code import Code as CudaCode
 from dtrain.errors import EnvironmentProblem, UsageError
+from dtrain.native.code import Code
 
 #: How kernels on the host are made.
 KERNELS = ("auto", "c", "numpy")
@@ -49,18 +56,38 @@ class Backend:
     def synchronize(self) -> None:
         """Return when the device has done what it was given; kernels on the host have when they return."""
 
+    def code(self, env: Any, transfers: int) -> Any:
+        """What a plan's ops ask for kernels; transfers: how many arrays it is fed and gives back."""
+        return Code(env.comm)
+
 
 class CupyBackend(Backend):
-    """One GPU, chosen by the rank on its node."""
+    """One GPU, chosen by the rank on its node.
+
+    precision: what the operands of float32 products are rounded to (see cuda/blas.py).
+    stream: where everything runs; no stream that others wait for, since it is captured.
+    blas: cuBLAS on it; None where its library was not found.
+    """
 
     on_host = False
 
-    def __init__(self, cupy: Any, device: int) -> None:
+    def __init__(self, cupy: Any, device: int, precision: str = "float32") -> None:
         super().__init__("numpy")
+        if precision not in PRECISIONS:
+            raise UsageError(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}.")
         self.xp = cupy
+        self.precision = precision
         cupy.cuda.Device(device).use()
         properties = cupy.cuda.runtime.getDeviceProperties(device)
         self.name = f"gpu {device} ({properties['name'].decode()})"
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self.stream.use()
+        library = _cublas()
+        self.blas = None
+        if library is not None:
+            self.blas = Blas(library, self.stream.ptr, self.block(WORKSPACE), precision)
+        self._modules: dict[str, Any] = {}
+        self._told: set[str] = set()
 
     def block(self, nbytes: int) -> Any:
         return self.xp.zeros(nbytes, self.xp.uint8)  # CuPy aligns to 512
@@ -72,11 +99,73 @@ class CupyBackend(Backend):
         return self.xp.asnumpy(array)
 
     def synchronize(self) -> None:
-        self.xp.cuda.get_current_stream().synchronize()
+        self.stream.synchronize()
+
+    def code(self, env: Any, transfers: int) -> Any:
+        return CudaCode(self, env, transfers)
+
+    def module(self, source: str, options: tuple[str, ...]) -> Any:
+        """The kernels of a source, compiled where CuPy's cache on disk has them not."""
+        if source not in self._modules:
+            self._modules[source] = self.xp.RawModule(code=source, options=options)
+        return self._modules[source]
+
+    def pinned(self, nbytes: int) -> np.ndarray:
+        """Bytes on the host that the device reads and writes by itself."""
+        memory = self.xp.cuda.alloc_pinned_memory(max(nbytes, 1))
+        return np.frombuffer(memory, np.uint8, nbytes)
+
+    def upload(self, source: np.ndarray, out: Any) -> None:
+        """Copy pinned bytes to the device, behind what it was given before."""
+        self._move(out.data.ptr, source.ctypes.data, source.nbytes, "memcpyHostToDevice")
+
+    def download(self, source: Any, out: np.ndarray) -> None:
+        """Copy from the device into pinned bytes; they are there after synchronize()."""
+        self._move(out.ctypes.data, source.data.ptr, source.nbytes, "memcpyDeviceToHost")
+
+    def _move(self, to: int, source: int, nbytes: int, kind: str) -> None:
+        runtime = self.xp.cuda.runtime
+        if nbytes:
+            runtime.memcpyAsync(to, source, nbytes, getattr(runtime, kind), self.stream.ptr)
+
+    def capture(self, launches: Callable[[], None]) -> Any:
+        """A graph of what is launched, which its launch(stream) runs. None: there can be none."""
+        self.stream.begin_capture()
+        try:
+            launches()
+            return self.stream.end_capture()
+        except Exception as error:
+            with suppress(Exception):  # the first error is the one to tell
+                self.stream.end_capture()
+            self.tell(f"the step cannot be captured into a CUDA graph ({error}), so each kernel is launched.")
+            return None
+
+    def tell(self, text: str) -> None:
+        """Warn of what makes steps slower, once."""
+        if text not in self._told:
+            self._told.add(text)
+            warnings.warn(text, stacklevel=2)
 
 
-def make_backend(device: str = "cpu", local_rank: int | None = None, kernels: str = "") -> Backend:
+def _cublas() -> Any:
+    """The cuBLAS that CuPy has loaded; None where it cannot be found."""
+    try:
+        from cupy_backends.cuda.libs import cublas
+
+        cublas.getVersion  # noqa: B018  # the name of the module alone may load nothing
+        with open("/proc/self/maps") as file:
+            paths = {line.split()[-1] for line in file if "libcublas.so" in line}
+        return ctypes.CDLL(paths.pop())
+    except (ImportError, OSError, KeyError):
+        return None
+
+
+def make_backend(
+    device: str = "cpu", local_rank: int | None = None, kernels: str = "", precision: str = "float32"
+) -> Backend:
     """The backend for --device: cpu, gpu, or auto (a GPU where there is one for this rank).
+
+    kernels: on the host, how they are made. precision: on a GPU, of products.
 
     Raises:
         EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
@@ -107,4 +196,4 @@ def make_backend(device: str = "cpu", local_rank: int | None = None, kernels: st
             f"--device gpu: local rank {rank} has no GPU of its own, the node shows {count}{seen}. Start at "
             f"most {count} ranks a node, or train with --device cpu."
         )
-    return CupyBackend(cupy, rank)
+    return CupyBackend(cupy, rank, precision)

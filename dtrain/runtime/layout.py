@@ -14,7 +14,7 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.graph.graph import Operation, Tensor
-from dtrain.native.code import Code, NativeCall
+from dtrain.native.code import NativeCall
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import Factors, HasBad
 from dtrain.ops.collective import AllReduce, BeginAllReduce, begun
@@ -40,13 +40,19 @@ class PlanEnv:
         comm: Communicator,
         random_stream: Callable[[str, int], Callable[[], np.random.Generator]],
         initialized: Callable[[str], bool] = lambda name: True,
+        constants: dict[int, tuple[np.ndarray, Any]] | None = None,
+        random_counter: Callable[[str], tuple[int, Any]] | None = None,
+        counters: Any = None,
     ) -> None:
         self.xp = backend.xp
         self.on_host = backend.on_host
         self.comm = comm
         self.node = ""  # the name of the operation that is being bound
         self.initialized = initialized
+        self.counters = counters  # of random operations on a device
         self._random_stream = random_stream
+        self._random_counter = random_counter
+        self._constants = {} if constants is None else constants
         self._backend = backend
         self._block = backend.block(0)
         self._used = 0
@@ -69,6 +75,23 @@ class PlanEnv:
     def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
         return self._random_stream(self.node, seed)
 
+    def random_counter(self) -> tuple[int, Any]:
+        """On a device: the graph's seed, and where the operation that is being bound counts its draws."""
+        assert self._random_counter is not None
+        return self._random_counter(self.node)
+
+    def constant(self, array: np.ndarray) -> Any:
+        """A constant on the device, where all plans of a session have one copy."""
+        if self.on_host or array.dtype == object:
+            return array
+        if id(array) not in self._constants:
+            self._constants[id(array)] = array, self._backend.from_host(array)
+        return self._constants[id(array)][1]
+
+    def on_the_host(self) -> PlanEnv:
+        """The same for a kernel in NumPy, to say what is wrong."""
+        return PlanEnv(Backend("numpy"), self.comm, self._random_stream, self.initialized)
+
 
 class Layout:
     """Memory for every tensor of a plan, and the kernels on it."""
@@ -83,7 +106,8 @@ class Layout:
     ) -> None:
         self.backend, self.env, self.variables, self.step = backend, env, variables, step
         self.nodes = nodes
-        self.code = Code(env.comm)
+        fed = sum(isinstance(node.kind, Feed) for node in nodes)
+        self.code = backend.code(env, fed + len(step.fetches))
         self.arrays: dict[Tensor, Any] = {}
         self.packed: dict[Tensor, Any] = {}
         self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
@@ -232,8 +256,7 @@ class Layout:
             arrays[node.outputs[0]] = self.variables[node.name]
             return []
         if isinstance(kind, Const):
-            array = kind.value.array
-            arrays[node.outputs[0]] = array if array.dtype == object else self.backend.from_host(array)
+            arrays[node.outputs[0]] = self.env.constant(kind.value.array)
             return []
         if kind.is_view:
             return self._view(node)
@@ -303,15 +326,13 @@ class Layout:
         if not self.step.native:
             return None
         calls = node.kind.native(self.code, [t.spec for t in node.inputs], ins, outs)
-        return [calls] if isinstance(calls, NativeCall) else calls
+        return calls if calls is None or isinstance(calls, list) else [calls]
 
     def explain(self, node: Operation) -> None:
         """Raise what a node's kernel in C would not go on for, in the words of its other kernel."""
-        self.env.release()
-        node.kind.bind(
-            self.env, [self.arrays[t] for t in node.inputs], [self.arrays[t] for t in node.outputs]
-        )()
-        raise AssertionError(f"{node.name} stopped in C and not in NumPy")
+        ins, outs = ([self.backend.to_host(self.arrays[t]) for t in of] for of in (node.inputs, node.outputs))
+        node.kind.bind(self.env.on_the_host(), ins, outs)()
+        raise AssertionError(f"{node.name} stopped and does not in NumPy")
 
     # -- sums that an update does itself -------------------------------------------------------------------
     def _leave_sums(self, node: Operation) -> bool:
@@ -322,7 +343,9 @@ class Layout:
         rank adds it up for itself. The update's last meeting is before anyone's next write into the bucket.
         """
         comm = self.env.comm
-        if not self.step.native or any(comm.terms(t) is None for t in self.terms[node]):
+        if not (self.step.native and self.backend.on_host) or any(
+            comm.terms(t) is None for t in self.terms[node]
+        ):
             return False
         left = [self._update_of(t) is not None for t in node.outputs]
         small = sum(self._nbytes(t) for t, yes in zip(node.outputs, left, strict=True) if not yes)

@@ -67,19 +67,19 @@ class Plan:
             kernels = layout.bind(node)
             bound += kernels
             self.kernel_nodes += [node] * len(kernels)
-            self.kernel_symbols += [k.symbol if isinstance(k, NativeCall) else "" for k in kernels]
+            self.kernel_symbols += [getattr(k, "symbol", "") for k in kernels]
         self._program: Program | None = None  # of all kernels, where all are C
         #: Gradients that no allreduce sums: those that their update adds up among the ranks of the node, and
         #: those of which each rank computes its part.
         left = {t: a for t, a in self._arrays.items() if isinstance(a, tuple)}
         self.summed_by_updates = {t for t, a in left.items() if not isinstance(a, Part)}
         self.in_parts = left.keys() - self.summed_by_updates
-        #: One call a kernel; calls does the same, all neighbours in C in one.
-        self.kernels, self.calls = self._link(bound, layout)
-        self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
         self._fetches = [self._arrays[t] for t in step.fetches]
+        #: One call a kernel; calls does the same, all neighbours in C in one.
+        self.kernels, self.calls = self._link(bound, layout)
+        self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
 
     def _link(
         self, bound: Sequence[Kernel | NativeCall], layout: Layout
@@ -142,16 +142,13 @@ class Plan:
 
         kernels: what runs in place of the plan's own, and does the same (a recorder's).
         """
-        on_host = self.backend.on_host
         self._feed(values)
         with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
             self._board.row[PLAN] = self.number
             for call in kernels or self.calls:
                 call()
             self._board.row[POSITION] = -1
-        if on_host:
-            return [a.copy() if a.ndim else a[()] for a in self._fetches]
-        return [a if a.ndim else a[()] for a in map(self.backend.to_host, self._fetches)]
+        return [a.copy() if a.ndim else a[()] for a in self._fetches]
 
     def repeats(self, until: int) -> bool:
         """Whether run_steps can be: all kernels are C, and the fetch `until` is a float32 scalar."""
@@ -189,12 +186,8 @@ class Plan:
 
     def _feed(self, values: Sequence[Any]) -> None:
         for index, buffer in self._feeds:
-            if values[index] is None:  # it stays as it was
-                continue
-            if self.backend.on_host or buffer.dtype == object:
+            if values[index] is not None:  # else it stays as it was
                 buffer[...] = values[index]
-            else:
-                buffer.set(np.ascontiguousarray(values[index], buffer.dtype))
 
     def find_bad(self, values: Sequence[Any], ranks: int) -> tuple[int, str] | None:
         """Run again up to StopIfBad, and look where the first bad number comes from on this rank.
@@ -220,7 +213,8 @@ class Plan:
             for i, (kernel, node) in enumerate(zip(self.kernels, self.kernel_nodes, strict=True)):
                 if isinstance(node.kind, StopIfBad):
                     break
-                ins = [np.array(self._arrays[t]) for t in node.inputs] if isinstance(node.kind, Fused) else []
+                read = node.inputs if isinstance(node.kind, Fused) else ()
+                ins = [np.array(self.backend.to_host(self._arrays[t])) for t in read]
                 kernel()
                 done = self.kernel_nodes[i + 1] is not node
                 # a sum of the ranks is not this rank's own doing

@@ -13,6 +13,7 @@ from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.comm.monitor import STEP
 from dtrain.comm.single import SingleCommunicator
+from dtrain.cuda.counters import Counters
 from dtrain.errors import (
     DtrainError,
     EnvironmentProblem,
@@ -38,6 +39,7 @@ from dtrain.runtime.agreement import agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
+from dtrain.runtime.device import DevicePlan
 from dtrain.runtime.layout import PlanEnv
 from dtrain.runtime.plan import Plan
 
@@ -112,6 +114,8 @@ class Session:
         self._problem = ""  # why there are no kernels in C
         self._seed: int | None = None
         self._draws: dict[str, int] = {}
+        self._counters = None if self.backend.on_host else Counters(self.backend)
+        self._constants: dict[int, tuple[np.ndarray, Any]] = {}  # on a device
         self._closed = False
         self._entered: list[ExitStack] = []
 
@@ -147,6 +151,7 @@ class Session:
         self._variables.clear()
         self._initialized.clear()
         self._plans.clear()
+        self._constants.clear()
 
     # -- running ---------------------------------------------------------------------------------------
     def run(
@@ -430,13 +435,24 @@ class Session:
         if error is not None:
             raise error
         self._allocate()
-        env = PlanEnv(self.backend, self.comm, self._random_stream, self._initialized.__contains__)
-        return Plan(step, nodes, self._variables, self.backend, env)
+        env = PlanEnv(
+            self.backend,
+            self.comm,
+            self._random_stream,
+            self._initialized.__contains__,
+            self._constants,
+            self._random_counter,
+            self._counters,
+        )
+        kind = Plan if self.backend.on_host else DevicePlan
+        return kind(step, nodes, self._variables, self.backend, env)
 
     def _native(self) -> bool | None:
         """What Step.native is to be: whether plans may have, or must have, kernels in C. Collective."""
+        if not self.backend.on_host:
+            return True
         if self._compiles is None:
-            wanted = self.backend.kernels if self.backend.on_host else "numpy"
+            wanted = self.backend.kernels
             self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
             if wanted == "c" and problem:
                 error = EnvironmentProblem(f"kernels c: {problem}")
@@ -449,7 +465,7 @@ class Session:
     def kernels(self) -> str:
         """How this session's kernels are made, in words. Collective."""
         if not self.backend.on_host:
-            return "CuPy"
+            return "CUDA, by NVRTC"
         if self._native() is not None:
             return f"C, by {compiler.name()}"
         return f"NumPy: {self._problem}" if self._problem else "NumPy"
@@ -469,12 +485,7 @@ class Session:
 
     def _random_stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
         """The generator of an operation's next run: a function of (graph seed, op seed, number of runs)."""
-        if self._seed is None:
-            chosen = np.array(
-                [secrets.randbits(62) if self.graph.seed is None else self.graph.seed], np.int64
-            )
-            self._seed = int(self.comm.broadcast(chosen)[0])
-        root = self._seed
+        root = self._root()
 
         def stream() -> np.random.Generator:
             count = self._draws.get(name, 0)
@@ -483,6 +494,19 @@ class Session:
             return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, count, 0]))
 
         return stream
+
+    def _random_counter(self, name: str) -> tuple[int, Any]:
+        """The same for kernels on a device: the graph's seed, and the operation's counter."""
+        return self._root(), self._counters.of(name, self._draws.get(name, 0))
+
+    def _root(self) -> int:
+        """The graph's seed, or one that all ranks have instead."""
+        if self._seed is None:
+            chosen = np.array(
+                [secrets.randbits(62) if self.graph.seed is None else self.graph.seed], np.int64
+            )
+            self._seed = int(self.comm.broadcast(chosen)[0])
+        return self._seed
 
     # -- variables -------------------------------------------------------------------------------------
     def _allocate(self) -> None:
@@ -529,7 +553,10 @@ class Session:
     @property
     def random_state(self) -> dict[str, Any]:
         """What the next random numbers follow from, as plain data: the seed, and each operation's runs."""
-        return {"seed": self._seed, "draws": dict(self._draws)}
+        return {
+            "seed": self._seed,
+            "draws": self._draws | (self._counters.counts() if self._counters else {}),
+        }
 
     @random_state.setter
     def random_state(self, state: dict[str, Any]) -> None:

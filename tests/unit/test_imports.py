@@ -20,10 +20,11 @@ ALLOWED = {
     "graph": {"errors"},
     "comm": {"errors"},
     "native": {"errors", "files", "graph"},
+    "cuda": {"errors", "native"},
     "ops": {"errors", "graph", "native"},
     "autodiff": {"errors", "graph", "ops"},
     "passes": {"errors", "graph", "ops", "native"},
-    "runtime": {"errors", "graph", "ops", "passes", "comm", "native"},
+    "runtime": {"errors", "graph", "ops", "passes", "comm", "native", "cuda"},
     "compat": {"errors"},
     "nn": {"ops", "compat"},
     "config": {"errors", "files"},
@@ -76,7 +77,7 @@ def test_one_place_of_keras_knows_ranks() -> None:
 
 def test_only_their_own_places_know_mpi_and_cuda() -> None:
     for file in PACKAGE.rglob("*.py"):
-        heavy = {name.split(".")[0] for name in imported(file)} & {"mpi4py", "cupy"}
+        heavy = {name.split(".")[0] for name in imported(file)} & {"mpi4py", "cupy", "cupy_backends"}
         place = file.relative_to(PACKAGE).as_posix()
         assert not heavy or place in ("comm/mpi.py", "runtime/backend.py", "info.py"), f"{place}: {heavy}"
 

@@ -1,0 +1,220 @@
+/* The kernels that do not depend on the graph; those that kernels.c has too do the same. */
+
+/* What a step is fed, or gives: size bytes of buffer, and where they lie for the first step; stride bytes further for
+ * each one after. */
+struct transfer {
+    char *buffer, *rows;
+    int64_t size, stride;
+};
+
+INLINE void move(char *to, const char *from, int64_t size, int64_t at, int64_t by) {
+    const uint64_t all = (uint64_t)to | (uint64_t)from | (uint64_t)size;
+    if (!(all & 7)) {
+        for (int64_t i = at; i < size / 8; i += by) ((int64_t *)to)[i] = ((const int64_t *)from)[i];
+    } else if (!(all & 3)) {
+        for (int64_t i = at; i < size / 4; i += by) ((int32_t *)to)[i] = ((const int32_t *)from)[i];
+    } else {
+        for (int64_t i = at; i < size; i += by) to[i] = from[i];
+    }
+}
+
+/* The start of a step: the feeds get what they have in it. gridDim.y: the feeds. */
+KERNEL feed(state *s, int64_t number, const transfer *feeds) {
+    if (stopped(s)) return;
+    const transfer t = feeds[blockIdx.y];
+    move(t.buffer, t.rows + s->step * t.stride, t.size, AT, STRIDE);
+}
+
+/* Its end: results are kept. gridDim.y: the fetches. */
+KERNEL fetch(state *s, int64_t number, const transfer *fetches) {
+    if (stopped(s)) return;
+    const transfer t = fetches[blockIdx.y];
+    move(t.rows + s->step * t.stride, t.buffer, t.size, AT, STRIDE);
+}
+
+/* The step is done: it counts, and so do the draws of its random operations. counters: of each operation how often
+ * it has drawn, and whether it has in this step. One thread. */
+KERNEL count(state *s, int64_t number, int64_t *counters, int64_t n) {
+    if (stopped(s)) return;
+    s->step += 1;
+    for (int64_t i = 0; i < n; i++) {
+        counters[2 * i] += counters[2 * i + 1];
+        counters[2 * i + 1] = 0;
+    }
+    if (s->until && *s->until != 0) s->status = STOPPED;
+}
+
+KERNEL copy(state *s, int64_t number, char *out, const char *in, int64_t bytes) {
+    if (!stopped(s)) move(out, in, bytes, AT, STRIDE);
+}
+
+INLINE int64_t entry(const void *p, int64_t itemsize, int64_t i) {
+    if (itemsize == 8) return ((const int64_t *)p)[i];
+    if (itemsize == 4) return ((const int32_t *)p)[i];
+    if (itemsize == 2) return ((const int16_t *)p)[i];
+    return ((const uint8_t *)p)[i];
+}
+
+/* width threads copy a row. A row that is not there is left out. */
+INLINE void gather_rows(state *s, int64_t number, const char *table, int64_t rows, int64_t size, const void *indices,
+                        int64_t itemsize, int64_t n, char *out, int64_t width) {
+    const int64_t i = AT / width;
+    if (i >= n) return;
+    const int64_t row = entry(indices, itemsize, i);
+    if ((uint64_t)row >= (uint64_t)rows) stop(s, number, BAD_VALUE);
+    else move(out + i * size, table + row * size, size, AT % width, width);
+}
+
+/* table, its rows, bytes of a row, indices, bytes of an index, their number, out */
+KERNEL gather(state *s, int64_t number, const char *table, int64_t rows, int64_t size, const void *indices,
+              int64_t itemsize, int64_t n, char *out, int64_t width) {
+    gather_rows(s, number, table, rows, size, indices, itemsize, n, out, width);
+}
+
+/* where a table is lent to (its address, 0 for none, and its rows), and the rest as of gather */
+KERNEL gather_lent(state *s, int64_t number, const int64_t *lent, int64_t size, const void *indices, int64_t itemsize,
+                   int64_t n, char *out, int64_t width) {
+    if (lent[0]) gather_rows(s, number, (const char *)lent[0], lent[1], size, indices, itemsize, n, out, width);
+    else stop(s, number, BAD_VALUE);
+}
+
+INLINE float largest(const float *x, int64_t n) {
+    float top = x[0];
+    for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+    return top;
+}
+
+/* logits, labels, bytes of a label, rows, classes, losses out, gradients out; a thread a row */
+KERNEL sparse_cross_entropy(state *s, int64_t number, const float *logits, const void *labels, int64_t itemsize,
+                            int64_t rows, int64_t classes, float *loss, float *grad) {
+    const int64_t i = AT;
+    if (i >= rows) return;
+    const float *x = logits + i * classes;
+    float *g = grad + i * classes;
+    const int64_t label = entry(labels, itemsize, i);
+    if ((uint64_t)label >= (uint64_t)classes) {
+        stop(s, number, BAD_VALUE);
+        return;
+    }
+    const float top = largest(x, classes), picked = x[label] - top;
+    float sum = 0;
+    for (int64_t j = 0; j < classes; j++) sum += g[j] = exp_float(x[j] - top);
+    for (int64_t j = 0; j < classes; j++) g[j] = g[j] / sum;
+    g[label] -= 1.0f;
+    loss[i] = log_float(sum) - picked;
+}
+
+/* logits, labels (probabilities), rows, classes, losses out, gradients out; a thread a row */
+KERNEL dense_cross_entropy(state *s, int64_t number, const float *logits, const float *labels, int64_t rows,
+                           int64_t classes, float *loss, float *grad) {
+    const int64_t i = AT;
+    if (i >= rows) return;
+    const float *x = logits + i * classes, *t = labels + i * classes;
+    float *g = grad + i * classes;
+    const float top = largest(x, classes);
+    float sum = 0, mass = 0, along = 0;
+    for (int64_t j = 0; j < classes; j++) {
+        const float y = x[j] - top, e = exp_float(y);
+        g[j] = e;
+        sum += e;
+        mass += t[j];
+        along += y * t[j];
+    }
+    const float scale = mass / sum;
+    for (int64_t j = 0; j < classes; j++) g[j] = g[j] * scale - t[j];
+    loss[i] = log_float(sum) * mass - along;
+}
+
+/* x, rows, columns, out: the first of the largest entries of each row, or its first NaN; a thread a row */
+KERNEL argmax_rows(state *s, int64_t number, const float *x, int64_t rows, int64_t columns, int64_t *out) {
+    const int64_t i = AT;
+    if (i >= rows) return;
+    x += i * columns;
+    int64_t best = 0;
+    for (int64_t j = 1; j < columns && x[best] == x[best]; j++)
+        if (x[j] > x[best] || x[j] != x[j]) best = j;
+    out[i] = best;
+}
+
+/* partial sums, how many there are of each, sums, out: each sum's parts from the first to the last */
+#define ADD_PARTS(NAME, WIDE, TYPE)                                                                             \
+    KERNEL NAME(state *s, int64_t number, const WIDE *parts, int64_t count, int64_t n, TYPE *out) {             \
+        for (int64_t i = AT; i < n; i += STRIDE) {                                                              \
+            WIDE sum = parts[i];                                                                                \
+            for (int64_t k = 1; k < count; k++) sum += parts[k * n + i];                                        \
+            out[i] = (TYPE)sum;                                                                                 \
+        }                                                                                                       \
+    }
+ADD_PARTS(add_parts_float, double, float)
+ADD_PARTS(add_parts_double, double, double)
+ADD_PARTS(add_parts_int32_t, int32_t, int32_t)
+ADD_PARTS(add_parts_int64_t, int64_t, int64_t)
+ADD_PARTS(add_parts_uint8_t, uint8_t, uint8_t)
+
+/* entries, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond the limit, and stays where none is */
+#define HAS_BAD(NAME, REAL, VERDICT)                                                                            \
+    KERNEL NAME(state *s, int64_t number, const REAL *x, int64_t n, double limit, VERDICT *out) {               \
+        const REAL most = (REAL)limit;                                                                          \
+        bool bad = false;                                                                                       \
+        for (int64_t i = AT; i < n; i += STRIDE) bad |= !((x[i] < 0 ? -x[i] : x[i]) <= most);                   \
+        if (bad) *out = 1;                                                                                      \
+    }
+HAS_BAD(has_bad_float_float, float, float)
+HAS_BAD(has_bad_float_double, float, double)
+HAS_BAD(has_bad_double_float, double, float)
+HAS_BAD(has_bad_double_double, double, double)
+
+KERNEL zero(state *s, int64_t number, char *out, int64_t bytes) {
+    for (int64_t i = AT; i < bytes; i += STRIDE) out[i] = 0;
+}
+
+/* a verdict, 0 where all is well */
+KERNEL stop_if_bad_float(state *s, int64_t number, const float *verdict) {
+    if (*verdict != 0) stop(s, number, NOT_FINITE);
+}
+KERNEL stop_if_bad_double(state *s, int64_t number, const double *verdict) {
+    if (*verdict != 0) stop(s, number, NOT_FINITE);
+}
+
+/* Philox4x64-10 (Salmon et al. 2011) as NumPy has it: four random words for each value of the counter. */
+INLINE void philox(uint64_t *x, uint64_t key0, uint64_t key1) {
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = 0xD2E7470EE14C6C93ull, b = 0xCA5A826395121157ull;
+        const uint64_t high0 = __umul64hi(a, x[0]), high1 = __umul64hi(b, x[2]), low0 = a * x[0], low1 = b * x[2];
+        x[0] = high1 ^ x[1] ^ key0;
+        x[1] = low1;
+        x[2] = high0 ^ x[3] ^ key1;
+        x[3] = low0;
+        key0 += 0x9E3779B97F4A7C15ull;
+        key1 += 0xBB67AE8584CAA73Bull;
+    }
+}
+
+/* What ops/dropout.py draws on the host, to the bit. counter: of the operation, see count; start: the number of the
+ * first entry; n: entries. A thread makes what one value of Philox's counter gives, 16 or 32 of them. */
+#define DROPOUT(NAME, REAL)                                                                                     \
+    KERNEL NAME(state *s, int64_t number, const REAL *keep, int64_t *counter, int64_t key0, int64_t key1,       \
+                int64_t start, int64_t n, REAL *out) {                                                          \
+        const double share = *keep;                                                                             \
+        if (!(share > 0 && share <= 1)) {                                                                       \
+            stop(s, number, BAD_VALUE);                                                                         \
+            return;                                                                                             \
+        }                                                                                                       \
+        if (AT == 0) counter[1] = share != 1;                                                                   \
+        const int64_t rounded = (int64_t)rint(share * 65536), limit = rounded < 1 ? 1 : rounded;                \
+        const bool bytes = limit % 256 == 0 && limit < 65536;                                                   \
+        const int64_t each = bytes ? 32 : 16, first = start / each, last = (start + n + each - 1) / each;       \
+        const REAL kept = (REAL)(1 / share);                                                                    \
+        for (int64_t block = first + AT; block < last; block += STRIDE) {                                       \
+            uint64_t x[4] = {(uint64_t)block + 1, 0, (uint64_t)counter[0], 0};                                  \
+            if (share != 1) philox(x, (uint64_t)key0, (uint64_t)key1);                                          \
+            for (int64_t j = 0; j < each; j++) {                                                                \
+                const int64_t i = block * each + j - start;                                                     \
+                if (i < 0 || i >= n) continue;                                                                  \
+                const uint64_t bits = bytes ? x[j / 8] >> j % 8 * 8 & 255 : x[j / 4] >> j % 4 * 16 & 65535;     \
+                out[i] = share == 1 || bits < (uint64_t)(bytes ? limit >> 8 : limit) ? kept : (REAL)0;          \
+            }                                                                                                   \
+        }                                                                                                       \
+    }
+DROPOUT(dropout_float, float)
+DROPOUT(dropout_double, double)

@@ -1,0 +1,171 @@
+"""A plan's steps on a device: feeds go up at once, each step is one graph, results come back at once.
+
+The control block says what there is to do; kernels at the start and the end of each step find their feeds there
+and leave their results (see kernels.cu). So the steps of a window differ in nothing that the host has to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code
+
+ALIGNMENT = 64
+
+Call = Callable[[], Any]
+
+
+class Done(NamedTuple):
+    """What several steps gave: why they stopped (see kernels.cuh), at which kernel, steps done, results."""
+
+    status: int
+    kernel: int
+    steps: int
+    results: list[np.ndarray]
+
+
+class Program:
+    """kernels: those of the plan; captured: of each, whether it can be part of a graph.
+
+    feeds, fetches: the arrays that they read and write, C-contiguous.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        code: Code,
+        kernels: Sequence[Call],
+        captured: Sequence[bool],
+        feeds: Sequence[Any],
+        fetches: Sequence[Any],
+    ) -> None:
+        self._backend, self._code = backend, code
+        self._feeds, self._fetches = list(feeds), list(fetches)
+        most = max((a.nbytes for a in (*feeds, *fetches)), default=0)
+        first = code.transfer("feed", 0, len(feeds), most)
+        last = [*code.transfer("fetch", len(feeds), len(fetches), most), code.count()]
+        self.before, self.after = ([code.launcher(c, -1) for c in calls] for calls in (first, last))
+        whole = [*((k, True) for k in self.before), *zip(kernels, captured, strict=True)]
+        whole += [(k, True) for k in self.after]
+        self.segments = [
+            Segment(backend, [k for k, _ in group]) if yes else _Plain([k for k, _ in group])
+            for yes, group in groupby(whole, key=lambda pair: pair[1])
+        ]
+        self._control = backend.pinned(code.control.nbytes)
+        self._pinned, self._device = backend.pinned(0), backend.block(0)
+        self._kept = [np.zeros(a.shape, a.dtype) for a in feeds]
+
+    def run(
+        self,
+        steps: int,
+        rows: Sequence[np.ndarray | None],
+        until: Any = None,
+        kernels: Sequence[Call] | None = None,
+    ) -> Done:
+        """Take the steps; rows: of each feed an array for each step, or None: it stays as it was.
+
+        until: where given, a float32 scalar on the device; a step in which it is not 0 is the last.
+        kernels: what runs in place of the plan's, for one step.
+        """
+        results = self._stage(steps, rows, until)
+        if kernels is None:
+            for _ in range(steps):
+                for segment in self.segments:
+                    segment()
+        else:
+            for call in (*self.before, *kernels, *self.after):
+                call()
+        return self._collect(steps, *results)
+
+    def feed(self, rows: Sequence[np.ndarray | None]) -> None:
+        """Put one step's feeds in place, for kernels that are called one by one."""
+        self._stage(1, rows, None)
+        for call in self.before:
+            call()
+
+    def _stage(self, steps: int, rows: Sequence[np.ndarray | None], until: Any) -> tuple[int, list[int]]:
+        """Send what the steps need; returns where results begin in the window, and where each does."""
+        strides, arrays = [], []
+        for i, (buffer, given) in enumerate(zip(self._feeds, rows, strict=True)):
+            if given is not None:
+                given = np.ascontiguousarray(given, buffer.dtype)
+                self._kept[i] = np.array(given[-1])
+            strides.append(0 if given is None else buffer.nbytes)
+            arrays.append(self._kept[i][None] if given is None else given)
+        places, at = [], 0
+        for nbytes in (a.nbytes for a in arrays):
+            places.append(at)
+            at += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        begin = at
+        results = []
+        for fetch in self._fetches:
+            results.append(at)
+            at += -(-steps * fetch.nbytes // ALIGNMENT) * ALIGNMENT
+        if at > self._device.nbytes:
+            self._device, self._pinned = self._backend.block(2 * at), self._backend.pinned(2 * at)
+        for array, place in zip(arrays, places, strict=True):
+            self._pinned[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
+        control = self._control.view(np.int64)
+        control[:STATE] = 0, 0, 0, 0 if until is None else until.data.ptr
+        for k, lent in enumerate(self._code.lent):
+            control[STATE + LENT * k : STATE + LENT * (k + 1)] = lent
+        table = control[STATE + LENT * TABLES :].reshape(-1, TRANSFER)
+        start = self._device.data.ptr
+        for k, buffer in enumerate((*self._feeds, *self._fetches)):
+            place = [*places, *results][k]
+            stride = strides[k] if k < len(strides) else buffer.nbytes
+            table[k] = buffer.data.ptr, start + place, buffer.nbytes, stride
+        self._backend.upload(self._control, self._code.control)
+        self._backend.upload(self._pinned[:begin], self._device[:begin])
+        return begin, results
+
+    def _collect(self, steps: int, begin: int, places: list[int]) -> Done:
+        sizes = [steps * f.nbytes for f in self._fetches]
+        end = places[-1] + sizes[-1] if places else begin
+        state = self._control[: 8 * STATE]
+        self._backend.download(self._code.control[:STATE].view(np.uint8), state)
+        self._backend.download(self._device[begin:end], self._pinned[begin:end])
+        self._backend.synchronize()
+        status, number, done, _ = (int(x) for x in state.view(np.int64))
+        results = [
+            np.array(self._pinned[at : at + size]).view(f.dtype).reshape(steps, *f.shape)[:done]
+            for at, size, f in zip(places, sizes, self._fetches, strict=True)
+        ]
+        return Done(status, number, done, results)
+
+
+class _Plain:
+    """Kernels that are called as they are."""
+
+    def __init__(self, kernels: Sequence[Call]) -> None:
+        self.kernels = kernels
+
+    def __call__(self) -> None:
+        for kernel in self.kernels:
+            kernel()
+
+
+class Segment(_Plain):
+    """Kernels that become one graph: called once as they are, so that all is loaded, then captured.
+
+    graph: what is launched in their place, None before.
+    """
+
+    graph: Any = None
+
+    def __init__(self, backend: Any, kernels: Sequence[Call]) -> None:
+        super().__init__(kernels)
+        self._backend, self._calls = backend, 0
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self.graph is None and self._calls == 2 and len(self.kernels) > 1:
+            self.graph = self._backend.capture(super().__call__)
+        if self.graph is None:
+            super().__call__()
+        else:
+            self.graph.launch(self._backend.stream)

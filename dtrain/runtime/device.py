@@ -1,0 +1,107 @@
+"""A plan on a device: its kernels are launched in graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm.monitor import PLAN, POSITION
+from dtrain.cuda.code import Launch, Product
+from dtrain.cuda.program import Program
+from dtrain.native.code import BAD_VALUE, NOT_FINITE
+from dtrain.ops.base import Kernel
+from dtrain.ops.check import NotFinite
+from dtrain.ops.collective import AllGather, AllReduce
+from dtrain.runtime.layout import Layout
+from dtrain.runtime.plan import Plan
+
+
+class DevicePlan(Plan):
+    """A Plan whose arrays lie on a device.
+
+    Kernels of dtrain's own and products are captured into graphs; so is a kernel with an attribute `capturable`
+    that is true. Between graphs runs what is neither: an op that has no form in CUDA, a sum through the host.
+    """
+
+    def _link(self, bound: Sequence[Any], layout: Layout) -> tuple[list[Kernel], list[Kernel]]:
+        self._explain = layout.explain
+        code = layout.code
+        code.compile()
+        own = [isinstance(k, Launch | Product) for k in bound]
+        kernels = [code.launcher(k, i) if own[i] else k for i, k in enumerate(bound)]
+        captured = [mine or getattr(k, "capturable", False) for k, mine in zip(bound, own, strict=True)]
+        others = {
+            node
+            for node, mine in zip(self.kernel_nodes, own, strict=True)
+            if not mine and not isinstance(node.kind, AllReduce | AllGather)
+        }
+        #: Whether steps can be taken several at a time: no kernel asks the host for anything.
+        self._windows = not others
+        if others and self.updates:
+            names = ", ".join(sorted(f"{n.type} '{n.name}'" for n in others)[:4])
+            more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+            self.backend.tell(
+                f"these ops have no kernels in CUDA of dtrain's own: {names}{more}. CuPy computes them, "
+                "so a step is several graphs, with CuPy's kernels between them."
+            )
+        self._flat = [self._is_flat(a) for a in self._fetches]
+        fed = [a for _, a in self._feeds if a.dtype != object]
+        fetched = [a for a, yes in zip(self._fetches, self._flat, strict=True) if yes]
+        self._steps = Program(self.backend, code, kernels, captured, fed, fetched)
+        return kernels, kernels
+
+    @staticmethod
+    def _is_flat(array: Any) -> bool:
+        return array.dtype != object and array.flags.c_contiguous
+
+    def run(self, values: Sequence[Any], kernels: Sequence[Kernel] | None = None) -> list[Any]:
+        rows = self._rows(values)
+        self._board.row[PLAN] = self.number
+        with np.errstate(all="ignore"):
+            done = self._steps.run(1, rows, kernels=kernels)
+        self._board.row[POSITION] = -1
+        self._look(done.status, done.kernel, values)
+        own = iter(done.results)
+        results = [
+            next(own)[0] if yes else np.array(self.backend.to_host(a)) if a.dtype != object else a.copy()
+            for a, yes in zip(self._fetches, self._flat, strict=True)
+        ]
+        return [a if a.ndim else a[()] for a in results]
+
+    def _rows(self, values: Sequence[Any]) -> list[Any]:
+        """Of each feed that goes to the device, one step's array; strings stay here."""
+        rows = []
+        for index, buffer in self._feeds:
+            if buffer.dtype == object:
+                buffer[...] = values[index]
+            else:
+                rows.append(None if values[index] is None else np.asarray(values[index])[None])
+        return rows
+
+    def _feed(self, values: Sequence[Any]) -> None:
+        self._steps.feed(self._rows(values))
+
+    def _look(self, status: int, kernel: int, values: Sequence[Any]) -> None:
+        if status == NOT_FINITE:
+            raise NotFinite(values)
+        if status == BAD_VALUE:
+            self._explain(self.kernel_nodes[kernel])
+
+    def repeats(self, until: int) -> bool:
+        last = self._fetches[until]
+        strings = any(a.dtype == object for _, a in self._feeds)
+        return (
+            self._windows and all(self._flat) and not strings and last.dtype == np.float32 and last.ndim == 0
+        )
+
+    def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
+        self._board.row[PLAN] = self.number
+        done = self._steps.run(steps, [values[index] for index, _ in self._feeds], self._fetches[until])
+        self._board.number += done.steps
+        self._board.row[POSITION] = -1
+        self._look(
+            done.status, done.kernel, [r if r is None else r[min(done.steps, steps - 1)] for r in values]
+        )
+        return done.results

@@ -1,0 +1,224 @@
+"""As much of CuPy as dtrain uses, on the host's memory, for tests on machines without a GPU.
+
+It is strict where a GPU is: what is launched or copied happens when somebody waits for it, in order, and not before;
+an array becomes a NumPy array only where it is asked to; while a stream is captured nothing may be allocated, waited
+for or computed by other means than a launch; memory has guards at both ends. It counts what crosses the bus.
+It says nothing of speed, nor of what a GPU's threads do at the same time.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+
+from cupy import cuda
+from cupy._device import allocate, check_memory, counts, settle
+from cupy._raw import RawModule
+
+__all__ = ["RawModule", "asarray", "asnumpy", "check_memory", "counts", "cuda", "ndarray", "zeros"]
+uint8, bool_ = np.uint8, np.bool_
+
+
+class _Data:
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+
+
+class ndarray:
+    """Memory of the device. _host is what nobody but a device may look at."""
+
+    def __init__(self, host: np.ndarray, base: ndarray | None = None) -> None:
+        self._host, self.base = host, base
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    itemsize = property(lambda self: self._host.itemsize)
+    strides = property(lambda self: self._host.strides)
+    flags = property(lambda self: self._host.flags)
+    data = property(lambda self: _Data(self._host.ctypes.data))
+    T = property(lambda self: self._view(self._host.T))
+
+    def _view(self, host: np.ndarray) -> ndarray:
+        if np.shares_memory(host, self._host) or not host.size:
+            return ndarray(host, self.base if self.base is not None else self)
+        return _new(host)
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed: use .get()")
+
+    def __getitem__(self, at: Any) -> ndarray:
+        settle()
+        return self._view(self._host[_plain(at)]) if not np.isscalar(at) else self._view(self._host[at, ...])
+
+    def __setitem__(self, at: Any, value: Any) -> None:
+        settle()
+        if isinstance(value, np.ndarray) and value.ndim:
+            raise TypeError("an array of the host cannot be assigned: use .set()")
+        self._host[_plain(at)] = _plain(value)
+
+    def view(self, dtype: Any) -> ndarray:
+        return self._view(self._host.view(dtype))
+
+    def reshape(self, *shape: Any) -> ndarray:
+        return self._view(self._host.reshape(*shape))
+
+    def transpose(self, *axes: Any) -> ndarray:
+        return self._view(self._host.transpose(*axes))
+
+    def swapaxes(self, a: int, b: int) -> ndarray:
+        return self._view(self._host.swapaxes(a, b))
+
+    def fill(self, value: Any) -> None:
+        settle()
+        self._host.fill(value)
+
+    def get(self) -> np.ndarray:
+        settle()
+        counts["down"] += self.nbytes
+        return self._host.copy()
+
+    def set(self, array: np.ndarray) -> None:
+        settle()
+        counts["up"] += array.nbytes
+        assert array.dtype == self.dtype and array.shape == self.shape
+        self._host[...] = array
+
+    def item(self) -> Any:
+        return self.get().item()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+
+def _method(name: str) -> Any:
+    def method(self: ndarray, *args: Any, **named: Any) -> Any:
+        settle()
+        return _wrapped(getattr(self._host, name)(*_plain(args), **_plain(named)))
+
+    return method
+
+
+for _name in ("any", "all", "sum", "argmax", "argmin", "astype", "copy"):
+    setattr(ndarray, _name, _method(_name))
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "and_",
+    "or_",
+    "le",
+    "lt",
+    "ge",
+    "gt",
+    "eq",
+    "ne",
+    "invert",
+    "neg",
+):
+    _word = f"__{_name.rstrip('_')}__"
+
+    def _operation(self: ndarray, *other: Any, do: Any = getattr(operator, _name)) -> Any:
+        settle()
+        return _wrapped(do(self._host, *_plain(other)))
+
+    setattr(ndarray, _word, _operation)
+    setattr(
+        ndarray,
+        _word.replace("__", "__r", 1),
+        lambda self, o, do=getattr(operator, _name): _wrapped(do(_plain(o), self._host)),
+    )
+ndarray.__hash__ = object.__hash__
+
+
+def _plain(value: Any) -> Any:
+    """The arrays in arguments as the host's, for what stands in for a kernel of CuPy's own."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, tuple | list):
+        return type(value)(_plain(v) for v in value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError("an array of the host among arguments of the device: use asarray()")
+    return value
+
+
+def _new(host: np.ndarray) -> ndarray:
+    memory = allocate(host.nbytes)
+    array = memory.view(host.dtype).reshape(host.shape) if host.nbytes else np.empty(host.shape, host.dtype)
+    array[...] = host
+    return ndarray(array)
+
+
+def _wrapped(result: Any) -> Any:
+    if isinstance(result, np.ndarray | np.generic):
+        return _new(np.asarray(result))
+    return result
+
+
+def zeros(shape: Any, dtype: Any = float) -> ndarray:
+    settle()
+    count = int(np.prod(shape, dtype=np.int64))
+    memory = allocate(count * np.dtype(dtype).itemsize)
+    return ndarray(memory.view(dtype).reshape(shape))
+
+
+empty = zeros
+
+
+def asarray(value: Any, dtype: Any = None) -> ndarray:
+    if isinstance(value, ndarray):
+        return value
+    settle()
+    host = np.asarray(value, dtype)
+    counts["up"] += host.nbytes
+    return _new(host)
+
+
+def asnumpy(array: Any) -> np.ndarray:
+    return array.get() if isinstance(array, ndarray) else np.asarray(array)
+
+
+def shares_memory(a: ndarray, b: ndarray) -> bool:
+    return np.shares_memory(a._host, b._host)
+
+
+class _Function:
+    """A function of NumPy in place of CuPy's own kernel."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        settle()
+        out = named.get("out")
+        result = self._function(*_plain(args), **_plain(named))
+        given = [out, *args]
+        for array in given:
+            if isinstance(array, ndarray) and array._host is result:
+                return array
+        return _wrapped(result)
+
+    def __getattr__(self, name: str) -> Any:
+        return _Function(getattr(self._function, name))
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return _Function(getattr(np, name))

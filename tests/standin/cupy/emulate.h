@@ -1,0 +1,105 @@
+/* What CUDA's sources need to be C++: a grid's threads run one after another, and where they wait for one another
+ * (__syncthreads) as fibres. */
+#include <cfloat>
+#include <cmath>
+#include <csetjmp>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <ucontext.h>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(threads)
+#define __shared__ static /* one block runs at a time */
+
+struct dim3 {
+    unsigned x, y, z;
+};
+static dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+static inline float __int_as_float(int32_t i) {
+    float f;
+    memcpy(&f, &i, 4);
+    return f;
+}
+static inline int32_t __float_as_int(float f) {
+    int32_t i;
+    memcpy(&i, &f, 4);
+    return i;
+}
+static inline uint64_t __umul64hi(uint64_t a, uint64_t b) { return (unsigned __int128)a * b >> 64; }
+static inline unsigned long long atomicCAS(unsigned long long *at, unsigned long long old, unsigned long long now) {
+    const unsigned long long was = *at;
+    if (was == old) *at = now;
+    return was;
+}
+
+namespace fibres {
+constexpr int MOST = 1024;
+struct fibre {
+    jmp_buf at;
+    ucontext_t first;
+    bool made, done;
+    char stack[32768];
+};
+static fibre *all = nullptr;
+static jmp_buf home;
+static volatile int current;
+static std::function<void()> *job;
+
+static void leave() {
+    if (!_setjmp(all[current].at)) _longjmp(home, 1);
+}
+static void body() {
+    for (;;) {
+        (*job)();
+        all[current].done = true;
+        leave();
+    }
+}
+static void enter(int t) {
+    fibre &f = all[t];
+    current = t;
+    threadIdx = {(unsigned)t, 0, 0};
+    if (_setjmp(home)) return;
+    if (f.made) _longjmp(f.at, 1);
+    f.made = true;
+    getcontext(&f.first);
+    f.first.uc_stack.ss_sp = f.stack;
+    f.first.uc_stack.ss_size = sizeof f.stack;
+    makecontext(&f.first, body, 0);
+    setcontext(&f.first);
+}
+static void block(std::function<void()> &thread) {
+    if (!all) all = new fibre[MOST]();
+    job = &thread;
+    for (unsigned t = 0; t < blockDim.x; t++) all[t].done = false;
+    for (volatile bool more = true; more;) {
+        more = false;
+        for (volatile unsigned t = 0; t < blockDim.x; t = t + 1)
+            if (!all[t].done) {
+                enter(t);
+                more = more || !all[t].done;
+            }
+    }
+}
+} // namespace fibres
+
+static inline void __syncthreads() { fibres::leave(); }
+
+static void run(const unsigned *grid, const unsigned *block, bool waits, std::function<void()> thread) {
+    gridDim = {grid[0], grid[1], grid[2]};
+    blockDim = {block[0], block[1], block[2]};
+    for (unsigned y = 0; y < grid[1]; y++)
+        for (unsigned x = 0; x < grid[0]; x++) {
+            blockIdx = {x, y, 0};
+            if (waits) fibres::block(thread);
+            else
+                for (unsigned t = 0; t < block[0]; t++) {
+                    threadIdx = {t, 0, 0};
+                    thread();
+                }
+        }
+}

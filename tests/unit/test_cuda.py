@@ -1,0 +1,188 @@
+"""The step on a GPU: kernels in CUDA, run as C++ on the stand-in for CuPy in tests/standin.
+
+They prove arithmetic, bounds, order, what crosses the bus and what is captured; nothing of a real GPU.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import dtrain as dt
+from dtrain.errors import InvalidArgumentError, NumericError
+from dtrain.runtime.backend import Backend, make_backend
+from dtrain.runtime.loop import Loop, Window
+
+pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the stand-in compiles CUDA sources with g++")
+STANDIN = Path(__file__).parents[1] / "standin"
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stand-in under CuPy's name."""
+    monkeypatch.syspath_prepend(str(STANDIN))
+    before = {name for name in sys.modules if name.split(".")[0] in ("cupy", "cupy_backends")}
+    assert not before
+    import cupy
+
+    yield cupy
+    cupy.check_memory()
+    for name in [n for n in sys.modules if n.split(".")[0] in ("cupy", "cupy_backends")]:
+        del sys.modules[name]
+
+
+def network(optimizer: Any, device: Backend, dropout: bool = False, config: Any = None) -> tuple[Any, ...]:
+    """A session on a small network over uint8 examples: what a step fetches, its feed, and the parameters."""
+    with dt.Graph().as_default() as graph:
+        graph.seed = 5
+        generator = np.random.default_rng(0)
+        pixels = generator.integers(0, 256, (90, 49), np.uint8)
+        classes = generator.integers(0, 10, 90).astype(np.int32)
+        indices = dt.placeholder("int32", [None])
+        x = dt.cast(dt.gather(dt.constant(pixels), indices), "float32") * (1 / 255)
+        w1, b1 = dt.Variable(dt.truncated_normal([49, 33], stddev=0.1)), dt.Variable(dt.zeros([33]))
+        w2, b2 = dt.Variable(dt.truncated_normal([33, 10], stddev=0.1)), dt.Variable(dt.zeros([10]))
+        hidden = dt.nn.relu(dt.matmul(x, w1) + b1)
+        if dropout:
+            hidden = dt.nn.dropout(hidden, 0.5)
+        labels = dt.gather(dt.constant(classes), indices)
+        logits = dt.matmul(hidden, w2) + b2
+        loss = dt.reduce_mean(dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+        step = optimizer.minimize(loss)
+        stop = dt.reduce_sum(dt.cast(dt.equal(indices, 89), "float32"))
+        session = dt.Session(graph=graph, comm=None, device=device, config=config)
+        session.run(dt.global_variables_initializer())
+    return session, [loss, stop, step], [indices], [w1, b1, w2, b2]
+
+
+def batches(steps: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 89, (steps, 21)).astype(np.int32)
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+@pytest.mark.parametrize("name", ["GradientDescentOptimizer", "AdamOptimizer"])
+def test_a_hundred_steps_are_those_of_the_cpu(cupy: Any, name: str, dropout: bool) -> None:
+    found = []
+    for device in (Backend("numpy"), make_backend("gpu", 0)):
+        session, fetches, feeds, variables = network(getattr(dt.train, name)(0.01), device, dropout)
+        step = session.make_callable(fetches, feeds)
+        losses = [step(rows)[0] for rows in batches(100)]
+        found.append((losses, session.run(variables), session.random_state))
+    (losses, values, state), (gpu_losses, gpu_values, gpu_state) = found
+    np.testing.assert_allclose(gpu_losses, losses, rtol=1e-4)
+    for a, b in zip(gpu_values, values, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    assert gpu_state == state
+
+
+def test_a_window_is_one_graph_a_step_and_nothing_crosses(cupy: Any) -> None:
+    session, fetches, feeds, variables = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True)
+    reference = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True)
+    steps = Loop(session, fetches, feeds, fetches[1])
+    crossing = []
+    for length in (9, 9, 5, 8):
+        before = cupy.counts.copy()
+        steps(Window(batches(length), 21))
+        crossing.append(cupy.counts - before)
+    assert all(c["allocations"] == c["captured"] == c["launches"] == c["products"] == 0 for c in crossing[1:])
+    assert [c["graphs"] for c in crossing[1:]] == [9, 5, 8]
+    # a step's feed is 21 numbers; the rest goes once a call of the plan, of which there are two
+    per_step = (crossing[1]["up"] - crossing[2]["up"]) / 4
+    assert per_step <= 21 * 4 + 16 and all(c["waits"] == 2 for c in crossing)
+    single = reference[0].make_callable(reference[1], reference[2])
+    for length in (9, 9, 5, 8):
+        for rows in batches(length):
+            single(rows)
+    for a, b in zip(session.run(variables), reference[0].run(reference[3]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_window_ends_where_a_step_says_so(cupy: Any) -> None:
+    session, fetches, feeds, variables = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
+    reference = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
+    rows = batches(8)
+    rows[4, 2] = 89
+    results = Loop(session, fetches, feeds, fetches[1])(Window(rows, 21))
+    assert [r[1] for r in results] == [0, 0, 0, 0, 1]
+    single = reference[0].make_callable(reference[1], reference[2])
+    for row in rows[:5]:
+        single(row)
+    for a, b in zip(session.run(variables), reference[0].run(reference[3]), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_number_out_of_range_changes_nothing_and_is_named(cupy: Any) -> None:
+    session, fetches, feeds, variables = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
+    steps = Loop(session, fetches, feeds, fetches[1])
+    steps(Window(batches(3), 21))
+    before = session.run(variables)
+    rows = batches(3)
+    rows[0, 20] = 90
+    with pytest.raises(InvalidArgumentError, match=r"90 is not in 0\.\.89"):
+        steps(Window(rows, 21))
+    for a, b in zip(session.run(variables), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_traced(cupy: Any) -> None:
+    config = dt.ConfigProto(check_numerics=True)
+    optimizer = dt.train.GradientDescentOptimizer(1e30)
+    session, fetches, feeds, variables = network(optimizer, make_backend("gpu", 0), config=config)
+    steps = Loop(session, fetches, feeds, fetches[1])
+    with pytest.raises(NumericError, match="Nothing was updated"):
+        steps(Window(batches(6), 21))
+    assert all(np.isfinite(v).all() for v in session.run(variables))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 300), (300, 7), (5000, 3), (3, 5000), (20001,), (4, 5, 6)])
+def test_sums_are_those_of_numpy(cupy: Any, shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    with dt.Graph().as_default() as graph:
+        given = dt.placeholder("float32", shape)
+        twice = given * 2 + 1
+        axes = [None, *range(len(shape)), *([(0, 2)] if len(shape) == 3 else [])]
+        fetches = [twice, *(dt.reduce_sum(twice, axis) for axis in axes)]
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0))
+        whole, *sums = session.run(fetches, {given: x})
+    wanted = x * np.float32(2) + 1
+    np.testing.assert_array_equal(whole, wanted)
+    for axis, found in zip(axes, sums, strict=True):
+        np.testing.assert_allclose(found, wanted.sum(axis, dtype=np.float64), rtol=1e-5, atol=1e-2)
+
+
+def test_an_op_without_a_kernel_of_its_own_runs_between_graphs_and_is_named(cupy: Any) -> None:
+    with dt.Graph().as_default() as graph:
+        x = dt.placeholder("float32", [3])
+        v = dt.Variable(dt.zeros([3]))
+        loss = dt.reduce_sum(dt.sin(v + x))
+        step = dt.train.GradientDescentOptimizer(0.5).minimize(loss)
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0))
+        session.run(dt.global_variables_initializer())
+        with pytest.warns(UserWarning, match="Cos"):
+            for _ in range(3):
+                session.run([loss, step], {x: np.ones(3, np.float32)})
+    value = np.zeros(3)
+    for _ in range(3):
+        value -= 0.5 * np.cos(value + 1)
+    np.testing.assert_allclose(session.run(v), value, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("float32", 0, 1e-5), ("tf32", 2e-4, 1e-2), ("bfloat16", 4e-3, 8e-2)]
+)
+def test_operands_of_products_are_rounded_as_asked(
+    cupy: Any, precision: str, least: float, most: float
+) -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 30, 30)).astype(np.float32)
+    with dt.Graph().as_default() as graph:
+        left, right = dt.placeholder("float32", [30, 30]), dt.placeholder("float32", [30, 30])
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0, precision=precision))
+        found = session.run(dt.matmul(left, right, transpose_b=True), {left: a, right: b})
+    error = np.abs(found - a.astype(np.float64) @ b.T.astype(np.float64)).max()
+    assert least < error < most
