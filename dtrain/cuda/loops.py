@@ -1,10 +1,10 @@
 """The loops of native/loops.py in CUDA.
 
-Without sums a thread takes an entry of the space, and goes on one grid further. A sum is made by blocks: each
-has a number of sums beside one another, and lanes that share the terms of each; the lanes' sums are added up as
-a tree. Where a few sums have many terms, several blocks share them, and what they have is added up by a second
-kernel. All this follows from the sizes alone. Sums over different axes are kernels of their own, the last of
-which also writes what is elementwise.
+Without sums a thread takes an entry of the space, and goes on one grid further. A sum is made by blocks:
+each has a number of sums beside one another, and lanes that share the terms of each; the sums of lanes are
+added up as a tree. Where a few sums have many terms, several blocks share them, and a second kernel adds up
+what they have. All this follows from the sizes alone. Sums over different axes are kernels of their own,
+the last of which also writes what is elementwise.
 """
 
 from __future__ import annotations

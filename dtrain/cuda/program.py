@@ -1,7 +1,8 @@
 """A plan's steps on a device: feeds go up at once, each step is one graph, results come back at once.
 
-The control block says what there is to do; kernels at the start and the end of each step find their feeds there
-and leave their results (see kernels.cu). So the steps of a window differ in nothing that the host has to say.
+The control block says what there is to do; kernels at the start and the end of each step find their feeds
+there and leave their results (see kernels.cu). So the steps of a window differ in nothing that the host has
+to say.
 """
 
 from __future__ import annotations

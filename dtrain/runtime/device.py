@@ -21,8 +21,8 @@ from dtrain.runtime.plan import Plan
 class DevicePlan(Plan):
     """A Plan whose arrays lie on a device.
 
-    Kernels of dtrain's own and products are captured into graphs; so is a kernel with an attribute `capturable`
-    that is true. Between graphs runs what is neither: an op that has no form in CUDA, a sum through the host.
+    Kernels of dtrain's own and products are captured into graphs, and those whose attribute `capturable` is true.
+    Between graphs runs what is neither: an op that has no form in CUDA, a sum through the host.
     """
 
     def _link(self, bound: Sequence[Any], layout: Layout) -> tuple[list[Kernel], list[Kernel]]:

@@ -1,9 +1,9 @@
 """As much of CuPy as dtrain uses, on the host's memory, for tests on machines without a GPU.
 
-It is strict where a GPU is: what is launched or copied happens when somebody waits for it, in order, and not before;
-an array becomes a NumPy array only where it is asked to; while a stream is captured nothing may be allocated, waited
-for or computed by other means than a launch; memory has guards at both ends. It counts what crosses the bus.
-It says nothing of speed, nor of what a GPU's threads do at the same time.
+It is strict where a GPU is: what is launched or copied happens when somebody waits for it, in order, and
+not before; an array becomes a NumPy array only where it is asked to; while a stream is captured nothing may
+be allocated, waited for or computed by other means than a launch; memory has guards at both ends. It counts
+what crosses the bus. It says nothing of speed, nor of what a GPU's threads do at the same time.
 """
 
 from __future__ import annotations
@@ -114,6 +114,23 @@ def _method(name: str) -> Any:
 
 for _name in ("any", "all", "sum", "argmax", "argmin", "astype", "copy"):
     setattr(ndarray, _name, _method(_name))
+
+
+def _operators(name: str) -> tuple[Any, Any]:
+    """What a Python operator calls, with the array on the left and on the right."""
+    do = getattr(operator, name)
+
+    def left(self: ndarray, *other: Any) -> Any:
+        settle()
+        return _wrapped(do(self._host, *_plain(other)))
+
+    def right(self: ndarray, other: Any) -> Any:
+        settle()
+        return _wrapped(do(_plain(other), self._host))
+
+    return left, right
+
+
 for _name in (
     "add",
     "sub",
@@ -130,18 +147,10 @@ for _name in (
     "invert",
     "neg",
 ):
-    _word = f"__{_name.rstrip('_')}__"
-
-    def _operation(self: ndarray, *other: Any, do: Any = getattr(operator, _name)) -> Any:
-        settle()
-        return _wrapped(do(self._host, *_plain(other)))
-
-    setattr(ndarray, _word, _operation)
-    setattr(
-        ndarray,
-        _word.replace("__", "__r", 1),
-        lambda self, o, do=getattr(operator, _name): _wrapped(do(_plain(o), self._host)),
-    )
+    _word = _name.rstrip("_")
+    _left, _right = _operators(_name)
+    setattr(ndarray, f"__{_word}__", _left)
+    setattr(ndarray, f"__r{_word}__", _right)
 ndarray.__hash__ = object.__hash__
 
 

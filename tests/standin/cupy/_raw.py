@@ -78,9 +78,7 @@ class Kernel:
         assert all(0 < n < 2**31 for n in grid) and all(0 < n <= 1024 for n in block), (grid, block)
         words = (ctypes.c_uint64 * len(args))()
         for i, value in enumerate(args):
-            if isinstance(value, np.float64):
-                words[i] = int(value.view(np.uint64))
-            elif isinstance(value, np.int64):
+            if isinstance(value, np.float64 | np.int64):
                 words[i] = int(value.view(np.uint64))
             else:
                 words[i] = value.data.ptr

@@ -10,18 +10,26 @@ from cupy._raw import build
 
 _SOURCE = """
 #include <cstddef>
-struct gemm { int transa, transb, m, n, k; const void *alpha, *a; int atype, lda; const void *b; int btype, ldb;
-              const void *beta; void *c; int ctype, ldc, compute, algo; };
+struct gemm {
+    int transa, transb, m, n, k;
+    const void *alpha, *a;
+    int atype, lda;
+    const void *b;
+    int btype, ldb;
+    const void *beta;
+    void *c;
+    int ctype, ldc, compute, algo;
+};
 static void (*hook)(const gemm *);
 extern "C" {
 void standin_hook(void (*f)(const gemm *)) { hook = f; }
 int cublasCreate_v2(void **handle) { *handle = &hook; return 0; }
 int cublasSetStream_v2(void *handle, void *stream) { return handle == &hook ? 0 : 1; }
 int cublasSetWorkspace_v2(void *handle, void *memory, size_t bytes) { return (size_t)memory % 256 ? 7 : 0; }
-int cublasGemmEx(void *handle, int transa, int transb, int m, int n, int k, const void *alpha, const void *a, int atype,
-                 int lda, const void *b, int btype, int ldb, const void *beta, void *c, int ctype, int ldc, int compute,
+int cublasGemmEx(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at,
+                 int lda, const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int how,
                  int algo) {
-    const gemm g = {transa, transb, m, n, k, alpha, a, atype, lda, b, btype, ldb, beta, c, ctype, ldc, compute, algo};
+    const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo};
     if (handle != &hook) return 1;
     hook(&g);
     return 0;
