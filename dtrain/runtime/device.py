@@ -21,7 +21,7 @@ from dtrain.runtime.plan import Plan
 class DevicePlan(Plan):
     """A Plan whose arrays lie on a device.
 
-    Kernels of dtrain's own and products are captured into graphs, and those whose attribute `capturable` is true.
+    Kernels of dtrain's own and products are captured into graphs, as are those whose `capturable` is true.
     Between graphs runs what is neither: an op that has no form in CUDA, a sum through the host.
     """
 
