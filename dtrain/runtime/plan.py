@@ -160,12 +160,13 @@ class Plan:
     def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
         """run several times with nothing but kernels in between, if repeats(until).
 
-        values: of each feed, in order, an array for each step; None: it stays as it was. It ends behind a
-        step in which the fetch `until` is not 0. Returns of each fetch an array of what the steps gave.
+        values: of each feed, in order, an array for each step; None: in each what the last run() was given. It
+        ends behind a step in which the fetch `until` is not 0. Returns of each fetch an array of what the steps gave.
         """
         assert self._program is not None
-        feeds = [(buffer, values[index]) for index, buffer in self._feeds if values[index] is not None]
-        feeds = [(b, np.ascontiguousarray(rows, b.dtype)) for b, rows in feeds]
+        # what stays is fed anew: a step may lay something else where a feed was
+        values = [self._kept[i].repeat(steps, 0) if rows is None else rows for i, rows in enumerate(values)]
+        feeds = [(b, np.ascontiguousarray(values[index], b.dtype)) for index, b in self._feeds]
         outs = [np.empty((steps, *a.shape), a.dtype) for a in self._fetches]
         self._board.row[PLAN] = self.number
         done = 0
@@ -178,7 +179,7 @@ class Plan:
             self._board.number,
         ):
             if status == NOT_FINITE:
-                raise NotFinite([None if rows is None else rows[done] for rows in values])
+                raise NotFinite([rows[done] for rows in values])
             if status == BAD_VALUE:
                 self._explain(self.kernel_nodes[call])
         self._board.row[POSITION] = -1
@@ -186,8 +187,8 @@ class Plan:
 
     def _feed(self, values: Sequence[Any]) -> None:
         for index, buffer in self._feeds:
-            if values[index] is not None:  # else it stays as it was
-                buffer[...] = values[index]
+            buffer[...] = values[index]
+        self._kept = [np.asarray(value)[None] for value in values]
 
     def find_bad(self, values: Sequence[Any], ranks: int) -> tuple[int, str] | None:
         """Run again up to StopIfBad, and look where the first bad number comes from on this rank.

@@ -118,3 +118,18 @@ def test_the_pace_is_that_of_the_measured_steps(monkeypatch: pytest.MonkeyPatch)
         assert [pace() for _ in range(Pace.LOOKS)] == [1] * Pace.LOOKS
         assert [pace() for _ in range(3)] == [steps] * 3
     assert Pace(SingleCommunicator(), most=1)() == 1
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_what_is_fed_once_is_there_in_every_step(kernels: str) -> None:
+    """A step may lay something else where a feed was, once that has been read, as the product here."""
+    with dt.Graph().as_default():
+        x, scale = dt.placeholder("float32", [None, 5]), dt.placeholder("float32", [5])
+        y = dt.reduce_sum(x, 0) * scale
+        ended = dt.reduce_sum(x) * 0.0
+        session = dt.Session(device=Backend(kernels))
+        given = np.arange(1, 6, dtype=np.float32)
+        batches = np.random.default_rng(0).integers(0, 9, (6, 7, 5)).astype(np.float32)
+        taken = Loop(session, [y, ended], [x, scale], ended)(Window(batches, 7), given)
+        assert session.latest is not None and session.latest.repeats(1) == (kernels == "c")
+    np.testing.assert_array_equal([values[0] for values in taken], batches.sum(1) * given)
