@@ -160,8 +160,9 @@ class Plan:
     def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
         """run several times with nothing but kernels in between, if repeats(until).
 
-        values: of each feed, in order, an array for each step; None: in each what the last run() was given. It
-        ends behind a step in which the fetch `until` is not 0. Returns of each fetch an array of what the steps gave.
+        values: of each feed, in order, an array for each step; None: in each what the last run() was given.
+        It ends behind a step in which the fetch `until` is not 0. Returns of each fetch an array of what the
+        steps gave.
         """
         assert self._program is not None
         # what stays is fed anew: a step may lay something else where a feed was
