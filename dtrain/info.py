@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -113,13 +112,9 @@ def gpu_aware() -> bool | None:
     joined = comm.joined()
     if joined is None or not joined.library:
         return None
-    try:
-        with open("/proc/self/maps") as maps:
-            names = {line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line}
-        asked = (getattr(ctypes.CDLL(name), "MPIX_Query_cuda_support", None) for name in names)
-        return next((bool(ask()) for ask in asked if ask), None)
-    except OSError:  # not Linux
-        return None
+    from dtrain.comm import nccl
+
+    return nccl.gpu_aware()
 
 
 def _launcher() -> str:

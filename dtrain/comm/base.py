@@ -30,6 +30,7 @@ class Communicator(ABC):
     hosts: the host name of every rank, in rank order.
     library: name and version of the MPI, or '' without one.
     averaging: how gradients are summed, in a word or two for the report.
+    device_sums: how their GPUs sum (nccl.DeviceSums), once all ranks are known to have one.
     elastic: whether ranks may die: a collective then raises RanksLost, on all others alike, until shrink().
     seconds: time spent inside collectives since the start, waiting for the others included.
     board: where this rank is, which the others of its node can read.
@@ -44,6 +45,7 @@ class Communicator(ABC):
     hosts: tuple[str, ...] = (socket.gethostname(),)
     library = ""
     averaging = "none"
+    device_sums: Any = None
     elastic = False
 
     def __init__(self) -> None:

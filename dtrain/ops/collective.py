@@ -39,6 +39,7 @@ class AllReduce(Op):
             for each in sums:
                 each()
 
+        kernel.capturable = all(getattr(s, "capturable", False) for s in sums)  # type: ignore[attr-defined]
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
@@ -95,6 +96,8 @@ def _reducer(env: Env, source: Array, out: Array) -> Callable[[], Any]:
     comm, xp = env.comm, env.xp
     if env.on_host:
         return comm.reducer(source, out)
+    if comm.device_sums is not None:
+        return comm.device_sums.reducer(source, out)
 
     def through_host() -> None:
         host = xp.asnumpy(source)  # waits for the stream that computes it

@@ -104,6 +104,12 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
     with comm.together():
         backend = make_backend(config.device, comm.local_rank, config.kernels)
+    devices = comm.gather_text(backend.name)
+    if comm.size > 1 and "cpu" not in devices:
+        from dtrain.comm.nccl import DeviceSums  # a start on CPUs has no use for it
+
+        comm.device_sums = DeviceSums(comm, backend.xp)
+        comm.averaging = comm.device_sums.name
     data = load(config.dataset, comm)
     if len(data.train) < comm.size:
         error = UsageError(
@@ -181,7 +187,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             kernels=session.kernels,
             ranks=comm.size,
             nodes=comm.nodes,
-            devices=comm.gather_text(backend.name),
+            devices=devices,
             dataset=data.name,
             source=data.source,
             data_digest=data.digest,

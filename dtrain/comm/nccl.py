@@ -1,0 +1,126 @@
+"""Summing between GPUs: by NCCL, by an MPI that takes their memory, or staged through pinned host memory.
+
+Which it is, is asked of the libraries and agreed on by all ranks; nothing is assumed of their names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.errors import RanksLost
+
+
+def gpu_aware() -> bool | None:
+    """Whether the MPI of this process takes memory of NVIDIA GPUs; None where it does not say."""
+    try:
+        with open("/proc/self/maps") as maps:
+            names = {line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line}
+        asked = (getattr(ctypes.CDLL(name), "MPIX_Query_cuda_support", None) for name in names)
+        return next((bool(ask()) for ask in asked if ask), None)
+    except OSError:  # not Linux
+        return None
+
+
+class DeviceSums:
+    """How the ranks' GPUs sum. Making one is collective: every rank has a GPU, and calls it.
+
+    xp: CuPy. name: the way that was chosen, and why not a faster one, for the report.
+    """
+
+    def __init__(self, comm: Communicator, xp: Any) -> None:
+        self._comm, self._xp = comm, xp
+        self._nccl: Any = None
+        bus = xp.cuda.runtime.deviceGetPCIBusId(xp.cuda.runtime.getDevice())
+        places = comm.gather_text(f"{comm.node[0]} {bus}")
+        nccl = _load()
+        found = comm.allgather(np.array([[nccl is not None, gpu_aware() is True]]))
+        has = [bool(column.all()) for column in found.T]
+        self._aware = False
+        if len(set(places)) < comm.size:
+            self.name = "staged through the host (ranks share a GPU)"
+        elif has[0] and not comm.elastic:
+            self._join(nccl)
+            self.name = f"NCCL {nccl.get_version()}"
+        elif has[1]:
+            self._aware = True
+            self.name = "GPU-aware MPI"
+        else:
+            why = "--elastic" if has[0] else "no NCCL, and an MPI that does not say it takes memory of GPUs"
+            self.name = f"staged through the host ({why})"
+
+    def _join(self, nccl: Any) -> None:
+        comm = self._comm
+        unique = np.zeros(128, np.uint8)
+        if comm.rank == 0:
+            unique[:] = np.frombuffer(nccl.get_unique_id(), np.uint8)
+        comm.broadcast(unique)
+        self._nccl = nccl
+        self._ring = nccl.NcclCommunicator(comm.size, unique.tobytes(), comm.rank)
+        self._stream = self._xp.cuda.Stream(non_blocking=True)
+
+    def reducer(self, source: Any, out: Any) -> Callable[[], Any]:
+        """A call that sums flat source over all ranks into out, which may be the same memory.
+
+        Its attribute `capturable`: whether a CUDA graph may hold it.
+        """
+        if self._nccl is not None:
+            call, capturable = self._by_nccl(source, out), True
+        else:
+            call, capturable = (self._by_mpi if self._aware else self._staged)(source, out), False
+        call.capturable = capturable  # type: ignore[attr-defined]
+        return call
+
+    def _by_nccl(self, source: Any, out: Any) -> Callable[[], Any]:
+        cuda, ring, stream, nccl = self._xp.cuda, self._ring, self._stream, self._nccl
+        ready, done = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
+        dtype = getattr(nccl, f"NCCL_{source.dtype.name.upper()}")
+
+        def kernel() -> None:
+            try:
+                ring.check_async_error()
+                computing = cuda.get_current_stream()
+                ready.record(computing)
+                stream.wait_event(ready)
+                ring.allReduce(source.data.ptr, out.data.ptr, source.size, dtype, nccl.NCCL_SUM, stream.ptr)
+                done.record(stream)
+                computing.wait_event(done)
+            except nccl.NcclError as error:
+                ring.abort()
+                raise RanksLost(f"NCCL lost another rank in a sum of gradients: {error}.") from None
+
+        return kernel
+
+    def _by_mpi(self, source: Any, out: Any) -> Callable[[], Any]:
+        xp, comm = self._xp, self._comm
+
+        def kernel() -> None:
+            if source.data.ptr != out.data.ptr:
+                xp.copyto(out, source)
+            xp.cuda.get_current_stream().synchronize()  # MPI knows no streams
+            comm.allreduce(out)
+
+        return kernel
+
+    def _staged(self, source: Any, out: Any) -> Callable[[], Any]:
+        comm = self._comm
+        host = np.frombuffer(self._xp.cuda.alloc_pinned_memory(source.nbytes), source.dtype, source.size)
+
+        def kernel() -> None:
+            source.get(out=host)  # waits for the stream that computes it
+            out.set(comm.allreduce(host))
+
+        return kernel
+
+
+def _load() -> Any:
+    """CuPy's NCCL, or None where it or its library is missing."""
+    try:
+        from cupy.cuda import nccl
+    except Exception:
+        return None
+    return nccl if getattr(nccl, "available", True) else None
