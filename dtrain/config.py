@@ -23,6 +23,7 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 DEVICES = ("auto", "cpu", "gpu")
 LOG_FORMATS = ("text", "json")
 KERNELS = ("auto", "c", "numpy")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 AVERAGES = ("auto", "shared", "mpi")
 #: The values of an option whose flags are --NAME (on) and --no-NAME (off).
 SWITCH = ("auto", "on", "off")
@@ -76,6 +77,14 @@ class TrainConfig:
     lr: float = option(0.001, "learning rate; never scaled by the number of ranks")
     seed: int = option(0, "makes initial parameters and the order of examples reproducible")
     device: str = option("auto", "auto takes a GPU where each rank of the node has one", DEVICES)
+    precision: str = option(
+        "float32",
+        "what a GPU rounds the operands of float32 products to; sums and parameters stay float32",
+        PRECISIONS,
+    )
+    share_gpu: str = option(
+        "off", "let the ranks of a node take its GPUs in turn, where it has fewer", ON_OFF
+    )
     kernels: str = option(
         "auto", "how a CPU's kernels are made: by the C compiler where there is one, or of NumPy's", KERNELS
     )

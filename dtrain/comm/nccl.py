@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.errors import RanksLost
+from dtrain.errors import EnvironmentProblem, RanksLost
 
 
 def gpu_aware() -> bool | None:
@@ -29,19 +29,34 @@ def gpu_aware() -> bool | None:
 class DeviceSums:
     """How the ranks' GPUs sum. Making one is collective: every rank has a GPU, and calls it.
 
-    xp: CuPy. name: the way that was chosen, and why not a faster one, for the report.
+    xp: CuPy. share: whether ranks may have one GPU. name: the way that was chosen, and why not a faster one,
+    for the report.
+
+    Raises:
+        EnvironmentProblem: on all ranks, where some share a GPU that should not.
     """
 
-    def __init__(self, comm: Communicator, xp: Any) -> None:
+    def __init__(self, comm: Communicator, xp: Any, share: bool = False) -> None:
         self._comm, self._xp = comm, xp
         self._nccl: Any = None
         bus = xp.cuda.runtime.deviceGetPCIBusId(xp.cuda.runtime.getDevice())
         places = comm.gather_text(f"{comm.node[0]} {bus}")
+        twice = next((r for r, place in enumerate(places) if place in places[:r]), None)
+        if twice is not None and not share:
+            first = places.index(places[twice])
+            error = EnvironmentProblem(
+                f"--device gpu: {comm.name(first)} and {comm.name(twice)} have one GPU, "
+                f"{places[twice].split()[1]}. "
+                "Start as many ranks a node as it has GPUs, each bound to its own (launch/bind, or the "
+                "scheduler), or let them share with --share-gpu."
+            )
+            error.agreed = True
+            raise error
         nccl = _load()
         found = comm.allgather(np.array([[nccl is not None, gpu_aware() is True]]))
         has = [bool(column.all()) for column in found.T]
         self._aware = False
-        if len(set(places)) < comm.size:
+        if twice is not None:
             self.name = "staged through the host (ranks share a GPU)"
         elif has[0] and not comm.elastic:
             self._join(nccl)

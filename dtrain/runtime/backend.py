@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -90,10 +90,24 @@ class CupyBackend(Backend):
         self._told: set[str] = set()
 
     def block(self, nbytes: int) -> Any:
-        return self.xp.zeros(nbytes, self.xp.uint8)  # CuPy aligns to 512
+        with self._room_for(nbytes):
+            return self.xp.zeros(nbytes, self.xp.uint8)  # CuPy aligns to 512
 
     def from_host(self, array: np.ndarray) -> Any:
-        return self.xp.asarray(array)
+        with self._room_for(array.nbytes):
+            return self.xp.asarray(array)
+
+    @contextmanager
+    def _room_for(self, nbytes: int) -> Iterator[None]:
+        """Within, memory that the device has not is told with what was asked for and what is there."""
+        try:
+            yield
+        except MemoryError:  # CuPy's is one
+            free, total = self.xp.cuda.runtime.memGetInfo()
+            raise EnvironmentProblem(
+                f"{self.name}: no memory for {nbytes:,} bytes: {free:,} of {total:,} are free. Take a "
+                "smaller --batch-size, fewer ranks on this GPU, or see in `nvidia-smi` what else is on it."
+            ) from None
 
     def to_host(self, array: Any) -> np.ndarray:
         return self.xp.asnumpy(array)
@@ -161,11 +175,17 @@ def _cublas() -> Any:
 
 
 def make_backend(
-    device: str = "cpu", local_rank: int | None = None, kernels: str = "", precision: str = "float32"
+    device: str = "cpu",
+    local_rank: int | None = None,
+    kernels: str = "",
+    precision: str = "float32",
+    share: bool = False,
 ) -> Backend:
     """The backend for --device: cpu, gpu, or auto (a GPU where there is one for this rank).
 
-    kernels: on the host, how they are made. precision: on a GPU, of products.
+    kernels: on the host, how they are made. precision: on a GPU, of products. share: whether ranks of a node
+    may take its GPUs in turn, where it has fewer. Where each rank sees one GPU, comm/nccl.py looks whether it
+    is the same.
 
     Raises:
         EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
@@ -187,13 +207,17 @@ def make_backend(
             f"--device gpu: no GPU can be used here ({why}). Install CuPy for your CUDA (pip install "
             "'dtrain[gpu]'), check `nvidia-smi`, or train with --device cpu."
         ) from None
+    if share and count:
+        rank %= count
+    if rank >= count and device == "auto":
+        return Backend(kernels)
+    if rank >= count == 1:  # a scheduler may show each rank a GPU of its own
+        rank = 0
     if rank >= count:
-        if device == "auto":
-            return Backend(kernels)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         seen = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
         raise EnvironmentProblem(
             f"--device gpu: local rank {rank} has no GPU of its own, the node shows {count}{seen}. Start at "
-            f"most {count} ranks a node, or train with --device cpu."
+            f"most {count} ranks a node, let them share with --share-gpu, or train with --device cpu."
         )
     return CupyBackend(cupy, rank, precision)

@@ -419,7 +419,7 @@ class Session:
         """Make a plan, and make sure that all ranks made the same."""
         error = None
         native = self._native()
-        link = Link(*self.comm.link) if self.comm.link else None
+        link = Link(*self.comm.link) if self.comm.link and self.backend.on_host else None
         try:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
@@ -465,7 +465,7 @@ class Session:
     def kernels(self) -> str:
         """How this session's kernels are made, in words. Collective."""
         if not self.backend.on_host:
-            return "CUDA, by NVRTC"
+            return f"CUDA, by NVRTC; products in {self.backend.precision}"
         if self._native() is not None:
             return f"C, by {compiler.name()}"
         return f"NumPy: {self._problem}" if self._problem else "NumPy"

@@ -20,7 +20,7 @@ from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
-from dtrain.runtime.backend import make_backend
+from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop
 from dtrain.train import checkpoint, own_model, tensorboard
 from dtrain.train.batches import Pace, batches, epoch_order, iterations, windows
@@ -89,6 +89,11 @@ def make_optimizer(name: str, lr: float) -> Optimizer:
     return MomentumOptimizer(lr, 0.9) if name == "momentum" else AdamOptimizer(lr)
 
 
+def _backend(config: TrainConfig, comm: Communicator) -> Backend:
+    share = config.share_gpu == "on"
+    return make_backend(config.device, comm.local_rank, config.kernels, config.precision, share)
+
+
 def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict[str, Any]:
     """Train as the configuration says, on all ranks together; returns the facts of the footer.
 
@@ -103,12 +108,12 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     # where the data lies may differ from node to node; what it is is compared when it is there
     comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
     with comm.together():
-        backend = make_backend(config.device, comm.local_rank, config.kernels)
+        backend = _backend(config, comm)
     devices = comm.gather_text(backend.name)
     if comm.size > 1 and "cpu" not in devices:
         from dtrain.comm.nccl import DeviceSums  # a start on CPUs has no use for it
 
-        comm.device_sums = DeviceSums(comm, backend.xp)
+        comm.device_sums = DeviceSums(comm, backend.xp, config.share_gpu == "on")
         comm.averaging = comm.device_sums.name
     data = load(config.dataset, comm)
     if len(data.train) < comm.size:
@@ -300,7 +305,7 @@ def evaluate_run(
         CheckpointError: there are none, they are damaged, or they are of another model.
     """
     with comm.together():
-        backend = make_backend(config.device, comm.local_rank, config.kernels)
+        backend = _backend(config, comm)
     data = load(config.dataset, comm)
     graph = dt.Graph()
     with graph.as_default(), comm.together():

@@ -5,9 +5,11 @@ They prove arithmetic, bounds, order, what crosses the bus and what is captured;
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ import numpy as np
 import pytest
 
 import dtrain as dt
-from dtrain.errors import InvalidArgumentError, NumericError
+from dtrain.cli import main
+from dtrain.comm.nccl import DeviceSums
+from dtrain.comm.single import SingleCommunicator
+from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
 
@@ -186,3 +191,89 @@ def test_operands_of_products_are_rounded_as_asked(
         found = session.run(dt.matmul(left, right, transpose_b=True), {left: a, right: b})
     error = np.abs(found - a.astype(np.float64) @ b.T.astype(np.float64)).max()
     assert least < error < most
+
+
+class Node(SingleCommunicator):
+    """A rank of several on one node whose GPUs have these bus ids."""
+
+    def __init__(self, buses: list[str]) -> None:
+        super().__init__()
+        self.buses, self.size, self.hosts = buses, len(buses), ("n1",) * len(buses)
+
+    def gather_text(self, text: str) -> list[str]:
+        return [f"0 {bus}" for bus in self.buses]
+
+    def _allgather(self, array: np.ndarray) -> np.ndarray:
+        return np.repeat(array, self.size, 0)
+
+
+def test_ranks_share_a_gpu_only_where_that_is_asked_for(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy.cuda.runtime, "getDevice", lambda: 0, raising=False)
+    monkeypatch.setattr(cupy.cuda.runtime, "deviceGetPCIBusId", lambda device: "01:00.0", raising=False)
+    apart, together = Node(["01:00.0", "41:00.0"]), Node(["01:00.0", "41:00.0", "01:00.0"])
+    assert DeviceSums(apart, cupy).name.startswith("staged through the host (no NCCL")
+    with pytest.raises(
+        EnvironmentProblem, match=r"rank 0 on n1 and rank 2 on n1 have one GPU, 01:00.0\..*--share-gpu"
+    ):
+        DeviceSums(together, cupy)
+    assert DeviceSums(together, cupy, share=True).name == "staged through the host (ranks share a GPU)"
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "share", "device"),
+    [(2, 1, False, 1), (2, 3, True, 1), (1, 3, False, 0), (1, 3, True, 0)],
+)
+def test_the_gpu_of_a_local_rank(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, count: int, rank: int, share: bool, device: int
+) -> None:
+    """One that is shown alone is taken by all: a scheduler may show each another; DeviceSums looks."""
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: count)
+    assert make_backend("gpu", rank, share=share).name.startswith(f"gpu {device} ")
+    assert make_backend("auto", rank).on_host == (rank >= count)
+
+
+def test_fewer_gpus_than_ranks_are_told(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 2)
+    with pytest.raises(
+        EnvironmentProblem, match=r"local rank 2 has no GPU of its own, the node shows 2.*--share-gpu"
+    ):
+        make_backend("gpu", 2)
+
+
+def test_memory_that_the_device_has_not_is_told(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = make_backend("gpu", 0)
+
+    def none(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(cupy, "zeros", none)
+    monkeypatch.setattr(cupy.cuda.runtime, "memGetInfo", lambda: (1_000, 8_000), raising=False)
+    with pytest.raises(EnvironmentProblem, match="no memory for 5,000 bytes: 1,000 of 8,000 are free"):
+        device.block(5_000)
+
+
+@pytest.mark.parametrize("options", [[], ["--precision", "bfloat16"], ["--model", "cnn"]])
+def test_the_command_trains_on_a_gpu(
+    cupy: Any,
+    options: list[str],
+    tmp_path: Path,
+    write_set: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_set(tmp_path / "data", 310, 70)
+    small = ["--dataset", str(data), "--epochs", "2", "--batch-size", "50", "--no-tensorboard"]
+    losses = []
+    for device in ("gpu", "cpu"):
+        run = ["train", *small, *options, "--device", device, "--run-dir", str(tmp_path / device)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            assert main([*run, "--log-format", "json"]) == 0
+        said = capsys.readouterr()
+        assert ("these ops have no kernels in CUDA" in said.err) == ("cnn" in options and device == "gpu")
+        events = [json.loads(line) for line in said.out.splitlines() if line.startswith("{")]
+        losses.append(next(e["loss"] for e in events if e["event"] == "epoch"))
+        if device == "gpu":
+            header = next(e for e in events if e["event"] == "header")
+            assert header["devices"] == ["gpu 0 (a stand-in)"]
+            assert header["kernels"].endswith("bfloat16" if "bfloat16" in options else "float32")
+    assert losses[0] == pytest.approx(losses[1], rel=0.02 if "bfloat16" in options else 1e-3)

@@ -126,7 +126,7 @@ def test_ranks_that_share_a_gpu_or_have_no_nccl_go_through_the_host(monkeypatch:
     ):
         monkeypatch.setattr(nccl, "_load", lambda found=found: found)
         comm.places = places
-        sums = nccl.DeviceSums(comm, cupy)
+        sums = nccl.DeviceSums(comm, cupy, share=True)
         assert why in sums.name
         memory = Memory([1, 2, 3])
         reduce = sums.reducer(memory, memory)

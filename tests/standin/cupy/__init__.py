@@ -80,10 +80,13 @@ class ndarray:
         settle()
         self._host.fill(value)
 
-    def get(self) -> np.ndarray:
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
         settle()
         counts["down"] += self.nbytes
-        return self._host.copy()
+        if out is None:
+            return self._host.copy()
+        out[...] = self._host
+        return out
 
     def set(self, array: np.ndarray) -> None:
         settle()
@@ -177,6 +180,8 @@ def _new(host: np.ndarray) -> ndarray:
 def _wrapped(result: Any) -> Any:
     if isinstance(result, np.ndarray | np.generic):
         return _new(np.asarray(result))
+    if isinstance(result, tuple):
+        return tuple(map(_wrapped, result))
     return result
 
 
@@ -221,6 +226,13 @@ class _Function:
         for array in given:
             if isinstance(array, ndarray) and array._host is result:
                 return array
+        for array in args:  # a view, such as as_strided's
+            if (
+                isinstance(array, ndarray)
+                and isinstance(result, np.ndarray)
+                and np.shares_memory(result, array._host)
+            ):
+                return array._view(result)
         return _wrapped(result)
 
     def __getattr__(self, name: str) -> Any:

@@ -77,6 +77,9 @@ def _memcpy(to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
 
 runtime = SimpleNamespace(
     getDeviceCount=lambda: 1,
+    getDevice=lambda: 0,
+    deviceGetPCIBusId=lambda device: "0000:01:00.0",
+    memGetInfo=lambda: (7 << 30, 8 << 30),
     getDeviceProperties=lambda number: {
         "name": b"a stand-in",
         "totalGlobalMem": 8 << 30,
