@@ -14,7 +14,7 @@ with threads.none_at_first():
 
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.errors import EnvironmentProblem, UsageError
+from dtrain.errors import UsageError
 
 __all__ = ["Communicator", "SingleCommunicator", "joined", "launcher", "world"]
 
@@ -62,15 +62,9 @@ def world(average: str = "", elastic: bool = False, overlap: str = "") -> Commun
         if launched == 1:
             _world = SingleCommunicator()
         else:
-            try:
-                from dtrain.comm.elastic import ElasticCommunicator
-                from dtrain.comm.mpi import MPICommunicator
-            except ImportError as error:
-                raise EnvironmentProblem(
-                    f"{launched} ranks were launched, but mpi4py cannot be imported ({error}). Install it "
-                    "with an MPI: pip install 'dtrain[mpi]', or start with ./launch/local."
-                ) from error
             from dtrain.comm import failure
+            from dtrain.comm.elastic import ElasticCommunicator
+            from dtrain.comm.mpi import MPICommunicator
 
             average = average or os.environ.get("DTRAIN_AVERAGE", "auto")
             if average not in AVERAGES:

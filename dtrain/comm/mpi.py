@@ -83,13 +83,24 @@ LOOK = 0.2
 
 
 def load_mpi() -> Any:
-    """mpi4py's module MPI, not initialised: a library that does not fit is refused before it starts."""
-    import mpi4py
+    """mpi4py's module MPI, not initialised: a library that does not fit is refused before it starts.
 
-    mpi4py.rc.initialize = False
-    mpi4py.rc.finalize = False
-    from mpi4py import MPI
+    Raises:
+        EnvironmentProblem: there is no mpi4py, or no MPI library that it finds.
+    """
+    try:
+        import mpi4py
 
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its wheels look for the library themselves
+        why = " ".join(str(error).split())
+        raise EnvironmentProblem(
+            f"{launcher.size()} ranks were launched, but mpi4py cannot be used ({why}). Install it with an "
+            "MPI: pip install 'dtrain[mpi]', start with ./launch/local, or name a cluster's own library: "
+            "export MPI4PY_LIBMPI=/path/to/libmpi.so."
+        ) from None
     return MPI
 
 

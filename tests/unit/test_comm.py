@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import dtrain
 from dtrain.comm import Communicator, SingleCommunicator
 
 
@@ -33,6 +37,27 @@ def test_one_rank(name: str) -> None:
 @pytest.mark.parametrize("name", BODIES)
 def test_threads(name: str, size: int, on_threads: Any) -> None:
     on_threads(size, BODIES[name])
+
+
+@pytest.mark.parametrize("what", ["mpi4py", "libmpi"])
+def test_ranks_without_mpi_get_one_sentence(what: str, tmp_path: Path) -> None:
+    """Ranks that a launcher started, where mpi4py is missing or finds no library."""
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('No module named mpi4py')\n")
+    folders = [str(Path(dtrain.__file__).parents[1]), *([str(tmp_path)] if what == "mpi4py" else [])]
+    env = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PMI", "OMPI_", "SLURM_"))
+    }
+    env |= {"PMI_SIZE": "2", "PMI_RANK": "0", "PYTHONPATH": os.pathsep.join(folders[::-1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "dtrain", "train", "--dataset", "synthetic"],
+        env=env | {"MPI4PY_LIBMPI": str(tmp_path / "libmpi.so")},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 3 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("dtrain: error: 2 ranks were launched, but mpi4py cannot be used (")
+    assert "pip install 'dtrain[mpi]'" in done.stderr
 
 
 def test_threads_notice_ranks_that_are_in_different_collectives(on_threads: Any) -> None:
