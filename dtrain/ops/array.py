@@ -42,6 +42,10 @@ class Identity(Op):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(env.xp.copyto, outs[0], ins[0])
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        plain = ins[0].dtype != object and ins[0].flags.c_contiguous and outs[0].flags.c_contiguous
+        return code.call("copy", outs[0], ins[0], outs[0].nbytes) if plain else None
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [dy]
 
@@ -316,6 +320,20 @@ class BroadcastLike(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(env.xp.copyto, outs[0], self._with_axes(env.xp, ins[0]))
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        from dtrain.ops.math import Cast
+
+        dy, like = specs
+        shape, local, whole = dy.shape, ins[0].shape, Spec(like.shape, dy.dtype)
+        if not self.keepdims and self.axes is not None:
+            shape, local = (
+                tuple(1 if axis in self.axes else size for axis, size in enumerate(of))
+                for of in (like.shape, outs[0].shape)
+            )
+        # a loop takes its sizes from its inputs: the second, which it does not read, has the result's
+        body, values = [(Cast(dy.dtype), (0,))], [Spec(shape, dy.dtype), whole, whole]
+        return code.loop(body, [2], values, [ins[0].reshape(local), outs[0]], outs)
 
     def _with_axes(self, xp: Any, dy: Array) -> Array:
         return dy if self.keepdims or self.axes is None else xp.expand_dims(dy, self.axes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +26,19 @@ from dtrain.graph.graph import (
 )
 from dtrain.graph.shape import TensorShape, as_dims, compatible, is_static, shape_text
 from dtrain.ops.array import Identity
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register, to_array
+from dtrain.ops.base import (
+    Array,
+    Elementwise,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    apply,
+    convert_to_tensor,
+    register,
+    to_array,
+)
+from dtrain.ops.math import Add, Sub
 
 #: Under this name a graph keeps every variable of its own, by its operation.
 OWNERS = "variables"
@@ -118,16 +130,26 @@ class Assign(_Write):
         )
 
 
-@register
-class AssignAdd(_Write):
+class _Change(_Write):
+    """A write of what an elementwise op makes of the variable and the value."""
+
+    op: ClassVar[Elementwise]
+
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.add, ins[0], ins[1], ins[0])
+        return self.op.bind(env, ins, [ins[0]])
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return self.op.native(code, specs, ins, [ins[0]])
 
 
 @register
-class AssignSub(_Write):
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.subtract, ins[0], ins[1], ins[0])
+class AssignAdd(_Change):
+    op = Add()
+
+
+@register
+class AssignSub(_Change):
+    op = Sub()
 
 
 @register

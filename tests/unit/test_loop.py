@@ -92,6 +92,41 @@ def test_a_bad_value_in_the_middle_is_told_as_in_a_single_step(kernels: str) -> 
 
 
 @pytest.mark.skipif(not compiler.command(), reason="no C compiler")
+def test_counters_copies_and_gradients_of_sums_do_not_break_a_loop() -> None:
+    """AssignAdd, AssignSub, Identity and BroadcastLike, against one step a call in NumPy."""
+
+    def made(kernels: str) -> tuple[dt.Session, list[Any], list[Any]]:
+        with dt.Graph().as_default() as graph:
+            x = dt.placeholder("float32", [None, 5])
+            w = dt.Variable(np.linspace(-1, 1, 15, dtype=np.float32).reshape(5, 3))
+            count = dt.Variable(0.0, trainable=False)
+            down = dt.Variable(np.arange(3, dtype=np.float32), trainable=False)
+            product = dt.matmul(x, w)
+            (to_x,) = dt.gradients(dt.square(dt.reduce_sum(product, 1)), product)
+            with dt.control_dependencies([dt.assign_add(count, 0.5), dt.assign_sub(down, [1.0, 0.5, 0.25])]):
+                held = dt.identity(product)
+            ended = dt.reduce_sum(x) * 0.0
+            session = dt.Session(graph=graph, comm=None, device=Backend(kernels))
+            session.run(dt.global_variables_initializer())
+        return session, [held, to_x, ended], [x]
+
+    several = np.random.default_rng(3).integers(-4, 5, (7, 4, 5)).astype(np.float32)
+    session, fetches, feeds = made("numpy")
+    single = [session.run(fetches, {feeds[0]: rows}) for rows in several]
+    wanted = variables(session)
+    session, fetches, feeds = made("c")
+    taken = Loop(session, fetches, feeds, fetches[2])(Window(several, 4))
+    plan = session.latest
+    assert plan is not None and plan.repeats(2)
+    assert {"AssignAdd", "AssignSub", "Identity", "BroadcastLike"} <= {n.type for n in plan.kernel_nodes}
+    for ours, theirs in zip(taken, single, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    for a, b in zip(wanted, variables(session), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(not compiler.command(), reason="no C compiler")
 def test_the_steps_are_counted_where_others_see_it() -> None:
     session, fetches, feeds = classifier("c")
     loop = Loop(session, fetches, feeds, fetches[1])
