@@ -572,7 +572,14 @@ class Session:
                 f"{variable.dtype.name}{variable.shape}."
             )
         self._allocate()
-        self._variables[variable.op.name][...] = self.backend.from_host(array)
+        memory = self._variables[variable.op.name]
+
+        def write() -> None:
+            memory[...] = self.backend.from_host(array)
+
+        if self.backend.on_host and self.comm.is_shared(memory):
+            write = self.comm.in_turn(write, parts=False)
+        write()
         self._initialized.add(variable.op.name)
 
 

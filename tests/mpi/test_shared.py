@@ -47,6 +47,21 @@ def test_sums(comm: MPICommunicator, dtype: str, n: int) -> None:
         np.testing.assert_array_equal(source, all_terms[comm.rank])
 
 
+def test_a_value_from_outside_waits_for_those_who_read_the_one_before(comm: MPICommunicator) -> None:
+    with dt.Graph().as_default() as graph:
+        w = dt.Variable(dt.zeros([1000]), name="w")
+        session = dt.Session(graph=graph)
+        session.run(w.initializer)
+    assert session.comm.is_shared(session._variables["w"])
+    for late in range(comm.size):
+        if comm.rank == late:
+            time.sleep(0.05)
+        seen = session.snapshot([w])["w"]
+        w.load(np.full(1000, late + 1, np.float32), session)
+        assert (seen == late).all()
+        assert (session.snapshot([w])["w"] == late + 1).all()
+
+
 def test_both_ways_give_the_same_numbers(comm: MPICommunicator, plain: MPICommunicator) -> None:
     """To the bit where there is one order of adding up, which two ranks have; to rounding otherwise."""
     source, output = (part.view("float32")[:9_001] for part in comm.bucket(aligned(9_001 * 4)) or ())
