@@ -92,6 +92,7 @@ class Loop(Nest):
         lines = [f"KERNEL NAME({', '.join(arguments)}) {{", f"typedef {index} index;"]
         lines += [f"const index {n} = (index){n}_;" for n in names]
         if not sums:
+            lines.append("if (stopped(s)) return;")  # what it writes may be a variable
             lines.append(f"const index n = {' * '.join(names) or '1'};")
             lines.append("for (index i = (index)AT; i < n; i += (index)STRIDE) {")
             lines += [*self._indices("i", range(k)), *self._body(written), "}", "}", ""]

@@ -79,7 +79,9 @@ class Training:
             losses = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
             self.loss = dt.reduce_mean(losses)
             self.stop = self.loss * 0.0
-            self.train = getattr(dt.train, optimizer)(0.05).minimize(self.loss)
+            counter = dt.Variable(np.float32(0), trainable=False)
+            with dt.control_dependencies([getattr(dt.train, optimizer)(0.05).minimize(self.loss)]):
+                self.train = dt.assign_add(counter, 1.0).op
             self.variables = dt.global_variables()
             checks = dt.ConfigProto(check_numerics=True)
             self.session = dt.Session(graph=graph, device=device, config=checks)
