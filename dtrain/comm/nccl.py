@@ -6,6 +6,7 @@ Which it is, is asked of the libraries and agreed on by all ranks; nothing is as
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ from dtrain.errors import EnvironmentProblem, RanksLost
 
 def gpu_aware() -> bool | None:
     """Whether the MPI of this process takes memory of NVIDIA GPUs; None where it does not say."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None or not mpi.Is_initialized() or mpi.Is_finalized():
+        return None  # MPICH ends a process that asks it then
     try:
         with open("/proc/self/maps") as maps:
             names = {line.split(maxsplit=5)[5].strip() for line in maps if "/libmpi" in line}

@@ -902,6 +902,13 @@ def test_a_rank_with_a_gpu_of_its_own_takes_the_one_it_sees(monkeypatch: pytest.
                 getDeviceCount = staticmethod(lambda: 1)
                 getDeviceProperties = staticmethod(lambda number: {"name": b"GPU"})
 
+            class Stream:
+                def __init__(self, non_blocking: bool) -> None:
+                    self.ptr = 0
+
+                def use(self) -> None:
+                    pass
+
     monkeypatch.setitem(sys.modules, "cupy", Cupy)
     monkeypatch.delenv("DTRAIN_OWN_GPU", raising=False)
     with pytest.raises(EnvironmentProblem, match="local rank 3 has no GPU of its own"):

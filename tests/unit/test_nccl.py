@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 
 from dtrain.comm import SingleCommunicator, nccl
 from dtrain.errors import RanksLost
+
+ROOT = Path(__file__).parents[2]
 
 
 class Two(SingleCommunicator):
@@ -115,6 +120,13 @@ def test_nccl_sums_on_a_stream_between_two_events(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RanksLost, match=r"NCCL lost another rank.*REMOTE_ERROR"):
         reduce()
     assert log[-1] == "abort"
+
+
+def test_an_mpi_that_has_not_begun_is_not_asked() -> None:
+    """MPICH would end the process."""
+    code = "from dtrain import info; info.mpi(); from dtrain.comm import nccl; print(nccl.gpu_aware())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
 
 
 def test_ranks_that_share_a_gpu_or_have_no_nccl_go_through_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
