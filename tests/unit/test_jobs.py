@@ -899,7 +899,7 @@ def test_a_rank_with_a_gpu_of_its_own_takes_the_one_it_sees(monkeypatch: pytest.
                     taken.append(self.number)
 
             class runtime:
-                getDeviceCount = staticmethod(lambda: 1)
+                getDeviceCount = staticmethod(lambda: 2)
                 getDeviceProperties = staticmethod(lambda number: {"name": b"GPU"})
 
             class Stream:
@@ -908,6 +908,8 @@ def test_a_rank_with_a_gpu_of_its_own_takes_the_one_it_sees(monkeypatch: pytest.
 
                 def use(self) -> None:
                     pass
+
+                synchronize = use
 
     monkeypatch.setitem(sys.modules, "cupy", Cupy)
     monkeypatch.delenv("DTRAIN_OWN_GPU", raising=False)
