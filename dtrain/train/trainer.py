@@ -89,9 +89,23 @@ def make_optimizer(name: str, lr: float) -> Optimizer:
     return MomentumOptimizer(lr, 0.9) if name == "momentum" else AdamOptimizer(lr)
 
 
-def _backend(config: TrainConfig, comm: Communicator) -> Backend:
+def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list[str]]:
+    """This rank's device, and how GPUs sum; and the names of all ranks' devices. Collective.
+
+    Where auto finds GPUs for some ranks only, all compute on their CPUs: replicas of two kinds drift apart.
+    """
     share = config.share_gpu == "on"
-    return make_backend(config.device, comm.local_rank, config.kernels, config.precision, share)
+    with comm.together():
+        backend = make_backend(config.device, comm.local_rank, config.kernels, config.precision, share)
+    devices = comm.gather_text(backend.name)
+    if "cpu" in devices:
+        return (backend if backend.on_host else Backend(config.kernels)), ["cpu"] * comm.size
+    if comm.size > 1:
+        from dtrain.comm.nccl import DeviceSums  # a start on CPUs has no use for it
+
+        comm.device_sums = DeviceSums(comm, backend.xp, share)
+        comm.averaging = comm.device_sums.name
+    return backend, devices
 
 
 def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict[str, Any]:
@@ -107,14 +121,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     comm.board.doing("preparation")
     # where the data lies may differ from node to node; what it is is compared when it is there
     comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
-    with comm.together():
-        backend = _backend(config, comm)
-    devices = comm.gather_text(backend.name)
-    if comm.size > 1 and "cpu" not in devices:
-        from dtrain.comm.nccl import DeviceSums  # a start on CPUs has no use for it
-
-        comm.device_sums = DeviceSums(comm, backend.xp, config.share_gpu == "on")
-        comm.averaging = comm.device_sums.name
+    backend, devices = make_devices(config, comm)
     data = load(config.dataset, comm)
     if len(data.train) < comm.size:
         error = UsageError(
@@ -304,8 +311,7 @@ def evaluate_run(
     Raises:
         CheckpointError: there are none, they are damaged, or they are of another model.
     """
-    with comm.together():
-        backend = _backend(config, comm)
+    backend, _ = make_devices(config, comm)
     data = load(config.dataset, comm)
     graph = dt.Graph()
     with graph.as_default(), comm.together():

@@ -20,9 +20,11 @@ import dtrain as dt
 from dtrain.cli import main
 from dtrain.comm.nccl import DeviceSums
 from dtrain.comm.single import SingleCommunicator
+from dtrain.config import TrainConfig
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
+from dtrain.train.trainer import make_devices
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the stand-in compiles CUDA sources with g++")
 STANDIN = Path(__file__).parents[1] / "standin"
@@ -277,3 +279,14 @@ def test_the_command_trains_on_a_gpu(
             assert header["devices"] == ["gpu 0 (a stand-in)"]
             assert header["kernels"].endswith("bfloat16" if "bfloat16" in options else "float32")
     assert losses[0] == pytest.approx(losses[1], rel=0.02 if "bfloat16" in options else 1e-3)
+
+
+def test_auto_takes_gpus_for_all_ranks_or_for_none(
+    cupy: Any, on_threads: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three ranks on a node that shows one GPU, the first would have it and the others not."""
+    config = TrainConfig(device="auto")
+    made = on_threads(3, lambda comm: make_devices(config, comm))
+    assert [(backend.on_host, devices) for backend, devices in made] == [(True, ["cpu"] * 3)] * 3
+    (alone,) = on_threads(1, lambda comm: make_devices(config, comm))
+    assert not alone[0].on_host and alone[1] == ["gpu 0 (a stand-in)"]
