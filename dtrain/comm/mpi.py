@@ -289,17 +289,15 @@ class MPICommunicator(Communicator):
     def begun(
         self, sums: Sequence[tuple[np.ndarray, np.ndarray]]
     ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-        if self._aside is None:
-            return super().begun(sums)
+        together = [source.ctypes.data != output.ctypes.data for source, output in sums]  # on this node
+        if self._aside is None or (self._shares and not all(together)):
+            return super().begun(sums)  # there was no room for a bucket that the node's ranks share
+        shares = any(together)
         work = []  # what to add up on this node before, and what is then summed over MPI
-        shares = False
         for source, output in sums:
-            if source.ctypes.data == output.ctypes.data:
-                work.append(([], output))
-                continue
-            shares = True
-            low, high = self.part(source.size, source.itemsize)
-            work.append(([term[low:high] for term in self._terms(source) or []], output[low:high]))
+            low, high = self.part(source.size, source.itemsize) if shares else (0, source.size)
+            terms = self._terms(source) if shares else None
+            work.append(([term[low:high] for term in terms or []], output[low:high]))
         pending: list[Future[None]] = []
 
         def total() -> None:
