@@ -169,6 +169,8 @@ class TrainConfig:
             raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
         if self.average == "shared" and self.elastic == "on":
             raise UsageError("--average shared: a rank that is killed spoils it; leave --elastic out.")
+        if self.overlap == "on" and self.elastic == "on":
+            raise UsageError("--overlap: a death may leave a sum that has begun undone; leave --elastic out.")
         if self.profile and self.elastic == "on":
             raise UsageError("--profile records all ranks to its end; leave --elastic out.")
         if self.profile:

@@ -155,8 +155,9 @@ class Communicator(ABC):
         assert source.ctypes.data == output.ctypes.data
         return lambda: self.allreduce(output)
 
-    #: When sums that began early went on beside other work, in ns of perf_counter_ns; the latest of them.
-    aside: Sequence[tuple[int, int]] = ()
+    #: When sums that began early went on beside other work, in ns of perf_counter_ns, and the bytes that this
+    #: rank sent to sum; the latest of them.
+    aside: Sequence[tuple[int, int, int]] = ()
     #: What sums take here, where some may begin early: what passes/overlap.Link holds. Alike on all ranks.
     link: tuple[float, float, float, float, bool] | None = None
 

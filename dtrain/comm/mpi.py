@@ -188,7 +188,7 @@ class MPICommunicator(Communicator):
             if several and average == "auto":
                 self._choose()
         self._aside: Any = None
-        self.aside: deque[tuple[int, int]] = deque(maxlen=1024)
+        self.aside: deque[tuple[int, int, int]] = deque(maxlen=1024)
         over_mpi = self.nodes > 1 or (overlap == "on" and not self._shares)
         if overlap != "off" and over_mpi and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
             self._prepare(forced=overlap == "on")
@@ -298,6 +298,7 @@ class MPICommunicator(Communicator):
             low, high = self.part(source.size, source.itemsize) if shares else (0, source.size)
             terms = self._terms(source) if shares else None
             work.append(([term[low:high] for term in terms or []], output[low:high]))
+        nbytes = sum(out.nbytes for _, out in work)
         pending: list[Future[None]] = []
 
         def total() -> None:
@@ -306,7 +307,7 @@ class MPICommunicator(Communicator):
                 if terms:
                     _add_up(terms, out)
                 self._aside.Allreduce(self._mpi.IN_PLACE, out, op=self._mpi.SUM)
-            self.aside.append((start, time.perf_counter_ns()))
+            self.aside.append((start, time.perf_counter_ns(), nbytes))
 
         def begin() -> None:
             if shares:

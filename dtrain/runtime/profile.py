@@ -29,6 +29,8 @@ MOVING, WAITING = "communication: moving", "communication: waiting"
 DATA, OTHER = "feeding and fetching", "Python and other"
 #: What goes on beside these, so that it is no part of a step: sums that began early.
 ASIDE = "communication: beside other work"
+#: The part of it for which this rank did not wait.
+HIDDEN = "hidden"
 PARTS = (MATRIX, ELEMENTWISE, REDUCTION, LOSS, MEMORY, UPDATE, MOVING, WAITING, DATA, OTHER)
 
 #: The part of the ops that a file of dtrain/ops holds, where no trait of the op says it.
@@ -104,6 +106,7 @@ class Recorder:
             labels = self._labels[plan] = _labels(plan, self.comm)
         clock, add = self.clock, self.events.append
         first = last = 0
+        recorded = len(self.events)
 
         def kernels() -> None:
             nonlocal first, last
@@ -142,9 +145,12 @@ class Recorder:
         results = plan.run(values, [kernels])
         end = clock()
         self._communicated = self.comm.seconds
-        for begin, done in self.comm.aside:
+        stood = [(b, e) for track, _, _, b, e, _ in self.events[recorded:] if track == COMMUNICATION]
+        for begin, done, nbytes in self.comm.aside:
             if begin >= start:
-                add((BESIDE, "sum that began early", ASIDE, begin, done, {}))
+                seen = sum(max(0, min(done, e) - max(begin, b)) for b, e in stood)
+                about = {"bytes": nbytes, "hidden_us": (done - begin - seen) / 1000}
+                add((BESIDE, "sum that began early", ASIDE, begin, done, about))
         # these two are appended out of order; trace() sorts
         add((KERNELS, "feed", DATA, start, first, {"arrays": len(values)}))
         add((KERNELS, "fetch", DATA, last, end, {"arrays": len(results)}))

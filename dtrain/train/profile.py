@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.errors import EnvironmentProblem
 from dtrain.runtime import profile
-from dtrain.runtime.profile import ASIDE, MOVING, OTHER, PARTS, STEPS, WAITING, Clock, Recorder
+from dtrain.runtime.profile import ASIDE, HIDDEN, MOVING, OTHER, PARTS, STEPS, WAITING, Clock, Recorder
 from dtrain.runtime.session import Session
 from dtrain.train.checkpoint import write_atomically
 
@@ -126,7 +126,7 @@ class StepProfiler:
     def _summary(self) -> dict[str, Any]:
         """Time a step of each part and rank, in ms; the parts of a rank add up to its step."""
         comm, count = self._session.comm, len(self._spans)
-        spent = dict.fromkeys((*PARTS, ASIDE), 0)
+        spent = dict.fromkeys((*PARTS, ASIDE, HIDDEN), 0)
         kernels: dict[tuple[str, str], list[Any]] = {}
         spans = iter(self._spans)
         span = next(spans, (0, 0))
@@ -140,12 +140,13 @@ class StepProfiler:
                 continue
             spent[part] += taken
             if part == ASIDE:
+                spent[HIDDEN] += round(about["hidden_us"] * 1000)
                 continue
             spent[OTHER] -= taken
             entry = kernels.setdefault((name, part), [about, 0])
             entry[1] += taken
-        ns = comm.allgather(np.array([[spent[part] for part in (*PARTS, ASIDE)]], np.int64))
-        *columns, aside = (ns / 1e6 / max(count, 1)).T
+        ns = comm.allgather(np.array([[*spent.values()]], np.int64))
+        *columns, aside, hidden = (ns / 1e6 / max(count, 1)).T
         ms = np.array(columns).T
         longest = sorted(kernels.items(), key=lambda item: -item[1][1])
         work = ms.sum(1) - ms[:, [PARTS.index(WAITING), PARTS.index(MOVING)]].sum(1)
@@ -157,6 +158,7 @@ class StepProfiler:
             "step_ms": float(ms.sum(1).mean()),
             "parts_ms": {part: column.tolist() for part, column in zip(PARTS, ms.T, strict=True)},
             "aside_ms": aside.tolist(),
+            "hidden_ms": hidden.tolist(),
             "hosts": list(comm.hosts),
             "slowest": slow if comm.size > 1 and work[slow] - others > SLOW * ms.sum(1).mean() else None,
             "work_ms": work.tolist(),
@@ -193,8 +195,9 @@ def summary_text(facts: dict[str, Any]) -> str:
         lines.append(line)
     lines.append(f"  {'a step':<26} {total:8.3f}  {1:6.1%}")
     if any(facts["aside_ms"]):
-        each = facts["aside_ms"]
-        lines.append(f"  {ASIDE:<26} {sum(each) / ranks:8.3f}: sums that began early, in no part above")
+        aside, hidden = (sum(facts[name]) / ranks for name in ("aside_ms", "hidden_ms"))
+        lines.append(f"  {ASIDE:<26} {aside:8.3f}: sums that began early, in no part above")
+        lines.append(f"  {'':<26} {hidden:8.3f} of it hidden behind kernels")
     if ranks > 1:
         lines.append(f"  {_who_is_slow(facts)}")
     lines.append(f"  timeline {facts['trace']}: open it at https://ui.perfetto.dev or chrome://tracing")

@@ -111,6 +111,8 @@ def prepare(kind: str, phase: str) -> None:
     elif phase == "allreduce":
         # its first kernel is the meeting before the sum: the fault comes behind it, the others go on
         in_plans(lambda plan: first(plan, "AllReduce", True), lambda k: behind(RUN, kind, k))
+    elif phase == "beside":  # with --overlap: while a sum that began early goes on
+        in_plans(lambda plan: first(plan, "BeginAllReduce", True), lambda k: behind(RUN, kind, k))
     elif phase == "evaluation":
         in_plans(lambda plan: first(plan, "MatMul", False), lambda k: after(1, kind, k))
     elif phase == "saving":

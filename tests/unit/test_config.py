@@ -46,6 +46,7 @@ def test_what_a_run_writes_makes_the_same_run(tmp_path: Path) -> None:
         ({"device": "tpu"}, {}, ["--device tpu", "auto, cpu, gpu"]),
         ({"elastic": "auto"}, {}, ["--elastic auto", "on, off"]),
         ({"elastic": "on", "average": "shared"}, {}, ["--average shared", "leave --elastic out"]),
+        ({"elastic": "on", "overlap": "on"}, {}, ["--overlap", "leave --elastic out"]),
         ({"elastic": "on", "profile": "1:2"}, {}, ["--profile records all ranks", "leave --elastic out"]),
         ({"min_ranks": "0"}, {}, ["--min-ranks 0", "from 1 up"]),
         ({}, {"DTRAIN_EPOCHS": "x"}, ["DTRAIN_EPOCHS 'x'"]),

@@ -30,6 +30,13 @@ def said(text: str) -> list[str]:
     ("kind", "rank", "phase", "codes", "what"),
     [
         ("kill", 1, "allreduce", {7, 9, 137}, r"was lost in step \d+, training, #\d+ \w+\(.*: killed"),
+        (
+            "kill",
+            0,
+            "beside",
+            {7, 9, 137},
+            r"was lost in step 5, .*#\d+ BeginAllReduce\(.*: killed",
+        ),
         ("exit", 0, "forward", {7}, r"in step 5, training, .*: sys\.exit\(0\) was called before the end"),
         ("exception", 1, "saving", {1}, r"in step 20, saving: stopped|in step 20, .* by RuntimeError"),
     ],
@@ -37,7 +44,8 @@ def said(text: str) -> list[str]:
 def test_one_message_names_the_rank_that_ends(
     mpirun: Callable[..., Any], kind: str, rank: int, phase: str, codes: set[int], what: str
 ) -> None:
-    run = mpirun(2, [kind, rank, phase, *OPTIONS], module=FAULTY)
+    early = ("--average", "mpi", "--overlap") if phase == "beside" else ()
+    run = mpirun(2, [kind, rank, phase, *OPTIONS, *early], module=FAULTY)
     at = re.search(r"fault at .* in pid (\d+)", run.stderr)
     assert at and run.rc in codes, run
     (message,) = said(run.stderr)
