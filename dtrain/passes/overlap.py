@@ -21,7 +21,7 @@ from dtrain.passes.step import Step, moved, predecessors, rewrite
 LATENCIES = 8
 #: Bytes of a bucket where early sums are forced: a bias travels with its weights.
 LEAST = 512
-#: The part of a step that has to be saved.
+#: The part that has to be saved of the time from the first gradient to the end of the last sum.
 WORTH = 0.05
 
 
