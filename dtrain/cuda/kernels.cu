@@ -48,19 +48,12 @@ KERNEL copy(state *s, int64_t number, char *out, const char *in, int64_t bytes) 
     if (!stopped(s)) move(out, in, bytes, AT, STRIDE);
 }
 
-INLINE int64_t entry(const void *p, int64_t itemsize, int64_t i) {
-    if (itemsize == 8) return ((const int64_t *)p)[i];
-    if (itemsize == 4) return ((const int32_t *)p)[i];
-    if (itemsize == 2) return ((const int16_t *)p)[i];
-    return ((const uint8_t *)p)[i];
-}
-
 /* width threads copy a row. A row that is not there is left out. */
 INLINE void gather_rows(state *s, int64_t number, const char *table, int64_t rows, int64_t size, const void *indices,
                         int64_t itemsize, int64_t n, char *out, int64_t width) {
     const int64_t i = AT / width;
     if (i >= n) return;
-    const int64_t row = entry(indices, itemsize, i);
+    const int64_t row = index_at(indices, itemsize, i);
     if ((uint64_t)row >= (uint64_t)rows) stop(s, number, BAD_VALUE);
     else move(out + i * size, table + row * size, size, AT % width, width);
 }
@@ -78,12 +71,6 @@ KERNEL gather_lent(state *s, int64_t number, const int64_t *lent, int64_t size, 
     else stop(s, number, BAD_VALUE);
 }
 
-INLINE float largest(const float *x, int64_t n) {
-    float top = x[0];
-    for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
-    return top;
-}
-
 /* logits, labels, bytes of a label, rows, classes, losses out, gradients out; a thread a row */
 KERNEL sparse_cross_entropy(state *s, int64_t number, const float *logits, const void *labels, int64_t itemsize,
                             int64_t rows, int64_t classes, float *loss, float *grad) {
@@ -91,7 +78,7 @@ KERNEL sparse_cross_entropy(state *s, int64_t number, const float *logits, const
     if (i >= rows) return;
     const float *x = logits + i * classes;
     float *g = grad + i * classes;
-    const int64_t label = entry(labels, itemsize, i);
+    const int64_t label = index_at(labels, itemsize, i);
     if ((uint64_t)label >= (uint64_t)classes) {
         stop(s, number, BAD_VALUE);
         return;
@@ -128,12 +115,7 @@ KERNEL dense_cross_entropy(state *s, int64_t number, const float *logits, const 
 /* x, rows, columns, out: the first of the largest entries of each row, or its first NaN; a thread a row */
 KERNEL argmax_rows(state *s, int64_t number, const float *x, int64_t rows, int64_t columns, int64_t *out) {
     const int64_t i = AT;
-    if (i >= rows) return;
-    x += i * columns;
-    int64_t best = 0;
-    for (int64_t j = 1; j < columns && x[best] == x[best]; j++)
-        if (x[j] > x[best] || x[j] != x[j]) best = j;
-    out[i] = best;
+    if (i < rows) out[i] = first_largest(x + i * columns, columns);
 }
 
 /* partial sums, how many there are of each, sums, out: each sum's parts from the first to the last */

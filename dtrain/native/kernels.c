@@ -109,13 +109,6 @@ int copy(const word *w) {
     return OK;
 }
 
-INLINE int64_t entry(const void *p, int64_t itemsize, int64_t i) {
-    if (itemsize == 8) return ((const int64_t *)p)[i];
-    if (itemsize == 4) return ((const int32_t *)p)[i];
-    if (itemsize == 2) return ((const int16_t *)p)[i];
-    return ((const uint8_t *)p)[i];
-}
-
 /* table, its rows, bytes of a row, indices, bytes of an index, their number, out.
  * Rows lie far apart in memory, so the next ones are asked for while one is copied. */
 int gather(const word *w) {
@@ -124,14 +117,14 @@ int gather(const word *w) {
     const void *indices = w[3].p;
     char *out = w[6].p;
     for (int64_t i = 0; i < n; i++)
-        if ((uint64_t)entry(indices, itemsize, i) >= (uint64_t)rows) return BAD_VALUE;
+        if ((uint64_t)index_at(indices, itemsize, i) >= (uint64_t)rows) return BAD_VALUE;
     const int64_t ahead = 4;
     for (int64_t i = 0; i < n; i++) {
         if (i + ahead < n) {
-            const char *next = table + entry(indices, itemsize, i + ahead) * size;
+            const char *next = table + index_at(indices, itemsize, i + ahead) * size;
             for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(next + at);
         }
-        memcpy(out + i * size, table + entry(indices, itemsize, i) * size, size);
+        memcpy(out + i * size, table + index_at(indices, itemsize, i) * size, size);
     }
     return OK;
 }
@@ -150,13 +143,13 @@ int sparse_cross_entropy(const word *w) {
     const int64_t itemsize = w[2].i, rows = w[3].i, classes = w[4].i;
     float *loss = w[5].p, *grad = w[6].p;
     for (int64_t i = 0; i < rows; i++)
-        if ((uint64_t)entry(w[1].p, itemsize, i) >= (uint64_t)classes) return BAD_VALUE;
+        if ((uint64_t)index_at(w[1].p, itemsize, i) >= (uint64_t)classes) return BAD_VALUE;
     for (int64_t i = 0; i < rows; i++) {
         const float *x = logits + i * classes;
         float *g = grad + i * classes;
-        const int64_t label = entry(w[1].p, itemsize, i);
-        float top = x[0], sum = 0;
-        for (int64_t j = 1; j < classes; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+        const int64_t label = index_at(w[1].p, itemsize, i);
+        float sum = 0;
+        const float top = largest(x, classes);
         const float picked = x[label] - top;
 #pragma omp simd
         for (int64_t j = 0; j < classes; j++) g[j] = exp_float(x[j] - top);
@@ -178,8 +171,8 @@ int dense_cross_entropy(const word *w) {
     for (int64_t i = 0; i < rows; i++) {
         const float *x = logits + i * classes, *t = labels + i * classes;
         float *g = grad + i * classes;
-        float top = x[0], sum = 0, mass = 0, along = 0;
-        for (int64_t j = 1; j < classes; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+        float sum = 0, mass = 0, along = 0;
+        const float top = largest(x, classes);
 #pragma omp simd reduction(+ : sum, mass, along)
         for (int64_t j = 0; j < classes; j++) {
             const float y = x[j] - top, e = exp_float(y);
@@ -201,12 +194,7 @@ int argmax_rows(const word *w) {
     const float *x = w[0].p;
     const int64_t rows = w[1].i, columns = w[2].i;
     int64_t *out = w[3].p;
-    for (int64_t i = 0; i < rows; i++, x += columns) {
-        int64_t best = 0;
-        for (int64_t j = 1; j < columns && x[best] == x[best]; j++)
-            if (x[j] > x[best] || x[j] != x[j]) best = j;
-        out[i] = best;
-    }
+    for (int64_t i = 0; i < rows; i++, x += columns) out[i] = first_largest(x, columns);
     return OK;
 }
 

@@ -1,6 +1,6 @@
-/* Functions of one number that C and CUDA share, so that both give the same bits.
+/* What C and CUDA share, so that both give the same bits: functions of a number, and of a row of them.
  *
- * Before it come INLINE, int32_t, as_float and as_bits, and the names of <float.h> and <math.h> that it uses.
+ * Before it come INLINE, the integers of <stdint.h>, as_float and as_bits, and the names of <float.h> and <math.h> that it uses.
  */
 
 /* 2^n exp(r) with |r| <= ln(2) / 2; n is found by adding 1.5 * 2^23, exp(r) by its series. */
@@ -54,3 +54,26 @@ INLINE float tanh_float(float x) {
 /* x of type T, or the smallest normal number where it is less; a NaN stays one. */
 #define dt_above_zero(T, x) ((T)(x) < dt_tiny(T) ? dt_tiny(T) : (T)(x))
 #define dt_tiny(T) (sizeof(T) == sizeof(float) ? (T)FLT_MIN : (T)DBL_MIN)
+
+/* The i-th of integers of so many bytes each. */
+INLINE int64_t index_at(const void *p, int64_t itemsize, int64_t i) {
+    if (itemsize == 8) return ((const int64_t *)p)[i];
+    if (itemsize == 4) return ((const int32_t *)p)[i];
+    if (itemsize == 2) return ((const int16_t *)p)[i];
+    return ((const uint8_t *)p)[i];
+}
+
+/* The largest of a row, NaN where one is. */
+INLINE float largest(const float *x, int64_t n) {
+    float top = x[0];
+    for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+    return top;
+}
+
+/* Where the first of a row's largest entries is, or its first NaN, as NumPy has it. */
+INLINE int64_t first_largest(const float *x, int64_t n) {
+    int64_t best = 0;
+    for (int64_t j = 1; j < n && x[best] == x[best]; j++)
+        if (x[j] > x[best] || x[j] != x[j]) best = j;
+    return best;
+}
