@@ -105,18 +105,6 @@ def _mpi() -> str:
     return f"{version}, {said}"
 
 
-def gpu_aware() -> bool | None:
-    """Whether MPI takes memory of NVIDIA GPUs; None where it is not initialised, or does not say."""
-    from dtrain import comm
-
-    joined = comm.joined()
-    if joined is None or not joined.library:
-        return None
-    from dtrain.comm import nccl
-
-    return nccl.gpu_aware()
-
-
 def _launcher() -> str:
     started = launcher.detect()
     return f"{started.name}, {launcher.size()} ranks" if started else "none"
@@ -149,7 +137,9 @@ def gpu() -> dict[str, Any]:
     try:
         from cupy.cuda import nccl
 
-        facts["nccl"] = str(nccl.get_version())
+        from dtrain.comm.nccl import version_text
+
+        facts["nccl"] = version_text(nccl.get_version())
     except Exception:
         pass
     return facts | {"problem": ""}

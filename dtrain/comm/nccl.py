@@ -30,6 +30,13 @@ def gpu_aware() -> bool | None:
         return None
 
 
+def join(comm: Communicator, backend: Any) -> None:
+    """Settle, once for a communicator, how its GPUs sum. Collective: every rank has one, the backend's."""
+    if comm.size > 1 and comm.device_sums is None:
+        comm.device_sums = DeviceSums(comm, backend.xp, backend.share)
+        comm.averaging = comm.device_sums.name
+
+
 class DeviceSums:
     """How the ranks' GPUs sum. Making one is collective: every rank has a GPU, and calls it.
 
@@ -52,7 +59,9 @@ class DeviceSums:
                 f"--device gpu: {comm.name(first)} and {comm.name(twice)} have one GPU, "
                 f"{places[twice].split()[1]}. "
                 "Start as many ranks a node as it has GPUs, each bound to its own (launch/bind, or the "
-                "scheduler), or let them share with --share-gpu."
+                "scheduler), let them share "
+                "(--share-gpu, or DTRAIN_SHARE_GPU=on), or "
+                "compute on CPUs (--device cpu)."
             )
             error.agreed = True
             raise error
@@ -64,7 +73,7 @@ class DeviceSums:
             self.name = "staged through the host (ranks share a GPU)"
         elif has[0] and not comm.elastic:
             self._join(nccl)
-            self.name = f"NCCL {nccl.get_version()}"
+            self.name = f"NCCL {version_text(nccl.get_version())}"
         elif has[1]:
             self._aware = True
             self.name = "GPU-aware MPI"
@@ -134,6 +143,12 @@ class DeviceSums:
             out.set(comm.allreduce(host))
 
         return kernel
+
+
+def version_text(number: int) -> str:
+    """'2.32.3' for NCCL's 23203; before 2.9 it counted 2.8.4 as 2804."""
+    major, rest = divmod(number, 10_000 if number >= 10_000 else 1_000)
+    return f"{major}.{rest // 100}.{rest % 100}"
 
 
 def _load() -> Any:

@@ -30,6 +30,11 @@ class Counters:
         at = self.names[name]
         return self.memory[2 * at : 2 * at + 2]
 
+    def set(self, counts: dict[str, int]) -> None:
+        """Give the operations that are known these counts."""
+        for name, at in self.names.items():
+            self.memory[2 * at] = counts.get(name, 0)
+
     def counts(self) -> dict[str, int]:
         """Of each operation, as it is now."""
         found = self._backend.to_host(self.memory)

@@ -252,23 +252,24 @@ def gpus(facts: Facts) -> Finding:
                 "pip install 'dtrain[gpu]' (CuPy for CUDA 12; cupy-cuda13x for 13), and see nvidia-smi and "
                 "CUDA_VISIBLE_DEVICES",
             )
-        without = [rank for rank, count in zip(ranks, seen, strict=True) if rank.local_rank >= count]
+        own = [_own_gpu(rank) for rank in ranks]
+        without = [rank for rank, bus in zip(ranks, own, strict=True) if not bus]
         if any(seen) and without:
             return Finding(
                 WARN,
                 f"{_count(len(ranks), 'rank')} on {host} see {_count(max(seen), 'GPU')}: rank "
-                f"{without[0].rank} has none of its own and computes on its CPU, and all wait for it",
+                f"{without[0].rank} has none of its own, so all compute on their CPUs",
                 f"start at most {_count(max(seen), 'rank')} a node, let each rank see all GPUs of its node, "
-                "or train with --device cpu",
+                "or share them: --device gpu --share-gpu",
             )
-        taken = {rank.gpu["buses"][rank.local_rank] for rank in ranks} if any(seen) else set()
+        taken = set(own)
         if any(seen) and len(taken) < len(ranks):
             return Finding(
                 FAIL,
                 f"{len(ranks)} ranks on {host} use {_count(len(taken), 'GPU')} together: NCCL refuses two "
                 "on one",
-                "let each rank see all GPUs of its node (CUDA_VISIBLE_DEVICES the same on all), or bind each "
-                "to its own",
+                "let each rank see all GPUs of its node (CUDA_VISIBLE_DEVICES the same on all), bind each to "
+                "its own, or let them share: --device gpu --share-gpu",
             )
         idle = max(seen) - len(ranks)
         if any(seen) and idle > 0:
@@ -281,6 +282,14 @@ def gpus(facts: Facts) -> Finding:
     if not mine.get("buses"):
         return Finding(PASS, "none here: ranks compute on their CPUs")
     return Finding(PASS, f"one a rank: {', '.join(dict.fromkeys(mine['names']))}, CuPy {mine['cupy']}")
+
+
+def _own_gpu(rank: Rank) -> str:
+    """The bus id of the GPU that a rank takes, as backend.choose_gpu has it; '' where there is none."""
+    buses = rank.gpu.get("buses", [])
+    if len(buses) == 1:
+        return str(buses[0])
+    return str(buses[rank.local_rank]) if rank.local_rank < len(buses) else ""
 
 
 def gpu_sums(facts: Facts) -> Finding | None:

@@ -27,6 +27,7 @@ from dtrain import info, machine
 from dtrain.bench import allreduce
 from dtrain.comm import launcher, shared
 from dtrain.comm.base import Communicator
+from dtrain.comm.nccl import gpu_aware
 from dtrain.comm.threads import VARIABLES, usable_cores
 from dtrain.errors import DataError
 from dtrain.files import write_atomically
@@ -147,7 +148,7 @@ def gather(comm: Communicator, run_dir: str, dataset: str, problem: str = "") ->
         averaging=comm.averaging,
         sums=allreduce.measure(comm, SIZES)["sums"],
         sum_is_right=_sums_rightly(comm),
-        gpu_aware=info.gpu_aware(),
+        gpu_aware=gpu_aware(),
         ahead_ns=clocks[0],
         clock_error_ns=clocks[1],
         ulfm=ulfm(os.environ, library),

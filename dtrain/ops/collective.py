@@ -84,17 +84,10 @@ def begun(env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> tuple[Kernel
 
 
 def _reducer(env: Env, source: Array, out: Array) -> Callable[[], Any]:
-    comm, xp = env.comm, env.xp
+    comm = env.comm
     if env.on_host:
         return comm.reducer(source, out)
-    if comm.device_sums is not None:
-        return comm.device_sums.reducer(source, out)
-
-    def through_host() -> None:
-        host = xp.asnumpy(source)  # waits for the stream that computes it
-        out.set(comm.allreduce(host))
-
-    return through_host
+    return comm.device_sums.reducer(source, out)
 
 
 @register

@@ -19,6 +19,23 @@ from dtrain.ops.state import VariableOp
 from dtrain.runtime.backend import Backend
 
 
+def agree_on_devices(comm: Communicator, backend: Backend) -> None:
+    """Raise on every rank unless all compute on CPUs, or all on GPUs. Collective.
+
+    Raises:
+        EnvironmentProblem: names a rank of each kind.
+    """
+    kinds = comm.gather_text("cpu" if backend.on_host else "gpu") if comm.size > 1 else []
+    if len(set(kinds)) > 1:
+        on_cpu, on_gpu = (comm.name(kinds.index(kind)) for kind in ("cpu", "gpu"))
+        error = EnvironmentProblem(
+            f"{on_cpu} computes on its CPU and {on_gpu} on a GPU, so their replicas would drift apart: give "
+            "every rank a GPU, or none (--device cpu, DTRAIN_DEVICE=cpu)."
+        )
+        error.agreed = True
+        raise error
+
+
 def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> None:
     """Raise on every rank unless all have made the same plan, of a graph with the same variables. Collective.
 

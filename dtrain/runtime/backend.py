@@ -64,19 +64,20 @@ class Backend:
 class CupyBackend(Backend):
     """One GPU, chosen by the rank on its node.
 
-    precision: what the operands of float32 products are rounded to (see cuda/blas.py).
+    precision: what the operands of float32 products are rounded to (see cuda/blas.py). share: whether other
+    ranks may have the same GPU.
     stream: where everything runs; no stream that others wait for, since it is captured.
     blas: cuBLAS on it; None where its library was not found.
     """
 
     on_host = False
 
-    def __init__(self, cupy: Any, device: int, precision: str = "float32") -> None:
+    def __init__(self, cupy: Any, device: int, precision: str = "float32", share: bool | None = None) -> None:
         super().__init__("numpy")
         if precision not in PRECISIONS:
             raise UsageError(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}.")
         self.xp = cupy
-        self.precision = precision
+        self.precision, self.share = precision, _shared(share)
         cupy.cuda.Device(device).use()
         properties = cupy.cuda.runtime.getDeviceProperties(device)
         self.name = f"gpu {device} ({properties['name'].decode()})"
@@ -179,19 +180,42 @@ def make_backend(
     local_rank: int | None = None,
     kernels: str = "",
     precision: str = "float32",
-    share: bool = False,
+    share: bool | None = None,
 ) -> Backend:
-    """The backend for --device: cpu, gpu, or auto (a GPU where there is one for this rank).
+    """The backend for --device: cpu, gpu, or auto, as choose_gpu says.
 
-    kernels: on the host, how they are made. precision: on a GPU, of products. share: whether ranks of a node
-    may take its GPUs in turn, where it has fewer. Where each rank sees one GPU, comm/nccl.py looks whether it
-    is the same.
+    kernels: on the host, how they are made. precision: on a GPU, of products. share: see choose_gpu.
+
+    Raises:
+        EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
+    """
+    return backend_on(choose_gpu(device, local_rank, share), kernels, precision, share)
+
+
+def backend_on(
+    gpu: int | None, kernels: str = "", precision: str = "float32", share: bool | None = None
+) -> Backend:
+    """The backend on a GPU, by its number in CuPy's order, or on the host."""
+    if gpu is None:
+        return Backend(kernels)
+    import cupy
+
+    return CupyBackend(cupy, gpu, precision, share)
+
+
+def choose_gpu(device: str, local_rank: int | None = None, share: bool | None = None) -> int | None:
+    """The number, in CuPy's order, of the GPU that a rank takes for --device; None: its CPU.
+
+    It is that of its local rank; or the only one that it sees, since a scheduler may show each rank a GPU of
+    its own: whether two then have the same one, the ranks have to look together (bus_id). share: whether the
+    ranks of a node may take its GPUs in turn, where it has fewer; by default what DTRAIN_SHARE_GPU says, on
+    or off.
 
     Raises:
         EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
     """
     if device == "cpu":
-        return Backend(kernels)
+        return None
     rank = launcher.local_rank() if local_rank is None else local_rank
     if "DTRAIN_OWN_GPU" in os.environ:  # launch/bind: this rank sees no GPU but its own
         rank = 0
@@ -201,23 +225,33 @@ def make_backend(
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy missing, its libraries missing, no driver, no GPU: all mean no GPU
         if device == "auto":
-            return Backend(kernels)
+            return None
         why = "CuPy is not installed" if isinstance(error, ImportError) else str(error)
         raise EnvironmentProblem(
             f"--device gpu: no GPU can be used here ({why}). Install CuPy for your CUDA (pip install "
             "'dtrain[gpu]'), check `nvidia-smi`, or train with --device cpu."
         ) from None
-    if share and count:
-        rank %= count
-    if rank >= count and device == "auto":
-        return Backend(kernels)
-    if rank >= count == 1:  # a scheduler may show each rank a GPU of its own
-        rank = 0
-    if rank >= count:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        seen = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
-        raise EnvironmentProblem(
-            f"--device gpu: local rank {rank} has no GPU of its own, the node shows {count}{seen}. Start at "
-            f"most {count} ranks a node, let them share with --share-gpu, or train with --device cpu."
-        )
-    return CupyBackend(cupy, rank, precision)
+    if count and _shared(share):
+        return rank % count
+    if rank < count or count == 1:
+        return min(rank, count - 1)
+    if device == "auto":
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+    raise EnvironmentProblem(
+        f"--device gpu: local rank {rank} has no GPU of its own, the node shows {count}{seen}. Start at "
+        f"most {count} ranks a node, let them share (--share-gpu, or DTRAIN_SHARE_GPU=on), or "
+        "train with --device cpu."
+    )
+
+
+def _shared(share: bool | None) -> bool:
+    return os.environ.get("DTRAIN_SHARE_GPU") == "on" if share is None else share
+
+
+def bus_id(gpu: int) -> str:
+    """What tells a GPU from the others of its node, whatever a rank sees of them."""
+    import cupy
+
+    return str(cupy.cuda.runtime.deviceGetPCIBusId(gpu))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.cuda.counters import Counters
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import NativeCall
 from dtrain.ops.base import Const, Feed, Kernel
@@ -25,6 +26,7 @@ from dtrain.ops.update import Part, _Update
 from dtrain.passes.step import Step, memory_of
 from dtrain.runtime import exchange
 from dtrain.runtime.backend import Backend
+from dtrain.runtime.draws import Draws
 from dtrain.runtime.memory import Buffer, pack
 
 #: Bytes of a bucket's sums up to which each rank adds them up for itself instead of a part of them.
@@ -38,20 +40,16 @@ class PlanEnv:
         self,
         backend: Backend,
         comm: Communicator,
-        random_stream: Callable[[str, int], Callable[[], np.random.Generator]],
+        draws: Draws | None,
         initialized: Callable[[str], bool] = lambda name: True,
         constants: dict[int, tuple[np.ndarray, Any]] | None = None,
-        random_counter: Callable[[str], tuple[int, Any]] | None = None,
-        counters: Any = None,
     ) -> None:
         self.xp = backend.xp
         self.on_host = backend.on_host
         self.comm = comm
         self.node = ""  # the name of the operation that is being bound
         self.initialized = initialized
-        self.counters = counters  # of random operations on a device
-        self._random_stream = random_stream
-        self._random_counter = random_counter
+        self._draws = draws
         self._constants = {} if constants is None else constants
         self._backend = backend
         self._block = backend.block(0)
@@ -73,12 +71,18 @@ class PlanEnv:
         self._used = 0
 
     def random_stream(self, seed: int) -> Callable[[], np.random.Generator]:
-        return self._random_stream(self.node, seed)
+        assert self._draws is not None
+        return self._draws.stream(self.node, seed)
 
     def random_counter(self) -> tuple[int, Any]:
         """On a device: the graph's seed, and where the operation that is being bound counts its draws."""
-        assert self._random_counter is not None
-        return self._random_counter(self.node)
+        assert self._draws is not None
+        return self._draws.counter(self.node)
+
+    @property
+    def counters(self) -> Counters | None:
+        """Of random operations on a device."""
+        return self._draws.counters if self._draws is not None else None
 
     def constant(self, array: np.ndarray) -> Any:
         """A constant on the device, where all plans of a session have one copy."""
@@ -90,7 +94,7 @@ class PlanEnv:
 
     def on_the_host(self) -> PlanEnv:
         """The same for a kernel in NumPy, to say what is wrong."""
-        return PlanEnv(Backend("numpy"), self.comm, self._random_stream, self.initialized)
+        return PlanEnv(Backend("numpy"), self.comm, self._draws, self.initialized)
 
 
 class Layout:

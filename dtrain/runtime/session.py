@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
@@ -13,7 +12,6 @@ from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.comm.monitor import STEP
 from dtrain.comm.single import SingleCommunicator
-from dtrain.cuda.counters import Counters
 from dtrain.errors import (
     DtrainError,
     EnvironmentProblem,
@@ -35,11 +33,12 @@ from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, Link, compile_step
 from dtrain.passes.order import schedule
-from dtrain.runtime.agreement import agree_on_step, check_replicas
+from dtrain.runtime.agreement import agree_on_devices, agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
 from dtrain.runtime.device import DevicePlan
+from dtrain.runtime.draws import Draws
 from dtrain.runtime.layout import PlanEnv
 from dtrain.runtime.plan import Plan
 
@@ -112,9 +111,7 @@ class Session:
         self._plans: dict[Any, Plan] = {}
         self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
         self._problem = ""  # why there are no kernels in C
-        self._seed: int | None = None
-        self._draws: dict[str, int] = {}
-        self._counters = None if self.backend.on_host else Counters(self.backend)
+        self._draws = Draws(self.graph, self.comm, self.backend)
         self._constants: dict[int, tuple[np.ndarray, Any]] = {}  # on a device
         self._closed = False
         self._entered: list[ExitStack] = []
@@ -223,11 +220,11 @@ class Session:
             profiler = self.profiler
             self.latest = plan
             try:
-                draws = dict(self._draws) if self._draws and plan.step.checked else {}
+                draws = self._draws.counted() if plan.step.checked else {}
                 with self._undone_if_ranks_are_lost(plan) if self.comm.elastic else nullcontext():
                     results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
             except NotFinite:
-                self._draws = draws
+                self._draws.back_to(draws)
                 raise self.not_finite(plan, locals_) from None
             if plan.assigned:
                 self._initialized.update(plan.assigned)
@@ -395,12 +392,12 @@ class Session:
     @contextmanager
     def _undone_if_ranks_are_lost(self, plan: Plan) -> Iterator[None]:
         """A run that stops at a communication changes nothing: no variable, no random number drawn."""
-        draws = dict(self._draws)
+        draws = self._draws.counted()
         values = {name: self._variables[name].copy() for name in plan.torn}
         try:
             yield
         except RanksLost:
-            self._draws = draws
+            self._draws.back_to(draws)
             for name, value in values.items():
                 self._variables[name][...] = value
             raise
@@ -438,20 +435,23 @@ class Session:
         env = PlanEnv(
             self.backend,
             self.comm,
-            self._random_stream,
+            self._draws,
             self._initialized.__contains__,
             self._constants,
-            self._random_counter,
-            self._counters,
         )
         kind = Plan if self.backend.on_host else DevicePlan
         return kind(step, nodes, self._variables, self.backend, env)
 
     def _native(self) -> bool | None:
-        """What Step.native is to be: whether plans may have, or must have, kernels in C. Collective."""
-        if not self.backend.on_host:
-            return True
+        """What Step.native is to be: whether plans may have, or must have, kernels of our own. Collective."""
         if self._compiles is None:
+            agree_on_devices(self.comm, self.backend)
+            if not self.backend.on_host:
+                from dtrain.comm import nccl  # a start on CPUs has no use for it
+
+                nccl.join(self.comm, self.backend)
+                self._compiles = (True,)
+                return True
             wanted = self.backend.kernels
             self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
             if wanted == "c" and problem:
@@ -482,31 +482,6 @@ class Session:
             f"Attempting to use uninitialized value {name}{place}: run "
             "session.run(dt.global_variables_initializer()) first."
         )
-
-    def _random_stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
-        """The generator of an operation's next run: a function of (graph seed, op seed, number of runs)."""
-        root = self._root()
-
-        def stream() -> np.random.Generator:
-            count = self._draws.get(name, 0)
-            self._draws[name] = count + 1
-            key = np.array([root, seed], np.int64).view(np.uint64)
-            return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, count, 0]))
-
-        return stream
-
-    def _random_counter(self, name: str) -> tuple[int, Any]:
-        """The same for kernels on a device: the graph's seed, and the operation's counter."""
-        return self._root(), self._counters.of(name, self._draws.get(name, 0))
-
-    def _root(self) -> int:
-        """The graph's seed, or one that all ranks have instead."""
-        if self._seed is None:
-            chosen = np.array(
-                [secrets.randbits(62) if self.graph.seed is None else self.graph.seed], np.int64
-            )
-            self._seed = int(self.comm.broadcast(chosen)[0])
-        return self._seed
 
     # -- variables -------------------------------------------------------------------------------------
     def _allocate(self) -> None:
@@ -553,15 +528,12 @@ class Session:
     @property
     def random_state(self) -> dict[str, Any]:
         """What the next random numbers follow from, as plain data: the seed, and each operation's runs."""
-        return {
-            "seed": self._seed,
-            "draws": self._draws | (self._counters.counts() if self._counters else {}),
-        }
+        return self._draws.state
 
     @random_state.setter
     def random_state(self, state: dict[str, Any]) -> None:
-        """Go on from there: before the first run, and the same on every rank."""
-        self._seed, self._draws = state["seed"], dict(state["draws"])
+        """Go on from there: the same on every rank."""
+        self._draws.state = state
 
     def set_value(self, variable: Variable, value: Any) -> None:
         """Give a variable a value, of its shape and dtype. Collective: every rank gives the same."""

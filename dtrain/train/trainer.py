@@ -20,7 +20,7 @@ from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
-from dtrain.runtime.backend import Backend, make_backend
+from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
 from dtrain.runtime.loop import Loop
 from dtrain.train import checkpoint, own_model, tensorboard
 from dtrain.train.batches import Pace, batches, epoch_order, iterations, windows
@@ -90,21 +90,24 @@ def make_optimizer(name: str, lr: float) -> Optimizer:
 
 
 def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list[str]]:
-    """This rank's device, and how GPUs sum; and the names of all ranks' devices. Collective.
+    """This rank's device, and the names of all ranks' devices; how GPUs sum is settled then. Collective.
 
-    Where auto finds GPUs for some ranks only, all compute on their CPUs: replicas of two kinds drift apart.
+    auto takes GPUs for all ranks, each its own, or for none: replicas of two kinds drift apart.
     """
     share = config.share_gpu == "on"
     with comm.together():
-        backend = make_backend(config.device, comm.local_rank, config.kernels, config.precision, share)
+        gpu = choose_gpu(config.device, comm.local_rank, share)
+    if comm.size > 1 and config.device == "auto":
+        places = comm.gather_text("cpu" if gpu is None else f"{comm.node[0]} {bus_id(gpu)}")
+        if "cpu" in places or (len(set(places)) < comm.size and not share):
+            gpu = None
+    with comm.together():
+        backend = backend_on(gpu, config.kernels, config.precision, share)
     devices = comm.gather_text(backend.name)
-    if "cpu" in devices:
-        return (backend if backend.on_host else Backend(config.kernels)), ["cpu"] * comm.size
-    if comm.size > 1:
-        from dtrain.comm.nccl import DeviceSums  # a start on CPUs has no use for it
+    if not backend.on_host:
+        from dtrain.comm import nccl  # a start on CPUs has no use for it
 
-        comm.device_sums = DeviceSums(comm, backend.xp, share)
-        comm.averaging = comm.device_sums.name
+        nccl.join(comm, backend)
     return backend, devices
 
 

@@ -5,6 +5,7 @@ They prove arithmetic, bounds, order, what crosses the bus and what is captured;
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -231,7 +232,7 @@ def test_the_gpu_of_a_local_rank(
     """One that is shown alone is taken by all: a scheduler may show each another; DeviceSums looks."""
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: count)
     assert make_backend("gpu", rank, share=share).name.startswith(f"gpu {device} ")
-    assert make_backend("auto", rank).on_host == (rank >= count)
+    assert make_backend("auto", rank).on_host == (rank >= count > 1)
 
 
 def test_fewer_gpus_than_ranks_are_told(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,9 +285,42 @@ def test_the_command_trains_on_a_gpu(
 def test_auto_takes_gpus_for_all_ranks_or_for_none(
     cupy: Any, on_threads: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of three ranks on a node that shows one GPU, the first would have it and the others not."""
+    """Three ranks of a node that each see one GPU have it each, or all see the same and leave it."""
     config = TrainConfig(device="auto")
     made = on_threads(3, lambda comm: make_devices(config, comm))
     assert [(backend.on_host, devices) for backend, devices in made] == [(True, ["cpu"] * 3)] * 3
+    numbers = itertools.count()
+    monkeypatch.setattr(cupy.cuda.runtime, "deviceGetPCIBusId", lambda device: f"bus{next(numbers)}")
+    made = on_threads(3, lambda comm: make_devices(config, comm))  # a scheduler shows each its own
+    assert [(b.on_host, devices) for b, devices in made] == [(False, ["gpu 0 (a stand-in)"] * 3)] * 3
     (alone,) = on_threads(1, lambda comm: make_devices(config, comm))
     assert not alone[0].on_host and alone[1] == ["gpu 0 (a stand-in)"]
+
+
+def test_kinds_of_devices_that_differ_between_ranks_are_refused(
+    cupy: Any, on_threads: Callable[..., list[Any]]
+) -> None:
+    def rank(comm: Any) -> None:
+        with dt.Graph().as_default() as graph:
+            value = dt.placeholder("float32", []) + 1.0
+            session = dt.Session(graph=graph, comm=comm, device="gpu" if comm.rank else "cpu")
+            with pytest.raises(
+                EnvironmentProblem, match="rank 0 on n0 computes on its CPU and rank 1 on n1 on a"
+            ):
+                session.run(value, {value.op.inputs[0]: 2.0})
+
+    on_threads(2, rank)
+
+
+def test_what_was_drawn_on_a_device_is_drawn_again(cupy: Any) -> None:
+    """random_state, set back on a session that has run, is that of every operation."""
+    still = dt.train.GradientDescentOptimizer(0.0)
+    session, fetches, feeds, _ = network(still, make_backend("gpu", 0), True)
+    step = session.make_callable(fetches, feeds)
+    rows = batches(1)[0]
+    first = [float(step(rows)[0]) for _ in range(3)]
+    state = session.random_state
+    then = [float(step(rows)[0]) for _ in range(4)]
+    assert len({*first, *then}) == 7  # each step has a mask of its own
+    session.random_state = state
+    assert [float(step(rows)[0]) for _ in range(4)] == then

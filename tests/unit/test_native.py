@@ -26,6 +26,7 @@ from dtrain.ops.reduce import Sum
 from dtrain.passes.fuse import fuse
 from dtrain.passes.step import Step
 from dtrain.runtime.backend import Backend
+from dtrain.runtime.draws import Draws
 from dtrain.runtime.layout import PlanEnv
 from dtrain.runtime.profile import ELEMENTWISE, part_of
 
@@ -65,8 +66,9 @@ def outputs(node: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def test_every_op_in_c_gives_numpys_values() -> None:
-    code, tried = Code(SingleCommunicator()), []
-    env = PlanEnv(Backend("numpy"), SingleCommunicator(), lambda name, seed: None)  # type: ignore[arg-type,return-value]
+    comm, backend = SingleCommunicator(), Backend("numpy")
+    code, tried = Code(comm), []
+    env = PlanEnv(backend, comm, Draws(dt.get_default_graph(), comm, backend))
     for name, kind in sorted(REGISTRY.items()):
         for example in kind.examples():
             for dtype in ("float32", "float64"):
