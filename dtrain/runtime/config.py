@@ -46,11 +46,10 @@ class ConfigProto(_Options):
     device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
     intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
     check_numerics: a run that updates parameters looks at its loss and gradients before; where one holds a
-    NaN or an
-        infinity, errors.NumericError names the op that made it first, on every rank, and nothing is updated.
+        NaN or an infinity, errors.NumericError names the op that made it first, on every rank, and nothing is
+        updated.
     check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
-    variables;
-        errors.ReplicaError names the first that differs. 0 for none. These two are dtrain's own.
+        variables; errors.ReplicaError names the first that differs. 0 for none. These two are dtrain's own.
     Without a meaning here, since a session runs on one device, one operation after the other:
     inter_op_parallelism_threads, allow_soft_placement, log_device_placement, gpu_options.
 

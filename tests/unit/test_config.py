@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from dtrain import comm
+from dtrain import config as options
 from dtrain.config import TrainConfig, resolve
+from dtrain.cuda import blas
 from dtrain.errors import UsageError
+from dtrain.runtime import backend
 
 
 def test_defaults() -> None:
@@ -101,3 +105,11 @@ def test_every_option_has_help_and_a_flag() -> None:
     for f in fields(TrainConfig):
         assert "--" + f.name.replace("_", "-") in text
         assert f.metadata["help"].split()[0] in text
+
+
+def test_choices_are_those_of_what_they_choose() -> None:
+    """config imports none of it, so that a mistyped option is told at once."""
+    assert options.KERNELS == backend.KERNELS
+    assert options.PRECISIONS == blas.PRECISIONS
+    assert options.AVERAGES == comm.AVERAGES
+    assert options.SWITCH == comm.OVERLAPS

@@ -417,23 +417,22 @@ Suite = Callable[..., Any]
 @pytest.fixture
 def suite(mpirun: Callable[..., Any], tmp_path: Path) -> Suite:
     """Run pytest under mpirun, with this conftest.py, on a file of tests: suite(ranks, text) -> Run."""
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
 
     def run(ranks: int, text: str, *args: str) -> Any:
-        (tmp_path / "test_it.py").write_text(
-            "import os, time\nimport pytest\npytestmark = pytest.mark.mpi\n" + dedent(text)
+        words = written(
+            tmp_path, "import os, time\nimport pytest\npytestmark = pytest.mark.mpi\n" + dedent(text)
         )
-        options = [
-            "-c",
-            ROOT / "pyproject.toml",
-            f"--rootdir={tmp_path}",
-            "-p",
-            "no:cacheprovider",
-            "--color=no",
-        ]
-        return mpirun(ranks, [*options, "--only-mpi", *args, tmp_path / "test_it.py"], module="pytest")
+        return mpirun(ranks, ["--color=no", "--only-mpi", *args, *words], module="pytest")
 
     return run
+
+
+def written(folder: Path, text: str) -> list[str]:
+    """Put a file of tests beside this conftest.py into a folder; the words by which pytest runs it."""
+    shutil.copy(ROOT / "tests" / "conftest.py", folder)
+    file = folder / "test_it.py"
+    file.write_text(text)
+    return ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={folder}", "-p", "no:cacheprovider", str(file)]
 
 
 def test_only_rank_0_is_heard_while_all_is_well(suite: Suite) -> None:
@@ -480,21 +479,13 @@ def test_a_hang_without_other_ranks_ends_too(suite: Suite) -> None:
 
 
 def test_a_hang_beside_other_tests_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
-    (tmp_path / "test_it.py").write_text(
+    words = written(
+        tmp_path,
         "import time\nimport pytest\ndef test_it(): time.sleep(100)\n"
-        "@pytest.mark.parametrize('i', range(6))\ndef test_well(i): pass\n"
+        "@pytest.mark.parametrize('i', range(6))\ndef test_well(i): pass\n",
     )
-    options = [
-        "-c",
-        ROOT / "pyproject.toml",
-        f"--rootdir={tmp_path}",
-        "-p",
-        "no:cacheprovider",
-        "--timeout=1",
-    ]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "-n", "2", tmp_path],
+        [sys.executable, "-m", "pytest", "--timeout=1", "-n", "2", *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
