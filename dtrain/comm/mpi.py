@@ -17,7 +17,16 @@ import numpy as np
 from dtrain.comm import launcher, monitor
 from dtrain.comm.base import Communicator
 from dtrain.comm.board import Board, join_board, open_board
-from dtrain.comm.shared import Meeting, SharedBucket, SharedMemory, forget_files, padded, part, room
+from dtrain.comm.shared import (
+    Meeting,
+    SharedBucket,
+    SharedMemory,
+    add_up,
+    forget_files,
+    padded,
+    part,
+    room,
+)
 from dtrain.errors import EnvironmentProblem
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
@@ -104,13 +113,6 @@ def load_mpi() -> Any:
     return MPI
 
 
-def _add_up(terms: Sequence[np.ndarray], out: np.ndarray) -> None:
-    """out = the terms, two or more, from the first to the last."""
-    np.add(terms[0], terms[1], out=out)
-    for term in terms[2:]:
-        np.add(out, term, out=out)
-
-
 class MPICommunicator(Communicator):
     """All ranks of MPI_COMM_WORLD, on a communicator of dtrain's own.
 
@@ -190,8 +192,12 @@ class MPICommunicator(Communicator):
         self._aside: Any = None
         self.aside: deque[tuple[int, int, int]] = deque(maxlen=1024)
         over_mpi = self.nodes > 1 or (overlap == "on" and not self._shares)
-        if overlap != "off" and over_mpi and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+        threads = MPI.Query_thread() == MPI.THREAD_MULTIPLE
+        if overlap != "off" and over_mpi and threads:
             self._prepare(forced=overlap == "on")
+        elif overlap == "on" and self.size > 1:
+            why = "this MPI takes no calls of several threads" if over_mpi else "a node's ranks sum in memory"
+            self.averaging += f"; no sum begins early ({why})"
 
     def _choose(self) -> None:
         """Measure both ways to sum a bucket, once each way in turn, and keep to the faster."""
@@ -276,7 +282,7 @@ class MPICommunicator(Communicator):
         def reduce() -> None:
             begun = time.perf_counter()
             meet()
-            _add_up(terms, part)
+            add_up(terms, part)
             if several:
                 board.enter()
                 across.Allreduce(self._mpi.IN_PLACE, part, op=self._mpi.SUM)
@@ -305,7 +311,7 @@ class MPICommunicator(Communicator):
             start = time.perf_counter_ns()
             for terms, out in work:
                 if terms:
-                    _add_up(terms, out)
+                    add_up(terms, out)
                 self._aside.Allreduce(self._mpi.IN_PLACE, out, op=self._mpi.SUM)
             self.aside.append((start, time.perf_counter_ns(), nbytes))
 

@@ -13,7 +13,7 @@ of the time.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,13 @@ def part(n: int, itemsize: int, rank: int, size: int) -> tuple[int, int]:
     step = LINE // itemsize
     lines = -(-n // step)
     return min(lines * rank // size * step, n), min(lines * (rank + 1) // size * step, n)
+
+
+def add_up(terms: Sequence[np.ndarray], out: np.ndarray) -> None:
+    """out = the terms, two or more, from the first to the last."""
+    np.add(terms[0], terms[1], out=out)
+    for term in terms[2:]:
+        np.add(out, term, out=out)
 
 
 def room() -> int:

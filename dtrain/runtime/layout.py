@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.comm.shared import add_up
 from dtrain.cuda.counters import Counters
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import NativeCall
@@ -415,7 +416,7 @@ class Layout:
             out = self._carve(self.backend.block(self._nbytes(tensor)), 0, tensor)
             self.arrays[tensor] = out
             total = self.code.sum([t.reshape(-1) for t in everyones], out.reshape(-1))
-            calls.append(total or _sum(everyones, out))
+            calls.append(total or partial(add_up, everyones, out))
         return calls
 
     def _meets(self, node: Operation, ins: Sequence[Any]) -> bool | None:
@@ -454,12 +455,3 @@ class Layout:
         # a reshape of a transposed array: no view of it exists, so its values are copied at every run
         flat = view.reshape(x.shape)
         return [self._copy(x, flat)]
-
-
-def _sum(terms: Sequence[Any], out: Any) -> Kernel:
-    def kernel() -> None:
-        np.add(terms[0], terms[1], out=out)
-        for term in terms[2:]:
-            np.add(out, term, out=out)
-
-    return kernel
