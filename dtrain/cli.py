@@ -219,6 +219,9 @@ def run_train(args: argparse.Namespace) -> None:
     names = {f.name for f in fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
     config = resolve(flags, os.environ, args.config)
+    from dtrain.runtime.backend import take_gpu
+
+    take_gpu(config.device, config.share_gpu == "on")
     comm = communicators.world(config.average, config.elastic == "on", config.overlap)
     from dtrain.train.rank_log import RankLog
     from dtrain.train.trainer import train
@@ -233,6 +236,9 @@ def run_eval(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
     config = resolve(values, {})
+    from dtrain.runtime.backend import take_gpu
+
+    take_gpu(config.device, config.share_gpu == "on")
     comm = communicators.world()
     from dtrain.train.trainer import evaluate_run
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dtrain import errors
 from dtrain.comm.board import Board
+from dtrain.comm.link import Link
 from dtrain.errors import DtrainError, RemoteError
 
 #: Ranks that differ from rank 0 that a message names, at most.
@@ -30,6 +31,7 @@ class Communicator(ABC):
     hosts: the host name of every rank, in rank order.
     library: name and version of the MPI, or '' without one.
     averaging: how gradients are summed, in a word or two for the report.
+    overlap: whether sums may begin before all gradients are there: auto, on or off.
     device_sums: how their GPUs sum (nccl.DeviceSums), once all ranks are known to have one.
     elastic: whether ranks may die: a collective then raises RanksLost, on all others alike, until shrink().
     seconds: time spent inside collectives since the start, waiting for the others included.
@@ -45,6 +47,7 @@ class Communicator(ABC):
     hosts: tuple[str, ...] = (socket.gethostname(),)
     library = ""
     averaging = "none"
+    overlap = "off"
     device_sums: Any = None
     elastic = False
 
@@ -158,8 +161,8 @@ class Communicator(ABC):
     #: When sums that began early went on beside other work, in ns of perf_counter_ns, and the bytes that this
     #: rank sent to sum; the latest of them.
     aside: Sequence[tuple[int, int, int]] = ()
-    #: What sums take here, where some may begin early: what passes/overlap.Link holds. Alike on all ranks.
-    link: tuple[float, float, float, float, bool] | None = None
+    #: What sums take here, where some may begin early. Alike on all ranks.
+    link: Link | None = None
 
     def begun(
         self, sums: Sequence[tuple[np.ndarray, np.ndarray]]

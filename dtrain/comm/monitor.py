@@ -36,7 +36,8 @@ DOING = (128, ROW)
 #: STATE: at work; at the end of its program; has said itself why it ends; gone.
 RUNNING, FINISHED, SPOKEN, LOST_STATE = range(4)
 #: KIND: the collective that a rank is in outside of a plan.
-KINDS = ("", "allreduce", "broadcast", "allgather", "barrier")
+KINDS = ("", "allreduce", "broadcast", "allgather", "barrier", "sums by NCCL")
+BY_NCCL = KINDS.index("sums by NCCL")
 
 #: How MPICH's and Open MPI's names of files in /dev/shm begin.
 SHARED_FILES = ("mpich_", "sm_segment.")

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from dtrain.comm import launcher, monitor
 from dtrain.comm.base import Communicator
 from dtrain.comm.board import Board, join_board, open_board
+from dtrain.comm.link import Probe, measure
 from dtrain.comm.shared import (
     Meeting,
     SharedBucket,
@@ -128,6 +130,7 @@ class MPICommunicator(Communicator):
 
     def __init__(self, average: str = "auto", overlap: str = "off") -> None:
         super().__init__()
+        self.overlap = overlap
         MPI = load_mpi()
         import mpi4py
 
@@ -233,35 +236,24 @@ class MPICommunicator(Communicator):
         def total(array: np.ndarray) -> None:
             comm.Allreduce(self._mpi.IN_PLACE, array)
 
+        def sums(array: np.ndarray, times: int) -> None:
+            for _ in range(times):
+                total(array)
+
         def products(times: int) -> None:
             for _ in range(times):
                 np.matmul(a, a, out=product)
 
-        def together() -> None:
+        def both(times: int) -> None:
             sum = self._helper.submit(total, long)
             products(times)
             sum.result()
 
-        def least(call: Callable[..., Any], *arguments: Any) -> float:
-            found = np.inf
-            for _ in range(TRIES):
-                self.barrier()
-                begun = time.perf_counter()
-                call(*arguments)
-                found = min(found, time.perf_counter() - begun)
-            return float(self.allreduce(np.array([found]), "max")[0])
-
-        latency, moving, one = least(total, short), least(total, long), least(products, 1)
-        times = min(max(round(moving / one), 1), 100)
-        working = least(products, times)
-        saved = (moving + working - least(together)) / min(moving, working)
-        hidden, bandwidth = min(max(saved, 0.0), 1.0), long.nbytes / max(moving - latency, 1e-6)
-        self.link = (latency, bandwidth, 2 * 256**3 / one, hidden, forced)
-        self.averaging += (
-            f"; the network takes {latency * 1e3:.2f} ms and {bandwidth / 1e6:.0f} MB/s, {hidden:.0%} of it "
-            "behind products"
+        probe = Probe(
+            partial(sums, short), partial(sums, long), long.nbytes, products, 2.0 * len(a) ** 3, both
         )
-        self.seconds = 0.0
+        self.link = measure(self, probe, forced)
+        self.averaging += f"; {self.link}"
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
         if not self._shares or nbytes == 0 or not self._room(nbytes * (self.local_size + 1)):

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.comm.link import Link, Probe, measure
 from dtrain.errors import EnvironmentProblem, RanksLost
+
+#: Seconds between two questions to NCCL whether it has lost a rank.
+LOOK = 0.5
+#: Bytes of the sum, and rows and columns of the products, that tell what sums take.
+PROBE, ROWS = 16 << 20, 1024
 
 
 def gpu_aware() -> bool | None:
@@ -33,19 +42,26 @@ def gpu_aware() -> bool | None:
 def join(comm: Communicator, backend: Any) -> None:
     """Settle, once for a communicator, how its GPUs sum. Collective: every rank has one, the backend's."""
     if comm.size > 1 and comm.device_sums is None:
-        comm.device_sums = DeviceSums(comm, backend.xp, backend.share)
-        comm.averaging = comm.device_sums.name
+        sums = comm.device_sums = DeviceSums(comm, backend.xp, backend.share)
+        comm.averaging = sums.name
+        if comm.overlap != "off" and sums.by_nccl:
+            sums.prepare(backend, forced=comm.overlap == "on")
+            comm.averaging += f"; {sums.link}"
+        elif comm.overlap == "on":
+            comm.averaging += "; no sum begins early (only NCCL's can)"
 
 
 class DeviceSums:
     """How the ranks' GPUs sum. Making one is collective: every rank has a GPU, and calls it.
 
     xp: CuPy. share: whether ranks may have one GPU. name: the way that was chosen, and why not a faster one,
-    for the report.
+    for the report. link: what sums take, where some may begin early.
 
     Raises:
-        EnvironmentProblem: on all ranks, where some share a GPU that should not.
+        EnvironmentProblem: on all ranks, where some share a GPU that should not, or have another NCCL.
     """
+
+    link: Link | None = None
 
     def __init__(self, comm: Communicator, xp: Any, share: bool = False) -> None:
         self._comm, self._xp = comm, xp
@@ -72,8 +88,10 @@ class DeviceSums:
         if twice is not None:
             self.name = "staged through the host (ranks share a GPU)"
         elif has[0] and not comm.elastic:
+            version = version_text(nccl.get_version())
+            comm.agree_on("the version of NCCL", version)  # two of them may wait for each other for ever
             self._join(nccl)
-            self.name = f"NCCL {version_text(nccl.get_version())}"
+            self.name = f"NCCL {version}"
         elif has[1]:
             self._aware = True
             self.name = "GPU-aware MPI"
@@ -90,38 +108,108 @@ class DeviceSums:
         self._nccl = nccl
         self._ring = nccl.NcclCommunicator(comm.size, unique.tobytes(), comm.rank)
         self._stream = self._xp.cuda.Stream(non_blocking=True)
+        self._lost = ""
+        threading.Thread(target=self._watch, name="NCCL", daemon=True).start()
+
+    @property
+    def by_nccl(self) -> bool:
+        return self._nccl is not None
+
+    def _watch(self) -> None:
+        """Ask NCCL whether it has lost a rank, since a captured step asks nobody, and waits for ever."""
+        while not self._lost:
+            time.sleep(LOOK)
+            try:
+                self._ring.check_async_error()
+            except self._nccl.NcclError as error:
+                self._lost = str(error)
+                self._ring.abort()  # kernels that wait for the other rank end
+
+    def check(self) -> None:
+        """Raise RanksLost where NCCL has lost a rank: what it has summed since is nothing."""
+        if self.by_nccl and self._lost:
+            raise RanksLost(f"NCCL lost another rank in a sum of gradients: {self._lost}.")
+
+    def prepare(self, backend: Any, forced: bool) -> None:
+        """Measure what sums by NCCL take. Collective."""
+        cuda, stream, xp = self._xp.cuda, self._stream, self._xp
+        short, long = xp.zeros(1, np.float32), xp.zeros(PROBE // 4, np.float32)
+        a, out = (xp.zeros((ROWS, ROWS), np.float32) for _ in range(2))
+        product = backend.blas and backend.blas.product(a, a, out, False, False)
+        product = product or partial(xp.matmul, a, a, out)
+
+        def sums(array: Any, times: int) -> None:
+            for _ in range(times):
+                self._sum(array, array)
+            stream.synchronize()
+
+        def products(times: int) -> None:
+            for _ in range(times):
+                product()
+            cuda.get_current_stream().synchronize()
+
+        def both(times: int) -> None:
+            self._sum(long, long)
+            products(times)
+            stream.synchronize()
+
+        backend.synchronize()  # what is summed is there
+        for call in (partial(sums, short), partial(sums, long), products, both):
+            call(1)  # the first of each loads what the others find
+        probe = Probe(partial(sums, short), partial(sums, long), PROBE, products, 2.0 * ROWS**3, both)
+        self.link = measure(self._comm, probe, forced)
 
     def reducer(self, source: Any, out: Any) -> Callable[[], Any]:
         """A call that sums flat source over all ranks into out, which may be the same memory.
 
         Its attribute `capturable`: whether a CUDA graph may hold it.
         """
-        if self._nccl is not None:
-            call, capturable = self._by_nccl(source, out), True
-        else:
-            call, capturable = (self._by_mpi if self._aware else self._staged)(source, out), False
-        call.capturable = capturable  # type: ignore[attr-defined]
-        return call
+        if not self.by_nccl or self._type(source) is None:
+            call = (self._by_mpi if self._aware else self._staged)(source, out)
+            call.capturable = False  # type: ignore[attr-defined]
+            return call
+        begin, end = self.begun([(source, out)])
 
-    def _by_nccl(self, source: Any, out: Any) -> Callable[[], Any]:
-        cuda, ring, stream, nccl = self._xp.cuda, self._ring, self._stream, self._nccl
+        def both() -> None:
+            begin()
+            end()
+
+        both.capturable = True  # type: ignore[attr-defined]
+        return both
+
+    def begun(self, sums: Sequence[tuple[Any, Any]]) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        """Two calls, by NCCL: one begins the sums of such pairs, one has what comes then wait for them.
+
+        Both are `capturable`.
+        """
+        cuda, stream = self._xp.cuda, self._stream
         ready, done = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
-        dtype = getattr(nccl, f"NCCL_{source.dtype.name.upper()}")
 
-        def kernel() -> None:
-            try:
-                ring.check_async_error()
-                computing = cuda.get_current_stream()
-                ready.record(computing)
-                stream.wait_event(ready)
-                ring.allReduce(source.data.ptr, out.data.ptr, source.size, dtype, nccl.NCCL_SUM, stream.ptr)
-                done.record(stream)
-                computing.wait_event(done)
-            except nccl.NcclError as error:
-                ring.abort()
-                raise RanksLost(f"NCCL lost another rank in a sum of gradients: {error}.") from None
+        def begin() -> None:
+            ready.record(cuda.get_current_stream())
+            stream.wait_event(ready)
+            for source, out in sums:
+                self._sum(source, out)
+            done.record(stream)
 
-        return kernel
+        def end() -> None:
+            cuda.get_current_stream().wait_event(done)
+
+        begin.capturable = end.capturable = True  # type: ignore[attr-defined]
+        return begin, end
+
+    def _type(self, array: Any) -> Any:
+        """NCCL's number of a dtype; None: it has none."""
+        return getattr(self._nccl, f"NCCL_{array.dtype.name.upper()}", None)
+
+    def _sum(self, source: Any, out: Any) -> None:
+        """Begin one sum, on the stream for sums."""
+        nccl, at = self._nccl, (source.data.ptr, out.data.ptr, source.size)
+        try:
+            self._ring.allReduce(*at, self._type(source), nccl.NCCL_SUM, self._stream.ptr)
+        except nccl.NcclError as error:
+            self._lost = self._lost or str(error)
+            self.check()
 
     def _by_mpi(self, source: Any, out: Any) -> Callable[[], Any]:
         xp, comm = self._xp, self._comm

@@ -26,12 +26,14 @@ class Counters:
         if name not in self.names:
             assert len(self.names) < MOST, f"more than {MOST} random operations"
             at = self.names[name] = len(self.names)
+            self._backend.use()
             self.memory[2 * at] = begun
         at = self.names[name]
         return self.memory[2 * at : 2 * at + 2]
 
     def set(self, counts: dict[str, int]) -> None:
         """Give the operations that are known these counts."""
+        self._backend.use()
         for name, at in self.names.items():
             self.memory[2 * at] = counts.get(name, 0)
 

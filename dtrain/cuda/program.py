@@ -32,7 +32,7 @@ class Done(NamedTuple):
 class Program:
     """kernels: those of the plan; captured: of each, whether it can be part of a graph.
 
-    feeds, fetches: the arrays that they read and write, C-contiguous.
+    feeds, fetches: the arrays that they read and write, C-contiguous. wait: returns when all is done.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class Program:
         captured: Sequence[bool],
         feeds: Sequence[Any],
         fetches: Sequence[Any],
+        wait: Call,
     ) -> None:
-        self._backend, self._code = backend, code
+        self._backend, self._code, self._wait = backend, code, wait
         self._feeds, self._fetches = list(feeds), list(fetches)
         most = max((a.nbytes for a in (*feeds, *fetches)), default=0)
         first = code.transfer("feed", 0, len(feeds), most)
@@ -90,6 +91,7 @@ class Program:
 
     def _stage(self, steps: int, rows: Sequence[np.ndarray | None], until: Any) -> tuple[int, list[int]]:
         """Send what the steps need; returns where results begin in the window, and where each does."""
+        self._backend.use()
         strides, arrays = [], []
         for i, (buffer, given) in enumerate(zip(self._feeds, rows, strict=True)):
             if given is not None:
@@ -130,7 +132,7 @@ class Program:
         state = self._control[: 8 * STATE]
         self._backend.download(self._code.control[:STATE].view(np.uint8), state)
         self._backend.download(self._device[begin:end], self._pinned[begin:end])
-        self._backend.synchronize()
+        self._wait()
         status, number, done, _ = (int(x) for x in state.view(np.int64))
         results = [
             np.array(self._pinned[at : at + size]).view(f.dtype).reshape(steps, *f.shape)[:done]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dtrain.graph.graph import Spec
@@ -31,7 +31,7 @@ class AllReduce(Op):
         return list(specs)
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        sums = [_reducer(env, source, out) for source, out in coalesce([ins, outs])]
+        sums = [_summing(env).reducer(source, out) for source, out in coalesce([ins, outs])]
         if len(sums) == 1:
             return sums[0]
 
@@ -79,15 +79,13 @@ class BeginAllReduce(Op):
 
 
 def begun(env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> tuple[Kernel, Kernel]:
-    """The two kernels, on the host, of a sum that is begun, and waited for later."""
-    return env.comm.begun([(source, out) for source, out in coalesce([ins, outs])])
+    """The two kernels of a sum that is begun, and waited for later."""
+    return _summing(env).begun([(source, out) for source, out in coalesce([ins, outs])])
 
 
-def _reducer(env: Env, source: Array, out: Array) -> Callable[[], Any]:
-    comm = env.comm
-    if env.on_host:
-        return comm.reducer(source, out)
-    return comm.device_sums.reducer(source, out)
+def _summing(env: Env) -> Any:
+    """What sums where the arrays are."""
+    return env.comm if env.on_host else env.comm.device_sums
 
 
 @register

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dtrain.comm.link import Link
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.passes.fuse import fuse
 from dtrain.passes.guard import guard
 from dtrain.passes.local import cse, fold, lower, simplify, snapshot
-from dtrain.passes.overlap import Link, begin, divide
+from dtrain.passes.overlap import begin, divide
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import FeedSpec, prune
 from dtrain.passes.step import Step

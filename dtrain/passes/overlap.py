@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dtrain.comm.link import Link
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad
@@ -23,25 +24,6 @@ LATENCIES = 8
 LEAST = 512
 #: The part that has to be saved of the time from the first gradient to the end of the last sum.
 WORTH = 0.05
-
-
-class Link(NamedTuple):
-    """What sums among the ranks take, as measured at the start and agreed on.
-
-    latency: seconds of a sum of nothing. bandwidth: bytes a second of a long one. flops: operations a second
-    of a rank's matrix products. hidden: the part of a sum that costs nothing beside products, 0 to 1. forced:
-    whether sums begin early even where that is not expected to pay.
-    """
-
-    latency: float
-    bandwidth: float
-    flops: float
-    hidden: float
-    forced: bool
-
-    def seconds(self, nbytes: float) -> float:
-        """What a sum takes."""
-        return self.latency + nbytes / self.bandwidth
 
 
 def divide(step: Step) -> Step:

@@ -11,7 +11,7 @@ from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.ops.placement import Placement
 
 if TYPE_CHECKING:
-    from dtrain.passes.overlap import Link
+    from dtrain.comm.link import Link
 
 #: What a rewriting rule answers for a node: tensors to take the place of its outputs, or None to copy it.
 Replacement = Sequence[Tensor] | None

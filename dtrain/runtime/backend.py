@@ -53,6 +53,9 @@ class Backend:
         """The array on the host; for a host array, the very same."""
         return array
 
+    def use(self) -> None:
+        """What this thread gives to the device from here on goes to this one, and its stream."""
+
     def synchronize(self) -> None:
         """Return when the device has done what it was given; kernels on the host have when they return."""
 
@@ -78,11 +81,12 @@ class CupyBackend(Backend):
             raise UsageError(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}.")
         self.xp = cupy
         self.precision, self.share = precision, _shared(share)
-        cupy.cuda.Device(device).use()
+        self._device = cupy.cuda.Device(device)
         properties = cupy.cuda.runtime.getDeviceProperties(device)
         self.name = f"gpu {device} ({properties['name'].decode()})"
+        self._device.use()
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.stream.use()
+        self.use()
         library = _cublas()
         self.blas = None
         if library is not None:
@@ -90,11 +94,18 @@ class CupyBackend(Backend):
         self._modules: dict[str, Any] = {}
         self._told: set[str] = set()
 
+    def use(self) -> None:
+        # each thread has a device and a stream of its own, and another backend may have been used since
+        self._device.use()
+        self.stream.use()
+
     def block(self, nbytes: int) -> Any:
+        self.use()
         with self._room_for(nbytes):
             return self.xp.zeros(nbytes, self.xp.uint8)  # CuPy aligns to 512
 
     def from_host(self, array: np.ndarray) -> Any:
+        self.use()
         with self._room_for(array.nbytes):
             return self.xp.asarray(array)
 
@@ -111,6 +122,7 @@ class CupyBackend(Backend):
             ) from None
 
     def to_host(self, array: Any) -> np.ndarray:
+        self.use()
         return self.xp.asnumpy(array)
 
     def synchronize(self) -> None:
@@ -244,6 +256,19 @@ def choose_gpu(device: str, local_rank: int | None = None, share: bool | None = 
         f"most {count} ranks a node, let them share (--share-gpu, or DTRAIN_SHARE_GPU=on), or "
         "train with --device cpu."
     )
+
+
+def take_gpu(device: str, share: bool | None = None) -> None:
+    """Make the GPU that choose_gpu names this process's, before there is an MPI that may begin on another.
+
+    What is wrong with it is told when the ranks have met.
+    """
+    with suppress(EnvironmentProblem):
+        gpu = choose_gpu(device, share=share)
+        if gpu is not None:
+            import cupy
+
+            cupy.cuda.Device(gpu).use()
 
 
 def _shared(share: bool | None) -> bool:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.comm.monitor import PLAN, POSITION
+from dtrain.comm.monitor import BY_NCCL, PLAN, POSITION
 from dtrain.cuda.code import Launch, Product
 from dtrain.cuda.program import Program
 from dtrain.native.code import BAD_VALUE, NOT_FINITE
 from dtrain.ops.base import Kernel
 from dtrain.ops.check import NotFinite
-from dtrain.ops.collective import AllGather, AllReduce
+from dtrain.ops.collective import AllGather, AllReduce, BeginAllReduce
 from dtrain.runtime.layout import Layout
 from dtrain.runtime.plan import Plan
 
@@ -31,12 +31,16 @@ class DevicePlan(Plan):
         code.compile()
         own = [isinstance(k, Launch | Product) for k in bound]
         kernels = [code.launcher(k, i) if own[i] else k for i, k in enumerate(bound)]
-        captured = [mine or getattr(k, "capturable", False) for k, mine in zip(bound, own, strict=True)]
         others = {
             node
             for node, mine in zip(self.kernel_nodes, own, strict=True)
-            if not mine and not isinstance(node.kind, AllReduce | AllGather)
+            if not mine and not isinstance(node.kind, AllReduce | BeginAllReduce | AllGather)
         }
+        capturable = [getattr(k, "capturable", False) for k in bound]
+        #: Whether the device waits for other ranks by itself, so that whoever waits for it waits for them.
+        self._sums = any(capturable)
+        # a sum that begins in one graph cannot end in another
+        captured = [mine or (yes and not others) for mine, yes in zip(own, capturable, strict=True)]
         #: Whether steps can be taken several at a time: no kernel asks the host for anything.
         self._windows = not others
         if others and self.updates:
@@ -49,8 +53,22 @@ class DevicePlan(Plan):
         self._flat = [self._is_flat(a) for a in self._fetches]
         fed = [a for _, a in self._feeds if a.dtype != object]
         fetched = [a for a, yes in zip(self._fetches, self._flat, strict=True) if yes]
-        self._steps = Program(self.backend, code, kernels, captured, fed, fetched)
+        self._device_sums = layout.env.comm.device_sums
+        self._steps = Program(self.backend, code, kernels, captured, fed, fetched, self._wait)
         return kernels, kernels
+
+    def _wait(self) -> None:
+        """Return when the device has done what it was given.
+
+        Raises:
+            RanksLost: it waited for a rank that is gone.
+        """
+        if self._sums:
+            self._board.enter(BY_NCCL)
+        self.backend.synchronize()
+        if self._sums:
+            self._board.leave()
+            self._device_sums.check()
 
     @staticmethod
     def _is_flat(array: Any) -> bool:

@@ -31,10 +31,10 @@ from dtrain.ops.check import NotFinite
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
-from dtrain.passes import FeedSpec, Link, compile_step
+from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
 from dtrain.runtime.agreement import agree_on_devices, agree_on_step, check_replicas
-from dtrain.runtime.backend import Backend, make_backend
+from dtrain.runtime.backend import Backend, make_backend, take_gpu
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
 from dtrain.runtime.device import DevicePlan
@@ -103,6 +103,8 @@ class Session:
             self._check_numerics, self._check_every = config.check_numerics, config.check_replicas_every
         self._updates = 0  # runs that have updated parameters
         self.graph = graph if graph is not None else get_default_graph()
+        if isinstance(device, str):
+            take_gpu(device)
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.backend = device if isinstance(device, Backend) else make_backend(device)
         self._variables: dict[str, Any] = {}
@@ -416,7 +418,7 @@ class Session:
         """Make a plan, and make sure that all ranks made the same."""
         error = None
         native = self._native()
-        link = Link(*self.comm.link) if self.comm.link and self.backend.on_host else None
+        link = (self.comm if self.backend.on_host else self.comm.device_sums or self.comm).link
         try:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)

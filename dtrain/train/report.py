@@ -87,9 +87,10 @@ class Report(Observer):
         text = (
             f"epoch {facts['epoch']}/{self._epochs}  loss {facts['loss']:.4f}  "
             f"accuracy {facts['accuracy']:.4f}  test accuracy {facts['test_accuracy']:.4f}  "
-            f"{facts['images_per_second']:,.0f} images/s  {facts['seconds']:.2f} s  "
-            f"communication {facts['communication_fraction']:.1%}"
+            f"{facts['images_per_second']:,.0f} images/s  {facts['seconds']:.2f} s"
         )
+        if facts["communication_fraction"] is not None:
+            text += f"  communication {facts['communication_fraction']:.1%}"
         self._emit("epoch", facts, text)
 
     def lost(self, **facts: Any) -> None:

@@ -134,7 +134,7 @@ class TensorBoard(Observer):
         if self._speaks:
             self._write_points()
         if self._speaks:
-            scalars = {tag: facts[name] for name, tag in EPOCH_TAGS.items()}
+            scalars = {tag: facts[name] for name, tag in EPOCH_TAGS.items() if facts[name] is not None}
             scalars["epoch/learning_rate"] = self._config.lr
             self._write(summary_proto.scalars(scalars), step)
         if epoch % self._every == 0 or epoch == self._config.epochs:

@@ -245,7 +245,9 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
                     if checkpoints.due(at) and at.examples < len(data.train):
                         checkpoints.save(at)
                 seconds = time.perf_counter() - begun
-                fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
+                fraction = None  # what GPUs wait for one another by themselves nobody measures
+                if comm.device_sums is None or not comm.device_sums.by_nccl:
+                    fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
                 comm.board.doing("evaluation")
                 mistakes = Mistakes(data) if at.epoch == config.epochs else None
                 test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)

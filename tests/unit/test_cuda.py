@@ -9,6 +9,7 @@ import itertools
 import json
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +19,13 @@ import numpy as np
 import pytest
 
 import dtrain as dt
+from dtrain import comm as communicators
 from dtrain.cli import main
+from dtrain.comm import launcher
 from dtrain.comm.nccl import DeviceSums
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
-from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError
+from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError, UsageError
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
 from dtrain.train.trainer import make_devices
@@ -233,6 +236,40 @@ def test_the_gpu_of_a_local_rank(
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: count)
     assert make_backend("gpu", rank, share=share).name.startswith(f"gpu {device} ")
     assert make_backend("auto", rank).on_host == (rank >= count > 1)
+
+
+def test_the_gpu_is_taken_before_mpi_begins(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MPI that knows CUDA begins on the GPU in use; what is wrong with it is told when ranks have met."""
+    order: list[Any] = []
+
+    def world(*_: Any) -> Any:
+        order.append("MPI")
+        raise UsageError("enough")
+
+    monkeypatch.setattr(cupy.cuda.Device, "use", lambda self: order.append(self.id))
+    monkeypatch.setattr(communicators, "world", world)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 2)
+    monkeypatch.setattr(launcher, "local_rank", lambda: 1)
+    with pytest.raises(UsageError):
+        dt.Session(device="gpu")
+    assert main(["train", "--device", "gpu"]) == 2
+    assert order == [1, "MPI"] * 2
+    monkeypatch.setattr(launcher, "local_rank", lambda: 2)
+    assert main(["train", "--device", "gpu"]) == 2 and order[4:] == ["MPI"]
+
+
+def test_threads_and_sessions_keep_to_the_stream_of_their_backend(cupy: Any) -> None:
+    """Each thread has a current stream, and the backend made last has set it."""
+    made = [network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0)) for _ in range(2)]
+    steps = [session.make_callable(fetches, feeds) for session, fetches, feeds, _ in made]
+    rows = batches(6)
+    losses: list[list[float]] = [[], []]
+    for row in rows:
+        losses[0].append(steps[0](row)[0])
+        thread = threading.Thread(target=lambda row=row: losses[1].append(steps[1](row)[0]))
+        thread.start()
+        thread.join(10)
+    assert losses[0] == losses[1] and losses[0][-1] != losses[0][0]
 
 
 def test_fewer_gpus_than_ranks_are_told(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,29 +138,61 @@ def test_too_much_memory_is_told(gpu: Backend) -> None:
     assert np.isfinite(Training(gpu, "AdamOptimizer").steps(batches(2))).all()
 
 
+def losses(
+    mpirun: Callable[..., Any], ranks: int, folder: Path, *options: str, **environment: str
+) -> tuple[list[float], str]:
+    """Of each epoch, of a run on the data in folder; and how its GPUs sum."""
+    run = folder / f"run{len(list(folder.iterdir()))}"
+    common = [
+        "--dataset",
+        str(folder / "data"),
+        "--epochs",
+        "2",
+        "--batch-size",
+        "50",
+        "--log-format",
+        "json",
+    ]
+    done = mpirun(
+        ranks,
+        ["train", *common, "--device", "gpu", "--run-dir", str(run), *options],
+        env=ENVIRONMENT | environment,
+    )
+    assert done.rc == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [e["loss"] for e in events if e["event"] == "epoch"], events[0]["averaging"]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_that_share_the_gpu_train_as_one(
     gpu: Backend, ranks: int, mpirun: Callable[..., Any], tmp_path: Path, write_set: Callable[..., Path]
 ) -> None:
-    data, losses = write_set(tmp_path / "data", 510, 90), []
-    for n in (1, ranks):
-        options = ["--dataset", str(data), "--epochs", "2", "--batch-size", "50", "--log-format", "json"]
-        options += ["--device", "gpu", "--share-gpu", "--run-dir", str(tmp_path / f"run{n}")]
-        done = mpirun(n, ["train", *options], env=ENVIRONMENT)
-        assert done.rc == 0, done.stderr
-        events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-        losses.append([e["loss"] for e in events if e["event"] == "epoch"])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    write_set(tmp_path / "data", 510, 90)
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    alone, _ = losses(mpirun, 1, tmp_path, CUDA_VISIBLE_DEVICES=first)
+    shared, way = losses(mpirun, ranks, tmp_path, "--share-gpu", CUDA_VISIBLE_DEVICES=first)
+    assert "ranks share a GPU" in way
+    np.testing.assert_allclose(shared, alone, rtol=1e-4)
 
 
+@pytest.mark.parametrize("streams", ["late", "early"])
+@pytest.mark.parametrize("overlap", ["--overlap", "--no-overlap"])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_gpus_of_several_ranks_sum_by_nccl(
-    gpu: Backend, mpirun: Callable[..., Any], tmp_path: Path, write_set: Callable[..., Path]
+    gpu: Backend,
+    ranks: int,
+    overlap: str,
+    streams: str,
+    mpirun: Callable[..., Any],
+    tmp_path: Path,
+    write_set: Callable[..., Path],
 ) -> None:
+    """All gradients at once, or those that are there early beside the rest of the backward pass."""
     count = gpu.xp.cuda.runtime.getDeviceCount()
-    if count < 2:
-        pytest.skip("there is one GPU, and NCCL wants one for each rank")
-    data = write_set(tmp_path / "data", 510, 90)
-    options = ["--dataset", str(data), "--epochs", "1", "--device", "gpu", "--run-dir", str(tmp_path / "run")]
-    done = mpirun(2, ["train", *options], env=ENVIRONMENT)
-    assert done.rc == 0, done.stderr
-    assert "NCCL" in done.stdout
+    if count < ranks:
+        pytest.skip(f"there are {count} GPUs, and NCCL wants one for each of {ranks} ranks")
+    write_set(tmp_path / "data", 510, 90)
+    alone, _ = losses(mpirun, 1, tmp_path)
+    several, way = losses(mpirun, ranks, tmp_path, overlap, STANDIN_STREAMS=streams)
+    assert way.startswith("NCCL") and ("a sum takes" in way) == (overlap == "--overlap")
+    np.testing.assert_allclose(several, alone, rtol=1e-4)

@@ -23,7 +23,7 @@ ALLOWED = {
     "cuda": {"errors", "native"},
     "ops": {"errors", "graph", "native"},
     "autodiff": {"errors", "graph", "ops"},
-    "passes": {"errors", "graph", "ops", "native"},
+    "passes": {"errors", "graph", "ops", "native", "comm"},  # of comm what a Link is
     "runtime": {"errors", "graph", "ops", "passes", "comm", "native", "cuda"},
     "compat": {"errors"},
     "nn": {"ops", "compat"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from dtrain.comm import SingleCommunicator, nccl
-from dtrain.errors import RanksLost
+from dtrain.errors import EnvironmentProblem, RanksLost
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 class Two(SingleCommunicator):
     """Rank 0 of two that hold the same; places: where their GPUs are."""
 
-    size, places = 2, ("0 01:00", "0 02:00")
+    size, places, hosts = 2, ("0 01:00", "0 02:00"), ("n0", "n1")
 
     def gather_text(self, text: str) -> list[str]:
-        return list(self.places)
+        return list(self.places) if " " in text else [text, text]
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:
         array *= 2
@@ -88,6 +89,7 @@ def fakes(log: list[Any]) -> tuple[Any, Any]:
                 raise NcclError("NCCL_ERROR_REMOTE_ERROR")
 
         def allReduce(self, source: Any, out: Any, count: int, dtype: int, op: int, stream: str) -> None:
+            self.check_async_error()
             log.append((stream, "sums", count, dtype, op))
             out.values[...] = 2 * source.values
 
@@ -102,7 +104,12 @@ def fakes(log: list[Any]) -> tuple[Any, Any]:
         get_unique_id=lambda: b"u" * 128,
         get_version=lambda: 22703,
     )
-    return SimpleNamespace(cuda=cuda, copyto=lambda out, source: out.set(source.values)), library
+    return SimpleNamespace(
+        cuda=cuda,
+        copyto=lambda out, source: out.set(source.values),
+        zeros=lambda shape, dtype: Memory([0.0] * int(np.prod(shape))),
+        matmul=lambda a, b, out: None,
+    ), library
 
 
 def test_nccl_sums_on_a_stream_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +123,93 @@ def test_nccl_sums_on_a_stream_between_two_events(monkeypatch: pytest.MonkeyPatc
     assert sums.name == "NCCL 2.27.3" and reduce.capturable  # type: ignore[attr-defined]
     assert log == [("nccl", "waits", "main"), ("nccl", "sums", 3, 7, 0), ("main", "waits", "nccl")]
     assert out.values.tolist() == [2, 4, 6]
+
+
+def test_a_sum_that_is_begun_is_waited_for_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[Any] = []
+    cupy, library = fakes(log)
+    monkeypatch.setattr(nccl, "_load", lambda: library)
+    sums = nccl.DeviceSums(Two(), cupy)
+    pairs = [(Memory([1, 2, 3]), Memory([0, 0, 0])), (Memory([4]), Memory([0]))]
+    begin, end = sums.begun(pairs)
+    assert begin.capturable and end.capturable  # type: ignore[attr-defined]
+    begin()
+    log.append("products")
+    end()
+    assert log == [
+        ("nccl", "waits", "main"),
+        ("nccl", "sums", 3, 7, 0),
+        ("nccl", "sums", 1, 7, 0),
+        "products",
+        ("main", "waits", "nccl"),
+    ]
+    assert [out.values.tolist() for _, out in pairs] == [[2, 4, 6], [8]]
+
+
+def test_a_rank_that_nccl_lost_ends_what_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is launched meanwhile, as while a captured step is replayed: the watch asks."""
+    log: list[Any] = []
+    cupy, library = fakes(log)
+    monkeypatch.setattr(nccl, "_load", lambda: library)
+    monkeypatch.setattr(nccl, "LOOK", 0.01)
+    sums = nccl.DeviceSums(Two(), cupy)
+    sums.check()
     library.NcclCommunicator.lost = True
+    deadline = time.monotonic() + 5
+    while "abort" not in log and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert log == ["abort"]
     with pytest.raises(RanksLost, match=r"NCCL lost another rank.*REMOTE_ERROR"):
-        reduce()
-    assert log[-1] == "abort"
+        sums.check()
+    with pytest.raises(RanksLost, match=r"NCCL lost another rank.*REMOTE_ERROR"):
+        sums.reducer(Memory([1]), Memory([0]))()
+
+
+def test_a_dtype_that_nccl_does_not_know_goes_through_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, library = fakes([])
+    monkeypatch.setattr(nccl, "_load", lambda: library)
+    sums = nccl.DeviceSums(Two(), cupy)
+    memory = Memory([1, 2])
+    memory.values, memory.dtype, memory.nbytes = memory.values.astype("i2"), np.dtype("i2"), 4
+    reduce = sums.reducer(memory, memory)
+    reduce()
+    assert memory.values.tolist() == [2, 4] and not reduce.capturable  # type: ignore[attr-defined]
+
+
+def test_another_nccl_on_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, library = fakes([])
+    monkeypatch.setattr(nccl, "_load", lambda: library)
+    comm = Two()
+
+    def gather(text: str) -> list[str]:
+        return list(Two.places) if " " in text else [text, "2.18.5"]
+
+    monkeypatch.setattr(comm, "gather_text", gather)
+    with pytest.raises(
+        EnvironmentProblem, match=r"the version of NCCL: rank 0 .* has 2\.27\.3, .* has 2\.18\.5"
+    ):
+        nccl.DeviceSums(comm, cupy)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "said"), [("off", ""), ("auto", "; a sum takes"), ("on", "; a sum takes")]
+)
+def test_what_sums_take_is_measured_where_some_may_begin_early(
+    monkeypatch: pytest.MonkeyPatch, overlap: str, said: str
+) -> None:
+    log: list[Any] = []
+    cupy, library = fakes(log)
+    monkeypatch.setattr(nccl, "_load", lambda: library)
+    comm = Two()
+    comm.overlap = overlap
+    backend = SimpleNamespace(xp=cupy, share=False, blas=None, synchronize=lambda: None)
+    nccl.join(comm, backend)
+    link = comm.device_sums.link
+    assert comm.averaging.startswith(f"NCCL 2.27.3{said}")
+    assert (link is None) == (overlap == "off")
+    if link is not None:
+        assert link.forced == (overlap == "on") and link.latency > 0 and link.bandwidth > 0
+        assert ("nccl", "sums", nccl.PROBE // 4, 7, 0) in log and ("nccl", "sums", 1, 7, 0) in log
 
 
 def test_an_mpi_that_has_not_begun_is_not_asked() -> None:

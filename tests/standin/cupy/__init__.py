@@ -55,8 +55,11 @@ class ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed: use .get()")
 
     def __getitem__(self, at: Any) -> ndarray:
+        view = self._host[_plain(at)] if not np.isscalar(at) else self._host[at, ...]
+        if np.shares_memory(view, self._host) or not view.size:
+            return ndarray(view, self.base if self.base is not None else self)
         settle()
-        return self._view(self._host[_plain(at)]) if not np.isscalar(at) else self._view(self._host[at, ...])
+        return _new(self._host[_plain(at)])
 
     def __setitem__(self, at: Any, value: Any) -> None:
         settle()

@@ -1,0 +1,61 @@
+"""NCCL's calls, over MPI: a sum is made when its stream comes to it, on every rank.
+
+There where STANDIN_GPUS says how many GPUs a node has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import numpy as np
+
+from cupy import _device
+
+available = "STANDIN_GPUS" in os.environ
+NCCL_SUM = 0
+NCCL_INT32, NCCL_INT64, NCCL_FLOAT32, NCCL_FLOAT64 = 2, 4, 7, 8
+_TYPES = {NCCL_INT32: "i4", NCCL_INT64: "i8", NCCL_FLOAT32: "f4", NCCL_FLOAT64: "f8"}
+
+
+class NcclError(RuntimeError):
+    pass
+
+
+def get_version() -> int:
+    return 22703
+
+
+def get_unique_id() -> bytes:
+    return b"u" * 128
+
+
+class NcclCommunicator:
+    def __init__(self, size: int, unique: bytes, rank: int) -> None:
+        from mpi4py import MPI
+
+        assert unique == b"u" * 128
+        self._mpi = MPI
+        self._comm = MPI.COMM_WORLD.Dup()
+        assert (self._comm.size, self._comm.rank) == (size, rank)
+
+    def check_async_error(self) -> None:
+        pass
+
+    def allReduce(self, source: int, out: int, count: int, dtype: int, op: int, stream: Any) -> None:
+        assert op == NCCL_SUM
+        given, result = (self._array(at, count, _TYPES[dtype]) for at in (source, out))
+
+        def total() -> None:
+            terms = given.copy()
+            result.fill(np.nan if dtype in (NCCL_FLOAT32, NCCL_FLOAT64) else -1)  # as it may be meanwhile
+            self._comm.Allreduce(terms, result, op=self._mpi.SUM)
+
+        _device.counts["sums"] += 1
+        _device.give(total, stream)
+
+    @staticmethod
+    def _array(at: int, count: int, dtype: str) -> np.ndarray:
+        memory = (ctypes.c_char * (count * np.dtype(dtype).itemsize)).from_address(at)
+        return np.frombuffer(memory, dtype, count)
