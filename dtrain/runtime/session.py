@@ -255,6 +255,7 @@ class Session:
             NumericError: there is none above 1.
         """
         self.comm.board.row[POSITION] = -1
+        self.comm.barrier()  # a rank may still read another's verdict in memory that the next run writes
         found = [(s, self.snapshot([s.scale])[s.scale.op.name]) for s in plan.loss_scales]
         found = [(s, value) for s, value in found if value > 1]
         if not found:

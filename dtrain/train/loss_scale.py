@@ -154,9 +154,9 @@ class MixedPrecisionLossScaleOptimizer(Optimizer):
             loss, var_list, gate_gradients, aggregation_method, colocate_gradients_with_ops, flowing
         )
         with loss.graph.as_default(), loss.graph.name_scope("loss_scale"):
-            inverse = 1 / scale
-            # the gradient first: so a rank divides its own term of it, and the sum stays in its bucket
-            return [(None if g is None else g * cast(inverse, g.dtype), v) for g, v in pairs]
+            # each rank divides its own term of a gradient, so that all are summed in one bucket as ever;
+            # divides, since where tiny numbers count as zero so would the reciprocal of a large scale
+            return [(None if g is None else g / cast(scale, g.dtype), v) for g, v in pairs]
 
     def apply_gradients(
         self,
