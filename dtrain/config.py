@@ -23,7 +23,7 @@ OPTIMIZERS = ("sgd", "momentum", "adam")
 DEVICES = ("auto", "cpu", "gpu")
 LOG_FORMATS = ("text", "json")
 KERNELS = ("auto", "c", "numpy")
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 AVERAGES = ("auto", "shared", "mpi")
 #: The values of an option whose flags are --NAME (on) and --no-NAME (off).
 SWITCH = ("auto", "on", "off")
@@ -79,7 +79,8 @@ class TrainConfig:
     device: str = option("auto", "auto takes a GPU where each rank of the node has one", DEVICES)
     precision: str = option(
         "float32",
-        "what a GPU rounds the operands of float32 products to; sums and parameters stay float32",
+        "what a GPU rounds the operands of float32 products to; sums and parameters stay float32; float16 "
+        "scales the loss, so that small gradients stay",
         PRECISIONS,
     )
     share_gpu: str = option(

@@ -1,7 +1,7 @@
 """TensorFlow 1's public names that dtrain knows of, and what is to be said of those it has in part or not.
 
 Whether a name is supported is not written here: it is looked up in the code. Scope: the core of TensorFlow
-1.12 that programs for one machine use; whole areas that are left out are one entry.
+1.12 that programs for one machine use, and loss scales of 1.15; whole areas that are left out are one entry.
 """
 
 from __future__ import annotations
@@ -98,6 +98,10 @@ NAMES: dict[str, str] = {
         SessionRunArgs SessionRunHook shuffle_batch SingularMonitoredSession slice_input_producer
         start_queue_runners StepCounterHook StopAtStepHook string_input_producer summary_iterator
         SummarySaverHook Supervisor SyncReplicasOptimizer update_checkpoint_state warm_start write_graph
+    """,
+    "tf.train.experimental": """
+        disable_mixed_precision_graph_rewrite DynamicLossScale enable_mixed_precision_graph_rewrite
+        FixedLossScale LossScale MixedPrecisionLossScaleOptimizer PythonState
     """,
     "tf.layers": """
         average_pooling1d average_pooling2d AveragePooling2D batch_normalization BatchNormalization conv1d
@@ -229,6 +233,8 @@ PARTIAL: dict[str, str] = {
     "tf.train.AdagradOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdamOptimizer": "only the learning rate may be a tensor",
     "tf.train.cosine_decay_restarts": "t_mul is a number",
+    "tf.train.experimental.DynamicLossScale": "no update, get_config; from 1 to 2**24",
+    "tf.train.experimental.FixedLossScale": "no update, get_config",
     "tf.train.MomentumOptimizer": "only the learning rate may be a tensor",
     "tf.train.Optimizer": "subclasses write `_update`, not `_apply_dense`; no aggregation_method",
     "tf.train.RMSPropOptimizer": "only the learning rate may be a tensor",
@@ -307,6 +313,11 @@ _WHY: dict[str, str] = {
         tf.train.FtrlOptimizer tf.train.ProximalAdagradOptimizer tf.train.ProximalGradientDescentOptimizer
     """,
     "dt.train has NadamOptimizer and AdaMaxOptimizer": "tf.contrib.opt",
+    "what products are rounded to is the session's: its device's precision, or --precision": """
+        tf.train.experimental.disable_mixed_precision_graph_rewrite
+        tf.train.experimental.enable_mixed_precision_graph_rewrite
+    """,
+    "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
     "models are Sequential": """
         tf.keras.Model tf.keras.models.Model tf.keras.models.model_from_config tf.keras.layers.Add
         tf.keras.layers.add tf.keras.layers.Concatenate tf.keras.layers.concatenate

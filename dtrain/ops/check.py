@@ -15,16 +15,20 @@ from dtrain.graph.graph import Spec
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
 from dtrain.ops.memory import coalesce
 
+#: Under this name a graph keeps its dynamic loss scales (see train/loss_scale.py), by the operation's name.
+LOSS_SCALES = "loss_scales"
+
 
 class NotFinite(Exception):
-    """What StopIfBad raises; the session says where the number comes from.
+    """What StopIfBad raises; the session says where the number comes from, or lowers a loss scale.
 
-    values: what that step was fed, where it is one of several in a call.
+    values, results: what that step was fed, and what the fetches of the steps before it gave, where it is one
+    of several in a call.
     """
 
-    def __init__(self, values: Sequence[Any] = ()) -> None:
+    def __init__(self, values: Sequence[Any] = (), results: Sequence[np.ndarray] = ()) -> None:
         super().__init__()
-        self.values = values
+        self.values, self.results = values, results
 
 
 def largest(dtype: np.dtype, ranks: int) -> float:

@@ -101,9 +101,12 @@ class DevicePlan(Plan):
     def _feed(self, values: Sequence[Any]) -> None:
         self._steps.feed(self._rows(values))
 
-    def _look(self, status: int, kernel: int, values: Sequence[Any]) -> None:
+    def _look(
+        self, status: int, kernel: int, values: Sequence[Any], before: Sequence[np.ndarray] = ()
+    ) -> None:
+        """Raise what stopped a step; values: what it was fed. before: results of the steps before it."""
         if status == NOT_FINITE:
-            raise NotFinite(values)
+            raise NotFinite(values, before)
         if status == BAD_VALUE:
             self._explain(self.kernel_nodes[kernel])
 
@@ -117,9 +120,8 @@ class DevicePlan(Plan):
     def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
         self._board.row[PLAN] = self.number
         done = self._steps.run(steps, [values[index] for index, _ in self._feeds], self._fetches[until])
-        self._board.number += done.steps
+        self._board.number += done.steps + bool(done.status)  # one that stopped was begun
         self._board.row[POSITION] = -1
-        self._look(
-            done.status, done.kernel, [r if r is None else r[min(done.steps, steps - 1)] for r in values]
-        )
+        fed = [r if r is None else r[min(done.steps, steps - 1)] for r in values]
+        self._look(done.status, done.kernel, fed, done.results)
         return done.results

@@ -58,27 +58,35 @@ class Loop:
         self._feeds = len(feed_list)
 
     def __call__(self, window: Window, *values: Any) -> list[list[Any]]:
-        # the first step is one as any other: it compiles, and looks at what it is fed
-        results = [self._step(window.shard(0), *values)]
+        results: list[list[Any]] = []
+        while len(results) < len(window) and not (results and results[-1][self._until]):
+            # the first step is one as any other: it compiles, and looks at what it is fed
+            results.append(self._step(window.shard(len(results)), *values))
+            if not results[-1][self._until] and len(results) < len(window):
+                results += self._several(window.rows[len(results) :], results[0])
+        return results
+
+    def _several(self, rows: np.ndarray, like: list[Any]) -> list[list[Any]]:
+        """Results of the next steps in one call, none where that cannot be; they may end before the rows.
+
+        rows: of the steps. like: the results of one.
+        """
         plan = self._session.latest
-        fetched = [i for i, value in enumerate(results[0]) if value is not None]
+        fetched = [i for i, value in enumerate(like) if value is not None]
         until = fetched.index(self._until)
-        if len(window) > 1 and self._session.profiler is None and plan is not None and plan.repeats(until):
-            if not results[0][self._until]:
-                rows = [window.rows[1:], *[None] * (self._feeds - 1)]
-                try:
-                    everything = plan.run_steps(len(window) - 1, rows, until)
-                except NotFinite as stopped:
-                    raise self._session.not_finite(plan, stopped.values) from None
-                self._session.count_updates(plan, len(everything[0]))
-                for taken in zip(*everything, strict=True):
-                    result = [None] * len(results[0])
-                    for i, value in zip(fetched, taken, strict=True):
-                        result[i] = value
-                    results.append(result)
-            return results
-        for k in range(1, len(window)):
-            if results[-1][self._until]:
-                break
-            results.append(self._step(window.shard(k), *values))
+        # a step in the middle of a call cannot be undone
+        if self._session.profiler is not None or plan is None or plan.early or not plan.repeats(until):
+            return []
+        try:
+            taken = plan.run_steps(len(rows), [rows, *[None] * (self._feeds - 1)], until)
+        except NotFinite as stopped:
+            self._session.lower_scales(plan, stopped.values)
+            taken = stopped.results
+        self._session.count_updates(plan, len(taken[0]))
+        results = []
+        for one in zip(*taken, strict=True):
+            result: list[Any] = [None] * len(like)
+            for i, value in zip(fetched, one, strict=True):
+                result[i] = value
+            results.append(result)
         return results

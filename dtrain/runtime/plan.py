@@ -6,7 +6,8 @@ copies the fetches out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class Plan:
     nodes: the operations in the order they run, from schedule(); kernels: what runs, some nodes having none.
     required: names of variables that need a value before; assigned: those that have one after.
     torn: names of variables that are written before the last communication, which may not come to its end.
+    loss_scales: the dynamic loss scales that it reads, lowered where the check for bad numbers stops a step.
+    early: names of variables that are written before this check, where the step may be taken again.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 
@@ -44,13 +47,16 @@ class Plan:
         variables: dict[str, Any],
         backend: Backend,
         env: PlanEnv,
+        loss_scales: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.step = step
         self.backend = backend
         self.nodes = nodes
         self.updates = any(isinstance(n.kind, _Update) for n in nodes)  # an optimizer's step is in it
         self.required, self.assigned = _variables(self.nodes, step.fetches)
-        self.torn = _torn(self.nodes)
+        self.torn = _written_before(self.nodes, AllReduce | AllGather)
+        self.loss_scales = [s for name, s in loss_scales.items() if name in self.required]
+        self.early = _written_before(self.nodes, StopIfBad) if self.loss_scales else []
         self.runs = 0  # counted by sessions of several ranks
         #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
         self.position = env.comm.board.position
@@ -180,7 +186,7 @@ class Plan:
             self._board.number,
         ):
             if status == NOT_FINITE:
-                raise NotFinite([rows[done] for rows in values])
+                raise NotFinite([rows[done] for rows in values], [out[:done] for out in outs])
             if status == BAD_VALUE:
                 self._explain(self.kernel_nodes[call])
         self._board.row[POSITION] = -1
@@ -263,8 +269,9 @@ def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[l
     return list(required), list(assigned)
 
 
-def _torn(nodes: Sequence[Operation]) -> list[str]:
-    last = max((i for i, n in enumerate(nodes) if isinstance(n.kind, AllReduce | AllGather)), default=0)
+def _written_before(nodes: Sequence[Operation], kinds: Any) -> list[str]:
+    """Names of the variables that are written before the last node of these kinds."""
+    last = max((i for i, n in enumerate(nodes) if isinstance(n.kind, kinds)), default=0)
     written = (n.inputs[k] for n in nodes[:last] for k in n.kind.writes)
     return sorted({memory_of(tensor).op.name for tensor in written})
 

@@ -142,9 +142,11 @@ class Recorder:
         between = round((self.comm.seconds - self._communicated) * 1e9)
         if between > 0:  # such as comparing the feeds of all ranks
             add((COMMUNICATION, "wait", WAITING, start - between, start, {"for": "collectives between runs"}))
-        results = plan.run(values, [kernels])
-        end = clock()
-        self._communicated = self.comm.seconds
+        try:
+            results = plan.run(values, [kernels])
+            end = clock()
+        finally:  # a step that is not finite may be taken again
+            self._communicated = self.comm.seconds
         stood = [(b, e) for track, _, _, b, e, _ in self.events[recorded:] if track == COMMUNICATION]
         for begin, done, nbytes in self.comm.aside:
             if begin >= start:

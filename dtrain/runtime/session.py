@@ -10,7 +10,7 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
-from dtrain.comm.monitor import STEP
+from dtrain.comm.monitor import POSITION, STEP
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import (
     DtrainError,
@@ -27,12 +27,13 @@ from dtrain.graph.shape import compatible, shape_text
 from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor, to_array
-from dtrain.ops.check import NotFinite
+from dtrain.ops.check import LOSS_SCALES, NotFinite
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
+from dtrain.passes.step import ancestors
 from dtrain.runtime.agreement import agree_on_devices, agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend, take_gpu
 from dtrain.runtime.batch import Batch, checksum
@@ -221,13 +222,16 @@ class Session:
                 self._check_alike(plan, feeds, values)
             profiler = self.profiler
             self.latest = plan
-            try:
-                draws = self._draws.counted() if plan.step.checked else {}
-                with self._undone_if_ranks_are_lost(plan) if self.comm.elastic else nullcontext():
-                    results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
-            except NotFinite:
-                self._draws.back_to(draws)
-                raise self.not_finite(plan, locals_) from None
+            results = None
+            while results is None:
+                try:
+                    with (
+                        self._undone(plan.torn, RanksLost) if self.comm.elastic else nullcontext(),
+                        self._undone(plan.early, NotFinite) if plan.step.checked else nullcontext(),
+                    ):
+                        results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
+                except NotFinite:
+                    self.lower_scales(plan, locals_)
             if plan.assigned:
                 self._initialized.update(plan.assigned)
             with suppress(RanksLost):  # the step is done: the next collective tells
@@ -244,7 +248,25 @@ class Session:
             if self._updates // self._check_every > before:
                 self.check_replicas()
 
-    def not_finite(self, plan: Plan, values: list[Any]) -> NumericError:
+    def lower_scales(self, plan: Plan, values: Sequence[Any]) -> None:
+        """After a step that StopIfBad has stopped on all ranks: lower its loss scales, to take it again.
+
+        Collective.
+
+        Raises:
+            NumericError: there is none above 1.
+        """
+        self.comm.board.row[POSITION] = -1
+        self.comm.barrier()  # a rank may still read another's verdict in memory that the next run writes
+        found = [(s, self.snapshot([s.scale])[s.scale.op.name]) for s in plan.loss_scales]
+        found = [(s, value) for s, value in found if value > 1]
+        if not found:
+            raise self._not_finite(plan, values) from None
+        for s, value in found:
+            self.set_value(s.scale, np.float32(max(value / np.float32(s.multiplier), 1)))
+            self.set_value(s.good_steps, np.int64(0))
+
+    def _not_finite(self, plan: Plan, values: Sequence[Any]) -> NumericError:
         """The error of a step that StopIfBad has stopped on all ranks: where the first bad number is from."""
         found = plan.find_bad(values, self.comm.size)
         places = self.comm.allgather(np.array([found[0] if found else len(plan.nodes)]))
@@ -392,13 +414,13 @@ class Session:
 
     # -- plans -----------------------------------------------------------------------------------------
     @contextmanager
-    def _undone_if_ranks_are_lost(self, plan: Plan) -> Iterator[None]:
-        """A run that stops at a communication changes nothing: no variable, no random number drawn."""
+    def _undone(self, names: Sequence[str], error: type[Exception]) -> Iterator[None]:
+        """A run that ends by this error changes nothing: none of these variables, no random number drawn."""
         draws = self._draws.counted()
-        values = {name: self._variables[name].copy() for name in plan.torn}
+        values = {name: self._variables[name].copy() for name in names}
         try:
             yield
-        except RanksLost:
+        except error:
             self._draws.back_to(draws)
             for name, value in values.items():
                 self._variables[name][...] = value
@@ -423,7 +445,9 @@ class Session:
             feed_specs = [
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
             ]
-            checked = self._check_numerics
+            scales = self.graph.kept.get(LOSS_SCALES, {})
+            behind = ancestors([*(t.op for t in tensors), *targets], frozenset(t.op for t in feeds))
+            checked = self._check_numerics or any(n.name in scales for n in behind)
             step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link)
             nodes = schedule(step)
         except DtrainError as problem:
@@ -442,7 +466,7 @@ class Session:
             self._constants,
         )
         kind = Plan if self.backend.on_host else DevicePlan
-        return kind(step, nodes, self._variables, self.backend, env)
+        return kind(step, nodes, self._variables, self.backend, env, scales)
 
     def _native(self) -> bool | None:
         """What Step.native is to be: whether plans may have, or must have, kernels of our own. Collective."""

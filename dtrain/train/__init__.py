@@ -1,6 +1,7 @@
 """What training needs around the graph: optimizers, data, report, checkpoint, and the loop itself."""
 
 from dtrain.compat import module_getattr
+from dtrain.train import loss_scale as experimental
 from dtrain.train.optimizers import (
     AdadeltaOptimizer,
     AdagradOptimizer,
@@ -50,6 +51,7 @@ __all__ = [
     "cosine_decay",
     "cosine_decay_restarts",
     "create_global_step",
+    "experimental",
     "exponential_decay",
     "get_checkpoint_state",
     "get_global_step",

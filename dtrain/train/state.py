@@ -115,6 +115,13 @@ def resume(
                 f"--init-from {run_dir}."
             )
         wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
+        if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
+            began, goes_on = ("with", "without")[:: 1 if "current_loss_scale" in specs else -1]
+            raise CheckpointError(
+                f"{run_dir} was trained {began} a loss scale and would go on {goes_on} one; --precision "
+                "float16 has it, on a GPU. Go on as it began, or start a new run with "
+                f"--init-from {run_dir}."
+            )
         refuse_difference(run_dir, wanted, specs)
         if manifest.get("fingerprint") != fingerprint:
             raise CheckpointError(

@@ -26,6 +26,7 @@ from dtrain.train import checkpoint, own_model, tensorboard
 from dtrain.train.batches import Pace, batches, epoch_order, iterations, windows
 from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors
+from dtrain.train.loss_scale import MixedPrecisionLossScaleOptimizer
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
@@ -150,7 +151,10 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         with comm.together():
             network = build(config.model, data)
         updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
-        minimize = dt.group(make_optimizer(config.optimizer, config.lr).minimize(network.loss), updates)
+        optimizer = make_optimizer(config.optimizer, config.lr)
+        if config.precision == "float16" and not backend.on_host:
+            optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
+        minimize = dt.group(optimizer.minimize(network.loss), updates)
         stop = dt.placeholder("float32", [None], name="stop")
         stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
         initialize = dt.global_variables_initializer()

@@ -28,6 +28,8 @@ from dtrain.config import TrainConfig
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError, UsageError
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
+from dtrain.train import checkpoint
+from dtrain.train.loss_scale import DynamicLossScale, MixedPrecisionLossScaleOptimizer
 from dtrain.train.trainer import make_devices
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the stand-in compiles CUDA sources with g++")
@@ -48,8 +50,13 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def network(optimizer: Any, device: Backend, dropout: bool = False, config: Any = None) -> tuple[Any, ...]:
-    """A session on a small network over uint8 examples: what a step fetches, its feed, and the parameters."""
+def network(
+    optimizer: Any, device: Backend, dropout: bool = False, config: Any = None, weight: float = 1.0
+) -> tuple[Any, ...]:
+    """A session on a small network over uint8 examples: what a step fetches, its feed, and the parameters.
+
+    optimizer: one, or what makes one in the graph. weight: of the loss, in the backward pass.
+    """
     with dt.Graph().as_default() as graph:
         graph.seed = 5
         generator = np.random.default_rng(0)
@@ -65,7 +72,7 @@ def network(optimizer: Any, device: Backend, dropout: bool = False, config: Any 
         labels = dt.gather(dt.constant(classes), indices)
         logits = dt.matmul(hidden, w2) + b2
         loss = dt.reduce_mean(dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
-        step = optimizer.minimize(loss)
+        step = (optimizer() if callable(optimizer) else optimizer).minimize(loss * weight)
         stop = dt.reduce_sum(dt.cast(dt.equal(indices, 89), "float32"))
         session = dt.Session(graph=graph, comm=None, device=device, config=config)
         session.run(dt.global_variables_initializer())
@@ -185,7 +192,8 @@ def test_an_op_without_a_kernel_of_its_own_runs_between_graphs_and_is_named(cupy
 
 
 @pytest.mark.parametrize(
-    ("precision", "least", "most"), [("float32", 0, 1e-5), ("tf32", 2e-4, 1e-2), ("bfloat16", 4e-3, 8e-2)]
+    ("precision", "least", "most"),
+    [("float32", 0, 1e-5), ("tf32", 2e-4, 1e-2), ("bfloat16", 4e-3, 8e-2), ("float16", 2e-4, 1e-2)],
 )
 def test_operands_of_products_are_rounded_as_asked(
     cupy: Any, precision: str, least: float, most: float
@@ -197,6 +205,89 @@ def test_operands_of_products_are_rounded_as_asked(
         found = session.run(dt.matmul(left, right, transpose_b=True), {left: a, right: b})
     error = np.abs(found - a.astype(np.float64) @ b.T.astype(np.float64)).max()
     assert least < error < most
+
+
+@pytest.mark.parametrize(
+    ("precision", "tiny", "large"),
+    [("tf32", 2.0**-30, 2.0**16), ("bfloat16", 2.0**-30, 2.0**16), ("float16", 0, np.inf)],
+)
+def test_float16_has_fewer_exponents(cupy: Any, precision: str, tiny: float, large: float) -> None:
+    with dt.Graph().as_default() as graph:
+        left, right = dt.placeholder("float32", [1, 1]), dt.placeholder("float32", [1, 1])
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0, precision=precision))
+        step = session.make_callable(dt.matmul(left, right), [left, right])
+    found = [float(step([[x]], [[1.0]])[0, 0]) for x in (2.0**-30, 2.0**-24, 2.0**15, 2.0**16)]
+    assert found == [tiny, 2.0**-24, 2.0**15, large]
+
+
+#: So light a loss that its gradients are below float16's numbers, at a rate that makes up for it.
+LIGHT = 2.0**-24
+
+
+def light(scale: Any) -> Any:
+    """What makes gradient descent on it, with or without a loss scale."""
+
+    def make() -> Any:
+        plain = dt.train.GradientDescentOptimizer(0.2 / LIGHT)
+        return plain if scale is None else MixedPrecisionLossScaleOptimizer(plain, scale)
+
+    return make
+
+
+def test_float16_learns_with_a_loss_scale_what_it_does_not_without(cupy: Any) -> None:
+    losses, changes = {}, {}
+    for precision, scale in (("float32", None), ("float16", "dynamic"), ("float16", None)):
+        device = make_backend("gpu", 0, precision=precision)
+        session, fetches, feeds, variables = network(light(scale), device, weight=LIGHT)
+        before = session.run(variables)
+        step = session.make_callable(fetches, feeds)
+        rows = batches(100)
+        first = step(rows[0])
+        after = session.run(variables)
+        changes[precision, scale] = [a - b for a, b in zip(after, before, strict=True)]
+        losses[precision, scale] = [float(loss) for loss, *_ in (first, *(step(row) for row in rows[1:]))]
+    wanted, scaled, bare = changes.values()
+    for w, s, b in zip(wanted, scaled, bare, strict=True):
+        assert np.abs(w).max() > 1e-3
+        np.testing.assert_allclose(s, w, atol=5e-3 * np.abs(w).max())
+        assert b.ndim == 1 or not b.any()  # no product of gradients is left of it
+    full, scaled, bare = (np.mean(of[-10:]) for of in losses.values())
+    assert scaled == pytest.approx(full, rel=1e-2)
+    assert full < 0.9 * bare
+
+
+def test_a_window_in_which_the_scale_falls_is_its_steps_to_the_bit(cupy: Any) -> None:
+    """The scale doubles every other step, so it overflows somewhere in the windows; no batch is lost."""
+    device = make_backend("gpu", 0, precision="float16")
+
+    def make() -> Any:
+        return MixedPrecisionLossScaleOptimizer(dt.train.AdamOptimizer(0.01), DynamicLossScale(2.0**12, 2))
+
+    session, fetches, feeds, _ = network(make, device, True)
+    single = network(make, device, True)
+    plain = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True)
+    steps, step = Loop(session, fetches, feeds, fetches[1]), single[0].make_callable(single[1], single[2])
+    rows = batches(40)
+    taken = [steps(Window(rows[at : at + 20], 21)) for at in (0, 20)]
+    assert [len(part) for part in taken] == [20, 20]
+    scales, found = [], []
+    (scale,) = (v for v in single[0].graph.get_collection("variables") if v.op.name == "current_loss_scale")
+    for row in rows:
+        found.append(float(step(row)[0]))
+        scales.append(float(single[0].run(scale)))
+    assert [float(loss) for part in taken for loss, *_ in part] == found
+    assert any(b < 2 * a for a, b in zip(scales[1::2], scales[3::2], strict=False))  # it fell
+    everything = session.graph.get_collection("variables"), single[0].graph.get_collection("variables")
+    for a, b in zip(session.run(everything[0]), single[0].run(everything[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert session.random_state == single[0].random_state
+    exact = plain[0].make_callable(plain[1], plain[2])
+    np.testing.assert_allclose(found, [float(exact(row)[0]) for row in rows], rtol=2e-2)
+    # and what follows is a graph a step, as without a scale
+    before = cupy.counts.copy()
+    steps(Window(rows[:1], 21))
+    crossing = cupy.counts - before
+    assert crossing["graphs"] >= 1 and crossing["launches"] == crossing["products"] == 0
 
 
 class Node(SingleCommunicator):
@@ -292,7 +383,9 @@ def test_memory_that_the_device_has_not_is_told(cupy: Any, monkeypatch: pytest.M
         device.block(5_000)
 
 
-@pytest.mark.parametrize("options", [[], ["--precision", "bfloat16"], ["--model", "cnn"]])
+@pytest.mark.parametrize(
+    "options", [[], ["--precision", "bfloat16"], ["--precision", "float16"], ["--model", "cnn"]]
+)
 def test_the_command_trains_on_a_gpu(
     cupy: Any,
     options: list[str],
@@ -315,8 +408,32 @@ def test_the_command_trains_on_a_gpu(
         if device == "gpu":
             header = next(e for e in events if e["event"] == "header")
             assert header["devices"] == ["gpu 0 (a stand-in)"]
-            assert header["kernels"].endswith("bfloat16" if "bfloat16" in options else "float32")
+            assert header["kernels"].endswith(options[1] if "--precision" in options else "float32")
     assert losses[0] == pytest.approx(losses[1], rel=0.02 if "bfloat16" in options else 1e-3)
+
+
+def test_a_run_in_float16_goes_on_with_its_loss_scale(
+    cupy: Any, tmp_path: Path, write_set: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_set(tmp_path / "data", 310, 70)
+    new = ["train", "--dataset", str(data), "--batch-size", "50", "--no-tensorboard", "--device", "gpu"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    scaled = [*new, "--precision", "float16"]
+    assert main([*scaled, "--epochs", "3", "--run-dir", str(whole)]) == 0
+    assert main([*scaled, "--epochs", "1", "--run-dir", str(parts)]) == 0
+    assert main(["train", "--resume", str(parts), "--epochs", "3", "--no-tensorboard"]) == 0
+    (a, b) = (checkpoint.load(run, lambda manifest, specs: list(specs)).values for run in (whole, parts))
+    assert a.keys() == b.keys() and a["current_loss_scale"] == 2**15 and a["good_steps"] == 3 * 7
+    for name, value in a.items():
+        np.testing.assert_array_equal(value, b[name], err_msg=name)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(parts), "--epochs", "4", "--device", "cpu"]) != 0
+    said = capsys.readouterr().err
+    assert "with a loss scale and would go on without one; --precision float16 has it" in said
+    plain = tmp_path / "plain"
+    assert main([*new, "--epochs", "1", "--run-dir", str(plain)]) == 0
+    assert main(["train", "--resume", str(plain), "--epochs", "2", "--precision", "float16"]) != 0
+    assert "without a loss scale and would go on with one" in capsys.readouterr().err
 
 
 def test_auto_takes_gpus_for_all_ranks_or_for_none(

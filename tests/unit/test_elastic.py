@@ -23,6 +23,7 @@ import dtrain as dt
 from dtrain.comm import Communicator, SingleCommunicator, elastic
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, RanksLost, UsageError
+from dtrain.ops.placement import shard_bounds
 from dtrain.train import checkpoint, models, trainer
 from dtrain.train.report import Report
 
@@ -339,6 +340,47 @@ def test_a_step_that_fails_changes_nothing() -> None:
     assert isinstance(second, Died)
     assert [n for n, _ in first] == [n for n, _ in expected] == [0, 1, 2, 3]
     assert [t for _, t in first] == [2 * t for _, t in expected[:3]] + [expected[3][1]]
+
+
+@pytest.mark.parametrize("death", range(1, 10))
+def test_a_death_in_a_step_that_lowers_its_loss_scale(death: int) -> None:
+    """It overflows several times; those left have one scale, and the numbers of a run without a death."""
+    graph = dt.Graph()
+    with graph.as_default():
+        x = dt.placeholder("float32", [None], name="x")
+        v = dt.Variable(8.0, name="v")
+        scale = dt.train.experimental.DynamicLossScale(2.0**120)
+        sgd = dt.train.GradientDescentOptimizer(2.0**-12)
+        optimizer = dt.train.experimental.MixedPrecisionLossScaleOptimizer(sgd, scale)
+        fetches = [optimizer.minimize(dt.reduce_sum(x) * v * v), v.value()]
+        state, initializer = dt.global_variables(), dt.global_variables_initializer()
+
+    def step(session: dt.Session) -> float:
+        size, rank = session.comm.size, session.comm.rank
+        low, high = shard_bounds(12, rank, size)
+        return float(session.run(fetches, {x: dt.Shard(np.arange(1, 13, dtype="f")[low:high], 12)})[1])
+
+    alone = dt.Session(graph=graph, comm=None)
+    alone.run(initializer)
+    wanted = [step(alone) for _ in range(3)], alone.get_values(state)
+    assert 1 < wanted[1]["current_loss_scale"] < 2.0**119
+
+    def body(comm: MortalCommunicator) -> Any:
+        session = dt.Session(graph=graph, comm=comm)
+        session.run(initializer)
+        comm.base, done = comm.collectives, []
+        while len(done) < 3:
+            try:
+                done.append(step(session))
+            except RanksLost:
+                comm.shrink()
+                session.forget_plans()
+        return done, {name: session._variables[name].copy() for name in wanted[1]}
+
+    results = on_mortal_ranks(3, {1: death}, body)
+    assert isinstance(results[1], Died)
+    for found in (results[0], results[2]):
+        assert found == wanted, found
 
 
 def test_the_new_rank_0_goes_on_with_the_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

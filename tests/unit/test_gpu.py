@@ -19,6 +19,7 @@ from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.ops.base import REGISTRY, apply
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
+from dtrain.train.loss_scale import DynamicLossScale, MixedPrecisionLossScaleOptimizer
 
 pytestmark = pytest.mark.gpu
 EXAMPLES = [(name, i) for name, kind in sorted(REGISTRY.items()) for i in range(len(kind.examples()))]
@@ -61,9 +62,12 @@ def test_every_op(gpu: Backend, name: str, number: int) -> None:
 
 
 class Training:
-    """A small network with dropout over examples that lie on the device."""
+    """A small network with dropout over examples that lie on the device.
 
-    def __init__(self, device: Backend, optimizer: str, keep: float = 1.0) -> None:
+    loss_scale: what a dynamic one begins at; 0 is none.
+    """
+
+    def __init__(self, device: Backend, optimizer: str, keep: float = 1.0, loss_scale: float = 0) -> None:
         random = np.random.default_rng(0)
         with dt.Graph().as_default() as graph:
             graph.seed = 5
@@ -80,7 +84,10 @@ class Training:
             self.loss = dt.reduce_mean(losses)
             self.stop = self.loss * 0.0
             counter = dt.Variable(np.float32(0), trainable=False)
-            with dt.control_dependencies([getattr(dt.train, optimizer)(0.05).minimize(self.loss)]):
+            made = getattr(dt.train, optimizer)(0.05)
+            if loss_scale:
+                made = MixedPrecisionLossScaleOptimizer(made, DynamicLossScale(loss_scale, 4))
+            with dt.control_dependencies([made.minimize(self.loss)]):
                 self.train = dt.assign_add(counter, 1.0).op
             self.variables = dt.global_variables()
             checks = dt.ConfigProto(check_numerics=True)
@@ -120,6 +127,21 @@ def test_a_window_is_its_steps_to_the_bit(gpu: Backend) -> None:
     for values in zip(*(run.values() for run in runs), strict=True):
         np.testing.assert_array_equal(values[0], values[1])
         np.testing.assert_array_equal(values[0], values[2])
+
+
+def test_a_loss_scale_falls_and_grows_in_windows_as_in_single_steps(gpu: Backend) -> None:
+    """In float16, from so large a scale that float32 overflows as well, and again wherever it has grown."""
+    device = make_backend("gpu", local_rank=0, precision="float16")
+    window, single = (Training(device, "AdamOptimizer", 0.5, 2.0**126) for _ in range(2))
+    loop = Loop(window.session, window.fetches, window.feeds, window.stop)
+    taken = [loop(Window(batches(40)[low : low + 10], ROWS), 1.0) for low in range(0, 40, 10)]
+    losses = single.steps(batches(40))
+    assert [float(loss) for part in taken for loss, *_ in part] == losses
+    for a, b in zip(window.values(), single.values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    (scale,) = (v for v in single.variables if v.op.name == "current_loss_scale")
+    assert 1 < single.session.run(scale) < 2.0**126
+    np.testing.assert_allclose(losses, Training(gpu, "AdamOptimizer", 0.5).steps(batches(40)), rtol=5e-2)
 
 
 def test_a_bad_number_writes_nothing(gpu: Backend) -> None:

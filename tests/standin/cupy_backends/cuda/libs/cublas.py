@@ -53,6 +53,8 @@ class _Gemm(ctypes.Structure):
 _KINDS = {0: np.dtype(np.float32), 1: np.dtype(np.float64)}
 #: Bits of a float32 that each way of computing leaves out of its operands.
 _DROPPED = {68: 0, 70: 0, 77: 13, 75: 16}
+#: The one whose operands become float16, which has fewer exponents, too.
+FAST_16F = 74
 
 
 def _matrix(at: int, kind: int, rows: int, columns: int, step: int) -> np.ndarray:
@@ -64,6 +66,9 @@ def _matrix(at: int, kind: int, rows: int, columns: int, step: int) -> np.ndarra
 
 
 def _rounded(x: np.ndarray, compute: int) -> np.ndarray:
+    if compute == FAST_16F:
+        with np.errstate(over="ignore"):  # what float16 has no number for is infinite
+            return x.astype(np.float16).astype(np.float32)
     dropped = _DROPPED[compute]
     if not dropped:
         return x
@@ -76,7 +81,7 @@ def _hook(pointer: ctypes._Pointer[_Gemm]) -> None:
     g = _Gemm.from_buffer_copy(pointer.contents)
     real = ctypes.c_float if g.ctype == 0 else ctypes.c_double
     assert (real.from_address(g.alpha).value, real.from_address(g.beta).value) == (1, 0) and g.algo == -1
-    assert g.compute == 70 if g.ctype == 1 else g.compute in _DROPPED
+    assert g.compute == 70 if g.ctype == 1 else g.compute in (*_DROPPED, FAST_16F)
     shape_a, shape_b = ((g.k, g.m) if g.transa else (g.m, g.k)), ((g.n, g.k) if g.transb else (g.k, g.n))
     a, b = _matrix(g.a, g.atype, *shape_a, g.lda), _matrix(g.b, g.btype, *shape_b, g.ldb)
     c = _matrix(g.c, g.ctype, g.m, g.n, g.ldc)
