@@ -145,21 +145,24 @@ def _overrides(callback: Callback, event: str) -> bool:
 
 
 class Watch:
-    """What happens around the steps of one epoch: callbacks that listen to batches, and the bar."""
+    """What happens around the steps of one epoch: callbacks that listen to batches, and the bar.
+
+    listens: whether a callback wants to be called around each batch.
+    """
 
     def __init__(self, model: Sequential, callbacks: Callbacks, progress: Progress) -> None:
         self._model, self._callbacks, self._progress = model, callbacks, progress
-        self._listens = callbacks.listen_to_batches
+        self.listens = callbacks.listen_to_batches
 
     def before(self, number: int, examples: int) -> None:
-        if self._listens:
+        if self.listens:
             self._callbacks("train_batch_begin", number, {"batch": number, "size": examples})
 
     def after(self, number: int, loss: float, totals: Totals) -> bool:
         """Whether to stop here."""
         if self._progress.due():
             self._progress.moves(totals.examples, totals.results())
-        if self._listens:
+        if self.listens:
             self._callbacks("train_batch_end", number, {"batch": number, **totals.results(), "loss": loss})
         return self._model.stop_training
 

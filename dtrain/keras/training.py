@@ -27,7 +27,8 @@ from dtrain.ops.lend import LentRows, Table
 from dtrain.ops.math import add_n, cast
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 from dtrain.ops.state import Variable, group
-from dtrain.train.batches import batches
+from dtrain.runtime.loop import Loop
+from dtrain.train.batches import Pace, batches, windows
 
 if TYPE_CHECKING:
     from dtrain.keras.callbacks import Watch
@@ -127,7 +128,11 @@ class Network:
                 each, sums = self._measure(model, given, output, "float64")
                 fetches = [reduce_sum(cast(each, "float64")), *sums, *model.losses]
         model.initialize()
-        self._call = model.session.make_callable(fetches, feeds)
+        training = mode == "training"
+        self._call = (
+            Loop(model.session, fetches, feeds) if training else model.session.make_callable(fetches, feeds)
+        )
+        self.pace = Pace(model.comm)
 
     def _measure(
         self, model: Sequential, given: Mapping[str, Tensor], output: Tensor, dtype: str
@@ -154,7 +159,7 @@ class Network:
 
     @contextmanager
     def on(self, examples: Examples) -> Iterator[Callable[..., list[Any]]]:
-        """The call of a step, while the examples are lent to the graph."""
+        """The call of a step, in training of a window of them, while the examples are lent to the graph."""
         for name, table in self.tables.items():
             table.rows = examples.lent[name]
         try:
@@ -198,14 +203,16 @@ def train(
     model: Sequential, network: Network, examples: Examples, order: np.ndarray, batch_size: int, watch: Watch
 ) -> dict[str, float]:
     """One pass over the examples in this order; loss and metrics are those of each batch in its own step."""
-    optimizer, totals = model.optimizer, network.totals()
-    with network.on(examples) as step:
-        for number, shard in enumerate(batches(order, batch_size, model.comm)):
-            watch.before(number, shard.total)
-            loss, *sums, _ = step(shard, optimizer.rate)
-            optimizer.iterations += 1
-            totals.add(float(loss) * shard.total, sums, shard.total)
-            if watch.after(number, float(loss), totals):
+    optimizer, totals, number = model.optimizer, network.totals(), 0
+    pace = (lambda: 1) if watch.listens else network.pace  # a callback may change anything behind a batch
+    with network.on(examples) as steps:
+        for window in windows(order, batch_size, model.comm, pace):
+            watch.before(number, window.total)
+            for loss, *sums, _ in steps(window, optimizer.rate):
+                optimizer.iterations += 1
+                totals.add(float(loss) * window.total, sums, window.total)
+                number += 1
+            if watch.after(number - 1, float(loss), totals):
                 break
     return totals.results()
 

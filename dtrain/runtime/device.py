@@ -110,16 +110,14 @@ class DevicePlan(Plan):
         if status == BAD_VALUE:
             self._explain(self.kernel_nodes[kernel])
 
-    def repeats(self, until: int) -> bool:
-        last = self._fetches[until]
+    def repeats(self, until: int | None) -> bool:
         strings = any(a.dtype == object for _, a in self._feeds)
-        return (
-            self._windows and all(self._flat) and not strings and last.dtype == np.float32 and last.ndim == 0
-        )
+        return self._windows and all(self._flat) and not strings and self._may_end(until)
 
-    def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
+    def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
         self._board.row[PLAN] = self.number
-        done = self._steps.run(steps, [values[index] for index, _ in self._feeds], self._fetches[until])
+        last = None if until is None else self._fetches[until]
+        done = self._steps.run(steps, [values[index] for index, _ in self._feeds], last)
         self._board.number += done.steps + bool(done.status)  # one that stopped was begun
         self._board.row[POSITION] = -1
         fed = [r if r is None else r[min(done.steps, steps - 1)] for r in values]

@@ -35,8 +35,8 @@ class Loop:
     """A function like that of Session.make_callable which takes a step for each batch of a Window.
 
     Its first argument is the Window, the others are fed alike in all steps. It ends behind a step in which
-    `until`, one of the fetches, is not 0. Returns the values of the fetches of each step that it took. On
-    several ranks all give windows of the same length.
+    `until`, one of the fetches where it is given, is not 0. Returns the values of the fetches of each step
+    that it took. On several ranks all give windows of the same length.
 
     Args:
         fetches: tensors and operations.
@@ -49,22 +49,26 @@ class Loop:
         session: Session,
         fetches: Sequence[Any],
         feed_list: Sequence[Any],
-        until: Any,
+        until: Any = None,
         step: Callable[..., Any] | None = None,
     ) -> None:
         self._session = session
         self._step = step or session.make_callable(fetches, feed_list)
-        self._until = list(fetches).index(until)
+        self._until = None if until is None else list(fetches).index(until)
         self._feeds = len(feed_list)
 
     def __call__(self, window: Window, *values: Any) -> list[list[Any]]:
         results: list[list[Any]] = []
-        while len(results) < len(window) and not (results and results[-1][self._until]):
+        while len(results) < len(window) and not self._ends(results):
             # the first step is one as any other: it compiles, and looks at what it is fed
             results.append(self._step(window.shard(len(results)), *values))
-            if not results[-1][self._until] and len(results) < len(window):
+            if len(results) < len(window) and not self._ends(results):
                 results += self._several(window.rows[len(results) :], results[0])
         return results
+
+    def _ends(self, results: list[list[Any]]) -> bool:
+        """Whether the last step so far is one to end behind."""
+        return bool(results and self._until is not None and results[-1][self._until])
 
     def _several(self, rows: np.ndarray, like: list[Any]) -> list[list[Any]]:
         """Results of the next steps in one call, none where that cannot be; they may end before the rows.
@@ -73,7 +77,7 @@ class Loop:
         """
         plan = self._session.latest
         fetched = [i for i, value in enumerate(like) if value is not None]
-        until = fetched.index(self._until)
+        until = None if self._until is None else fetched.index(self._until)
         # a step in the middle of a call cannot be undone
         if self._session.profiler is not None or plan is None or plan.early or not plan.repeats(until):
             return []

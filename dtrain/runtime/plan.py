@@ -156,19 +156,22 @@ class Plan:
             self._board.row[POSITION] = -1
         return [a.copy() if a.ndim else a[()] for a in self._fetches]
 
-    def repeats(self, until: int) -> bool:
-        """Whether run_steps can be: all kernels are C, and the fetch `until` is a float32 scalar."""
+    def repeats(self, until: int | None) -> bool:
+        """Whether run_steps can be: all kernels are C, and the fetch `until`, if any, is a float32 scalar."""
         arrays = [*self._fetches, *(buffer for _, buffer in self._feeds)]
         flat = all(a.flags.c_contiguous and a.dtype != object for a in arrays)
-        last = self._fetches[until]
-        return self._program is not None and flat and last.dtype == np.float32 and last.ndim == 0
+        return self._program is not None and flat and self._may_end(until)
 
-    def run_steps(self, steps: int, values: Sequence[Any], until: int) -> list[np.ndarray]:
+    def _may_end(self, until: int | None) -> bool:
+        last = None if until is None else self._fetches[until]
+        return last is None or (last.dtype == np.float32 and last.ndim == 0)
+
+    def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
         """run several times with nothing but kernels in between, if repeats(until).
 
         values: of each feed, in order, an array for each step; None: in each what the last run() was given.
-        It ends behind a step in which the fetch `until` is not 0. Returns of each fetch an array of what the
-        steps gave.
+        It ends behind a step in which the fetch `until`, if any, is not 0. Returns of each fetch an array of
+        what the steps gave.
         """
         assert self._program is not None
         # what stays is fed anew: a step may lay something else where a feed was
@@ -181,7 +184,7 @@ class Plan:
             steps,
             feeds,
             list(zip(self._fetches, outs, strict=True)),
-            self._fetches[until],
+            np.zeros((), np.float32) if until is None else self._fetches[until],
             self.position,
             self._board.number,
         ):

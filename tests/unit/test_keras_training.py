@@ -21,6 +21,7 @@ from dtrain.native import compiler
 from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.backend import Backend
+from dtrain.runtime.plan import Plan
 from dtrain.train.batches import epoch_order
 
 Array = np.ndarray
@@ -332,6 +333,34 @@ def _kinds(plan: Any) -> set[str]:
 
 
 # -- several ranks ---------------------------------------------------------------------------------------
+@pytest.mark.skipif(not compiler.command(), reason="no C compiler")
+def test_several_steps_of_a_call_are_those_of_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A callback that listens to batches has each step to itself; else several are one call."""
+    calls: list[int] = []
+    run_steps = Plan.run_steps
+
+    def counted(self: Plan, steps: int, *rest: Any) -> Any:
+        calls.append(steps)
+        return run_steps(self, steps, *rest)
+
+    monkeypatch.setattr(Plan, "run_steps", counted)
+    found = []
+    for listens in (False, True):
+        model = small(SingleCommunicator())
+        model.session.backend = Backend("c")
+        heard: list[int] = []
+        listener = dt.keras.callbacks.LambdaCallback(on_batch_end=lambda batch, logs: heard.append(batch))  # noqa: B023
+        rows = np.tile(np.arange(N), 20)
+        history = model.fit(X[rows], Y[rows], 6, epochs=2, verbose=0, callbacks=[listener] if listens else [])
+        assert heard == [*range(77)] * (2 * listens)
+        found.append((history.history, model.get_weights(), model.optimizer.iterations, sum(calls)))
+    several, single = found
+    assert several[0] == single[0] and several[2] == single[2] == 2 * 77
+    for a, b in zip(several[1], single[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert several[3] > 77 and single[3] == several[3]
+
+
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_ranks_train_as_one_does(size: int, on_threads: Callable[..., list[Any]]) -> None:
     """Convolution, normalisation, dropout, a penalty, weights; a last batch of 2, so that some ranks idle."""
