@@ -422,7 +422,8 @@ class Session:
                 FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
             ]
             checked = self._check_numerics
-            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link)
+            device = not self.backend.on_host
+            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link, device)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
