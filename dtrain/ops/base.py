@@ -75,6 +75,8 @@ class Op:
     from_rank_0: ClassVar[tuple[int, ...]] = ()
     #: Inputs that are variables which need not have a value: the kernel asks env.initialized.
     peeks: ClassVar[tuple[int, ...]] = ()
+    #: Inputs that an error is told by: on a device, which first ends the step, they stay until then.
+    tells: ClassVar[tuple[int, ...]] = ()
     #: Whether inputs may be strings, which are bytes in arrays of objects.
     takes_strings: ClassVar[bool] = False
     #: Said why, where an op with floating inputs has no gradient.

@@ -48,6 +48,7 @@ class Gather(Op):
     """Entries of the first input along an axis (rows, by default) picked by an integer tensor."""
 
     axis: int = 0
+    tells = (1,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         params, indices = specs
@@ -148,6 +149,8 @@ class ScatterAddLike(Op):
 @register
 class GatherNd(Op):
     """Entries of the first input at positions that lie along the second's last axis."""
+
+    tells = (1,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         params, indices = specs

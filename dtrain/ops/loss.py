@@ -119,6 +119,8 @@ class SoftmaxCrossEntropy(_CrossEntropy):
 class SparseSoftmaxCrossEntropy(_CrossEntropy):
     """-log_softmax(logits)[label] of each row; labels are class numbers."""
 
+    tells = (1,)
+
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         logits, labels = specs
         if not labels.dtype.is_integer:

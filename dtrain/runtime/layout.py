@@ -151,7 +151,8 @@ class Layout:
             for k, tensor in enumerate(node.inputs):
                 if k not in node.kind.shape_only:
                     last[memory_of(tensor)] = i
-        for tensor in self.step.fetches:
+        told = [n.inputs[k] for n in self.nodes for k in n.kind.tells] if self.step.device else []
+        for tensor in (*self.step.fetches, *told):
             last[memory_of(tensor)] = len(self.nodes)
         return last
 
