@@ -32,7 +32,7 @@ class Blas:
     """
 
     def __init__(self, library: Any, stream: int, workspace: Any, precision: str) -> None:
-        self._gemm = library.cublasGemmEx
+        self._gemm, self._batch = library.cublasGemmEx, library.cublasGemmStridedBatchedEx
         self._workspace, self._precision = workspace, precision
         handle = ctypes.c_void_p()
         _check("cublasCreate", library.cublasCreate_v2(ctypes.byref(handle)))
@@ -43,27 +43,48 @@ class Blas:
         size = ctypes.c_size_t(workspace.nbytes)
         _check("cublasSetWorkspace", library.cublasSetWorkspace_v2(handle, memory, size))
 
-    def product(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> Callable[[], None] | None:
-        """A call of out = a @ b, either read transposed, on C-contiguous matrices; None: of no such dtype."""
+    def product(
+        self,
+        a: Any,
+        b: Any,
+        out: Any,
+        across_a: bool,
+        across_b: bool,
+        add: bool = False,
+        batch: tuple[int, int, int] | None = None,
+    ) -> Callable[[], None] | None:
+        """A call of out = a @ b, either read transposed, on C-contiguous matrices; None: of no such dtype.
+
+        add: the product is added to what out holds. batch: so many products; a, b and out are the first
+        matrices, those of a and b each so many entries further, out's one behind the other.
+        """
         if out.dtype.char not in _TYPES:
             return None
         (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
         kind, real = _TYPES[out.dtype.char]
         how = _COMPUTE[self._precision if out.dtype.char == "f" else "float64"]
-        one, zero = real(1), real(0)
+        one, before = real(1), real(int(add))
         number, at = ctypes.c_int, ctypes.c_void_p
+        steps: list[list[Any]] = [[], [], [], []]
+        if batch is not None:
+            count, *far = batch
+            steps = [[ctypes.c_longlong(step)] for step in (*far, rows * columns)] + [[number(count)]]
         # cuBLAS reads matrices by columns, so it sees each transposed: out.T = b.T @ a.T
         arguments = (
             *(self._handle, number(int(across_b)), number(int(across_a))),
             *(number(columns), number(rows), number(depth), ctypes.byref(one)),
-            *(at(b.data.ptr), number(kind), number(b.shape[1])),
-            *(at(a.data.ptr), number(kind), number(a.shape[1]), ctypes.byref(zero)),
-            *(at(out.data.ptr), number(kind), number(columns), number(how), number(_DEFAULT_ALGORITHM)),
+            *(at(b.data.ptr), number(kind), number(b.shape[1]), *steps[1]),
+            *(at(a.data.ptr), number(kind), number(a.shape[1]), *steps[0], ctypes.byref(before)),
+            *(at(out.data.ptr), number(kind), number(columns), *steps[2], *steps[3]),
+            *(number(how), number(_DEFAULT_ALGORITHM)),
         )
-        return partial(self._run, arguments, (a, b, out))
+        return partial(self._run, arguments, (a, b, out), batch is not None)
 
-    def _run(self, arguments: Any, kept: Any) -> None:
-        _check("cublasGemmEx", self._gemm(*arguments))
+    def _run(self, arguments: Any, kept: Any, batch: bool) -> None:
+        if batch:
+            _check("cublasGemmStridedBatchedEx", self._batch(*arguments))
+        else:
+            _check("cublasGemmEx", self._gemm(*arguments))
 
 
 def _check(name: str, status: int) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.cuda.loops import THREADS, Grid, Loop, blocks_for, grid_of, split, update
+from dtrain.cuda.loops import THREADS, Grid, Loop, blocks_for, copy, grid_of, lanes_of, split, update
+from dtrain.cuda.windows import COUNTABLE, Windows
 from dtrain.native.compiler import HERE as NATIVE
-from dtrain.native.loops import Untranslatable
+from dtrain.native.loops import TYPES, Untranslatable
 
 HERE = Path(__file__).parent
 #: Without contraction to fused multiply-adds, elementwise kernels give the bits of those in C.
@@ -26,14 +27,22 @@ ALONE, WIDEST = 64, 64
 
 
 class Launch:
-    """One kernel with its grid: the function's name, and its words: arrays, integers, floats."""
+    """One kernel with its grid: the function's name, and its words: arrays, integers, floats.
 
-    __slots__ = ("block", "grid", "symbol", "words")
+    file: where it is, if it is not one of the plan's own.
+    """
+
+    __slots__ = ("block", "file", "grid", "symbol", "words")
 
     def __init__(
-        self, symbol: str, words: Sequence[Any], blocks: int | tuple[int, int], threads: int
+        self,
+        symbol: str,
+        words: Sequence[Any],
+        blocks: int | tuple[int, int],
+        threads: int,
+        file: str = "kernels.cu",
     ) -> None:
-        self.symbol, self.words = symbol, words
+        self.symbol, self.words, self.file = symbol, words, file
         self.grid = (blocks, 1, 1) if isinstance(blocks, int) else (*blocks, 1)
         self.block = (threads, 1, 1)
 
@@ -74,35 +83,140 @@ class Code:
         self.control = backend.block(8 * (STATE + LENT * TABLES + TRANSFER * transfers)).view(np.int64)
         self.lent: list[np.ndarray] = []
         self._room: Any = backend.block(0)
-        self._modules: list[Any] = []
+        self._module: Any = None
 
     # -- what ops ask for ------------------------------------------------------------------------------
     def call(self, symbol: str, *words: Any) -> Launch | list[Launch]:
         """A launch of a kernel in kernels.cu, on the grid that its sizes ask for; [] where they are 0."""
         if symbol == "gather_lent":
             words = (self._table(words[0]), *words[1:])
-        if symbol in ("gather", "gather_lent"):
-            size, n = words[-5], words[-2]
-            width = 1 if size <= ALONE else min(WIDEST, 1 << (-(-size // 8) - 1).bit_length())
-            return self._launch(symbol, n * width, *words, width)
-        entries = {
-            "copy": lambda: -(-words[2] // 8),
-            "sparse_cross_entropy": lambda: words[3],
-            "dense_cross_entropy": lambda: words[2],
-            "argmax_rows": lambda: words[1],
-            "stop_if_bad_float": lambda: 1,
-            "stop_if_bad_double": lambda: 1,
-        }[symbol]()
-        return self._launch(symbol, entries, *words)
+            return self._gather(symbol, words[1], words[4], *words)
+        assert symbol in ("stop_if_bad_float", "stop_if_bad_double")
+        return Launch(symbol, words, 1, 1)
 
-    def _launch(self, symbol: str, entries: int, *words: Any) -> Launch | list[Launch]:
-        """entries: threads that there is work for; a kernel that does not stride gets as many."""
-        if not entries:
+    def _gather(self, symbol: str, size: int, n: int, *words: Any) -> list[Launch]:
+        """n: rows to copy, of `size` bytes each."""
+        if not n:
             return []
-        if symbol == "copy":
-            return Launch(symbol, words, blocks_for(entries), THREADS)
-        threads = min(THREADS, 64 if entries <= 1 << 13 else THREADS)  # few rows on more of the GPU
-        return Launch(symbol, words, -(-entries // threads), threads)
+        width = 1 if size <= ALONE else min(WIDEST, 1 << (-(-size // 8) - 1).bit_length())
+        threads = _threads(n * width)
+        return [Launch(symbol, (*words, width), -(-n * width // threads), threads)]
+
+    def gather(self, table: Any, indices: Any, axis: int, out: Any) -> list[Launch] | None:
+        """out = entries of the table along an axis, at the indices."""
+        if not (table.flags.c_contiguous and indices.flags.c_contiguous):
+            return None
+        axis %= table.ndim
+        count, size = prod(table.shape[:axis]), prod(table.shape[axis + 1 :]) * table.itemsize
+        words = (table, table.shape[axis], size, indices, indices.itemsize, indices.size, count, out)
+        return self._gather("gather", size, count * indices.size if size else 0, *words)
+
+    def launch(self, file: str, symbol: str, entries: int, *words: Any) -> list[Launch]:
+        """A launch of a kernel that strides over so many entries; [] where there are none."""
+        return [Launch(symbol, words, blocks_for(entries), THREADS, file)] if entries else []
+
+    def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> list[Launch] | None:
+        """A launch of a kernel in rows.cu for numbers of this dtype; None: it is for others."""
+        type = TYPES.get(dtype.name)
+        arrays = [w for w in words if hasattr(w, "flags")]
+        if type is None or not all(a.flags.c_contiguous for a in arrays):
+            return None
+        return self.launch("rows.cu", f"{symbol}_{type}", entries, *words)
+
+    def rows(self, symbol: str, x: Any, *words: Any) -> list[Launch] | None:
+        """A launch of a kernel that takes x, whose rows are its last axis, its two sizes, and words."""
+        arrays = [w for w in words if hasattr(w, "flags")]
+        if x.dtype.char not in _C or not all(a.flags.c_contiguous for a in (x, *arrays)):
+            return None
+        if not x.size:
+            return None if x.ndim == 2 and len(x) else []
+        columns = x.shape[-1]
+        rows, lanes = x.size // columns, lanes_of(columns)
+        threads = max(lanes, _threads(rows * lanes))
+        words = (lanes, x, rows, columns, *words)
+        return [
+            Launch(
+                f"{symbol}_{_C[x.dtype.char]}", words, blocks_for(rows * lanes, threads), threads, "rows.cu"
+            )
+        ]
+
+    def places(self, positions: Any, shape: tuple[int, ...]) -> tuple[list[Launch], Any] | None:
+        """A launch that numbers positions in an array of this shape, row by row; and the numbers, int64."""
+        if not positions.flags.c_contiguous:
+            return None
+        axes = len(shape)
+        out = self.scratch((positions.size // axes,), np.dtype(np.int64))
+        sizes = self.constant(np.array(shape, np.int64))
+        words = (positions, positions.itemsize, out.size, axes, sizes, out)
+        return self.launch("rows.cu", "places", out.size, *words), out
+
+    def arg_extreme(self, x: Any, axis: int, least: bool, out: Any) -> list[Launch] | None:
+        """out = where the first largest, or smallest, entries along an axis are."""
+        axis %= x.ndim
+        sizes = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+        return self.own("arg_extreme", x.dtype, out.size, x, *sizes, int(least), out)
+
+    def move(self, out: Any, x: Any) -> list[Launch] | None:
+        """out = x, which broadcasts to it; both may lie in memory otherwise than entry behind entry."""
+        n, type = out.itemsize, {1: "uint8_t", 2: "uint16_t", 4: "int32_t", 8: "int64_t"}.get(out.itemsize)
+        if x.dtype != out.dtype or out.dtype == object or type is None:
+            return None
+        if not out.size:
+            return []
+        if x.shape == out.shape and x.flags.c_contiguous and out.flags.c_contiguous:
+            return self.launch("kernels.cu", "copy", -(-out.nbytes // 8), out, x, out.nbytes)
+        missing = out.ndim - x.ndim
+        sizes = (1,) * missing + x.shape
+        steps = [
+            0 if size == 1 else step for size, step in zip(sizes, (0,) * missing + x.strides, strict=True)
+        ]
+        axes: list[tuple[int, int, int]] = []
+        for size, to, of in zip(out.shape, out.strides, steps, strict=True):
+            if size == 1:
+                continue
+            if axes and axes[-1][1:] == (to * size, of * size):
+                axes[-1] = (axes[-1][0] * size, to, of)
+            else:
+                axes.append((size, to, of))
+        symbol, source = copy(type, len(axes), out.size >= COUNTABLE)
+        self._sources[symbol] = source
+        words = (out, x, *(w for size, to, of in axes for w in (size, to // n, of // n)))
+        return [Launch(symbol, words, blocks_for(out.size), THREADS)]
+
+    def fill(self, out: Any, value: float) -> list[Launch] | None:
+        """One number everywhere in an array that lies entry behind entry."""
+        type = TYPES.get(out.dtype.name)
+        if type is None:
+            return None
+        word = float(value) if type in ("float", "double") else int(value)
+        return self.launch("kernels.cu", f"fill_{type}", out.size, out, out.size, word)
+
+    def contiguous(self, arrays: Sequence[Any]) -> tuple[list[Launch], list[Any]] | None:
+        """Launches that copy what does not lie entry behind entry, and all arrays; None: all do."""
+        calls: list[Launch] = []
+        found = []
+        for x in arrays:
+            if x is not None and not x.flags.c_contiguous:
+                out = self.scratch(x.shape, x.dtype)
+                copies = self.move(out, x)
+                x, calls = (x, calls) if copies is None else (out, calls + copies)
+            found.append(x)
+        return (calls, found) if calls else None
+
+    def constant(self, array: np.ndarray) -> Any:
+        """The array where kernels read it."""
+        return self._backend.from_host(array)
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Memory for the kernels of one node."""
+        return self._env.scratch(shape, dtype)
+
+    def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> Windows | None:
+        """Convolution and pooling of such images; None: they have no form."""
+        if dtype.char not in _C:
+            return None
+        made = Windows(self, images, _C[dtype.char], down, across)
+        return made if made.countable else None
 
     def _table(self, lent: np.ndarray) -> Any:
         """Where kernels find what is lent: words of the control block, which get it at each run."""
@@ -165,7 +279,7 @@ class Code:
         words = (*sizes, grid.lanes, *ins, *(parts.get(v, outs[v]) for v in written))
         calls = [Launch(symbol, words, (grid.blocks, grid.splits), grid.threads)]
         for v in sums:
-            n, name = outs[v].size, f"add_parts_{loop.types[v]}"
+            n, name = outs[v].size, f"{loop.joins(v)}_parts_{loop.types[v]}"
             calls.append(Launch(name, (parts[v], grid.splits, n, outs[v]), blocks_for(n), THREADS))
         return calls
 
@@ -203,11 +317,41 @@ class Code:
         words = (keep, counter, root, seed, start, out.size, out)  # a rank without rows counts too
         return Launch(f"dropout_{name}", words, blocks_for(-(-out.size // 16)), THREADS)
 
-    def product(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> Product | None:
-        """out = a @ b, either read transposed, by cuBLAS."""
+    def product(
+        self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool, add: bool = False
+    ) -> Product | list[Launch] | None:
+        """out = a @ b, either read transposed, by cuBLAS; add: to what it holds."""
+        if not all(x.flags.c_contiguous for x in (a, b, out)):
+            return None
+        if not (out.size and a.size):
+            return [] if add or not out.size else self.fill(out, 0)
         blas = self._backend.blas
-        call = blas.product(a, b, out, across_a, across_b) if blas is not None else None
+        call = blas.product(a, b, out, across_a, across_b, add) if blas is not None else None
         return None if call is None else Product(call)
+
+    def products(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> list[Any] | None:
+        """The products of the matrices in the last two axes; the axes before broadcast to those of out."""
+        blas = self._backend.blas
+        if blas is None or not all(x.flags.c_contiguous for x in (a, b, out)):
+            return None
+        if not (out.size and a.size):
+            return self.fill(out, 0)
+        batch, calls = out.shape[:-2], []
+        # the number of each product's matrix in a and in b
+        ia, ib = (
+            np.broadcast_to(np.arange(prod(x.shape[:-2])).reshape(x.shape[:-2]), batch).reshape(-1)
+            for x in (a, b)
+        )
+        a, b, out = (x.reshape(-1, *x.shape[-2:]) for x in (a, b, out))
+        run = batch[-1] if batch else 1  # along the last axis they are equally far from one another
+        for first in range(0, len(ia), run):
+            i, j = int(ia[first]), int(ib[first])
+            far = [int(n[first + 1] - n[first]) * x[0].size if run > 1 else 0 for n, x in ((ia, a), (ib, b))]
+            call = blas.product(a[i], b[j], out[first], across_a, across_b, batch=(run, *far))
+            if call is None:
+                return None
+            calls.append(Product(call))
+        return calls
 
     # -- around a step ---------------------------------------------------------------------------------
     def transfer(self, symbol: str, first: int, count: int, most: int) -> list[Launch]:
@@ -227,15 +371,15 @@ class Code:
     def compile(self) -> None:
         """Make the kernels of this plan, or find them in CuPy's cache on disk."""
         source = "".join(self._sources[s] for s in sorted(self._sources))
-        self._modules = [fixed(self._backend)]
         if source:
-            self._modules.append(self._backend.module(header() + source, OPTIONS))
+            self._module = self._backend.module(header() + source, OPTIONS)
 
     def launcher(self, call: Launch | Product, number: int) -> Callable[[], Any]:
         """The launch, ready to be made; number: its place among the plan's kernels."""
         if isinstance(call, Product):
             return call.call
-        function = self._modules[call.symbol in self._sources].get_function(call.symbol)
+        module = self._module if call.symbol in self._sources else fixed(self._backend, call.file)
+        function = module.get_function(call.symbol)
         arguments = [self.control, np.int64(number)]
         for word in call.words:
             if isinstance(word, float):
@@ -244,6 +388,11 @@ class Code:
                 word = np.int64(word)
             arguments.append(word)
         return partial(function, call.grid, call.block, tuple(arguments))
+
+
+def _threads(entries: int) -> int:
+    """Of a block, where there are so many entries: few rows are spread over more of the GPU."""
+    return 64 if entries <= 1 << 13 else THREADS
 
 
 _C = {"f": "float", "d": "double"}
@@ -257,6 +406,12 @@ def header() -> str:
     return text.replace('#include "numbers.h"', (NATIVE / "numbers.h").read_text())
 
 
-def fixed(backend: Any) -> Any:
-    """The kernels of kernels.cu."""
-    return backend.module(header() + (HERE / "kernels.cu").read_text(), OPTIONS)
+@cache
+def text_of(file: str) -> str:
+    """A file of kernels with what it is made of, as NVRTC takes it."""
+    return header() + (HERE / file).read_text()
+
+
+def fixed(backend: Any, file: str) -> Any:
+    """The kernels of a file."""
+    return backend.module(text_of(file), OPTIONS)

@@ -48,90 +48,48 @@ KERNEL copy(state *s, int64_t number, char *out, const char *in, int64_t bytes) 
     if (!stopped(s)) move(out, in, bytes, AT, STRIDE);
 }
 
-/* width threads copy a row. A row that is not there is left out. */
-INLINE void gather_rows(state *s, int64_t number, const char *table, int64_t rows, int64_t size, const void *indices,
-                        int64_t itemsize, int64_t n, char *out, int64_t width) {
+/* From each of several tables the same rows; width threads copy a row. A row that is not there is left out. */
+INLINE void gather_rows(state *s, int64_t number, const char *tables, int64_t rows, int64_t size, const void *indices,
+                        int64_t itemsize, int64_t n, int64_t count, char *out, int64_t width) {
     const int64_t i = AT / width;
-    if (i >= n) return;
-    const int64_t row = index_at(indices, itemsize, i);
+    if (i >= n * count) return;
+    const int64_t table = count == 1 ? 0 : i / n, row = index_at(indices, itemsize, i - table * n);
     if ((uint64_t)row >= (uint64_t)rows) stop(s, number, BAD_VALUE);
-    else move(out + i * size, table + row * size, size, AT % width, width);
+    else move(out + i * size, tables + (table * rows + row) * size, size, AT % width, width);
 }
 
-/* table, its rows, bytes of a row, indices, bytes of an index, their number, out */
-KERNEL gather(state *s, int64_t number, const char *table, int64_t rows, int64_t size, const void *indices,
-              int64_t itemsize, int64_t n, char *out, int64_t width) {
-    gather_rows(s, number, table, rows, size, indices, itemsize, n, out, width);
+/* tables one behind the other, rows of each, bytes of a row, indices, bytes of an index, their number, tables, out */
+KERNEL gather(state *s, int64_t number, const char *tables, int64_t rows, int64_t size, const void *indices,
+              int64_t itemsize, int64_t n, int64_t count, char *out, int64_t width) {
+    gather_rows(s, number, tables, rows, size, indices, itemsize, n, count, out, width);
 }
 
 /* where a table is lent to (its address, 0 for none, and its rows), and the rest as of gather */
 KERNEL gather_lent(state *s, int64_t number, const int64_t *lent, int64_t size, const void *indices, int64_t itemsize,
                    int64_t n, char *out, int64_t width) {
-    if (lent[0]) gather_rows(s, number, (const char *)lent[0], lent[1], size, indices, itemsize, n, out, width);
+    if (lent[0]) gather_rows(s, number, (const char *)lent[0], lent[1], size, indices, itemsize, n, 1, out, width);
     else stop(s, number, BAD_VALUE);
 }
 
-/* logits, labels, bytes of a label, rows, classes, losses out, gradients out; a thread a row */
-KERNEL sparse_cross_entropy(state *s, int64_t number, const float *logits, const void *labels, int64_t itemsize,
-                            int64_t rows, int64_t classes, float *loss, float *grad) {
-    const int64_t i = AT;
-    if (i >= rows) return;
-    const float *x = logits + i * classes;
-    float *g = grad + i * classes;
-    const int64_t label = index_at(labels, itemsize, i);
-    if ((uint64_t)label >= (uint64_t)classes) {
-        stop(s, number, BAD_VALUE);
-        return;
-    }
-    const float top = largest(x, classes), picked = x[label] - top;
-    float sum = 0;
-    for (int64_t j = 0; j < classes; j++) sum += g[j] = exp_float(x[j] - top);
-    for (int64_t j = 0; j < classes; j++) g[j] = g[j] / sum;
-    g[label] -= 1.0f;
-    loss[i] = log_float(sum) - picked;
-}
-
-/* logits, labels (probabilities), rows, classes, losses out, gradients out; a thread a row */
-KERNEL dense_cross_entropy(state *s, int64_t number, const float *logits, const float *labels, int64_t rows,
-                           int64_t classes, float *loss, float *grad) {
-    const int64_t i = AT;
-    if (i >= rows) return;
-    const float *x = logits + i * classes, *t = labels + i * classes;
-    float *g = grad + i * classes;
-    const float top = largest(x, classes);
-    float sum = 0, mass = 0, along = 0;
-    for (int64_t j = 0; j < classes; j++) {
-        const float y = x[j] - top, e = exp_float(y);
-        g[j] = e;
-        sum += e;
-        mass += t[j];
-        along += y * t[j];
-    }
-    const float scale = mass / sum;
-    for (int64_t j = 0; j < classes; j++) g[j] = g[j] * scale - t[j];
-    loss[i] = log_float(sum) * mass - along;
-}
-
-/* x, rows, columns, out: the first of the largest entries of each row, or its first NaN; a thread a row */
-KERNEL argmax_rows(state *s, int64_t number, const float *x, int64_t rows, int64_t columns, int64_t *out) {
-    const int64_t i = AT;
-    if (i < rows) out[i] = first_largest(x + i * columns, columns);
-}
-
 /* partial sums, how many there are of each, sums, out: each sum's parts from the first to the last */
-#define ADD_PARTS(NAME, WIDE, TYPE)                                                                             \
-    KERNEL NAME(state *s, int64_t number, const WIDE *parts, int64_t count, int64_t n, TYPE *out) {             \
+#define PARTS(JOINS, WIDE, TYPE)                                                                                \
+    KERNEL JOINS##_parts_##TYPE(state *s, int64_t number, const WIDE *parts, int64_t count, int64_t n,          \
+                                TYPE *out) {                                                                    \
         for (int64_t i = AT; i < n; i += STRIDE) {                                                              \
             WIDE sum = parts[i];                                                                                \
-            for (int64_t k = 1; k < count; k++) sum += parts[k * n + i];                                        \
+            for (int64_t k = 1; k < count; k++) sum = JOINS::of(sum, parts[k * n + i]);                         \
             out[i] = (TYPE)sum;                                                                                 \
         }                                                                                                       \
     }
-ADD_PARTS(add_parts_float, double, float)
-ADD_PARTS(add_parts_double, double, double)
-ADD_PARTS(add_parts_int32_t, int32_t, int32_t)
-ADD_PARTS(add_parts_int64_t, int64_t, int64_t)
-ADD_PARTS(add_parts_uint8_t, uint8_t, uint8_t)
+#define NUMBER_PARTS(JOINS)                                                                                     \
+    PARTS(JOINS, double, float) PARTS(JOINS, double, double) PARTS(JOINS, int32_t, int32_t)                     \
+    PARTS(JOINS, int64_t, int64_t) PARTS(JOINS, uint8_t, uint8_t)
+NUMBER_PARTS(plus)
+NUMBER_PARTS(times)
+NUMBER_PARTS(most)
+NUMBER_PARTS(least)
+PARTS(both, uint8_t, uint8_t)
+PARTS(either, uint8_t, uint8_t)
 
 /* entries, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond the limit, and stays where none is */
 #define HAS_BAD(NAME, REAL, VERDICT)                                                                            \
@@ -149,6 +107,17 @@ HAS_BAD(has_bad_double_double, double, double)
 KERNEL zero(state *s, int64_t number, char *out, int64_t bytes) {
     for (int64_t i = AT; i < bytes; i += STRIDE) out[i] = 0;
 }
+
+#define FILL(TYPE, GIVEN)                                                                                       \
+    KERNEL fill_##TYPE(state *s, int64_t number, TYPE *out, int64_t n, GIVEN value) {                           \
+        if (stopped(s)) return;                                                                                 \
+        for (int64_t i = AT; i < n; i += STRIDE) out[i] = (TYPE)value;                                          \
+    }
+FILL(float, double)
+FILL(double, double)
+FILL(int32_t, int64_t)
+FILL(int64_t, int64_t)
+FILL(uint8_t, int64_t)
 
 /* a verdict, 0 where all is well */
 KERNEL stop_if_bad_float(state *s, int64_t number, const float *verdict) {

@@ -38,6 +38,54 @@ INLINE double dt_tanh(double x) { return tanh(x); }
 INLINE float dt_sqrt(float x) { return sqrtf(x); }
 INLINE double dt_sqrt(double x) { return sqrt(x); }
 
+/* The other functions are CUDA's own. */
+#define OWN(NAME)                                                                                               \
+    INLINE float dt_##NAME(float x) { return NAME##f(x); }                                                      \
+    INLINE double dt_##NAME(double x) { return NAME(x); }
+OWN(expm1) OWN(log1p) OWN(floor) OWN(ceil) OWN(rint)
+OWN(sin) OWN(cos) OWN(tan) OWN(asin) OWN(acos) OWN(atan)
+OWN(sinh) OWN(cosh) OWN(asinh) OWN(acosh) OWN(atanh)
+INLINE float dt_fmod(float x, float y) { return fmodf(x, y); }
+INLINE double dt_fmod(double x, double y) { return fmod(x, y); }
+
+/* Powers; of integers by squaring, which wraps as NumPy's do. */
+INLINE float dt_pow(float x, float y) { return powf(x, y); }
+INLINE double dt_pow(double x, double y) { return pow(x, y); }
+template <class T> INLINE T dt_pow(T x, T n) {
+    uint64_t power = 1, square = (uint64_t)x;
+    for (uint64_t rest = n < 0 ? 0 : (uint64_t)n; rest; rest >>= 1, square *= square)
+        if (rest & 1) power *= square;
+    return (T)power;
+}
+
+/* x - y floor(x / y) and floor(x / y) as Python has them: what is left over has y's sign. Of integers by 0 it is 0. */
+template <class T> INLINE T dt_remainder(T x, T y) {
+    if (y == 0) return 0;
+    const T left = (T)-1 < 0 && y == (T)-1 ? 0 : x % y; /* the smallest integer by -1 would not fit */
+    return left != 0 && (left < 0) != (y < 0) ? left + y : left;
+}
+template <class T> INLINE T dt_floor_divide(T x, T y) {
+    if (y == 0) return 0;
+    if ((T)-1 < 0 && y == (T)-1) return (T)(0 - (uint64_t)x);
+    return x / y - (x % y != 0 && (x % y < 0) != (y < 0));
+}
+template <class T> INLINE T real_remainder(T x, T y) {
+    const T left = dt_fmod(x, y);
+    if (y == 0 || left != left) return left;
+    if (left == 0) return y < 0 ? -(T)0 : (T)0;
+    return (left < 0) != (y < 0) ? left + y : left;
+}
+template <class T> INLINE T real_floor_divide(T x, T y) {
+    if (y == 0) return x / y;
+    const T quotient = (x - real_remainder(x, y)) / y, down = dt_floor(quotient);
+    if (quotient == 0) return x / y < 0 ? -(T)0 : (T)0;
+    return quotient - down > (T)0.5 ? down + 1 : down;
+}
+INLINE float dt_remainder(float x, float y) { return real_remainder(x, y); }
+INLINE double dt_remainder(double x, double y) { return real_remainder(x, y); }
+INLINE float dt_floor_divide(float x, float y) { return real_floor_divide(x, y); }
+INLINE double dt_floor_divide(double x, double y) { return real_floor_divide(x, y); }
+
 enum { OK = 0, BAD_VALUE = 1, NOT_FINITE = 3, STOPPED = 4 };
 
 /* status: one of these; number: of the kernel that changed it; step: how many steps are done; until: a step in which
@@ -55,12 +103,37 @@ INLINE void stop(state *s, int64_t number, int why) {
 #define AT ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
 #define STRIDE ((int64_t)gridDim.x * blockDim.x)
 
-/* The sum over a block's lanes of what each thread has at room[lane * width + column], added up as a tree; all threads
- * call it. It is at room[column] then. lanes is a power of two. */
-template <class T> INLINE void add_lanes(T *room, int lane, int lanes, int column, int width) {
+INLINE float lowest(float) { return -INFINITY; }
+INLINE double lowest(double) { return -INFINITY; }
+INLINE int32_t lowest(int32_t) { return -2147483647 - 1; }
+INLINE int64_t lowest(int64_t) { return -9223372036854775807ll - 1; }
+INLINE uint8_t lowest(uint8_t) { return 0; }
+INLINE float highest(float) { return INFINITY; }
+INLINE double highest(double) { return INFINITY; }
+INLINE int32_t highest(int32_t) { return 2147483647; }
+INLINE int64_t highest(int64_t) { return 9223372036854775807ll; }
+INLINE uint8_t highest(uint8_t) { return 255; }
+
+/* How entries become one, and what they are joined to first; of largest and smallest a NaN stays one. */
+#define JOIN(NAME, START, RESULT)                                                                               \
+    struct NAME {                                                                                               \
+        template <class T> INLINE T start(T) { return START; }                                                  \
+        template <class T> INLINE T of(T a, T b) { return RESULT; }                                             \
+    };
+JOIN(plus, 0, a + b)
+JOIN(times, 1, a * b)
+JOIN(most, lowest(T()), b > a || b != b ? b : a)
+JOIN(least, highest(T()), b < a || b != b ? b : a)
+JOIN(both, 1, a && b)
+JOIN(either, 0, a || b)
+
+/* What a block's lanes have at room[lane * width + column], joined as a tree; all threads call it. It is at room[column]
+ * then. lanes is a power of two. */
+template <class J, class T> INLINE void join_lanes(T *room, int lane, int lanes, int column, int width) {
     __syncthreads();
     for (int half = lanes / 2; half; half /= 2) {
-        if (lane < half) room[lane * width + column] += room[(lane + half) * width + column];
+        if (lane < half)
+            room[lane * width + column] = J::of(room[lane * width + column], room[(lane + half) * width + column]);
         __syncthreads();
     }
 }

@@ -62,6 +62,8 @@ def _power(n: int) -> int:
 class Loop(Nest):
     """The kernels for a Nest."""
 
+    cuda = True
+
     def parts(self, partial: Sequence[bool] = ()) -> list[Part]:
         """partial: of each part with sums, whether it writes parts of sums, in their wide type."""
         masks = list(dict.fromkeys(self.mask(v) for v in self.results if v in self.sums))
@@ -79,6 +81,10 @@ class Loop(Nest):
         """The type in which lanes' sums are added up."""
         return "double" if self.types[v] in ("float", "double") else self.types[v]
 
+    def joins(self, v: int) -> str:
+        """How entries of what a sum is made of become one: a name in kernels.cuh."""
+        return self.body[v - self.inputs][0].joins
+
     def _kernel(self, written: list[int], mask: tuple[bool, ...] | None, partial: bool) -> str:
         k = len(self.axes)
         names = [f"n{d}" for d in range(k)]
@@ -95,7 +101,7 @@ class Loop(Nest):
             lines.append("if (stopped(s)) return;")  # what it writes may be a variable
             lines.append(f"const index n = {' * '.join(names) or '1'};")
             lines.append("for (index i = (index)AT; i < n; i += (index)STRIDE) {")
-            lines += [*self._indices("i", range(k)), *self._body(written), "}", "}", ""]
+            lines += [*_indices("i", range(k)), *self._body(written), "}", "}", ""]
             return "\n".join(lines)
         assert mask is not None
         kept = [d for d in range(k) if mask[d]]
@@ -110,18 +116,18 @@ class Loop(Nest):
             f"const int lane = {'at % count' if neighbours else 'at / width'};",
             f"const int column = {'at / count' if neighbours else 'at % width'};",
             "const index o = (index)blockIdx.x * width + column;",
-            *(f"{self.types[v]} run{v} = 0;" for v in sums),
+            *(f"{self.types[v]} run{v} = {self.joins(v)}::start(({self.types[v]})0);" for v in sums),
             "if (o < sums) {",
-            *self._indices("o", kept),
+            *_indices("o", kept),
             "for (index r = (index)blockIdx.y * count + lane; r < terms; r += (index)gridDim.y * count) {",
-            *self._indices("r", reduced),
+            *_indices("r", reduced),
             *self._body(written),
             "}",
             "}",
         ]
         for v in sums:
             lines.append(f"room{v}[lane * width + column] = run{v};")
-            lines.append(f"add_lanes(room{v}, lane, count, column, width);")
+            lines.append(f"join_lanes<{self.joins(v)}>(room{v}, lane, count, column, width);")
         lines.append("if (lane == 0 && o < sums) {")
         for v in sums:
             if partial:
@@ -129,14 +135,6 @@ class Loop(Nest):
             else:
                 lines.append(f"o{v}[o] = ({self.types[v]})room{v}[column];")
         return "\n".join([*lines, "}", "}", ""])
-
-    def _indices(self, flat: str, axes: Sequence[int]) -> list[str]:
-        """Each axis's index of a flat one that counts over these axes, the last fastest."""
-        lines, rest = [], flat
-        for d in reversed(axes[1:]):
-            lines.append(f"const index i{d} = {rest} % n{d}, q{d} = {rest} / n{d};")
-            rest = f"q{d}"
-        return [*lines, *(f"const index i{d} = {rest};" for d in axes[:1])]
 
     def _body(self, written: list[int]) -> list[str]:
         """The arithmetic at one entry that what is written needs, and the writing."""
@@ -151,7 +149,7 @@ class Loop(Nest):
             if v not in needed:
                 continue
             if v in self.sums:
-                lines.append(f"run{v} += x{args[0]};")
+                lines.append(f"run{v} = {self.joins(v)}::of(run{v}, x{args[0]});")
                 continue
             lines.append(f"const {self.types[v]} x{v} = {self.expression(v)};")
         # behind all reads: an output may lie where an input does
@@ -170,6 +168,42 @@ def split(sizes: Sequence[int], mask: tuple[bool, ...]) -> tuple[int, int, bool]
     sums = prod(n for n, along in zip(sizes, mask, strict=True) if along)
     terms = prod(n for n, along in zip(sizes, mask, strict=True) if not along)
     return sums, terms, not mask[-1] if mask else True
+
+
+def copy(type: str, axes: int, wide: bool) -> tuple[str, str]:
+    """Symbol and source of a copy between arrays of so many axes, of any strides (in entries).
+
+    wide: whether 32 bits do not count the entries. Neighbouring threads write neighbouring entries.
+    """
+    sizes = "".join(f", int64_t n{d}_, int64_t a{d}, int64_t b{d}" for d in range(axes))
+    index = "int64_t" if wide else "uint32_t"
+    lines = [
+        f"KERNEL NAME(state *s, int64_t number, {type} *to, const {type} *from{sizes}) {{",
+        "if (stopped(s)) return;",
+        f"typedef {index} index;",
+        *(f"const index n{d} = (index)n{d}_;" for d in range(axes)),
+        f"const index n = {' * '.join(f'n{d}' for d in range(axes)) or '1'};",
+        "for (index i = (index)AT; i < n; i += (index)STRIDE) {",
+        *_indices("i", range(axes)),
+        f"to[{_dot('a', axes)}] = from[{_dot('b', axes)}];",
+        "}",
+        "}",
+        "",
+    ]
+    return named("copy", "\n".join(lines))
+
+
+def _dot(strides: str, axes: int) -> str:
+    return " + ".join(f"(int64_t)i{d} * {strides}{d}" for d in range(axes)) or "0"
+
+
+def _indices(flat: str, axes: Sequence[int]) -> list[str]:
+    """Each axis's index of a flat one that counts over these axes, the last fastest."""
+    lines, rest = [], flat
+    for d in reversed(axes[1:]):
+        lines.append(f"const index i{d} = {rest} % n{d}, q{d} = {rest} / n{d};")
+        rest = f"q{d}"
+    return [*lines, *(f"const index i{d} = {rest};" for d in axes[:1])]
 
 
 def update(text: str, type: str, slots: int) -> tuple[str, str]:
@@ -193,6 +227,11 @@ for (int64_t i = AT; i < n; i += STRIDE) {{
     )
 
 
-def blocks_for(n: int) -> int:
-    """Blocks of THREADS threads for n entries."""
-    return max(1, min(-(-n // THREADS), BLOCKS))
+def lanes_of(columns: int) -> int:
+    """Threads that share a row of so many entries: one for few, else from a warp to a block."""
+    return 1 if columns <= 32 else max(32, min(THREADS, _power(columns // 8)))
+
+
+def blocks_for(n: int, threads: int = THREADS) -> int:
+    """Blocks of so many threads for n entries."""
+    return max(1, min(-(-n // threads), BLOCKS))

@@ -120,10 +120,64 @@ class Code:
         """On the host NumPy draws."""
         return None
 
+    def move(self, out: np.ndarray, x: np.ndarray) -> NativeCall | None:
+        """out = x; None where they are not alike, entry behind entry, which NumPy copies as well."""
+        alike = x.dtype == out.dtype != object and x.shape == out.shape
+        plain = alike and x.flags.c_contiguous and out.flags.c_contiguous
+        return self.call("copy", out, x, out.nbytes) if plain else None
+
+    def gather(self, table: np.ndarray, indices: np.ndarray, axis: int, out: np.ndarray) -> NativeCall | None:
+        """out = entries of the table along an axis, at the indices."""
+        if axis % table.ndim or not (table.flags.c_contiguous and indices.flags.c_contiguous):
+            return None
+        size = table.strides[0] if table.ndim > 1 else table.itemsize
+        return self.call("gather", table, len(table), size, indices, indices.itemsize, indices.size, out)
+
+    def rows(self, symbol: str, x: np.ndarray, *words: Any) -> NativeCall | None:
+        """A call of a function that takes x, whose rows are its last axis, its two sizes, and words."""
+        if symbol not in ("sparse_cross_entropy", "dense_cross_entropy") or not x.shape[-1]:
+            return None
+        arrays = [w for w in words if isinstance(w, np.ndarray)]
+        if not all(a.flags.c_contiguous for a in (x, *arrays)) or x.dtype != np.float32:
+            return None
+        return self.call(symbol, x, *x.shape, *words)
+
+    def arg_extreme(self, x: np.ndarray, axis: int, least: bool, out: np.ndarray) -> NativeCall | None:
+        """out = where the first largest, or smallest, entries along an axis are."""
+        rows = x.ndim == 2 and axis % 2 == 1 and x.flags.c_contiguous and x.dtype == np.float32
+        return self.call("argmax_rows", x, *x.shape, out) if rows and not least else None
+
+    def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> None:
+        """A call of a kernel that only CUDA has; the host leaves it to NumPy."""
+
+    def fill(self, out: np.ndarray, value: float) -> None:
+        """On the host NumPy fills."""
+
+    def places(self, positions: np.ndarray, shape: tuple[int, ...]) -> None:
+        """On the host NumPy finds positions."""
+
+    def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> None:
+        """On the host NumPy convolves and pools."""
+
+    def products(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool) -> None:
+        """On the host NumPy multiplies many matrices."""
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        """Memory for the kernels of one node; on the host NumPy's have theirs."""
+
+    def constant(self, array: np.ndarray) -> np.ndarray:
+        """The array where kernels read it."""
+        return array
+
+    def contiguous(self, arrays: Sequence[Any]) -> None:
+        """On the host NumPy takes what lies otherwise."""
+
     def product(
         self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool
     ) -> NativeCall | None:
         """out = a @ b, either read transposed: by product.c where that is faster, else by NumPy's BLAS."""
+        if not all(x.flags.c_contiguous and x.size for x in (a, b, out)):
+            return None
         (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
         suits = min(rows, depth) <= SMALL_BATCH or (columns <= NARROW and not across_b)
         if out.dtype == np.float32 and suits and _product().fast:

@@ -137,17 +137,32 @@ int gather_lent(const word *w) {
     return gather(words);
 }
 
-/* logits, labels, bytes of a label, rows, classes, losses out, gradients out */
+/* The largest of a row, NaN where one is. */
+INLINE float largest(const float *x, int64_t n) {
+    float top = x[0];
+    for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+    return top;
+}
+
+/* Where the first of a row's largest entries is, or its first NaN, as NumPy has it. */
+INLINE int64_t first_largest(const float *x, int64_t n) {
+    int64_t best = 0;
+    for (int64_t j = 1; j < n && x[best] == x[best]; j++)
+        if (x[j] > x[best] || x[j] != x[j]) best = j;
+    return best;
+}
+
+/* logits, rows, classes, labels, bytes of a label, losses out, gradients out */
 int sparse_cross_entropy(const word *w) {
     const float *logits = w[0].p;
-    const int64_t itemsize = w[2].i, rows = w[3].i, classes = w[4].i;
+    const int64_t rows = w[1].i, classes = w[2].i, itemsize = w[4].i;
     float *loss = w[5].p, *grad = w[6].p;
     for (int64_t i = 0; i < rows; i++)
-        if ((uint64_t)index_at(w[1].p, itemsize, i) >= (uint64_t)classes) return BAD_VALUE;
+        if ((uint64_t)index_at(w[3].p, itemsize, i) >= (uint64_t)classes) return BAD_VALUE;
     for (int64_t i = 0; i < rows; i++) {
         const float *x = logits + i * classes;
         float *g = grad + i * classes;
-        const int64_t label = index_at(w[1].p, itemsize, i);
+        const int64_t label = index_at(w[3].p, itemsize, i);
         float sum = 0;
         const float top = largest(x, classes);
         const float picked = x[label] - top;
@@ -163,10 +178,10 @@ int sparse_cross_entropy(const word *w) {
     return OK;
 }
 
-/* logits, labels (probabilities), rows, classes, losses out, gradients out */
+/* logits, rows, classes, labels (probabilities), losses out, gradients out */
 int dense_cross_entropy(const word *w) {
-    const float *logits = w[0].p, *labels = w[1].p;
-    const int64_t rows = w[2].i, classes = w[3].i;
+    const float *logits = w[0].p, *labels = w[3].p;
+    const int64_t rows = w[1].i, classes = w[2].i;
     float *loss = w[4].p, *grad = w[5].p;
     for (int64_t i = 0; i < rows; i++) {
         const float *x = logits + i * classes, *t = labels + i * classes;

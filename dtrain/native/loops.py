@@ -35,6 +35,9 @@ RUN = 1024
 class Nest:
     """A body of instructions over a space: its axes, and which value runs along which.
 
+    cuda: whether it is to be said in CUDA. What is no elementwise instruction is called a sum here; in CUDA
+    it may also be a product, or the largest entry, which its op's `joins` says.
+
     Args:
         body: elementwise instructions, all of the space's shape, and sums of them.
         results: numbers of the values that are written: inputs come first, then one for each instruction.
@@ -42,8 +45,10 @@ class Nest:
         inputs: how many values are inputs.
 
     Raises:
-        Untranslatable: it cannot be said in C, nor in CUDA.
+        Untranslatable: it cannot be said in this language.
     """
+
+    cuda = False
 
     def __init__(
         self,
@@ -79,7 +84,7 @@ class Nest:
         """What an elementwise instruction computes, of x0, x1, ... for the values that it takes."""
         op, args = self.body[value - self.inputs]
         dtypes = [self.specs[a][1] for a in args]
-        text = op.expression([f"x{a}" for a in args], dtypes, self.types[value])
+        text = op.expression([f"x{a}" for a in args], dtypes, self.types[value], self.cuda)
         if text is None:
             raise Untranslatable
         return text
@@ -90,6 +95,8 @@ class Loop(Nest):
 
     def __init__(self, *nest: Any) -> None:
         super().__init__(*nest)
+        if any(self.body[v - self.inputs][0].joins != "plus" for v in self.sums):
+            raise Untranslatable
         self.symbol, self.source = named("loop", self._function())
 
     def _function(self) -> str:

@@ -1,4 +1,4 @@
-/* What C and CUDA share, so that both give the same bits: functions of a number, and of a row of them.
+/* What C and CUDA share, so that both give the same bits: functions of a number.
  *
  * Before it come INLINE, the integers of <stdint.h>, as_float and as_bits, and the names of <float.h> and <math.h> that it uses.
  */
@@ -61,19 +61,4 @@ INLINE int64_t index_at(const void *p, int64_t itemsize, int64_t i) {
     if (itemsize == 4) return ((const int32_t *)p)[i];
     if (itemsize == 2) return ((const int16_t *)p)[i];
     return ((const uint8_t *)p)[i];
-}
-
-/* The largest of a row, NaN where one is. */
-INLINE float largest(const float *x, int64_t n) {
-    float top = x[0];
-    for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
-    return top;
-}
-
-/* Where the first of a row's largest entries is, or its first NaN, as NumPy has it. */
-INLINE int64_t first_largest(const float *x, int64_t n) {
-    int64_t best = 0;
-    for (int64_t j = 1; j < n && x[best] == x[best]; j++)
-        if (x[j] > x[best] || x[j] != x[j]) best = j;
-    return best;
 }

@@ -43,8 +43,7 @@ class Identity(Op):
         return partial(env.xp.copyto, outs[0], ins[0])
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        plain = ins[0].dtype != object and ins[0].flags.c_contiguous and outs[0].flags.c_contiguous
-        return code.call("copy", outs[0], ins[0], outs[0].nbytes) if plain else None
+        return code.move(outs[0], ins[0])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [dy]
@@ -264,6 +263,9 @@ class Fill(Op):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(outs[0].fill, self.value)
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.fill(outs[0], self.value)
+
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls((2, 3), float32, 1.5))]
@@ -284,6 +286,9 @@ class BroadcastTo(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(env.xp.copyto, outs[0], ins[0])
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.move(outs[0], ins[0])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(SumLike(), dy, node.inputs[0])]

@@ -75,6 +75,8 @@ class Op:
     from_rank_0: ClassVar[tuple[int, ...]] = ()
     #: Inputs that are variables which need not have a value: the kernel asks env.initialized.
     peeks: ClassVar[tuple[int, ...]] = ()
+    #: Inputs that an error is told by: on a device, which first ends the step, they stay until then.
+    tells: ClassVar[tuple[int, ...]] = ()
     #: Whether inputs may be strings, which are bytes in arrays of objects.
     takes_strings: ClassVar[bool] = False
     #: Said why, where an op with floating inputs has no gradient.
@@ -202,6 +204,8 @@ class Elementwise(Op):
     linear: ClassVar[str] = ""
     #: It in C, of {0}, {1} ... and its attributes, {T} being the result's type; '' leaves it to NumPy.
     c: ClassVar[str] = ""
+    #: It in CUDA, where that differs: of functions that a C library computes one by one, NumPy is as fast.
+    cuda: ClassVar[str] = ""
     #: Values that its domain allows, for the tests.
     domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
 
@@ -219,15 +223,18 @@ class Elementwise(Op):
             shape = broadcast(shape, spec.shape)
         return [Spec(shape, as_dtype(self.result) if self.result else first.dtype)]
 
-    def expression(self, args: Sequence[str], dtypes: Sequence[DType], result: str) -> str | None:
-        """It in C, of inputs of these names and dtypes; result: its C type. None if it has no such form."""
-        return self.c.format(*args, T=result, **vars(self)) or None
+    def expression(
+        self, args: Sequence[str], dtypes: Sequence[DType], result: str, cuda: bool = False
+    ) -> str | None:
+        """It in C or CUDA, of inputs of these names and dtypes; result: its C type. None: it has no form."""
+        text = (self.cuda or self.c) if cuda else self.c
+        return text.format(*args, T=result, **vars(self)) or None
 
-    def translatable(self, dtypes: Sequence[DType], result: DType) -> bool:
-        """Whether it can be said in C for these dtypes."""
+    def translatable(self, dtypes: Sequence[DType], result: DType, cuda: bool) -> bool:
+        """Whether it can be said in C, or CUDA, for these dtypes."""
         if not all(dtype.name in TYPES for dtype in (*dtypes, result)):
             return False
-        return self.expression(["x"] * len(dtypes), dtypes, TYPES[result.name]) is not None
+        return self.expression(["x"] * len(dtypes), dtypes, TYPES[result.name], cuda) is not None
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         body = [(self, tuple(range(len(ins))))]
@@ -488,6 +495,18 @@ def same_shape(a: Spec, b: Spec, what: str) -> Dims:
     if not compatible(a.shape, b.shape):
         raise GraphError(f"{what}: shapes {shape_text(a.shape)} and {shape_text(b.shape)} differ")
     return merge(a.shape, b.shape)
+
+
+def in_order(*calls: Any) -> list[Any] | None:
+    """What `code` answers for the parts of an op, calls or lists of them, as one; None: one has no form."""
+    if any(c is None for c in calls):
+        return None
+    return [call for c in calls for call in (c if isinstance(c, list) else [c])]
+
+
+def plain(*arrays: Array) -> bool:
+    """Whether all lie entry behind entry."""
+    return all(a.flags.c_contiguous for a in arrays)
 
 
 def place_rows(placements: Sequence[Placement], node: Operation) -> Placed:

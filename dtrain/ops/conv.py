@@ -14,7 +14,18 @@ from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import Dims, compatible, shape_text, size_of
 from dtrain.ops.array import zeros
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.base import (
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    plain,
+    register,
+)
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 from dtrain.ops.window import (
     Axis,
@@ -112,6 +123,11 @@ class Conv2D(_Convolution):
         (x, f), y = ins, outs[0]
         return in_turn(_products(env, x, f, *self.axes(x.shape, f.shape), y))
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (x, f), y = ins, outs[0]
+        windows = code.windows(x.shape, x.dtype, *self.axes(x.shape, f.shape))
+        return windows.convolve(x, f, y) if windows and plain(x, f) else None
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         x, f = node.inputs
         return [self.like(Conv2DBackpropInput, dy, f, x), self.like(Conv2DBackpropFilter, x, dy, f)]
@@ -152,6 +168,11 @@ class Conv2DBackpropInput(_Convolution):
             axes = down.turned(dx.shape[1]), across.turned(dx.shape[2])
             return in_turn([turn, *_products(env, dy, turned, *axes, dx)])
         return in_turn(_scattered_products(env, dy, f, down, across, dx))
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (dy, f, _), dx = ins, outs[0]
+        windows = code.windows(dx.shape, dx.dtype, *self.axes(dx.shape, f.shape))
+        return windows.to_images(dy, f, dx) if windows and plain(dy, f) else None
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         dy, f, _ = node.inputs
@@ -200,6 +221,11 @@ class Conv2DBackpropFilter(_Convolution):
             if k:
                 calls.append(partial(xp.add, total, term, total))
         return in_turn(calls)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (x, dy, _), df = ins, outs[0]
+        windows = code.windows(x.shape, x.dtype, *self.axes(x.shape, df.shape))
+        return windows.to_filter(x, dy, df) if windows and plain(x, dy) else None
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         x, dy, _ = node.inputs

@@ -32,6 +32,7 @@ class DropoutMask(Op):
     seed: int
     stateful = True
     shape_only = (0,)
+    tells = (1,)
     no_gradient = "it is random"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:

@@ -26,6 +26,7 @@ class _Function(Elementwise):
 class Expm1(_Function):
     """exp(x) - 1, exact near 0"""
 
+    cuda = "dt_expm1({0})"
     ufunc = "expm1"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -36,6 +37,7 @@ class Expm1(_Function):
 class Log1p(_Function):
     """log(1 + x), exact near 0"""
 
+    cuda = "dt_log1p({0})"
     ufunc, domain = "log1p", (-0.5, 2.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -44,6 +46,7 @@ class Log1p(_Function):
 
 @register
 class Sin(_Function):
+    cuda = "dt_sin({0})"
     ufunc = "sin"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -52,6 +55,7 @@ class Sin(_Function):
 
 @register
 class Cos(_Function):
+    cuda = "dt_cos({0})"
     ufunc = "cos"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -60,6 +64,7 @@ class Cos(_Function):
 
 @register
 class Tan(_Function):
+    cuda = "dt_tan({0})"
     ufunc, domain = "tan", (-1.0, 1.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -68,6 +73,7 @@ class Tan(_Function):
 
 @register
 class Asin(_Function):
+    cuda = "dt_asin({0})"
     ufunc, domain = "arcsin", (-0.8, 0.8)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -76,6 +82,7 @@ class Asin(_Function):
 
 @register
 class Acos(_Function):
+    cuda = "dt_acos({0})"
     ufunc, domain = "arccos", (-0.8, 0.8)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -84,6 +91,7 @@ class Acos(_Function):
 
 @register
 class Atan(_Function):
+    cuda = "dt_atan({0})"
     ufunc = "arctan"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -92,6 +100,7 @@ class Atan(_Function):
 
 @register
 class Sinh(_Function):
+    cuda = "dt_sinh({0})"
     ufunc = "sinh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -100,6 +109,7 @@ class Sinh(_Function):
 
 @register
 class Cosh(_Function):
+    cuda = "dt_cosh({0})"
     ufunc = "cosh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -108,6 +118,7 @@ class Cosh(_Function):
 
 @register
 class Asinh(_Function):
+    cuda = "dt_asinh({0})"
     ufunc = "arcsinh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -116,6 +127,7 @@ class Asinh(_Function):
 
 @register
 class Acosh(_Function):
+    cuda = "dt_acosh({0})"
     ufunc, domain = "arccosh", (1.5, 3.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -124,6 +136,7 @@ class Acosh(_Function):
 
 @register
 class Atanh(_Function):
+    cuda = "dt_atanh({0})"
     ufunc, domain = "arctanh", (-0.8, 0.8)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -137,11 +150,13 @@ class _Rounding(Elementwise):
 
 @register
 class Floor(_Rounding):
+    c = "dt_floor({0})"
     ufunc = "floor"
 
 
 @register
 class Ceil(_Rounding):
+    c = "dt_ceil({0})"
     ufunc = "ceil"
 
 
@@ -149,6 +164,7 @@ class Ceil(_Rounding):
 class Rint(_Rounding):
     """The nearest integer, halves to the even one"""
 
+    c = "dt_rint({0})"
     ufunc = "rint"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import GraphError, InvalidArgumentError
-from dtrain.graph.dtypes import DType, as_dtype, float32
+from dtrain.graph.dtypes import DType, as_dtype, bool_, float32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import normalize_axes
 from dtrain.ops.base import (
@@ -21,6 +22,8 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
+    in_order,
+    plain,
     register,
     to_array,
 )
@@ -45,6 +48,7 @@ class Gather(Op):
     """Entries of the first input along an axis (rows, by default) picked by an integer tensor."""
 
     axis: int = 0
+    tells = (1,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         params, indices = specs
@@ -71,11 +75,7 @@ class Gather(Op):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        (params, indices), out = ins, outs[0]
-        if self.axis % params.ndim or not (params.flags.c_contiguous and indices.flags.c_contiguous):
-            return None
-        row = params.strides[0] if params.ndim > 1 else params.itemsize
-        return code.call("gather", params, len(params), row, indices, indices.itemsize, indices.size, out)
+        return code.gather(*ins, self.axis, outs[0])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         params, indices = node.inputs
@@ -115,6 +115,12 @@ class ScatterAddLike(Op):
         out.fill(0)
         xp.add.at(out, (slice(None),) * (self.axis % out.ndim) + (indices,), dy)
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (dy, indices, _), out = ins, outs[0]
+        axis = self.axis % out.ndim
+        sizes = math.prod(out.shape[:axis]), indices.size, math.prod(out.shape[axis + 1 :])
+        return _added(code, dy, indices, sizes, out.shape[axis], out)
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(Gather(self.axis), dy, node.inputs[1]), None, None]
 
@@ -144,6 +150,8 @@ class ScatterAddLike(Op):
 class GatherNd(Op):
     """Entries of the first input at positions that lie along the second's last axis."""
 
+    tells = (1,)
+
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         params, indices = specs
         if not indices.dtype.is_integer:
@@ -165,6 +173,15 @@ class GatherNd(Op):
             out[...] = params[at]
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        params, positions = ins
+        axes = positions.shape[-1]
+        places = code.places(positions, params.shape[:axes])
+        if places is None or not plain(params):
+            return None
+        flat = params.reshape(-1, *params.shape[axes:])
+        return in_order(places[0], code.gather(flat, places[1], 0, outs[0]))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         params, indices = node.inputs
@@ -203,6 +220,15 @@ class ScatterNdAddLike(Op):
 
         return kernel
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (dy, positions, _), out = ins, outs[0]
+        axes = positions.shape[-1]
+        places = code.places(positions, out.shape[:axes])
+        if places is None:
+            return None
+        sizes = 1, places[1].size, math.prod(out.shape[axes:])
+        return in_order(places[0], _added(code, dy, places[1], sizes, math.prod(out.shape[:axes]), out))
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(GatherNd(), dy, node.inputs[1]), None, None]
 
@@ -215,6 +241,18 @@ class ScatterNdAddLike(Op):
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls(), (3,), np.array([[2, 1], [0, 0], [2, 1]], np.int32), (3, 4))]
+
+
+def _added(
+    code: Any, dy: Array, indices: Array, sizes: tuple[int, int, int], rows: int, out: Array
+) -> list[Any] | None:
+    """In CUDA: out [outer, rows, inner] = the sum of what dy [outer, n, inner] has for each row."""
+    outer, n, inner = sizes
+    by_rows = rows <= n  # else out is mostly zero, and a row's first index finds the others
+    owners = outer * (rows if by_rows else n) * inner
+    words = dy, indices, indices.itemsize, *sizes, rows, int(by_rows), out
+    calls = code.own("scatter_add", out.dtype, owners, *words)
+    return calls if by_rows else in_order(code.fill(out, 0), calls)
 
 
 def _positions(env: Env, indices: Array, shape: Sequence[int]) -> tuple[Callable[[], None], tuple[Any, ...]]:
@@ -273,6 +311,26 @@ class OneHot(Op):
                 xp.copyto(out, self.on, where=mask)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        from dtrain.ops.logic import Select
+        from dtrain.ops.math import Equal
+
+        (labels,), out = ins, outs[0]
+        if not plain(labels) or self.depth - 1 > np.iinfo(labels.dtype).max:
+            return None
+        axis = self.axis % out.ndim
+        shape = specs[0].shape
+        assert shape is not None
+        dims, local = ((*of[:axis], 1, *of[axis:]) for of in (shape, labels.shape))
+        classes = np.arange(self.depth, dtype=labels.dtype).reshape((-1,) + (1,) * (out.ndim - 1 - axis))
+        values = [np.array(v, out.dtype) for v in (self.on, self.off)]
+        given = [labels.reshape(local), *(code.constant(a) for a in (classes, *values))]
+        body = [(Equal(), (0, 1)), (Select(), (4, 2, 3))]
+        whole = (*shape[:axis], self.depth, *shape[axis:])
+        kinds = [specs[0].dtype, specs[0].dtype, self.dtype, self.dtype, bool_, self.dtype]
+        shapes = [dims, classes.shape, (), (), whole, whole]
+        return code.loop(body, [5], [Spec(*s) for s in zip(shapes, kinds, strict=True)], given, outs)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]

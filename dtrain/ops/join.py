@@ -23,6 +23,7 @@ from dtrain.ops.base import (
     apply,
     constant,
     convert_to_tensor,
+    in_order,
     register,
 )
 from dtrain.ops.late import Attributes, Later, dims_of, known_value, late, static_int, static_ints
@@ -74,6 +75,10 @@ class Concat(Op):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         parts = _parts(outs[0], self.axis % outs[0].ndim, [x.shape[self.axis] for x in ins])
         return _copies(env, parts, ins)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        parts = _parts(outs[0], self.axis % outs[0].ndim, [x.shape[self.axis] for x in ins])
+        return in_order(*(code.move(part, x) for part, x in zip(parts, ins, strict=True)))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(ConcatPart(self.axis, i, self.count), dy, *node.inputs) for i in range(self.count)]
@@ -162,6 +167,10 @@ class Split(Op):
         parts = _parts(ins[0], self.axis % ins[0].ndim, [o.shape[self.axis] for o in outs])
         return _copies(env, outs, parts)
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        parts = _parts(ins[0], self.axis % ins[0].ndim, [o.shape[self.axis] for o in outs])
+        return in_order(*(code.move(out, part) for out, part in zip(outs, parts, strict=True)))
+
     def grad(self, node: Operation, *dys: Tensor | None) -> Sequence[Tensor | None]:
         parts = [apply(ZerosLike(), y) if dy is None else dy for y, dy in zip(node.outputs, dys, strict=True)]
         return [apply(Concat(self.axis, self.count), *parts)]
@@ -213,12 +222,17 @@ class Tile(Op):
         return [Spec(dims, specs[0].dtype)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        x = ins[0]
+        return partial(env.xp.copyto, *self._pair(ins[0], outs[0]))
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.move(*self._pair(ins[0], outs[0]))
+
+    def _pair(self, x: Array, out: Array) -> tuple[Array, Array]:
+        """The output and the input with an axis more before each, along which the input is repeated."""
         pairs = [n for m, d in zip(self.multiples, x.shape, strict=True) for n in (m, d)]
-        narrow = x.reshape([n for d in x.shape for n in (1, d)]) if x.flags.c_contiguous else None
-        if narrow is None:  # reshape would copy its values as they are now
-            narrow = x[tuple(i for _ in x.shape for i in (None, slice(None)))]
-        return partial(env.xp.copyto, outs[0].reshape(pairs), narrow)
+        # not by reshape, which might copy the values as they are now
+        narrow = x[tuple(i for _ in x.shape for i in (None, slice(None)))]
+        return out.reshape(pairs), narrow
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(TileGrad(self.multiples), [dy, node.inputs[0]], node.inputs[1:])]
@@ -307,6 +321,9 @@ class Pad(_Padding):
             copyto(inner, x)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return in_order(code.fill(outs[0], self.value), code.move(self.inner(outs[0]), ins[0]))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(Unpad(self.paddings), [dy], node.inputs[1:])]

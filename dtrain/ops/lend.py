@@ -57,6 +57,7 @@ class LentRows(Op):
 
     table: Table
     stateful = True
+    tells = (0,)
     no_gradient = "the rows are data"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:

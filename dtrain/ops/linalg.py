@@ -43,10 +43,7 @@ class MatMul(Op):
         return partial(env.xp.matmul, a, b, outs[0])
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        (a, b), out = ins, outs[0]
-        if not all(x.flags.c_contiguous and x.size for x in (a, b, out)):
-            return None
-        return code.product(a, b, out, self.transpose_a, self.transpose_b)
+        return code.product(*ins, outs[0], self.transpose_a, self.transpose_b)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         a, b = node.inputs
@@ -103,6 +100,9 @@ class BatchMatMul(Op):
         a = ins[0].swapaxes(-1, -2) if self.transpose_a else ins[0]
         b = ins[1].swapaxes(-1, -2) if self.transpose_b else ins[1]
         return partial(env.xp.matmul, a, b, outs[0])
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.products(*ins, outs[0], self.transpose_a, self.transpose_b)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         a, b = node.inputs

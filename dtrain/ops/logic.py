@@ -42,6 +42,7 @@ class _Logical(Elementwise):
 class LogicalAnd(_Logical):
     """Whether both are true"""
 
+    c = "{0} && {1}"
     ufunc, arity = "logical_and", 2
 
 
@@ -49,6 +50,7 @@ class LogicalAnd(_Logical):
 class LogicalOr(_Logical):
     """Whether one is true or both are"""
 
+    c = "{0} || {1}"
     ufunc, arity = "logical_or", 2
 
 
@@ -56,6 +58,7 @@ class LogicalOr(_Logical):
 class LogicalXor(_Logical):
     """Whether one is true and the other is not"""
 
+    c = "!{0} != !{1}"
     ufunc, arity = "logical_xor", 2
 
 
@@ -63,6 +66,7 @@ class LogicalXor(_Logical):
 class LogicalNot(_Logical):
     """Whether it is not true"""
 
+    c = "!{0}"
     ufunc = "logical_not"
 
 
@@ -77,6 +81,7 @@ class _Kind(Elementwise):
 class IsNan(_Kind):
     """Whether it is not a number"""
 
+    c = "{0} != {0}"
     ufunc = "isnan"
 
 
@@ -84,6 +89,7 @@ class IsNan(_Kind):
 class IsInf(_Kind):
     """Whether it is infinite"""
 
+    c = "{0} == {0} && {0} - {0} != 0"
     ufunc = "isinf"
 
 
@@ -91,6 +97,7 @@ class IsInf(_Kind):
 class IsFinite(_Kind):
     """Whether it is neither infinite nor not a number"""
 
+    c = "{0} - {0} == 0"
     ufunc = "isfinite"
 
 
@@ -98,6 +105,7 @@ class IsFinite(_Kind):
 class Select(Elementwise):
     """The second input where the first is true, the third elsewhere; all three broadcast."""
 
+    c = "{0} ? {1} : {2}"
     arity = 3
     inplace = (2,)
 

@@ -102,9 +102,7 @@ class SoftmaxCrossEntropy(_CrossEntropy):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        if not (_plain_floats(*ins, *outs) and ins[0].shape[1]):
-            return None
-        return code.call("dense_cross_entropy", *ins, *ins[0].shape, *outs)
+        return code.rows("dense_cross_entropy", *ins, *outs)
 
     def mass(self, labels: Tensor) -> Any:
         return reduce_sum(labels, -1, keepdims=True)
@@ -120,6 +118,8 @@ class SoftmaxCrossEntropy(_CrossEntropy):
 @register
 class SparseSoftmaxCrossEntropy(_CrossEntropy):
     """-log_softmax(logits)[label] of each row; labels are class numbers."""
+
+    tells = (1,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         logits, labels = specs
@@ -169,18 +169,11 @@ class SparseSoftmaxCrossEntropy(_CrossEntropy):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         logits, labels = ins
-        if not (_plain_floats(logits, *outs) and labels.flags.c_contiguous and logits.shape[1]):
-            return None
-        return code.call("sparse_cross_entropy", logits, labels, labels.itemsize, *logits.shape, *outs)
+        return code.rows("sparse_cross_entropy", logits, labels, labels.itemsize, *outs)
 
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls(), (3, 4), np.array([3, 0, 2], np.int32))]
-
-
-def _plain_floats(*arrays: Array) -> bool:
-    """Whether the kernels in C take them: float32, entry behind entry."""
-    return all(a.dtype == np.float32 and a.flags.c_contiguous for a in arrays)
 
 
 @register
@@ -190,6 +183,8 @@ class SigmoidCrossEntropy(Elementwise):
     arity = 2
     inplace = ()
     takes = staticmethod(floating)
+    # exact where both of the first terms are large, so that the small one counts
+    cuda = "(({0} < 0 ? 0 : {0}) - {0} * {1}) + dt_log1p(dt_exp({0} < 0 ? {0} : -{0}))"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (x, z), out = env.xp, ins, outs[0]

@@ -79,6 +79,7 @@ def _guarded(env: Env, check: Callable[[], bool], message: str, compute: Kernel)
 class Pow(Elementwise):
     """Power; of an integer to a negative integer it is an InvalidArgumentError."""
 
+    cuda = "dt_pow({0}, {1})"
     ufunc, arity = "power", 2
     domain = (0.5, 2.0)
 
@@ -114,6 +115,7 @@ class _IntegerDivision(Elementwise):
 class FloorDiv(_IntegerDivision):
     """Quotient rounded down"""
 
+    cuda = "dt_floor_divide({0}, {1})"
     ufunc = "floor_divide"
     no_gradient = "it is constant between its steps"
 
@@ -122,6 +124,7 @@ class FloorDiv(_IntegerDivision):
 class FloorMod(_IntegerDivision):
     """What x - y * floor(x / y) leaves, of y's sign, as Python's %"""
 
+    cuda = "dt_remainder({0}, {1})"
     ufunc = "remainder"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -347,12 +350,15 @@ class Cast(Elementwise):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return partial(env.xp.copyto, outs[0], ins[0], casting="unsafe")
 
-    def expression(self, args: Sequence[str], dtypes: Sequence[DType], result: str) -> str | None:
+    def expression(
+        self, args: Sequence[str], dtypes: Sequence[DType], result: str, cuda: bool = False
+    ) -> str | None:
         if self.to.is_bool:
             return f"{args[0]} != 0"
+        if not (dtypes[0].is_floating and self.to.name == "uint8"):
+            return f"({result}){args[0]}"
         # what does not fit is left to NumPy, whose answer differs from C's
-        narrow = dtypes[0].is_floating and self.to.name == "uint8"
-        return None if narrow else f"({result}){args[0]}"
+        return f"(uint8_t)(int32_t){args[0]}" if cuda else None
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         source = node.inputs[0].dtype

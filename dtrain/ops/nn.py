@@ -169,6 +169,7 @@ class Elu(Elementwise):
     scale: float = 1.0
     inplace = ()
     takes = staticmethod(floating)
+    cuda = "({0} > 0 ? {0} : dt_expm1({0}) * ({T}){alpha}) * ({T}){scale}"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, x, out = env.xp, ins[0], outs[0]
@@ -200,6 +201,7 @@ class Softplus(Elementwise):
 
     inplace = ()
     takes = staticmethod(floating)
+    cuda = "dt_log1p(dt_exp({0} < 0 ? {0} : -{0})) + ({0} < 0 ? 0 : {0})"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, x, out = env.xp, ins[0], outs[0]
@@ -282,6 +284,9 @@ class Softmax(_Rowwise):
         y = node.outputs[0]
         return [(dy - reduce_sum(dy * y, -1, keepdims=True)) * y]
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.rows("softmax", ins[0], *outs)
+
 
 @register
 class LogSoftmax(_Rowwise):
@@ -304,6 +309,9 @@ class LogSoftmax(_Rowwise):
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [dy - reduce_sum(dy, -1, keepdims=True) * exp(node.outputs[0])]
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.rows("log_softmax", ins[0], *outs)
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------

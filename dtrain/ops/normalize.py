@@ -9,13 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.ops.array import CountLike, stop_gradient
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
-from dtrain.ops.math import add, maximum, multiply, sqrt, square
+from dtrain.ops.base import (
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    in_order,
+    plain,
+    register,
+)
+from dtrain.ops.math import RealDiv, add, maximum, multiply, sqrt, square
 from dtrain.ops.placement import Placement, Sharded
-from dtrain.ops.reduce import reduce_mean, reduce_sum
+from dtrain.ops.reduce import Sum, reduce_mean, reduce_sum
 
 
 @register
@@ -42,6 +56,21 @@ class MeanOfShard(Op):
             xp.copyto(out, mean)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (x,), (spec,) = ins, specs
+        columns = x.shape[-1:]
+        mean = code.scratch((*[1] * (x.ndim - 1), *columns), x.dtype)
+        if mean is None or not plain(x):
+            return None
+        count = code.constant(np.array(max(x.size // max(*columns, 1), 1), x.dtype))
+        kept, scalar = Spec(mean.shape, spec.dtype), Spec((), spec.dtype)
+        total = Sum(tuple(range(x.ndim - 1)), True)
+        return in_order(
+            code.loop([(total, (0,))], [1], [spec, kept], [x], [mean]),
+            # the third, which is not read, has the result's sizes
+            code.loop([(RealDiv(), (0, 1))], [3], [kept, scalar, spec, spec], [mean, count, outs[0]], outs),
+        )
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(MeanOfShard(), dy)]

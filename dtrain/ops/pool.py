@@ -12,7 +12,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.dtypes import int32, uint8
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import Dims, compatible, shape_text
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, place_rows, register
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, place_rows, plain, register
 from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.window import (
     Axis,
@@ -124,6 +124,13 @@ class _Pooling(Op):
 
         return self.by_stacks(env, dx, 0, work, backward=True)
 
+    def pool(self, code: Any, symbol: str, images: Array, x: Array, out: Array, *positions: Array) -> Any:
+        """In CUDA, a call of the kernel that makes out of x; images: what of both the windows lie on."""
+        if not plain(x, *positions):
+            return None
+        windows = code.windows(images.shape, images.dtype, *self.axes(images.shape))
+        return windows and windows.pool(symbol, x, out, *positions)
+
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         if isinstance(placements[0], Sharded):
             return place_rows([placements[0]] * len(placements), node)
@@ -171,6 +178,10 @@ class MaxPool(_Pooling):
 
         return self.by_stacks(env, x, -np.inf, work)
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        x, (y, position) = ins[0], outs
+        return self.pool(code, "max_pool", x, x, y, position)
+
     def grad(self, node: Operation, dy: Tensor | None, _: Tensor | None) -> Sequence[Tensor | None]:
         if dy is None:
             return [None]
@@ -209,6 +220,10 @@ class MaxPoolGrad(_Pooling):
 
         return self.scatter(env, outs[0], flow)
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (dy, position, _), dx = ins, outs[0]
+        return self.pool(code, "max_pool_grad", dx, dy, dx, position)
+
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         kind = MaxPoolPick(self.ksize, self.strides, self.padding)
         return [apply(kind, g, node.inputs[1]), None, None]
@@ -244,6 +259,10 @@ class MaxPoolPick(_Pooling):
             return calls
 
         return self.by_stacks(env, g, 0, work)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (g, position), out = ins, outs[0]
+        return self.pool(code, "max_pool_pick", g, g, out, position)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         g, position = node.inputs
@@ -297,6 +316,9 @@ class AvgPool(_Averaging):
 
         return self.by_stacks(env, x, 0, work)
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return self.pool(code, "avg_pool", ins[0], ins[0], outs[0])
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(AvgPoolGrad(self.ksize, self.strides, self.padding), dy, node.inputs[0])]
 
@@ -327,6 +349,9 @@ class AvgPoolGrad(_Averaging):
             return [partial(env.xp.multiply, dy[examples], weights, out)]
 
         return self.scatter(env, dx, flow)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return self.pool(code, "avg_pool_grad", outs[0], ins[0], outs[0])
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         return [apply(AvgPool(self.ksize, self.strides, self.padding), g), None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any as Any_
@@ -26,6 +27,8 @@ class _Reduction(Op):
     axes: tuple[int, ...] | None
     keepdims: bool
     ufunc: ClassVar[str] = ""
+    #: How two entries become one, a name in cuda/kernels.cuh; in C there are only sums.
+    joins: ClassVar[str] = ""
     of_bools: ClassVar[bool] = False
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -45,6 +48,11 @@ class _Reduction(Op):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         reduce = getattr(env.xp, self.ufunc)
         return partial(reduce, ins[0], axis=self.axes, out=outs[0], keepdims=self.keepdims)
+
+    def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
+        if not self.joins or (not ins[0].size and self.joins in ("most", "least")):
+            return None  # of nothing none is the largest, which the array module says
+        return code.loop([(self, (0,))], [1], [*specs, *self.infer(*specs)], ins, outs)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -74,15 +82,13 @@ class _Reduction(Op):
 class Sum(_Reduction):
     axes: tuple[int, ...] | None
     keepdims: bool
+    joins = "plus"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         # the method of the ufunc, since numpy.sum spends more in Python than in adding
         if env.on_host:
             return partial(env.xp.add.reduce, ins[0], self.axes, None, outs[0], self.keepdims)
         return partial(env.xp.sum, ins[0], axis=self.axes, out=outs[0], keepdims=self.keepdims)
-
-    def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        return code.loop([(self, (0,))], [1], [*specs, *self.infer(*specs)], ins, outs)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [_spread(self, node, dy)]
@@ -128,21 +134,21 @@ class _Extremum(_Reduction):
 class Max(_Extremum):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "max"
+    ufunc, joins = "max", "most"
 
 
 @register
 class Min(_Extremum):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "min"
+    ufunc, joins = "min", "least"
 
 
 @register
 class Prod(_Reduction):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "prod"
+    ufunc, joins = "prod", "times"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         # the product of the others: without zeros y / x; of a single zero the rest's product; else 0
@@ -171,14 +177,14 @@ class _Truth(_Reduction):
 class All(_Truth):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "all"
+    ufunc, joins = "all", "both"
 
 
 @register
 class Any(_Truth):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "any"
+    ufunc, joins = "any", "either"
 
 
 @register
@@ -202,9 +208,7 @@ class ArgMax(Op):
         return partial(getattr(ins[0], self.method), self.axis, outs[0])
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        x = ins[0]
-        rows = x.ndim == 2 and self.axis % 2 == 1 and x.flags.c_contiguous and x.dtype == np.float32
-        return code.call("argmax_rows", x, *x.shape, outs[0]) if rows and self.method == "argmax" else None
+        return code.arg_extreme(ins[0], self.axis, self.method == "argmin", outs[0])
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -255,6 +259,12 @@ class Cumsum(Op):
             env.xp.cumsum(before, 0, rest.dtype, rest)
 
         return kernel
+
+    def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
+        x, axis = ins[0], self.axis % ins[0].ndim
+        sizes = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
+        how = int(self.exclusive), int(self.reverse)
+        return code.own("cumsum", x.dtype, sizes[0] * sizes[2] if x.size else 0, x, *sizes, *how, outs[0])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(Cumsum(self.axis, self.exclusive, not self.reverse), dy)]

@@ -21,6 +21,7 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
+    in_order,
     register,
 )
 from dtrain.ops.index import Gather
@@ -190,6 +191,10 @@ class StridedSliceGrad(Op):
             copyto(part, dy)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        part = outs[0][_index(self.entries, outs[0].ndim)]
+        return in_order(code.fill(outs[0], 0), code.move(part, ins[0]))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(StridedSlice(self.entries), [dy], node.inputs[2:]), None]

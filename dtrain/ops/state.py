@@ -121,13 +121,7 @@ class Assign(_Write):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         variable, value = ins
-        plain = not self.initial and variable.dtype != object
-        plain = plain and variable.flags.c_contiguous and value.flags.c_contiguous
-        return (
-            code.call("copy", variable, value, variable.nbytes)
-            if plain and variable.shape == value.shape
-            else None
-        )
+        return None if self.initial else code.move(variable, value)
 
 
 class _Change(_Write):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
+    in_order,
     place_rows,
     register,
 )
@@ -68,6 +70,11 @@ class TopK(_Rows):
 
         return kernel
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        x = ins[0]
+        rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
+        return code.own("top_k", x.dtype, rows if self.k else 0, x, rows, columns, self.k, *outs)
+
     def grad(self, node: Operation, dy: Tensor | None, _: Tensor | None) -> Sequence[Tensor | None]:
         return [None if dy is None else apply(TopKGrad(), dy, node.outputs[1], node.inputs[0])]
 
@@ -94,6 +101,12 @@ class TopKGrad(_Rows):
 
         return kernel
 
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (dy, indices, _), dx = ins, outs[0]
+        rows, columns = math.prod(dx.shape[:-1]), dx.shape[-1]
+        put = code.own("put", dx.dtype, dy.size, dx, rows, columns, indices, dy.shape[-1], dy)
+        return in_order(code.fill(dx, 0), put)
+
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         return [apply(TopKPick(), g, node.inputs[1]), None, None]
 
@@ -111,6 +124,11 @@ class TopKPick(_Rows):
 
     def kernel(self, xp: Any, x: Array, indices: Array, *, out: Array) -> None:
         out[...] = xp.take_along_axis(x, indices, -1)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (x, indices), out = ins, outs[0]
+        rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
+        return code.own("pick", x.dtype, out.size, x, rows, columns, indices, out.shape[-1], out)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(TopKGrad(), dy, node.inputs[1], node.inputs[0]), None]
@@ -165,6 +183,10 @@ class InTopK(Op):
             xp.logical_and(out, xp.isfinite(chosen), out)
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        (x, targets), out = ins, outs[0]
+        return code.own("in_top_k", x.dtype, len(x), x, *x.shape, targets, targets.itemsize, self.k, out)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         return place_rows(placements, node)

@@ -38,12 +38,15 @@ def compile_step(
     native: bool | None = None,
     checked: bool = False,
     link: Link | None = None,
+    device: bool = False,
 ) -> Step:
     """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
 
-    native, checked, link: what Step's fields of these names say.
+    native, checked, link, device: what Step's fields of these names say.
     """
-    step = replace(prune(fetches, targets, feeds, ranks), native=native, checked=checked, link=link)
+    step = replace(
+        prune(fetches, targets, feeds, ranks), native=native, device=device, checked=checked, link=link
+    )
     for run_pass in PIPELINE:
         step = run_pass(step)
     return step

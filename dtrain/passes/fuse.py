@@ -38,6 +38,7 @@ class _Groups:
 
     def __init__(self, step: Step, before: dict[Operation, set[Operation]]) -> None:
         self.step, self.before, self.native = step, before, bool(step.native)
+        self.elementwise = {n for n in step.graph.operations if _is_elementwise(n, step)}
         self.of: dict[Operation, list[Operation]] = {}
         self.alike: dict[object, list[list[Operation]]] = {}  # groups by shape and placement
 
@@ -59,12 +60,12 @@ class _Groups:
                 candidate.append(node)
                 self.of[node] = candidate
                 return
-        if _is_elementwise(node, self.native):
+        if node in self.elementwise:
             known.append(group)
 
     def _source(self, node: Operation) -> Tensor | None:
         """The tensor whose shape and placement say which group a node may join."""
-        if _is_elementwise(node, self.native):
+        if node in self.elementwise:
             return node.outputs[0]
         summed = isinstance(node.kind, Sum) and self.native and not node.control_inputs
         return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
@@ -87,13 +88,14 @@ class _Groups:
         return False
 
 
-def _is_elementwise(node: Operation, native: bool) -> bool:
+def _is_elementwise(node: Operation, step: Step) -> bool:
     kind = node.kind
     if not kind.elementwise or kind.stateful or node.control_inputs or len(node.outputs) != 1:
         return False
     if any(t.dtype.is_string for t in (*node.inputs, *node.outputs)):
         return False
-    return not native or kind.translatable([t.dtype for t in node.inputs], node.outputs[0].dtype)
+    dtypes = [t.dtype for t in node.inputs]
+    return not step.native or kind.translatable(dtypes, node.outputs[0].dtype, step.device)
 
 
 def _rebuild(step: Step, groups: _Groups, order: Sequence[Operation]) -> Step:

@@ -26,7 +26,8 @@ class Step:
     fetches: tensors whose values come back; targets: operations that are run for their effect.
     ranks: the number of ranks it is for.
     placements: where each tensor lives; before `place` it holds the feeds' only.
-    native: whether to make kernels in C: None no, True yes, False where `fuse` finds the step worth it.
+    native: whether to make kernels of our own: None no, True yes, False where `fuse` finds the step worth it.
+    device: whether they are CUDA's, not C's.
     checked: whether its updates wait for a look at loss and gradients (see guard).
     link: what sums among the ranks take (see overlap); None: each is one bucket, summed when all is there.
     """
@@ -37,6 +38,7 @@ class Step:
     ranks: int = 1
     placements: dict[Tensor, Placement] = field(default_factory=dict)
     native: bool | None = None
+    device: bool = False
     checked: bool = False
     link: Link | None = None
 

@@ -17,7 +17,7 @@ from dtrain.comm.shared import add_up
 from dtrain.cuda.counters import Counters
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import NativeCall
-from dtrain.ops.base import Const, Feed, Kernel
+from dtrain.ops.base import Const, Feed, Kernel, in_order
 from dtrain.ops.check import Factors, HasBad
 from dtrain.ops.collective import AllReduce, BeginAllReduce, begun
 from dtrain.ops.memory import STAGGER, aligned
@@ -151,7 +151,8 @@ class Layout:
             for k, tensor in enumerate(node.inputs):
                 if k not in node.kind.shape_only:
                     last[memory_of(tensor)] = i
-        for tensor in self.step.fetches:
+        told = [n.inputs[k] for n in self.nodes for k in n.kind.tells] if self.step.device else []
+        for tensor in (*self.step.fetches, *told):
             last[memory_of(tensor)] = len(self.nodes)
         return last
 
@@ -297,7 +298,7 @@ class Layout:
             sum = self.begins.get(node, node)
             for k, term in enumerate(self.terms[sum]):
                 if ins[k] is not term:
-                    kernels.append(self._copy(ins[k], term))
+                    kernels += self._copy(ins[k], term)
                     ins[k] = term
             if node is not sum:
                 beginning, self.ends[sum] = begun(self.env, ins, [self.packed[t] for t in sum.outputs])
@@ -308,7 +309,7 @@ class Layout:
             for k in kind.packs:
                 if not isinstance(ins[k], tuple | Part) and self._must_be_copied(node.inputs[k]):
                     source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
-                    kernels.append(self._copy(source, ins[k]))
+                    kernels += self._copy(source, ins[k])
         if node in later:
             return [self.code.part_of_product(*self.exchange.operands(node), outs[0], *self._rows(outs[0]))]
         self.env.release()
@@ -330,7 +331,11 @@ class Layout:
         """The node as calls into C; None where it has no such form."""
         if not self.step.native:
             return None
-        calls = node.kind.native(self.code, [t.spec for t in node.inputs], ins, outs)
+        specs = [t.spec for t in node.inputs]
+        calls = node.kind.native(self.code, specs, ins, outs)
+        copies = self.code.contiguous(ins) if calls is None else None
+        if copies is not None:
+            calls = in_order(copies[0], node.kind.native(self.code, specs, copies[1], outs))
         return calls if calls is None or isinstance(calls, list) else [calls]
 
     def explain(self, node: Operation) -> None:
@@ -440,11 +445,9 @@ class Layout:
         is_variable = isinstance(memory_of(tensor).op.kind, VariableOp)
         return is_variable or not self.arrays[tensor].flags.c_contiguous
 
-    def _copy(self, source: Any, out: Any) -> Kernel | NativeCall:
-        plain = self.step.native and source.dtype == out.dtype and source.dtype != object
-        if plain and source.flags.c_contiguous and out.flags.c_contiguous and source.shape == out.shape:
-            return self.code.call("copy", out, source, out.nbytes)
-        return partial(self.env.xp.copyto, out, source)
+    def _copy(self, source: Any, out: Any) -> list[Kernel | NativeCall]:
+        calls = in_order(self.code.move(out, source)) if self.step.native else None
+        return [partial(self.env.xp.copyto, out, source)] if calls is None else calls
 
     def _view(self, node: Operation) -> list[Kernel | NativeCall]:
         x, out = self.arrays[node.inputs[0]], node.outputs[0]
@@ -454,4 +457,4 @@ class Layout:
             return []
         # a reshape of a transposed array: no view of it exists, so its values are copied at every run
         flat = view.reshape(x.shape)
-        return [self._copy(x, flat)]
+        return self._copy(x, flat)

@@ -448,7 +448,8 @@ class Session:
             scales = self.graph.kept.get(LOSS_SCALES, {})
             behind = ancestors([*(t.op for t in tensors), *targets], frozenset(t.op for t in feeds))
             checked = self._check_numerics or any(n.name in scales for n in behind)
-            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link)
+            device = not self.backend.on_host
+            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link, device)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
+import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,9 @@ import pytest
 import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.ops.placement import shard_bounds
+from dtrain.runtime.backend import Backend, make_backend
 
+STANDIN = Path(__file__).parents[1] / "standin"
 #: Seconds after which a rank that waits for the others gives up; they never come.
 PATIENCE = 20.0
 
@@ -303,3 +307,27 @@ def mutate(data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
 def mutations() -> Callable[..., Iterator[tuple[str, bytes]]]:
     """mutations(data, count): (kind, damaged data), the same at every call."""
     return mutate
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stand-in under CuPy's name."""
+    monkeypatch.syspath_prepend(str(STANDIN))
+    before = {name for name in sys.modules if name.split(".")[0] in ("cupy", "cupy_backends")}
+    assert not before
+    import cupy
+
+    yield cupy
+    cupy.check_memory()
+    for name in [n for n in sys.modules if n.split(".")[0] in ("cupy", "cupy_backends")]:
+        del sys.modules[name]
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def device(request: pytest.FixtureRequest) -> Backend:
+    """The host, and a GPU for which the stand-in compiles CUDA's kernels."""
+    if request.param == "gpu":
+        if not shutil.which("g++"):
+            pytest.skip("the stand-in compiles CUDA sources with g++")
+        request.getfixturevalue("cupy")
+    return make_backend(request.param, local_rank=0)

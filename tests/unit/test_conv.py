@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dtrain as dt
+from dtrain.cuda import windows
 from dtrain.errors import GraphError
 from dtrain.ops import window
+from dtrain.runtime.backend import Backend
 
 few = settings(max_examples=60, derandomize=True, deadline=None)
 
@@ -81,9 +83,10 @@ def cases(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], tuple[Any,
 
 @pytest.mark.parametrize("piece_bytes", [1, 700, 1 << 20])
 def test_convolution_and_its_gradients_are_the_sums_that_define_them(
-    piece_bytes: int, monkeypatch: pytest.MonkeyPatch
+    piece_bytes: int, device: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(windows, "ROWS_BYTES", piece_bytes)
 
     @few
     @given(cases())
@@ -99,7 +102,9 @@ def test_convolution_and_its_gradients_are_the_sums_that_define_them(
         assert y.shape[1:] == expected.shape[1:]
         dy = generator.uniform(-1, 1, expected.shape)
         grads = dt.gradients(y, [fed, kernel], grad_ys=[dt.constant(dy)])
-        found = dt.Session(comm=None).run([y, *grads], {fed: x})
+        session = dt.Session(comm=None, device=device)
+        found = session.run([y, *grads], {fed: x})
+        assert device.on_host or all(plan._windows for plan in session._plans.values())
         right = [expected, to_images(dy, f, x.shape, *how), to_filter(x, dy, f.shape, *how)]
         for value, reference in zip(found, right, strict=True):
             assert value.shape == reference.shape
@@ -108,12 +113,31 @@ def test_convolution_and_its_gradients_are_the_sums_that_define_them(
     check()
 
 
-def test_a_plan_runs_again_on_other_values() -> None:
+@pytest.mark.parametrize("channels", [1, 3, 4, 8])
+@pytest.mark.parametrize("how", [((1, 1), "SAME", (1, 1)), ((2, 1), "VALID", (1, 2))])
+def test_small_integers_are_added_up_exactly_as_float32(device: Backend, channels: int, how: Any) -> None:
+    """Of four channels, or eight, a GPU's threads take four at once."""
+    generator = np.random.default_rng(4)
+    x, f = (generator.integers(-4, 5, s).astype("f") for s in ((3, 6, 7, channels), (3, 2, channels, 5)))
+    fed, kernel = dt.placeholder("float32", x.shape), dt.constant(f)
+    strides, padding, dilations = how
+    y = dt.nn.conv2d(fed, kernel, [1, *strides, 1], padding, dilations=[1, *dilations, 1])
+    expected = convolve(x, f, *how)
+    dy = generator.integers(-4, 5, expected.shape).astype("f")
+    grads = dt.gradients(y, [fed, kernel], grad_ys=[dt.constant(dy)])
+    right = [expected, to_images(dy, f, x.shape, *how), to_filter(x, dy, f.shape, *how)]
+    for value, reference in zip(
+        dt.Session(comm=None, device=device).run([y, *grads], {fed: x}), right, strict=True
+    ):
+        np.testing.assert_array_equal(value, reference)
+
+
+def test_a_plan_runs_again_on_other_values(device: Backend) -> None:
     x = dt.placeholder("float64", [2, 5, 6, 3])
     f = np.random.default_rng(0).uniform(-1, 1, (3, 3, 3, 2))
     y = dt.nn.conv2d(x, f, 1, "SAME")
     (dx,) = dt.gradients(dt.reduce_sum(dt.square(y)), x)
-    session = dt.Session(comm=None)
+    session = dt.Session(comm=None, device=device)
     for seed in range(3):
         value = np.random.default_rng(seed).uniform(-1, 1, (2, 5, 6, 3))
         found, gradient = session.run([y, dx], {x: value})
@@ -124,7 +148,7 @@ def test_a_plan_runs_again_on_other_values() -> None:
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
-def test_inputs_may_be_views_of_other_arrays(strides: tuple[int, int]) -> None:
+def test_inputs_may_be_views_of_other_arrays(strides: tuple[int, int], device: Backend) -> None:
     generator = np.random.default_rng(1)
     x, f = generator.uniform(-1, 1, (2, 3, 6, 5)), generator.uniform(-1, 1, (2, 3, 4, 3))
     images, kernel = dt.placeholder("float64", x.shape), dt.placeholder("float64", f.shape)
@@ -138,7 +162,7 @@ def test_inputs_may_be_views_of_other_arrays(strides: tuple[int, int]) -> None:
     grads = dt.gradients(y, [seen, turned], grad_ys=[dt.transpose(dy)])
     feeds = {images: x.transpose(0, 3, 1, 2), kernel: f.transpose(3, 0, 1, 2), dy: flow}
     right = [expected, to_images(flow.T, f, x.shape, *how), to_filter(x, flow.T, f.shape, *how)]
-    session = dt.Session(comm=None)
+    session = dt.Session(comm=None, device=device)
     for _ in range(2):
         for value, reference in zip(session.run([y, *grads], feeds), right, strict=True):
             np.testing.assert_allclose(value, reference, rtol=1e-10, atol=1e-12)

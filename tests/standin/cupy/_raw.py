@@ -60,7 +60,7 @@ def _translated(code: str) -> str:
         name, arguments = match.groups()
         types = [re.sub(r"\w+$", "", a.strip()) for a in arguments.split(",")]
         body = text[match.end() : behind.start() if behind else None]
-        waits = "true" if "add_lanes(" in body or "__syncthreads" in body else "false"
+        waits = "true" if re.search(r"_lanes\b", body) or "__syncthreads" in body else "false"
         values = ", ".join(f"*({t}*)a[{i}]" for i, t in enumerate(types))
         pieces.append(
             f'extern "C" void launch_{name}(const unsigned *grid, const unsigned *block, void **a) '

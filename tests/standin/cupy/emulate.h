@@ -14,6 +14,9 @@
 #define __launch_bounds__(threads)
 #define __shared__ static /* one block runs at a time */
 
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 struct dim3 {
     unsigned x, y, z;
 };

@@ -18,7 +18,8 @@ struct gemm {
     int btype, ldb;
     const void *beta;
     void *c;
-    int ctype, ldc, compute, algo;
+    int ctype, ldc, compute, algo, count;
+    long long step_a, step_b, step_c;
 };
 static void (*hook)(const gemm *);
 extern "C" {
@@ -29,7 +30,17 @@ int cublasSetWorkspace_v2(void *handle, void *memory, size_t bytes) { return (si
 int cublasGemmEx(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at,
                  int lda, const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int how,
                  int algo) {
-    const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo};
+    const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo, 1, 0, 0, 0};
+    if (handle != &hook) return 1;
+    hook(&g);
+    return 0;
+}
+int cublasGemmStridedBatchedEx(void *handle, int ta, int tb, int m, int n, int k, const void *alpha,
+                               const void *a, int at, int lda, long long step_a, const void *b, int bt,
+                               int ldb, long long step_b, const void *beta, void *c, int ct, int ldc,
+                               long long step_c, int count, int how, int algo) {
+    const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo, count,
+                    step_a, step_b, step_c};
     if (handle != &hook) return 1;
     hook(&g);
     return 0;
@@ -46,7 +57,8 @@ class _Gemm(ctypes.Structure):
         ("b", ctypes.c_void_p),
         *((name, ctypes.c_int) for name in ("btype", "ldb")),
         *((name, ctypes.c_void_p) for name in ("beta", "c")),
-        *((name, ctypes.c_int) for name in ("ctype", "ldc", "compute", "algo")),
+        *((name, ctypes.c_int) for name in ("ctype", "ldc", "compute", "algo", "count")),
+        *((name, ctypes.c_longlong) for name in ("step_a", "step_b", "step_c")),
     )
 
 
@@ -80,18 +92,22 @@ def _rounded(x: np.ndarray, compute: int) -> np.ndarray:
 def _hook(pointer: ctypes._Pointer[_Gemm]) -> None:
     g = _Gemm.from_buffer_copy(pointer.contents)
     real = ctypes.c_float if g.ctype == 0 else ctypes.c_double
-    assert (real.from_address(g.alpha).value, real.from_address(g.beta).value) == (1, 0) and g.algo == -1
+    before = real.from_address(g.beta).value
+    assert real.from_address(g.alpha).value == 1 and before in (0, 1) and g.algo == -1 and g.count > 0
     assert g.compute == 70 if g.ctype == 1 else g.compute in (*_DROPPED, FAST_16F)
     shape_a, shape_b = ((g.k, g.m) if g.transa else (g.m, g.k)), ((g.n, g.k) if g.transb else (g.k, g.n))
-    a, b = _matrix(g.a, g.atype, *shape_a, g.lda), _matrix(g.b, g.btype, *shape_b, g.ldb)
-    c = _matrix(g.c, g.ctype, g.m, g.n, g.ldc)
+    nbytes = _KINDS[g.ctype].itemsize
 
-    def product() -> None:
+    def product(i: int) -> None:
+        a = _matrix(g.a + i * g.step_a * nbytes, g.atype, *shape_a, g.lda)
+        b = _matrix(g.b + i * g.step_b * nbytes, g.btype, *shape_b, g.ldb)
+        c = _matrix(g.c + i * g.step_c * nbytes, g.ctype, g.m, g.n, g.ldc)
         left, right = (_rounded(x, g.compute) for x in (a, b))
-        c[...] = (left.T if g.transa else left) @ (right.T if g.transb else right)
+        found = (left.T if g.transa else left) @ (right.T if g.transb else right)
+        c[...] = found + c if before else found
 
     counts["products"] += 1
-    give(product)
+    give(lambda: [product(i) for i in range(g.count)])
 
 
 _callback = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Gemm))(_hook)
