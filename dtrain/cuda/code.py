@@ -10,10 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.cuda.loops import THREADS, Grid, Loop, blocks_for, copy, grid_of, lanes_of, split, update
+from dtrain.cuda.loops import (
+    MOST_THREADS,
+    SMALL,
+    THREADS,
+    Grid,
+    Loop,
+    blocks_for,
+    copy,
+    grid_of,
+    lanes_of,
+    split,
+    update,
+)
 from dtrain.cuda.windows import COUNTABLE, Windows
 from dtrain.native.compiler import HERE as NATIVE
-from dtrain.native.loops import TYPES, Untranslatable
+from dtrain.native.loops import TYPES, Untranslatable, named
 
 HERE = Path(__file__).parent
 #: Without contraction to fused multiply-adds, elementwise kernels give the bits of those in C.
@@ -29,10 +41,10 @@ ALONE, WIDEST = 64, 64
 class Launch:
     """One kernel with its grid: the function's name, and its words: arrays, integers, floats.
 
-    file: where it is, if it is not one of the plan's own.
+    file: where it is, if it is not one of the plan's own. number: its place among the plan's kernels.
     """
 
-    __slots__ = ("block", "file", "grid", "symbol", "words")
+    __slots__ = ("blocks", "file", "number", "symbol", "threads", "words")
 
     def __init__(
         self,
@@ -42,9 +54,14 @@ class Launch:
         threads: int,
         file: str = "kernels.cu",
     ) -> None:
-        self.symbol, self.words, self.file = symbol, words, file
-        self.grid = (blocks, 1, 1) if isinstance(blocks, int) else (*blocks, 1)
-        self.block = (threads, 1, 1)
+        self.symbol, self.words, self.file, self.number = symbol, words, file, -1
+        self.blocks = (blocks, 1) if isinstance(blocks, int) else blocks
+        self.threads = threads
+
+    @property
+    def small(self) -> bool:
+        """Whether one block does it nearly as fast as many, so that a launch of its own costs more."""
+        return prod(self.blocks) * self.threads <= SMALL
 
 
 class Product:
@@ -83,7 +100,6 @@ class Code:
         self.control = backend.block(8 * (STATE + LENT * TABLES + TRANSFER * transfers)).view(np.int64)
         self.lent: list[np.ndarray] = []
         self._room: Any = backend.block(0)
-        self._module: Any = None
 
     # -- what ops ask for ------------------------------------------------------------------------------
     def call(self, symbol: str, *words: Any) -> Launch | list[Launch]:
@@ -367,27 +383,65 @@ class Code:
         counters = self._env.counters
         return Launch("count", (counters.memory, len(counters.names)), 1, 1)
 
-    # -- compiling -------------------------------------------------------------------------------------
-    def compile(self) -> None:
-        """Make the kernels of this plan, or find them in CuPy's cache on disk."""
-        source = "".join(self._sources[s] for s in sorted(self._sources))
-        if source:
-            self._module = self._backend.module(header() + source, OPTIONS)
+    # -- launching -------------------------------------------------------------------------------------
+    def launchers(self, launches: Sequence[Sequence[Launch]]) -> list[Callable[[], Any]]:
+        """Calls that launch each of these: one kernel, or several small ones in turn by one block.
 
-    def launcher(self, call: Launch | Product, number: int) -> Callable[[], Any]:
-        """The launch, ready to be made; number: its place among the plan's kernels."""
-        if isinstance(call, Product):
-            return call.call
-        module = self._module if call.symbol in self._sources else fixed(self._backend, call.file)
-        function = module.get_function(call.symbol)
-        arguments = [self.control, np.int64(number)]
-        for word in call.words:
-            if isinstance(word, float):
-                word = np.float64(word)
-            elif isinstance(word, int | np.integer):
-                word = np.int64(word)
-            arguments.append(word)
-        return partial(function, call.grid, call.block, tuple(arguments))
+        The entries for them are compiled, or found in CuPy's cache on disk.
+        """
+        made = [entry(kernels) for kernels in launches]
+        own = {k.symbol for kernels in launches for k in kernels} & self._sources.keys()
+        files = {k.file for kernels in launches for k in kernels if k.symbol not in own}
+        text = "".join(text_of(file) for file in sorted(files))
+        text += "".join(self._sources[symbol] for symbol in sorted(own))
+        text += "".join(dict.fromkeys(source for _, source in sorted(made)))
+        module = self._backend.module(header() + text, OPTIONS) if launches else None
+        return [
+            self._launcher(module.get_function(symbol), kernels)
+            for (symbol, _), kernels in zip(made, launches, strict=True)
+        ]
+
+    def _launcher(self, function: Any, kernels: Sequence[Launch]) -> Callable[[], Any]:
+        grid, threads = (*kernels[0].blocks, 1), kernels[0].threads
+        arguments = [self.control]
+        if len(kernels) > 1:
+            grid, threads = (1, 1, 1), MOST_THREADS
+        for kernel in kernels:
+            arguments.append(np.int64(kernel.number))
+            if len(kernels) > 1:
+                across, down = kernel.blocks
+                # of the larger block there are fewer
+                arguments += [np.int64(-(-across * kernel.threads // MOST_THREADS)), np.int64(down)]
+            for word in kernel.words:
+                if isinstance(word, float):
+                    word = np.float64(word)
+                elif isinstance(word, int | np.integer):
+                    word = np.int64(word)
+                arguments.append(word)
+        return partial(function, grid, (threads, 1, 1), tuple(arguments))
+
+
+def entry(kernels: Sequence[Launch]) -> tuple[str, str]:
+    """Symbol and source of what is launched: a kernel, or several in turn by one block."""
+    arguments, lines = ["state *s"], []
+    for k, kernel in enumerate(kernels):
+        words = [f"w{k}_{i}" for i in range(len(kernel.words))]
+        arguments.append(f"int64_t number{k}")
+        if len(kernels) > 1:
+            arguments += [f"int64_t across{k}", f"int64_t down{k}"]
+        for name, word in zip(words, kernel.words, strict=True):
+            real, whole = isinstance(word, float), isinstance(word, int | np.integer)
+            arguments.append(f"{'double' if real else 'int64_t' if whole else 'any'} {name}")
+        call = f"{kernel.symbol}({{}}, {', '.join(['s', f'number{k}', *words])});"
+        if len(kernels) == 1:
+            lines.append(call.format("launched()"))
+            continue
+        lines.append(f"for (unsigned i = 0; i < (unsigned)(across{k} * down{k}); i++) {{")
+        lines.append(call.format(f"nth(i, (unsigned)across{k}, (unsigned)down{k})"))
+        lines += ["__syncthreads();", "}"]
+    threads = MOST_THREADS if len(kernels) > 1 else max(THREADS, kernels[0].threads)
+    head = f'extern "C" __global__ void __launch_bounds__({threads}) NAME({", ".join(arguments)}) {{'
+    return named("entry", "\n".join([head, *lines, "}", ""]))
 
 
 def _threads(entries: int) -> int:
@@ -402,16 +456,11 @@ _NUMPY = {"double": "float64", "int32_t": "int32", "int64_t": "int64", "uint8_t"
 @cache
 def header() -> str:
     """kernels.cuh with what it includes: NVRTC opens no files."""
-    text = (HERE / "kernels.cuh").read_text()
+    text = (HERE / "kernels.cuh").read_text().replace("MOST_THREADS", str(MOST_THREADS))
     return text.replace('#include "numbers.h"', (NATIVE / "numbers.h").read_text())
 
 
 @cache
 def text_of(file: str) -> str:
-    """A file of kernels with what it is made of, as NVRTC takes it."""
-    return header() + (HERE / file).read_text()
-
-
-def fixed(backend: Any, file: str) -> Any:
-    """The kernels of a file."""
-    return backend.module(text_of(file), OPTIONS)
+    """A file of kernels."""
+    return (HERE / file).read_text()

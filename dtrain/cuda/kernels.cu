@@ -18,24 +18,24 @@ INLINE void move(char *to, const char *from, int64_t size, int64_t at, int64_t b
     }
 }
 
-/* The start of a step: the feeds get what they have in it. gridDim.y: the feeds. */
-KERNEL feed(state *s, int64_t number, const transfer *feeds) {
+/* The start of a step: the feeds get what they have in it. here.y: which feed. */
+KERNEL feed(HERE, const transfer *feeds) {
     if (stopped(s)) return;
-    const transfer t = feeds[blockIdx.y];
+    const transfer t = feeds[here.y];
     move(t.buffer, t.rows + s->step * t.stride, t.size, AT, STRIDE);
 }
 
-/* Its end: results are kept. gridDim.y: the fetches. */
-KERNEL fetch(state *s, int64_t number, const transfer *fetches) {
+/* Its end: results are kept. here.y: which fetch. */
+KERNEL fetch(HERE, const transfer *fetches) {
     if (stopped(s)) return;
-    const transfer t = fetches[blockIdx.y];
+    const transfer t = fetches[here.y];
     move(t.rows + s->step * t.stride, t.buffer, t.size, AT, STRIDE);
 }
 
 /* The step is done: it counts, and so do the draws of its random operations. counters: of each operation how often
- * it has drawn, and whether it has in this step. One thread. */
-KERNEL count(state *s, int64_t number, int64_t *counters, int64_t n) {
-    if (stopped(s)) return;
+ * it has drawn, and whether it has in this step. One thread does it. */
+KERNEL count(HERE, int64_t *counters, int64_t n) {
+    if (AT || stopped(s)) return;
     s->step += 1;
     for (int64_t i = 0; i < n; i++) {
         counters[2 * i] += counters[2 * i + 1];
@@ -44,12 +44,12 @@ KERNEL count(state *s, int64_t number, int64_t *counters, int64_t n) {
     if (s->until && *s->until != 0) s->status = STOPPED;
 }
 
-KERNEL copy(state *s, int64_t number, char *out, const char *in, int64_t bytes) {
+KERNEL copy(HERE, char *out, const char *in, int64_t bytes) {
     if (!stopped(s)) move(out, in, bytes, AT, STRIDE);
 }
 
 /* From each of several tables the same rows; width threads copy a row. A row that is not there is left out. */
-INLINE void gather_rows(state *s, int64_t number, const char *tables, int64_t rows, int64_t size, const void *indices,
+INLINE void gather_rows(HERE, const char *tables, int64_t rows, int64_t size, const void *indices,
                         int64_t itemsize, int64_t n, int64_t count, char *out, int64_t width) {
     const int64_t i = AT / width;
     if (i >= n * count) return;
@@ -59,21 +59,21 @@ INLINE void gather_rows(state *s, int64_t number, const char *tables, int64_t ro
 }
 
 /* tables one behind the other, rows of each, bytes of a row, indices, bytes of an index, their number, tables, out */
-KERNEL gather(state *s, int64_t number, const char *tables, int64_t rows, int64_t size, const void *indices,
+KERNEL gather(HERE, const char *tables, int64_t rows, int64_t size, const void *indices,
               int64_t itemsize, int64_t n, int64_t count, char *out, int64_t width) {
-    gather_rows(s, number, tables, rows, size, indices, itemsize, n, count, out, width);
+    gather_rows(here, s, number, tables, rows, size, indices, itemsize, n, count, out, width);
 }
 
 /* where a table is lent to (its address, 0 for none, and its rows), and the rest as of gather */
-KERNEL gather_lent(state *s, int64_t number, const int64_t *lent, int64_t size, const void *indices, int64_t itemsize,
+KERNEL gather_lent(HERE, const int64_t *lent, int64_t size, const void *indices, int64_t itemsize,
                    int64_t n, char *out, int64_t width) {
-    if (lent[0]) gather_rows(s, number, (const char *)lent[0], lent[1], size, indices, itemsize, n, 1, out, width);
+    if (lent[0]) gather_rows(here, s, number, (const char *)lent[0], lent[1], size, indices, itemsize, n, 1, out, width);
     else stop(s, number, BAD_VALUE);
 }
 
 /* partial sums, how many there are of each, sums, out: each sum's parts from the first to the last */
 #define PARTS(JOINS, WIDE, TYPE)                                                                                \
-    KERNEL JOINS##_parts_##TYPE(state *s, int64_t number, const WIDE *parts, int64_t count, int64_t n,          \
+    KERNEL JOINS##_parts_##TYPE(HERE, const WIDE *parts, int64_t count, int64_t n,                              \
                                 TYPE *out) {                                                                    \
         for (int64_t i = AT; i < n; i += STRIDE) {                                                              \
             WIDE sum = parts[i];                                                                                \
@@ -93,7 +93,7 @@ PARTS(either, uint8_t, uint8_t)
 
 /* entries, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond the limit, and stays where none is */
 #define HAS_BAD(NAME, REAL, VERDICT)                                                                            \
-    KERNEL NAME(state *s, int64_t number, const REAL *x, int64_t n, double limit, VERDICT *out) {               \
+    KERNEL NAME(HERE, const REAL *x, int64_t n, double limit, VERDICT *out) {                                   \
         const REAL most = (REAL)limit;                                                                          \
         bool bad = false;                                                                                       \
         for (int64_t i = AT; i < n; i += STRIDE) bad |= !((x[i] < 0 ? -x[i] : x[i]) <= most);                   \
@@ -104,12 +104,12 @@ HAS_BAD(has_bad_float_double, float, double)
 HAS_BAD(has_bad_double_float, double, float)
 HAS_BAD(has_bad_double_double, double, double)
 
-KERNEL zero(state *s, int64_t number, char *out, int64_t bytes) {
+KERNEL zero(HERE, char *out, int64_t bytes) {
     for (int64_t i = AT; i < bytes; i += STRIDE) out[i] = 0;
 }
 
 #define FILL(TYPE, GIVEN)                                                                                       \
-    KERNEL fill_##TYPE(state *s, int64_t number, TYPE *out, int64_t n, GIVEN value) {                           \
+    KERNEL fill_##TYPE(HERE, TYPE *out, int64_t n, GIVEN value) {                                               \
         if (stopped(s)) return;                                                                                 \
         for (int64_t i = AT; i < n; i += STRIDE) out[i] = (TYPE)value;                                          \
     }
@@ -120,10 +120,10 @@ FILL(int64_t, int64_t)
 FILL(uint8_t, int64_t)
 
 /* a verdict, 0 where all is well */
-KERNEL stop_if_bad_float(state *s, int64_t number, const float *verdict) {
+KERNEL stop_if_bad_float(HERE, const float *verdict) {
     if (*verdict != 0) stop(s, number, NOT_FINITE);
 }
-KERNEL stop_if_bad_double(state *s, int64_t number, const double *verdict) {
+KERNEL stop_if_bad_double(HERE, const double *verdict) {
     if (*verdict != 0) stop(s, number, NOT_FINITE);
 }
 
@@ -144,7 +144,7 @@ INLINE void philox(uint64_t *x, uint64_t key0, uint64_t key1) {
 /* What ops/dropout.py draws on the host, to the bit. counter: of the operation, see count; start: the number of the
  * first entry; n: entries. A thread makes what one value of Philox's counter gives, 16 or 32 of them. */
 #define DROPOUT(NAME, REAL)                                                                                     \
-    KERNEL NAME(state *s, int64_t number, const REAL *keep, int64_t *counter, int64_t key0, int64_t key1,       \
+    KERNEL NAME(HERE, const REAL *keep, int64_t *counter, int64_t key0, int64_t key1,                           \
                 int64_t start, int64_t n, REAL *out) {                                                          \
         const double share = *keep;                                                                             \
         if (!(share > 0 && share <= 1)) {                                                                       \

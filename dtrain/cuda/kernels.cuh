@@ -1,6 +1,8 @@
-/* What kernels in CUDA are made of: those in kernels.cu, and those that dtrain generates for a plan.
+/* What kernels in CUDA are made of: those in files beside this one, and those that dtrain generates for a plan.
  *
- * A kernel's first arguments are the state of the run and the kernel's number in its plan. Once the state says why the
+ * A kernel is a function here. What is launched are entries made for a plan (see code.py): each is one kernel, or several
+ * small ones that follow one another, in turn by one block. A kernel's first arguments are the block that it is to be,
+ * the state of the run and the kernel's number in its plan. Once the state says why the
  * steps stopped, kernels that write variables, counters or results do nothing: what is launched behind a bad batch, or
  * behind a number that is not finite, changes nothing, and the host learns of it when it next looks.
  * Sums are added up in an order that depends on their sizes alone, and no atomic operation adds floats, so a run
@@ -22,7 +24,21 @@ typedef unsigned long long uint64_t;
 #endif
 
 #define INLINE static __device__ __forceinline__
-#define KERNEL extern "C" __global__ void __launch_bounds__(256)
+#define KERNEL INLINE void
+#define HERE const place here, state *s, int64_t number
+
+/* Which block of how many; blockIdx and gridDim where a kernel is launched alone. */
+struct place {
+    unsigned x, y, across, down;
+};
+INLINE place launched() { return {blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}; }
+INLINE place nth(unsigned i, unsigned across, unsigned down) { return {i % across, i / across, across, down}; }
+
+/* An array of any type, among the arguments of an entry. */
+struct any {
+    void *at;
+    template <class T> __device__ __forceinline__ operator T *() const { return (T *)at; }
+};
 
 INLINE float as_float(int32_t bits) { return __int_as_float(bits); }
 INLINE int32_t as_bits(float f) { return __float_as_int(f); }
@@ -95,13 +111,21 @@ struct state {
     const float *until;
 };
 
-INLINE bool stopped(const state *s) { return s->status != OK; }
+/* volatile: another thread of the block may just have changed it */
+INLINE bool stopped(const state *s) { return *(const volatile int64_t *)&s->status != OK; }
 INLINE void stop(state *s, int64_t number, int why) {
     if (atomicCAS((unsigned long long *)&s->status, 0ull, (unsigned long long)why) == 0) s->number = number;
 }
 
-#define AT ((int64_t)blockIdx.x * blockDim.x + threadIdx.x)
-#define STRIDE ((int64_t)gridDim.x * blockDim.x)
+#define AT ((int64_t)here.x * blockDim.x + threadIdx.x)
+#define STRIDE ((int64_t)here.across * blockDim.x)
+
+/* Memory that the threads of a block share, an entry for each: the same in all kernels, so what follows waits. */
+INLINE char *shared_memory() {
+    __shared__ double memory[MOST_THREADS];
+    return (char *)memory;
+}
+template <class T> INLINE T *room_of() { return (T *)shared_memory(); }
 
 INLINE float lowest(float) { return -INFINITY; }
 INLINE double lowest(double) { return -INFINITY; }

@@ -17,8 +17,10 @@ from dtrain.native.loops import Nest, named
 
 #: Threads of a block, and the blocks beyond which a thread takes several entries.
 THREADS, BLOCKS = 256, 2048
+#: Threads of the block that does several small kernels in turn, and those that such a kernel may ask for.
+MOST_THREADS, SMALL = 1024, 2048
 #: Terms that a lane adds up before other blocks are asked, and blocks that are enough for a GPU.
-TERMS, ENOUGH = 64, 128
+TERMS, ENOUGH = 8, 128
 
 
 class Part(NamedTuple):
@@ -42,11 +44,10 @@ class Grid(NamedTuple):
 def grid_of(sums: int, terms: int, neighbours: bool) -> Grid:
     """For so many sums; neighbours: whether terms of one sum lie side by side, not terms of several."""
     if neighbours:
-        lanes = min(THREADS, _power(terms))
+        lanes = min(THREADS if sums >= ENOUGH else MOST_THREADS, _power(terms))
     else:
-        lanes = min(THREADS // min(32, _power(sums)), _power(terms))
-    width = THREADS // lanes
-    width = min(width, _power(sums))
+        lanes = min(MOST_THREADS // min(32, _power(sums)), _power(terms))
+    width = min(max(THREADS // lanes, 1 if neighbours else 32), _power(sums))
     blocks = -(-sums // width)
     splits = 1
     if blocks < ENOUGH and terms > lanes * TERMS:
@@ -91,7 +92,7 @@ class Loop(Nest):
         # to divide numbers of 64 bits takes a GPU longer than to fetch what they count
         index = "uint32_t" if prod(self.space) < 1 << 31 else "int64_t"
         sums = [v for v in written if v in self.sums]
-        arguments = ["state *s", "int64_t number", *(f"int64_t {n}_" for n in names)]
+        arguments = ["HERE", *(f"int64_t {n}_" for n in names)]
         arguments += ["int64_t lanes"] if sums else []
         arguments += [f"const {self.types[v]} *p{v}" for v in range(self.inputs)]
         arguments += [f"{self.wide(v) if partial and v in sums else self.types[v]} *o{v}" for v in written]
@@ -107,7 +108,6 @@ class Loop(Nest):
         kept = [d for d in range(k) if mask[d]]
         reduced = [d for d in range(k) if not mask[d]]
         neighbours = not mask[-1] if mask else True
-        lines += [f"__shared__ {self.wide(v)} room{v}[{THREADS}];" for v in sums]
         lines += [
             f"const index sums = {' * '.join(names[d] for d in kept) or '1'};",
             f"const index terms = {' * '.join(names[d] for d in reduced) or '1'};",
@@ -115,26 +115,30 @@ class Loop(Nest):
             # neighbouring threads read neighbouring entries
             f"const int lane = {'at % count' if neighbours else 'at / width'};",
             f"const int column = {'at / count' if neighbours else 'at % width'};",
-            "const index o = (index)blockIdx.x * width + column;",
+            "const index o = (index)here.x * width + column;",
             *(f"{self.types[v]} run{v} = {self.joins(v)}::start(({self.types[v]})0);" for v in sums),
             "if (o < sums) {",
             *_indices("o", kept),
-            "for (index r = (index)blockIdx.y * count + lane; r < terms; r += (index)gridDim.y * count) {",
+            "for (index r = (index)here.y * count + lane; r < terms; r += (index)here.down * count) {",
             *_indices("r", reduced),
             *self._body(written),
             "}",
             "}",
         ]
         for v in sums:
-            lines.append(f"room{v}[lane * width + column] = run{v};")
-            lines.append(f"join_lanes<{self.joins(v)}>(room{v}, lane, count, column, width);")
-        lines.append("if (lane == 0 && o < sums) {")
-        for v in sums:
+            to, value = f"o{v}[o]", f"({self.types[v]})room[column]"
             if partial:
-                lines.append(f"o{v}[blockIdx.y * sums + o] = room{v}[column];")
-            else:
-                lines.append(f"o{v}[o] = ({self.types[v]})room{v}[column];")
-        return "\n".join([*lines, "}", "}", ""])
+                to, value = f"o{v}[here.y * sums + o]", "room[column]"
+            lines += [
+                "{",
+                f"{self.wide(v)} *const room = room_of<{self.wide(v)}>();",
+                f"room[lane * width + column] = run{v};",
+                f"join_lanes<{self.joins(v)}>(room, lane, count, column, width);",
+                f"if (lane == 0 && o < sums) {to} = {value};",
+                "__syncthreads();",
+                "}",
+            ]
+        return "\n".join([*lines, "}", ""])
 
     def _body(self, written: list[int]) -> list[str]:
         """The arithmetic at one entry that what is written needs, and the writing."""
@@ -178,7 +182,7 @@ def copy(type: str, axes: int, wide: bool) -> tuple[str, str]:
     sizes = "".join(f", int64_t n{d}_, int64_t a{d}, int64_t b{d}" for d in range(axes))
     index = "int64_t" if wide else "uint32_t"
     lines = [
-        f"KERNEL NAME(state *s, int64_t number, {type} *to, const {type} *from{sizes}) {{",
+        f"KERNEL NAME(HERE, {type} *to, const {type} *from{sizes}) {{",
         "if (stopped(s)) return;",
         f"typedef {index} index;",
         *(f"const index n{d} = (index)n{d}_;" for d in range(axes)),
@@ -214,7 +218,7 @@ def update(text: str, type: str, slots: int) -> tuple[str, str]:
     writes = " ".join(f"{x}_[i] = {x};" for x in ("p", *states))
     return named(
         "update",
-        f"""KERNEL NAME(state *s, int64_t number, int64_t n, const {type} *rate_, {arrays}) {{
+        f"""KERNEL NAME(HERE, int64_t n, const {type} *rate_, {arrays}) {{
 if (stopped(s)) return;
 const {type} rate = *rate_;
 for (int64_t i = AT; i < n; i += STRIDE) {{

@@ -7,13 +7,14 @@ to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product
 
 ALIGNMENT = 64
 
@@ -30,7 +31,8 @@ class Done(NamedTuple):
 
 
 class Program:
-    """kernels: those of the plan; captured: of each, whether it can be part of a graph.
+    """kernels: those of the plan: Launches, Products, other calls. captured: of each, whether a graph may
+    hold it.
 
     feeds, fetches: the arrays that they read and write, C-contiguous. wait: returns when all is done.
     """
@@ -39,7 +41,7 @@ class Program:
         self,
         backend: Any,
         code: Code,
-        kernels: Sequence[Call],
+        kernels: Sequence[Launch | Product | Call],
         captured: Sequence[bool],
         feeds: Sequence[Any],
         fetches: Sequence[Any],
@@ -50,13 +52,16 @@ class Program:
         most = max((a.nbytes for a in (*feeds, *fetches)), default=0)
         first = code.transfer("feed", 0, len(feeds), most)
         last = [*code.transfer("fetch", len(feeds), len(fetches), most), code.count()]
-        self.before, self.after = ([code.launcher(c, -1) for c in calls] for calls in (first, last))
-        whole = [*((k, True) for k in self.before), *zip(kernels, captured, strict=True)]
-        whole += [(k, True) for k in self.after]
+        whole: list[tuple[Any, bool]] = [*((k, True) for k in first), *zip(kernels, captured, strict=True)]
+        whole += [(k, True) for k in last]
+        groups, flags = _in_turn(whole)
         self.segments = [
             Segment(backend, [k for k, _ in group]) if yes else _Plain([k for k, _ in group])
-            for yes, group in groupby(whole, key=lambda pair: pair[1])
+            for yes, group in groupby(
+                zip(launched(code, groups), flags, strict=True), key=lambda pair: pair[1]
+            )
         ]
+        self._parts = (first, list(kernels), last)
         self._control = backend.pinned(code.control.nbytes)
         self._pinned, self._device = backend.pinned(0), backend.block(0)
         self._kept = [np.zeros(a.shape, a.dtype) for a in feeds]
@@ -79,15 +84,22 @@ class Program:
                 for segment in self.segments:
                     segment()
         else:
-            for call in (*self.before, *kernels, *self.after):
+            before, _, after = self.alone
+            for call in (*before, *kernels, *after):
                 call()
         return self._collect(steps, *results)
 
     def feed(self, rows: Sequence[np.ndarray | None]) -> None:
         """Put one step's feeds in place, for kernels that are called one by one."""
         self._stage(1, rows, None)
-        for call in self.before:
+        for call in self.alone[0]:
             call()
+
+    @cached_property
+    def alone(self) -> tuple[list[Call], list[Call], list[Call]]:
+        """Each kernel as a call: those before the plan's, the plan's, and those after. Few runs need it."""
+        calls = launched(self._code, [[k] for part in self._parts for k in part])
+        return tuple(list(islice(calls, len(part))) for part in self._parts)
 
     def _stage(self, steps: int, rows: Sequence[np.ndarray | None], until: Any) -> tuple[int, list[int]]:
         """Send what the steps need; returns where results begin in the window, and where each does."""
@@ -139,6 +151,30 @@ class Program:
             for at, size, f in zip(places, sizes, self._fetches, strict=True)
         ]
         return Done(status, number, done, results)
+
+
+def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[bool]]:
+    """Small kernels that follow one another together, all else alone; and whether each can be captured."""
+    groups: list[list[Any]] = []
+    flags: list[bool] = []
+    for call, yes in whole:
+        small = isinstance(call, Launch) and call.small and yes
+        if small and groups and isinstance(groups[-1][0], Launch) and groups[-1][0].small and flags[-1]:
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+            flags.append(yes)
+    return groups, flags
+
+
+def launched(code: Code, groups: Sequence[Sequence[Any]]) -> Iterator[Call]:
+    """A call of each group: a launch of its kernels, or what it is itself."""
+    launches = iter(code.launchers([group for group in groups if isinstance(group[0], Launch)]))
+    for group in groups:
+        if isinstance(group[0], Launch):
+            yield next(launches)
+        else:
+            yield group[0].call if isinstance(group[0], Product) else group[0]
 
 
 class _Plain:

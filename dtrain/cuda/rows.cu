@@ -7,11 +7,11 @@
 
 /* at: the row of this thread; lane: its place among those of the row. All threads of a block go through the loop. */
 #define EACH_ROW(T)                                                                                             \
-    __shared__ T room[256];                                                                                     \
+    T *const room = room_of<T>();                                                                                   \
     const int count = (int)lanes, width = blockDim.x / count, lane = threadIdx.x % count,                       \
               column = threadIdx.x / count;                                                                     \
-    for (int64_t first = (int64_t)blockIdx.x * width, at = first + column; first < rows;                        \
-         first += (int64_t)gridDim.x * width, at = first + column)
+    for (int64_t first = (int64_t)here.x * width, at = first + column; first < rows;                        \
+         first += (int64_t)here.across * width, at = first + column)
 
 /* What the lanes of each row have, joined; every lane gets it. */
 template <class J, class T> INLINE T all_lanes(T *room, T mine, int lane, int lanes, int column, int width) {
@@ -32,7 +32,7 @@ template <class T> INLINE T largest_of(const T *x, int64_t n, int lane, int lane
 
 /* lanes, x, rows, columns, out, which may be x */
 #define SOFTMAX(T)                                                                                              \
-    KERNEL softmax_##T(state *s, int64_t number, int64_t lanes, const T *x_, int64_t rows, int64_t columns,     \
+    KERNEL softmax_##T(HERE, int64_t lanes, const T *x_, int64_t rows, int64_t columns,                         \
                        T *out) {                                                                                \
         EACH_ROW(T) {                                                                                           \
             const int64_t n = at < rows ? columns : 0;                                                          \
@@ -48,7 +48,7 @@ SOFTMAX(float)
 SOFTMAX(double)
 
 #define LOG_SOFTMAX(T)                                                                                          \
-    KERNEL log_softmax_##T(state *s, int64_t number, int64_t lanes, const T *x_, int64_t rows, int64_t columns, \
+    KERNEL log_softmax_##T(HERE, int64_t lanes, const T *x_, int64_t rows, int64_t columns,                     \
                            T *out) {                                                                            \
         EACH_ROW(T) {                                                                                           \
             const int64_t n = at < rows ? columns : 0;                                                          \
@@ -65,7 +65,7 @@ LOG_SOFTMAX(double)
 
 /* lanes, logits, rows, classes, labels, bytes of a label, losses out, gradients out */
 #define SPARSE_CROSS_ENTROPY(T)                                                                                 \
-    KERNEL sparse_cross_entropy_##T(state *s, int64_t number, int64_t lanes, const T *logits, int64_t rows,     \
+    KERNEL sparse_cross_entropy_##T(HERE, int64_t lanes, const T *logits, int64_t rows,                         \
                                     int64_t classes, const void *labels, int64_t itemsize, T *loss, T *grad) {  \
         EACH_ROW(T) {                                                                                           \
             const int64_t n = at < rows ? classes : 0, label = n ? index_at(labels, itemsize, at) : 0;          \
@@ -85,7 +85,7 @@ SPARSE_CROSS_ENTROPY(double)
 
 /* lanes, logits, rows, classes, labels (probabilities), losses out, gradients out */
 #define DENSE_CROSS_ENTROPY(T)                                                                                  \
-    KERNEL dense_cross_entropy_##T(state *s, int64_t number, int64_t lanes, const T *logits, int64_t rows,      \
+    KERNEL dense_cross_entropy_##T(HERE, int64_t lanes, const T *logits, int64_t rows,                          \
                                    int64_t classes, const T *labels, T *loss, T *grad) {                        \
         EACH_ROW(T) {                                                                                           \
             const int64_t n = at < rows ? classes : 0;                                                          \
@@ -116,7 +116,7 @@ template <class T> INLINE bool comes_first(T a, T b, bool least) {
 
 /* x, outer, n, inner, whether the smallest, out: where the first of the largest entries is; a thread a result */
 #define ARG_EXTREME(T)                                                                                          \
-    KERNEL arg_extreme_##T(state *s, int64_t number, const T *x_, int64_t outer, int64_t n, int64_t inner,      \
+    KERNEL arg_extreme_##T(HERE, const T *x_, int64_t outer, int64_t n, int64_t inner,                          \
                            int64_t least, int64_t *out) {                                                       \
         for (int64_t i = AT; i < outer * inner; i += STRIDE) {                                                  \
             const T *x = x_ + i / inner * n * inner + i % inner;                                                \
@@ -129,7 +129,7 @@ template <class T> INLINE bool comes_first(T a, T b, bool least) {
 
 /* x, outer, n, inner, whether without the entry itself, whether from the end, out; a thread a line */
 #define CUMSUM(T)                                                                                               \
-    KERNEL cumsum_##T(state *s, int64_t number, const T *x_, int64_t outer, int64_t n, int64_t inner,           \
+    KERNEL cumsum_##T(HERE, const T *x_, int64_t outer, int64_t n, int64_t inner,                               \
                       int64_t exclusive, int64_t reverse, T *out) {                                             \
         for (int64_t i = AT; i < outer * inner; i += STRIDE) {                                                  \
             const int64_t start = i / inner * n * inner + i % inner;                                            \
@@ -145,7 +145,7 @@ template <class T> INLINE bool comes_first(T a, T b, bool least) {
 
 /* x, rows, columns, k, values, indices: the k largest of each row, of equal ones the one before; a thread a row */
 #define TOP_K(T)                                                                                                \
-    KERNEL top_k_##T(state *s, int64_t number, const T *x_, int64_t rows, int64_t columns, int64_t k,           \
+    KERNEL top_k_##T(HERE, const T *x_, int64_t rows, int64_t columns, int64_t k,                               \
                      T *values, int32_t *indices) {                                                             \
         for (int64_t i = AT; i < rows; i += STRIDE) {                                                           \
             const T *x = x_ + i * columns;                                                                      \
@@ -171,7 +171,7 @@ OF_NUMBERS(TOP_K)
 /* predictions, rows, classes, targets, bytes of a target, k, out: whether fewer than k predictions are larger than the
  * target's, which is a number; a thread a row */
 #define IN_TOP_K(T)                                                                                             \
-    KERNEL in_top_k_##T(state *s, int64_t number, const T *x_, int64_t rows, int64_t classes,                   \
+    KERNEL in_top_k_##T(HERE, const T *x_, int64_t rows, int64_t classes,                                       \
                         const void *targets, int64_t itemsize, int64_t k, uint8_t *out) {                       \
         for (int64_t i = AT; i < rows; i += STRIDE) {                                                           \
             const T *x = x_ + i * classes;                                                                      \
@@ -187,13 +187,13 @@ IN_TOP_K(double)
 
 /* x [rows, columns], indices [rows, k], out: x's entries there */
 #define PICK(T)                                                                                                 \
-    KERNEL pick_##T(state *s, int64_t number, const T *x, int64_t rows, int64_t columns, const int32_t *indices, \
+    KERNEL pick_##T(HERE, const T *x, int64_t rows, int64_t columns, const int32_t *indices,                    \
                     int64_t k, T *out) {                                                                        \
         for (int64_t i = AT; i < rows * k; i += STRIDE) out[i] = x[i / k * columns + indices[i]];               \
     }
 /* and back: x's entries there become those of the last */
 #define PUT(T)                                                                                                  \
-    KERNEL put_##T(state *s, int64_t number, T *x, int64_t rows, int64_t columns, const int32_t *indices,       \
+    KERNEL put_##T(HERE, T *x, int64_t rows, int64_t columns, const int32_t *indices,                           \
                    int64_t k, const T *from) {                                                                  \
         for (int64_t i = AT; i < rows * k; i += STRIDE) x[i / k * columns + indices[i]] = from[i];              \
     }
@@ -201,7 +201,7 @@ OF_NUMBERS(PICK)
 OF_NUMBERS(PUT)
 
 /* positions [n, axes], bytes of a number, n, axes, their sizes, out: the place of each in row-major order */
-KERNEL places(state *s, int64_t number, const void *positions, int64_t itemsize, int64_t n, int64_t axes,
+KERNEL places(HERE, const void *positions, int64_t itemsize, int64_t n, int64_t axes,
               const int64_t *sizes, int64_t *out) {
     for (int64_t i = AT; i < n; i += STRIDE) {
         int64_t place = 0;
@@ -218,7 +218,7 @@ KERNEL places(state *s, int64_t number, const void *positions, int64_t itemsize,
  * A thread adds up, from the first to the last, what goes to one entry of out: it goes through the rows of out, or,
  * where there are fewer, through the indices, of which the first of equal ones does it; then out is zero before. */
 #define SCATTER_ADD(T)                                                                                          \
-    KERNEL scatter_add_##T(state *s, int64_t number, const T *dy, const void *indices, int64_t itemsize,        \
+    KERNEL scatter_add_##T(HERE, const T *dy, const void *indices, int64_t itemsize,                            \
                            int64_t outer, int64_t n, int64_t inner, int64_t rows, int64_t by_rows, T *out) {    \
         const int64_t owners = by_rows ? rows : n;                                                              \
         for (int64_t i = AT; i < outer * owners * inner; i += STRIDE) {                                         \

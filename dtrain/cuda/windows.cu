@@ -24,7 +24,7 @@ INLINE float4 operator+(float4 a, float4 b) {
 
 /* The windows of n images as rows of a matrix. Of as many threads as are a whole number of rows each keeps to its
  * column, so that it divides twice an entry, and neighbours write side by side. channels: of the type V. */
-template <class V> INLINE void write_rows(const V *x, const windows g, uint32_t n, V *out) {
+template <class V> INLINE void write_rows(const place here, const V *x, const windows g, uint32_t n, V *out) {
     const uint32_t depth = g.size_y * g.size_x * g.channels, matrix = n * g.rows * g.columns;
     const uint32_t step = (uint32_t)STRIDE / depth, from = (uint32_t)AT / depth, at = (uint32_t)AT % depth;
     const int channel = at % g.channels, x_in = at / g.channels % g.size_x, y_in = at / g.channels / g.size_x;
@@ -40,9 +40,9 @@ template <class V> INLINE void write_rows(const V *x, const windows g, uint32_t 
     }
 }
 #define WINDOW_ROWS(NAME, V)                                                                                    \
-    KERNEL window_rows_##NAME(state *s, int64_t number, const V *x, GIVEN, int64_t n, V *out) {                 \
+    KERNEL window_rows_##NAME(HERE, const V *x, GIVEN, int64_t n, V *out) {                                     \
         const windows g = WINDOWS;                                                                              \
-        write_rows(x, g, (uint32_t)n, out);                                                                     \
+        write_rows(here, x, g, (uint32_t)n, out);                                                                     \
     }
 WINDOW_ROWS(float, float)
 WINDOW_ROWS(float4, float4)
@@ -77,7 +77,7 @@ INLINE int before_first(int at, int size, int stride, int spread) {
 
 /* rows of a matrix, as window_rows makes them, added up where they come from */
 #define ADD_ROWS(NAME, V)                                                                                       \
-    KERNEL add_rows_##NAME(state *s, int64_t number, const V *in, GIVEN, int64_t n, V *out) {                   \
+    KERNEL add_rows_##NAME(HERE, const V *in, GIVEN, int64_t n, V *out) {                                       \
         const windows g = WINDOWS;                                                                              \
         const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;                                     \
         const uint32_t window = g.size_y * g.size_x;                                                            \
@@ -110,7 +110,7 @@ ADD_ROWS(double, double)
 /* images, windows, n, the largest entries' positions, the entries. The first of equal ones, and none of the padding: where all
  * entries are -INFINITY the position is 0, and a NaN stays one with the position of the largest before it. */
 #define MAX_POOL(T, POSITION)                                                                                   \
-    KERNEL max_pool_##T##_##POSITION(state *s, int64_t number, const T *images, GIVEN, int64_t n,              \
+    KERNEL max_pool_##T##_##POSITION(HERE, const T *images, GIVEN, int64_t n,                                   \
                                      POSITION *positions, T *out) {                                        \
         const windows g = WINDOWS;                                                                              \
         for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
@@ -123,7 +123,7 @@ ADD_ROWS(double, double)
     }
 /* images, windows, n, positions, the entries there: 0 in the padding */
 #define MAX_POOL_PICK(T, POSITION)                                                                              \
-    KERNEL max_pool_pick_##T##_##POSITION(state *s, int64_t number, const T *images, GIVEN, int64_t n,          \
+    KERNEL max_pool_pick_##T##_##POSITION(HERE, const T *images, GIVEN, int64_t n,                              \
                                           const POSITION *positions, T *out) {                                  \
         const windows g = WINDOWS;                                                                              \
         for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
@@ -134,7 +134,7 @@ ADD_ROWS(double, double)
     }
 /* what flows back to the results, windows, n, positions, what flows to the images */
 #define MAX_POOL_GRAD(T, POSITION)                                                                              \
-    KERNEL max_pool_grad_##T##_##POSITION(state *s, int64_t number, const T *dy, GIVEN, int64_t n,              \
+    KERNEL max_pool_grad_##T##_##POSITION(HERE, const T *dy, GIVEN, int64_t n,                                  \
                                           const POSITION *positions, T *out) {                                  \
         const windows g = WINDOWS;                                                                              \
         const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;                                     \
@@ -157,7 +157,7 @@ INLINE int inside(int start, int size, int n) {
 
 /* images, windows, n, the means of what lies within the image */
 #define AVG_POOL(T)                                                                                             \
-    KERNEL avg_pool_##T(state *s, int64_t number, const T *images, GIVEN, int64_t n, T *out) {                  \
+    KERNEL avg_pool_##T(HERE, const T *images, GIVEN, int64_t n, T *out) {                                      \
         const windows g = WINDOWS;                                                                              \
         for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
             T sum = 0;                                                                                          \
@@ -170,7 +170,7 @@ AVG_POOL(double)
 
 /* what flows back to the means, windows, n, what flows to the images */
 #define AVG_POOL_GRAD(T)                                                                                        \
-    KERNEL avg_pool_grad_##T(state *s, int64_t number, const T *dy, GIVEN, int64_t n, T *out) {                 \
+    KERNEL avg_pool_grad_##T(HERE, const T *dy, GIVEN, int64_t n, T *out) {                                     \
         const windows g = WINDOWS;                                                                              \
         const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;                                     \
         for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {                                    \

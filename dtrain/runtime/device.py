@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ class DevicePlan(Plan):
     def _link(self, bound: Sequence[Any], layout: Layout) -> tuple[list[Kernel], list[Kernel]]:
         self._explain = layout.explain
         code = layout.code
-        code.compile()
         own = [isinstance(k, Launch | Product) for k in bound]
-        kernels = [code.launcher(k, i) if own[i] else k for i, k in enumerate(bound)]
+        for i, kernel in enumerate(bound):
+            if isinstance(kernel, Launch):
+                kernel.number = i
         others = {
             node
             for node, mine in zip(self.kernel_nodes, own, strict=True)
@@ -54,8 +56,13 @@ class DevicePlan(Plan):
         fed = [a for _, a in self._feeds if a.dtype != object]
         fetched = [a for a, yes in zip(self._fetches, self._flat, strict=True) if yes]
         self._device_sums = layout.env.comm.device_sums
-        self._steps = Program(self.backend, code, kernels, captured, fed, fetched, self._wait)
-        return kernels, kernels
+        self._steps = Program(self.backend, code, bound, captured, fed, fetched, self._wait)
+        # one by one they run to be looked at alone, which few plans come to
+        single = [partial(self._call, i) for i in range(len(bound))]
+        return single, single
+
+    def _call(self, i: int) -> None:
+        self._steps.alone[1][i]()
 
     def _wait(self) -> None:
         """Return when the device has done what it was given.

@@ -55,18 +55,34 @@ def _translated(code: str) -> str:
     )
     text = done.stdout
     pieces = [(HERE / "emulate.h").read_text(), text]
+    waiting = _waiting(text)
     found = list(_KERNEL.finditer(text))
     for match, behind in zip(found, [*found[1:], None], strict=True):
         name, arguments = match.groups()
         types = [re.sub(r"\w+$", "", a.strip()) for a in arguments.split(",")]
         body = text[match.end() : behind.start() if behind else None]
-        waits = "true" if re.search(r"_lanes\b", body) or "__syncthreads" in body else "false"
+        called = set(re.findall(r"(\w+)\(", body))
+        waits = "true" if called & waiting else "false"
         values = ", ".join(f"*({t}*)a[{i}]" for i, t in enumerate(types))
         pieces.append(
             f'extern "C" void launch_{name}(const unsigned *grid, const unsigned *block, void **a) '
             f"{{ run(grid, block, {waits}, [=] {{ {name}({values}); }}); }}"
         )
     return "\n".join(pieces)
+
+
+def _waiting(text: str) -> set[str]:
+    """The functions in which threads wait for one another."""
+    bodies = {}
+    found = list(re.finditer(r"__forceinline__\s[^()=;{}]*?\b(\w+)\(", text))
+    for match, behind in zip(found, [*found[1:], None], strict=True):
+        bodies[match.group(1)] = set(
+            re.findall(r"(\w+)(?:<[\w, ]*>)?\(", text[match.end() : behind.start() if behind else None])
+        )
+    waiting = {"__syncthreads"}
+    while more := {name for name, called in bodies.items() if called & waiting} - waiting:
+        waiting |= more
+    return waiting
 
 
 class Kernel:
