@@ -20,7 +20,7 @@ OF_NUMBERS(CUMSUM)
 
 /* x [rows, columns], indices [rows, k], out: x's entries there */
 #define PICK(T)                                                                                                 \
-    KERNEL pick_##T(state *s, int64_t number, const T *x, int64_t rows, int64_t columns, const int32_t *indices, \
+    KERNEL pick_##T(state *s, int64_t number, const T *x, int64_t rows, int64_t columns, const int32_t *indices,\
                     int64_t k, T *out) {                                                                        \
         for (int64_t i = AT; i < rows * k; i += STRIDE) out[i] = x[i / k * columns + indices[i]];               \
     }
@@ -58,7 +58,7 @@ KERNEL places(state *s, int64_t number, const void *positions, int64_t itemsize,
             const int64_t owner = i / inner % owners, o = i / inner / owners, column = i % inner;               \
             const int64_t row = by_rows ? owner : index_at(indices, itemsize, owner);                           \
             bool mine = (uint64_t)row < (uint64_t)rows;                                                         \
-            for (int64_t j = 0; mine && !by_rows && j < owner; j++) mine = index_at(indices, itemsize, j) != row; \
+            for (int64_t j = 0; mine && !by_rows && j < owner; j++) mine = index_at(indices, itemsize, j) != row;\
             if (!mine) continue;                                                                                \
             T sum = 0;                                                                                          \
             for (int64_t j = by_rows ? 0 : owner; j < n; j++)                                                   \

@@ -113,7 +113,8 @@ template <class T> INLINE bool comes_first(T a, T b, bool least) {
     return a != a ? b == b : b == b && (least ? a < b : a > b);
 }
 
-/* x [outer, n, inner], the three, whether the smallest, out [outer, inner]: where the first of the largest entries is; a thread a result */
+/* x [outer, n, inner], the three, whether the smallest, out [outer, inner]: where the first of the largest entries is;
+ * a thread a result */
 #define ARG_EXTREME(T)                                                                                          \
     KERNEL arg_extreme_##T(state *s, int64_t number, const T *x_, int64_t outer, int64_t n, int64_t inner,      \
                            int64_t least, int64_t *out) {                                                       \
