@@ -16,6 +16,7 @@ from dtrain.cuda.loops import (
     THREADS,
     Grid,
     Loop,
+    add_parts,
     blocks_for,
     copy,
     grid_of,
@@ -132,12 +133,13 @@ class Code:
         return [Launch(symbol, words, blocks_for(entries), THREADS, file)] if entries else []
 
     def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> list[Launch] | None:
-        """A launch of a kernel in rows.cu for numbers of this dtype; None: it is for others."""
+        """A launch of a kernel in rows.cu or axes.cu for numbers of this dtype; None: there is none."""
         type = TYPES.get(dtype.name)
         arrays = [w for w in words if hasattr(w, "flags")]
         if type is None or not all(a.flags.c_contiguous for a in arrays):
             return None
-        return self.launch("rows.cu", f"{symbol}_{type}", entries, *words)
+        file = "rows.cu" if symbol in ("top_k", "in_top_k", "arg_extreme") else "axes.cu"
+        return self.launch(file, f"{symbol}_{type}", entries, *words)
 
     def rows(self, symbol: str, x: Any, *words: Any) -> list[Launch] | None:
         """A launch of a kernel that takes x, whose rows are its last axis, its two sizes, and words."""
@@ -164,7 +166,7 @@ class Code:
         out = self.scratch((positions.size // axes,), np.dtype(np.int64))
         sizes = self.constant(np.array(shape, np.int64))
         words = (positions, positions.itemsize, out.size, axes, sizes, out)
-        return self.launch("rows.cu", "places", out.size, *words), out
+        return self.launch("axes.cu", "places", out.size, *words), out
 
     def arg_extreme(self, x: Any, axis: int, least: bool, out: Any) -> list[Launch] | None:
         """out = where the first largest, or smallest, entries along an axis are."""
@@ -212,7 +214,7 @@ class Code:
         calls: list[Launch] = []
         found = []
         for x in arrays:
-            if x is not None and not x.flags.c_contiguous:
+            if x is not None and x.dtype != object and not x.flags.c_contiguous:
                 out = self.scratch(x.shape, x.dtype)
                 copies = self.move(out, x)
                 x, calls = (x, calls) if copies is None else (out, calls + copies)
@@ -295,7 +297,9 @@ class Code:
         words = (*sizes, grid.lanes, *ins, *(parts.get(v, outs[v]) for v in written))
         calls = [Launch(symbol, words, (grid.blocks, grid.splits), grid.threads)]
         for v in sums:
-            n, name = outs[v].size, f"{loop.joins(v)}_parts_{loop.types[v]}"
+            n = outs[v].size
+            name, source = add_parts(loop.joins(v), loop.wide(v), loop.types[v])
+            self._sources[name] = source
             calls.append(Launch(name, (parts[v], grid.splits, n, outs[v]), blocks_for(n), THREADS))
         return calls
 
@@ -359,7 +363,9 @@ class Code:
             for x in (a, b)
         )
         a, b, out = (x.reshape(-1, *x.shape[-2:]) for x in (a, b, out))
-        run = batch[-1] if batch else 1  # along the last axis they are equally far from one another
+        # matrices that are equally far from one another are one call: all, or those along the last axis
+        even = all(len(set(np.diff(n))) <= 1 for n in (ia, ib))
+        run = len(ia) if even else batch[-1]
         for first in range(0, len(ia), run):
             i, j = int(ia[first]), int(ib[first])
             far = [int(n[first + 1] - n[first]) * x[0].size if run > 1 else 0 for n, x in ((ia, a), (ib, b))]

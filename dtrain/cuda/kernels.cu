@@ -71,26 +71,6 @@ KERNEL gather_lent(HERE, const int64_t *lent, int64_t size, const void *indices,
     else stop(s, number, BAD_VALUE);
 }
 
-/* partial sums, how many there are of each, sums, out: each sum's parts from the first to the last */
-#define PARTS(JOINS, WIDE, TYPE)                                                                                \
-    KERNEL JOINS##_parts_##TYPE(HERE, const WIDE *parts, int64_t count, int64_t n,                              \
-                                TYPE *out) {                                                                    \
-        for (int64_t i = AT; i < n; i += STRIDE) {                                                              \
-            WIDE sum = parts[i];                                                                                \
-            for (int64_t k = 1; k < count; k++) sum = JOINS::of(sum, parts[k * n + i]);                         \
-            out[i] = (TYPE)sum;                                                                                 \
-        }                                                                                                       \
-    }
-#define NUMBER_PARTS(JOINS)                                                                                     \
-    PARTS(JOINS, double, float) PARTS(JOINS, double, double) PARTS(JOINS, int32_t, int32_t)                     \
-    PARTS(JOINS, int64_t, int64_t) PARTS(JOINS, uint8_t, uint8_t)
-NUMBER_PARTS(plus)
-NUMBER_PARTS(times)
-NUMBER_PARTS(most)
-NUMBER_PARTS(least)
-PARTS(both, uint8_t, uint8_t)
-PARTS(either, uint8_t, uint8_t)
-
 /* entries, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond the limit, and stays where none is */
 #define HAS_BAD(NAME, REAL, VERDICT)                                                                            \
     KERNEL NAME(HERE, const REAL *x, int64_t n, double limit, VERDICT *out) {                                   \

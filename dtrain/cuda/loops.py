@@ -174,6 +174,22 @@ def split(sizes: Sequence[int], mask: tuple[bool, ...]) -> tuple[int, int, bool]
     return sums, terms, not mask[-1] if mask else True
 
 
+def add_parts(joins: str, wide: str, type: str) -> tuple[str, str]:
+    """Symbol and source of a kernel that joins the parts of each of n sums, from the first to the last."""
+    return named(
+        "parts",
+        f"""KERNEL NAME(HERE, const {wide} *parts, int64_t count, int64_t n,
+{type} *out) {{
+for (int64_t i = AT; i < n; i += STRIDE) {{
+{wide} sum = parts[i];
+for (int64_t k = 1; k < count; k++) sum = {joins}::of(sum, parts[k * n + i]);
+out[i] = ({type})sum;
+}}
+}}
+""",
+    )
+
+
 def copy(type: str, axes: int, wide: bool) -> tuple[str, str]:
     """Symbol and source of a copy between arrays of so many axes, of any strides (in entries).
 

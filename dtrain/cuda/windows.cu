@@ -9,10 +9,10 @@ struct windows {
     int height, width, channels, rows, columns, size_y, size_x, stride_y, stride_x, spread_y, spread_x, top, left;
 };
 #define GIVEN                                                                                                   \
-    int64_t height, int64_t width, int64_t channels, int64_t rows, int64_t columns, int64_t size_y, int64_t size_x, \
+    int64_t height, int64_t width, int64_t channels, int64_t rows, int64_t columns, int64_t size_y, int64_t size_x,\
         int64_t stride_y, int64_t stride_x, int64_t spread_y, int64_t spread_x, int64_t top, int64_t left
 #define WINDOWS                                                                                                 \
-    {(int)height,   (int)width,    (int)channels, (int)rows,     (int)columns, (int)size_y, (int)size_x,         \
+    {(int)height,   (int)width,    (int)channels, (int)rows,     (int)columns, (int)size_y, (int)size_x,        \
      (int)stride_y, (int)stride_x, (int)spread_y, (int)spread_x, (int)top,     (int)left}
 
 /* Four channels at once. */
@@ -107,11 +107,11 @@ ADD_ROWS(double, double)
         }
 #define POOLED ((uint32_t)n * g.rows * g.columns * g.channels)
 
-/* images, windows, n, the largest entries' positions, the entries. The first of equal ones, and none of the padding: where all
- * entries are -INFINITY the position is 0, and a NaN stays one with the position of the largest before it. */
+/* images, windows, n, the largest entries' positions, the entries. The first of equal ones, and none of the padding:
+ * where all are -INFINITY the position is 0, and a NaN stays one, with the position of the largest before it. */
 #define MAX_POOL(T, POSITION)                                                                                   \
     KERNEL max_pool_##T##_##POSITION(HERE, const T *images, GIVEN, int64_t n,                                   \
-                                     POSITION *positions, T *out) {                                        \
+                                     POSITION *positions, T *out) {                                             \
         const windows g = WINDOWS;                                                                              \
         for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
             T best = -INFINITY;                                                                                 \

@@ -113,12 +113,15 @@ def test_convolution_and_its_gradients_are_the_sums_that_define_them(
     check()
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 8])
+@pytest.mark.parametrize(("examples", "channels"), [(3, 1), (3, 3), (3, 4), (3, 8), (800, 5), (300, 40)])
 @pytest.mark.parametrize("how", [((1, 1), "SAME", (1, 1)), ((2, 1), "VALID", (1, 2))])
-def test_small_integers_are_added_up_exactly_as_float32(device: Backend, channels: int, how: Any) -> None:
-    """Of four channels, or eight, a GPU's threads take four at once."""
+def test_small_integers_are_added_up_exactly_as_float32(
+    device: Backend, examples: int, channels: int, how: Any
+) -> None:
+    """A GPU's threads take four channels at once where they can, and of many examples several entries."""
     generator = np.random.default_rng(4)
-    x, f = (generator.integers(-4, 5, s).astype("f") for s in ((3, 6, 7, channels), (3, 2, channels, 5)))
+    shapes = (examples, 6, 7, channels), (3, 2, channels, 5)
+    x, f = (generator.integers(-4, 5, s).astype("f") for s in shapes)
     fed, kernel = dt.placeholder("float32", x.shape), dt.constant(f)
     strides, padding, dilations = how
     y = dt.nn.conv2d(fed, kernel, [1, *strides, 1], padding, dilations=[1, *dilations, 1])
@@ -130,6 +133,21 @@ def test_small_integers_are_added_up_exactly_as_float32(device: Backend, channel
         dt.Session(comm=None, device=device).run([y, *grads], {fed: x}), right, strict=True
     ):
         np.testing.assert_array_equal(value, reference)
+
+
+def test_four_channels_may_begin_anywhere_in_memory(device: Backend) -> None:
+    x, f = np.arange(1 + 2 * 3 * 3 * 4, dtype="f"), np.arange(2 * 2 * 4 * 3, dtype="f").reshape(2, 2, 4, 3)
+    fed = dt.placeholder("float32", x.shape)
+    y = dt.nn.conv2d(dt.reshape(fed[1:], [2, 3, 3, 4]), f, 1, "SAME")
+    aligned = dt.nn.conv2d(dt.reshape(fed[:-1], [2, 3, 3, 4]), f, 1, "SAME")
+    session = dt.Session(comm=None, device=device)
+    found = session.run([y, aligned], {fed: x})
+    for value, images in zip(found, (x[1:], x[:-1]), strict=True):
+        right = convolve(images.reshape(2, 3, 3, 4), f, (1, 1), "SAME", (1, 1))
+        np.testing.assert_array_equal(value, right)
+    (plan,) = session._plans.values()
+    symbols = [s for s in plan.kernel_symbols if s.startswith("window_rows")]
+    assert device.on_host or sorted(symbols) == ["window_rows_float", "window_rows_float4"]
 
 
 def test_a_plan_runs_again_on_other_values(device: Backend) -> None:
