@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -46,7 +47,7 @@ current = _Current()
 
 GUARD = 64
 CANARY = 0xA5
-_blocks: list[tuple[np.ndarray, int, int]] = []
+_blocks: list[tuple[weakref.ref[np.ndarray], int, int]] = []
 
 
 class CaptureError(RuntimeError):
@@ -131,7 +132,7 @@ def allocate(nbytes: int) -> np.ndarray:
     raw = np.full(nbytes + 2 * GUARD + 512, CANARY, np.uint8)
     start = GUARD + -(raw.ctypes.data + GUARD) % 512
     raw[start : start + nbytes] = 0
-    _blocks.append((raw, start, nbytes))
+    _blocks.append((weakref.ref(raw), start, nbytes))
     return raw[start : start + nbytes]
 
 
@@ -139,7 +140,10 @@ def check_memory() -> None:
     """Raise where something was written beside the memory that was given."""
     for stream in list(queues):
         settle(stream)
-    for raw, start, nbytes in _blocks:
+    for alive, start, nbytes in _blocks:
+        raw = alive()
+        if raw is None:
+            continue
         assert (raw[:start] == CANARY).all() and (raw[start + nbytes :] == CANARY).all(), (
             "written out of bounds"
         )

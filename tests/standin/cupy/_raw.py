@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,18 @@ class RawModule:
 
     def get_function(self, name: str) -> Any:
         if self._library is None:
-            self._library = ctypes.CDLL(str(build(_translated(self.code))))
+            # it keeps the interpreter's lock: a library's threads and blocks are variables of its own
+            self._library = ctypes.PyDLL(str(build(_translated(self.code))))
+            self._library.standin_memory.restype = ctypes.c_size_t
+            nbytes = self._library.standin_memory(None)
+            self._library.standin_memory(ctypes.c_void_p(_fibres(nbytes).ctypes.data))
         return Kernel(self._library["launch_" + name])
+
+
+@cache
+def _fibres(nbytes: int) -> np.ndarray:
+    """Memory for the threads of a block, touched where they run."""
+    return np.zeros(nbytes, np.uint8)
 
 
 def _translated(code: str) -> str:
