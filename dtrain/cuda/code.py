@@ -437,7 +437,7 @@ def entry(kernels: Sequence[Launch]) -> tuple[str, str]:
             arguments += [f"int64_t across{k}", f"int64_t down{k}"]
         for name, word in zip(words, kernel.words, strict=True):
             real, whole = isinstance(word, float), isinstance(word, int | np.integer)
-            arguments.append(f"{'double' if real else 'int64_t' if whole else 'any'} {name}")
+            arguments.append(f"{'double' if real else 'int64_t' if whole else 'array'} {name}")
         call = f"{kernel.symbol}({{}}, {', '.join(['s', f'number{k}', *words])});"
         if len(kernels) == 1:
             lines.append(call.format("launched()"))

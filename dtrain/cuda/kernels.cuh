@@ -35,7 +35,7 @@ INLINE place launched() { return {blockIdx.x, blockIdx.y, gridDim.x, gridDim.y};
 INLINE place nth(unsigned i, unsigned across, unsigned down) { return {i % across, i / across, across, down}; }
 
 /* An array of any type, among the arguments of an entry. */
-struct any {
+struct array {
     void *at;
     template <class T> __device__ __forceinline__ operator T *() const { return (T *)at; }
 };

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
+import subprocess
 import threading
 import warnings
 from collections.abc import Callable
@@ -136,6 +138,27 @@ def test_a_window_is_one_graph_a_step_and_nothing_crosses(cupy: Any, model: Any)
             single(rows)
     for a, b in zip(session.run(variables), reference[0].run(reference[3]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_small_kernels_together_are_those_alone_to_the_bit(cupy: Any) -> None:
+    launches, values = [], []
+    for alone in (False, True):
+        session, fetches, feeds, variables = network(
+            dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True
+        )
+        step = session.make_callable(fetches, feeds)
+        first, *rows = batches(5)
+        step(first)
+        plan = session.latest
+        before = cupy.counts["launches"]
+        for row in rows:
+            plan.run([row], plan.kernels if alone else None)
+            if row is rows[0]:  # the next are graphs
+                launches.append(cupy.counts["launches"] - before)
+        values.append([session.random_state, *session.run(variables)])
+    for together, single in zip(*values, strict=True):
+        np.testing.assert_array_equal(together, single)
+    assert launches[0] < 0.6 * launches[1]
 
 
 def test_a_window_ends_where_a_step_says_so(cupy: Any) -> None:
@@ -498,3 +521,30 @@ def test_what_was_drawn_on_a_device_is_drawn_again(cupy: Any) -> None:
     assert len({*first, *then}) == 7  # each step has a mask of its own
     session.random_state = state
     assert [float(step(rows)[0]) for _ in range(4)] == then
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="NVIDIA's compiler is not installed")
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_nvidias_compiler_takes_what_a_run_launches(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, model: str, tmp_path: Path, write_set: Callable[..., Path]
+) -> None:
+    sources: list[str] = []
+    module = cupy.RawModule
+
+    def kept(code: str, options: tuple[str, ...]) -> Any:
+        sources.append(code)
+        return module(code, options)
+
+    monkeypatch.setattr(cupy, "RawModule", kept)
+    data = write_set(tmp_path / "data", 110, 30)
+    run = ["train", "--dataset", str(data), "--epochs", "1", "--batch-size", "50", "--no-tensorboard"]
+    assert main([*run, "--model", model, "--device", "gpu", "--run-dir", str(tmp_path / "run")]) == 0
+    assert sources
+    # NVRTC declares these itself
+    text = "#include <cfloat>\n#include <cmath>\n#include <cstdint>\n" + max(sources, key=len)
+    (tmp_path / "kernels.cu").write_text(text)
+    command = ["nvcc", "--fmad=false", "-arch=sm_80", "--ptx", "-o", tmp_path / "kernels.ptx"]
+    done = subprocess.run([*command, tmp_path / "kernels.cu"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[:2000]
+    ptx = (tmp_path / "kernels.ptx").read_text()
+    assert ptx.count(".visible .entry") == len(re.findall(r'extern "C" __global__', text))
