@@ -74,6 +74,29 @@ class Product:
         self.symbol, self.call = "product", call
 
 
+def beside(backend: Any, product: Callable[[], None], aside: Callable[[], None]) -> tuple[Any, Any]:
+    """Two calls: one begins a product on the backend's second stream, one has what comes then wait for it.
+
+    product: the same on the first stream, for when each kernel runs alone. Both are `capturable`.
+    """
+    cuda, other = backend.xp.cuda, backend.beside[0]
+    ready, done = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
+
+    def begin() -> None:
+        ready.record(backend.stream)
+        other.wait_event(ready)
+        aside()
+        done.record(other)
+
+    def end() -> None:
+        backend.stream.wait_event(done)
+
+    begin.capturable = end.capturable = True  # type: ignore[attr-defined]
+    begin.alone, end.alone = product, lambda: None  # type: ignore[attr-defined]
+    begin.symbol, end.waits = "product", True  # type: ignore[attr-defined]
+    return begin, end
+
+
 class _Ranks:
     """The communicator as ops see it that write for a device: its ranks share no memory there."""
 
@@ -348,6 +371,14 @@ class Code:
         blas = self._backend.blas
         call = blas.product(a, b, out, across_a, across_b, add) if blas is not None else None
         return None if call is None else Product(call)
+
+    def product_beside(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> Any:
+        """What `beside` makes of a product, None where it cannot be made."""
+        there = self._backend.beside[1]
+        if there is None or not (out.size and a.size and all(x.flags.c_contiguous for x in (a, b, out))):
+            return None
+        products = [blas.product(a, b, out, across_a, across_b) for blas in (self._backend.blas, there)]
+        return None if None in products else beside(self._backend, *products)
 
     def products(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> list[Any] | None:
         """The products of the matrices in the last two axes; the axes before broadcast to those of out."""

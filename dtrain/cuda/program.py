@@ -98,7 +98,7 @@ class Program:
     @cached_property
     def alone(self) -> tuple[list[Call], list[Call], list[Call]]:
         """Each kernel as a call: those before the plan's, the plan's, and those after. Few runs need it."""
-        calls = launched(self._code, [[k] for part in self._parts for k in part])
+        calls = launched(self._code, [[getattr(k, "alone", k)] for part in self._parts for k in part])
         return tuple(list(islice(calls, len(part))) for part in self._parts)
 
     def _stage(self, steps: int, rows: Sequence[np.ndarray | None], until: Any) -> tuple[int, list[int]]:
@@ -158,13 +158,20 @@ def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[b
     groups: list[list[Any]] = []
     flags: list[bool] = []
     for call, yes in whole:
-        small = isinstance(call, Launch) and call.small and yes
-        if small and groups and isinstance(groups[-1][0], Launch) and groups[-1][0].small and flags[-1]:
+        behind = bool(groups) and _small(groups[-1][0]) and flags[-1] and yes
+        if behind and _small(call):
             groups[-1].append(call)
-        else:
-            groups.append([call])
-            flags.append(yes)
+            continue
+        at = len(groups)
+        if behind and getattr(call, "waits", False):
+            at -= 1  # to wait a little earlier keeps what is small together
+        groups.insert(at, [call])
+        flags.insert(at, yes)
     return groups, flags
+
+
+def _small(call: Any) -> bool:
+    return isinstance(call, Launch) and call.small
 
 
 def launched(code: Code, groups: Sequence[Sequence[Any]]) -> Iterator[Call]:

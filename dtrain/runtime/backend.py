@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,21 @@ class CupyBackend(Backend):
         self._device.use()
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.use()
-        library = _cublas()
-        self.blas = None
-        if library is not None:
-            self.blas = Blas(library, self.stream.ptr, self.block(WORKSPACE), precision)
+        self._library = _cublas()
+        self.blas = self._blas_on(self.stream)
         self._modules: dict[str, Any] = {}
         self._told: set[str] = set()
+
+    def _blas_on(self, stream: Any) -> Blas | None:
+        if self._library is None:
+            return None
+        return Blas(self._library, stream.ptr, self.block(WORKSPACE), self.precision)
+
+    @cached_property
+    def beside(self) -> tuple[Any, Blas | None]:
+        """A second stream, and cuBLAS on it, for products that nothing waits for at once."""
+        stream = self.xp.cuda.Stream(non_blocking=True)
+        return stream, self._blas_on(stream)
 
     def use(self) -> None:
         # each thread has a device and a stream of its own, and another backend may have been used since

@@ -33,15 +33,18 @@ class DevicePlan(Plan):
         for i, kernel in enumerate(bound):
             if isinstance(kernel, Launch):
                 kernel.number = i
+        capturable = [getattr(k, "capturable", False) for k in bound]
         others = {
             node
-            for node, mine in zip(self.kernel_nodes, own, strict=True)
-            if not mine and not isinstance(node.kind, AllReduce | BeginAllReduce | AllGather)
+            for node, mine, yes in zip(self.kernel_nodes, own, capturable, strict=True)
+            if not (mine or yes or isinstance(node.kind, AllReduce | BeginAllReduce | AllGather))
         }
-        capturable = [getattr(k, "capturable", False) for k in bound]
         #: Whether the device waits for other ranks by itself, so that whoever waits for it waits for them.
-        self._sums = any(capturable)
-        # a sum that begins in one graph cannot end in another
+        self._sums = any(
+            yes and isinstance(node.kind, AllReduce | BeginAllReduce)
+            for node, yes in zip(self.kernel_nodes, capturable, strict=True)
+        )
+        # what begins in one graph cannot end in another
         captured = [mine or (yes and not others) for mine, yes in zip(own, capturable, strict=True)]
         #: Whether steps can be taken several at a time: no kernel asks the host for anything.
         self._windows = not others

@@ -135,6 +135,9 @@ class Layout:
         self.packed.update(self.exchange.packed)
         self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
         self.position = {n: i for i, n in enumerate(nodes)}
+        self.beside = self._beside()
+        #: Of the first node that reads a product which runs beside others, the calls that wait for it.
+        self.waits: dict[Operation, list[Kernel]] = {}
         self.last_use = self._last_uses()
         self.buffers: dict[Tensor, Buffer] = {}
         for node in nodes:
@@ -154,7 +157,26 @@ class Layout:
         told = [n.inputs[k] for n in self.nodes for k in n.kind.tells] if self.step.device else []
         for tensor in (*self.step.fetches, *told):
             last[memory_of(tensor)] = len(self.nodes)
+        for node, reader in self.beside.items():
+            for memory in map(memory_of, node.inputs):
+                last[memory] = max(last[memory], self.position[reader])
         return last
+
+    def _beside(self) -> dict[Operation, Operation]:
+        """On a device: products that nothing waits for at once, and the first node that reads each.
+
+        They are those of gradients of weights: while one is computed the backward pass goes on.
+        """
+        found: dict[Operation, Operation] = {}
+        for i, node in enumerate(self.nodes if self.step.device and self.step.native else []):
+            if node.type != "MatMul" or node.outputs[0] not in self.packed:
+                continue
+            later = self.nodes[i + 1 :]
+            reads = [any(memory_of(t) is node.outputs[0] for t in n.inputs) for n in later]
+            first = reads.index(True) if True in reads else 0
+            if any(_has_products(n) for n in later[:first]):
+                found[node] = later[first]
+        return found
 
     def _local(self, tensor: Tensor) -> tuple[int, ...]:
         comm = self.env.comm
@@ -255,6 +277,10 @@ class Layout:
     # -- kernels ---------------------------------------------------------------------------------------
     def bind(self, node: Operation) -> list[Kernel | NativeCall]:
         """Make the node's arrays and return the kernels that fill them."""
+        kernels = self._bind(node)
+        return [*self.waits.get(node, []), *kernels]
+
+    def _bind(self, node: Operation) -> list[Kernel | NativeCall]:
         kind, arrays = node.kind, self.arrays
         if isinstance(kind, NoOp):
             return []
@@ -331,6 +357,13 @@ class Layout:
         """The node as calls into C; None where it has no such form."""
         if not self.step.native:
             return None
+        if node in self.beside:
+            transposed = node.kind.transpose_a, node.kind.transpose_b
+            made = self.code.product_beside(*ins, *outs, *transposed)
+            if made is not None:
+                begin, end = made
+                self.waits.setdefault(self.beside[node], []).append(end)
+                return [begin]
         specs = [t.spec for t in node.inputs]
         calls = node.kind.native(self.code, specs, ins, outs)
         copies = self.code.contiguous(ins) if calls is None else None
@@ -458,3 +491,8 @@ class Layout:
         # a reshape of a transposed array: no view of it exists, so its values are copied at every run
         flat = view.reshape(x.shape)
         return self._copy(x, flat)
+
+
+def _has_products(node: Operation) -> bool:
+    """Whether matrix products are most of a node's work."""
+    return node.kind.flops([t.spec for t in node.inputs], [t.spec for t in node.outputs]) > 0

@@ -140,6 +140,34 @@ def test_a_window_is_one_graph_a_step_and_nothing_crosses(cupy: Any, model: Any)
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("streams", ["late", "early"])
+def test_gradients_of_weights_are_computed_beside_the_backward_pass(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, streams: str
+) -> None:
+    """Layers of one width, so that memory is wanted again while the other stream may still read it."""
+    monkeypatch.setenv("STANDIN_STREAMS", streams)
+    x = np.random.default_rng(0).standard_normal((9, 16)).astype(np.float32)
+    found = []
+    for device in (Backend("numpy"), make_backend("gpu", 0)):
+        with dt.Graph().as_default() as graph:
+            graph.seed = 5
+            h = given = dt.placeholder("float32", [9, 16])
+            weights = [dt.Variable(dt.truncated_normal([16, 16], stddev=0.3)) for _ in range(6)]
+            for w in weights:
+                h = dt.tanh(dt.matmul(h, w))
+            step = dt.train.GradientDescentOptimizer(0.1).minimize(dt.reduce_sum(dt.square(h)))
+            session = dt.Session(graph=graph, comm=None, device=device)
+            session.run(dt.global_variables_initializer())
+            for _ in range(4):
+                session.run(step, {given: x})
+            plan = session.latest
+            found.append(session.run(weights))
+    # the last gradient has nothing beside it
+    assert sum(hasattr(call, "alone") for call in plan._steps._parts[1]) == 2 * 5
+    for ours, numpys in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, numpys, rtol=1e-4, atol=1e-5)
+
+
 def test_small_kernels_together_are_those_alone_to_the_bit(cupy: Any) -> None:
     launches, values = [], []
     for alone in (False, True):

@@ -19,29 +19,31 @@ struct gemm {
     const void *beta;
     void *c;
     int ctype, ldc, compute, algo, count;
-    long long step_a, step_b, step_c;
+    long long step_a, step_b, step_c, stream;
+};
+struct handle {
+    void *stream;
 };
 static void (*hook)(const gemm *);
 extern "C" {
 void standin_hook(void (*f)(const gemm *)) { hook = f; }
-int cublasCreate_v2(void **handle) { *handle = &hook; return 0; }
-int cublasSetStream_v2(void *handle, void *stream) { return handle == &hook ? 0 : 1; }
-int cublasSetWorkspace_v2(void *handle, void *memory, size_t bytes) { return (size_t)memory % 256 ? 7 : 0; }
-int cublasGemmEx(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at,
+int cublasCreate_v2(handle **made) { *made = new handle(); return 0; }
+int cublasSetStream_v2(handle *of, void *stream) { of->stream = stream; return 0; }
+int cublasSetWorkspace_v2(handle *of, void *memory, size_t bytes) { return (size_t)memory % 256 ? 7 : 0; }
+int cublasGemmEx(handle *of, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at,
                  int lda, const void *b, int bt, int ldb, const void *beta, void *c, int ct, int ldc, int how,
                  int algo) {
-    const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo, 1, 0, 0, 0};
-    if (handle != &hook) return 1;
+    const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo, 1, 0, 0, 0,
+                    (long long)of->stream};
     hook(&g);
     return 0;
 }
-int cublasGemmStridedBatchedEx(void *handle, int ta, int tb, int m, int n, int k, const void *alpha,
+int cublasGemmStridedBatchedEx(handle *of, int ta, int tb, int m, int n, int k, const void *alpha,
                                const void *a, int at, int lda, long long step_a, const void *b, int bt,
                                int ldb, long long step_b, const void *beta, void *c, int ct, int ldc,
                                long long step_c, int count, int how, int algo) {
     const gemm g = {ta, tb, m, n, k, alpha, a, at, lda, b, bt, ldb, beta, c, ct, ldc, how, algo, count,
-                    step_a, step_b, step_c};
-    if (handle != &hook) return 1;
+                    step_a, step_b, step_c, (long long)of->stream};
     hook(&g);
     return 0;
 }
@@ -58,7 +60,7 @@ class _Gemm(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("btype", "ldb")),
         *((name, ctypes.c_void_p) for name in ("beta", "c")),
         *((name, ctypes.c_int) for name in ("ctype", "ldc", "compute", "algo", "count")),
-        *((name, ctypes.c_longlong) for name in ("step_a", "step_b", "step_c")),
+        *((name, ctypes.c_longlong) for name in ("step_a", "step_b", "step_c", "stream")),
     )
 
 
@@ -107,7 +109,7 @@ def _hook(pointer: ctypes._Pointer[_Gemm]) -> None:
         c[...] = found + c if before else found
 
     counts["products"] += 1
-    give(lambda: [product(i) for i in range(g.count)])
+    give(lambda: [product(i) for i in range(g.count)], g.stream)
 
 
 _callback = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Gemm))(_hook)
