@@ -66,7 +66,7 @@ def measure(batch: int, backend: Any) -> dict[str, Any]:
     facts = {
         "batch": batch,
         "us_a_step": 1e6 * seconds / (STEPS + 1),
-        "kernels": len(session.latest.kernels),
+        "kernels": session.latest.launches,
         "bytes_up_a_step": moved["up"] / windows,
         "bytes_down_a_step": moved["down"] / windows,
     }
@@ -83,7 +83,10 @@ def profiled(window: Any) -> dict[str, Any]:
         seconds = window()
     kernels = [e for e in recorded.events() if str(e.device_type).endswith("CUDA")]
     calls = [e for e in recorded.events() if e.name.startswith(("cudaLaunch", "cudaGraphLaunch", "cuLaunch"))]
-    busy = sum(e.time_range.elapsed_us() for e in kernels)
+    busy = end = 0.0  # several may run at once
+    for begun, ended in sorted((e.time_range.start, e.time_range.end) for e in kernels):
+        busy += max(ended - max(begun, end), 0.0)
+        end = max(end, ended)
     return {
         "kernels_a_step": len(kernels) / (STEPS + 1),
         "launches_a_step": len(calls) / (STEPS + 1),

@@ -35,6 +35,8 @@ OPTIONS = ("--fmad=false",)
 STATE, LENT, TRANSFER = 4, 2, 4
 #: Tables that one plan may read.
 TABLES = 32
+#: Words among a launch's arguments: 4 KB, what GPUs of any age take.
+MOST_WORDS = 512
 #: Bytes of a row up to which a thread copies it alone, and threads that copy a longer one at most.
 ALONE, WIDEST = 64, 64
 
@@ -456,6 +458,11 @@ class Code:
                     word = np.int64(word)
                 arguments.append(word)
         return partial(function, grid, (threads, 1, 1), tuple(arguments))
+
+
+def fit(kernels: Sequence[Launch]) -> bool:
+    """Whether the arguments of these kernels together are not too many for one launch."""
+    return 1 + sum(3 + len(kernel.words) for kernel in kernels) <= MOST_WORDS
 
 
 def entry(kernels: Sequence[Launch]) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product, fit
 
 ALIGNMENT = 64
 
@@ -35,6 +35,7 @@ class Program:
     hold it.
 
     feeds, fetches: the arrays that they read and write, C-contiguous. wait: returns when all is done.
+    launches: how many there are in a step, products included, where each is launched by itself.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Program:
         whole: list[tuple[Any, bool]] = [*((k, True) for k in first), *zip(kernels, captured, strict=True)]
         whole += [(k, True) for k in last]
         groups, flags = _in_turn(whole)
+        self.launches = sum(not getattr(group[0], "waits", False) for group in groups)
         self.segments = [
             Segment(backend, [k for k, _ in group]) if yes else _Plain([k for k, _ in group])
             for yes, group in groupby(
@@ -159,7 +161,7 @@ def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[b
     flags: list[bool] = []
     for call, yes in whole:
         behind = bool(groups) and _small(groups[-1][0]) and flags[-1] and yes
-        if behind and _small(call):
+        if behind and _small(call) and fit([*groups[-1], call]):
             groups[-1].append(call)
             continue
         at = len(groups)

@@ -64,6 +64,11 @@ class DevicePlan(Plan):
         single = [partial(self._call, i) for i in range(len(bound))]
         return single, single
 
+    @property
+    def launches(self) -> int:
+        """Kernels and products that a step launches, if it is no graph yet."""
+        return self._steps.launches
+
     def _call(self, i: int) -> None:
         self._steps.alone[1][i]()
 

@@ -26,6 +26,7 @@ from dtrain.comm import launcher
 from dtrain.comm.nccl import DeviceSums
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
+from dtrain.cuda import code
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError, UsageError
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
@@ -186,7 +187,32 @@ def test_small_kernels_together_are_those_alone_to_the_bit(cupy: Any) -> None:
         values.append([session.random_state, *session.run(variables)])
     for together, single in zip(*values, strict=True):
         np.testing.assert_array_equal(together, single)
-    assert launches[0] < 0.6 * launches[1]
+    assert launches[0] < 0.6 * launches[1] and plan.launches == launches[0] + 5  # products
+
+
+def test_more_small_kernels_than_one_launch_has_arguments_for(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources: list[str] = []
+    entry = code.entry
+
+    def kept(kernels: Any) -> tuple[str, str]:
+        symbol, source = entry(kernels)
+        sources.append(source)
+        return symbol, source
+
+    monkeypatch.setattr(code, "entry", kept)
+    x = np.arange(1, 4, dtype=np.float32)
+    with dt.Graph().as_default() as graph:
+        given = dt.placeholder("float32", [3])
+        sums = [dt.reduce_sum(given * float(k)) for k in range(150)]  # each a kernel
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0))
+        before = cupy.counts["launches"]
+        found = session.run(sums, {given: x})
+    np.testing.assert_allclose(found, 6.0 * np.arange(150), rtol=1e-6)
+    assert 150 * 8 / 512 < cupy.counts["launches"] - before < 10
+    words = [source.split("{")[0].count(",") + 1 for source in sources]
+    assert 400 < max(words) <= 512
 
 
 def test_a_window_ends_where_a_step_says_so(cupy: Any) -> None:
