@@ -87,7 +87,7 @@ class CupyBackend(Backend):
         self.name = f"gpu {device} ({properties['name'].decode()})"
         self._device.use()
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.use()
+        self.stream.use()
         self._library = _cublas()
         self.blas = self._blas_on(self.stream)
         self._modules: dict[str, Any] = {}

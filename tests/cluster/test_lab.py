@@ -127,15 +127,18 @@ class Lab:
     def ended(self, job: str, deadline: float = 240) -> dict[str, str]:
         """Wait until a job has ended. One that was queued again need not wait for Slurm's two minutes.
 
-        While Slurm takes a job back it calls it FAILED for a moment, so an end has to last for some looks.
+        While Slurm takes a job back it calls it FAILED for a moment, so an end has to last for some looks. A
+        node that is to start a job again in the second in which it has ended refuses: the job has FAILED.
         """
         state: dict[str, str] = {}
-        looks = 0
+        looks = waits = 0
 
         def over() -> bool:
-            nonlocal state, looks
+            nonlocal state, looks, waits
             state = self.state(job)
-            if state["JobState"] == "PENDING" and state["Reason"] == "BeginTime":
+            waiting = state["JobState"] == "PENDING" and state["Reason"] == "BeginTime"
+            waits = waits + 1 if waiting else 0
+            if waits == 5:
                 self.run(f"scontrol update JobId={job} StartTime=now")
             ended = state["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")
             looks = looks + 1 if ended else 0
