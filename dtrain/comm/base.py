@@ -32,6 +32,8 @@ class Communicator(ABC):
     library: name and version of the MPI, or '' without one.
     averaging: how gradients are summed, in a word or two for the report.
     overlap: whether sums may begin before all gradients are there: auto, on or off.
+    far: whether a node's ranks run on cores without a common cache, so that what others have read is slow to
+        write again.
     device_sums: how their GPUs sum (nccl.DeviceSums), once all ranks are known to have one.
     elastic: whether ranks may die: a collective then raises RanksLost, on all others alike, until shrink().
     seconds: time spent inside collectives since the start, waiting for the others included.
@@ -48,6 +50,7 @@ class Communicator(ABC):
     library = ""
     averaging = "none"
     overlap = "off"
+    far = False
     device_sums: Any = None
     elastic = False
 

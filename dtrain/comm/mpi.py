@@ -44,6 +44,9 @@ FAMILIES = {
 
 #: Bytes of the sum that tells how to sum, and how often it is measured; 2 ms in all on one machine.
 PROBE, TRIES = 1 << 20, 5
+#: Bytes that ranks of a node write and read to find out how far apart their cores are, and the seconds a line
+#: of 64 bytes from which they are far: 6 ns where they share a cache, 28 where they do not (EPYC, Zen 4).
+FAR_PROBE, FAR = 1 << 18, 15e-9
 #: MPI's allreduce is chosen below this part of the time through shared memory: the update is shared, too.
 CLEARLY = 0.5
 
@@ -192,6 +195,7 @@ class MPICommunicator(Communicator):
             atexit.register(self._free)  # before MPI.Finalize, which was registered first
             if several and average == "auto":
                 self._choose()
+            self.far = self._is_far()
         self._aside: Any = None
         self.aside: deque[tuple[int, int, int]] = deque(maxlen=1024)
         over_mpi = self.nodes > 1 or (overlap == "on" and not self._shares)
@@ -225,6 +229,27 @@ class MPICommunicator(Communicator):
             self._shares, self.averaging = False, "MPI allreduce"
             figures = f"1 MiB in {mpi:.2f} ms, through shared memory {shared:.2f} ms"
         self.averaging += f" ({figures})"
+
+    def _is_far(self) -> bool:
+        """Measure how long it takes to write again what all ranks of the node have read. Collective."""
+        if not self._shares or not self._room(FAR_PROBE):
+            return False
+        memory = SharedMemory(self._mpi, self._node, FAR_PROBE if self.local_rank == 0 else 0)
+        whole = memory.segments[0][:FAR_PROBE].view(np.float32)
+        low, high = self.part(whole.size, whole.itemsize)
+        mine, least = whole[low:high], np.inf
+        for _ in range(TRIES):
+            self._meet()
+            whole.sum()
+            self._meet()
+            begun = time.perf_counter()
+            np.add(mine, 1, mine)
+            least = min(least, time.perf_counter() - begun)
+        lines = max(mine.nbytes // 64, 1)
+        slowest = self.allreduce(np.array([least / lines]), "max")[0]
+        memory.free()
+        self.seconds = 0.0
+        return bool(slowest > FAR)
 
     def _prepare(self, forced: bool) -> None:
         """Have a thread for sums that begin early, and measure what they take. Collective."""

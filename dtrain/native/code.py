@@ -103,7 +103,8 @@ class Code:
         self, text: str, type: str, slots: int, rate: np.ndarray, run: Sequence[np.ndarray]
     ) -> list[NativeCall]:
         """A call of an update (see ops/update.py) of flat arrays: variable, gradient (its terms), slots."""
-        symbol, source = loops.update(text, type, len(run) - 1 - slots, slots)
+        streamed = self.comm.far and self.comm.is_shared(run[0])
+        symbol, source = loops.update(text, type, len(run) - 1 - slots, slots, streamed)
         return [self.function(symbol, source, run[0].size, rate, *run)]
 
     def has_bad(

@@ -186,10 +186,15 @@ class Loop(Nest):
         return text
 
 
-def update(text: str, type: str, terms: int, slots: int) -> tuple[str, str]:
+#: Entries of a parameter that an update computes before they are streamed: they stay in the L1 cache.
+STREAMED = 256
+
+
+def update(text: str, type: str, terms: int, slots: int, streamed: bool = False) -> tuple[str, str]:
     """Symbol and source of an update's function: `text` for each entry, of p, g, s0, s1 ... and rate.
 
-    terms: arrays that add up to the gradient.
+    terms: arrays that add up to the gradient. streamed: whether the parameter is written past the caches, for
+    ranks on cores that are far apart.
     """
     gradients = [f"g{r}" for r in range(terms)]
     states = [f"s{k}" for k in range(slots)]
@@ -197,24 +202,32 @@ def update(text: str, type: str, terms: int, slots: int) -> tuple[str, str]:
     lines += [f"{type} *{s}_ = w[{3 + terms + i}].p;" for i, s in enumerate(states)]
     reads = [f"{type} {x} = {x}_[i];" for x in ("p", *states)]
     reads.append(f"const {type} g = {' + '.join(g + '_[i]' for g in gradients)};")
-    writes = [f"{x}_[i] = {x};" for x in ("p", *states)]
-    return named(
-        "update",
-        f"""int NAME(const word *w) {{
-const int64_t n = w[0].i;
-const {type} rate = *({type} *)w[1].p;
-{type} *p_ = w[2].p;
-{" ".join(lines)}
-#pragma omp simd
-for (int64_t i = 0; i < n; i++) {{
-{" ".join(reads)}
-{text}
-{" ".join(writes)}
-}}
-return OK;
-}}
-""",
-    )
+    writes = [f"{x}_[i] = {x};" for x in states]
+    body = [*reads, text, *writes]
+    if streamed:
+        loop = [
+            f"{type} out[{STREAMED}] __attribute__((aligned(64)));",
+            f"for (int64_t low = 0; low < n; low += {STREAMED}) {{",
+            f"const int64_t high = low + {STREAMED} < n ? low + {STREAMED} : n;",
+            "#pragma omp simd",
+            "for (int64_t i = low; i < high; i++) {",
+            *body,
+            "out[i - low] = p;",
+            "}",
+            "stream(p_ + low, out, (high - low) * (int64_t)sizeof *out);",
+            "}",
+            "streamed();",
+        ]
+    else:
+        loop = ["#pragma omp simd", "for (int64_t i = 0; i < n; i++) {", *body, "p_[i] = p;", "}"]
+    head = [
+        "int NAME(const word *w) {",
+        "const int64_t n = w[0].i;",
+        f"const {type} rate = *({type} *)w[1].p;",
+        f"{type} *p_ = w[2].p;",
+        *lines,
+    ]
+    return named("update", "\n".join([*head, *loop, "return OK;", "}", ""]))
 
 
 def named(kind: str, text: str) -> tuple[str, str]:

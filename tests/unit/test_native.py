@@ -17,7 +17,7 @@ import dtrain as dt
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, UsageError
 from dtrain.graph.graph import Spec
-from dtrain.native import compiler
+from dtrain.native import compiler, loops
 from dtrain.native.code import Code, NativeCall, blas
 from dtrain.native.loops import Loop
 from dtrain.ops.base import REGISTRY, Example, apply
@@ -275,6 +275,34 @@ def test_updates_in_c_give_numpys_bits(dtype: str) -> None:
             found.append(made.run(dt.global_variables()))
         for ours, right in zip(found[1], found[0], strict=True):
             np.testing.assert_array_equal(ours, right)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4])
+@pytest.mark.parametrize("n", [1, 3, 255, 256, 257, 1030])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_update_that_streams_gives_the_same_bits(dtype: str, n: int, start: int) -> None:
+    """Of any length, from any entry on, and no entry beside it."""
+    type, random = {"float32": "float", "float64": "double"}[dtype], np.random.default_rng(n)
+    text = "s0 = s0 * 0.9f + g; p = p - s0 * rate;"
+    arrays = [random.standard_normal(n + 16).astype(dtype) for _ in range(4)]
+    found = []
+    for streamed in (False, True):
+        code = Code(SingleCommunicator())
+        symbol, source = loops.update(text, type, 2, 1, streamed)
+        ours = [a.copy() for a in arrays]
+        parts = [a[start : start + n] for a in ours]
+        call = code.function(symbol, source, n, np.array(0.1, dtype), *parts)
+        code.compile()
+        code.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)()
+        found.append(ours)
+        np.testing.assert_array_equal(ours[0][:start], arrays[0][:start])
+        np.testing.assert_array_equal(ours[0][start + n :], arrays[0][start + n :])
+    for plain, past in zip(*found, strict=True):
+        np.testing.assert_array_equal(past, plain)
+    p, g0, g1, s = (a[start : start + n].astype(float) for a in arrays)
+    np.testing.assert_allclose(
+        found[1][0][start : start + n], p - 0.1 * (0.9 * s + g0 + g1), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_errors_are_those_of_numpys_kernels_and_lose_nothing() -> None:
