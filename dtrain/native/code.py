@@ -86,7 +86,10 @@ class Code:
         if not all(a.flags.c_contiguous for a in (*ins, *outs)):
             return None
         try:
-            loop = Loop(body, results, [(v.shape, v.dtype) for v in values], len(ins))
+            read = [self.comm.far and self.comm.terms(a.reshape(-1)) is not None for a in outs]
+            streamed = [v for v, yes in zip(results, read, strict=True) if yes]  # what other ranks read
+            specs = [(v.shape, v.dtype) for v in values]
+            loop = Loop(body, results, specs, len(ins), streamed=streamed)
         except Untranslatable:
             return None
         sizes = loop.sizes([a.shape for a in ins])

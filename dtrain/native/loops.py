@@ -8,7 +8,7 @@ call. So one function serves every batch size and every rank.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,14 @@ class Nest:
 
 
 class Loop(Nest):
-    """The function in C for a Nest. source: it, to be compiled behind kernels.h."""
+    """The function in C for a Nest. source: it, to be compiled behind kernels.h.
 
-    def __init__(self, *nest: Any) -> None:
+    streamed: results that are written past the caches, where they are no sums.
+    """
+
+    def __init__(self, *nest: Any, streamed: Collection[int] = ()) -> None:
         super().__init__(*nest)
+        self._streamed = [v for v in streamed if v not in self.sums and any(self.mask(v))]
         if any(self.body[v - self.inputs][0].joins != "plus" for v in self.sums):
             raise Untranslatable
         self.symbol, self.source = named("loop", self._function())
@@ -153,7 +157,10 @@ class Loop(Nest):
                     inner_lines.append(f"q{v}[j] += {source};")
                 continue
             inner_lines.append(f"const {self.types[v]} x{v} = {self.expression(v)};")
-            if v in self.results:
+            if v in self._streamed:
+                inner_lines.append(f"out{v}[j - at] = x{v};")
+                after.append(f"stream(q{v} + at, out{v}, (end - at) * (int64_t)sizeof *out{v});")
+            elif v in self.results:
                 inner_lines.append(f"q{v}[j] = x{v};" if any(masks[v]) else f"*o{v} = x{v};")
         running = [*total, *rows]
         for v in running:
@@ -161,19 +168,21 @@ class Loop(Nest):
         if k == 0:
             lines += [f"{self.types[v]} run{v} = 0;" for v in running]
             lines += inner_lines + after
-        elif running:
+        elif running or self._streamed:
             names = ", ".join(f"run{v}" for v in running)
+            lines += [f"{self.types[v]} out{v}[{RUN}] __attribute__((aligned(64)));" for v in self._streamed]
             lines += head
             lines.append(f"for (int64_t at = 0; at < n{inner}; at += {RUN}) {{")
             lines.append(f"const int64_t end = at + {RUN} < n{inner} ? at + {RUN} : n{inner};")
             lines += [f"{self.types[v]} run{v} = 0;" for v in running]
-            lines.append(f"\n#pragma omp simd reduction(+ : {names})\n")
+            lines.append(f"\n#pragma omp simd{f' reduction(+ : {names})' if names else ''}\n")
             lines += ["for (int64_t j = at; j < end; j++) {", *inner_lines, "}", *after, "}", *tail]
         else:
             lines += head
             lines.append("\n#pragma omp simd\n")
             lines += [f"for (int64_t j = 0; j < n{inner}; j++) {{", *inner_lines, "}", *tail]
         lines += [f"*o{v} = ({self.types[v]})total{v};" for v in total]
+        lines += ["streamed();"] if self._streamed else []
         return "\n".join([*lines, "return OK;", "}", ""])
 
     def _offset(self, mask: tuple[bool, ...]) -> str:

@@ -179,6 +179,32 @@ def test_loops_run_over_every_way_of_broadcasting_and_every_sum() -> None:
             np.testing.assert_allclose(out, right, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(1,), (5, 1), (3, 1029), (2300,), (4, 3, 5)])
+def test_a_loop_that_streams_gives_the_same_bits(shape: tuple[int, ...]) -> None:
+    """Two results, one of which is streamed, and their sum: what lies beside them is left alone."""
+    n = int(np.prod(shape))
+    random = np.random.default_rng(n)
+    a, b = (random.standard_normal(shape).astype(np.float32) for _ in range(2))
+    body = [(Add(), (0, 1)), (Mul(), (2, 0)), (Sum(tuple(range(len(shape))), False), (3,))]
+    specs = [(s, dt.float32) for s in [shape] * 4 + [()]]
+    found = []
+    for streamed in ((), (3,), (2, 3)):
+        code, memory = Code(SingleCommunicator()), np.zeros((2, n + 32), np.float32)
+        total = np.zeros((), np.float32)
+        loop = Loop(body, [2, 3, 4], specs, 2, streamed=streamed)
+        assert loop.source.count("stream(") == len(streamed) * (n > 1)
+        outs = [row[4 : 4 + n].reshape(shape) for row in memory]
+        call = code.function(loop.symbol, loop.source, *loop.sizes([shape, shape]), a, b, *outs, total)
+        code.compile()
+        assert code.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)() == 1
+        assert not memory[:, :4].any() and not memory[:, 4 + n :].any()
+        found.append((*outs, total))
+    np.testing.assert_array_equal(found[0][0], a + b)
+    for other in found[1:]:
+        for plain, past in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(past, plain)
+
+
 def test_one_function_serves_every_batch_size() -> None:
     def text(rows: int) -> str:
         specs = [((rows, 4), dt.float32), ((4,), dt.float32), ((rows, 4), dt.float32)]
