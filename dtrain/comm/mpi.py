@@ -196,6 +196,7 @@ class MPICommunicator(Communicator):
             if several and average == "auto":
                 self._choose()
             self.far = self._is_far()
+            self.averaging += ", on cores far apart" if self.far else ""
         self._aside: Any = None
         self.aside: deque[tuple[int, int, int]] = deque(maxlen=1024)
         over_mpi = self.nodes > 1 or (overlap == "on" and not self._shares)

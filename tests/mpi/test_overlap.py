@@ -209,6 +209,8 @@ def test_what_was_measured_is_alike_on_all_ranks(early: MPICommunicator, plain: 
 def test_one_node_that_shares_its_memory_is_left_as_it_is(comm: MPICommunicator) -> None:
     for overlap, said in (("auto", ""), ("on", "; no sum begins early (a node's ranks sum in memory)")):
         made = MPICommunicator("auto", overlap)
-        assert made.link is None and made.averaging == f"shared memory{said}"
+        assert (
+            made.link is None and made.averaging == f"shared memory{', on cores far apart' * made.far}{said}"
+        )
     assert MPICommunicator("mpi", "auto").link is None
     assert comm.link is None
