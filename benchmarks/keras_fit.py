@@ -83,7 +83,8 @@ def main() -> None:
     fit = Fit(given.dataset, comm)
     with tempfile.TemporaryDirectory() as folder:
         options = {"epochs": given.epochs, "dataset": given.dataset, "tensorboard": "off"}
-        trainer.train(TrainConfig(run_dir=folder + "/run", log_every=10**6, **options), comm, fit)
+        run_dir = comm.broadcast_text(folder + "/run")
+        trainer.train(TrainConfig(run_dir=run_dir, log_every=10**6, **options), comm, fit)
     if comm.rank:
         return
     print("\n".join(lines()))

@@ -64,7 +64,13 @@ class Code:
     # -- what ops ask for ------------------------------------------------------------------------------
     def call(self, symbol: str, *words: Any) -> NativeCall:
         """A call of a function in kernels.c."""
+        if symbol in ("gather", "gather_lent"):
+            words = (*words, int(self._is_read_far(words[-1])))
         return NativeCall(symbol, words)
+
+    def _is_read_far(self, out: np.ndarray) -> bool:
+        """Whether ranks on cores far apart read an array, so that it is best written past the caches."""
+        return self.comm.far and self.comm.terms(out.reshape(-1)) is not None
 
     def function(self, symbol: str, source: str, *words: Any) -> NativeCall:
         """A call of a function that comes with its source."""
@@ -86,8 +92,7 @@ class Code:
         if not all(a.flags.c_contiguous for a in (*ins, *outs)):
             return None
         try:
-            read = [self.comm.far and self.comm.terms(a.reshape(-1)) is not None for a in outs]
-            streamed = [v for v, yes in zip(results, read, strict=True) if yes]  # what other ranks read
+            streamed = [v for v, out in zip(results, outs, strict=True) if self._is_read_far(out)]
             specs = [(v.shape, v.dtype) for v in values]
             loop = Loop(body, results, specs, len(ins), streamed=streamed)
         except Untranslatable:

@@ -109,7 +109,7 @@ int copy(const word *w) {
     return OK;
 }
 
-/* table, its rows, bytes of a row, indices, bytes of an index, their number, out.
+/* table, its rows, bytes of a row, indices, bytes of an index, their number, out, whether to write past the caches.
  * Rows lie far apart in memory, so the next ones are asked for while one is copied. */
 int gather(const word *w) {
     const char *table = w[0].p;
@@ -124,8 +124,11 @@ int gather(const word *w) {
             const char *next = table + index_at(indices, itemsize, i + ahead) * size;
             for (int64_t at = 0; at < size; at += 64) __builtin_prefetch(next + at);
         }
-        memcpy(out + i * size, table + index_at(indices, itemsize, i) * size, size);
+        const char *row = table + index_at(indices, itemsize, i) * size;
+        if (w[7].i) stream(out + i * size, row, size);
+        else memcpy(out + i * size, row, size);
     }
+    if (w[7].i) streamed();
     return OK;
 }
 
@@ -133,7 +136,7 @@ int gather(const word *w) {
 int gather_lent(const word *w) {
     const int64_t *lent = w[0].p;
     if (!lent[0]) return BAD_VALUE;
-    const word words[] = {{.i = lent[0]}, {.i = lent[1]}, w[1], w[2], w[3], w[4], w[5]};
+    const word words[] = {{.i = lent[0]}, {.i = lent[1]}, w[1], w[2], w[3], w[4], w[5], w[6]};
     return gather(words);
 }
 
