@@ -134,8 +134,8 @@ class Monitor:
         """
         try:
             own = os.pidfd_open(parent)
-        except OSError:
-            return False
+        except OSError:  # it died before this process had begun
+            return self.words[ROWS] > 0
         missed, mine = 0.0, 0
         files: set[str] = set()
         while not self.words[ROWS]:

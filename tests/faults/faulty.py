@@ -22,7 +22,12 @@ PHASES = ("start", "forward", "allreduce", "evaluation", "saving")
 RUN = 5
 
 
+#: Seconds before a fault: a monitor is a process that takes some hundredths to begin, training may be faster.
+BEGUN = 0.3
+
+
 def fault(kind: str) -> None:
+    time.sleep(BEGUN)
     print(f"fault at {time.time():.3f} in pid {os.getpid()}", file=sys.stderr, flush=True)
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)

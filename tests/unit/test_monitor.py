@@ -54,6 +54,19 @@ def test_one_message_names_the_rank_that_ends(
 
 
 @linux
+@pytest.mark.parametrize("met", [0, 1])
+def test_a_monitor_that_begins_behind_the_death_of_its_rank_watches_if_the_ranks_had_met(met: int) -> None:
+    file = os.memfd_create("board")
+    os.ftruncate(file, monitor.NBYTES)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    late = monitor.Monitor(file)
+    late.words[monitor.ROWS] = met
+    assert late.wait_for_ranks(dead.pid, "-", 0) == bool(met)
+    os.close(file)
+
+
+@linux
 def test_a_stopped_rank_is_named_and_then_ends_all(mpirun: Callable[..., Any]) -> None:
     run = mpirun(2, ["stop", 1, "forward", *OPTIONS, "--stall-warn", 1, "--stall-abort", 2.5], module=FAULTY)
     assert run.rc == 8, run
