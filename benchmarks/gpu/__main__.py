@@ -1,4 +1,4 @@
-"""The step on one GPU, beside PyTorch's: the table that the issue of speed on a GPU is judged by.
+"""The step on one GPU, beside PyTorch's, with the bars that it is to reach.
 
     python benchmarks/gpu [--torch PYTHON] [--rounds 3] [--epochs 2] [--out benchmarks/results]
 

@@ -136,7 +136,7 @@ class Layout:
         self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
         self.position = {n: i for i, n in enumerate(nodes)}
         self.beside = self._beside()
-        #: Of the first node that reads a product which runs beside others, the calls that wait for it.
+        #: Of a node before which products beside others have to be done, the calls that wait for them.
         self.waits: dict[Operation, list[Kernel]] = {}
         self.last_use = self._last_uses()
         self.buffers: dict[Tensor, Buffer] = {}
@@ -163,17 +163,22 @@ class Layout:
         return last
 
     def _beside(self) -> dict[Operation, Operation]:
-        """On a device: products that nothing waits for at once, and the first node that reads each.
+        """On a device: products that nothing waits for at once, and before which node each must be done.
 
-        They are those of gradients of weights: while one is computed the backward pass goes on.
+        That is the first that reads it, or writes what it reads. They are those of gradients of weights:
+        while one is computed, the backward pass goes on.
         """
         found: dict[Operation, Operation] = {}
         for i, node in enumerate(self.nodes if self.step.device and self.step.native else []):
             if node.type != "MatMul" or node.outputs[0] not in self.packed:
                 continue
-            later = self.nodes[i + 1 :]
-            reads = [any(memory_of(t) is node.outputs[0] for t in n.inputs) for n in later]
-            first = reads.index(True) if True in reads else 0
+            later, given = self.nodes[i + 1 :], {memory_of(t) for t in node.inputs}
+            needs = [
+                any(memory_of(t) is node.outputs[0] for t in n.inputs)
+                or any(memory_of(n.inputs[k]) in given for k in n.kind.writes)
+                for n in later
+            ]
+            first = needs.index(True) if True in needs else 0
             if any(_has_products(n) for n in later[:first]):
                 found[node] = later[first]
         return found

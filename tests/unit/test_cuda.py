@@ -169,6 +169,35 @@ def test_gradients_of_weights_are_computed_beside_the_backward_pass(
         np.testing.assert_allclose(ours, numpys, rtol=1e-4, atol=1e-5)
 
 
+def test_a_product_on_the_other_stream_is_waited_for_before_what_it_reads_is_written(cupy: Any) -> None:
+    """d(w v)/dv reads w, which another optimizer's update writes before that gradient is read.
+
+    The update is not so small that what is small together is waited for before it.
+    """
+    x = np.random.default_rng(0).standard_normal((9, 64)).astype(np.float32)
+    found = []
+    for device in (Backend("numpy"), make_backend("gpu", 0)):
+        with dt.Graph().as_default() as graph:
+            graph.seed = 5
+            given = dt.placeholder("float32", [9, 64])
+            w, v = (dt.Variable(dt.truncated_normal([64, 64], stddev=0.1)) for _ in range(2))
+            product = dt.matmul(w, v)
+            (dv,) = dt.gradients(dt.reduce_sum(dt.square(dt.matmul(given, product))), [v])
+            # another product comes behind dv, and its update before dv is read
+            with dt.control_dependencies([dv]):
+                dw = dt.matmul(given, given * 0.1, transpose_a=True)
+            first = dt.train.GradientDescentOptimizer(0.01).apply_gradients([(dw, w)])
+            with dt.control_dependencies([first]):
+                second = dt.train.GradientDescentOptimizer(0.01).apply_gradients([(dv, v)])
+            session = dt.Session(graph=graph, comm=None, device=device)
+            session.run(dt.global_variables_initializer())
+            for _ in range(4):
+                session.run(second, {given: x})
+            found.append(session.run([w, v]))
+    for ours, numpys in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, numpys, rtol=1e-4, atol=1e-5)
+
+
 def test_small_kernels_together_are_those_alone_to_the_bit(cupy: Any) -> None:
     launches, values = [], []
     for alone in (False, True):
