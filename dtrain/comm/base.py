@@ -123,11 +123,11 @@ class Communicator(ABC):
         into[...] = self._allgather(array[np.newaxis])[other]
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Memory to sum a bucket from and into, as zeroed bytes; None where any memory is as good."""
+        """Memory to sum a bucket from and into, as bytes; None where any memory is as good."""
         return None
 
     def shared(self, nbytes: int) -> np.ndarray | None:
-        """Zeroed bytes that are one memory for all ranks of a node; None where there is no such memory."""
+        """Bytes that are one memory for all ranks of a node; None where there is no such memory."""
         return None
 
     def is_shared(self, array: np.ndarray) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 
 from dtrain.comm.board import Board
 from dtrain.comm.monitor import shared_files, unlink
+from dtrain.poison import poison
 
 #: Bytes between what different ranks write: no two share a cache line, nor a pair that is fetched together.
 LINE = 128
@@ -76,15 +77,17 @@ def forget_files() -> None:
 class SharedMemory:
     """A window of MPI's shared memory on one node; collective over its ranks, each giving its own size.
 
-    segments: every rank's bytes, zeroed.
+    segments: every rank's bytes; what they hold is defined only where they are to be zeroed.
     """
 
-    def __init__(self, mpi: Any, node: Any, nbytes: int) -> None:
+    def __init__(self, mpi: Any, node: Any, nbytes: int, zeroed: bool = False) -> None:
         self._window = mpi.Win.Allocate_shared(padded(nbytes), 1, comm=node)
         self._window.Lock_all()  # sync() is only allowed in an access epoch
         buffers = (self._window.Shared_query(rank)[0] for rank in range(node.size))
         self.segments = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
-        self.segments[node.rank].fill(0)
+        self.segments[node.rank].fill(0)  # each rank's pages are near it, and memory that is not there is missed here
+        if not zeroed:
+            poison(self.segments[node.rank])
         self.sync: Callable[[], None] = self._window.Sync
         node.Barrier()
 
@@ -104,7 +107,7 @@ class Meeting:
 
     def __init__(self, mpi: Any, node: Any, clock: np.ndarray, board: Board) -> None:
         self._board = board
-        self.memory = SharedMemory(mpi, node, LINE)
+        self.memory = SharedMemory(mpi, node, LINE, zeroed=True)
         segments = list(self.memory.segments)
         words = [memoryview(segment[:8]).cast("q") for segment in segments]
         self._mine = words.pop(node.rank)

@@ -124,6 +124,7 @@ class Code:
         self._backend, self._env = backend, env
         self._sources: dict[str, str] = {}
         self.control = backend.block(8 * (STATE + LENT * TABLES + TRANSFER * transfers)).view(np.int64)
+        self.control.fill(0)
         self.lent: list[np.ndarray] = []
         self._room: Any = backend.block(0)
 
@@ -345,13 +346,16 @@ class Code:
         n = run[0].size
         return [Launch(symbol, (n, rate, *run), blocks_for(n), THREADS)] if n else []
 
-    def has_bad(self, runs: Sequence[Any], limit: float, out: Any, more: bool) -> list[Launch]:
-        """out = 1 where an entry is NaN or beyond the limit, else 0; more: out holds a verdict already."""
+    def has_bad(self, arrays: Sequence[Any], limit: float, out: Any, more: bool) -> list[Launch]:
+        """out = 1 where an entry of the arrays, all of one dtype, is NaN or beyond the limit, else 0.
+
+        more: out holds a verdict already.
+        """
         calls = [] if more else [Launch("zero", (out, out.nbytes), 1, THREADS)]
-        for run in runs:
-            name = f"has_bad_{_C[run.dtype.char]}_{_C[out.dtype.char]}"
-            calls.append(Launch(name, (run, run.size, limit, out), blocks_for(run.size), THREADS))
-        return calls
+        name = f"has_bad_{_C[arrays[0].dtype.char]}_{_C[out.dtype.char]}"
+        table = self.constant(np.array([(a.data.ptr, a.size) for a in arrays], np.int64))
+        blocks = blocks_for(max(a.size for a in arrays))
+        return [*calls, Launch(name, (table, len(arrays), limit, out), blocks, THREADS)]
 
     def dropout(self, seed: int, start: int, keep: Any, out: Any) -> Launch | list[Launch] | None:
         """A launch of the mask that ops/dropout.py makes: its numbers from `start` on."""

@@ -20,6 +20,7 @@ class Counters:
         self._backend = backend
         self.names: dict[str, int] = {}
         self.memory = backend.block(16 * MOST).view(np.int64)
+        self.memory.fill(0)
 
     def of(self, name: str, begun: int) -> Any:
         """The two words of an operation; begun: its count where it has none yet."""

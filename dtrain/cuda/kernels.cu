@@ -71,12 +71,17 @@ KERNEL gather_lent(HERE, const int64_t *lent, int64_t size, const void *indices,
     else stop(s, number, BAD_VALUE);
 }
 
-/* entries, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond the limit, and stays where none is */
+/* the address and size of each of several arrays, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond
+ * the limit, and stays where none is */
 #define HAS_BAD(NAME, REAL, VERDICT)                                                                            \
-    KERNEL NAME(HERE, const REAL *x, int64_t n, double limit, VERDICT *out) {                                   \
+    KERNEL NAME(HERE, const int64_t *arrays, int64_t count, double limit, VERDICT *out) {                       \
         const REAL most = (REAL)limit;                                                                          \
         bool bad = false;                                                                                       \
-        for (int64_t i = AT; i < n; i += STRIDE) bad |= !((x[i] < 0 ? -x[i] : x[i]) <= most);                   \
+        for (int64_t k = 0; k < count; k++) {                                                                   \
+            const REAL *x = (const REAL *)arrays[2 * k];                                                        \
+            const int64_t n = arrays[2 * k + 1];                                                                \
+            for (int64_t i = AT; i < n; i += STRIDE) bad |= !((x[i] < 0 ? -x[i] : x[i]) <= most);               \
+        }                                                                                                       \
         if (bad) *out = 1;                                                                                      \
     }
 HAS_BAD(has_bad_float_float, float, float)

@@ -12,6 +12,7 @@ import numpy as np
 from dtrain.errors import DtrainError
 from dtrain.native import compiler, loops
 from dtrain.native.loops import Loop, Untranslatable
+from dtrain.poison import poison
 
 #: What a kernel answers besides 0; the same as in kernels.h.
 OK, BAD_VALUE, WAITING, NOT_FINITE = 0, 1, 2, 3
@@ -116,14 +117,14 @@ class Code:
         return [self.function(symbol, source, run[0].size, rate, *run)]
 
     def has_bad(
-        self, runs: Sequence[np.ndarray], limit: float, out: np.ndarray, more: bool
+        self, arrays: Sequence[np.ndarray], limit: float, out: np.ndarray, more: bool
     ) -> list[NativeCall]:
-        """out = 1 where an entry is NaN or beyond the limit, else 0; more: out holds a verdict already."""
-        name = {"f": "has_bad_float", "d": "has_bad_double"}[runs[0].dtype.char]
-        addresses = np.array([a.ctypes.data for a in runs], np.uintp)
-        sizes = np.array([a.size for a in runs], np.int64)
-        words = (len(runs), addresses, sizes, limit, out, out.itemsize, int(more))
-        return [self.call(name, *words, *runs)]  # the arrays stay alive with the words
+        """out = 1 where an entry of the arrays, all of one dtype, is NaN or beyond the limit, else 0; more: out holds a verdict already."""
+        name = {"f": "has_bad_float", "d": "has_bad_double"}[arrays[0].dtype.char]
+        addresses = np.array([a.ctypes.data for a in arrays], np.uintp)
+        sizes = np.array([a.size for a in arrays], np.int64)
+        words = (len(arrays), addresses, sizes, limit, out, out.itemsize, int(more))
+        return [self.call(name, *words, *arrays)]  # the arrays stay alive with the words
 
     def dropout(self, seed: int, start: int, keep: np.ndarray, out: np.ndarray) -> NativeCall | None:
         """On the host NumPy draws."""
@@ -233,7 +234,7 @@ class Code:
     def _product_room(self, nbytes: int) -> np.ndarray:
         """Memory for one product while it runs; the next may have the same."""
         if self._room.size < nbytes:
-            self._room = np.empty(nbytes, np.uint8)
+            self._room = poison(np.empty(nbytes, np.uint8))
         return self._room
 
     def sum(self, terms: Sequence[np.ndarray], out: np.ndarray) -> NativeCall | None:

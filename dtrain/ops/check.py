@@ -13,7 +13,6 @@ import numpy as np
 
 from dtrain.graph.graph import Spec
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
-from dtrain.ops.memory import coalesce
 
 #: Under this name a graph keeps its dynamic loss scales (see train/loss_scale.py), by the operation's name.
 LOSS_SCALES = "loss_scales"
@@ -54,7 +53,10 @@ class Factors(NamedTuple):
 
 
 def _entries(ins: Sequence[Any], ranks: int) -> list[tuple[Array, float]]:
-    """The arrays to look at, and what their entries may be at most; an array of several inputs once."""
+    """The arrays to look at, and what their entries may be at most; an array of several inputs once.
+
+    Each by itself and not the memory that they lie in: what is between two arrays is nobody's.
+    """
     found: dict[int, tuple[Array, float]] = {}
     for given in ins:
         for array in given.arrays if isinstance(given, Factors) else (given,):
@@ -78,7 +80,7 @@ class HasBad(Op):
     def bind(self, env: Env, ins: Sequence[Any], outs: Sequence[Array]) -> Kernel:
         xp, out = env.xp, outs[0]
         entries = _entries(ins, env.comm.size)
-        flat = [run for (run,) in coalesce([[a for a, _ in entries if _plain(a)]])]
+        flat = [a.reshape(-1) for a, _ in entries if _plain(a)]
         rest = [(a, limit) for a, limit in entries if not _plain(a)]
 
         def kernel() -> None:
@@ -98,7 +100,7 @@ class HasBad(Op):
         calls: list[Any] = []
         for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
             same = [a for a, most in entries if (a.dtype, most) == (dtype, limit)]
-            calls += code.has_bad([run for (run,) in coalesce([same])], limit, out, more=bool(calls))
+            calls += code.has_bad(same, limit, out, more=bool(calls))
         return calls or None
 
     @classmethod

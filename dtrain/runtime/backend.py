@@ -17,6 +17,7 @@ from dtrain.cuda.blas import PRECISIONS, WORKSPACE, Blas
 from dtrain.cuda.code import Code as CudaCode
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.native.code import Code
+from dtrain.poison import poison
 
 #: How kernels on the host are made.
 KERNELS = ("auto", "c", "numpy")
@@ -40,11 +41,11 @@ class Backend:
             raise UsageError(f"kernels {self.kernels}: choose one of {', '.join(KERNELS)}.")
 
     def block(self, nbytes: int) -> Any:
-        """A zeroed block of bytes, aligned to 64, to place tensors in."""
+        """A block of bytes, aligned to 64, to place tensors in; what it holds is not defined."""
         raw = np.zeros(nbytes + 64, np.uint8)
         start = -raw.ctypes.data % 64
         # a copy-free slice whose .base chain ends at `raw`; both are flat bytes
-        return raw[start : start + nbytes]
+        return poison(raw[start : start + nbytes])
 
     def from_host(self, array: np.ndarray) -> Any:
         """The array on the device; on the host itself, the very same."""
@@ -112,7 +113,7 @@ class CupyBackend(Backend):
     def block(self, nbytes: int) -> Any:
         self.use()
         with self._room_for(nbytes):
-            return self.xp.zeros(nbytes, self.xp.uint8)  # CuPy aligns to 512
+            return poison(self.xp.zeros(nbytes, self.xp.uint8))  # CuPy aligns to 512
 
     def from_host(self, array: np.ndarray) -> Any:
         self.use()

@@ -91,6 +91,7 @@ class DevicePlan(Plan):
 
     def run(self, values: Sequence[Any], kernels: Sequence[Kernel] | None = None) -> list[Any]:
         rows = self._rows(values)
+        self._poison()
         self._board.row[PLAN] = self.number
         with np.errstate(all="ignore"):
             done = self._steps.run(1, rows, kernels=kernels)
@@ -114,6 +115,7 @@ class DevicePlan(Plan):
         return rows
 
     def _feed(self, values: Sequence[Any]) -> None:
+        self._poison()
         self._steps.feed(self._rows(values))
 
     def _look(
@@ -130,6 +132,7 @@ class DevicePlan(Plan):
         return self._windows and all(self._flat) and not strings and self._may_end(until)
 
     def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
+        self._poison()
         self._board.row[PLAN] = self.number
         last = None if until is None else self._fetches[until]
         done = self._steps.run(steps, [values[index] for index, _ in self._feeds], last)

@@ -55,6 +55,7 @@ class PlanEnv:
         self._backend = backend
         self._block = backend.block(0)
         self._used = 0
+        self.blocks: list[Any] = []  # all scratch, what kernels bound before use too
 
     def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Memory for one kernel while it runs; release() hands it to the next."""
@@ -63,6 +64,7 @@ class PlanEnv:
         if self._used + nbytes > self._block.size:
             # kernels bound before keep the old block; sizes double, so there are few
             self._block = self._backend.block(max(2 * self._block.size, aligned(nbytes)))
+            self.blocks.append(self._block)
             self._used = 0
         piece = self._block[self._used : self._used + nbytes].view(dtype).reshape(shape)
         self._used += aligned(nbytes)
@@ -126,6 +128,7 @@ class Layout:
         }
         self.ends: dict[Operation, Kernel] = {}
         self.packed_bytes = 0
+        self._own: list[Any] = []  # this rank's memory of all that lies side by side
         self.limits: dict[Tensor, float] = {}  # what entries may be, where the check has closer limits
         for node in nodes:
             self._pack(node)
@@ -145,6 +148,14 @@ class Layout:
         unique = {id(b): b for b in self.buffers.values()}
         self.arena_bytes = pack(unique.values())
         self.arena = backend.block(self.arena_bytes)
+
+    @property
+    def unwritten(self) -> list[Any]:
+        """Blocks of bytes that hold nothing when a step begins: what it reads of them it has written.
+
+        In memory that ranks share it is what this rank alone writes.
+        """
+        return [self.arena, *self._own, *self.env.blocks]
 
     # -- who needs what, and how long ------------------------------------------------------------------
     def _last_uses(self) -> dict[Tensor, int]:
@@ -202,7 +213,8 @@ class Layout:
     def _pack(self, node: Operation) -> None:
         """Lay a bucket, or an update's gradients, one behind the other in memory of their own.
 
-        The memory is not shared with other tensors, so that its padding stays zero.
+        The memory is not shared with other tensors, so that all of it can be walked over as one array. What
+        is in the padding between them means nothing.
         """
         if isinstance(node.kind, AllReduce):
             tensors = list(node.outputs)
@@ -219,6 +231,7 @@ class Layout:
         if isinstance(node.kind, AllReduce) and self.backend.on_host:
             shared = self.env.comm.bucket(offsets[-1])
         own, out = shared or [self.backend.block(offsets[-1])] * 2
+        self._own.append(own)
         self.packed.update((t, self._carve(out, at, t)) for t, at in zip(tensors, offsets, strict=False))
         if isinstance(node.kind, AllReduce):
             inputs = [self._carve(own, at, t) for t, at in zip(tensors, offsets, strict=False)]

@@ -22,6 +22,7 @@ from dtrain.ops.fused import Fused
 from dtrain.ops.state import Assign, NoOp, VariableOp
 from dtrain.ops.update import Part, _Update
 from dtrain.passes.step import Step, memory_of
+from dtrain.poison import ON, poison
 from dtrain.runtime.agreement import built
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.layout import Layout, PlanEnv
@@ -80,6 +81,7 @@ class Plan:
         left = {t: a for t, a in self._arrays.items() if isinstance(a, tuple)}
         self.summed_by_updates = {t for t, a in left.items() if not isinstance(a, Part)}
         self.in_parts = left.keys() - self.summed_by_updates
+        self._unwritten = layout.unwritten if ON else ()
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
         self._fetches = [self._arrays[t] for t in step.fetches]
@@ -176,6 +178,7 @@ class Plan:
         assert self._program is not None
         # what stays is fed anew: a step may lay something else where a feed was
         values = [self._kept[i].repeat(steps, 0) if rows is None else rows for i, rows in enumerate(values)]
+        self._poison()
         feeds = [(b, np.ascontiguousarray(values[index], b.dtype)) for index, b in self._feeds]
         outs = [np.empty((steps, *a.shape), a.dtype) for a in self._fetches]
         self._board.row[PLAN] = self.number
@@ -195,7 +198,14 @@ class Plan:
         self._board.row[POSITION] = -1
         return [out[:done] for out in outs]
 
+    def _poison(self) -> None:
+        if self._unwritten:
+            self.backend.use()
+            for block in self._unwritten:
+                poison(block)
+
     def _feed(self, values: Sequence[Any]) -> None:
+        self._poison()
         for index, buffer in self._feeds:
             buffer[...] = values[index]
         self._kept = [np.asarray(value)[None] for value in values]

@@ -17,14 +17,15 @@ PACKAGE = Path(dtrain.__file__).parent
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "poison": set(),
     "graph": {"errors"},
-    "comm": {"errors"},
-    "native": {"errors", "files", "graph"},
+    "comm": {"errors", "poison"},
+    "native": {"errors", "files", "graph", "poison"},
     "cuda": {"errors", "native"},
     "ops": {"errors", "graph", "native"},
     "autodiff": {"errors", "graph", "ops"},
     "passes": {"errors", "graph", "ops", "native", "comm"},  # of comm what a Link is
-    "runtime": {"errors", "graph", "ops", "passes", "comm", "native", "cuda"},
+    "runtime": {"errors", "graph", "ops", "passes", "comm", "native", "cuda", "poison"},
     "compat": {"errors"},
     "nn": {"ops", "compat"},
     "config": {"errors", "files"},
