@@ -1,8 +1,8 @@
 """Memory that was never written, found on purpose.
 
-With DTRAIN_POISON=1 all memory that a step has to write before it reads it is full of NaN (and -1, and true)
-before each call: arenas with the padding between arrays, buckets, scratch, what ranks share. A kernel that reads
-what no kernel wrote then gives NaN, or an index that is not there, instead of what happened to lie in the place.
+With DTRAIN_POISON=1 all memory that a step has to write before it reads it holds NaN (as integers -1) before
+each call: arenas with the padding between arrays, buckets, scratch, shared memory. A kernel that reads what
+no kernel wrote then gives NaN, or an index out of range, instead of what happened to lie there.
 """
 
 from __future__ import annotations

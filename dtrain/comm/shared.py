@@ -85,7 +85,7 @@ class SharedMemory:
         self._window.Lock_all()  # sync() is only allowed in an access epoch
         buffers = (self._window.Shared_query(rank)[0] for rank in range(node.size))
         self.segments = [np.frombuffer(buffer, np.uint8) for buffer in buffers]
-        self.segments[node.rank].fill(0)  # each rank's pages are near it, and memory that is not there is missed here
+        self.segments[node.rank].fill(0)  # so each rank's pages are near it
         if not zeroed:
             poison(self.segments[node.rank])
         self.sync: Callable[[], None] = self._window.Sync

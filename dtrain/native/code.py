@@ -119,7 +119,10 @@ class Code:
     def has_bad(
         self, arrays: Sequence[np.ndarray], limit: float, out: np.ndarray, more: bool
     ) -> list[NativeCall]:
-        """out = 1 where an entry of the arrays, all of one dtype, is NaN or beyond the limit, else 0; more: out holds a verdict already."""
+        """out = 1 where an entry of the arrays, all of one dtype, is NaN or beyond the limit, else 0.
+
+        more: out holds a verdict already.
+        """
         name = {"f": "has_bad_float", "d": "has_bad_double"}[arrays[0].dtype.char]
         addresses = np.array([a.ctypes.data for a in arrays], np.uintp)
         sizes = np.array([a.size for a in arrays], np.int64)

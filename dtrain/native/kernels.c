@@ -264,6 +264,28 @@ SUM(sum_double, double)
 HAS_BAD(has_bad_float, float, uint32_t)
 HAS_BAD(has_bad_double, double, uint64_t)
 
+/* the largest entry without its sign, a NaN where there is one */
+static float largest_magnitude(const float *x, int64_t n) {
+    int32_t top = 0;
+    _Pragma("omp simd reduction(max : top)")
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t size = as_bits(x[i]) & INT32_MAX;
+        top = size > top ? size : top;
+    }
+    return as_float(top);
+}
+
+/* one factor, its entries, the other, its entries, rows, limit, out, bytes of out, whether out holds a verdict already:
+ * 1 where a sum over the rows of their products may be a NaN or beyond the limit, else 0 */
+int may_be_bad(const word *w) {
+    const double most = (double)largest_magnitude(w[0].p, w[1].i) * (double)largest_magnitude(w[2].p, w[3].i) * w[4].d;
+    const int bad = !(most <= w[5].d);
+    if (w[8].i && !bad) return OK;
+    if (w[7].i == 4) *(float *)w[6].p = bad;
+    else *(double *)w[6].p = bad;
+    return OK;
+}
+
 /* a verdict, 0 where all is well */
 int stop_if_bad_float(const word *w) { return *(const float *)w[0].p == 0 ? OK : NOT_FINITE; }
 int stop_if_bad_double(const word *w) { return *(const double *)w[0].p == 0 ? OK : NOT_FINITE; }

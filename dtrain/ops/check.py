@@ -41,15 +41,22 @@ def is_bad(xp: Any, array: Array, limit: float) -> Array:
 
 
 class Factors(NamedTuple):
-    """In place of an input of HasBad that is computed later: the factors of a product over `rows` rows."""
+    """In place of an input of HasBad that is computed later: this rank's factors of a product.
 
-    arrays: tuple[Array, ...]
+    rows: those that all ranks together sum over.
+    """
+
+    left: Array
+    right: Array
     rows: int
 
     @property
-    def limit(self) -> float:
-        """What their entries may be at most, so that the product is finite."""
-        return float(np.sqrt(np.finfo(self.arrays[0].dtype).max / self.rows))
+    def may_be_bad(self) -> bool:
+        """Whether the product may hold a NaN or a number too large, by the largest of each factor."""
+        if not (self.left.size and self.right.size):
+            return False
+        most = float(np.abs(self.left).max()) * float(np.abs(self.right).max()) * self.rows
+        return not most <= largest(self.left.dtype, 1)
 
 
 def _entries(ins: Sequence[Any], ranks: int) -> list[tuple[Array, float]]:
@@ -57,13 +64,8 @@ def _entries(ins: Sequence[Any], ranks: int) -> list[tuple[Array, float]]:
 
     Each by itself and not the memory that they lie in: what is between two arrays is nobody's.
     """
-    found: dict[int, tuple[Array, float]] = {}
-    for given in ins:
-        for array in given.arrays if isinstance(given, Factors) else (given,):
-            limit = given.limit if isinstance(given, Factors) else largest(array.dtype, ranks)
-            if array.size:
-                found[id(array)] = (array, limit)
-    return list(found.values())
+    arrays = {id(a): a for a in ins if not isinstance(a, Factors) and a.size}
+    return [(a, largest(a.dtype, ranks)) for a in arrays.values()]
 
 
 @register
@@ -82,6 +84,7 @@ class HasBad(Op):
         entries = _entries(ins, env.comm.size)
         flat = [a.reshape(-1) for a, _ in entries if _plain(a)]
         rest = [(a, limit) for a, limit in entries if not _plain(a)]
+        factors = [given for given in ins if isinstance(given, Factors)]
 
         def kernel() -> None:
             # squares add up to a finite number only where every entry is small; a BLAS reads fastest
@@ -89,6 +92,7 @@ class HasBad(Op):
             some = 0
             for a, limit in rest if quick else entries:
                 some = some + is_bad(xp, a, limit).any()
+            some = some + any(pair.may_be_bad for pair in factors)
             out[...] = some > 0
 
         return kernel
@@ -101,6 +105,11 @@ class HasBad(Op):
         for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
             same = [a for a, most in entries if (a.dtype, most) == (dtype, limit)]
             calls += code.has_bad(same, limit, out, more=bool(calls))
+        for pair in ins:
+            if isinstance(pair, Factors) and pair.left.size and pair.right.size:
+                most = largest(pair.left.dtype, 1)
+                words = (pair.left, pair.left.size, pair.right, pair.right.size, float(pair.rows), most)
+                calls.append(code.call("may_be_bad", *words, out, out.itemsize, int(bool(calls))))
         return calls or None
 
     @classmethod

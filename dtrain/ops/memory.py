@@ -35,7 +35,7 @@ def coalesce(groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
 
     groups: several lists of equally many C-contiguous arrays; the i-th arrays of all have the same size. The
     result has one entry a stretch, with one flat array a group. A stretch includes the padding between its
-    arrays, which holds anything: it is for work entry by entry, and not for what looks at all entries together.
+    arrays, which may hold anything: this is for work entry by entry, not for a look at all entries at once.
     """
     stretches: list[list[Sequence[Any]]] = []
     for column in zip(*groups, strict=True):

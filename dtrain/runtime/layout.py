@@ -129,7 +129,8 @@ class Layout:
         self.ends: dict[Operation, Kernel] = {}
         self.packed_bytes = 0
         self._own: list[Any] = []  # this rank's memory of all that lies side by side
-        self.limits: dict[Tensor, float] = {}  # what entries may be, where the check has closer limits
+        #: Of products that are computed behind the check, what it looks at instead.
+        self.factors: dict[Operation, Factors] = {}
         for node in nodes:
             self._pack(node)
         #: Buckets whose gradients the update adds up.
@@ -316,12 +317,10 @@ class Layout:
             for k, t in enumerate(node.inputs)
         ]
         if isinstance(kind, HasBad):
-            # of a product that is computed behind the meeting its factors are looked at, with a closer limit
             for k, t in enumerate(node.inputs):
                 if t.op in later:
-                    rows = t.op.inputs[0].spec.shape[0]
-                    ins[k] = Factors(tuple(arrays[f] for f in t.op.inputs), rows)
-                    self.limits.update(dict.fromkeys(t.op.inputs, ins[k].limit))
+                    a, b = t.op.inputs
+                    ins[k] = self.factors[t.op] = Factors(arrays[a], arrays[b], a.spec.shape[0])
         for tensor in node.outputs:
             if kind.writes:
                 arrays[tensor] = arrays[node.inputs[0]]

@@ -65,7 +65,7 @@ class Plan:
         layout = Layout(self.nodes, step, variables, backend, env)
         self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
-        self._arrays, self._limits = layout.arrays, layout.limits
+        self._arrays, self._factors = layout.arrays, layout.factors
         self.kernel_nodes: list[Operation] = []
         #: The C function of each kernel, '' where it is NumPy's.
         self.kernel_symbols: list[str] = []
@@ -243,6 +243,9 @@ class Plan:
                     bad = max((self._count_bad(t, ranks) for t in node.outputs), default=0)
                     if bad:
                         found = place[node], f"{_first_in(node, ins)}{built(node)} makes {bad} of them"
+        for node, factors in self._factors.items():
+            if found is None and factors.may_be_bad:
+                found = place[node], f"{_first_in(node, [])}{built(node)} makes numbers too large"
         self._board.row[POSITION] = -1
         return found
 
@@ -250,8 +253,7 @@ class Plan:
         if not tensor.dtype.is_floating or isinstance(self._arrays[tensor], tuple):
             return 0
         array = self._arrays[tensor]
-        limit = self._limits.get(tensor, largest(array.dtype, ranks))
-        return int(is_bad(self.backend.xp, array, limit).sum())
+        return int(is_bad(self.backend.xp, array, largest(array.dtype, ranks)).sum())
 
 
 def _first_in(node: Operation, ins: Sequence[Any]) -> str:

@@ -156,6 +156,29 @@ def test_a_bad_row_of_one_rank_stops_all(comm: Communicator, kernels: str) -> No
     assert comm.size == 1 or f"on rank {comm.size - 1} on" in str(error.value)
 
 
+@pytest.mark.parametrize("kernels", ["c", "numpy"])
+def test_factors_of_a_gradient_may_be_large_where_it_is_not(comm: Communicator, kernels: str) -> None:
+    """A gradient that is computed by parts behind the check: inputs of 1e25, gradients of 1e-25."""
+    generator = np.random.default_rng(4)
+    rows = generator.uniform(0.5, 1, (31, 64)).astype(np.float32) * np.float32(1e25)
+    with dt.Graph().as_default():
+        x, scale = dt.placeholder("float32", [None, 64]), dt.placeholder("float32", [])
+        w = dt.Variable(np.zeros((64, 48), np.float32))
+        loss = dt.reduce_sum(dt.matmul(x, w)) * scale
+        step = dt.train.GradientDescentOptimizer(1.0).minimize(loss)
+        config = dt.ConfigProto(check_numerics=True)
+        session = dt.Session(config=config, comm=comm, device=Backend(kernels))
+        session.run(dt.global_variables_initializer())
+        low, high = shard_bounds(31, comm.rank, comm.size)
+        feeds = {x: dt.Shard(rows[low:high], 31), scale: 1e-25}
+        session.run(step, feeds)
+        right = np.repeat(-(rows.astype(np.float64) * 1e-25).sum(0)[:, None], 48, 1)
+        np.testing.assert_allclose(session.run(w), right, rtol=1e-5)
+        with pytest.raises(NumericError, match=r"MatMul.* makes"):
+            session.run(step, feeds | {scale: 1e14})
+        np.testing.assert_allclose(session.run(w), right, rtol=1e-5)
+
+
 def test_large_finite_numbers_are_no_fault(comm: Communicator) -> None:
     """Gradients whose squares overflow, in NumPy's quick look: it has to look twice."""
     with dt.Graph().as_default():
