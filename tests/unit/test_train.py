@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dtrain import machine
 from dtrain.cli import main
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
@@ -51,10 +52,8 @@ def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_json_report_is_what_the_run_directory_keeps(
-    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # each may be a warning
-        monkeypatch.delenv(variable, raising=False)
     run = tmp_path / "run"
     argv = [
         "train",
@@ -73,7 +72,8 @@ def test_json_report_is_what_the_run_directory_keeps(
     header, *epochs, done = events(out)
     assert header["event"] == "header" and done["event"] == "done"
     assert header["parameters"] == 7850 and header["ranks"] == 1 and header["iterations_per_epoch"] == 8
-    assert header["shards"] == [1003] and header["warning"] is None
+    assert header["shards"] == [1003]
+    assert header["warning"] == (" ".join(machine.held_back()) or None)
     assert [e["epoch"] for e in epochs] == [1, 2]
     wanted = {
         "event",
