@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import dtrain as dt
+from dtrain import machine
 from dtrain.comm import Communicator
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend, make_backend
@@ -331,3 +332,10 @@ def device(request: pytest.FixtureRequest) -> Backend:
             pytest.skip("the stand-in compiles CUDA sources with g++")
         request.getfixturevalue("cupy")
     return make_backend(request.param, local_rank=0)
+
+
+@pytest.fixture
+def blas_warning() -> str:
+    """What the header of a run warns of here: variables that hold NumPy's BLAS back; '' where none is set."""
+    said = " ".join(machine.held_back())
+    return f"dtrain: WARNING: {said}\n" if said else ""

@@ -28,12 +28,14 @@ def events(text: str) -> list[dict[str, Any]]:
 
 
 # -- one process -----------------------------------------------------------------------------------------
-def test_text_report(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_report(
+    small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], blas_warning: str
+) -> None:
     run = tmp_path / "run"
     options = ["--epochs", "2", "--run-dir", str(run), "--log-every", "5", "--no-tensorboard"]
     assert main(["train", "--dataset", str(small_set), *options]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    assert err == blas_warning
     assert "mlp, 269,322 parameters" in out
     assert "blocks, from" in out and "1,003 training and 101 test examples" in out
     assert "11 iterations per epoch" in out
