@@ -327,6 +327,8 @@ def run_cluster(args: argparse.Namespace) -> None:
             words[f.name] = text
     job = jobs.check(jobs.Settings(**words))
     own = f"{job.name}-{jobs.stamp()}"
+    if args.to or args.submit:  # a job of its own, also where another was written in the same second
+        own += f"-{os.getpid()}"
     program = _program_of_the_job(args.program, own)
     if launcher.rank() > 0:
         return

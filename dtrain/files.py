@@ -33,6 +33,19 @@ def write_atomically(path: Path, *pieces: Any) -> None:
     sync(path.parent)
 
 
+def make_new(path: Path) -> bool:
+    """Make a folder; False where it is there. Of several processes that try at once, one makes it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
 def sync(path: Path) -> None:
     """Return when a folder's names, or a file's content, would survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)

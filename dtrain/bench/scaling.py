@@ -13,7 +13,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from dtrain.comm.base import Communicator
 from dtrain.comm.threads import VARIABLES, usable_cores
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, UsageError
-from dtrain.files import write_atomically
+from dtrain.files import make_new, write_atomically
 from dtrain.report import scaling as page
 from dtrain.report.study import MACHINE, STUDY, TARGET, Study, collect, load, to_csv, to_json, to_mllog
 
@@ -99,7 +101,13 @@ def measure(options: Options, comm: Communicator) -> None:
     for _ in range(options.repeats):
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the minute before
         run_dir = _next_run(Path(options.to), comm)
-        train(options.train_config(comm.size, run_dir), comm)
+        try:
+            train(options.train_config(comm.size, run_dir), comm)
+        except BaseException:
+            with suppress(OSError):  # what a run that did not begin has left: empty folders alone
+                run_dir.rmdir()
+                run_dir.parent.rmdir()
+            raise
         facts = {
             "mode": options.mode,
             "batch_size": options.batch_size,
@@ -116,12 +124,21 @@ def measure(options: Options, comm: Communicator) -> None:
 
 
 def _next_run(folder: Path, comm: Communicator) -> Path:
-    """The first run-N of this number of ranks that is not there."""
-    of = folder / f"ranks-{comm.size}"
-    number = 1
-    while comm.rank == 0 and (of / f"run-{number}").exists():
-        number += 1
-    return Path(comm.broadcast_text(str(of / f"run-{number}")))
+    """The first run-N of this number of ranks that was not there, made. Collective.
+
+    Raises:
+        EnvironmentProblem: it cannot be made.
+    """
+    text = ""
+    with comm.together():
+        if comm.rank == 0:
+            try:
+                of = folder / f"ranks-{comm.size}"
+                of.mkdir(parents=True, exist_ok=True)
+                text = next(str(run) for n in count(1) if make_new(run := of / f"run-{n}"))
+            except OSError as error:
+                raise EnvironmentProblem(f"no run can be kept in {folder}: {error.strerror}.") from None
+    return Path(comm.broadcast_text(text))
 
 
 def machine_facts(comm: Communicator) -> dict[str, Any]:
@@ -169,14 +186,17 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
     """
     to = Path(options.to)
     if any(to.glob("ranks-*")):
-        raise UsageError(
-            f"--to {to} holds runs of a study already: choose another folder, or delete it first. (`dtrain "
-            f"bench scaling --collect --to {to}` makes its page again.)"
-        )
+        raise _in_use(to)
     if through:
         return _submit(options, ranks, through)
     options.train_config(ranks[0], to)  # a mistake is told before anything starts
     mpirun = _mpirun()
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        if not make_new(to / f"ranks-{ranks[0]}"):  # by another study that began just now
+            raise _in_use(to)
+    except OSError as error:
+        raise EnvironmentProblem(f"no study can be kept in {to}: {error.strerror}.") from None
     one = Options(**{**options.__dict__, "repeats": 1})
     for number in range(1, options.repeats + 1):
         for n in ranks:  # the sizes in turn, so that a slow minute of the machine is shared by all
@@ -199,6 +219,13 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
                 f"{n} {'rank' if n == 1 else 'ranks'}, run {number} of {options.repeats}: {last}", flush=True
             )
     return finish(to)
+
+
+def _in_use(to: Path) -> UsageError:
+    return UsageError(
+        f"--to {to} holds runs of a study already: choose another folder, or delete it first. (`dtrain bench "
+        f"scaling --collect --to {to}` makes its page again.)"
+    )
 
 
 def _mpirun() -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import dtrain as dt
 from dtrain import info, machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
-from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
-from dtrain.files import write_atomically
+from dtrain.errors import SavedAndStopped, UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
@@ -32,6 +30,7 @@ from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
 from dtrain.train.preempt import StopRequest
 from dtrain.train.report import Report
+from dtrain.train.run_dir import RunDir, hold, write_options
 from dtrain.train.saving import Checkpoints
 from dtrain.train.state import Progress, give_values, init_from, manifest_of, refuse_difference, resume
 
@@ -141,10 +140,24 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         comm.agree(
             UsageError(f"--profile {config.profile}: this run has {steps} steps, the last is {steps - 1}.")
         )
-    watched = tensorboard.wanted(config.tensorboard, comm)
-    run_dir, resuming = open_run_dir(config, comm)
-    comm.board.run_dir(str(run_dir))
+    with hold(config, comm) as folder:
+        comm.board.run_dir(str(folder.path))
+        return _train_in(folder, config, comm, backend, devices, data, observers, started)
 
+
+def _train_in(
+    folder: RunDir,
+    config: TrainConfig,
+    comm: Communicator,
+    backend: Backend,
+    devices: list[str],
+    data: Dataset,
+    observers: tuple[Observer, ...],
+    started: float,
+) -> dict[str, Any]:
+    """The run in its folder, from the graph to the footer; see train()."""
+    run_dir = folder.path
+    watched = tensorboard.wanted(config.tensorboard, comm)
     graph = dt.Graph()
     graph.seed = config.seed
     with graph.as_default():
@@ -166,7 +179,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     # the examples are constants of the graph, and have a digest already
     same = data.digest, fingerprint(o for o in graph.operations if o not in network.examples)
     at, notes, origin = Progress(), [], ""
-    if resuming:
+    if folder.resuming:
         at, notes = resume(session, state, run_dir, config, *same)
         write_options(run_dir, config, comm)  # now that they are known to fit
         origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
@@ -188,6 +201,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     steps = Loop(session, fetches, feeds, stopping, profiler)
 
     def about(at: Progress) -> dict[str, Any]:
+        folder.check()
         return manifest_of(session, at, config, *same)
 
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
@@ -365,50 +379,6 @@ def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopp
     )
     error.agreed = True
     return error
-
-
-def open_run_dir(config: TrainConfig, comm: Communicator) -> tuple[Path, bool]:
-    """The run directory, made on rank 0 where it is not there, and whether the run in it is gone on with.
-
-    Raises:
-        UsageError: it holds a run already. EnvironmentProblem: it cannot be made.
-    """
-    now = datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = Path(comm.broadcast_text(config.run_dir or f"runs/{now}-{own_model.label(config.model)}"))
-    resuming = config.resume not in ("", "auto")
-    with comm.together():
-        if comm.rank == 0:
-            if config.resume == "auto":
-                resuming = bool(checkpoint.steps(path))
-            elif not resuming and (path / "metrics.jsonl").exists():
-                raise UsageError(
-                    f"--run-dir {path} holds a run already: choose another, delete it first, or go on with "
-                    f"--resume {path}."
-                )
-    resuming = bool(comm.broadcast(np.array([resuming], np.uint8))[0])
-    if not resuming:
-        write_options(path, config, comm)
-        if comm.rank == 0:  # of a run that came to no checkpoint
-            (path / "metrics.jsonl").unlink(missing_ok=True)
-    return path, resuming
-
-
-def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:
-    """Write config.toml into a run directory, made where there is none, on rank 0. Collective.
-
-    Raises:
-        EnvironmentProblem: it cannot be written.
-    """
-    with comm.together():
-        if comm.rank == 0:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                write_atomically(path / "config.toml", replace(config, resume="").to_toml().encode())
-            except OSError as error:
-                raise EnvironmentProblem(
-                    f"the run directory {path} cannot be made: {error.strerror or error}. Choose "
-                    "another with --run-dir."
-                ) from None
 
 
 def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:

@@ -1,0 +1,319 @@
+"""A run's folder, which is one run's: who holds it says so in a file there, and touches it while it lives.
+
+Files `.owner-1`, `.owner-2`, ... of a folder are those who have held it, the highest now. Making a file that
+must be new is atomic on any file system, so of several that want the next number one gets it. Locks of the
+system are not used: on network file systems they are often missing, or hold on one node only. A run that ends
+says so in its file. The process of one that was killed is gone, which its own machine knows; where nobody can
+tell, as on another machine, its file is no longer touched. Clocks are not compared: the file's time changes,
+or it does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.config import TrainConfig
+from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
+from dtrain.files import make_new, read_regular, write_atomically
+from dtrain.train import checkpoint, own_model
+
+#: Seconds between two touches of the file; without one for so long, a holder that cannot be asked is dead.
+BEAT, SILENCE = 2.0, 12.0
+#: Seconds that a resume waits for the run to end, which may be on its way to.
+PATIENCE = 10.0
+#: Seconds between two looks at a folder that is held.
+PAUSE = 0.2
+
+#: What the file of a run that has ended holds.
+ENDED = b"ended\n"
+_NAME = re.compile(r"\.owner-(\d{1,9})")
+_MOST_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who has written a file: the process, and what tells its machine and its start from all others.
+
+    token: the run's own. machine: '' where others cannot ask for the process.
+    """
+
+    token: str
+    host: str
+    pid: int
+    machine: str
+    started: str
+
+    @staticmethod
+    def here(token: str, askable: bool = True) -> Owner:
+        """This process; askable: whether the run ends when it does."""
+        pid = os.getpid()
+        return Owner(token, socket.gethostname(), pid, _machine() if askable else "", _process(pid)[1])
+
+    @staticmethod
+    def of(text: bytes) -> Owner | None:
+        """Whom a file names; None where it is not, or not yet, whole."""
+        try:
+            owner = Owner(**json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            return None
+        words = (owner.token, owner.host, owner.machine, owner.started)
+        whole = all(isinstance(word, str) for word in words) and isinstance(owner.pid, int)
+        return owner if whole and 0 < owner.pid < 1 << 31 else None
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+    def lives(self) -> bool | None:
+        """Whether the process is there; None where this one cannot know."""
+        if not self.machine or self.machine != _machine() or os.name != "posix":
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            pass
+        state, started = _process(self.pid)
+        if not started:
+            return None
+        return started == self.started and state not in "ZX"  # a number is given again; a zombie is dead
+
+
+def _machine() -> str:
+    """What two processes share that know one another by their numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _process(pid: int) -> tuple[str, str]:
+    """One letter of a process's state, and when it started; '' where the system does not say."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return words[0], words[19]
+    except (OSError, IndexError):
+        return "", ""
+
+
+class RunDir:
+    """A run's folder, `path`, and its hold on it. Every rank has one; rank 0 makes the file and touches it.
+
+    With an elastic communicator all ranks touch it, since the run lives as long as any of them.
+
+    resuming: whether the run goes on from a checkpoint in it.
+    """
+
+    def __init__(self, path: Path, token: str) -> None:
+        self.path, self.resuming = path, False
+        self.number = 0  # of this run's file, once it has one
+        self._token = token
+        self._highest = 0  # that is known: a listing of a network file system may be old
+        self._quiet: tuple[tuple[int, int], float] | None = None  # the holder's number and touch, since when
+        self._end = threading.Event()
+
+    def take(self, askable: bool) -> tuple[bool | None, str]:
+        """Try to hold the folder: whether another run lives in it, None while that is not known, and who.
+
+        With False it is this run's. askable: whether the run ends when this process does.
+
+        Raises:
+            OSError: the file cannot be made.
+        """
+        number, owner, touched = self._newest()
+        lives = False if owner == ENDED else owner.lives() if isinstance(owner, Owner) else None
+        if lives is None:
+            lives = self._beats((number, touched))
+        if lives is False:
+            if self._make(number + 1, askable):
+                return False, ""
+            lives = None  # another was faster
+        return lives, str(owner) if isinstance(owner, Owner) else "another process"
+
+    def _newest(self) -> tuple[int, Owner | bytes | None, int]:
+        """The highest number, who that is, ENDED or None (half written), and when it was touched."""
+        listed = (int(match[1]) for match in map(_NAME.fullmatch, os.listdir(self.path)) if match)
+        self._highest = max(self._highest, *listed, 0)
+        if not self._highest:
+            return 0, ENDED, 0
+        file, text, touched = self._file(self._highest), b"", 0
+        with suppress(OSError):
+            text = read_regular(file, _MOST_BYTES)  # opened first: a network file system then asks its server
+        with suppress(OSError):
+            touched = file.lstat().st_mtime_ns
+        return self._highest, text if text == ENDED else Owner.of(text), touched
+
+    def _beats(self, seen: tuple[int, int]) -> bool | None:
+        """Whether the holder touches its file; False where it has not for too long, None before."""
+        now = time.monotonic()
+        if self._quiet is None or self._quiet[0] != seen:
+            again = self._quiet is not None and self._quiet[0][0] == seen[0]
+            self._quiet = seen, now
+            return True if again else None
+        return False if now - self._quiet[1] > SILENCE else None
+
+    def _make(self, number: int, askable: bool) -> bool:
+        """Make the file of a number and remove those before it; False where another was faster."""
+        path = self._file(number)
+        try:
+            self._highest = number
+            with open(path, "x") as file:
+                json.dump(vars(Owner.here(self._token, askable)), file)
+        except FileExistsError:
+            return False
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        for name in os.listdir(self.path):
+            if (match := _NAME.fullmatch(name)) and int(match[1]) < number:
+                with suppress(OSError):
+                    (self.path / name).unlink()
+        self.number = number
+        return True
+
+    def _file(self, number: int) -> Path:
+        return self.path / f".owner-{number}"
+
+    def keep(self) -> None:
+        """Touch the file from now on, until release()."""
+
+        def beat() -> None:
+            while not self._end.wait(BEAT):
+                with suppress(OSError):  # the folder was removed, or its file system does not answer
+                    os.utime(self._file(self.number))
+
+        threading.Thread(target=beat, name="hold on the run directory", daemon=True).start()
+
+    def check(self) -> None:
+        """Return where the folder is still this run's, before something is written.
+
+        Raises:
+            CheckpointError: another run has taken it, since this one stood still for too long.
+        """
+        try:
+            _, owner, _ = self._newest()
+        except FileNotFoundError:  # somebody removed the folder, and nobody else is in it
+            return
+        if isinstance(owner, Owner) and owner.token != self._token:
+            raise CheckpointError(
+                f"{self.path} was taken over by {owner}, since this run had not moved for a while. This run "
+                "ends, and the other goes on."
+            )
+
+    def release(self, says: bool) -> None:
+        """End the hold. says: whether this rank writes down that the run has ended."""
+        self._end.set()
+        if says:
+            with suppress(OSError, CheckpointError):
+                self.check()
+                if (file := self._file(self.number)).exists():
+                    file.write_bytes(ENDED)
+
+
+@contextmanager
+def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
+    """The run directory, made where there is none; it is this run's until the block ends. Collective.
+
+    Raises:
+        UsageError: it holds a run already, or one that still runs. EnvironmentProblem: it cannot be made.
+    """
+    held = _claim(config, comm)
+    try:
+        resuming = config.resume not in ("", "auto")
+        with comm.together():
+            if comm.rank == 0:
+                if config.resume == "auto":
+                    resuming = bool(checkpoint.steps(held.path))
+                elif not resuming and (held.path / "metrics.jsonl").exists():
+                    raise UsageError(
+                        f"--run-dir {held.path} holds a run already: choose another, delete it first, or "
+                        f"resume it with --resume {held.path}."
+                    )
+        held.resuming = bool(comm.broadcast(np.array([resuming], np.uint8))[0])
+        if not held.resuming:
+            write_options(held.path, config, comm)
+            if comm.rank == 0:  # of a run that came to no checkpoint
+                (held.path / "metrics.jsonl").unlink(missing_ok=True)
+        if comm.rank == 0 or comm.elastic:
+            held.keep()
+        yield held
+    finally:
+        held.release(comm.rank == 0)
+
+
+def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
+    """Make the folder and hold it; all ranks wait while another run may still be in it."""
+    begun, text = time.monotonic(), ""
+    with comm.together():
+        if comm.rank == 0:
+            try:
+                text = str(_make_folder(config))
+            except OSError as error:
+                raise _cannot_be_made(config.run_dir or "runs", error) from None
+    path, token = comm.broadcast_text(f"{text}\n{uuid.uuid4().hex}").rsplit("\n", 1)
+    claim = RunDir(Path(path), token)
+    while True:
+        lives: bool | None = False
+        with comm.together():
+            if comm.rank == 0:
+                try:
+                    lives, holder = claim.take(askable=not comm.elastic)
+                except OSError as error:
+                    raise _cannot_be_made(path, error) from None
+                if lives and (not config.resume or time.monotonic() - begun > PATIENCE):
+                    raise UsageError(
+                        f"--run-dir {path} is in use: {holder} trains in it. Wait until that run has ended, "
+                        "or choose another folder."
+                    )
+        free, claim.number = comm.broadcast(np.array([lives is False, claim.number])).tolist()
+        if free:
+            return claim
+        time.sleep(PAUSE)
+
+
+def _make_folder(config: TrainConfig) -> Path:
+    """The folder of --run-dir, or a new one with a name by date and model."""
+    if config.run_dir:
+        path = Path(config.run_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{own_model.label(config.model)}"
+    Path("runs").mkdir(exist_ok=True)
+    names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))  # of those begun in one second
+    return next(path for path in map(Path("runs").joinpath, names) if make_new(path))
+
+
+def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:
+    """Write config.toml into a run directory on rank 0. Collective.
+
+    Raises:
+        EnvironmentProblem: it cannot be written.
+    """
+    with comm.together():
+        if comm.rank == 0:
+            try:
+                write_atomically(path / "config.toml", replace(config, resume="").to_toml().encode())
+            except OSError as error:
+                raise _cannot_be_made(path, error) from None
+
+
+def _cannot_be_made(path: Any, error: OSError) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"the run directory {path} cannot be made: {error.strerror or error}. Choose another with --run-dir."
+    )
