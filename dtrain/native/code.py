@@ -268,9 +268,9 @@ class Code:
         if self.comm.local_size > 1:
             with self.comm.together():
                 if self.comm.local_rank == 0:
-                    compiler.library(source)
+                    compiler.load(source)
         with self.comm.together():
-            self._library = compiler.load(compiler.library(source))
+            self._library = compiler.load(source)
 
     def program(self, calls: Sequence[NativeCall]) -> Program:
         """The calls, ready to run one after another."""
@@ -359,7 +359,7 @@ class Program:
 @cache
 def fixed() -> ctypes.CDLL:
     """The library of kernels.c."""
-    library = compiler.load(compiler.library((compiler.HERE / "kernels.c").read_text()))
+    library = compiler.load((compiler.HERE / "kernels.c").read_text())
     library.run.restype = library.run_steps.restype = ctypes.c_int64
     return library
 
@@ -375,7 +375,7 @@ class _Product(NamedTuple):
 @cache
 def _product() -> _Product:
     source = (compiler.HERE / "product.c").read_text()
-    library = compiler.load(compiler.library(source, compiler.CONTRACTED))
+    library = compiler.load(source, compiler.CONTRACTED)
     library.product_room.restype = ctypes.c_int64
     library.product_room.argtypes = (ctypes.c_int64,)
     return _Product(library, bool(library.product_is_fast()), library.product_room)

@@ -1,20 +1,24 @@
 """The C compiler of this machine, and the cache of what it has made.
 
 A library's name in the cache is a digest of all that it depends on: source, compiler, flags and processor. So
-a start with a warm cache opens a file, and a changed machine never meets code for another.
+a start with a warm cache opens a file, and a changed machine never meets code for another. Behind it stands
+the CRC-32 of the content: to open a library that was cut off may kill the process, with no error to catch.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import importlib.util
 import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 from dtrain.errors import EnvironmentProblem
 from dtrain.files import own_cache
@@ -22,8 +26,10 @@ from dtrain.files import own_cache
 HERE = Path(__file__).parent
 FLAGS = (
     "-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
-    "-fwrapv", "-w",
+    "-fwrapv", "-Werror=implicit-function-declaration",
 )  # fmt: skip
+#: A function that is nowhere ends the link, as it does by itself on macOS, and not the first call.
+LINK = () if sys.platform == "darwin" else ("-Wl,-z,defs",)
 #: Without contraction to fused multiply-adds, elementwise kernels give NumPy's bits on any processor.
 EXACT, CONTRACTED = "-ffp-contract=off", "-ffp-contract=fast"
 #: Seconds that a compiler may take.
@@ -66,7 +72,7 @@ def _identity() -> str:
     words = command()
     path = os.path.realpath(words[0])
     stat = os.stat(path)
-    return repr((words, path, stat.st_size, stat.st_mtime_ns, FLAGS, _processor()))
+    return repr((words, path, stat.st_size, stat.st_mtime_ns, FLAGS, LINK, _processor()))
 
 
 @cache
@@ -75,6 +81,7 @@ def folder() -> Path:
     return own_cache("kernels") or _private_folder()
 
 
+@cache
 def _private_folder() -> Path:
     import atexit
     import tempfile
@@ -90,7 +97,7 @@ def library(source: str, rounding: str = EXACT) -> Path:
     rounding: EXACT, or CONTRACTED where products and sums may become one operation.
 
     Raises:
-        EnvironmentProblem: there is no compiler, or it did not succeed.
+        EnvironmentProblem: there is no compiler, it did not succeed, or there is no room for what it makes.
     """
     if not command():
         raise EnvironmentProblem(
@@ -99,31 +106,58 @@ def library(source: str, rounding: str = EXACT) -> Path:
         )
     headers = "".join((HERE / name).read_text() for name in ("kernels.h", "numbers.h"))
     digest = hashlib.sha256("\0".join((source, headers, rounding, _identity())).encode()).hexdigest()
-    path = folder() / f"{digest[:32]}.so"
-    if not path.exists():
-        _compile(source, path, rounding)
-    return path
+    name = digest[:32]
+    return _kept(name) or _compile(source, name, rounding)
 
 
-def _compile(source: str, path: Path, rounding: str) -> None:
+def _kept(name: str) -> Path | None:
+    """The library of this name in the cache, if it is there and whole."""
+    place = folder()
+    try:
+        found = [place / file for file in os.listdir(place) if file.startswith(f"{name}-")]
+    except OSError:
+        return None
+    return next(filter(_is_whole, found), None)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is as it was made."""
+    try:
+        return path.stem.endswith(f"-{crc32(path.read_bytes()):08x}")
+    except OSError:
+        return False
+
+
+def _compile(source: str, name: str, rounding: str) -> Path:
+    """The library, made anew in the cache or, where nothing can be kept there, for this process alone."""
+    for place in (folder, _private_folder):
+        try:
+            return _compile_in(place(), source, name, rounding)
+        except OSError as error:
+            problem = error
+    raise EnvironmentProblem(
+        f"dtrain's kernels can be kept nowhere: {problem}. Make room, name another folder in XDG_CACHE_HOME "
+        "or TMPDIR, or choose --kernels numpy."
+    )
+
+
+def _compile_in(place: Path, source: str, name: str, rounding: str) -> Path:
     import subprocess  # these two take 10 ms of a start, and a warm one compiles nothing
     import tempfile
 
     words = command()
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=path.parent) as work:
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=place) as work:
         text, made = Path(work, "kernels.c"), Path(work, "kernels.so")
         text.write_text(source)
-        problem = ""
-        for flags in (
-            (*FLAGS, rounding, native),
-            (*FLAGS, rounding),
-        ):  # some compilers do not know their processor
+        for processor in ((native,), ()):  # some compilers do not know theirs
+            flags = (*FLAGS, rounding, *processor, f"-I{HERE}", *LINK)
             try:
                 done = subprocess.run(
-                    [*words, *flags, f"-I{HERE}", str(text), "-o", str(made), "-lm"],
+                    [*words, *flags, str(text), "-o", str(made), "-lm"],
                     capture_output=True,
                     text=True,
+                    errors="replace",
                     timeout=DEADLINE,
                     stdin=subprocess.DEVNULL,
                 )
@@ -131,16 +165,46 @@ def _compile(source: str, path: Path, rounding: str) -> None:
                 problem = str(error)
                 break
             if done.returncode == 0:
+                path = place / f"{name}-{crc32(made.read_bytes()):08x}.so"
                 os.replace(made, path)  # another process may have made the same meanwhile
-                return
-            problem = done.stderr.strip()[:500]
+                return path
+            problem = _errors(done.stderr)
+            if os.strerror(errno.ENOSPC) in problem:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
     raise EnvironmentProblem(
         f"the C compiler {words[0]} could not make dtrain's kernels: {problem}. Check it with `{words[0]} "
         "--version`, name another in CC, or choose --kernels numpy."
     )
 
 
+def _errors(said: str) -> str:
+    """Of what a compiler said, its errors, or all where it names none so."""
+    lines = said.strip().splitlines()
+    return "\n".join([line for line in lines if "error" in line or "undefined" in line] or lines)[:500]
+
+
+def load(source: str, rounding: str = EXACT) -> ctypes.CDLL:
+    """The library made of C source, open; see library().
+
+    Raises:
+        EnvironmentProblem: as of library(), or it cannot be opened.
+    """
+    path = library(source, rounding)
+    try:
+        return _open(path)
+    except OSError:  # somebody put it there, or took it away
+        with suppress(OSError):
+            path.unlink()
+    path = library(source, rounding)
+    try:
+        return _open(path)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"{path}, which {command()[0]} has just made, cannot be opened: {error}. Where its file system "
+            "forbids programs (noexec), name another folder in XDG_CACHE_HOME; or choose --kernels numpy."
+        ) from None
+
+
 @cache
-def load(path: Path) -> ctypes.CDLL:
-    """The library, open."""
+def _open(path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -426,7 +428,7 @@ def test_a_library_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
     source = "int seven(void) { return 7; }"
     path = compiler.library(source)
-    assert ctypes.CDLL(str(path)).seven() == 7
+    assert compiler.load(source).seven() == 7
     stamp = path.stat().st_mtime_ns
     assert compiler.library(source) == path and path.stat().st_mtime_ns == stamp
     assert compiler.library(source + "\n") != path
@@ -442,6 +444,100 @@ def test_a_compiler_that_fails_is_named_with_its_words(
     ):
         compiler.library("this is no C")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "double f(double x) { return dt_erf(x); }",  # not declared
+        "double dt_erf(double); double f(double x) { return dt_erf(x); }",  # declared, and nowhere
+        "extern int dt_table[]; int f(void) { return dt_table[0]; }",
+    ],
+)
+def test_a_function_that_is_missing_is_named(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    with pytest.raises(
+        EnvironmentProblem, match=r"could not make dtrain's kernels: (?s:.*)(dt_erf|dt_table)"
+    ):
+        compiler.load(source)
+    assert list(tmp_path.iterdir()) == []
+
+
+def make_another_machines(data: bytearray) -> None:
+    data[18:20] = b"\x53\x00" if data[18:20] != b"\x53\x00" else b"\x3e\x00"  # e_machine of ELF
+
+
+DAMAGES: dict[str, Callable[[bytearray], object]] = {
+    "cut off": lambda data: data.__delitem__(slice(len(data) // 2, None)),
+    "cut off in its header": lambda data: data.__delitem__(slice(100, None)),
+    "empty": lambda data: data.clear(),
+    "another file": lambda data: data.__setitem__(slice(None), b"no library"),
+    "a bit": lambda data: data.__setitem__(len(data) // 2, data[len(data) // 2] ^ 4),
+    "of another processor": make_another_machines,
+}
+
+
+@pytest.mark.parametrize("right_name", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_library_that_is_damaged_is_made_again(damage: str, right_name: bool, tmp_path: Path) -> None:
+    """In a process of its own, which a library that is cut off kills (SIGBUS)."""
+    if right_name and damage in ("cut off", "a bit"):
+        pytest.skip("a file with the right CRC is as somebody wants it")
+    code = "from dtrain.native import compiler; print(compiler.load('int seven(void) { return 7; }').seven())"
+    assert python(code, tmp_path).stdout == "7\n"
+    cache = tmp_path / "cache" / "dtrain" / "kernels"
+    names = sorted(path.name for path in cache.iterdir())
+    assert names
+    for path in list(cache.iterdir()):
+        data = bytearray(path.read_bytes())
+        DAMAGES[damage](data)
+        path.unlink()
+        name = f"{path.stem.partition('-')[0]}-{crc32(data):08x}.so" if right_name else path.name
+        path.with_name(name).write_bytes(data)
+    done = python(code, tmp_path)
+    assert done.stdout == "7\n", done.stderr
+    assert sorted(path.name for path in cache.iterdir()) == names
+
+
+def test_a_folder_without_room_is_left_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "kernels.c")
+
+    places = [tmp_path / "cache", tmp_path / "own"]
+    for place in places:
+        place.mkdir()
+    monkeypatch.setattr(compiler, "folder", lambda: places[0])
+    monkeypatch.setattr(compiler, "_private_folder", lambda: places[1])
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: full() if Path(b).parent == places[0] else real(a, b))
+    assert compiler.library("int six(void) { return 6; }").parent == places[1]
+    assert not list(places[0].iterdir())
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(EnvironmentProblem, match=r"kept nowhere: .*No space left.*XDG_CACHE_HOME"):
+        compiler.library("int five(void) { return 5; }")
+
+
+def test_a_compiler_that_finds_no_room_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cc = tmp_path / "cc"
+    cc.write_text("#!/bin/sh\necho '/usr/bin/ld: final link failed: No space left on device' >&2; exit 1\n")
+    cc.chmod(0o755)
+    monkeypatch.setattr(compiler, "command", lambda: (str(cc),))
+    with pytest.raises(EnvironmentProblem, match=r"kept nowhere: .*No space left"):
+        compiler.library("int four(void) { return 4; }")
+
+
+def test_a_folder_that_forbids_programs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbid(path: str) -> None:
+        raise OSError(f"{path}: failed to map segment from shared object: Operation not permitted")
+
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    monkeypatch.setattr(ctypes, "CDLL", forbid)
+    with pytest.raises(
+        EnvironmentProblem, match=r"cannot be opened: .*noexec.*XDG_CACHE_HOME.*--kernels numpy"
+    ):
+        compiler.load("int three(void) { return 3; }")
 
 
 PROGRAM = """
