@@ -12,9 +12,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dtrain import choices
 from dtrain import comm as communicators
+from dtrain.choices import DEVICES, LOG_FORMATS, ON_OFF, SWITCH
 from dtrain.comm import failure, launcher
-from dtrain.config import DEVICES, LOG_FORMATS, ON_OFF, SWITCH, TrainConfig, flag, read_run, resolve
+from dtrain.config import TrainConfig, flag, read_run, resolve
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 
 #: The parser of `dtrain bench scaling`, which has options of its own.
@@ -77,10 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--config", metavar="FILE", help="a TOML file of options, such as a run's own config.toml"
     )
     for f in fields(TrainConfig):
-        choices = f.metadata["choices"]
-        metavar = f.metadata["metavar"] or "|".join(choices) or type(f.default).__name__.upper()
+        words = f.metadata["choices"]
+        metavar = f.metadata["metavar"] or "|".join(words) or type(f.default).__name__.upper()
         default = "" if f.default == "" else f" (default {f.default})"
-        switch = choices in (SWITCH, ON_OFF)
+        switch = words in (SWITCH, ON_OFF)
         keywords: dict[str, Any] = {"action": _Switch} if switch else {"metavar": metavar}
         if f.metadata["bare"]:
             keywords |= {"nargs": "?", "const": f.metadata["bare"]}
@@ -280,8 +282,7 @@ def run_doctor(args: argparse.Namespace) -> None:
 
 
 def check_log_format(chosen: str) -> None:
-    if chosen not in LOG_FORMATS:
-        raise UsageError(f"--log-format {chosen}: choose one of {', '.join(LOG_FORMATS)}.")
+    choices.check(f"--log-format {chosen}", chosen, LOG_FORMATS)
 
 
 def run_bench(args: argparse.Namespace) -> None:
@@ -314,8 +315,7 @@ def run_scaling(args: argparse.Namespace) -> None:
 def run_cluster(args: argparse.Namespace) -> None:
     from dtrain import jobs
 
-    if args.site not in jobs.SITES:
-        raise UsageError(f"dtrain cluster {args.site}: choose one of {', '.join(jobs.SITES)}.")
+    choices.check(f"dtrain cluster {args.site}", args.site, jobs.SITES)
     words: dict[str, Any] = {"seconds": jobs.seconds(args.time)}
     for f in fields(jobs.Settings):
         text = getattr(args, f.name, None)
@@ -380,7 +380,10 @@ def run_fetch(args: argparse.Namespace) -> None:
         print(f"MNIST is in {folder}{hint}")
 
 
-def _not_taken(command: str, word: str) -> str:
+def _not_taken(command: str, word: str, before: str) -> str:
+    name = before.lstrip("-")
+    if word in SWITCH and any(flag(f.name) == before for f in fields(TrainConfig)):
+        return f"{before} {word}: it takes no value; {before} is on, --no-{name} is off."
     flags = [flag(f.name) for f in fields(TrainConfig)] if command == "train" else []
     near = difflib.get_close_matches(word.partition("=")[0], flags, 1)
     hint = f"; did you mean {near[0]}?" if near else "."
@@ -396,7 +399,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         words[:2] = [SCALING]
     args, rest = make_parser().parse_known_args(words)
     if rest:
-        raise UsageError(_not_taken(args.command, rest[0]))
+        at = words.index(rest[0])
+        raise UsageError(_not_taken(args.command, rest[0], words[at - 1]))
     if program:
         args.program = program
     return args

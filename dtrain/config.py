@@ -15,20 +15,20 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from dtrain import choices
+from dtrain.choices import (
+    AVERAGES,
+    DEVICES,
+    KERNELS,
+    LOG_FORMATS,
+    MODELS,
+    ON_OFF,
+    OPTIMIZERS,
+    PRECISIONS,
+    SWITCH,
+)
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.files import read_regular
-
-MODELS = ("logistic", "mlp", "cnn")
-OPTIMIZERS = ("sgd", "momentum", "adam")
-DEVICES = ("auto", "cpu", "gpu")
-LOG_FORMATS = ("text", "json")
-KERNELS = ("auto", "c", "numpy")
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-AVERAGES = ("auto", "shared", "mpi")
-#: The values of an option whose flags are --NAME (on) and --no-NAME (off).
-SWITCH = ("auto", "on", "off")
-#: The same where nothing is to be found out.
-ON_OFF = ("on", "off")
 
 #: Bytes of a TOML file, at most: no options are longer.
 MOST_BYTES = 1 << 20
@@ -46,10 +46,13 @@ OTHER_VARIABLES = (
 
 
 def option(
-    default: Any, help: str, choices: tuple[str, ...] = (), metavar: str = "", bare: str | None = None
+    default: Any, help: str, words: tuple[str, ...] = (), metavar: str = "", bare: str | None = None
 ) -> Any:
-    """A field of TrainConfig with what its flag needs; bare: what the flag means without a value."""
-    metadata = {"help": help, "choices": choices, "metavar": metavar, "bare": bare}
+    """A field of TrainConfig with what its flag needs.
+
+    words: the values that it may have, by default any. bare: what the flag means without a value.
+    """
+    metadata = {"help": help, "choices": words, "metavar": metavar, "bare": bare}
     return field(default=default, metadata=metadata)
 
 
@@ -124,7 +127,7 @@ class TrainConfig:
     check_numerics: str = option(
         "on",
         "stop at a NaN or an infinity before it is in the parameters, and say which op made it",
-        ("on", "off"),
+        ON_OFF,
     )
     check_every: int = option(100, "steps between two comparisons of the ranks' parameters; 0 for none")
     stall_warn: float = option(10.0, "seconds after which a rank that others wait for is named; 0: never")
@@ -138,14 +141,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            choices, value = f.metadata["choices"], getattr(self, f.name)
-            if f.name == "model" and ".py:" in value:
-                continue
-            if choices and value not in choices:
-                near = difflib.get_close_matches(str(value), choices, 1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
+            words, value = f.metadata["choices"], getattr(self, f.name)
+            if words and not (f.name == "model" and ".py:" in value):
                 own = ", or FILE.py:function" if f.name == "model" else ""
-                raise UsageError(f"{flag(f.name)} {value}: choose one of {', '.join(choices)}{own}{hint}.")
+                choices.check(f"{flag(f.name)} {value}", value, words, own)
         least_values = {
             "epochs": 1,
             "batch_size": 1,

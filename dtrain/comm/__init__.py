@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from fnmatch import fnmatch
 from pathlib import Path
 
+from dtrain import choices
 from dtrain.comm import launcher, threads
 
 with threads.none_at_first():
@@ -14,14 +16,14 @@ with threads.none_at_first():
 
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.errors import UsageError
 
 __all__ = ["Communicator", "SingleCommunicator", "joined", "launcher", "world"]
 
-#: How gradients may be summed.
-AVERAGES = ("auto", "shared", "mpi")
-#: Whether sums may begin before all gradients are there.
-OVERLAPS = ("auto", "on", "off")
+#: What a rank's results may depend on: the files of the package, as an installed one has them.
+SOURCES = (
+    *("*.py", "*.c", "*.h", "*.cu", "*.cuh", "*.sh", "*.yaml"),
+    *("Containerfile", "dtrain.def", "bind", "job"),
+)
 
 _world: Communicator | None = None
 
@@ -31,12 +33,23 @@ def joined() -> Communicator | None:
     return _world
 
 
+def sources() -> dict[str, Path]:
+    """Files of the package that SOURCES names, by their path in it."""
+    package, found = Path(__file__).parents[1], {}
+    for folder, _, files in os.walk(package, followlinks=True):  # some are links in a checkout
+        for file in files:
+            if any(fnmatch(file, pattern) for pattern in SOURCES):
+                path = Path(folder, file)
+                found[path.relative_to(package).as_posix()] = path
+    return found
+
+
 def software() -> dict[str, str]:
     """What has to be the same on all ranks, whose results would differ: versions, and dtrain's own source."""
-    folder = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for file in sorted([*folder.rglob("*.py"), *folder.rglob("*.[ch]")]):
-        digest.update(file.read_bytes())
+    for name, file in sorted(sources().items()):
+        data = file.read_bytes()
+        digest.update(f"{name} {len(data)}\n".encode() + data)
     found = {"dtrain": f"source {digest.hexdigest()[:12]}", "Python": platform.python_version()}
     return found | {"numpy": np.__version__}
 
@@ -66,12 +79,10 @@ def world(average: str = "", elastic: bool = False, overlap: str = "") -> Commun
             from dtrain.comm.elastic import ElasticCommunicator
             from dtrain.comm.mpi import MPICommunicator
 
-            average = average or os.environ.get("DTRAIN_AVERAGE", "auto")
-            if average not in AVERAGES:
-                raise UsageError(f"DTRAIN_AVERAGE={average}: choose one of {', '.join(AVERAGES)}.")
-            overlap = overlap or os.environ.get("DTRAIN_OVERLAP", "auto")
-            if overlap not in OVERLAPS:
-                raise UsageError(f"DTRAIN_OVERLAP={overlap}: choose one of {', '.join(OVERLAPS)}.")
+            average = average or choices.of_environment("average", choices.AVERAGES, "auto")
+            overlap = overlap or choices.of_environment("overlap", choices.SWITCH, "auto")
+            choices.check(f"average {average}", average, choices.AVERAGES)
+            choices.check(f"overlap {overlap}", overlap, choices.SWITCH)
             _world = ElasticCommunicator() if elastic else MPICommunicator(average, overlap)
             failure.install(_world)
             _world.agree_on_items("the version of", software() | _world.versions)

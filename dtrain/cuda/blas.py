@@ -14,9 +14,7 @@ from typing import Any
 
 from dtrain.errors import EnvironmentProblem
 
-#: How float32 products are computed: what the operands are rounded to. Sums are float32 in each.
-PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-#: cublasComputeType_t of each, and of float64. They allow cuBLAS to round so far; it may round less.
+#: cublasComputeType_t of each of choices.PRECISIONS, and of float64: so far cuBLAS may round, or less.
 _COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75, "float16": 74, "float64": 70}
 #: cudaDataType, and the C type of alpha and beta.
 _TYPES = {"f": (0, ctypes.c_float), "d": (1, ctypes.c_double)}

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from dtrain import choices
 from dtrain.comm import launcher
-from dtrain.cuda.blas import PRECISIONS, WORKSPACE, Blas
+from dtrain.cuda.blas import WORKSPACE, Blas
 from dtrain.cuda.code import Code as CudaCode
-from dtrain.errors import EnvironmentProblem, UsageError
+from dtrain.errors import EnvironmentProblem
 from dtrain.native.code import Code
 from dtrain.poison import poison
-
-#: How kernels on the host are made.
-KERNELS = ("auto", "c", "numpy")
 
 
 class Backend:
@@ -36,9 +34,8 @@ class Backend:
     name = "cpu"
 
     def __init__(self, kernels: str = "") -> None:
-        self.kernels = kernels or os.environ.get("DTRAIN_KERNELS", "auto")
-        if self.kernels not in KERNELS:
-            raise UsageError(f"kernels {self.kernels}: choose one of {', '.join(KERNELS)}.")
+        self.kernels = kernels or choices.of_environment("kernels", choices.KERNELS, "auto")
+        choices.check(f"kernels {self.kernels}", self.kernels, choices.KERNELS)
 
     def block(self, nbytes: int) -> Any:
         """A block of bytes, aligned to 64, to place tensors in; what it holds is not defined."""
@@ -79,8 +76,7 @@ class CupyBackend(Backend):
 
     def __init__(self, cupy: Any, device: int, precision: str = "float32", share: bool | None = None) -> None:
         super().__init__("numpy")
-        if precision not in PRECISIONS:
-            raise UsageError(f"--precision {precision}: choose one of {', '.join(PRECISIONS)}.")
+        choices.check(f"--precision {precision}", precision, choices.PRECISIONS)
         self.xp = cupy
         self.precision, self.share = precision, _shared(share)
         self._device = cupy.cuda.Device(device)
@@ -283,7 +279,7 @@ def take_gpu(device: str, share: bool | None = None) -> None:
 
 
 def _shared(share: bool | None) -> bool:
-    return os.environ.get("DTRAIN_SHARE_GPU") == "on" if share is None else share
+    return choices.of_environment("share_gpu", choices.ON_OFF, "off") == "on" if share is None else share
 
 
 def bus_id(gpu: int) -> str:

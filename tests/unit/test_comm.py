@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dtrain
-from dtrain.comm import Communicator, SingleCommunicator
+from dtrain.comm import Communicator, SingleCommunicator, software, sources
 
 
 def _bodies() -> dict[str, Any]:
@@ -76,3 +76,45 @@ def test_an_error_of_one_thread_ends_all(on_threads: Any) -> None:
 
     with pytest.raises(ZeroDivisionError):
         on_threads(3, body)
+
+
+# -- what has to be the same on all ranks ----------------------------------------------------------------
+def test_the_digest_is_of_every_file_of_the_package() -> None:
+    """Ranks whose kernels differ train on different numbers, in whatever language these are."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    package = Path(dtrain.__file__).parent
+    project = tomllib.loads((package.parent / "pyproject.toml").read_text())
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    for name, patterns in project["tool"]["setuptools"]["package-data"].items():
+        folder = package.parent / name.replace(".", "/")
+        for pattern in patterns:
+            found = [path.relative_to(package).as_posix() for path in folder.glob(pattern)]
+            assert found, f"package-data of {name}: there is no {pattern}"
+            files.update(found)
+    assert {"cuda/kernels.cu", "cuda/kernels.cuh", "native/product.c"} < files
+    assert set(sources()) == files
+
+
+def test_the_digest_changes_with_a_file_its_name_and_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def digest(**files: str) -> str:
+        paths = {}
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+            paths[name] = tmp_path / name
+        monkeypatch.setattr("dtrain.comm.sources", lambda: paths)
+        return software()["dtrain"]
+
+    different = [
+        {"a": "x", "b": "y"},
+        {"a": "x", "b": "z"},
+        {"a": "xy", "b": ""},
+        {"a": "x", "c": "y"},
+        {"a": "x"},
+    ]
+    assert len({digest(**files) for files in different}) == len(different)
+    assert digest(a="x", b="y") == digest(b="y", a="x")

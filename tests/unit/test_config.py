@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from dtrain import comm
-from dtrain import config as options
+import dtrain
+from dtrain import choices
 from dtrain.config import TrainConfig, resolve
-from dtrain.cuda import blas
 from dtrain.errors import UsageError
-from dtrain.runtime import backend
+from dtrain.runtime.backend import Backend, _shared
 
 
 def test_defaults() -> None:
@@ -97,8 +99,6 @@ def test_a_missing_file_is_named() -> None:
 
 
 def test_every_option_has_help_and_a_flag() -> None:
-    from dataclasses import fields
-
     from dtrain.cli import make_parser
 
     text = make_parser()._subparsers._group_actions[0].choices["train"].format_help()  # type: ignore[union-attr,index]
@@ -107,9 +107,33 @@ def test_every_option_has_help_and_a_flag() -> None:
         assert f.metadata["help"].split()[0] in text
 
 
-def test_choices_are_those_of_what_they_choose() -> None:
-    """config imports none of it, so that a mistyped option is told at once."""
-    assert options.KERNELS == backend.KERNELS
-    assert options.PRECISIONS == blas.PRECISIONS
-    assert options.AVERAGES == comm.AVERAGES
-    assert options.SWITCH == comm.OVERLAPS
+def test_choices_stand_in_one_place() -> None:
+    """No other file has the values of an option, in whatever order and kind of brackets."""
+    of_options = {frozenset(f.metadata["choices"]): f.name for f in fields(TrainConfig)} | {
+        frozenset(value): name for name, value in vars(choices).items() if name.isupper()
+    }
+    of_options.pop(frozenset())
+    package = Path(dtrain.__file__).parent
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Tuple | ast.List | ast.Set) and file != package / "choices.py":
+                values = frozenset(e.value for e in node.elts if isinstance(e, ast.Constant))
+                assert values not in of_options, (
+                    f"{file}:{node.lineno} has the values of {of_options[values]}"
+                )
+
+
+@pytest.mark.parametrize(
+    ("variable", "start"),
+    [
+        ("DTRAIN_KERNELS", Backend),
+        ("DTRAIN_SHARE_GPU", lambda: _shared(None)),
+    ],
+)
+def test_a_wrong_variable_of_a_program_is_named(
+    variable: str, start: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a command line nobody else looks at it."""
+    monkeypatch.setenv(variable, "maybe")
+    with pytest.raises(UsageError, match=f"{variable}=maybe: choose one of "):
+        start()

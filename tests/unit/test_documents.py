@@ -1,0 +1,190 @@
+"""What README, docs/ and cluster/ say of the command line is what the command line takes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from dtrain import cli
+from dtrain.bench import scaling
+from dtrain.choices import ON_OFF, SWITCH
+from dtrain.config import TrainConfig, flag, resolve
+from dtrain.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "cluster").glob("*.md")),
+    ROOT / "dtrain" / "DESIGN.md",
+]
+#: What stands in the pages and is not dtrain's: options of launchers, schedulers, pip, pytest, TensorBoard.
+FOREIGN = {
+    *("--with-ft", "--logdir", "--mpi", "--kill-on-bad-exit", "--wait", "--cpu-bind", "--signal", "--me"),
+    *("--no-binary", "--rm", "--parent", "--build-arg", "--depth", "--requeue", "--batch"),
+}
+#: Defaults that README puts in its own words.
+IN_WORDS = {
+    "run_dir": "runs/DATE-MODEL",
+    "tensorboard": "where it is installed",
+    "profile": "off; 10:30",
+}
+
+
+def code_of(page: Path) -> Iterator[tuple[int, str]]:
+    """The code of a page, by its lines: indented or fenced blocks but Python's, and spans."""
+    fence = ""
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        if line.startswith("```"):
+            fence = "" if fence else line
+        elif fence != "```python" and (fence or line.startswith("    ")):
+            yield number, line
+        elif not fence:
+            yield from ((number, span) for span in re.findall(r"`([^`]+)`", line))
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Where a command of dtrain stands, and the words behind `dtrain`."""
+    files = [(page, code_of(page)) for page in PAGES]
+    for job in sorted((ROOT / "cluster").glob("*.sh")):
+        lines = enumerate(job.read_text().splitlines(), 1)
+        files.append((job, ((number, line) for number, line in lines if line.startswith("program=("))))
+    for file, lines in files:
+        for number, text in lines:
+            for found in re.finditer(r"(?:^|[\s/(`])(dtrain|launch/local|launch/hosts) ([a-z-].*)", text):
+                rest = re.split(r"`| && |\)|\s#|\s{2,}|\s\.\.\.", found[2])[0]
+                words = shlex.split(rest.replace("[", "").replace("]", ""))
+                if found[1] != "dtrain":
+                    words = of_launch(words)
+                # not the module `dtrain as tf`, nor the image of `docker run dtrain mpirun`
+                if words and words[0] not in ("as", "mpirun"):
+                    yield f"{file.relative_to(ROOT)}:{number}: {found[0].strip()}", words
+
+
+def of_launch(words: list[str]) -> list[str]:
+    """The words of dtrain behind those of launch/local and launch/hosts."""
+    while words and words[0].startswith("-"):
+        words = words[1 if words[0] in ("--elastic", "--print", "-h") else 2 :]
+    return words
+
+
+COMMANDS = list(commands())
+
+
+def test_the_pages_are_read() -> None:
+    """A pattern that finds nothing would prove nothing."""
+    assert len(COMMANDS) >= 50
+    kinds = {words[0] for _, words in COMMANDS}
+    assert kinds >= {"train", "eval", "report", "info", "doctor", "bench", "cluster", "data"}
+    assert {where.partition(":")[0] for where, _ in COMMANDS} >= {
+        *("README.md", "cluster/README.md", "cluster/slurm.sh", "cluster/flux.sh"),
+        *("docs/cluster/slurm.md", "docs/cluster/kubernetes.md"),
+    }
+
+
+@pytest.mark.parametrize(("where", "words"), COMMANDS, ids=[where for where, _ in COMMANDS])
+def test_every_command_is_taken(where: str, words: list[str]) -> None:
+    commands = next(
+        a for a in cli.make_parser()._actions if isinstance(a, argparse._SubParsersAction)
+    ).choices
+    if " ".join(words) in commands:  # its name alone
+        return
+    try:
+        args = cli._parse(words)
+    except SystemExit as end:
+        assert end.code == 0 and "--help" in words
+        return
+    given = vars(args)
+    if args.run is cli.run_train:
+        options = {name: value for name, value in given.items() if name not in ("command", "run", "config")}
+        if options.get("resume", "auto") != "auto":
+            options["run_dir"] = options.pop("resume")  # a folder that is not here
+        resolve(options, {})
+    elif args.run is cli.run_cluster:
+        cli._program_of_the_job(args.program, "name")
+    elif args.run is cli.run_scaling:
+        scaling.from_flags({name: given[name] for name in cli.SCALING_FLAGS if name in given})
+        if args.ranks:
+            numbers = scaling.parse_ranks(args.ranks)
+            if args.through:
+                cli._parse(scaling.job(scaling.Options(), numbers[0], args.through)[3:])
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers(below)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_option_is_one(page: Path) -> None:
+    ours = {word for parser in parsers(cli.make_parser()) for word in parser._option_string_actions}
+    launch = {
+        word
+        for name in ("local", "hosts")
+        for word in re.findall(r"--[a-z-]+", (ROOT / "launch" / name).read_text())
+    }
+    for number, text in code_of(page):
+        for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
+            assert word in ours | launch | FOREIGN, f"{page.name}:{number}: {word}"
+
+
+# -- README's table of options ---------------------------------------------------------------------------
+def rows() -> list[tuple[list[list[str]], str]]:
+    """Of each row the words of its forms, and its default."""
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| option | default |") :].split("\n\n")[0].splitlines()[2:]
+    cells = [re.split(r"(?<!\\)\|", line)[1:3] for line in table]
+    spans = [(re.findall(r"`([^`]+)`", first), default.strip()) for first, default in cells]
+    return [([span.replace("\\|", "|").split() for span in found], default) for found, default in spans]
+
+
+def test_every_option_is_in_readmes_table() -> None:
+    there = {form[0] for forms, _ in rows() for form in forms}
+    assert {flag(f.name) for f in fields(TrainConfig)} | {"--config"} == {
+        word for word in there if not word.startswith("--no-")
+    }
+
+
+@pytest.mark.parametrize(("forms", "default"), rows(), ids=str)
+def test_readmes_table_is_true(forms: list[list[str]], default: str) -> None:
+    options = {flag(f.name): f for f in fields(TrainConfig)}
+    defaults = default.split(", ")
+    for name, *values in forms:
+        if name == "--config":
+            continue
+        option = options[name.replace("--no-", "--", 1)]
+        words = option.metadata["choices"]
+        if words in (SWITCH, ON_OFF):
+            assert not values, f"{name} takes no value"
+            assert name in option_strings(), name
+        else:
+            for value in (v for v in "".join(values).strip("[]").split("|") if v == v.lower() and v):
+                resolve({option.name: value, "run_dir": "r"}, {})
+        if words and "|" in "".join(values):
+            assert "".join(values).split("|") == list(words), name
+        if not name.startswith("--no-") and ".py" not in "".join(values):
+            said = defaults.pop(0)
+            said = said.partition("; ")[0] if option.name != "profile" else said
+            assert said == IN_WORDS.get(option.name, str(option.default)).removesuffix(".0"), name
+    assert not defaults or defaults == [""]
+
+
+def option_strings() -> set[str]:
+    train = next(p for p in parsers(cli.make_parser()) if p.prog.endswith(" train"))
+    return set(train._option_string_actions)
+
+
+@pytest.mark.parametrize("words", [["--check-numerics", "off"], ["--overlap", "on"], ["--elastic", "auto"]])
+def test_a_switch_with_a_value_is_told_its_two_forms(words: list[str]) -> None:
+    name = words[0].removeprefix("--")
+    with pytest.raises(UsageError, match=f"--{name} {words[1]}: it takes no value; .*--no-{name} is off"):
+        cli._parse(["train", *words])
