@@ -75,6 +75,13 @@ def read_regular(path: Path, most: int) -> bytes:
     return data
 
 
+def cache_folder() -> Path:
+    """Where downloaded data is kept: mnist in the platform's cache folder for dtrain."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("dtrain", appauthor=False), "mnist")
+
+
 @cache
 def own_cache(name: str) -> Path | None:
     """A folder in the user's cache, made where there is none; None where there can be none that

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-import dtrain
-from dtrain import machine
+from dtrain import __version__, machine
 from dtrain.comm import launcher, threads
 from dtrain.comm.threads import usable_cores
+from dtrain.files import cache_folder
 
 #: How the names of variables begin that change what a run does.
 STEERING = ("CUDA_VISIBLE", "DTRAIN_", "FI_PROVIDER", "MPI4PY_", "MPICH_", "NCCL_", "OMPI_MCA_", "OPENBLAS_")
@@ -23,7 +23,7 @@ STEERING += ("PRTE_MCA_", "UCX_")
 def lines() -> list[str]:
     """One fact a line; nothing here starts MPI."""
     return [
-        f"dtrain      {dtrain.__version__}{' at ' + at if (at := commit()) else ''}",
+        f"dtrain      {__version__}{' at ' + at if (at := commit()) else ''}",
         f"python      {platform.python_version()} ({sys.executable})",
         f"platform    {platform.platform()}",
         f"processor   {machine.processor()}",
@@ -56,7 +56,7 @@ def commit() -> str:
     """The commit of the checkout that dtrain runs from, '-dirty' where files differ; '' where it is none."""
     import subprocess  # a start has no use for it
 
-    git = ["git", "-C", str(Path(dtrain.__file__).parent)]
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
         # a site-packages folder may lie within somebody else's checkout
         subprocess.run([*git, "ls-files", "--error-unmatch", "__init__.py"], check=True, capture_output=True)
@@ -154,7 +154,5 @@ def _gpu() -> str:
 
 
 def _data() -> str:
-    from dtrain.train.data import cache_folder
-
     chosen = os.environ.get("DTRAIN_DATA")
     return f"DTRAIN_DATA={chosen}" if chosen else f"DTRAIN_DATA is not set; the cache is {cache_folder()}"

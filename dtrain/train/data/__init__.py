@@ -18,6 +18,7 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.errors import DataError, UsageError
+from dtrain.files import cache_folder
 from dtrain.train.data import idx
 from dtrain.train.data.pool import Pool, held
 
@@ -75,13 +76,6 @@ def load(dataset: str, comm: Communicator, environ: Mapping[str, str] = os.envir
         if refusal:
             return _generate(comm, warning=f"training on generated digits, not on MNIST: {refusal}")
     return _read(Path(comm.node_text(str(folder or cache_folder()))), dataset, comm)
-
-
-def cache_folder() -> Path:
-    """Where downloaded files are kept: mnist in the platform's cache folder for dtrain."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("dtrain", appauthor=False), "mnist")
 
 
 def _look(dataset: str, environ: Mapping[str, str]) -> Path | None:
