@@ -73,11 +73,9 @@ class DeviceSums:
             first = places.index(places[twice])
             error = EnvironmentProblem(
                 f"--device gpu: {comm.name(first)} and {comm.name(twice)} have one GPU, "
-                f"{places[twice].split()[1]}. "
-                "Start as many ranks a node as it has GPUs, each bound to its own (launch/bind, or the "
-                "scheduler), let them share "
-                "(--share-gpu, or DTRAIN_SHARE_GPU=on), or "
-                "compute on CPUs (--device cpu)."
+                f"{places[twice].split()[1]}. Start as many ranks a node as it has GPUs, each bound to its "
+                "own (launch/bind, or the scheduler), let them share (--share-gpu, or DTRAIN_SHARE_GPU=on), "
+                "or compute on CPUs (--device cpu)."
             )
             error.agreed = True
             raise error

@@ -416,8 +416,7 @@ class ModelCheckpoint(_Monitor):
             self.best = value
             if self.verbose:
                 self.says(
-                    f"Epoch {epoch + 1:05d}: {self.monitor} improved from {best:.5f} to {value:.5f}, "
-                    "saving "
+                    f"Epoch {epoch + 1:05d}: {self.monitor} improved from {best:.5f} to {value:.5f}, saving "
                     f"model to {path}"
                 )
         elif self.verbose:

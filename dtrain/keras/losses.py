@@ -86,10 +86,8 @@ class Loss:
         if y.shape[1:] != output:
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} compares them with the "
-                "output "
-                f"of layer {layer}, {output}: reshape y, or let the layer have as many units as a label "
-                "has "
-                f"numbers.{self._other_labels(y, output)}"
+                f"output of layer {layer}, {output}: reshape y, or let the layer have as many units as a "
+                f"label has numbers.{self._other_labels(y, output)}"
             )
         return y.astype(np.float32, copy=False)
 
@@ -111,8 +109,7 @@ class Loss:
         if not self.from_logits and activation not in (wanted, "softmax", "sigmoid", "hard_sigmoid"):
             raise UsageError(
                 f"loss {self.name!r} takes probabilities, and the output of layer {layer} is {activation}: "
-                "give "
-                f"it activation={wanted!r}, or compile with loss={cls}(from_logits=True)."
+                f"give it activation={wanted!r}, or compile with loss={cls}(from_logits=True)."
             )
 
     def get_config(self) -> dict[str, Any]:
@@ -169,8 +166,7 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
         if y.shape[1:] != output[:-1]:
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} takes class numbers of "
-                "shape "
-                f"{output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "
+                f"shape {output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "
                 "loss='categorical_crossentropy'."
             )
         return class_numbers(y, output[-1], layer, what)
@@ -226,8 +222,7 @@ class BinaryCrossentropy(_CrossEntropy):
             bad = y[~((y >= 0) & (y <= 1))].flat[0]
             raise UsageError(
                 f"{what} has a label {bad:g}, and loss {self.name!r} takes labels from 0 to 1: for classes "
-                "0, 1, "
-                "2, ... give the last layer a unit for each and compile with "
+                "0, 1, 2, ... give the last layer a unit for each and compile with "
                 "loss='sparse_categorical_crossentropy'."
             )
         return y
@@ -242,8 +237,8 @@ def _several_classes(loss: Loss, layer: str, output: Shape) -> None:
     if not output or output[-1] < 2:
         raise UsageError(
             f"loss {loss.name!r} takes an output for each class, and layer {layer} has "
-            f"{output[-1] if output else 0}:"
-            " give it a unit for each, or compile with loss='binary_crossentropy' after activation='sigmoid'."
+            f"{output[-1] if output else 0}: give it a unit for each, or compile with "
+            "loss='binary_crossentropy' after activation='sigmoid'."
         )
 
 
@@ -256,8 +251,7 @@ def class_numbers(y: np.ndarray, classes: int, layer: str, what: str) -> np.ndar
         at = np.argwhere(wrong)[0]
         raise UsageError(
             f"{what}[{', '.join(map(str, at))}] is {y[tuple(at)]}, and layer {layer} has outputs for the "
-            "classes "
-            f"0 to {classes - 1}: correct y, or give the layer a unit for each class."
+            f"classes 0 to {classes - 1}: correct y, or give the layer a unit for each class."
         )
     return numbers
 

@@ -227,8 +227,8 @@ class GraphOptimizer(Optimizer):
         if isinstance(given, TensorLike):
             raise UsageError(
                 f"compile: the learning rate of {self.name} is the tensor {given.name}, which is of another "
-                "graph "
-                "than the model's: give a number, and the callback LearningRateScheduler for a schedule."
+                "graph than the model's: give a number, and the callback LearningRateScheduler for a "
+                "schedule."
             )
         self._optimizer = optimizer
 
@@ -241,8 +241,7 @@ class GraphOptimizer(Optimizer):
     def get_config(self) -> dict[str, Any]:
         raise UsageError(
             f"{self.name} of dt.train cannot be saved with a model: compile with one of dt.keras.optimizers, "
-            "or "
-            "save(path, include_optimizer=False)."
+            "or save(path, include_optimizer=False)."
         )
 
 

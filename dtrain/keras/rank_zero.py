@@ -93,9 +93,8 @@ class RankZero:
             if (column != column[0]).any():
                 error = UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
-                    "rank 0: "
-                    "give every rank the whole array; where it is drawn or shuffled, by a generator seeded "
-                    "alike."
+                    "rank 0: give every rank the whole array; where it is drawn or shuffled, by a generator "
+                    "seeded alike."
                 )
                 error.agreed = True
                 raise error

@@ -122,8 +122,7 @@ def restore_state(model: Sequential, variables: Sequence[Variable], arrays: Sequ
     if found != [(v.shape.as_list(), v.dtype.name) for v in variables]:
         raise CheckpointError(
             f"the optimizer's state that {model.name} was loaded with does not fit its weights: call compile "
-            "to "
-            "start with a new one."
+            "to start with a new one."
         )
     model.assign(variables, arrays)
 
@@ -147,15 +146,13 @@ def _check(
             layer = name.partition("/")[0]
             raise CheckpointError(
                 f"{path} holds another model's weights: {name} should be {wanted} and {found}: give layer "
-                f"{layer} "
-                "the arguments that it had there, or load_model the file."
+                f"{layer} the arguments that it had there, or load_model the file."
             )
     rest = [name for name in sorted(arrays) if not name.startswith(STATE) and name not in dict(named)]
     if rest:
         raise CheckpointError(
             f"{path} holds another model's weights: {model.name} has no layer for {rest[0]}: load_model the "
-            "file, "
-            "or add the layer."
+            "file, or add the layer."
         )
 
 

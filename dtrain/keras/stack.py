@@ -288,8 +288,7 @@ class Stack:
         if len(weights) != len(named):
             raise UsageError(
                 f"{self.name}.set_weights: {len(weights)} arrays for {len(named)} weights: give one for each "
-                "of "
-                f"{', '.join(name for name, _ in named)}."
+                f"of {', '.join(name for name, _ in named)}."
             )
         arrays = [np.asarray(w, np.float32) for w in weights]
         for (name, variable), array in zip(named, arrays, strict=True):

@@ -144,8 +144,7 @@ class Network:
             if weights is not None:
                 raise UsageError(
                     f"loss {compiled.loss.name} gives one number for a batch, which cannot be weighted: let "
-                    "it "
-                    "give one for each example, or leave out sample_weight and class_weight."
+                    "it give one for each example, or leave out sample_weight and class_weight."
                 )
             each = each + zeros_like(per_example(output))
         each = per_example(each)

@@ -33,8 +33,7 @@ def to_categorical(y: Any, num_classes: int | None = None, dtype: Any = "float32
     if wrong.any():
         raise UsageError(
             f"to_categorical: {given.reshape(numbers.shape)[wrong][0]} is no class of 0 to {classes - 1}: "
-            "give "
-            "whole numbers from 0 up, and num_classes above the largest."
+            "give whole numbers from 0 up, and num_classes above the largest."
         )
     return np.eye(classes, dtype=dtype)[numbers]
 

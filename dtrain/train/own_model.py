@@ -46,8 +46,7 @@ def logits(model: str, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Te
     ):
         raise UsageError(
             f"--model {model} gives {y.dtype.name}{shape_text(shape)}, and the data has {classes} classes: "
-            "let it "
-            f"end in a float32 logit for each, such as Dense({classes})."
+            f"let it end in a float32 logit for each, such as Dense({classes})."
         )
     return y
 
@@ -84,8 +83,7 @@ def _find(model: str) -> Callable[..., Any]:
     if not (_takes(function, 0) or _takes(function, 2)):
         raise UsageError(
             f"--model {model}: {name} takes {inspect.signature(function)}: let it take (x, training) and "
-            "return "
-            "the logits, or nothing and return a keras Sequential."
+            "return the logits, or nothing and return a keras Sequential."
         )
     return function
 
@@ -109,7 +107,6 @@ def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, model: str) -> 
     if shape is not None and prod(shape) != pixels:
         raise UsageError(
             f"--model {model} takes examples of shape {shape}, and the data has images of {pixels} pixels: "
-            "give its "
-            f"first layer input_shape=({pixels},) or another of as many."
+            f"give its first layer input_shape=({pixels},) or another of as many."
         )
     return made(x if shape is None else dt.reshape(x, [-1, *shape]), training)

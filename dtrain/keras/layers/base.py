@@ -141,8 +141,7 @@ class Layer:
         if not dims or None in dims[1:]:
             raise GraphError(
                 f"layer {self.name}: its input {x.name} has the shape {shape_text(dims)}, and all sizes but "
-                "the "
-                "first have to be known: give the placeholder a shape, or the first layer input_shape=."
+                "the first have to be known: give the placeholder a shape, or the first layer input_shape=."
             )
         inner: Sizes = dims[1:]  # type: ignore[assignment]
         with x.graph.as_default(), x.graph.name_scope(self.name):
