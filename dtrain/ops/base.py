@@ -32,6 +32,9 @@ from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 Kernel = Callable[[], Any]
 #: What a place rule answers: the placements wanted of the inputs, and the outputs'; None: all replicated.
 Placed = tuple[Sequence[Placement], Placement] | None
+#: Categories of a profile, in its words.
+MATRIX, ELEMENTWISE, REDUCTION, LOSS = "matrix products", "elementwise", "reductions", "loss"
+MOVING = "communication: moving"
 Array = Any  # numpy.ndarray or cupy.ndarray: kernels are written on the array module `xp`
 
 
@@ -79,6 +82,8 @@ class Op:
     tells: ClassVar[tuple[int, ...]] = ()
     #: Whether inputs may be strings, which are bytes in arrays of objects.
     takes_strings: ClassVar[bool] = False
+    #: What a profile counts its time as, such as MATRIX; '' for ELEMENTWISE or, where it is not, other work.
+    category: ClassVar[str] = ""
     #: Said why, where an op with floating inputs has no gradient.
     no_gradient: ClassVar[str] = ""
 

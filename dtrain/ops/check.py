@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import REDUCTION, Array, Env, Example, Kernel, Op, register
 
 #: Under this name a graph keeps its dynamic loss scales (see train/loss_scale.py), by the operation's name.
 LOSS_SCALES = "loss_scales"
@@ -76,6 +76,8 @@ class HasBad(Op):
     of ranks that found one. Of the first input's dtype.
     """
 
+    category = REDUCTION
+
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec((), specs[0].dtype)]
 
@@ -126,6 +128,7 @@ class StopIfBad(Op):
     """Raises NotFinite unless every input is 0. It has no output: what must not happen then waits for it."""
 
     stateful = True
+    category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return []

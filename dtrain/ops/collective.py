@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import MOVING, Array, Env, Example, Kernel, Op, register
 from dtrain.ops.memory import coalesce
 from dtrain.ops.placement import shard_bounds
 
@@ -22,6 +22,7 @@ class AllReduce(Op):
     count: int
     bucket: int = 0
     stateful = True
+    category = MOVING
 
     @property
     def packs(self) -> range:
@@ -69,6 +70,7 @@ class BeginAllReduce(Op):
 
     count: int
     stateful = True
+    category = MOVING
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return []
@@ -94,6 +96,7 @@ class AllGather(Op):
 
     axis: int
     stateful = True
+    category = MOVING
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [specs[0]]
@@ -122,6 +125,7 @@ class TakeShard(Op):
     axis: int
     is_view = True
     stateful = True
+    category = MOVING
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [specs[0]]

@@ -15,6 +15,7 @@ from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import Dims, compatible, shape_text, size_of
 from dtrain.ops.array import zeros
 from dtrain.ops.base import (
+    MATRIX,
     Array,
     Env,
     Example,
@@ -49,6 +50,7 @@ class _Convolution(Op):
     strides: tuple[int, int]
     padding: str
     dilations: tuple[int, int]
+    category = MATRIX
 
     def check(self, x: Spec, f: Spec, y: Spec | None = None) -> Dims:
         """The shape of y; raises GraphError where the three do not fit."""

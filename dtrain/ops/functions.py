@@ -169,12 +169,22 @@ class Rint(_Rounding):
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-expm1, log1p = _unary(Expm1), _unary(Log1p)
-sin, cos, tan = _unary(Sin), _unary(Cos), _unary(Tan)
-asin, acos, atan = _unary(Asin), _unary(Acos), _unary(Atan)
-sinh, cosh = _unary(Sinh), _unary(Cosh)
-asinh, acosh, atanh = _unary(Asinh), _unary(Acosh), _unary(Atanh)
-floor, ceil, rint = _unary(Floor), _unary(Ceil), _unary(Rint)
+expm1, log1p = _unary("expm1", Expm1), _unary("log1p", Log1p)
+sin, cos = _unary("sin", Sin, "The sine of x, in radians"), _unary("cos", Cos, "The cosine of x, in radians")
+tan = _unary("tan", Tan, "The tangent of x, in radians")
+asin = _unary("asin", Asin, "The angle in radians whose sine is x, of -1 to 1")
+acos = _unary("acos", Acos, "The angle in radians whose cosine is x, of -1 to 1")
+atan = _unary("atan", Atan, "The angle in radians whose tangent is x")
+sinh, cosh = (
+    _unary("sinh", Sinh, "The hyperbolic sine of x"),
+    _unary("cosh", Cosh, "The hyperbolic cosine of x"),
+)
+asinh = _unary("asinh", Asinh, "The number whose hyperbolic sine is x")
+acosh = _unary("acosh", Acosh, "The number, 0 or above, whose hyperbolic cosine is x, of 1 and above")
+atanh = _unary("atanh", Atanh, "The number whose hyperbolic tangent is x, between -1 and 1")
+floor = _unary("floor", Floor, "The largest integer that is not above x, in x's dtype")
+ceil = _unary("ceil", Ceil, "The smallest integer that is not below x, in x's dtype")
+rint = _unary("rint", Rint)
 
 
 def round(x: Any, name: str | None = None) -> Tensor:

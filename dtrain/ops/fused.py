@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import ELEMENTWISE, Array, Env, Example, Kernel, Op, register
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.math import Add, Mul
 from dtrain.ops.nn import Relu
@@ -38,6 +38,7 @@ class Fused(Op):
     results: tuple[int, ...]
     names: tuple[str, ...] = ()
     no_gradient = "it is made after gradients are"
+    category = ELEMENTWISE
 
     @property
     def inplace(self) -> tuple[int, ...]:  # type: ignore[override]

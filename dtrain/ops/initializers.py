@@ -186,17 +186,20 @@ def fans(shape: tuple[int, ...]) -> tuple[float, float]:
     return float(shape[-2] * window), float(shape[-1] * window)
 
 
-def _scaled(scale: float, mode: str, distribution: str, source: str) -> Callable[..., VarianceScaling]:
+def _scaled(
+    name: str, scale: float, mode: str, distribution: str, source: str
+) -> Callable[..., VarianceScaling]:
     def make(seed: int | None = None, dtype: Any = float32) -> VarianceScaling:
         return VarianceScaling(scale, mode, distribution, seed, dtype)
 
+    make.__name__ = make.__qualname__ = name
     make.__doc__ = f"{source}: VarianceScaling({scale}, {mode!r}, {distribution!r})."
     return make
 
 
-glorot_uniform = _scaled(1.0, "fan_avg", "uniform", "Glorot & Bengio 2010")
-glorot_normal = _scaled(1.0, "fan_avg", "truncated_normal", "Glorot & Bengio 2010")
-he_uniform = _scaled(2.0, "fan_in", "uniform", "He et al. 2015")
-he_normal = _scaled(2.0, "fan_in", "truncated_normal", "He et al. 2015")
-lecun_uniform = _scaled(1.0, "fan_in", "uniform", "LeCun et al. 1998")
-lecun_normal = _scaled(1.0, "fan_in", "truncated_normal", "LeCun et al. 1998")
+glorot_uniform = _scaled("glorot_uniform", 1.0, "fan_avg", "uniform", "Glorot & Bengio 2010")
+glorot_normal = _scaled("glorot_normal", 1.0, "fan_avg", "truncated_normal", "Glorot & Bengio 2010")
+he_uniform = _scaled("he_uniform", 2.0, "fan_in", "uniform", "He et al. 2015")
+he_normal = _scaled("he_normal", 2.0, "fan_in", "truncated_normal", "He et al. 2015")
+lecun_uniform = _scaled("lecun_uniform", 1.0, "fan_in", "uniform", "LeCun et al. 1998")
+lecun_normal = _scaled("lecun_normal", 1.0, "fan_in", "truncated_normal", "LeCun et al. 1998")

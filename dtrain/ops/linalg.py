@@ -10,7 +10,18 @@ from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import broadcast, shape_text, size_of
 from dtrain.ops.array import SumLike
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.base import (
+    MATRIX,
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    register,
+)
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 
 
@@ -20,6 +31,7 @@ class MatMul(Op):
 
     transpose_a: bool = False
     transpose_b: bool = False
+    category = MATRIX
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         a, b = specs
@@ -79,6 +91,7 @@ class BatchMatMul(Op):
 
     transpose_a: bool = False
     transpose_b: bool = False
+    category = MATRIX
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         a, b = specs

@@ -144,9 +144,11 @@ class Select(Elementwise):
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-logical_and, logical_or, logical_not = _binary(LogicalAnd), _binary(LogicalOr), _unary(LogicalNot)
-is_nan, is_inf, is_finite = _unary(IsNan), _unary(IsInf), _unary(IsFinite)
-_xor = _binary(LogicalXor)
+logical_and, logical_or = _binary("logical_and", LogicalAnd), _binary("logical_or", LogicalOr)
+logical_not = _unary("logical_not", LogicalNot)
+is_nan, is_inf = _unary("is_nan", IsNan), _unary("is_inf", IsInf)
+is_finite = _unary("is_finite", IsFinite)
+_xor = _binary("logical_xor", LogicalXor)
 
 
 def logical_xor(x: Any, y: Any, name: str = "LogicalXor") -> Tensor:

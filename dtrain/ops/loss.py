@@ -12,6 +12,7 @@ from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.ops.array import ReshapeLike, expand_dims, reshape, stop_gradient, transpose
 from dtrain.ops.base import (
+    LOSS,
     Array,
     Elementwise,
     Env,
@@ -34,6 +35,8 @@ from dtrain.ops.reduce import reduce_sum
 
 class _CrossEntropy(Op):
     """Outputs: the loss of each row, and its gradient to the logits, made in the same pass over them."""
+
+    category = LOSS
 
     def grad(self, node: Operation, dloss: Tensor | None, dgrad: Tensor | None) -> Sequence[Tensor | None]:
         logits, labels = node.inputs
@@ -185,6 +188,7 @@ class SigmoidCrossEntropy(Elementwise):
     takes = staticmethod(floating)
     # exact where both of the first terms are large, so that the small one counts
     cuda = "(({0} < 0 ? 0 : {0}) - {0} * {1}) + dt_log1p(dt_exp({0} < 0 ? {0} : -{0}))"
+    category = LOSS
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (x, z), out = env.xp, ins, outs[0]

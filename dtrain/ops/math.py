@@ -373,38 +373,61 @@ class Cast(Elementwise):
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-def _binary(kind: type[Elementwise]) -> Callable[..., Tensor]:
+def _named(function: Callable[..., Tensor], name: str, doc: str) -> Callable[..., Tensor]:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return function
+
+
+def _binary(name: str, kind: type[Elementwise], what: str = "") -> Callable[..., Tensor]:
+    """The function of an op of two operands; what: its value, by default what the op says of itself."""
+
     def function(x: Any, y: Any, name: str | None = None) -> Tensor:
         if not isinstance(x, TensorLike) and not isinstance(y, TensorLike):
             x = convert_to_tensor(x)
         return apply(kind(), x, y, name=name)
 
-    function.__name__ = kind.__name__
-    function.__doc__ = (
-        f"{kind.__doc__ or kind.__name__}, element by element, with broadcasting; dtypes must agree."
-    )
-    return function
+    text = f"""{what or (kind.__doc__ or "").rstrip(".")}.
+
+    Element by element: x and y, of one dtype, have shapes that broadcast to that of the result.
+
+    Raises:
+        GraphError: dtypes or shapes do not agree, or the op is not defined on the dtype.
+    """
+    return _named(function, name, text)
 
 
-def _unary(kind: type[Elementwise]) -> Callable[..., Tensor]:
+def _unary(name: str, kind: type[Elementwise], what: str = "") -> Callable[..., Tensor]:
+    """The function of an op of one operand; what: its value, by default what the op says of itself."""
+
     def function(x: Any, name: str | None = None) -> Tensor:
         return apply(kind(), x, name=name)
 
-    function.__name__ = kind.__name__
-    function.__doc__ = f"{kind.__doc__ or kind.__name__}, element by element."
-    return function
+    text = f"""{what or (kind.__doc__ or "").rstrip(".")}.
+
+    Element by element: the result has the shape of x.
+
+    Raises:
+        GraphError: the op is not defined on the dtype.
+    """
+    return _named(function, name, text)
 
 
-add, subtract, multiply, pow = _binary(Add), _binary(Sub), _binary(Mul), _binary(Pow)
-floordiv, floormod = _binary(FloorDiv), _binary(FloorMod)
-maximum, minimum = _binary(Maximum), _binary(Minimum)
-equal, not_equal = _binary(Equal), _binary(NotEqual)
-less, less_equal = _binary(Less), _binary(LessEqual)
-greater, greater_equal = _binary(Greater), _binary(GreaterEqual)
-negative, abs, sign = _unary(Neg), _unary(Abs), _unary(Sign)
-exp, log, sqrt, square = _unary(Exp), _unary(Log), _unary(Sqrt), _unary(Square)
-tanh, sigmoid = _unary(Tanh), _unary(Sigmoid)
-rsqrt, reciprocal = _unary(Rsqrt), _unary(Reciprocal)
+add, subtract = _binary("add", Add, "x + y"), _binary("subtract", Sub, "x - y")
+multiply, pow = _binary("multiply", Mul, "x * y"), _binary("pow", Pow)
+floordiv, floormod = _binary("floordiv", FloorDiv), _binary("floormod", FloorMod)
+maximum = _binary("maximum", Maximum, "The larger of x and y; NaN where either is")
+minimum = _binary("minimum", Minimum, "The smaller of x and y; NaN where either is")
+equal, not_equal = _binary("equal", Equal, "Whether x == y"), _binary("not_equal", NotEqual, "Whether x != y")
+less, less_equal = _binary("less", Less, "Whether x < y"), _binary("less_equal", LessEqual, "Whether x <= y")
+greater = _binary("greater", Greater, "Whether x > y")
+greater_equal = _binary("greater_equal", GreaterEqual, "Whether x >= y")
+negative, abs = _unary("negative", Neg, "-x"), _unary("abs", Abs, "|x|")
+sign = _unary("sign", Sign, "-1, 0 or 1, as x is below, at or above 0")
+exp, log = _unary("exp", Exp, "e to the power of x"), _unary("log", Log, "The natural logarithm of x")
+sqrt, square = _unary("sqrt", Sqrt, "The square root of x"), _unary("square", Square, "x * x")
+tanh, sigmoid = _unary("tanh", Tanh, "The hyperbolic tangent of x"), _unary("sigmoid", Sigmoid)
+rsqrt, reciprocal = _unary("rsqrt", Rsqrt), _unary("reciprocal", Reciprocal)
 #: TensorFlow's other names of the same, some from before 1.0.
 sub, mul, neg, floor_div, mod = subtract, multiply, negative, floordiv, floormod
 

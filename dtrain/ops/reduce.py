@@ -15,7 +15,18 @@ from dtrain.graph.dtypes import as_dtype, int64
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import normalize_axes
 from dtrain.ops.array import BroadcastLike, CountLike
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.base import (
+    REDUCTION,
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    convert_to_tensor,
+    register,
+)
 from dtrain.ops.late import static_int, static_ints
 from dtrain.ops.math import add, cast, equal, exp, log, not_equal
 from dtrain.ops.placement import PARTIAL, Placement, Sharded
@@ -30,6 +41,7 @@ class _Reduction(Op):
     #: How two entries become one, a name in cuda/kernels.cuh; in C there are only sums.
     joins: ClassVar[str] = ""
     of_bools: ClassVar[bool] = False
+    category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         shape = specs[0].shape
@@ -194,6 +206,7 @@ class ArgMax(Op):
     axis: int
     no_gradient = "its result is an index"
     method: ClassVar[str] = "argmax"
+    category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         shape = specs[0].shape
@@ -237,6 +250,7 @@ class Cumsum(Op):
     axis: int
     exclusive: bool
     reverse: bool
+    category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         shape, dtype = specs[0]

@@ -18,31 +18,20 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.graph.graph import Operation
+from dtrain.ops.base import ELEMENTWISE, LOSS, MATRIX, MOVING, REDUCTION
 from dtrain.ops.placement import local_shape
 from dtrain.passes.step import Step
 from dtrain.runtime.plan import Plan
 
 #: What a summary tells apart, in its order. Parts of a step add up to it: OTHER is what no event covers.
-MATRIX, ELEMENTWISE, REDUCTION, LOSS = "matrix products", "elementwise", "reductions", "loss"
 MEMORY, UPDATE = "gather, pool and other ops", "update"
-MOVING, WAITING = "communication: moving", "communication: waiting"
+WAITING = "communication: waiting"
 DATA, OTHER = "feeding and fetching", "Python and other"
 #: What goes on beside these, so that it is no part of a step: sums that began early.
 ASIDE = "communication: beside other work"
 #: The part of it for which this rank did not wait.
 HIDDEN = "hidden"
 PARTS = (MATRIX, ELEMENTWISE, REDUCTION, LOSS, MEMORY, UPDATE, MOVING, WAITING, DATA, OTHER)
-
-#: The part of the ops that a file of dtrain/ops holds, where no trait of the op says it.
-_BY_FILE = {
-    "linalg": MATRIX,
-    "conv": MATRIX,
-    "loss": LOSS,
-    "fused": ELEMENTWISE,
-    "reduce": REDUCTION,
-    "check": REDUCTION,
-    "collective": MOVING,
-}
 
 #: Round trips from which align() takes the shortest.
 ROUNDS = 40
@@ -57,8 +46,7 @@ def part_of(node: Operation) -> str:
     """The part of a step's time that an operation's kernels belong to."""
     if node.kind.writes:
         return UPDATE
-    named = _BY_FILE.get(type(node.kind).__module__.rpartition(".")[2])
-    return named or (ELEMENTWISE if node.kind.elementwise else MEMORY)
+    return node.kind.category or (ELEMENTWISE if node.kind.elementwise else MEMORY)
 
 
 def align(comm: Communicator, clock: Clock = time.perf_counter_ns) -> tuple[int, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -227,6 +229,19 @@ def test_the_public_names_are_these() -> None:
     assert not (new := sorted(set(now) - set(written))), f"new: {new}"
     assert not (gone := sorted(set(written) - set(now))), f"gone: {gone}"
     assert written == now, "the list is sorted, each name once"
+
+
+def test_public_functions_have_names_and_docstrings_of_their_own() -> None:
+    """`help(dt.subtract)` is of subtract. An alias, such as dt.sub, may have the name of the other."""
+    words = {name.rpartition(".")[2] for name in public_names()}
+    for name in public_names():
+        module, _, last = name.rpartition(".")
+        value = getattr(find(module), last)
+        if inspect.isfunction(value):
+            assert value.__name__.rstrip("_") in words, f"{name} is called {value.__name__}"
+            assert value.__doc__ and not re.search(r"[a-z]\.[,.;] ", value.__doc__), (
+                f"{name}: {value.__doc__}"
+            )
 
 
 def test_every_module_of_names_is_frozen() -> None:

@@ -55,7 +55,7 @@ def cut(source: str) -> Iterator[str]:
 
 
 def test_what_is_cut_is_found() -> None:
-    mangled = 'x = (\n    "a line of a message, as long as it may be, and then "\n    "call "\n    f"compile {x}."\n)'
+    mangled = 'x = (\n    "a line that is as long as may be, and "\n    "call "\n    f"compile {x}."\n)'
     assert [text.partition(":")[0] for text in cut(mangled)] == ["3"]
     assert list(cut('x = "call " "compile"')) == [
         '1: two pieces on one line: x = "call " "compile"',

@@ -18,8 +18,9 @@ import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.config import TrainConfig
 from dtrain.errors import UsageError
+from dtrain.ops.base import ELEMENTWISE, LOSS, MATRIX, MOVING, REDUCTION, REGISTRY
 from dtrain.ops.placement import shard_bounds
-from dtrain.runtime.profile import MATRIX, MOVING, OTHER, PARTS, UPDATE, WAITING, Recorder, align
+from dtrain.runtime.profile import OTHER, PARTS, UPDATE, WAITING, Recorder, align
 from dtrain.train import profile
 from dtrain.train.profile import StepProfiler, summary_text
 
@@ -269,3 +270,22 @@ def test_recorders_cost_nothing_when_there_is_none(tmp_path: Path) -> None:
     session.profiler = None
     step(*feeds(0))
     assert len(recorder.events) == count > 10
+
+
+def test_each_op_says_what_its_time_counts_as() -> None:
+    """By itself, and not by the file that it stands in."""
+    said: dict[str, set[str]] = {}
+    for name, kind in REGISTRY.items():
+        said.setdefault(kind.category, set()).add(name)
+    del said[""]
+    assert said == {
+        MATRIX: {"MatMul", "BatchMatMul", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"},
+        LOSS: {"SigmoidCrossEntropy", "SoftmaxCrossEntropy", "SparseSoftmaxCrossEntropy"},
+        REDUCTION: {
+            *("All", "Any", "ArgMax", "ArgMin", "Cumsum", "HasBad", "Max", "Mean", "Min", "Prod"),
+            *("StopIfBad", "Sum"),
+        },
+        MOVING: {"AllGather", "AllReduce", "BeginAllReduce", "TakeShard"},
+        ELEMENTWISE: {"Fused"},
+    }
+    assert set(said) < set(PARTS)
