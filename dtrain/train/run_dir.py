@@ -208,7 +208,7 @@ class RunDir:
         """
         try:
             _, owner, _ = self._newest()
-        except FileNotFoundError:  # somebody removed the folder, and nobody else is in it
+        except OSError:  # somebody removed the folder; or what is written next will say it
             return
         if isinstance(owner, Owner) and owner.token != self._token:
             raise CheckpointError(
@@ -278,8 +278,8 @@ def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
                     raise _cannot_be_made(path, error) from None
                 if lives and (not config.resume or time.monotonic() - begun > PATIENCE):
                     raise UsageError(
-                        f"--run-dir {path} is in use: {holder} trains in it. Wait until that run has ended, "
-                        "or choose another folder."
+                        f"the run directory {path} is in use: {holder} trains in it. Wait until that run "
+                        "has ended, or choose another with --run-dir."
                     )
         free, claim.number = comm.broadcast(np.array([lives is False, claim.number])).tolist()
         if free:

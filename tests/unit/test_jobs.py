@@ -145,6 +145,19 @@ def test_what_is_not_given_is_left_out_and_said(capsys: pytest.CaptureFixture[st
         assert f"dtrain: assumed: {said}" in err
 
 
+def test_jobs_written_in_one_second_do_not_go_on_with_one_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "stamp", lambda: "20261130-120000")
+    texts = []
+    for number in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda number=number: number)  # as two processes have
+        to = tmp_path / f"{number}.sh"
+        assert dtrain_cluster(capsys, "slurm", "--to", str(to))[0] == 0
+        texts += re.findall(r"--run-dir (\S+) --resume auto", to.read_text())
+    assert texts == ["runs/dtrain-20261130-120000-1", "runs/dtrain-20261130-120000-2"]
+
+
 @pytest.mark.parametrize("site", jobs.SITES)
 def test_each_site_can_be_filled_in(site: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = filled(capsys, site, "--nodes", "3", "--", "train", "--model", "logistic", "--lr", "0.5")

@@ -241,6 +241,15 @@ def test_a_job_that_fails_is_started_again(
     assert done.stderr.count("starting again from the last checkpoint") == starts - 1
 
 
+def test_jobs_of_one_second_do_not_go_on_with_one_run(project: Project) -> None:
+    mpirun = write_script(project.root / "mpirun", '#!/bin/bash\necho "$DTRAIN_RUN_DIR"\n')
+    write_script(project.root / "date", "#!/bin/bash\necho 20261130-120000\n")
+    runs = [
+        project.start("local", "--restarts", "1", "train", DTRAIN_MPIRUN=str(mpirun)).stdout for _ in range(3)
+    ]
+    assert len(set(runs)) == 3 and all(run.startswith("runs/20261130-120000-") for run in runs), runs
+
+
 def test_being_asked_to_stop_is_passed_on_and_not_undone(project: Project) -> None:
     mpirun = write_script(
         project.root / "asked",

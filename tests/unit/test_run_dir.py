@@ -70,7 +70,7 @@ def owners(folder: Path) -> list[str]:
 
 def refused(config: TrainConfig, who: str) -> None:
     with (
-        pytest.raises(UsageError, match=rf"--run-dir .* is in use: {who}"),
+        pytest.raises(UsageError, match=rf"the run directory .* is in use: {who}"),
         hold(config, SingleCommunicator()),
     ):
         pass
@@ -151,7 +151,7 @@ def test_of_several_starts_in_one_folder_one_trains(
     assert [r for r in results if not isinstance(r, UsageError)] == [4]
     for error in results:
         if isinstance(error, UsageError):
-            assert f"--run-dir run is in use: process {os.getpid()} on " in str(error)
+            assert f"the run directory run is in use: process {os.getpid()} on " in str(error)
     assert owners(Path("run")) == [".owner-4"]
     with hold(TrainConfig(run_dir="run", resume="run"), SingleCommunicator()) as held:  # when all have ended
         assert held.number == 5
@@ -336,7 +336,7 @@ def test_two_jobs_in_one_folder(ranks: int, mpirun: Any, small_set: Path, tmp_pa
     assert sorted(run.rc for run in done) == [0, 2], done
     winner = [run.rc for run in done].index(0)
     loser = done[1 - winner]
-    assert "--run-dir run is in use: " in loser.stderr or "holds a run already" in loser.stderr
+    assert "the run directory run is in use: " in loser.stderr or "holds a run already" in loser.stderr
     assert f"seed = {winner}\n" in (tmp_path / "run/config.toml").read_text()
     events = [json.loads(line)["event"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert events.count("header") == events.count("done") == 1
