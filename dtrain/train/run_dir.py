@@ -3,7 +3,7 @@
 Files `.owner-1`, `.owner-2`, ... of a folder are those who have held it, the highest now. Making a file that
 must be new is atomic on any file system, so of several that want the next number one gets it. Locks of the
 system are not used: on network file systems they are often missing, or hold on one node only. A run that ends
-says so in its file. The process of one that was killed is gone, which its own machine knows; where nobody can
+removes its file. The process of one that was killed is gone, which its own machine knows; where nobody can
 tell, as on another machine, its file is no longer touched. Clocks are not compared: the file's time changes,
 or it does not.
 """
@@ -39,8 +39,6 @@ PATIENCE = 10.0
 #: Seconds between two looks at a folder that is held.
 PAUSE = 0.2
 
-#: What the file of a run that has ended holds.
-ENDED = b"ended\n"
 _NAME = re.compile(r"\.owner-(\d{1,9})")
 _MOST_BYTES = 4096
 
@@ -124,7 +122,6 @@ class RunDir:
         self.path, self.resuming = path, False
         self.number = 0  # of this run's file, once it has one
         self._token = token
-        self._highest = 0  # that is known: a listing of a network file system may be old
         self._quiet: tuple[tuple[int, int], float] | None = None  # the holder's number and touch, since when
         self._end = threading.Event()
 
@@ -134,56 +131,59 @@ class RunDir:
         With False it is this run's. askable: whether the run ends when this process does.
 
         Raises:
-            OSError: the file cannot be made.
+            OSError: the file cannot be made, or one of a dead run not be removed.
         """
-        number, owner, touched = self._newest()
-        lives = False if owner == ENDED else owner.lives() if isinstance(owner, Owner) else None
-        if lives is None:
-            lives = self._beats((number, touched))
-        if lives is False:
-            if self._make(number + 1, askable):
-                return False, ""
+        found = self._files()
+        if not found:
+            owner, lives = None, False
+        else:
+            owner = Owner.of(found[max(found)])
+            lives = owner.lives() if owner else None
+            if lives is None:
+                lives = self._beats(max(found))
+        if lives is False and not self._make(found, askable):
             lives = None  # another was faster
-        return lives, str(owner) if isinstance(owner, Owner) else "another process"
+        return lives, str(owner or "another process")
 
-    def _newest(self) -> tuple[int, Owner | bytes | None, int]:
-        """The highest number, who that is, ENDED or None (half written), and when it was touched."""
-        listed = (int(match[1]) for match in map(_NAME.fullmatch, os.listdir(self.path)) if match)
-        self._highest = max(self._highest, *listed, 0)
-        if not self._highest:
-            return 0, ENDED, 0
-        file, text, touched = self._file(self._highest), b"", 0
-        with suppress(OSError):
-            text = read_regular(file, _MOST_BYTES)  # opened first: a network file system then asks its server
-        with suppress(OSError):
-            touched = file.lstat().st_mtime_ns
-        return self._highest, text if text == ENDED else Owner.of(text), touched
+    def _files(self) -> dict[int, bytes]:
+        """The files of this folder by their numbers: what is in each, nothing where it cannot be read."""
+        found = {}
+        for number in (int(match[1]) for match in map(_NAME.fullmatch, os.listdir(self.path)) if match):
+            found[number] = b""
+            with suppress(OSError):
+                found[number] = read_regular(self._file(number), _MOST_BYTES)
+        return found
 
-    def _beats(self, seen: tuple[int, int]) -> bool | None:
+    def _beats(self, number: int) -> bool | None:
         """Whether the holder touches its file; False where it has not for too long, None before."""
-        now = time.monotonic()
+        seen, now = (number, 0), time.monotonic()
+        with suppress(OSError):  # it was opened before: a network file system then asks its server
+            seen = number, self._file(number).lstat().st_mtime_ns
         if self._quiet is None or self._quiet[0] != seen:
-            again = self._quiet is not None and self._quiet[0][0] == seen[0]
+            again = self._quiet is not None and self._quiet[0][0] == number
             self._quiet = seen, now
             return True if again else None
         return False if now - self._quiet[1] > SILENCE else None
 
-    def _make(self, number: int, askable: bool) -> bool:
-        """Make the file of a number and remove those before it; False where another was faster."""
-        path = self._file(number)
+    def _make(self, dead: dict[int, bytes], askable: bool) -> bool:
+        """Make this run's file and remove those of the dead; False where another was faster."""
+        number = max(dead, default=0) + 1
+        file = self._file(number)
         try:
-            self._highest = number
-            with open(path, "x") as file:
-                json.dump(vars(Owner.here(self._token, askable)), file)
+            with open(file, "x") as out:
+                json.dump(vars(Owner.here(self._token, askable)), out)
+            now = self._files()
         except FileExistsError:
             return False
         except OSError:
-            path.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             raise
-        for name in os.listdir(self.path):
-            if (match := _NAME.fullmatch(name)) and int(match[1]) < number:
-                with suppress(OSError):
-                    (self.path / name).unlink()
+        now.pop(number, None)
+        if not now.items() <= dead.items():  # somebody has come since they were found dead
+            file.unlink(missing_ok=True)
+            return False
+        for other in now:
+            self._file(other).unlink(missing_ok=True)
         self.number = number
         return True
 
@@ -207,23 +207,23 @@ class RunDir:
             CheckpointError: another run has taken it, since this one stood still for too long.
         """
         try:
-            _, owner, _ = self._newest()
+            found = self._files()
         except OSError:  # somebody removed the folder; or what is written next will say it
             return
-        if isinstance(owner, Owner) and owner.token != self._token:
+        owner = Owner.of(found[max(found)]) if found else None
+        if owner and owner.token != self._token:
             raise CheckpointError(
                 f"{self.path} was taken over by {owner}, since this run had not moved for a while. This run "
                 "ends, and the other goes on."
             )
 
-    def release(self, says: bool) -> None:
-        """End the hold. says: whether this rank writes down that the run has ended."""
+    def release(self, removes: bool) -> None:
+        """End the hold. removes: whether this rank removes the file."""
         self._end.set()
-        if says:
+        if removes:
             with suppress(OSError, CheckpointError):
                 self.check()
-                if (file := self._file(self.number)).exists():
-                    file.write_bytes(ENDED)
+                self._file(self.number).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from dtrain.train import run_dir, trainer
 from dtrain.train.run_dir import Owner, hold
 
 NOBODY = Owner("another's", "n7", 4711, "another machine", "1")
+#: What a process has left that had this one's number before it.
+DEAD = json.dumps(vars(Owner.here("x")) | {"started": "1"})
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +132,7 @@ def test_of_several_starts_in_one_folder_one_trains(
     resume: str, ranks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_threads: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    leave(Path("run"), "ended\n", 3)
+    leave(Path("run"), DEAD, 3)
     config = TrainConfig(run_dir="run", resume=resume)
     told = threading.Semaphore(0)
 
@@ -152,18 +154,18 @@ def test_of_several_starts_in_one_folder_one_trains(
     for error in results:
         if isinstance(error, UsageError):
             assert f"the run directory run is in use: process {os.getpid()} on " in str(error)
-    assert owners(Path("run")) == [".owner-4"]
-    with hold(TrainConfig(run_dir="run", resume="run"), SingleCommunicator()) as held:  # when all have ended
-        assert held.number == 5
+    assert owners(Path("run")) == []
+    with hold(TrainConfig(run_dir="run", resume="run"), SingleCommunicator()):  # when all have ended
+        assert owners(Path("run")) == [".owner-1"]
 
 
 def test_a_run_that_ends_or_fails_leaves_its_folder(tmp_path: Path) -> None:
     config = TrainConfig(run_dir=str(tmp_path / "run"))
-    for number in (1, 2, 3):
-        with pytest.raises(ZeroDivisionError), hold(config, SingleCommunicator()) as held:
-            assert held.number == number
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), hold(config, SingleCommunicator()):
+            assert owners(tmp_path / "run") == [".owner-1"]
             raise ZeroDivisionError
-    assert owners(tmp_path / "run") == [".owner-3"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
     (tmp_path / "run" / "metrics.jsonl").touch()
     with pytest.raises(UsageError, match="holds a run already"), hold(config, SingleCommunicator()):
         pass
@@ -174,19 +176,21 @@ def test_a_resume_waits_for_a_run_that_is_about_to_end(
 ) -> None:
     monkeypatch.setattr(run_dir, "PATIENCE", 20)
     config = TrainConfig(run_dir=str(tmp_path), resume="auto")
-    inside = threading.Event()
+    inside, said = threading.Event(), []
 
-    def first(_: int) -> None:
+    def first() -> None:
         with hold(config, SingleCommunicator()):
             inside.set()
             time.sleep(0.2)
+            said.append("first ends")
 
-    def second(_: int) -> int:
+    def second() -> None:
         inside.wait()
-        with hold(config, SingleCommunicator()) as held:
-            return held.number
+        with hold(config, SingleCommunicator()):
+            said.append("second begins")
 
-    assert 2 in at_once(2, lambda n: (first, second)[n](n))
+    assert at_once(2, lambda n: (first, second)[n]()) == [None, None]
+    assert said == ["first ends", "second begins"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -227,17 +231,40 @@ def test_a_run_that_was_killed_blocks_nobody(tmp_path: Path, monkeypatch: pytest
         process.kill()
         while Path(f"/proc/{process.pid}/stat").read_text().split(")")[1].split()[0] != "Z":
             time.sleep(0.01)
-        with hold(config, SingleCommunicator()) as held:  # a zombie, which nobody has waited for
-            assert held.number == 2
+        with hold(config, SingleCommunicator()):  # a zombie, which nobody has waited for
+            assert owners(tmp_path) == [".owner-2"]
         process.wait()
-    with hold(config, SingleCommunicator()) as held:
-        assert held.number == 3
+    with hold(config, SingleCommunicator()):
+        assert owners(tmp_path) == [".owner-1"]
 
 
 def test_a_process_with_the_number_of_a_dead_one_is_not_it(tmp_path: Path) -> None:
-    leave(tmp_path, json.dumps(vars(Owner.here("x")) | {"started": "1"}))
+    leave(tmp_path, DEAD)
+    with hold(TrainConfig(run_dir=str(tmp_path)), SingleCommunicator()):
+        assert owners(tmp_path) == [".owner-2"]
+
+
+def test_one_that_found_the_holder_dead_too_late_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look and its file another run has come and gone, and a third is in the folder now."""
+    leave(tmp_path, DEAD, 3)
+    late = run_dir.RunDir(tmp_path, "late")
+    found = late._files()
+    (tmp_path / ".owner-3").unlink()
     with hold(TrainConfig(run_dir=str(tmp_path)), SingleCommunicator()) as held:
-        assert held.number == 2
+        assert owners(tmp_path) == [".owner-1"]
+        assert not late._make(found, askable=True)
+        assert owners(tmp_path) == [".owner-1"]
+        held.check()
+    assert late._make(found, askable=True) and owners(tmp_path) == [".owner-4"]
+
+
+def test_what_a_crash_in_taking_over_has_left_is_cleared(tmp_path: Path) -> None:
+    for number in (2, 3):
+        leave(tmp_path, DEAD, number)
+    with hold(TrainConfig(run_dir=str(tmp_path)), SingleCommunicator()):
+        assert owners(tmp_path) == [".owner-4"]
 
 
 @pytest.mark.parametrize(
@@ -262,13 +289,13 @@ def test_whom_this_machine_cannot_ask_is_watched(text: str, tmp_path: Path) -> N
 
 
 def test_a_link_in_the_place_of_the_file_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_text("ended\n")
+    (tmp_path / "elsewhere").write_text(DEAD)
     (tmp_path / "run").mkdir()
     for number in (1, 2):
         (tmp_path / "run" / f".owner-{number}").symlink_to(tmp_path / "elsewhere")
     with hold(TrainConfig(run_dir=str(tmp_path / "run")), SingleCommunicator()) as held:
         assert held.number == 3
-    assert (tmp_path / "elsewhere").read_text() == "ended\n"
+    assert (tmp_path / "elsewhere").read_text() == DEAD
 
 
 def test_an_elastic_run_lives_as_long_as_any_rank(tmp_path: Path, on_threads: Any) -> None:
@@ -291,8 +318,8 @@ def test_an_elastic_run_lives_as_long_as_any_rank(tmp_path: Path, on_threads: An
 
     results = at_once(2, lambda n: other() if n else on_threads(2, rank))
     assert not [r for r in results if isinstance(r, Exception)], results
-    with hold(late, SingleCommunicator()) as held:
-        assert held.number == 2
+    with hold(late, SingleCommunicator()):
+        pass
 
 
 # -- the run that was thought dead -----------------------------------------------------------------------
