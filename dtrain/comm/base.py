@@ -130,6 +130,10 @@ class Communicator(ABC):
         """Bytes that are one memory for all ranks of a node; None where there is no such memory."""
         return None
 
+    def give_back(self, memory: Sequence[np.ndarray]) -> None:
+        """What bucket() and shared() gave is not used by this rank any more. Not collective."""
+        return
+
     def is_shared(self, array: np.ndarray) -> bool:
         """Whether an array lies in memory from shared()."""
         return False

@@ -20,6 +20,7 @@ from dtrain.comm.base import Communicator
 from dtrain.comm.board import Board, join_board, open_board
 from dtrain.comm.link import Probe, measure
 from dtrain.comm.shared import (
+    PAGE,
     Meeting,
     SharedBucket,
     SharedMemory,
@@ -30,6 +31,7 @@ from dtrain.comm.shared import (
     room,
 )
 from dtrain.errors import EnvironmentProblem
+from dtrain.poison import poison
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
 FAMILIES = {
@@ -223,7 +225,7 @@ class MPICommunicator(Communicator):
                 way()
                 least[k] = min(least[k], time.perf_counter() - begun)
         shared, mpi = (self.allreduce(least, "max") * 1e3).tolist()
-        self._buckets.pop().free()
+        self._buckets.pop().end()
         self.seconds = 0.0
         figures = f"1 MiB in {shared:.2f} ms, by MPI's allreduce {mpi:.2f} ms"
         if mpi < CLEARLY * shared:
@@ -248,7 +250,7 @@ class MPICommunicator(Communicator):
             least = min(least, time.perf_counter() - begun)
         lines = max(mine.nbytes // 64, 1)
         slowest = self.allreduce(np.array([least / lines]), "max")[0]
-        memory.free()
+        memory.end()
         self.seconds = 0.0
         return bool(slowest > FAR)
 
@@ -282,11 +284,15 @@ class MPICommunicator(Communicator):
         self.averaging += f"; {self.link}"
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
-        if not self._shares or nbytes == 0 or not self._room(nbytes * (self.local_size + 1)):
+        if not self._shares or nbytes == 0:
             return None
-        made = SharedBucket(self._mpi, self._node, nbytes)
-        self._buckets.append(made)
-        return made.input, made.output
+        made = self._again(self._buckets, nbytes)
+        if made is None:
+            if not self._room(nbytes * (self.local_size + 1)):
+                return None
+            made = SharedBucket(self._mpi, self._node, nbytes)
+            self._buckets.append(made)
+        return poison(made.input[:nbytes]), made.output[:nbytes]
 
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         if source.ctypes.data == output.ctypes.data:
@@ -354,12 +360,35 @@ class MPICommunicator(Communicator):
         return next((terms for terms in found if terms is not None), None)
 
     def shared(self, nbytes: int) -> np.ndarray | None:
-        if not self._shares or nbytes == 0 or not self._room(nbytes):
+        if not self._shares or nbytes == 0:
             return None
-        # all of it is rank 0's segment
-        memory = SharedMemory(self._mpi, self._node, nbytes if self.local_rank == 0 else 0)
-        self._blocks.append(memory)
+        memory = self._again(self._blocks, nbytes)
+        if memory is None:
+            if not self._room(nbytes):
+                return None
+            # all of it is rank 0's segment
+            memory = SharedMemory(self._mpi, self._node, nbytes if self.local_rank == 0 else 0)
+            self._blocks.append(memory)
         return memory.segments[0][:nbytes]
+
+    def _again(self, made: Sequence[Any], nbytes: int) -> Any:
+        """Memory that no rank of the node uses any more: the smallest that fits and is not much larger, or None.
+
+        Collective, since each rank's Python drops plans and sessions in its own time.
+        """
+        free = np.array([memory.free for memory in made], np.int8)
+        if made:
+            self._node.Allreduce(self._mpi.IN_PLACE, free, op=self._mpi.MIN)
+        most = 2 * nbytes + PAGE
+        fit = [m for m, yes in zip(made, free, strict=True) if yes and nbytes <= m.nbytes <= most]
+        found = min(fit, key=lambda memory: memory.nbytes, default=None)
+        if found is not None:
+            found.free = False
+        return found
+
+    def give_back(self, memory: Sequence[np.ndarray]) -> None:
+        for made in (*self._buckets, *self._blocks) if self._shares else ():
+            made.free |= any(made.holds(array) for array in memory)
 
     def is_shared(self, array: np.ndarray) -> bool:
         return any(np.may_share_memory(memory.segments[0], array) for memory in self._blocks)
@@ -398,11 +427,9 @@ class MPICommunicator(Communicator):
 
     def _free(self) -> None:
         self._shares = False
-        for memory in self._blocks:
-            memory.free()
-        for bucket in self._buckets:
-            bucket.free()
-        self._meet.free()
+        for memory in (*self._blocks, *self._buckets):
+            memory.end()
+        self._meet.end()
 
     def node_text(self, text: str) -> str:
         data = np.frombuffer(text.encode(), np.uint8).copy()

@@ -78,7 +78,10 @@ class SharedMemory:
     """A window of MPI's shared memory on one node; collective over its ranks, each giving its own size.
 
     segments: every rank's bytes; what they hold is defined only where they are to be zeroed.
+    nbytes: of rank 0's. free: whether this rank is done with it.
     """
+
+    free = False
 
     def __init__(self, mpi: Any, node: Any, nbytes: int, zeroed: bool = False) -> None:
         self._window = mpi.Win.Allocate_shared(padded(nbytes), 1, comm=node)
@@ -88,11 +91,16 @@ class SharedMemory:
         self.segments[node.rank].fill(0)  # so each rank's pages are near it
         if not zeroed:
             poison(self.segments[node.rank])
+        self.nbytes = self.segments[0].size
         self.sync: Callable[[], None] = self._window.Sync
         node.Barrier()
 
-    def free(self) -> None:
-        """Give the memory back; collective."""
+    def holds(self, array: np.ndarray) -> bool:
+        """Whether an array lies in rank 0's bytes."""
+        return bool(np.may_share_memory(self.segments[0], array))
+
+    def end(self) -> None:
+        """Give the memory back to the system; collective."""
         self.segments.clear()
         self._window.Unlock_all()
         self._window.Free()
@@ -128,12 +136,12 @@ class Meeting:
         self.memory.sync()
         self._board.leave()
 
-    def free(self) -> None:
-        """Give the memory back; collective."""
+    def end(self) -> None:
+        """Give the memory back to the system; collective."""
         self._mine.release()
         for word in self._others:
             word.release()
-        self.memory.free()
+        self.memory.end()
 
 
 #: What each rank's part of a bucket begins at a multiple of: see ops/memory.STAGGER.
@@ -144,15 +152,23 @@ class SharedBucket:
     """Memory for one bucket on one node.
 
     input: this rank's bytes to sum. output: the sum's, the same memory on all ranks of the node.
+    free: whether this rank is done with it.
     """
+
+    free = False
 
     def __init__(self, mpi: Any, node: Any, nbytes: int) -> None:
         # the output lies behind rank 0's input
+        self.nbytes = nbytes
         whole = -(-nbytes // PAGE) * PAGE
         self.memory = SharedMemory(mpi, node, whole * (2 if node.rank == 0 else 1))
         self._inputs = [segment[:nbytes] for segment in self.memory.segments]
         self.input = self._inputs[node.rank]
         self.output = self.memory.segments[0][whole : whole + nbytes]
+
+    def holds(self, array: np.ndarray) -> bool:
+        """Whether an array lies in this rank's input."""
+        return bool(np.may_share_memory(self.input, array))
 
     def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
         """What each rank has where this one has `source`; None where that is not in its input."""
@@ -162,7 +178,7 @@ class SharedBucket:
         where = slice(start, start + source.nbytes)
         return [i[where].view(source.dtype).reshape(source.shape) for i in self._inputs]
 
-    def free(self) -> None:
-        """Give the memory back; collective."""
+    def end(self) -> None:
+        """Give the memory back to the system; collective."""
         self._inputs.clear()
-        self.memory.free()
+        self.memory.end()

@@ -25,12 +25,13 @@ class Exchange:
     """Which products of a plan are computed so, and the memory in which ranks read one another's rows.
 
     products: each with the allreduce that would have summed it.
-    packed: this rank's rows of what is read by all.
+    packed: this rank's rows of what is read by all; memory: where they lie.
     """
 
     def __init__(self) -> None:
         self.products: dict[Operation, Operation] = {}
         self.packed: dict[Tensor, Any] = {}
+        self.memory: list[Any] = []
         self._everyones: dict[Tensor, list[Any]] = {}
 
     def fill(self, step: Step, comm: Any, products: dict[Operation, Operation]) -> None:
@@ -44,7 +45,7 @@ class Exchange:
         memory = comm.bucket(sum(room.values())) if products else None
         if memory is None:
             return
-        self.products, at = products, 0
+        self.products, self.memory, at = products, [memory[0]], 0
         for tensor in read:
             terms = comm.terms(memory[0][at : at + room[tensor]])
             at += room[tensor]

@@ -129,6 +129,7 @@ class Layout:
         self.ends: dict[Operation, Kernel] = {}
         self.packed_bytes = 0
         self._own: list[Any] = []  # this rank's memory of all that lies side by side
+        self.shared: list[Any] = []  # what of it the communicator gave
         #: Of products that are computed behind the check, what it looks at instead.
         self.factors: dict[Operation, Factors] = {}
         for node in nodes:
@@ -137,6 +138,7 @@ class Layout:
         self.left = {node for node in self.terms if self._leave_sums(node)}
         self.exchange = self._exchange()
         self.packed.update(self.exchange.packed)
+        self.shared += self.exchange.memory
         self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
         self.position = {n: i for i, n in enumerate(nodes)}
         self.beside = self._beside()
@@ -233,6 +235,7 @@ class Layout:
             shared = self.env.comm.bucket(offsets[-1])
         own, out = shared or [self.backend.block(offsets[-1])] * 2
         self._own.append(own)
+        self.shared += [own] if shared else []
         self.packed.update((t, self._carve(out, at, t)) for t, at in zip(tensors, offsets, strict=False))
         if isinstance(node.kind, AllReduce):
             inputs = [self._carve(own, at, t) for t, at in zip(tensors, offsets, strict=False)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -63,6 +64,8 @@ class Plan:
         self.position = env.comm.board.position
         self._board = env.comm.board
         layout = Layout(self.nodes, step, variables, backend, env)
+        # plans come and go with the shapes of what is fed
+        finalize(self, env.comm.give_back, layout.shared).atexit = False
         self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
         self._arrays, self._factors = layout.arrays, layout.factors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -109,6 +110,8 @@ class Session:
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.backend = device if isinstance(device, Backend) else make_backend(device)
         self._variables: dict[str, Any] = {}
+        self._shared: list[np.ndarray] = []  # blocks of them
+        finalize(self, self.comm.give_back, self._shared).atexit = False
         self._walked = 0  # blocks of parameters and slots
         self._initialized: set[str] = set()
         self._plans: dict[Any, Plan] = {}
@@ -529,6 +532,7 @@ class Session:
             block = None
             if self.backend.on_host and walked:
                 block = self.comm.shared(nbytes)
+                self._shared += [] if block is None else [block]
             if block is None:
                 block = self.backend.block(nbytes)
             for node, size in zip(nodes, sizes, strict=True):

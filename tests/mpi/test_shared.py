@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from collections.abc import Iterator
@@ -209,3 +210,36 @@ def test_parts_tile(comm: MPICommunicator) -> None:
         bounds = comm.allgather(np.array([comm.part(n, 4)]))
         assert bounds[0, 0] == 0 and bounds[-1, 1] == n
         np.testing.assert_array_equal(bounds[1:, 0], bounds[:-1, 1])
+
+
+def test_memory_of_plans_and_sessions_that_are_gone_is_used_again(
+    comm: MPICommunicator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program whose feeds have ever new sizes, and one that makes a session for each of many models."""
+    monkeypatch.setattr("dtrain.runtime.session.MAX_PLANS", 3)
+    comm = MPICommunicator()  # whose memory no other test has used
+    made = []
+    for model in range(4):
+        with dt.Graph().as_default() as graph:
+            x = dt.placeholder("float32", [None, 7])
+            w = dt.Variable(np.full((7, 30), model / 4, np.float32))
+            loss = dt.reduce_mean(dt.square(dt.matmul(x, w) - 1.0))
+            step = dt.train.MomentumOptimizer(0.01, 0.9).minimize(loss)
+            session = dt.Session(graph=graph, comm=comm)
+            session.run(dt.global_variables_initializer())
+            right, velocity = np.full((7, 30), model / 4), np.zeros((7, 30))
+            for size in range(comm.size, comm.size + 12):
+                rows = np.linspace(0, 1, size * 7, dtype=np.float32).reshape(size, 7)
+                low, high = shard_bounds(size, comm.rank, comm.size)
+                session.run(step, {x: dt.Shard(rows[low:high], size)})
+                wide = rows.astype(np.float64)
+                velocity = 0.9 * velocity + wide.T @ (wide @ right - 1) * 2 / (size * 30)
+                right -= 0.01 * velocity
+            np.testing.assert_allclose(session.run(w), right, atol=1e-5)
+            session.close()
+        del session, step, loss, w, graph, x
+        gc.collect()
+        made.append((len(comm._buckets), len(comm._blocks)))
+    if comm.meeting is not None:
+        assert 0 < made[0][0] < 12 and made[0][1] > 0
+        assert made[3] == made[0], "each model takes the memory of the one before"
