@@ -45,8 +45,8 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """0.2 x + 0.5, cut off at 0 and 1."""
-    return math.minimum(math.maximum(0.2 * x + 0.5, 0), 1)
+    """x / 6 + 0.5, cut off at 0 and 1, as in Keras 3; Keras 2 had 0.2 x + 0.5."""
+    return math.minimum(math.maximum(x / 6 + 0.5, 0), 1)
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:

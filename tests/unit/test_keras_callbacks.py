@@ -62,7 +62,9 @@ def fit(callbacks: list[Any], epochs: int = 6, comm: Any = None, **options: Any)
         ({"patience": 2}, [5, 4, 4, 4, 1, 1], 4),
         ({"patience": 1, "min_delta": 1.5}, [5, 4, 3, 2, 1, 0], 2),
         ({"patience": 1, "mode": "max"}, [5, 6, 7, 6, 9, 9], 4),
-        ({"patience": 1, "baseline": 3.0}, [5, 4, 3, 2, 1, 0], 1),
+        ({"patience": 1, "baseline": 3.0}, [5, 5, 3, 2, 1, 0], 2),
+        ({"patience": 1, "baseline": 3.0}, [5, 4, 3, 2, 4, 0], 5),
+        ({"start_from_epoch": 3}, [1, 2, 3, 3, 4, 0], 5),
         ({}, [5, 4, 5, 1, 1, 1], 3),
     ],
 )
@@ -82,8 +84,8 @@ def test_early_stopping_gives_the_best_weights_back(capsys: pytest.CaptureFixtur
         np.testing.assert_array_equal(found, right)
     assert not np.array_equal(weights[1][0], weights[3][0])
     assert capsys.readouterr().out.splitlines() == [
-        "Restoring model weights from the end of the best epoch: 2.",
         "Epoch 00004: early stopping",
+        "Restoring model weights from the end of the best epoch: 2.",
     ]
 
 
@@ -204,7 +206,8 @@ def test_ranks_stop_save_and_lower_the_rate_as_one_does(
     assert files == [["1", "2", "4", "log.csv"]] * 2
     logs = [(tmp_path / f / "log.csv").read_text().splitlines() for f in ("alone", "of3")]
     assert (
-        logs[0][0] == logs[1][0] == "epoch,loss,lr,mae,val_loss,val_mae" and len(logs[0]) == len(logs[1]) == 7
+        logs[0][0] == logs[1][0] == "epoch,learning_rate,loss,mae,val_loss,val_mae"
+        and len(logs[0]) == len(logs[1]) == 7
     )
 
 

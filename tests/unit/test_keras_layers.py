@@ -126,7 +126,7 @@ def test_layers_that_only_move() -> None:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": lambda x: np.where(x > 0, x, np.exp(x) - 1),
     "exponential": np.exp,
-    "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1)),
