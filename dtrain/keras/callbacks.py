@@ -81,6 +81,12 @@ class Callback:
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None: ...
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Before the validation of an epoch."""
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """After it, with its numbers, without val_ before their names."""
+
     def on_batch_begin(self, batch: int, logs: Any = None) -> None: ...
 
     def on_batch_end(self, batch: int, logs: Any = None) -> None: ...

@@ -147,12 +147,11 @@ def binary_accuracy(y_true: Any, y_pred: Any, threshold: float = 0.5) -> Tensor:
 
 
 def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
-    """1 where the label, a class number, is among the k largest outputs, else 0: float32."""
-    p = convert_to_tensor(y_pred)
-    classes = p.shape.as_list()[-1]
-    y = _classes(y_true, p)
-    found = in_top_k(reshape(_scores(p), [-1, classes]), reshape(y, [-1]), min(k, classes))
-    return reshape(cast(found, "float32"), shape(y))
+    """1 where the label, a class number, is among the k largest outputs, else 0: float32, like the labels."""
+    y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
+    classes, numbers = p.shape.as_list()[-1], _classes(y, p)
+    found = in_top_k(reshape(_scores(p), [-1, classes]), reshape(numbers, [-1]), min(k, classes))
+    return reshape(cast(found, "float32"), shape(y if _is_sparse(y, p) else numbers))
 
 
 def top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
@@ -308,7 +307,7 @@ class AUC(Metric):
         inner = np.arange(1, n - 1) / (n - 1)
         limits = np.concatenate([[-losses.EPSILON], inner, [1 + losses.EPSILON]])
         above = cast(greater(p, limits.astype(p.dtype.numpy)), dtype)
-        right, wrong = y * w, (1 - y) * w
+        right, wrong = _marked(y) * w, (1 - _marked(y)) * w
         return [
             reduce_sum(above * right, 0),
             reduce_sum(above * wrong, 0),

@@ -190,7 +190,9 @@ class Sequential(Stack):
             logs = training.train(self, network, given, order, batch_size, watch)
             self._passes = first + epoch - initial_epoch + 1
             if tester is not None:
+                run("test_begin", {})
                 found = training.test(self, tester, tested, test_order, TEST_BATCH, _quiet)
+                run("test_end", found)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             progress.ends(logs)
             run("epoch_end", epoch, logs)

@@ -89,6 +89,29 @@ def test_early_stopping_gives_the_best_weights_back(capsys: pytest.CaptureFixtur
     ]
 
 
+def test_a_metric_of_ones_own_has_no_better_direction() -> None:
+    """Going by its name, as Keras 2 did, takes a score that should rise for one that should fall."""
+
+    def score(y: Any, p: Any) -> Any:
+        return -dt.abs(y - p)
+
+    for mode, stopped in (("max", 2), ("min", 1), ("auto", None)):
+        model = Sequential([Dense(1, input_shape=(2,))], comm=None)
+        model.compile("sgd", "mse", metrics=[score])
+
+        class Scores(Callback):
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                logs["score"] = [-3.0, -2.0, -2.5, -1.0][epoch]
+
+        stopping = EarlyStopping("score", patience=1, mode=mode)
+        if stopped is None:
+            with pytest.raises(UsageError, match="whether 'score' should rise or fall is not known"):
+                model.fit(X, Y, epochs=4, verbose=0, callbacks=[Scores(), stopping])
+        else:
+            model.fit(X, Y, epochs=4, verbose=0, callbacks=[Scores(), stopping])
+            assert stopping.stopped_epoch == stopped
+
+
 def test_the_learning_rate_falls_on_a_plateau(capsys: pytest.CaptureFixture[str]) -> None:
     reduce = ReduceLROnPlateau(factor=0.5, patience=2, cooldown=1, min_lr=0.03, verbose=1)
     model = fit([Reports([5, 5, 5, 5, 5, 5, 5, 5, 5]), reduce], epochs=9)
