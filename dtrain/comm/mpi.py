@@ -372,7 +372,7 @@ class MPICommunicator(Communicator):
         return memory.segments[0][:nbytes]
 
     def _again(self, made: Sequence[Any], nbytes: int) -> Any:
-        """Memory that no rank of the node uses any more: the smallest that fits and is not much larger, or None.
+        """Memory that no rank of the node uses any more: the smallest that fits, not much larger, or None.
 
         Collective, since each rank's Python drops plans and sessions in its own time.
         """

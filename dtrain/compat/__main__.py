@@ -31,6 +31,26 @@ program and works on its share of each batch.
   drawn without it are an error. `tf.random_normal` and its like need no seed for this.
 - Every rank prints. To print once: `if tf.comm.world().rank == 0:`.
 
+**tf.keras** computes what Keras 3 does (the tests compare it with what Keras 3.15 on TensorFlow 2.21 gave),
+also where the Keras of TensorFlow 1 differs: the default learning rate of Adagrad, Adadelta, Adamax and Nadam
+is 0.001, Nadam's `schedule_decay` is 1 (it was 0.004), `hard_sigmoid` is x / 6 + 0.5 (it was 0.2 x + 0.5),
+`l1_l2()` is 0 unless its factors are given, and 'accuracy' goes by the shapes of labels and outputs. What
+differs on purpose:
+
+- A model whose last layer plainly makes no probabilities is refused by a cross entropy without
+  `from_logits=True`, and a label that is no class by a sparse one.
+- A callback that monitors a number that there will not be is refused before the first step.
+- `sample_weight` and `class_weight` may be given together, and are multiplied; where an example has several
+  losses, its weight is that of their mean.
+- An optimizer's `decay` still works. The logs of a batch also have its number and size.
+- Metrics after a softmax rank classes by what went into it: probabilities that round to the same number are
+  no ties.
+- `CSVLogger` writes no empty columns for a validation that there is not.
+- `layer.trainable` counts from the next call of fit on, whether the model is compiled anew or not; in Keras
+  not before compile, once fit has run.
+- `activations.softmax` of a row with a NaN is NaN, `utils.normalize` has an axis 0, and `kl_divergence` takes
+  labels of [n] for outputs of [n, 1] as the other losses do.
+
 A name that is not supported raises `AttributeError` with a sentence. "Supported" means that TensorFlow 1's
 arguments do what they do there, or are refused in a sentence.
 """

@@ -223,6 +223,7 @@ PARTIAL: dict[str, str] = {
     "tf.where": "with a condition alone, it is a constant",
     "tf.contrib.layers": "initializers and regularizers",
     "tf.keras.datasets": "mnist",
+    "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
     "tf.keras.callbacks.TensorBoard": "no gradients, images and embeddings",
     "tf.keras.layers.BatchNormalization": "axis is the last; synchronized=False is its own",
     "tf.keras.layers.Conv2D": "data_format is channels_last; no constraints and activity_regularizer",

@@ -227,7 +227,7 @@ def _indices(flat: str, axes: Sequence[int]) -> list[str]:
 
 
 def update(text: str, type: str, slots: int) -> tuple[str, str]:
-    """Symbol and source of an update's kernel: `text` for each entry, of p, g, s0, s1 ... and rate."""
+    """Symbol and source of an update's kernel: `text` for each entry, of p, g, s0 ... and rate, rate_[k]."""
     states = [f"s{k}" for k in range(slots)]
     arrays = ", ".join([f"{type} *p_, const {type} *g_", *(f"{type} *{x}_" for x in states)])
     reads = " ".join(f"{type} {x} = {x}_[i];" for x in ("p", "g", *states))

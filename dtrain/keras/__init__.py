@@ -1,6 +1,7 @@
-"""dt.keras: Sequential, layers, compile / fit / evaluate / predict and callbacks, under Keras 2's names.
+"""dt.keras: Sequential, layers, compile / fit / evaluate / predict and callbacks, under Keras's names.
 
-Its modules are imported when they are used.
+Formulas and defaults are those of Keras 3; tests/reference holds values that Keras 3.15 gave, with which the
+tests compare. docs/tensorflow1.md says what differs on purpose. Its modules are imported when they are used.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from dtrain.compat import module_getattr
 from dtrain.graph.graph import Tensor
 from dtrain.keras.names import Names
 from dtrain.ops import math, nn
+from dtrain.ops.logic import where
 
 __all__ = [
     "elu",
@@ -45,8 +46,8 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """0.2 x + 0.5, cut off at 0 and 1."""
-    return math.minimum(math.maximum(0.2 * x + 0.5, 0), 1)
+    """x / 6 + 0.5, cut off at 0 and 1, as in Keras 3; Keras 2 had 0.2 x + 0.5."""
+    return nn.relu6(x + 3) / 6
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -61,7 +62,8 @@ def exponential(x: Tensor) -> Tensor:
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x where it is positive, else alpha (exp(x) - 1)."""
-    return nn.elu(x) if alpha == 1 else nn.relu(x) + alpha * nn.elu(-nn.relu(-x))
+    y = nn.elu(x)
+    return y if alpha == 1 else where(math.greater(x, 0), y, alpha * y)
 
 
 def selu(x: Tensor) -> Tensor:

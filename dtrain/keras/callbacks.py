@@ -39,10 +39,11 @@ __getattr__ = module_getattr("tf.keras.callbacks")
 
 
 class Logs(dict[str, Any]):
-    """Numbers by name; 'acc' and 'accuracy', which Keras called the same thing in turn, find one another."""
+    """Numbers by name; Keras 2's 'acc' and 'lr' find what is called 'accuracy' and 'learning_rate' by now."""
 
     def __missing__(self, key: str) -> Any:
         other = key.replace("accuracy", "acc") if "accuracy" in key else key.replace("acc", "accuracy")
+        other = "learning_rate" if key == "lr" else other
         if other in self:
             return self[other]
         raise KeyError(key)
@@ -57,9 +58,10 @@ class Logs(dict[str, Any]):
 class Callback:
     """Base of the callbacks: every method may be left out. model and params are there from the start of fit.
 
-    logs: the batch's or epoch's numbers so far: loss, the metrics, and after an epoch those of validation
-    with val_ before their names. params: epochs, samples, batch_size, verbose, metrics (names that logs will
-    have).
+    logs: the epoch's numbers so far: loss, the metrics, and after an epoch those of validation with val_
+    before their names. Those of a batch also have its number, batch, and, when it begins, its size, as in
+    Keras 2.
+    params: epochs, samples, batch_size, verbose, metrics (names that logs will have).
     """
 
     model: Sequential
@@ -78,6 +80,12 @@ class Callback:
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None: ...
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None: ...
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Before the validation of an epoch."""
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """After it, with its numbers, without val_ before their names."""
 
     def on_batch_begin(self, batch: int, logs: Any = None) -> None: ...
 
@@ -158,12 +166,12 @@ class Watch:
         if self.listens:
             self._callbacks("train_batch_begin", number, {"batch": number, "size": examples})
 
-    def after(self, number: int, loss: float, totals: Totals) -> bool:
+    def after(self, number: int, totals: Totals) -> bool:
         """Whether to stop here."""
         if self._progress.due():
             self._progress.moves(totals.examples, totals.results())
         if self.listens:
-            self._callbacks("train_batch_end", number, {"batch": number, **totals.results(), "loss": loss})
+            self._callbacks("train_batch_end", number, {"batch": number, **totals.results()})
         return self._model.stop_training
 
 
@@ -195,6 +203,8 @@ class LambdaCallback(Callback):
         on_batch_end: Callable[..., Any] | None = None,
         on_train_begin: Callable[..., Any] | None = None,
         on_train_end: Callable[..., Any] | None = None,
+        on_train_batch_begin: Callable[..., Any] | None = None,
+        on_train_batch_end: Callable[..., Any] | None = None,
     ) -> None:
         given = {name: f for name, f in locals().items() if name.startswith("on_") and f is not None}
         for name, function in given.items():
@@ -230,7 +240,7 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
-            logs["lr"] = self.model.optimizer.learning_rate
+            logs["learning_rate"] = self.model.optimizer.learning_rate
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -244,31 +254,45 @@ def _takes_two(function: Callable[..., Any]) -> bool:
 
 
 class _Monitor(Callback):
-    """Base of those that wait for a number to improve; mode: min, max, or auto, which goes by the name."""
+    """Base of those that wait for a number to improve; mode: min, max, or auto, which asks the metric."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if mode not in ("auto", "min", "max"):
             raise UsageError(f"{type(self).__name__}: mode={mode!r}: give 'auto', 'min' or 'max'.")
-        self.monitor = monitor
-        rising = ("acc", "auc", "precision", "recall")
-        self.maximize = mode == "max" or (mode == "auto" and any(word in monitor for word in rising))
+        self.monitor, self.mode = monitor, mode
         self.min_delta = abs(min_delta)
+        self.best: float | None = None  # of the epochs so far
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.knows(self.monitor)
-        self.best = -np.inf if self.maximize else np.inf
+        known = Logs((metric.name, metric.direction) for metric, _ in self.model.compiled.metrics)
+        known["loss"] = "down"
+        direction = {"min": "down", "max": "up"}.get(self.mode) or known.get(
+            self.monitor.removeprefix("val_")
+        )
+        with self.model.comm.together():
+            if not direction:
+                raise UsageError(
+                    f"{type(self).__name__}: whether {self.monitor!r} should rise or fall is not known: give "
+                    "mode='max' or mode='min'."
+                )
+        self.maximize = direction == "up"
 
-    def improves(self, value: float) -> bool:
-        """Whether a value is better than the best so far, by more than min_delta."""
-        return value - self.min_delta > self.best if self.maximize else value + self.min_delta < self.best
+    def improves(self, value: float, reference: float | None) -> bool:
+        """Whether a value is better than another by more than min_delta; any is better than none."""
+        if reference is None:
+            return True
+        return value - self.min_delta > reference if self.maximize else value + self.min_delta < reference
 
 
 class EarlyStopping(_Monitor):
     """Stops after `patience` epochs in a row without improvement.
 
     Args:
-        min_delta: what counts as one. baseline: what the first has to be better than.
-        restore_best_weights: whether the model ends with the weights of its best epoch.
+        min_delta: what counts as one. baseline: what counts has to be better than this, too.
+        restore_best_weights: whether the model has the weights of its best epoch when fit ends, whatever
+            ends it.
+        start_from_epoch: the first epoch that is looked at, counted from 0.
     """
 
     def __init__(
@@ -280,38 +304,40 @@ class EarlyStopping(_Monitor):
         mode: str = "auto",
         baseline: float | None = None,
         restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         self.patience, self.verbose, self.baseline = patience, verbose, baseline
-        self.restore_best_weights = restore_best_weights
+        self.restore_best_weights, self.start_from_epoch = restore_best_weights, start_from_epoch
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin()
-        self.best = self.best if self.baseline is None else self.baseline
+        self.best = None
         self.wait, self.stopped_epoch, self.best_epoch = 0, 0, 0
         self.best_weights: list[np.ndarray] | None = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if epoch < self.start_from_epoch:
+            return
         value = logs[self.monitor]
-        if self.improves(value):
-            self.best, self.best_epoch, self.wait = value, epoch, 0
+        self.wait += 1
+        if self.improves(value, self.best):
+            self.best, self.best_epoch = value, epoch
             if self.restore_best_weights:
                 self.best_weights = self.model.get_weights()
-            return
-        self.wait += 1
-        if self.wait >= self.patience:
+            if self.baseline is None or self.improves(value, self.baseline):
+                self.wait = 0
+        elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch
             self.model.stop_training = True
-            if self.best_weights is not None:
-                if self.verbose:
-                    self.says(
-                        f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}."
-                    )
-                self.model.set_weights(self.best_weights)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self.stopped_epoch and self.verbose:
             self.says(f"Epoch {self.stopped_epoch + 1:05d}: early stopping")
+        if self.best_weights is not None:
+            if self.verbose:
+                self.says(f"Restoring model weights from the end of the best epoch: {self.best_epoch + 1}.")
+            self.model.set_weights(self.best_weights)
 
 
 class ReduceLROnPlateau(_Monitor):
@@ -341,15 +367,16 @@ class ReduceLROnPlateau(_Monitor):
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin()
+        self.best = None
         self.wait = self.cooling = 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         value, optimizer = logs[self.monitor], self.model.optimizer
-        logs["lr"] = optimizer.learning_rate
+        logs["learning_rate"] = optimizer.learning_rate
         if self.cooling > 0:
             self.cooling -= 1
             self.wait = 0
-        if self.improves(value):
+        if self.improves(value, self.best):
             self.best, self.wait = value, 0
         elif self.cooling == 0:
             self.wait += 1
@@ -368,8 +395,8 @@ class ModelCheckpoint(_Monitor):
 
     Args:
         filepath: may hold {epoch}, counted from 1, and names of logs: "weights.{epoch:02d}-{val_loss:.2f}".
-        save_best_only: only where the monitored number improves. save_weights_only: save_weights in place of
-            save.
+        save_best_only: only where the monitored number improves, over all fits that this object is given to.
+        save_weights_only: save_weights in place of save.
         period: epochs between two files.
     """
 
@@ -408,15 +435,15 @@ class ModelCheckpoint(_Monitor):
         self._since = 0
         path = self.filepath.format_map(_With(logs, epoch=epoch + 1))
         if self.save_best_only:
-            value, best = logs[self.monitor], self.best
-            if not self.improves(value):
+            value, best = logs[self.monitor], "None" if self.best is None else f"{self.best:.5f}"
+            if not self.improves(value, self.best):
                 if self.verbose:
-                    self.says(f"Epoch {epoch + 1:05d}: {self.monitor} did not improve from {best:.5f}")
+                    self.says(f"Epoch {epoch + 1:05d}: {self.monitor} did not improve from {best}")
                 return
             self.best = value
             if self.verbose:
                 self.says(
-                    f"Epoch {epoch + 1:05d}: {self.monitor} improved from {best:.5f} to {value:.5f}, saving "
+                    f"Epoch {epoch + 1:05d}: {self.monitor} improved from {best} to {value:.5f}, saving "
                     f"model to {path}"
                 )
         elif self.verbose:

@@ -21,11 +21,12 @@ class Examples:
     """Arrays of one length, by the names x, y and sample_weight, whole and alike on every rank.
 
     x: float32, or the integers that were given, which the graph converts row by row. y: as the loss takes it.
-    count: how many examples there are. lent: the arrays on the session's device.
+    count: how many examples there are. split: how many of them, from the start, are not held back for
+    testing. lent: the arrays on the session's device.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], lent: dict[str, Any]) -> None:
-        self.arrays, self.lent = arrays, lent
+    def __init__(self, arrays: dict[str, np.ndarray], lent: dict[str, Any], split: int) -> None:
+        self.arrays, self.lent, self.split = arrays, lent, split
         self.count = len(arrays["x"])
 
     @property
@@ -42,14 +43,18 @@ def examples(
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
     labelled: bool = True,
+    validation_split: float = 0.0,
 ) -> Examples:
     """Checked examples for a model; collective. what: the method they are for, for messages.
+
+    validation_split: the share at the end that is held back for testing, which class_weight does not weigh.
 
     Raises, on every rank:
         UsageError: an array is missing, does not fit another, the model or its loss, or differs among ranks.
     """
     with model.comm.together():
         arrays = {"x": inputs(what, x, model.build_shape)}
+        split = _split(len(arrays["x"]), validation_split)
         model.build(arrays["x"].shape[1:])
         if labelled:
             y = as_array(what, "y", y)
@@ -57,12 +62,21 @@ def examples(
             compiled = model.check_compiled(what)
             layer, _, output = model.last_output()
             arrays["y"] = compiled.loss.labels(y, output, layer, f"{what}: y")
-            weights = _weights(what, arrays["y"], sample_weight, class_weight)
+            weights = _weights(what, arrays["y"], sample_weight, class_weight, split)
             if weights is not None:
                 arrays["sample_weight"] = weights
     model.rank_zero.agrees(what, arrays)
     backend = model.session.backend
-    return Examples(arrays, {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()})
+    lent = {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()}
+    return Examples(arrays, lent, split)
+
+
+def _split(examples: int, share: float) -> int:
+    """How many examples are left to train on, as Keras rounds."""
+    split = int(examples * (1 - share))
+    if split == 0:
+        raise UsageError(f"fit: validation_split={share} leaves none of {examples} to train on.")
+    return split
 
 
 def as_array(what: str, name: str, value: Any) -> np.ndarray:
@@ -109,12 +123,14 @@ def _alike(what: str, a: str, first: np.ndarray, b: str, second: np.ndarray) -> 
 
 
 def _weights(
-    what: str, y: np.ndarray, sample_weight: Any, class_weight: Mapping[int, float] | None
+    what: str, y: np.ndarray, sample_weight: Any, class_weight: Mapping[int, float] | None, split: int
 ) -> np.ndarray | None:
-    """The weight of each example, float32 [n]; None where all are 1."""
+    """The weight of each example, float32 [n]; None where all are 1. Classes weigh the first `split`."""
     found = None
     if sample_weight is not None:
         found = as_array(what, "sample_weight", sample_weight).astype(np.float32)
+        if found.shape[1:] == (1,):
+            found = found[:, 0]
         if found.ndim != 1:
             raise UsageError(
                 f"{what}: sample_weight has shape {found.shape}: give one number for each example."
@@ -122,19 +138,15 @@ def _weights(
         _alike(what, "x", y, "sample_weight", found)
     if class_weight is not None:
         wide = y.ndim > 1 and y.shape[-1] > 1
-        classes = (y.argmax(-1) if wide else y.reshape(len(y), -1)[:, 0]).astype(np.int64).ravel()
+        classes = np.rint(y.argmax(-1) if wide else y.reshape(len(y), -1)[:, 0]).astype(np.int64).ravel()
         if len(classes) != len(y):
             raise UsageError(
                 f"{what}: class_weight needs one class for each example, and y has shape {y.shape}."
             )
-        present, where = np.unique(classes, return_inverse=True)
-        missing = [int(c) for c in present if int(c) not in class_weight]
-        if missing:
-            raise UsageError(
-                f"{what}: class_weight has no weight for class {missing[0]}, which y holds: add it."
-            )
-        table = np.array([class_weight[int(c)] for c in present], np.float32)
-        found = table[where] if found is None else found * table[where]
+        present, where = np.unique(classes[:split], return_inverse=True)
+        table = np.array([class_weight.get(int(c), 1.0) for c in present], np.float32)
+        found = np.ones(len(y), np.float32) if found is None else found.copy()
+        found[:split] *= table[where]
     if found is not None and not (np.isfinite(found).all() and (found >= 0).all()):
         raise UsageError(f"{what}: a weight is negative or not finite: give numbers from 0 up.")
     return found

@@ -16,6 +16,7 @@ from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras.names import Names
 from dtrain.ops import math
+from dtrain.ops.array import expand_dims, squeeze
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.loss import (
     sigmoid_cross_entropy_with_logits,
@@ -39,6 +40,7 @@ __all__ = [
     "categorical_crossentropy",
     "get",
     "huber",
+    "kl_divergence",
     "kld",
     "kullback_leibler_divergence",
     "mae",
@@ -56,6 +58,21 @@ EPSILON = 1e-7
 Shape = tuple[int, ...]
 
 
+def same_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The two with as many axes, where one of them lacks a last axis of size 1 that the other has.
+
+    Rows are kept: two of shape [n, 1] rather than of [n], so that a mean over the last axis leaves [n].
+    """
+    ranks = a.shape.ndims, b.shape.ndims
+    if None in ranks or abs(ranks[0] - ranks[1]) != 1:  # type: ignore[operator]
+        return a, b
+    if ranks[0] < ranks[1]:  # type: ignore[operator]
+        return same_rank(b, a)[::-1]  # type: ignore[return-value]
+    if a.shape.as_list()[-1] != 1:
+        return a, b
+    return (a, expand_dims(b, -1)) if ranks[1] == 1 else (squeeze(a, [-1]), b)
+
+
 class Loss:
     """Base of the losses. A subclass says `each`, and `labels` where labels are not like the output.
 
@@ -71,9 +88,21 @@ class Loss:
         raise NotImplementedError
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        """The mean over all examples, of each loss times its weight."""
-        losses = self.each(convert_to_tensor(y_true), convert_to_tensor(y_pred))
-        return reduce_mean(losses if sample_weight is None else losses * sample_weight)
+        """The mean over all examples, of each loss times its weight.
+
+        Labels are cast to the dtype of the outputs. Where labels or weights lack a last axis of size 1, or
+        have one too many, they are taken as if they had the right shape.
+        """
+        losses = self.each(*self._compared(y_true, y_pred))
+        if sample_weight is None:
+            return reduce_mean(losses)
+        losses, weights = same_rank(losses, cast(convert_to_tensor(sample_weight), losses.dtype))
+        return reduce_mean(losses * weights)
+
+    def _compared(self, y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+        """What the two are for `each`."""
+        y_pred = convert_to_tensor(y_pred)
+        return same_rank(cast(convert_to_tensor(y_true), y_pred.dtype), y_pred)
 
     def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
         """Labels as `each` takes them, for outputs [batch, *output] of a layer; what: the array's name.
@@ -137,14 +166,6 @@ class _CrossEntropy(Loss):
         return {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
 
 
-def _of_softmax(y_pred: Tensor, from_logits: bool) -> Tensor:
-    """Logits of rows of probabilities; of those that nobody made by a softmax, the logarithms will do."""
-    if from_logits:
-        return y_pred
-    found = logits_of(y_pred, Softmax)
-    return log(_probabilities(y_pred)) if found is None else found
-
-
 class SparseCategoricalCrossentropy(_CrossEntropy):
     """-log(probability of the label); labels are class numbers [batch] or [batch, 1]."""
 
@@ -157,8 +178,15 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
         return {"from_logits": self.from_logits}
 
     def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        logits = _of_softmax(y_pred, self.from_logits)
+        logits = y_pred if self.from_logits else logits_of(y_pred, Softmax)
+        if logits is None:
+            logits = log(_probabilities(y_pred))  # the loss divides by their sum
         return sparse_softmax_cross_entropy_with_logits(labels=y_true, logits=logits)
+
+    def _compared(self, y_true: Any, y_pred: Any) -> tuple[Tensor, Tensor]:
+        y_true, y_pred = cast(convert_to_tensor(y_true), "int32"), convert_to_tensor(y_pred)
+        column = y_true.shape.ndims == y_pred.shape.ndims and y_true.shape.as_list()[-1] == 1
+        return squeeze(y_true, [-1]) if column else y_true, y_pred
 
     def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
         if y.ndim == len(output) + 1 and y.shape[-1] == 1:
@@ -185,11 +213,14 @@ class CategoricalCrossentropy(_CrossEntropy):
     name, after = "categorical_crossentropy", "softmax"
 
     def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        logits = _of_softmax(y_pred, self.from_logits)
         if self.label_smoothing:
             classes = y_pred.spec.shape[-1]  # type: ignore[index]
             y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / classes  # type: ignore[operator]
-        return softmax_cross_entropy_with_logits_v2(labels=y_true, logits=logits)
+        logits = y_pred if self.from_logits else logits_of(y_pred, Softmax)
+        if logits is not None:
+            return softmax_cross_entropy_with_logits_v2(labels=y_true, logits=logits)
+        p = _probabilities(y_pred / reduce_sum(y_pred, -1, keepdims=True))
+        return -reduce_sum(y_true * log(p), -1)
 
     def _other_labels(self, y: np.ndarray, output: Shape) -> str:
         return (
@@ -297,7 +328,7 @@ class Huber(Loss):
 class KLDivergence(Loss):
     """sum(labels * log(labels / predictions)) over an example's outputs, both cut off at 1e-7 and 1."""
 
-    name = "kullback_leibler_divergence"
+    name = "kl_divergence"
 
     def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         p, q = (minimum(maximum(y, EPSILON), 1) for y in (y_true, y_pred))
@@ -328,10 +359,7 @@ def per_example(losses: Tensor) -> Tensor:
 # -- Keras's names ---------------------------------------------------------------------------------------
 def _function(loss: Loss) -> Callable[[Any, Any], Tensor]:
     def function(y_true: Any, y_pred: Any) -> Tensor:
-        y_pred = convert_to_tensor(y_pred)
-        y_true = convert_to_tensor(y_true)
-        sparse = isinstance(loss, SparseCategoricalCrossentropy)
-        return loss.each(cast(y_true, "int32" if sparse else y_pred.dtype), y_pred)
+        return loss.each(*loss._compared(y_true, y_pred))
 
     function.__name__ = loss.name
     function.__doc__ = f"{type(loss).__name__}, for each example."
@@ -345,7 +373,7 @@ binary_crossentropy = _function(BinaryCrossentropy())
 mse = mean_squared_error = _function(MeanSquaredError())
 mae = mean_absolute_error = _function(MeanAbsoluteError())
 huber = _function(Huber())
-kld = kullback_leibler_divergence = _function(KLDivergence())
+kl_divergence = kld = kullback_leibler_divergence = _function(KLDivergence())
 
 CLASSES = {
     cls.__name__: cls
@@ -370,6 +398,7 @@ _NAMES = Names(
         "huber_loss": Huber,
         "kld": KLDivergence,
         "KLD": KLDivergence,
+        "kullback_leibler_divergence": KLDivergence,
     }
     | CLASSES,
 )

@@ -21,9 +21,9 @@ from dtrain.ops.array import expand_dims, reshape
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.index import one_hot
 from dtrain.ops.late import shape
-from dtrain.ops.math import cast, equal, greater
+from dtrain.ops.math import cast, equal, greater, not_equal
 from dtrain.ops.nn import Softmax
-from dtrain.ops.reduce import argmax, reduce_mean, reduce_sum
+from dtrain.ops.reduce import argmax, reduce_sum
 from dtrain.ops.topk import in_top_k
 
 __all__ = [
@@ -51,8 +51,11 @@ __getattr__ = module_getattr("tf.keras.metrics")
 class Metric:
     """Base of the metrics.
 
-    name: what logs and History call it.
+    name: what logs and History call it. direction: 'up' or 'down', where it is better, or '' if that is not
+    known.
     """
+
+    direction = ""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -108,56 +111,79 @@ def _scores(p: Tensor) -> Tensor:
     return p if found is None else found
 
 
-def _classes(y: Tensor) -> Tensor:
-    """Labels as class numbers."""
-    return y if y.dtype.is_integer else cast(argmax(y, -1), "int32")
+def _is_sparse(y: Tensor, p: Tensor) -> bool:
+    """Whether labels are class numbers: they have no axis of classes, or one of size 1."""
+    return (y.shape.ndims or 0) < (p.shape.ndims or 0) or y.shape.as_list()[-1:] == [1] != p.shape.as_list()[
+        -1:
+    ]
+
+
+def _classes(y: Any, p: Tensor) -> Tensor:
+    """Labels as class numbers, one for each row of p."""
+    y = convert_to_tensor(y)
+    if not _is_sparse(y, p):
+        return cast(argmax(y, -1), "int32")
+    return cast(reshape(y, shape(p)[:-1]) if y.shape.ndims == p.shape.ndims else y, "int32")
 
 
 def sparse_categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
-    """Whether the largest output is that of the label, a class number."""
-    y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
-    return equal(cast(argmax(_scores(p), -1), "int32"), cast(y, "int32"))
+    """1 where the largest output is that of the label, a class number, else 0: float32."""
+    p = convert_to_tensor(y_pred)
+    return cast(equal(cast(argmax(_scores(p), -1), "int32"), _classes(y_true, p)), "float32")
 
 
 def categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
-    """Whether the largest output is where the label has its largest entry."""
-    return sparse_categorical_accuracy(_classes(convert_to_tensor(y_true)), y_pred)
+    """1 where the largest output is where the label has its largest entry, else 0: float32."""
+    return sparse_categorical_accuracy(y_true, y_pred)
 
 
 def binary_accuracy(y_true: Any, y_pred: Any, threshold: float = 0.5) -> Tensor:
-    """The share of an example's outputs that lie on the label's side of the threshold."""
-    y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
-    return reduce_mean(cast(equal(greater(p, threshold), greater(cast(y, p.dtype), 0.5)), p.dtype), -1)
+    """1 where the label is 1 and the output above the threshold, or 0 and the output not; else 0: float32.
+
+    As in Keras a label that is neither 0 nor 1 is never met.
+    """
+    y, p = losses.same_rank(convert_to_tensor(y_true), convert_to_tensor(y_pred))
+    return cast(equal(y, cast(greater(p, threshold), y.dtype)), "float32")
 
 
 def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
-    """Whether the label, a class number, is among the k largest outputs."""
-    p = convert_to_tensor(y_pred)
-    k = min(k, p.spec.shape[-1] or k)  # type: ignore[index]
-    return in_top_k(_scores(p), cast(convert_to_tensor(y_true), "int32"), k)
+    """1 where the label, a class number, is among the k largest outputs, else 0: float32, like the labels."""
+    y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
+    classes, numbers = p.shape.as_list()[-1], _classes(y, p)
+    found = in_top_k(reshape(_scores(p), [-1, classes]), reshape(numbers, [-1]), min(k, classes))
+    return reshape(cast(found, "float32"), shape(y if _is_sparse(y, p) else numbers))
 
 
 def top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
-    """Whether the place of the label's largest entry is among the k largest outputs."""
-    return sparse_top_k_categorical_accuracy(_classes(convert_to_tensor(y_true)), y_pred, k)
+    """1 where the place of the label's largest entry is among the k largest outputs, else 0: float32."""
+    return sparse_top_k_categorical_accuracy(y_true, y_pred, k)
 
 
-class SparseCategoricalAccuracy(Mean):
+def _accuracy(y: Tensor, p: Tensor) -> Tensor:
+    """The accuracy that Keras takes for these shapes, whatever the loss is."""
+    return binary_accuracy(y, p) if p.shape.as_list()[-1] == 1 else sparse_categorical_accuracy(y, p)
+
+
+class _Accuracy(Mean):
+    direction = "up"
+
+
+class SparseCategoricalAccuracy(_Accuracy):
     """The share of examples whose largest output is that of the label."""
 
     def __init__(self, name: str = "sparse_categorical_accuracy") -> None:
-        super().__init__(categorical_accuracy, name)
+        super().__init__(sparse_categorical_accuracy, name)
 
 
-class CategoricalAccuracy(Mean):
+class CategoricalAccuracy(_Accuracy):
     """The share of examples whose largest output is where the label has its largest entry."""
 
     def __init__(self, name: str = "categorical_accuracy") -> None:
         super().__init__(categorical_accuracy, name)
 
 
-class BinaryAccuracy(Mean):
-    """The share of outputs on the label's side of the threshold."""
+class BinaryAccuracy(_Accuracy):
+    """The share of outputs above the threshold whose label is 1, and not above it whose label is 0."""
 
     def __init__(self, name: str = "binary_accuracy", threshold: float = 0.5) -> None:
         super().__init__(lambda y, p: binary_accuracy(y, p, threshold), name)
@@ -167,7 +193,7 @@ class BinaryAccuracy(Mean):
         return {"name": self.name, "threshold": self.threshold}
 
 
-class TopKCategoricalAccuracy(Mean):
+class TopKCategoricalAccuracy(_Accuracy):
     """The share of examples whose label is among the k largest outputs."""
 
     def __init__(self, k: int = 5, name: str = "top_k_categorical_accuracy") -> None:
@@ -187,6 +213,8 @@ class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):
 
 class _OfLoss(Mean):
     """A loss as a metric: its mean over the examples, without what regularizers add."""
+
+    direction = "down"
 
     def __init__(self, loss: losses.Loss, name: str) -> None:
         super().__init__(loss.each, name)
@@ -214,6 +242,8 @@ def _decisions(y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> tupl
 
 
 class _Counting(Metric):
+    direction = "up"
+
     def __init__(self, thresholds: float | None = None, name: str | None = None) -> None:
         super().__init__(name or type(self).__name__.lower())
         self.thresholds = 0.5 if thresholds is None else thresholds
@@ -229,22 +259,26 @@ class _Counting(Metric):
         return _ratio(sums[0], sums[1])
 
 
+def _marked(y: Tensor) -> Tensor:
+    return cast(not_equal(y, 0), y.dtype)
+
+
 class Precision(_Counting):
-    """Of the outputs above the threshold, the share whose label is 1; 0 where there are none."""
+    """Of the outputs above the threshold, the share whose label is not 0; 0 where there are none."""
 
     def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
         y, p, w = _decisions(y, p, weights, dtype)
         chosen = cast(greater(p, self.thresholds), dtype) * w
-        return [reduce_sum(chosen * y), reduce_sum(chosen)]
+        return [reduce_sum(chosen * _marked(y)), reduce_sum(chosen)]
 
 
 class Recall(_Counting):
-    """Of the outputs whose label is 1, the share above the threshold; 0 where there are none."""
+    """Of the outputs whose label is not 0, the share above the threshold; 0 where there are none."""
 
     def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
         y, p, w = _decisions(y, p, weights, dtype)
-        chosen = cast(greater(p, self.thresholds), dtype) * w
-        return [reduce_sum(chosen * y), reduce_sum(y * w)]
+        marked = _marked(y) * w
+        return [reduce_sum(cast(greater(p, self.thresholds), dtype) * marked), reduce_sum(marked)]
 
 
 class AUC(Metric):
@@ -253,6 +287,8 @@ class AUC(Metric):
     Raises:
         UsageError: num_thresholds is below 2, or curve is not 'ROC'.
     """
+
+    direction = "up"
 
     def __init__(self, num_thresholds: int = 200, curve: str = "ROC", name: str = "auc") -> None:
         super().__init__(name)
@@ -271,7 +307,7 @@ class AUC(Metric):
         inner = np.arange(1, n - 1) / (n - 1)
         limits = np.concatenate([[-losses.EPSILON], inner, [1 + losses.EPSILON]])
         above = cast(greater(p, limits.astype(p.dtype.numpy)), dtype)
-        right, wrong = y * w, (1 - y) * w
+        right, wrong = _marked(y) * w, (1 - _marked(y)) * w
         return [
             reduce_sum(above * right, 0),
             reduce_sum(above * wrong, 0),
@@ -318,10 +354,11 @@ _NAMES = Names(
 )
 
 
-def get(identifier: Any, loss: Any = None, output: tuple[int, ...] = ()) -> Metric:
-    """The metric of a name, a function (y_true, y_pred) or itself; 'accuracy' is the one of the loss.
+def get(identifier: Any) -> Metric:
+    """The metric of a name, a function (y_true, y_pred) or itself.
 
-    As in Keras that is binary_accuracy for binary_crossentropy and for one output, else the one for classes.
+    'accuracy' is Keras's choice, whatever the loss: binary_accuracy where there is one output, else
+    sparse_categorical_accuracy where labels are class numbers, else categorical_accuracy.
 
     Raises:
         UsageError: there is no such metric.
@@ -329,8 +366,7 @@ def get(identifier: Any, loss: Any = None, output: tuple[int, ...] = ()) -> Metr
     if isinstance(identifier, Metric):
         return identifier
     if identifier in ("accuracy", "acc"):
-        binary = isinstance(loss, losses.BinaryCrossentropy) or output[-1:] == (1,)
-        return BinaryAccuracy(identifier) if binary else CategoricalAccuracy(identifier)
+        return _Accuracy(_accuracy, identifier)
     if isinstance(identifier, str) and identifier not in _NAMES.known:
         try:
             return _OfLoss(losses.get(identifier), identifier)
@@ -338,7 +374,7 @@ def get(identifier: Any, loss: Any = None, output: tuple[int, ...] = ()) -> Metr
             pass
     found = _NAMES.get(identifier)
     if isinstance(found, Metric):
-        if isinstance(identifier, str) and identifier.islower():
+        if isinstance(identifier, str):
             found.name = identifier
         return found
     if isinstance(found, losses.Loss) or hasattr(found, "loss"):

@@ -100,8 +100,7 @@ class Sequential(Stack):
     @property
     def metrics_names(self) -> list[str]:
         """What evaluate returns, in this order."""
-        output = self.last_output()[2]
-        return ["loss", *(metric.name for metric, _ in self.compiled.metrics(output))]
+        return ["loss", *(metric.name for metric, _ in self.compiled.metrics)]
 
     def _network(self, mode: str, examples: data.Examples) -> training.Network:
         """The graph for such examples, made once."""
@@ -138,7 +137,8 @@ class Sequential(Stack):
             validation_split: the share of the examples, from the end, that is not trained on but tested after
                 each epoch. validation_data: (x, y) or (x, y, sample_weight) to test on instead.
             shuffle: whether each epoch has an order of its own, a function of the seed and the epoch alone.
-            class_weight: class -> weight of its examples in the loss. sample_weight: one for each example.
+            class_weight: class -> weight of its examples in the loss, 1 where it is not named; those held
+                back for validation are not weighed. sample_weight: one for each, also of those held back.
             steps_per_epoch, validation_steps: only None: an epoch is a pass over the arrays.
 
         Raises, on every rank:
@@ -150,15 +150,12 @@ class Sequential(Stack):
             self.check_compiled("fit")
             validation = None if validation_data is None else _two_or_three(validation_data)
         verbose = 1 if verbose == "auto" else int(verbose)
-        given = data.examples(self, "fit", x, y, sample_weight, class_weight)
-        tested, trained_on, held_out = given, range(given.count), range(0)
+        share = validation_split if validation is None else 0.0
+        given = data.examples(self, "fit", x, y, sample_weight, class_weight, validation_split=share)
+        tested, trained_on, held_out = given, range(given.split), range(given.split, given.count)
         if validation is not None:
             tested = data.examples(self, "fit: validation_data", *validation)
             held_out = range(tested.count)
-        elif validation_split:
-            with self.comm.together():
-                split = _split(given.count, validation_split)
-            trained_on, held_out = range(split), range(split, given.count)
         test_order = np.arange(held_out.start, held_out.stop, dtype=np.int32)
         network = self._network("training", given)
         tester = self._network("testing", tested) if len(test_order) else None
@@ -193,7 +190,9 @@ class Sequential(Stack):
             logs = training.train(self, network, given, order, batch_size, watch)
             self._passes = first + epoch - initial_epoch + 1
             if tester is not None:
+                run("test_begin", {})
                 found = training.test(self, tester, tested, test_order, TEST_BATCH, _quiet)
+                run("test_end", found)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             progress.ends(logs)
             run("epoch_end", epoch, logs)
@@ -344,14 +343,6 @@ def _check_fit(batch_size: Any, verbose: Any, validation_split: Any, *steps: Any
         raise UsageError(f"fit: validation_split={validation_split}: give a share from 0 to less than 1.")
     if verbose not in (0, 1, 2, "auto"):
         raise UsageError(f"fit: verbose={verbose!r}: give 0 (silent), 1 (a bar) or 2 (a line an epoch).")
-
-
-def _split(examples: int, share: float) -> int:
-    """How many examples are left to train on, as Keras rounds."""
-    split = int(examples * (1 - share))
-    if split == 0:
-        raise UsageError(f"fit: validation_split={share} leaves none of {examples} to train on.")
-    return split
 
 
 def _two_or_three(validation_data: Any) -> Any:

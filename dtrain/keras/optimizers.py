@@ -1,4 +1,4 @@
-"""Optimizers with Keras's names, arguments and defaults; one of dtrain.train does the work of each."""
+"""Optimizers with the names, formulas and defaults of Keras 3; one of dtrain.train does the work of most."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from typing import Any
 
 from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
-from dtrain.graph.graph import Operation, Tensor, TensorLike
+from dtrain.graph.dtypes import float64
+from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
 from dtrain.keras.names import Names
+from dtrain.ops.adaptive import ApplyScheduledNadam
+from dtrain.ops.base import Op
 from dtrain.ops.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from dtrain.ops.join import stack
+from dtrain.ops.math import cast, rsqrt
 from dtrain.ops.state import Variable
+from dtrain.ops.update import ApplyVelocity
 from dtrain.train import optimizers as graph_optimizers
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "Nadam", "Optimizer", "RMSprop", "get"]
@@ -26,7 +32,7 @@ class Optimizer:
     takes learning_rate / (1 + decay * iterations).
 
     Args:
-        decay: how fast the learning rate shrinks.
+        decay: how fast the learning rate shrinks, as in Keras 2; Keras 3 ignores it.
         clipnorm, clipvalue: each variable's gradient is cut to this norm, its entries to
             -clipvalue..clipvalue.
         global_clipnorm: the norm of all gradients together is cut to this.
@@ -109,7 +115,10 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent, by request with momentum (Polyak 1964) and in Nesterov's form."""
+    """Gradient descent, by request with momentum (Polyak 1964) and in Nesterov's form.
+
+    velocity = momentum * velocity - learning_rate * gradient: a new learning rate is that of new steps only.
+    """
 
     def __init__(
         self, learning_rate: float = 0.01, momentum: float = 0.0, nesterov: bool = False, **options: Any
@@ -120,7 +129,12 @@ class SGD(Optimizer):
     def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
         if not self.momentum:
             return graph_optimizers.GradientDescentOptimizer(rate)
-        return graph_optimizers.MomentumOptimizer(rate, self.momentum, use_nesterov=self.nesterov)
+        return _Velocity(rate, self.momentum, use_nesterov=self.nesterov)
+
+
+class _Velocity(graph_optimizers.MomentumOptimizer):
+    def _update(self, count: int) -> Op:
+        return ApplyVelocity(count, self.momentum, self.use_nesterov)
 
 
 class RMSprop(Optimizer):
@@ -148,23 +162,36 @@ class RMSprop(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi et al. 2011)."""
+    """Adagrad (Duchi et al. 2011), by the root of accumulator + epsilon."""
 
     def __init__(
-        self, learning_rate: float = 0.01, initial_accumulator_value: float = 0.1, **options: Any
+        self,
+        learning_rate: float = 0.001,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float | None = 1e-7,
+        **options: Any,
     ) -> None:
         super().__init__(learning_rate, **options)
         self.initial_accumulator_value = float(initial_accumulator_value)
+        if not self.initial_accumulator_value >= 0:
+            raise UsageError(
+                f"{self.name}: initial_accumulator_value={initial_accumulator_value!r}: give a number from "
+                "0 up."
+            )
+        self.epsilon = _epsilon(epsilon)
 
     def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
-        return graph_optimizers.AdagradOptimizer(rate, self.initial_accumulator_value)
+        made = graph_optimizers.AdagradOptimizer(rate)
+        made.starts = {"accumulator": self.initial_accumulator_value}
+        made.epsilon = self.epsilon
+        return made
 
 
 class Adadelta(Optimizer):
-    """Adadelta (Zeiler 2012), in the paper's form."""
+    """Adadelta (Zeiler 2012); the paper's own form has a learning rate of 1."""
 
     def __init__(
-        self, learning_rate: float = 1.0, rho: float = 0.95, epsilon: float | None = 1e-7, **options: Any
+        self, learning_rate: float = 0.001, rho: float = 0.95, epsilon: float | None = 1e-7, **options: Any
     ) -> None:
         super().__init__(learning_rate, **options)
         self.rho, self.epsilon = float(rho), _epsilon(epsilon)
@@ -205,17 +232,67 @@ class Adamax(_Moments):
 
     _make = graph_optimizers.AdaMaxOptimizer
 
-    def __init__(self, learning_rate: float = 0.002, *betas: float, **options: Any) -> None:
+    def __init__(self, learning_rate: float = 0.001, *betas: float, **options: Any) -> None:
         super().__init__(learning_rate, *betas, **options)
 
 
 class Nadam(_Moments):
-    """Nadam (Dozat 2016); arguments as Adam's."""
+    """Nadam (Dozat 2016) with its schedule; arguments as Adam's.
 
-    _make = graph_optimizers.NadamOptimizer
+    Args:
+        schedule_decay: step t takes beta_1 * (1 - 0.96 ** (schedule_decay * t) / 2) for beta_1. It is 1 in
+            Keras 3, and was 0.004 in Keras 2.
+    """
 
-    def __init__(self, learning_rate: float = 0.002, *betas: float, **options: Any) -> None:
+    def __init__(
+        self, learning_rate: float = 0.001, *betas: float, schedule_decay: float = 1.0, **options: Any
+    ) -> None:
         super().__init__(learning_rate, *betas, **options)
+        self.schedule_decay = float(schedule_decay)
+
+    def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
+        return _ScheduledNadam(rate, self)
+
+
+class _ScheduledNadam(graph_optimizers.Optimizer):
+    """State besides m and v: 0.96 ** (schedule_decay * t), the product of all beta_1 taken, beta_2 ** t."""
+
+    slots = ("m", "v")
+
+    def __init__(self, rate: Tensor, given: Nadam) -> None:
+        super().__init__(rate, "Nadam")
+        self._given = given
+        self._fade = 0.96**given.schedule_decay
+        self._state: list[Variable] = []
+        self._next: list[Tensor] = []
+
+    def _prepare(self) -> None:
+        if not self._state:
+            starts = {"fade": self._fade, "product": 1.0, "beta2_power": self._given.beta_2}
+            with get_default_graph().name_scope(None):
+                self._state = [
+                    Variable(start, trainable=False, name=f"{self.name}/{label}", dtype=float64)
+                    for label, start in starts.items()
+                ]
+
+    def _update(self, count: int) -> Op:
+        return ApplyScheduledNadam(count, self._given.beta_1, self._given.beta_2, self._given.epsilon)
+
+    def _rate(self) -> Tensor:
+        fade, before, power = (v.value() for v in self._state)
+        now, ahead = (self._given.beta_1 * (1 - 0.5 * f) for f in (fade, fade * self._fade))
+        product = before * now
+        rate = cast(super()._rate(), float64)
+        self._next = [fade * self._fade, product, power * self._given.beta_2]
+        return stack(
+            [rate * ahead / (1 - product * ahead), rate * (1 - now) / (1 - product), rsqrt(1 - power)]
+        )
+
+    def _finish(self) -> list[Any]:
+        return [variable.assign(value) for variable, value in zip(self._state, self._next, strict=True)]
+
+    def variables(self) -> list[Variable]:
+        return super().variables() + self._state
 
 
 class GraphOptimizer(Optimizer):

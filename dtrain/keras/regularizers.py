@@ -51,9 +51,7 @@ def l2(l: float = 0.01) -> L1L2:  # noqa: E741
     return L1L2(l2=l)
 
 
-def l1_l2(l1: float = 0.01, l2: float = 0.01) -> L1L2:
-    """Both."""
-    return L1L2(l1, l2)
+l1_l2 = L1L2  # both, by default 0 as in Keras 3
 
 
 _NAMES = Names("regularizer", {"L1L2": L1L2, "l1": l1, "l2": l2, "l1_l2": l1_l2})

@@ -227,6 +227,16 @@ class Stack:
 
     # -- weights ---------------------------------------------------------------------------------------
     @property
+    def trainable(self) -> bool:
+        """Whether training changes any layer's weights; setting it sets it for every layer."""
+        return any(layer.trainable for layer in self._layers)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for layer in self._layers:
+            layer.trainable = bool(value)
+
+    @property
     def weights(self) -> list[Variable]:
         """Of each layer in turn."""
         return [w for layer in self._layers for w in layer.weights]

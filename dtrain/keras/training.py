@@ -54,8 +54,8 @@ class Compiled:
             raise UsageError(
                 "compile: loss is missing: give a name such as 'sparse_categorical_crossentropy'."
             )
-        self._metrics = [(_settled(m, self.loss), False) for m in _as_list(metrics)]
-        self._metrics += [(_settled(m, self.loss), True) for m in _as_list(weighted_metrics)]
+        #: Each with whether examples are weighted in it, under the name that Keras gives it.
+        self.metrics = _named(_as_list(metrics), _as_list(weighted_metrics))
         self.config = {
             "optimizer": self.optimizer,
             "loss": getattr(self.loss, "function", self.loss),
@@ -65,19 +65,6 @@ class Compiled:
         with model.graph.as_default():
             self.rate = placeholder("float64", [], name="learning_rate")
             self._graph_optimizer = self.optimizer.make(self.rate)
-
-    def metrics(self, output: tuple[int, ...]) -> list[tuple[metrics.Metric, bool]]:
-        """The metrics for outputs [batch, *output], each with whether examples are weighted in it."""
-        found = []
-        taken = {"loss"}
-        for given, weighted in self._metrics:
-            metric = copy.copy(metrics.get(given, self.loss, output))
-            name, number = metric.name, 1
-            while metric.name in taken:
-                metric.name, number = f"{name}_{number}", number + 1
-            taken.add(metric.name)
-            found.append((metric, weighted))
-        return found
 
     def minimize(self, loss: Tensor, variables: Sequence[Variable]) -> Operation:
         """A training step against the gradient of the loss."""
@@ -93,9 +80,18 @@ def _as_list(given: Any) -> list[Any]:
     return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _settled(given: Any, loss: losses.Loss) -> Any:
-    """A metric, but for the name whose meaning hangs on the output."""
-    return given if given in ("accuracy", "acc") else metrics.get(given, loss)
+def _named(plain: Sequence[Any], weighted: Sequence[Any]) -> list[tuple[Metric, bool]]:
+    """Metrics with names that differ: a second 'x' is 'x_1', or 'weighted_x' if it is weighted."""
+    found: list[tuple[Metric, bool]] = []
+    counts: dict[str, int] = {}
+    for given, weighs in [*((m, False) for m in plain), *((m, True) for m in weighted)]:
+        metric = copy.copy(metrics.get(given))
+        if weighs and metric.name in counts:
+            metric.name = f"weighted_{metric.name}"
+        number = counts[metric.name] = counts.get(metric.name, -1) + 1
+        metric.name += f"_{number}" * (number > 0)
+        found.append((metric, weighs))
+    return found
 
 
 class Network:
@@ -121,8 +117,9 @@ class Network:
             if mode == "training":
                 each, sums = self._measure(model, given, output, "float32")
                 loss = add_n([reduce_mean(each), *model.losses])
-                step = model.compiled.minimize(loss, model.trainable_weights)
-                fetches = [loss, *sums, group(step, *model.updates)]
+                weights = model.trainable_weights
+                steps = [model.compiled.minimize(loss, weights)] if weights else []
+                fetches = [loss, *sums, group(*steps, *model.updates)]
                 feeds.append(model.compiled.rate)
             elif mode == "testing":
                 each, sums = self._measure(model, given, output, "float64")
@@ -149,7 +146,7 @@ class Network:
             each = each + zeros_like(per_example(output))
         each = per_example(each)
         sums: list[Tensor] = []
-        for metric, weighted in compiled.metrics(tuple(output.spec.shape[1:])):  # type: ignore[index]
+        for metric, weighted in compiled.metrics:
             own = metric.sums(y, output, weights if weighted else None, dtype)
             self.metrics.append(metric)
             self.counts.append(len(own))
@@ -211,7 +208,7 @@ def train(
                 optimizer.iterations += 1
                 totals.add(float(loss) * window.total, sums, window.total)
                 number += 1
-            if watch.after(number - 1, float(loss), totals):
+            if watch.after(number - 1, totals):
                 break
     return totals.results()
 

@@ -202,6 +202,7 @@ STREAMED = 256
 def update(text: str, type: str, terms: int, slots: int, streamed: bool = False) -> tuple[str, str]:
     """Symbol and source of an update's function: `text` for each entry, of p, g, s0, s1 ... and rate.
 
+    Where the rate is several numbers, rate is the first and rate_[k] all.
     terms: arrays that add up to the gradient. streamed: whether the parameter is written past the caches, for
     ranks on cores that are far apart.
     """
@@ -232,7 +233,7 @@ def update(text: str, type: str, terms: int, slots: int, streamed: bool = False)
     head = [
         "int NAME(const word *w) {",
         "const int64_t n = w[0].i;",
-        f"const {type} rate = *({type} *)w[1].p;",
+        f"const {type} *rate_ = w[1].p, rate = *rate_;",
         f"{type} *p_ = w[2].p;",
         *lines,
     ]

@@ -21,19 +21,30 @@ def _above_zero(value: float, like: Array) -> float:
 
 @register
 class ApplyAdagrad(_Update):
-    """Adagrad (Duchi et al. 2011): accumulator += g²; variable -= rate g / sqrt(accumulator)."""
+    """Adagrad (Duchi et al. 2011): accumulator += g²; variable -= rate g / sqrt(accumulator + epsilon).
+
+    epsilon is 0 in TensorFlow 1.
+    """
 
     count: int
+    epsilon: float
     slots = 1
-    c = "s0 = s0 + g * g; const {T} root = dt_sqrt(s0); p = p - g / dt_above_zero({T}, root) * rate;"
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"s0 = s0 + g * g; const {{T}} root = dt_sqrt(s0 + ({{T}}){self.epsilon});"
+            "p = p - g / dt_above_zero({T}, root) * rate;"
+        )
 
     def update(
         self, xp: Any, variable: Array, gradient: Array, accum: Array, rate: Array, work: Array
     ) -> None:
         xp.square(gradient, work)
         xp.add(accum, work, accum)
-        xp.sqrt(accum, work)
-        xp.maximum(work, _above_zero(0.0, work), out=work)  # only the padding is 0
+        xp.add(accum, self.epsilon, work)
+        xp.sqrt(work, work)
+        xp.maximum(work, _above_zero(0.0, work), out=work)  # the padding is 0
         xp.divide(gradient, work, work)
         xp.multiply(work, rate, work)
         xp.subtract(variable, work, variable)
@@ -281,4 +292,55 @@ class ApplyNadam(_Update):
         xp.add(work, _above_zero(self.epsilon, work), work)
         xp.divide(ahead, work, work)
         xp.multiply(work, rate, work)
+        xp.subtract(variable, work, variable)
+
+
+@register
+class ApplyScheduledNadam(_Update):
+    """Nadam (Dozat 2016) with its schedule of beta1, as Keras has it; the rate is three numbers of a step.
+
+    m and v as in Adam; variable -= (rate[0] m + rate[1] g) / (rate[2] sqrt(v) + epsilon).
+    """
+
+    count: int
+    beta1: float
+    beta2: float
+    epsilon: float
+    slots = 2
+    scratches = 2
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        return (
+            f"s0 = s0 * ({{T}}){self.beta1} + g * ({{T}}){1 - self.beta1};"
+            f"s1 = s1 * ({{T}}){self.beta2} + g * g * ({{T}}){1 - self.beta2};"
+            f"const {{T}} root = dt_sqrt(s1) * rate_[2] + dt_above_zero({{T}}, {self.epsilon});"
+            "p = p - (s0 * rate + g * rate_[1]) / root;"
+        )
+
+    def update(
+        self,
+        xp: Any,
+        variable: Array,
+        gradient: Array,
+        m: Array,
+        v: Array,
+        rate: Array,
+        ahead: Array,
+        work: Array,
+    ) -> None:
+        xp.multiply(gradient, 1 - self.beta1, work)
+        xp.multiply(m, self.beta1, m)
+        xp.add(m, work, m)
+        xp.square(gradient, work)
+        xp.multiply(work, 1 - self.beta2, work)
+        xp.multiply(v, self.beta2, v)
+        xp.add(v, work, v)
+        xp.multiply(m, rate[0], ahead)
+        xp.multiply(gradient, rate[1], work)
+        xp.add(ahead, work, ahead)
+        xp.sqrt(v, work)
+        xp.multiply(work, rate[2], work)
+        xp.add(work, _above_zero(self.epsilon, work), work)
+        xp.divide(ahead, work, work)
         xp.subtract(variable, work, variable)

@@ -83,7 +83,8 @@ class _Update(Op):
         """One piece: variable, gradient, slots, learning rate, scratch arrays; all flat but the rate."""
         raise NotImplementedError
 
-    #: What update does to one entry, in C: p, g, slots s0, s1 ..., rate, all of type {T}; '' if only NumPy.
+    #: What update does to one entry, in C: p, g, slots s0, s1 ..., rate (rate_[k] where it is several
+    #: numbers), all of type {T}; '' if only NumPy.
     c: ClassVar[str] = ""
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
@@ -163,6 +164,38 @@ class ApplyMomentum(_Update):
         else:
             xp.multiply(accum, rate, work)
         xp.subtract(variable, work, variable)
+
+
+@register
+class ApplyVelocity(_Update):
+    """velocity = momentum * velocity - rate * gradient; variable += velocity, as Keras writes momentum.
+
+    A learning rate that changes does not scale the steps before it, as it does in ApplyMomentum. In
+    Nesterov's form variable += momentum * velocity - rate * gradient.
+    """
+
+    count: int
+    momentum: float
+    nesterov: bool
+    slots = 1
+
+    @property
+    def c(self) -> str:  # type: ignore[override]
+        step = f"p - step + s0 * ({{T}}){self.momentum}" if self.nesterov else "p + s0"
+        return f"const {{T}} step = g * rate; s0 = s0 * ({{T}}){self.momentum} - step; p = {step};"
+
+    def update(
+        self, xp: Any, variable: Array, gradient: Array, velocity: Array, rate: Array, work: Array
+    ) -> None:
+        xp.multiply(gradient, rate, work)
+        xp.multiply(velocity, self.momentum, velocity)
+        xp.subtract(velocity, work, velocity)
+        if self.nesterov:
+            xp.subtract(variable, work, variable)
+            xp.multiply(velocity, self.momentum, work)
+            xp.add(variable, work, variable)
+        else:
+            xp.add(variable, velocity, variable)
 
 
 @register

@@ -238,6 +238,7 @@ class AdagradOptimizer(Optimizer):
     """
 
     slots = ("accumulator",)
+    epsilon = 0.0
 
     def __init__(
         self,
@@ -253,7 +254,7 @@ class AdagradOptimizer(Optimizer):
         self.starts = {"accumulator": value}
 
     def _update(self, count: int) -> Op:
-        return ApplyAdagrad(count)
+        return ApplyAdagrad(count, self.epsilon)
 
 
 class AdadeltaOptimizer(Optimizer):

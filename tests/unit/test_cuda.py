@@ -28,6 +28,7 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
 from dtrain.cuda import code
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError, UsageError
+from dtrain.keras import optimizers
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
 from dtrain.train import checkpoint
@@ -99,6 +100,21 @@ def convolutional(optimizer: Any, device: Backend, dropout: bool = False) -> tup
 
 def batches(steps: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 89, (steps, 21)).astype(np.int32)
+
+
+def test_an_update_may_have_several_rates(cupy: Any) -> None:
+    """Keras's Nadam takes three numbers of its schedule."""
+    found = []
+    for device in (Backend("numpy"), make_backend("gpu", 0)):
+        dt.reset_default_graph()
+        w = dt.Variable(np.linspace(-1, 1, 7, dtype=np.float32))
+        step = optimizers.Nadam().make(0.1).minimize(dt.reduce_sum(dt.square(w - 0.3)))
+        session = dt.Session(comm=None, device=device)
+        session.run(dt.global_variables_initializer())
+        for _ in range(5):
+            session.run(step)
+        found.append(session.run(w))
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("dropout", [False, True])

@@ -62,7 +62,9 @@ def fit(callbacks: list[Any], epochs: int = 6, comm: Any = None, **options: Any)
         ({"patience": 2}, [5, 4, 4, 4, 1, 1], 4),
         ({"patience": 1, "min_delta": 1.5}, [5, 4, 3, 2, 1, 0], 2),
         ({"patience": 1, "mode": "max"}, [5, 6, 7, 6, 9, 9], 4),
-        ({"patience": 1, "baseline": 3.0}, [5, 4, 3, 2, 1, 0], 1),
+        ({"patience": 1, "baseline": 3.0}, [5, 5, 3, 2, 1, 0], 2),
+        ({"patience": 1, "baseline": 3.0}, [5, 4, 3, 2, 4, 0], 5),
+        ({"start_from_epoch": 3}, [1, 2, 3, 3, 4, 0], 5),
         ({}, [5, 4, 5, 1, 1, 1], 3),
     ],
 )
@@ -82,9 +84,32 @@ def test_early_stopping_gives_the_best_weights_back(capsys: pytest.CaptureFixtur
         np.testing.assert_array_equal(found, right)
     assert not np.array_equal(weights[1][0], weights[3][0])
     assert capsys.readouterr().out.splitlines() == [
-        "Restoring model weights from the end of the best epoch: 2.",
         "Epoch 00004: early stopping",
+        "Restoring model weights from the end of the best epoch: 2.",
     ]
+
+
+def test_a_metric_of_ones_own_has_no_better_direction() -> None:
+    """Going by its name, as Keras 2 did, takes a score that should rise for one that should fall."""
+
+    def score(y: Any, p: Any) -> Any:
+        return -dt.abs(y - p)
+
+    for mode, stopped in (("max", 2), ("min", 1), ("auto", None)):
+        model = Sequential([Dense(1, input_shape=(2,))], comm=None)
+        model.compile("sgd", "mse", metrics=[score])
+
+        class Scores(Callback):
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                logs["score"] = [-3.0, -2.0, -2.5, -1.0][epoch]
+
+        stopping = EarlyStopping("score", patience=1, mode=mode)
+        if stopped is None:
+            with pytest.raises(UsageError, match="whether 'score' should rise or fall is not known"):
+                model.fit(X, Y, epochs=4, verbose=0, callbacks=[Scores(), stopping])
+        else:
+            model.fit(X, Y, epochs=4, verbose=0, callbacks=[Scores(), stopping])
+            assert stopping.stopped_epoch == stopped
 
 
 def test_the_learning_rate_falls_on_a_plateau(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +229,8 @@ def test_ranks_stop_save_and_lower_the_rate_as_one_does(
     assert files == [["1", "2", "4", "log.csv"]] * 2
     logs = [(tmp_path / f / "log.csv").read_text().splitlines() for f in ("alone", "of3")]
     assert (
-        logs[0][0] == logs[1][0] == "epoch,loss,lr,mae,val_loss,val_mae" and len(logs[0]) == len(logs[1]) == 7
+        logs[0][0] == logs[1][0] == "epoch,learning_rate,loss,mae,val_loss,val_mae"
+        and len(logs[0]) == len(logs[1]) == 7
     )
 
 

@@ -126,7 +126,7 @@ def test_layers_that_only_move() -> None:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": lambda x: np.where(x > 0, x, np.exp(x) - 1),
     "exponential": np.exp,
-    "hard_sigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
     "linear": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1)),
@@ -347,6 +347,20 @@ def test_a_frozen_layer_stays() -> None:
     model.get_layer("kept").trainable = True
     model.fit(draw(5, 3), draw(5, 2), verbose=0)
     assert not np.array_equal(after[0], model.get_weights()[0])
+
+
+def test_a_frozen_model_stays_and_does_not_stop_training() -> None:
+    """All its layers are frozen: no step is taken, and what is measured is what a test measures."""
+    model = Sequential([Dense(3, kernel_regularizer="l2", input_shape=(2,)), BatchNormalization()], comm=None)
+    model.trainable = False
+    assert not model.trainable and not any(layer.trainable for layer in model.layers)
+    model.compile("adam", "mse")
+    assert model.trainable_weights == []
+    before, (x, y) = model.get_weights(), np.random.default_rng(0).normal(size=(2, 6, 3)).astype("f")
+    loss = model.fit(x[:, :2], y, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(model.evaluate(x[:, :2], y, verbose=0), rel=1e-6)
+    for found, right in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, right)
 
 
 def test_a_layer_of_ones_own_and_its_name() -> None:

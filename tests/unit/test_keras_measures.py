@@ -184,7 +184,7 @@ SURE = sigmoid(LOGITS) > 0.8
 METRICS: list[tuple[str, str, Array, Any, float]] = [
     ("softmax", "sparse_categorical_crossentropy", CLASS, "accuracy", TOP[1].mean()),
     ("softmax", "categorical_crossentropy", ONE_HOT, "acc", TOP[1].mean()),
-    ("sigmoid", "binary_crossentropy", BITS, "accuracy", (CHOSEN == BITS).mean()),
+    ("sigmoid", "binary_crossentropy", BITS, "binary_accuracy", (CHOSEN == BITS).mean()),
     ("softmax", "mse", ONE_HOT, "accuracy", TOP[1].mean()),
     ("softmax", "sparse_categorical_crossentropy", CLASS, "sparse_categorical_accuracy", TOP[1].mean()),
     (
@@ -229,10 +229,11 @@ def test_weighted_metrics_weigh() -> None:
     model = model_of(
         "sigmoid",
         "binary_crossentropy",
-        metrics=["accuracy"],
-        weighted_metrics=["accuracy", "precision", "auc"],
+        metrics=["binary_accuracy"],
+        weighted_metrics=["binary_accuracy", "precision", "auc"],
     )
-    assert model.metrics_names == ["loss", "accuracy", "accuracy_1", "precision", "auc"]
+    names = ["loss", "binary_accuracy", "weighted_binary_accuracy", "precision", "auc"]
+    assert model.metrics_names == names
     weights = np.arange(N) % 3
     found = model.evaluate(LOGITS, BITS, 3, verbose=0, sample_weight=weights)
     each = (CHOSEN == BITS).mean(1)

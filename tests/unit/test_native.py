@@ -19,6 +19,7 @@ import dtrain as dt
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, UsageError
 from dtrain.graph.graph import Spec
+from dtrain.keras import optimizers
 from dtrain.native import compiler, loops
 from dtrain.native.code import Code, NativeCall, blas
 from dtrain.native.loops import Loop
@@ -285,6 +286,10 @@ def test_updates_in_c_give_numpys_bits(dtype: str) -> None:
         lambda: make.RMSPropOptimizer(0.1, momentum=0.3, centered=True),
         lambda: make.AdaMaxOptimizer(0.1),
         lambda: make.NadamOptimizer(0.1),
+        lambda: optimizers.SGD(momentum=0.7).make(0.1),
+        lambda: optimizers.SGD(momentum=0.7, nesterov=True).make(0.1),
+        lambda: optimizers.Adagrad(epsilon=0.01).make(0.1),
+        lambda: optimizers.Nadam().make(0.1),
     ):
         found = []
         for kernels in ("numpy", "c"):

@@ -73,6 +73,8 @@ WITHOUT_EXAMPLES = {
     "ApplyCenteredRMSProp": "writes variables: test_adaptive_optimizers",
     "ApplyAdaMax": "writes variables: test_adaptive_optimizers",
     "ApplyNadam": "writes variables: test_adaptive_optimizers",
+    "ApplyScheduledNadam": "writes variables: test_keras_reference",
+    "ApplyVelocity": "writes variables: test_keras_reference",
 }
 
 EXAMPLES = [

@@ -76,7 +76,7 @@ class Layer:
             raise UsageError(f"{self.name}: dtype={dtype!r} is not supported: layers compute in float32.")
         self.graph: Graph | None = None
         self.weights: list[Variable] = []
-        self.losses: list[Tensor] = []  # what its regularizers add to the loss
+        self._penalties: dict[Variable, Tensor] = {}  # what its regularizers add to the loss
         self.updates: list[Any] = []  # of the last call while training
         self.input_shape: tuple[int | None, ...] | None = None
         self.output_shape: tuple[int | None, ...] | None = None
@@ -115,8 +115,8 @@ class Layer:
             self._moving.add(weight)
         regularizer = regularizers.get(regularizer)
         if regularizer is not None:
-            self.losses.append(regularizer(weight))
-            weight.graph.add_to_collection(GraphKeys.REGULARIZATION_LOSSES, self.losses[-1])
+            self._penalties[weight] = regularizer(weight)
+            weight.graph.add_to_collection(GraphKeys.REGULARIZATION_LOSSES, self._penalties[weight])
         return weight
 
     def add_update(self, update: Any) -> None:
@@ -174,6 +174,11 @@ class Layer:
     @property
     def non_trainable_weights(self) -> list[Variable]:
         return [w for w in self.weights if not self.trainable or w in self._moving]
+
+    @property
+    def losses(self) -> list[Tensor]:
+        """What its regularizers add to the loss: of weights that are trained."""
+        return [self._penalties[w] for w in self.trainable_weights if w in self._penalties]
 
     def count_params(self) -> int:
         """Numbers that its weights hold."""

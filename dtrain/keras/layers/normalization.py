@@ -20,7 +20,8 @@ class BatchNormalization(Layer):
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta for each channel, which lies along the last axis.
 
     While training the statistics are the batch's, and moving averages of them are kept for testing:
-    moving = momentum * moving + (1 - momentum) * batch. The variance divides by the count.
+    moving = momentum * moving + (1 - momentum) * batch. The variance divides by the count. A layer with
+    trainable=False works as in a test while training, too, and its moving averages stay.
 
     Args:
         axis: only the last.
@@ -88,7 +89,7 @@ class BatchNormalization(Layer):
         )
 
     def call(self, x: Tensor, training: Any) -> Tensor:
-        if training is False:
+        if training is False or not self.trainable:
             return self._tested(x)
         trained = self._trained(x)
         if training is True:
