@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor, TensorLike
 from dtrain.ops.base import convert_to_tensor
-from dtrain.ops.logic import is_finite, where
+from dtrain.ops.logic import where
 from dtrain.ops.math import add_n, greater, maximum, minimum, multiply, sqrt, square
 from dtrain.ops.reduce import reduce_sum
 
@@ -46,7 +44,7 @@ def clip_by_global_norm(
     """
     tensors = [None if t is None else convert_to_tensor(t) for t in _as_list(t_list)]
     norm = global_norm(tensors, name) if use_norm is None else convert_to_tensor(use_norm)
-    scale = where(is_finite(norm), clip_norm / maximum(norm, clip_norm), np.nan)
+    scale = clip_norm / maximum(norm, clip_norm) + (norm - norm)  # the difference is 0, or NaN
     clipped = [None if t is None else multiply(t, scale, name=name or "clip_by_global_norm") for t in tensors]
     return clipped, norm
 

@@ -157,9 +157,11 @@ class _Extreme(Elementwise):
     arity = 2
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        from dtrain.ops.logic import where
+
         x, y = node.inputs
-        first = cast(self.first(x, y), dy.dtype)
-        return [dy * first, dy * (1 - first)]
+        first = self.first(x, y)
+        return [where(first, dy, 0), where(first, 0, dy)]
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError

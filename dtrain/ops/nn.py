@@ -21,6 +21,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    bits,
     convert_to_tensor,
     floating,
     register,
@@ -71,7 +72,7 @@ class ReluGrad(_Gate):
 
         def kernel() -> None:
             xp.greater(y, 0, positive)
-            xp.multiply(dy, positive, out)
+            xp.multiply(bits(dy), positive, bits(out))
 
         return kernel
 
@@ -107,7 +108,7 @@ class Relu6Grad(_Gate):
             xp.greater(y, 0, above)
             xp.less(y, 6, below)
             xp.logical_and(above, below, above)
-            xp.multiply(dy, above, out)
+            xp.multiply(bits(dy), above, bits(out))
 
         return kernel
 
@@ -124,11 +125,15 @@ class LeakyRelu(Elementwise):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, x, out = env.xp, ins[0], outs[0]
         positive = env.scratch(x.shape, np.dtype(bool))
+        kept = env.scratch(x.shape, bits(x).dtype)
 
         def kernel() -> None:
             xp.greater(x, 0, positive)
+            xp.multiply(bits(x), positive, kept)
             xp.multiply(x, self.alpha, out)
-            xp.copyto(out, x, where=positive)
+            xp.logical_not(positive, positive)
+            xp.multiply(bits(out), positive, bits(out))
+            xp.add(bits(out), kept, bits(out))
 
         return kernel
 
@@ -145,6 +150,7 @@ class LeakyReluGrad(_Gate):
     """dy where x, the activation's input, is positive, else alpha * dy."""
 
     alpha: float
+    takes = staticmethod(floating)
     c = "{1} > 0 ? {0} : {0} * ({T}){alpha}"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
@@ -178,14 +184,14 @@ class Elu(Elementwise):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, x, out = env.xp, ins[0], outs[0]
-        positive = env.scratch(x.shape, np.dtype(bool))
+        positive = env.scratch(x.shape, x.dtype)
 
         def kernel() -> None:
-            xp.greater(x, 0, positive)
             xp.minimum(x, 0, out=out)
             xp.expm1(out, out)
             xp.multiply(out, self.alpha, out)
-            xp.copyto(out, x, where=positive)
+            xp.maximum(x, 0, out=positive)
+            xp.add(out, positive, out)
             xp.multiply(out, self.scale, out)
 
         return kernel

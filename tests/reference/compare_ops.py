@@ -40,6 +40,10 @@ DIFFERENT = (
         r"tf\.nn\.max_pool.* no numbers",
         "a NaN in a window stays one; on CPUs TensorFlow passes over it, and has -3.4e38 for -inf",
     ),
+    (
+        r"tf\.nn\.c?relu6?\(x\) .*infinite flow",
+        "where the gate is closed 0 flows; in TensorFlow an infinity times 0, which is NaN",
+    ),
     (r"tf\.pad\(.*(REFLECT|SYMMETRIC)", "refused in a sentence"),
     (
         r"tf\.nn\.softmax_cross_entropy.* no probabilities",
@@ -62,7 +66,7 @@ DIFFERENT = (
         "at 3e38 the gradient is NaN, since x times what flows in is infinite",
     ),
 )
-#: Ops whose numbers are sums, or end in a difference, which loses digits: the error is that of numbers near 1.
+#: Ops whose numbers are sums, or end in a difference, which loses digits: errors are of numbers near 1.
 #: elu and selu are exp(x) - 1 in TensorFlow, whose digits are lost near 0.
 SUMS = re.compile(
     r"matmul|conv2d|pool|moments|batch_norm|normalize|norm\(|softmax|cross_entropy|losses|tanh|sigmoid|softplus|elu|swish|reduce|cumsum|trace"

@@ -21,6 +21,8 @@ VALUES = Path(__file__).with_suffix(".json")
 
 #: Label of a case that has to have a graph of its own, for the sake of its collections.
 ALONE = "alone"
+#: Label of a case where what flows back is infinite or NaN at some entries.
+INFINITE = "infinite flow"
 INF, NAN = float("inf"), float("nan")
 FLOATS = ("float32", "float64", "float16")
 WIDE = ("float32", "float64")
@@ -52,17 +54,19 @@ class Case(NamedTuple):
         xs = [x for x, a in feeds.items() if a.dtype.name in FLOATS]
         if not ys or not xs:
             return outs, []
-        return outs, list(tf.gradients(ys, xs, [weights(y) for y in ys]))
+        flow = [weights(y, self.label == INFINITE) for y in ys]
+        return outs, list(tf.gradients(ys, xs, flow))
 
 
 def as_dtype(tensor: Any) -> str:
     return tensor.dtype.name.removesuffix("_ref")
 
 
-def weights(y: Any) -> np.ndarray:
-    """What flows into y: 1, 1.5, 2, 1, 1.5, ..."""
+def weights(y: Any, infinite: bool) -> np.ndarray:
+    """What flows into y: 1, 1.5, 2, 1, 1.5, ...; or infinities and NaN among other numbers."""
     shape = [int(d) for d in y.shape]
-    return (1 + np.arange(int(np.prod(shape))) % 3 / 2).reshape(shape).astype(as_dtype(y))
+    flow = [1, INF, -INF, NAN, -2] if infinite else [1, 1.5, 2]
+    return np.resize(np.array(flow, as_dtype(y)), shape)
 
 
 def flat(value: Any) -> list[Any]:
@@ -276,6 +280,48 @@ def _elementwise() -> Iterator[Case]:
     yield Case("tf.where([[True, False], [False, True]])", {})
     yield Case("tf.clip_by_value(x, -1., 2.)", {"x": edges("float32")})
     yield Case("tf.clip_by_value(x, 0, 5)", {"x": edges("int32")})
+    for text in (
+        "maximum(x, y)",
+        "minimum(x, y)",
+        "add(x, y)",
+        "where(tf.less(x, y), x, y)",
+        "squared_difference(x, y)",
+    ):
+        yield Case(f"tf.{text}", pairs("float32"), INFINITE)
+    for text in (
+        "abs(x)",
+        "sign(x)",
+        "square(x)",
+        "sqrt(x)",
+        "nn.relu(x)",
+        "nn.relu6(x)",
+        "nn.elu(x)",
+        "nn.selu(x)",
+        "nn.leaky_relu(x, 0.25)",
+        "nn.softplus(x)",
+        "clip_by_value(x, -1., 1.)",
+        "nn.crelu(x)",
+    ):
+        yield Case(f"tf.{text}", {"x": edges("float32")}, INFINITE)
+    for text in (
+        "nn.max_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'VALID')",
+        "nn.max_pool(x, [1, 3, 3, 1], [1, 2, 2, 1], 'SAME')",
+        "nn.avg_pool(x, [1, 2, 2, 1], [1, 2, 2, 1], 'VALID')",
+    ):
+        yield Case(f"tf.{text}", {"x": some(2, 4, 4, 1)}, INFINITE)
+    for text in (
+        "reduce_max(x, 1)",
+        "reduce_sum(x, 0)",
+        "reduce_mean(x, 1)",
+        "nn.top_k(x, 2)",
+        "x[:, ::2]".replace("x[", "identity(x)["),
+        "concat([x, x], 1)",
+        "pad(x, [[1, 1], [0, 0]])",
+        "gather(x, [4, 0, 0])",
+        "cumsum(x, 1)",
+        "transpose(x)",
+    ):
+        yield Case(f"tf.{text}", {"x": some(5, 4)}, INFINITE)
     yield Case("tf.clip_by_value(x, y, 2.)", {"x": edges("float32"), "y": array(-0.5)})
     for name, x in (
         ("zeros", [0, 0, 0]), ("within", [0.1, 0.2, 0.3]), ("beyond", [3, -4, 12]), ("at", [3, 4, 0]), ("inf", [1, INF, 0]),
