@@ -36,7 +36,7 @@ from dtrain.runtime.profile import ELEMENTWISE, part_of
 
 pytestmark = pytest.mark.skipif(not compiler.command(), reason="there is no C compiler")
 
-#: Units in the last place by which C may miss what is exact, in float32: the most that 70 million of all 2**32
+#: Units in the last place by which C may miss what is exact, in float32: the most that 70 million of 2**32
 #: numbers show is 1.01, 0.83, 1.30 and 2.37. All other ops have NumPy's bits.
 MISSED = {"Exp": 1.1, "Log": 1.0, "Tanh": 1.4, "Sigmoid": 2.5}
 #: And by which it may differ from NumPy, in float32 and float64: NumPy's own functions miss by up to 4.
