@@ -162,7 +162,7 @@ def tiny_as_zero() -> Iterator[None]:
     """NumPy computes with numbers below the normal ones as zeros, as C does."""
     text = (compiler.HERE / "kernels.c").read_text()
     text += "\nuint64_t begin(void) { return flush_tiny(); }\nvoid end(uint64_t mode) { set_mode(mode); }\n"
-    library = compiler.load(compiler.library(text))
+    library = compiler.load(text)
     library.begin.restype, library.end.argtypes = ctypes.c_uint64, [ctypes.c_uint64]
     mode = library.begin()
     try:
