@@ -20,7 +20,8 @@ from dtrain.ops.loss import (
     softmax_cross_entropy_with_logits,
     sparse_softmax_cross_entropy_with_logits,
 )
-from dtrain.ops.math import abs, cast, log, maximum, minimum, multiply, not_equal, square
+from dtrain.ops.math import abs, cast, log, minimum, multiply, not_equal, square
+from dtrain.ops.nn import relu
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 
 __all__ = [
@@ -176,7 +177,7 @@ def hinge_loss(
 ) -> Tensor:
     """max(0, 1 - logits) where a label is 1, max(0, 1 + logits) where it is 0; weighted and reduced."""
     labels, logits = _pair(labels, logits, "hinge_loss")
-    losses = maximum(1 - (2 * labels - 1) * logits, 0)
+    losses = relu(1 - (2 * labels - 1) * logits)
     return compute_weighted_loss(losses, weights, scope or "hinge_loss", loss_collection, reduction)
 
 

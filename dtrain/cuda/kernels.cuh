@@ -74,7 +74,8 @@ template <class T> INLINE T dt_pow(T x, T n) {
     return (T)power;
 }
 
-/* x - y floor(x / y) and floor(x / y) as Python has them: what is left over has y's sign. Of integers by 0 it is 0. */
+/* x - y floor(x / y), and of integers floor(x / y), as Python has them: what is left over has y's sign. Of integers by 0
+ * it is 0. */
 template <class T> INLINE T dt_remainder(T x, T y) {
     if (y == 0) return 0;
     const T left = (T)-1 < 0 && y == (T)-1 ? 0 : x % y; /* the smallest integer by -1 would not fit */
@@ -91,16 +92,8 @@ template <class T> INLINE T real_remainder(T x, T y) {
     if (left == 0) return y < 0 ? -(T)0 : (T)0;
     return (left < 0) != (y < 0) ? left + y : left;
 }
-template <class T> INLINE T real_floor_divide(T x, T y) {
-    if (y == 0) return x / y;
-    const T quotient = (x - real_remainder(x, y)) / y, down = dt_floor(quotient);
-    if (quotient == 0) return x / y < 0 ? -(T)0 : (T)0;
-    return quotient - down > (T)0.5 ? down + 1 : down;
-}
 INLINE float dt_remainder(float x, float y) { return real_remainder(x, y); }
 INLINE double dt_remainder(double x, double y) { return real_remainder(x, y); }
-INLINE float dt_floor_divide(float x, float y) { return real_floor_divide(x, y); }
-INLINE double dt_floor_divide(double x, double y) { return real_floor_divide(x, y); }
 
 enum { OK = 0, BAD_VALUE = 1, NOT_FINITE = 3, STOPPED = 4 };
 

@@ -108,21 +108,20 @@ SPARSE_CROSS_ENTROPY(double)
 DENSE_CROSS_ENTROPY(float)
 DENSE_CROSS_ENTROPY(double)
 
-/* Whether a comes before b among the largest, or smallest; a NaN before all numbers. */
-template <class T> INLINE bool comes_first(T a, T b, bool least) {
-    return a != a ? b == b : b == b && (least ? a < b : a > b);
-}
+/* Whether a comes before b among the largest; a NaN before all numbers. */
+template <class T> INLINE bool comes_first(T a, T b) { return a != a ? b == b : b == b && a > b; }
 
-/* x [outer, n, inner], the three, whether the smallest, out [outer, inner]: where the first of the largest entries is;
- * a thread a result */
+/* x [outer, n, inner], the three, whether the smallest, out [outer, inner]: where the first of the largest entries is,
+ * a NaN being larger than none; a thread a result */
 #define ARG_EXTREME(T)                                                                                          \
     KERNEL arg_extreme_##T(HERE, const T *x_, int64_t outer, int64_t n, int64_t inner,                          \
                            int64_t least, int64_t *out) {                                                       \
         for (int64_t i = AT; i < outer * inner; i += STRIDE) {                                                  \
             const T *x = x_ + i / inner * n * inner + i % inner;                                                \
             int64_t best = 0;                                                                                   \
-            for (int64_t j = 1; j < n; j++)                                                                     \
-                if (comes_first(x[j * inner], x[best * inner], least != 0)) best = j;                           \
+            T top = least ? highest((T)0) : lowest((T)0);                                                       \
+            for (int64_t j = 0; j < n; j++)                                                                     \
+                if (least ? x[j * inner] < top : x[j * inner] > top) top = x[j * inner], best = j;              \
             out[i] = best;                                                                                      \
         }                                                                                                       \
     }
@@ -137,9 +136,9 @@ template <class T> INLINE bool comes_first(T a, T b, bool least) {
             for (int64_t c = 0; c < k; c++) {                                                                   \
                 int64_t best = -1; /* of those behind the one chosen last */                                    \
                 for (int64_t j = 0; j < columns; j++) {                                                         \
-                    const bool left = last < 0 || comes_first(x[last], x[j], false) ||                          \
-                                      (j > last && !comes_first(x[j], x[last], false));                         \
-                    if (left && (best < 0 || comes_first(x[j], x[best], false))) best = j;                      \
+                    const bool left = last < 0 || comes_first(x[last], x[j]) ||                                 \
+                                      (j > last && !comes_first(x[j], x[last]));                                \
+                    if (left && (best < 0 || comes_first(x[j], x[best]))) best = j;                             \
                 }                                                                                               \
                 values[i * k + c] = x[best];                                                                    \
                 indices[i * k + c] = (int32_t)best;                                                             \
@@ -152,16 +151,19 @@ OF_NUMBERS(ARG_EXTREME)
 OF_NUMBERS(TOP_K)
 
 /* predictions, rows, classes, targets, bytes of a target, k, out: whether fewer than k predictions are larger than the
- * target's, which is a number; a thread a row */
+ * target's, and all are finite; a thread a row */
 #define IN_TOP_K(T)                                                                                             \
     KERNEL in_top_k_##T(HERE, const T *x_, int64_t rows, int64_t classes,                                       \
                         const void *targets, int64_t itemsize, int64_t k, uint8_t *out) {                       \
         for (int64_t i = AT; i < rows; i += STRIDE) {                                                           \
             const T *x = x_ + i * classes;                                                                      \
             const int64_t target = index_at(targets, itemsize, i);                                              \
-            bool in = (uint64_t)target < (uint64_t)classes && x[target] - x[target] == 0;                       \
+            bool in = (uint64_t)target < (uint64_t)classes;                                                     \
             int64_t larger = 0;                                                                                 \
-            for (int64_t j = 0; in && j < classes; j++) larger += x[j] > x[target];                             \
+            for (int64_t j = 0; in && j < classes; j++) {                                                       \
+                larger += x[j] > x[target];                                                                     \
+                in = x[j] - x[j] == 0;                                                                          \
+            }                                                                                                   \
             out[i] = in && larger < k;                                                                          \
         }                                                                                                       \
     }

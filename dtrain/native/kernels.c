@@ -147,11 +147,12 @@ INLINE float largest(const float *x, int64_t n) {
     return top;
 }
 
-/* Where the first of a row's largest entries is, or its first NaN, as NumPy has it. */
+/* Where the first of a row's largest entries is; a NaN is larger than none. */
 INLINE int64_t first_largest(const float *x, int64_t n) {
     int64_t best = 0;
-    for (int64_t j = 1; j < n && x[best] == x[best]; j++)
-        if (x[j] > x[best] || x[j] != x[j]) best = j;
+    float top = -INFINITY;
+    for (int64_t j = 0; j < n; j++)
+        if (x[j] > top) top = x[j], best = j;
     return best;
 }
 
@@ -207,7 +208,7 @@ int dense_cross_entropy(const word *w) {
     return OK;
 }
 
-/* x, rows, columns, out: the first of the largest entries of each row, or its first NaN, as NumPy has it */
+/* x, rows, columns, out: where the first of the largest entries of each row is */
 int argmax_rows(const word *w) {
     const float *x = w[0].p;
     const int64_t rows = w[1].i, columns = w[2].i;

@@ -38,7 +38,7 @@ INLINE float log_float(float x) {
     return x == INFINITY || x != x ? x : y;
 }
 
-/* Near 0 an odd polynomial, elsewhere 1 - 2 / (exp(2 |x|) + 1). */
+/* Of |x|: near 0 an odd polynomial, elsewhere 1 - 2 / (exp(2 |x|) + 1). */
 INLINE float tanh_float(float x) {
     float a = fabsf(x), z = x * x;
     float p = -5.70498872745e-3f;
@@ -46,9 +46,9 @@ INLINE float tanh_float(float x) {
     p = p * z - 5.37397155531e-2f;
     p = p * z + 1.33314422036e-1f;
     p = p * z - 3.33332819422e-1f;
-    float near = x + x * z * p;
-    float far = copysignf(1.0f - 2.0f / (exp_float(2.0f * a) + 1.0f), x);
-    return a < 0.625f || x != x ? near : far;
+    float near = a + a * z * p;
+    float far = 1.0f - 2.0f / (exp_float(2.0f * a) + 1.0f);
+    return copysignf(a < 0.625f ? near : far, x);
 }
 
 /* x of type T, or the smallest normal number where it is less; a NaN stays one. */

@@ -509,6 +509,14 @@ def in_order(*calls: Any) -> list[Any] | None:
     return [call for c in calls for call in (c if isinstance(c, list) else [c])]
 
 
+def bits(x: Array) -> Array:
+    """The same memory as integers: times a mask an entry is itself or 0, even if it is infinite or NaN.
+
+    NumPy and CuPy take 200 times as long to copy where a mask is true.
+    """
+    return x.view(f"i{x.dtype.itemsize}")
+
+
 def plain(*arrays: Array) -> bool:
     """Whether all lie entry behind entry."""
     return all(a.flags.c_contiguous for a in arrays)

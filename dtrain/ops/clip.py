@@ -23,8 +23,9 @@ def clip_by_norm(t: Any, clip_norm: Any, axes: Any = None, name: str | None = No
     """t scaled down to have at most this Euclidean norm, over all its entries or those along axes."""
     t = convert_to_tensor(t)
     squares = reduce_sum(square(t), axes, keepdims=True)
-    # the root's slope at 0 is infinite, and 0 is within every norm
-    norm = sqrt(where(greater(squares, 0), squares, 1))
+    # the root's slope at 0 is infinite; what is NaN stays so
+    rooted = greater(squares, 0)
+    norm = where(rooted, sqrt(where(rooted, squares, 1)), squares)
     return multiply(t, clip_norm / maximum(norm, clip_norm), name=name or "clip_by_norm")
 
 
@@ -39,10 +40,11 @@ def clip_by_global_norm(
     """Tensors scaled down together to have at most this global norm, and the norm that they had.
 
     use_norm: the norm, where it is known already. On several ranks the norm is that of the whole gradient.
+    Where the norm is infinite or NaN all of them become NaN, as from TensorFlow 1.14 on.
     """
     tensors = [None if t is None else convert_to_tensor(t) for t in _as_list(t_list)]
     norm = global_norm(tensors, name) if use_norm is None else convert_to_tensor(use_norm)
-    scale = clip_norm / maximum(norm, clip_norm)
+    scale = clip_norm / maximum(norm, clip_norm) + (norm - norm)  # the difference is 0, or NaN
     clipped = [None if t is None else multiply(t, scale, name=name or "clip_by_global_norm") for t in tensors]
     return clipped, norm
 

@@ -8,7 +8,7 @@ from typing import Any
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.array import identity
 from dtrain.ops.base import Elementwise, convert_to_tensor, floating, register
-from dtrain.ops.math import _unary, rsqrt, square
+from dtrain.ops.math import _unary, exp, rsqrt, square
 
 
 class _Function(Elementwise):
@@ -30,7 +30,7 @@ class Expm1(_Function):
     ufunc = "expm1"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        return dy * (y + 1)
+        return dy * exp(x)  # y + 1 has no digits left where x is small
 
 
 @register
@@ -122,7 +122,7 @@ class Asinh(_Function):
     ufunc = "arcsinh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        return dy * rsqrt(square(x) + 1)
+        return dy / cosh(y)
 
 
 @register
@@ -131,7 +131,7 @@ class Acosh(_Function):
     ufunc, domain = "arccosh", (1.5, 3.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-        return dy * rsqrt(square(x) - 1)
+        return dy / sinh(y)
 
 
 @register

@@ -18,6 +18,7 @@ from dtrain.ops.base import (
     Example,
     Kernel,
     apply,
+    bits,
     constant,
     convert_to_tensor,
     floating,
@@ -25,7 +26,6 @@ from dtrain.ops.base import (
 )
 from dtrain.ops.late import known_value, shape
 from dtrain.ops.math import _binary, _overload, _pair, _unary
-from dtrain.ops.memory import address
 
 
 class _Logical(Elementwise):
@@ -119,13 +119,14 @@ class Select(Elementwise):
         return [Spec(dims, x.dtype)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        (condition, x, y), out, copyto = ins, outs[0], env.xp.copyto
-        there = y.shape == out.shape and address(y) == address(out)
+        xp, (condition, x, y), out = env.xp, ins, outs[0]
+        chosen, other = env.scratch(out.shape, bits(out).dtype), env.scratch(condition.shape, condition.dtype)
 
         def kernel() -> None:
-            if not there:
-                copyto(out, y)
-            copyto(out, x, where=condition)
+            xp.multiply(bits(x), condition, chosen)
+            xp.logical_not(condition, other)
+            xp.multiply(bits(y), other, bits(out))
+            xp.add(bits(out), chosen, bits(out))
 
         return kernel
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ class SoftmaxCrossEntropy(_CrossEntropy):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (logits, labels), (loss, dlogits) = env.xp, ins, outs
+        if not logits.size:
+            return partial(loss.fill, 0)  # of no classes, or of no rows
         row = env.scratch((logits.shape[0], 1), logits.dtype)
         mass = env.scratch((logits.shape[0], 1), logits.dtype)
         work = env.scratch(logits.shape, logits.dtype)

@@ -10,6 +10,7 @@ from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, float32, float64, int32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import compatible
+from dtrain.ops.array import ZerosLike
 from dtrain.ops.base import (
     Array,
     Elementwise,
@@ -98,8 +99,8 @@ class Pow(Elementwise):
         return [dy * y * pow(x, y - 1), dy * node.outputs[0] * slope]
 
 
-class _IntegerDivision(Elementwise):
-    """Whole division, rounding down as Python does; by an integer 0 it is an InvalidArgumentError."""
+class _WholeDivision(Elementwise):
+    """Division that rounds down; by an integer 0 it is an InvalidArgumentError."""
 
     arity = 2
     domain = (0.5, 2.0)
@@ -112,16 +113,34 @@ class _IntegerDivision(Elementwise):
 
 
 @register
-class FloorDiv(_IntegerDivision):
-    """Quotient rounded down"""
+class FloorDiv(_WholeDivision):
+    """Quotient rounded down: of floats it is floor(x / y), so that 1.0 by 0.1 is 10, as in TensorFlow"""
 
     cuda = "dt_floor_divide({0}, {1})"
     ufunc = "floor_divide"
     no_gradient = "it is constant between its steps"
 
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        if outs[0].dtype.kind != "f":
+            return super().bind(env, ins, outs)
+        xp, (x, y), out = env.xp, ins, outs[0]
+
+        def kernel() -> None:
+            xp.divide(x, y, out)
+            xp.floor(out, out)
+
+        return kernel
+
+    def expression(
+        self, args: Sequence[str], dtypes: Sequence[DType], result: str, cuda: bool = False
+    ) -> str | None:
+        if dtypes[0].is_floating:
+            return f"dt_floor({args[0]} / {args[1]})"
+        return super().expression(args, dtypes, result, cuda)
+
 
 @register
-class FloorMod(_IntegerDivision):
+class FloorMod(_WholeDivision):
     """What x - y * floor(x / y) leaves, of y's sign, as Python's %"""
 
     cuda = "dt_remainder({0}, {1})"
@@ -138,9 +157,11 @@ class _Extreme(Elementwise):
     arity = 2
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        from dtrain.ops.logic import where
+
         x, y = node.inputs
-        first = cast(self.first(x, y), dy.dtype)
-        return [dy * first, dy * (1 - first)]
+        first = self.first(x, y)
+        return [where(first, dy, 0), where(first, 0, dy)]
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
@@ -232,7 +253,9 @@ class Abs(Elementwise):
 class Sign(Elementwise):
     c = "{0} != {0} ? {0} : ({T})(({0} > 0) - ({0} < 0))"
     ufunc = "sign"
-    no_gradient = "it is constant between its steps"
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [apply(ZerosLike(), node.inputs[0])]  # zeros, not None, as in TensorFlow
 
 
 @register
@@ -319,17 +342,17 @@ class Tanh(Elementwise):
 
 @register
 class Sigmoid(Elementwise):
-    """1 / (1 + exp(-x)), through tanh so that no large x overflows."""
+    """1 / (1 + exp(-x)), whose digits hold where it is near 0; where exp overflows it is 0."""
 
-    c = "dt_tanh({0} * ({T})0.5) * ({T})0.5 + ({T})0.5"
+    c = "1 / (1 + dt_exp(-{0}))"
     takes = staticmethod(floating)
     inplace = (0,)
 
     def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.multiply(x, 0.5, out=out)
-        xp.tanh(out, out=out)
-        xp.multiply(out, 0.5, out=out)
-        xp.add(out, 0.5, out=out)
+        xp.negative(x, out=out)
+        xp.exp(out, out=out)
+        xp.add(out, 1, out=out)
+        xp.divide(1, out, out=out)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         y = node.outputs[0]
@@ -338,7 +361,10 @@ class Sigmoid(Elementwise):
 
 @register
 class Cast(Elementwise):
-    """Another dtype, as NumPy casts: towards zero from floats to integers."""
+    """Another dtype, as NumPy casts: towards zero from floats to integers.
+
+    What does not fit the integers is what the processor makes of it.
+    """
 
     to: DType
     inplace = ()

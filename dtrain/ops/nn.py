@@ -21,6 +21,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    bits,
     convert_to_tensor,
     floating,
     register,
@@ -28,7 +29,8 @@ from dtrain.ops.base import (
 from dtrain.ops.index import gather
 from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
-from dtrain.ops.math import abs, add, cast, equal, exp, greater, minimum, multiply, negative, sigmoid, square
+from dtrain.ops.logic import where
+from dtrain.ops.math import abs, add, cast, equal, exp, less, multiply, negative, sigmoid, square
 from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 
@@ -38,7 +40,7 @@ from dtrain.ops.reduce import reduce_mean, reduce_sum
 class Relu(Elementwise):
     """max(x, 0)."""
 
-    c = "{0} < 0 ? 0 : {0}"
+    c = "({0} < 0 ? 0 : {0}) + 0"  # so that -0 becomes 0
     inplace = (0,)
 
     def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
@@ -70,7 +72,7 @@ class ReluGrad(_Gate):
 
         def kernel() -> None:
             xp.greater(y, 0, positive)
-            xp.multiply(dy, positive, out)
+            xp.multiply(bits(dy), positive, bits(out))
 
         return kernel
 
@@ -79,7 +81,7 @@ class ReluGrad(_Gate):
 class Relu6(Elementwise):
     """min(max(x, 0), 6)."""
 
-    c = "{0} < 0 ? 0 : {0} > 6 ? 6 : {0}"
+    c = "({0} < 0 ? 0 : {0} > 6 ? 6 : {0}) + 0"
     inplace = (0,)
     domain = (-3.0, 9.0)
 
@@ -106,7 +108,7 @@ class Relu6Grad(_Gate):
             xp.greater(y, 0, above)
             xp.less(y, 6, below)
             xp.logical_and(above, below, above)
-            xp.multiply(dy, above, out)
+            xp.multiply(bits(dy), above, bits(out))
 
         return kernel
 
@@ -120,12 +122,20 @@ class LeakyRelu(Elementwise):
     takes = staticmethod(floating)
     c = "{0} > 0 ? {0} : {0} * ({T}){alpha}"
 
-    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.multiply(x, self.alpha, out)
-        if self.alpha <= 1:
-            xp.maximum(x, out, out=out)
-        else:
-            xp.minimum(x, out, out=out)
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, x, out = env.xp, ins[0], outs[0]
+        positive = env.scratch(x.shape, np.dtype(bool))
+        kept = env.scratch(x.shape, bits(x).dtype)
+
+        def kernel() -> None:
+            xp.greater(x, 0, positive)
+            xp.multiply(bits(x), positive, kept)
+            xp.multiply(x, self.alpha, out)
+            xp.logical_not(positive, positive)
+            xp.multiply(bits(out), positive, bits(out))
+            xp.add(bits(out), kept, bits(out))
+
+        return kernel
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(LeakyReluGrad(self.alpha), dy, node.inputs[0])]
@@ -140,6 +150,7 @@ class LeakyReluGrad(_Gate):
     """dy where x, the activation's input, is positive, else alpha * dy."""
 
     alpha: float
+    takes = staticmethod(floating)
     c = "{1} > 0 ? {0} : {0} * ({T}){alpha}"
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
@@ -186,9 +197,8 @@ class Elu(Elementwise):
         return kernel
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        # where y is negative its slope is y + scale * alpha
-        y, low = node.outputs[0], self.scale * self.alpha
-        return [dy * (minimum(y, 0) + low + (self.scale - low) * cast(greater(y, 0), y.dtype))]
+        y = node.outputs[0]
+        return [dy * where(less(y, 0), y + self.scale * self.alpha, self.scale)]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -263,6 +273,10 @@ class _Rowwise(Op):
         return [Example(cls(), (3, 4)), Example(cls(), (5,)), Example(cls(), (2, 3, 4))]
 
 
+def _nothing() -> None:
+    """What there is to do where there are no entries."""
+
+
 @register
 class Softmax(_Rowwise):
     """exp(x) over its sum, shifted by the largest entry so that nothing overflows."""
@@ -270,6 +284,8 @@ class Softmax(_Rowwise):
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, x, out = env.xp, ins[0], outs[0]
         row = env.scratch((*x.shape[:-1], 1), x.dtype)
+        if not x.size:
+            return _nothing
 
         def kernel() -> None:
             xp.max(x, axis=-1, keepdims=True, out=row)
@@ -296,6 +312,8 @@ class LogSoftmax(_Rowwise):
         xp, x, out = env.xp, ins[0], outs[0]
         row = env.scratch((*x.shape[:-1], 1), x.dtype)
         powers = env.scratch(x.shape, x.dtype)
+        if not x.size:
+            return _nothing
 
         def kernel() -> None:
             xp.max(x, axis=-1, keepdims=True, out=row)

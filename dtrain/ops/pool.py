@@ -12,7 +12,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.dtypes import int32, uint8
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import Dims, compatible, shape_text
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, place_rows, plain, register
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, bits, place_rows, plain, register
 from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.window import (
     Axis,
@@ -215,7 +215,7 @@ class MaxPoolGrad(_Pooling):
             mask = here[examples]
             return [
                 partial(xp.equal, position[examples], entry, mask),
-                partial(xp.multiply, dy[examples], mask, out),
+                partial(xp.multiply, bits(dy[examples]), mask, bits(out)),
             ]
 
         return self.scatter(env, outs[0], flow)

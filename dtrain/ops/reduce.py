@@ -63,7 +63,7 @@ class _Reduction(Op):
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
         if not self.joins or (not ins[0].size and self.joins in ("most", "least")):
-            return None  # of nothing none is the largest, which the array module says
+            return None  # `bind` fills it
         return code.loop([(self, (0,))], [1], [*specs, *self.infer(*specs)], ins, outs)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
@@ -133,7 +133,18 @@ class Mean(_Reduction):
 
 
 class _Extremum(_Reduction):
-    """Where several entries are the extreme one, the gradient is shared equally among them."""
+    """Where several entries are the extreme one, the gradient is shared equally among them.
+
+    Of nothing it is the number that no other lies beyond.
+    """
+
+    #: The least number of the dtype (0), or the greatest (1).
+    of_nothing: ClassVar[int]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        if ins[0].size:
+            return super().bind(env, ins, outs)
+        return partial(outs[0].fill, _bounds(outs[0].dtype)[self.of_nothing])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         x = node.inputs[0]
@@ -146,14 +157,14 @@ class _Extremum(_Reduction):
 class Max(_Extremum):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc, joins = "max", "most"
+    ufunc, joins, of_nothing = "max", "most", 0
 
 
 @register
 class Min(_Extremum):
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc, joins = "min", "least"
+    ufunc, joins, of_nothing = "min", "least", 1
 
 
 @register
@@ -199,14 +210,23 @@ class Any(_Truth):
     ufunc, joins = "any", "either"
 
 
+def _bounds(dtype: np.dtype) -> tuple[Any_, Any_]:
+    """The least and the greatest number of a dtype."""
+    if dtype.kind == "f":
+        return -np.inf, np.inf
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+
 @register
 class ArgMax(Op):
-    """Index of the largest entry along one axis, the first where several are."""
+    """Index of the largest entry along one axis, the first where several are; a NaN is larger than none."""
 
     axis: int
     no_gradient = "its result is an index"
     method: ClassVar[str] = "argmax"
     category = REDUCTION
+    #: What a NaN counts as: the least number (0), or the greatest (1).
+    never: ClassVar[int] = 0
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         shape = specs[0].shape
@@ -218,7 +238,19 @@ class ArgMax(Op):
         return [Spec(shape[:axis] + shape[axis + 1 :], int64)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(getattr(ins[0], self.method), self.axis, outs[0])
+        xp, x, out = env.xp, ins[0], outs[0]
+        if x.dtype.kind != "f":
+            return partial(getattr(x, self.method), self.axis, out)
+        numbers, nans = env.scratch(x.shape, x.dtype), env.scratch(x.shape, np.dtype(bool))
+        find, last = getattr(numbers, self.method), _bounds(x.dtype)[self.never]
+
+        def kernel() -> None:
+            xp.isnan(x, nans)
+            xp.copyto(numbers, x)
+            xp.copyto(numbers, last, where=nans)
+            find(self.axis, out)
+
+        return kernel
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
         return code.arg_extreme(ins[0], self.axis, self.method == "argmin", outs[0])
@@ -237,10 +269,10 @@ class ArgMax(Op):
 
 @register
 class ArgMin(ArgMax):
-    """Index of the smallest entry along one axis, the first where several are."""
+    """Index of the smallest entry along one axis, the first where several are; a NaN is smaller than none."""
 
     axis: int
-    method = "argmin"
+    method, never = "argmin", 1
 
 
 @register
@@ -347,8 +379,8 @@ def _one_of(name: str, value: object, old_name: str, old_value: object) -> objec
 
 reduce_sum = _reduction(Sum, "Sum")
 reduce_mean = _reduction(Mean, "Arithmetic mean")
-reduce_max = _reduction(Max, "Largest entry")
-reduce_min = _reduction(Min, "Smallest entry")
+reduce_max = _reduction(Max, "Largest entry, of nothing -inf or an integer's least,")
+reduce_min = _reduction(Min, "Smallest entry, of nothing inf or an integer's greatest,")
 reduce_prod = _reduction(Prod, "Product")
 reduce_all = _reduction(All, "Whether all are true,")
 reduce_any = _reduction(Any, "Whether any is true,")
@@ -397,7 +429,10 @@ def argmax(
     dimension: object = None,
     output_type: object = int64,
 ) -> Tensor:
-    """Index of the largest entry along `axis`, 0 by default; `dimension` is its older name."""
+    """Index of the first largest entry along `axis`, 0 by default; `dimension` is its older name.
+
+    A NaN is larger than none, as in TensorFlow: a row of nothing else has the index 0.
+    """
     return _arg(ArgMax, input, _one_of("axis", axis, "dimension", dimension), output_type, name)
 
 
@@ -408,7 +443,10 @@ def argmin(
     dimension: object = None,
     output_type: object = int64,
 ) -> Tensor:
-    """Index of the smallest entry along `axis`, 0 by default; `dimension` is its older name."""
+    """Index of the first smallest entry along `axis`, 0 by default; `dimension` is its older name.
+
+    A NaN is smaller than none, as in TensorFlow: a row of nothing else has the index 0.
+    """
     return _arg(ArgMin, input, _one_of("axis", axis, "dimension", dimension), output_type, name)
 
 

@@ -140,7 +140,7 @@ class TopKPick(_Rows):
 
 @register
 class InTopK(Op):
-    """Whether fewer than k classes have a larger prediction than the target; not if that is not finite."""
+    """Whether fewer than k classes have a larger prediction than the target; not if one is not finite."""
 
     k: int
     no_gradient = "its result is boolean"
@@ -181,6 +181,7 @@ class InTopK(Op):
             xp.sum(wide, axis=1, out=counts)
             xp.less(counts, self.k, out)
             xp.logical_and(out, xp.isfinite(chosen), out)
+            xp.logical_and(out, xp.isfinite(predictions).all(axis=1), out)
 
         return kernel
 
@@ -200,7 +201,8 @@ class InTopK(Op):
 def top_k(input: Any, k: Any = 1, sorted: bool = True, name: str | None = None) -> tuple[Tensor, Tensor]:
     """(values, indices) of the k largest entries along the last axis, largest first in any case.
 
-    Among equal entries the one before comes first. indices are int32. Gradients flow to the entries chosen.
+    Among equal entries the one before comes first, and a NaN before all numbers. indices are int32. Gradients
+    flow to the entries chosen.
 
     Raises:
         GraphError: there are less than k.
@@ -212,7 +214,7 @@ def top_k(input: Any, k: Any = 1, sorted: bool = True, name: str | None = None) 
 def in_top_k(predictions: Any, targets: Any, k: int, name: str | None = None) -> Tensor:
     """For each example, whether its class is among the k largest predictions; bool [examples].
 
-    Classes that tie with the k-th are all in. A target that is no class, or whose prediction is not finite,
-    is not.
+    Classes that tie with the k-th are all in. A target that is no class is not, and none is in an example
+    with a prediction that is not finite.
     """
     return apply(InTopK(int(k)), predictions, targets, name=name)

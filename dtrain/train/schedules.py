@@ -118,7 +118,8 @@ def cosine_decay_restarts(
 ) -> Tensor:
     """cosine_decay again and again (SGDR, Loshchilov & Hutter 2017).
 
-    Each period is t_mul (a number) times as long as the one before and starts at m_mul times its rate.
+    Each period is t_mul (a number) times as long as the one before and starts at m_mul times its rate; alpha
+    is the share of learning_rate that every period ends with.
     """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ def cosine_decay_restarts(
             period = functions.floor(math.log(1 - done * (1 - t_mul)) * (1 / float(np.log(t_mul))))
             length = math.pow(_like(start, t_mul), period)
             fraction = (done - (1 - length) * (1 / (1 - t_mul))) / length
-        return start * math.pow(_like(start, m_mul), period) * _cosine(fraction, _like(start, alpha))
+        return start * _cosine(fraction, _like(start, alpha), math.pow(_like(start, m_mul), period))
 
     return _schedule(name or "SGDRDecay", learning_rate, global_step, first_decay_steps, rate)
 
@@ -188,6 +189,6 @@ def _periods(step: Tensor, steps: Tensor, staircase: bool) -> Tensor:
     return functions.floor(step / steps) if staircase else step / steps
 
 
-def _cosine(fraction: Tensor, alpha: Tensor) -> Tensor:
-    """From 1 at a fraction of 0 to alpha at 1."""
-    return (1 - alpha) * (0.5 * (1 + functions.cos(fraction * float(np.pi)))) + alpha
+def _cosine(fraction: Tensor, alpha: Tensor, height: Any = 1.0) -> Tensor:
+    """From about `height` (exactly at alpha 0) at a fraction of 0 to alpha at 1."""
+    return (1 - alpha) * (0.5 * height * (1 + functions.cos(fraction * float(np.pi)))) + alpha

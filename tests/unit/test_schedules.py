@@ -27,7 +27,7 @@ def restarts(step: float, t_mul: float, m_mul: float, alpha: float) -> float:
     start, length, rate = 0.0, 10.0, 0.5
     while step >= start + length:
         start, length, rate = start + length, length * t_mul, rate * m_mul
-    return rate * ((1 - alpha) * 0.5 * (1 + np.cos(np.pi * (step - start) / length)) + alpha)
+    return (1 - alpha) * rate * 0.5 * (1 + np.cos(np.pi * (step - start) / length)) + 0.5 * alpha
 
 
 #: What makes the schedule from a step tensor, and what it should be at a step.
