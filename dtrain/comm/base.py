@@ -80,6 +80,13 @@ class Communicator(ABC):
     def abort(self, exit_code: int) -> None:
         """End every rank now. Not collective: one rank is enough."""
 
+    def check_thread(self) -> None:
+        """Raise UsageError on a thread that may not call collectives: of several ranks one alone does.
+
+        It is the one that made the communicator, as under MPI_THREAD_FUNNELED. Threads take turns differently
+        on each rank, so the call of one would meet that of another.
+        """
+
     def finish(self) -> None:
         """At the end of the program: return when the ranks of this node have all come to it."""
         return
@@ -112,6 +119,7 @@ class Communicator(ABC):
     @contextmanager
     def _inside(self, kind: int) -> Iterator[None]:
         """A collective, an index of monitor.KINDS: its time counts, and the board says that it is entered."""
+        self.check_thread()
         start = time.perf_counter()
         self.board.enter(kind)
         yield

@@ -30,7 +30,7 @@ from dtrain.comm.shared import (
     part,
     room,
 )
-from dtrain.errors import EnvironmentProblem
+from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.poison import poison
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
@@ -135,6 +135,7 @@ class MPICommunicator(Communicator):
 
     def __init__(self, average: str = "auto", overlap: str = "off") -> None:
         super().__init__()
+        self._thread = threading.current_thread()
         self.overlap = overlap
         MPI = load_mpi()
         import mpi4py
@@ -408,9 +409,20 @@ class MPICommunicator(Communicator):
 
         return write
 
+    def check_thread(self) -> None:
+        here = threading.current_thread()
+        if self.size > 1 and here is not self._thread:
+            raise UsageError(
+                f"the thread {here.name!r} cannot take part in what {self.size} ranks do together: threads take "
+                "turns differently on each rank, so its call would meet that of another thread. Call sessions "
+                f"and models of all ranks from the thread {self._thread.name!r}, which made the first; one of "
+                "this rank alone, as Session(comm=None) and Sequential(comm=None) make it, may be called from any."
+            )
+
     def barrier(self) -> None:
         if not self._shares:
             return super().barrier()
+        self.check_thread()
         if self.size > self.local_size:
             with self._inside(4):
                 self._across.Barrier()
