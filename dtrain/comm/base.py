@@ -86,6 +86,7 @@ class Communicator(ABC):
         It is the one that made the communicator, as under MPI_THREAD_FUNNELED. Threads take turns differently
         on each rank, so the call of one would meet that of another.
         """
+        return
 
     def finish(self) -> None:
         """At the end of the program: return when the ranks of this node have all come to it."""

@@ -413,10 +413,10 @@ class MPICommunicator(Communicator):
         here = threading.current_thread()
         if self.size > 1 and here is not self._thread:
             raise UsageError(
-                f"the thread {here.name!r} cannot take part in what {self.size} ranks do together: threads take "
-                "turns differently on each rank, so its call would meet that of another thread. Call sessions "
-                f"and models of all ranks from the thread {self._thread.name!r}, which made the first; one of "
-                "this rank alone, as Session(comm=None) and Sequential(comm=None) make it, may be called from any."
+                f"the thread {here.name!r} cannot take part in what {self.size} ranks do together: threads "
+                "take turns differently on each rank, so its call would meet that of another thread. Call "
+                f"sessions and models from the thread {self._thread.name!r}, which made the first. Those of "
+                "this rank alone, Session(comm=None) and Sequential(comm=None), any thread may call."
             )
 
     def barrier(self) -> None:

@@ -1,8 +1,8 @@
 """Variable scopes: variable_scope names and shares variables, get_variable makes or finds them.
 
-The variables that get_variable made are found by full name, in a store that each graph has one of; each thread
-is in scopes of its own. A name scope groups operations and may get a number; a variable scope is a name that is
-entered again as it is.
+The variables that get_variable made are found by full name, in a store that each graph has one of; each
+thread is in scopes of its own. A name scope groups operations and may get a number; a variable scope is a
+name that is entered again as it is.
 """
 
 from __future__ import annotations

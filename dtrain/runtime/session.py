@@ -223,7 +223,7 @@ class Session:
             if self._closed:
                 raise FailedPreconditionError("Attempted to use a closed Session.")
             self.comm.check_thread()
-            locals_, specs = self._accept(feeds, values)  # may run code of the caller's, so not under the lock
+            locals_, specs = self._accept(feeds, values)  # an array may be the caller's code: not locked
             key = (kind, specs)
             with self.lock:
                 plan = self._plans.pop(key, None)
