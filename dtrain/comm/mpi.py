@@ -346,8 +346,9 @@ class MPICommunicator(Communicator):
             pending.append(self._helper.submit(total))
 
         def end() -> None:
-            with self._inside(1):
-                pending.pop().result()
+            begun = self._enter(1)
+            pending.pop().result()
+            self._leave(begun)
             if shares:
                 self._timed_meet()
 
@@ -424,8 +425,9 @@ class MPICommunicator(Communicator):
             return super().barrier()
         self.check_thread()
         if self.size > self.local_size:
-            with self._inside(4):
-                self._across.Barrier()
+            begun = self._enter(4)
+            self._across.Barrier()
+            self._leave(begun)
         self._timed_meet()  # each brings the word of its fellows on the other nodes
 
     def _timed_meet(self) -> None:
@@ -445,12 +447,13 @@ class MPICommunicator(Communicator):
 
     def node_text(self, text: str) -> str:
         data = np.frombuffer(text.encode(), np.uint8).copy()
-        with self._inside(2):
-            length = np.array([data.size], np.int64)
-            self._node.Bcast(length)
-            if self.local_rank > 0:
-                data = np.empty(int(length[0]), np.uint8)
-            self._node.Bcast(data)
+        begun = self._enter(2)
+        length = np.array([data.size], np.int64)
+        self._node.Bcast(length)
+        if self.local_rank > 0:
+            data = np.empty(int(length[0]), np.uint8)
+        self._node.Bcast(data)
+        self._leave(begun)
         return data.tobytes().decode()
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:

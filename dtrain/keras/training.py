@@ -157,11 +157,11 @@ class Network:
 
         def call(*values: Any) -> list[Any]:
             with self._session.lock:  # other calls, of a callback or another thread, read other examples
-                before = [(table, table.lend(loan)) for table, loan in loans]
+                before = [table.lend(loan) for table, loan in loans]
                 try:
                     return self._call(*values)
                 finally:
-                    for table, loan in before:
+                    for (table, _), loan in zip(loans, before, strict=True):
                         table.lend(loan)
 
         return call

@@ -15,8 +15,8 @@ from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, place_rows,
 from dtrain.ops.memory import address
 from dtrain.ops.placement import Placement
 
-#: An array of rows, or None, and its address and length, 0 where there is none, as C and CUDA read them.
-Loan = tuple[Any, np.ndarray]
+#: An array of rows, or None, and its address and length, 0 where there is none.
+Loan = tuple[Any, int, int]
 
 
 class Table:
@@ -29,15 +29,15 @@ class Table:
 
     def __init__(self, name: str, row: tuple[int, ...], dtype: DType) -> None:
         self.name, self.row, self.dtype = name, row, dtype
-        self.lent = np.zeros(2, np.int64)  # the loan's second part, where C and CUDA find it
-        self._loan = self.loan(None)
+        self.lent = np.zeros(2, np.int64)  # the loan's address and length, where C and CUDA find them
+        self._loan: Loan = (None, 0, 0)
 
     def loan(self, rows: Any) -> Loan:
         """What lend() takes of an array [n, *row] on the session's device, the same on every rank."""
         if rows is None:
-            return None, np.zeros(2, np.int64)
+            return None, 0, 0
         assert rows.dtype == self.dtype.numpy and rows.shape[1:] == self.row and rows.flags.c_contiguous
-        return rows, np.array([address(rows), len(rows)], np.int64)
+        return rows, address(rows), len(rows)
 
     def lend(self, loan: Loan) -> Loan:
         """Let runs read this array from here on; returns the loan before, to go back to.
@@ -45,7 +45,7 @@ class Table:
         Whoever shares the session with other threads holds its lock from here to the end of the run.
         """
         before, self._loan = self._loan, loan
-        self.lent[:] = loan[1]
+        _, self.lent[0], self.lent[1] = loan
         return before
 
     @property
