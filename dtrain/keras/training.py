@@ -202,7 +202,8 @@ def train(
 ) -> dict[str, float]:
     """One pass over the examples in this order; loss and metrics are those of each batch in its own step."""
     optimizer, totals, number = model.optimizer, network.totals(), 0
-    pace = (lambda: 1) if watch.listens else network.pace  # a callback may change anything behind a batch
+    # a callback may change anything behind a batch, and a rate that decays is another in each step
+    pace = (lambda: 1) if watch.listens or optimizer.decay else network.pace
     steps = network.on(examples)
     for window in windows(order, batch_size, model.comm, pace):
         watch.before(number, window.total)
