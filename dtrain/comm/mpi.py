@@ -414,10 +414,10 @@ class MPICommunicator(Communicator):
         here = threading.current_thread()
         if self.size > 1 and here is not self._thread:
             raise UsageError(
-                f"the thread {here.name!r} cannot take part in what {self.size} ranks do together: threads "
-                "take turns differently on each rank, so its call would meet that of another thread. Call "
-                f"sessions and models from the thread {self._thread.name!r}, which made the first. Those of "
-                "this rank alone, Session(comm=None) and Sequential(comm=None), any thread may call."
+                f"the thread {here.name!r} calls what {self.size} ranks do together: call it from the thread "
+                f"{self._thread.name!r} alone, which began, or use Session(comm=None) or "
+                "Sequential(comm=None), which are of one rank and for any thread. Threads take turns "
+                "differently on each rank, so the call of one would meet that of another."
             )
 
     def barrier(self) -> None:
