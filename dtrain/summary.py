@@ -10,6 +10,7 @@ On several ranks a summary is of the whole batch, as every fetch is, and rank 0 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,19 +72,20 @@ class FileWriter:
         self._writes = rank == 0
         self._file: Any = None
         self._closed = False
+        self._lock = threading.RLock()  # a thread may add while another closes
         self.reopen()
         if graph is not None:
             self.add_graph(graph)
 
     def reopen(self) -> None:
         """Go on in a new file after close(); open already, nothing."""
-        self._closed = False
-        if not self._writes or self._file is not None:
-            return
-        summary_proto.protos()
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        with self._lock, self._told():
+            self._closed = False
+            if not self._writes or self._file is not None:
+                return
+            summary_proto.protos()
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-        with self._told():
             self._file = EventFileWriter(self._logdir, *self._options)
 
     def get_logdir(self) -> str:
@@ -122,22 +124,22 @@ class FileWriter:
 
     def add_event(self, event: Any) -> None:
         """Add an Event message as it is."""
-        if self._ready():
-            with self._told():
+        with self._lock, self._told():
+            if self._ready():
                 self._file.add_event(event)
 
     def flush(self) -> None:
         """Return when everything that was added is in the file."""
-        if self._file is not None:
-            with self._told():
+        with self._lock, self._told():
+            if self._file is not None:
                 self._file.flush()
 
     def close(self) -> None:
         """Flush and close; what is added after is an error."""
-        self._closed = True
-        file, self._file = self._file, None
-        if file is not None:
-            with self._told():
+        with self._lock, self._told():
+            self._closed = True
+            file, self._file = self._file, None
+            if file is not None:
                 file.close()
 
     def __enter__(self) -> FileWriter:

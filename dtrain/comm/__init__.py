@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import threading
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SOURCES = (
 )
 
 _world: Communicator | None = None
+_making = threading.RLock()  # of several threads one makes it
 
 
 def joined() -> Communicator | None:
@@ -69,6 +71,11 @@ def world(average: str = "", elastic: bool = False, overlap: str = "") -> Commun
         EnvironmentProblem: several ranks were launched, but mpi4py is missing or its MPI cannot join them, or
             it has to end all when one dies.
     """
+    with _making:
+        return _made(average, elastic, overlap)
+
+
+def _made(average: str, elastic: bool, overlap: str) -> Communicator:
     global _world
     if _world is None:
         launched = launcher.size()

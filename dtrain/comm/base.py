@@ -80,6 +80,14 @@ class Communicator(ABC):
     def abort(self, exit_code: int) -> None:
         """End every rank now. Not collective: one rank is enough."""
 
+    def check_thread(self) -> None:
+        """Raise UsageError on a thread that may not call collectives: of several ranks one alone does.
+
+        It is the one that made the communicator, as under MPI_THREAD_FUNNELED. Threads take turns differently
+        on each rank, so the call of one would meet that of another.
+        """
+        return
+
     def finish(self) -> None:
         """At the end of the program: return when the ranks of this node have all come to it."""
         return
@@ -94,29 +102,36 @@ class Communicator(ABC):
     # -- what follows from it --------------------------------------------------------------------------
     def allreduce(self, array: np.ndarray, op: str = "sum") -> np.ndarray:
         """Combine a C-contiguous array element by element over all ranks, in place; op: sum, min or max."""
-        with self._inside(1):
-            self._allreduce(array, op)
+        begun = self._enter(1)
+        self._allreduce(array, op)
+        self._leave(begun)
         return array
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> np.ndarray:
         """Give every rank root's values of a C-contiguous array, in place."""
-        with self._inside(2):
-            self._broadcast(array, root)
+        begun = self._enter(2)
+        self._broadcast(array, root)
+        self._leave(begun)
         return array
 
     def allgather(self, array: np.ndarray) -> np.ndarray:
         """Concatenate the ranks' arrays along axis 0 in rank order; lengths may differ, the rest may not."""
-        with self._inside(3):
-            return self._allgather(np.ascontiguousarray(array))
+        begun = self._enter(3)
+        gathered = self._allgather(np.ascontiguousarray(array))
+        self._leave(begun)
+        return gathered
 
-    @contextmanager
-    def _inside(self, kind: int) -> Iterator[None]:
-        """A collective, an index of monitor.KINDS: its time counts, and the board says that it is entered."""
-        start = time.perf_counter()
+    def _enter(self, kind: int) -> float:
+        """Come to a collective, an index of monitor.KINDS, which the board says; returns when."""
+        self.check_thread()
+        begun = time.perf_counter()
         self.board.enter(kind)
-        yield
+        return begun
+
+    def _leave(self, begun: float) -> None:
+        """Leave the collective come to then: its time counts."""
         self.board.leave()
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.perf_counter() - begun
 
     def exchange(self, array: np.ndarray, into: np.ndarray, other: int) -> None:
         """Fill `into` with another rank's array while that gets this one's; a rank may name itself."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import threading
 import time
 import traceback
 
@@ -73,10 +74,19 @@ def end(comm: Communicator, error: BaseException) -> int:
 
 
 def install(comm: Communicator) -> None:
-    """Make whatever ends this process end all ranks well, or none (a user's own script included)."""
+    """Make whatever ends this process end all ranks well, or none (a user's own script included).
+
+    An error of dtrain's that ends a thread is one that the program does not know of: it ends all, too.
+    """
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
         sys.exit(end(comm, error))
 
-    sys.excepthook = hook
+    def thread_hook(ended: threading.ExceptHookArgs) -> None:
+        if not isinstance(ended.exc_value, DtrainError):
+            return threading.__excepthook__(ended)
+        ended.exc_value.agreed = False  # ranks that have it, too, go on in their other threads
+        end(comm, ended.exc_value)
+
+    sys.excepthook, threading.excepthook = hook, thread_hook
     atexit.register(comm.finish)

@@ -30,7 +30,7 @@ from dtrain.comm.shared import (
     part,
     room,
 )
-from dtrain.errors import EnvironmentProblem
+from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.poison import poison
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
@@ -135,6 +135,7 @@ class MPICommunicator(Communicator):
 
     def __init__(self, average: str = "auto", overlap: str = "off") -> None:
         super().__init__()
+        self._thread = threading.current_thread()
         self.overlap = overlap
         MPI = load_mpi()
         import mpi4py
@@ -345,8 +346,9 @@ class MPICommunicator(Communicator):
             pending.append(self._helper.submit(total))
 
         def end() -> None:
-            with self._inside(1):
-                pending.pop().result()
+            begun = self._enter(1)
+            pending.pop().result()
+            self._leave(begun)
             if shares:
                 self._timed_meet()
 
@@ -408,12 +410,24 @@ class MPICommunicator(Communicator):
 
         return write
 
+    def check_thread(self) -> None:
+        here = threading.current_thread()
+        if self.size > 1 and here is not self._thread:
+            raise UsageError(
+                f"the thread {here.name!r} calls what {self.size} ranks do together: call it from the thread "
+                f"{self._thread.name!r} alone, which began, or use Session(comm=None) or "
+                "Sequential(comm=None), which are of one rank and for any thread. Threads take turns "
+                "differently on each rank, so the call of one would meet that of another."
+            )
+
     def barrier(self) -> None:
         if not self._shares:
             return super().barrier()
+        self.check_thread()
         if self.size > self.local_size:
-            with self._inside(4):
-                self._across.Barrier()
+            begun = self._enter(4)
+            self._across.Barrier()
+            self._leave(begun)
         self._timed_meet()  # each brings the word of its fellows on the other nodes
 
     def _timed_meet(self) -> None:
@@ -433,12 +447,13 @@ class MPICommunicator(Communicator):
 
     def node_text(self, text: str) -> str:
         data = np.frombuffer(text.encode(), np.uint8).copy()
-        with self._inside(2):
-            length = np.array([data.size], np.int64)
-            self._node.Bcast(length)
-            if self.local_rank > 0:
-                data = np.empty(int(length[0]), np.uint8)
-            self._node.Bcast(data)
+        begun = self._enter(2)
+        length = np.array([data.size], np.int64)
+        self._node.Bcast(length)
+        if self.local_rank > 0:
+            data = np.empty(int(length[0]), np.uint8)
+        self._node.Bcast(data)
+        self._leave(begun)
         return data.tobytes().decode()
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:

@@ -190,18 +190,30 @@ class Operation:
         return f"<tf.Operation '{self.name}' type={self.type}>"
 
 
+class _Here(threading.local):
+    """Where in a graph this thread builds, as in TensorFlow 1: its name scope and control dependencies."""
+
+    scope = ""
+    control: tuple[Operation, ...] = ()
+
+
 class Graph:
-    """A dataflow graph that grows by one operation a call and never loses one."""
+    """A dataflow graph that grows by one operation a call and never loses one.
+
+    Several threads may build it, each in scopes of its own, while others run it.
+
+    lock: held while the graph changes, by whoever looks before it adds.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.here = _Here()
         self.operations: list[Operation] = []
         self.seed: int | None = None
         self.source = ""  # of nodes added now, where a pass builds them for a user's line
         self.collections: dict[str, list[Any]] = {}
         self._by_name: dict[str, Operation] = {}
         self._used: dict[str, int] = {}
-        self._scope = ""
-        self._control: tuple[Operation, ...] = ()
         self.finalized = False
         self.kept: dict[str, Any] = {}  # what other parts keep with a graph, by their name
 
@@ -240,11 +252,13 @@ class Graph:
         except GraphError as error:
             operands = " and ".join(f"{t.name} {t.spec}" for t in inputs)
             raise GraphError(f"{name} does not fit {operands}: {error} (at {_user_line()}).") from None
-        full = name[:-1] if name.endswith("/") else self.unique_name(name)
-        control = dict.fromkeys((*self._control, *control_inputs))
-        operation = Operation(self, full, kind, inputs, tuple(control), specs, self.source or _user_line())
-        self.operations.append(operation)
-        self._by_name[full] = operation
+        control = tuple(dict.fromkeys((*self.here.control, *control_inputs)))
+        source = self.source or _user_line()
+        with self.lock:
+            full = name[:-1] if name.endswith("/") else self.unique_name(name)
+            operation = Operation(self, full, kind, inputs, control, specs, source)
+            self.operations.append(operation)
+            self._by_name[full] = operation
         return operation
 
     def copy_of(
@@ -258,15 +272,16 @@ class Graph:
 
     def unique_name(self, name: str, mark_as_used: bool = True) -> str:
         """The name inside the current scope, with _1, _2 ... where it is taken, as in TensorFlow 1."""
-        full = self._scope + name
-        count = self._used.get(full, 0)
-        candidate = f"{full}_{count}" if count else full
-        while count and candidate in self._used:
-            count += 1
-            candidate = f"{full}_{count}"
-        if mark_as_used:
-            self._used[full] = count + 1
-            self._used.setdefault(candidate, 1)
+        full = self.here.scope + name
+        with self.lock:
+            count = self._used.get(full, 0)
+            candidate = f"{full}_{count}" if count else full
+            while count and candidate in self._used:
+                count += 1
+                candidate = f"{full}_{count}"
+            if mark_as_used:
+                self._used[full] = count + 1
+                self._used.setdefault(candidate, 1)
         return candidate
 
     @contextmanager
@@ -275,34 +290,34 @@ class Graph:
 
         What `as` gave, which ends in '/', enters that very scope again.
         """
-        outer = self._scope
+        here, outer = self.here, self.here.scope
         if name and name.endswith("/"):
-            self._scope = name
+            here.scope = name
         else:
-            self._scope = self.unique_name(name) + "/" if name else ""
+            here.scope = self.unique_name(name) + "/" if name else ""
         try:
-            yield self._scope
+            yield here.scope
         finally:
-            self._scope = outer
+            here.scope = outer
 
     @contextmanager
     def control_dependencies(self, operations: Iterable[Any] | None) -> Iterator[None]:
         """Make the operations built inside run after these; None lifts what the blocks around ask for."""
-        outer = self._control
-        self._control = () if operations is None else (*outer, *(as_operation(o) for o in operations))
+        here, outer = self.here, self.here.control
+        here.control = () if operations is None else (*outer, *(as_operation(o) for o in operations))
         try:
             yield
         finally:
-            self._control = outer
+            here.control = outer
 
     @contextmanager
     def as_default(self) -> Iterator[Graph]:
         """Build inside into this graph."""
-        _stack().append(self)
+        stack = _stack()
+        stack.append(self)
         try:
             yield self
         finally:
-            stack = _stack()
             del stack[len(stack) - 1 - stack[::-1].index(self)]
 
     def finalize(self) -> None:
@@ -323,7 +338,7 @@ class Graph:
 
     def get_name_scope(self) -> str:
         """The current scope, without the '/' at its end."""
-        return self._scope.rstrip("/")
+        return self.here.scope.rstrip("/")
 
     def get_operations(self) -> list[Operation]:
         return list(self.operations)
@@ -389,7 +404,7 @@ class Graph:
         self.collections.pop(name, None)
 
     def get_all_collection_keys(self) -> list[str]:
-        return [name for name, values in self.collections.items() if values]
+        return [name for name, values in list(self.collections.items()) if values]
 
 
 def as_operation(value: Any) -> Operation:

@@ -67,7 +67,8 @@ def examples(
                 arrays["sample_weight"] = weights
     model.rank_zero.agrees(what, arrays)
     backend = model.session.backend
-    lent = {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()}
+    with model.session.lock:  # of the device
+        lent = {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()}
     return Examples(arrays, lent, split)
 
 

@@ -70,7 +70,7 @@ class Sequential(Stack):
         Raises:
             UsageError: one of them is not known, or the loss does not fit the last layer.
         """
-        with self.comm.together():
+        with self._building, self.comm.together():
             self._compiled = training.Compiled(self, optimizer, loss, metrics, weighted_metrics)
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
@@ -106,9 +106,10 @@ class Sequential(Stack):
         """The graph for such examples, made once."""
         frozen = tuple(layer.trainable for layer in self._layers)
         key = (mode, examples.rows, frozen)
-        if key not in self._networks:
-            self._networks[key] = training.Network(self, mode, examples.rows)
-        return self._networks[key]
+        with self._building:
+            if key not in self._networks:
+                self._networks[key] = training.Network(self, mode, examples.rows)
+            return self._networks[key]
 
     def fit(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ class Stack:
     """Layers one after the other.
 
     A model has a graph and a session of its own. Its random numbers follow from dt.set_random_seed, where
-    that was called before. On several ranks every method is collective: each rank calls it, with the same
-    arrays, and gets the same results.
+    that was called before. Any thread may call it: steps follow one another, and each is as if it were alone.
+    On several ranks every method is collective: each rank calls it, from one thread and with the same arrays,
+    and gets the same results.
 
     Args:
         layers: the first says the shape of an example, by input_shape or as Input(shape); or fit finds it
@@ -60,6 +62,8 @@ class Stack:
         self._session: Session | None = None
         self._outputs: list[Tensor] = []  # of the layers built so far, for a batch of any size
         self._initialized: set[Variable] = set()
+        #: Of several threads one makes what a model is made of. It comes before the session's lock.
+        self._building = threading.RLock()
         for layer in layers or ():
             self.add(layer)
 
@@ -116,19 +120,23 @@ class Stack:
     @property
     def graph(self) -> Graph:
         """Where the model is built."""
-        if self._graph is None:
-            outer = get_default_graph()
-            number = outer.kept[_COUNT] = outer.kept.get(_COUNT, -1) + 1
-            self._graph = Graph()
-            # models made under one seed differ, and the first has the seed itself
-            self._graph.seed = None if outer.seed is None else (outer.seed + number * 1_000_003) % 2**62
-        return self._graph
+        with self._building:
+            if self._graph is None:
+                outer = get_default_graph()
+                with outer.lock:
+                    number = outer.kept[_COUNT] = outer.kept.get(_COUNT, -1) + 1
+                self._graph = Graph()
+                # models made under one seed differ, and the first has the seed itself
+                self._graph.seed = None if outer.seed is None else (outer.seed + number * 1_000_003) % 2**62
+            return self._graph
 
     @property
     def session(self) -> Session:
         """What holds the values of its weights."""
         if self._session is None:
-            self._session = Session(graph=self.graph, comm=self.comm, device=self._device)
+            with self._building:
+                if self._session is None:
+                    self._session = Session(graph=self.graph, comm=self.comm, device=self._device)
         return self._session
 
     @property
@@ -153,7 +161,7 @@ class Stack:
             GraphError: a layer does not fit what comes before it.
         """
         if not self.built:
-            with self.comm.together():
+            with self._building, self.comm.together():
                 self._build(input_shape)
 
     def _build(self, input_shape: Sequence[int | None] | None) -> None:
@@ -275,12 +283,13 @@ class Stack:
 
     def initialize(self, more: Sequence[Variable] = ()) -> None:
         """Give their first values to the weights, and to these variables, where they have none."""
-        new = [v for v in (*self.weights, *more) if v not in self._initialized]
-        if new:
-            with self.graph.as_default():
-                initializer = variables_initializer(new)
-            self.session.run(initializer)
-            self._initialized.update(new)
+        with self._building:
+            new = [v for v in (*self.weights, *more) if v not in self._initialized]
+            if new:
+                with self.graph.as_default():
+                    initializer = variables_initializer(new)
+                self.session.run(initializer)
+                self._initialized.update(new)
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the weights, layer by layer."""
@@ -313,8 +322,9 @@ class Stack:
     def assign(self, variables: Sequence[Variable], arrays: Sequence[np.ndarray]) -> None:
         """Give variables values, once no rank reads the old ones any more."""
         self.comm.barrier()
-        for variable, array in zip(variables, arrays, strict=True):
-            self.session.set_value(variable, array)
+        with self.session.lock:
+            for variable, array in zip(variables, arrays, strict=True):
+                self.session.set_value(variable, array)
 
     # -- description -------------------------------------------------------------------------
     def summary(self, line_length: int = 65, print_fn: Callable[[str], Any] | None = None) -> None:

@@ -8,8 +8,7 @@ added up here in float64: every example counts once, on any number of ranks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,9 +125,8 @@ class Network:
                 fetches = [reduce_sum(cast(each, "float64")), *sums, *model.losses]
         model.initialize()
         training = mode == "training"
-        self._call = (
-            Loop(model.session, fetches, feeds) if training else model.session.make_callable(fetches, feeds)
-        )
+        session = self._session = model.session
+        self._call = Loop(session, fetches, feeds) if training else session.make_callable(fetches, feeds)
         self.pace = Pace(model.comm)
 
     def _measure(
@@ -153,16 +151,20 @@ class Network:
             sums += own
         return each if weights is None else each * weights, sums
 
-    @contextmanager
-    def on(self, examples: Examples) -> Iterator[Callable[..., list[Any]]]:
-        """The call of a step, in training of a window of them, while the examples are lent to the graph."""
-        for name, table in self.tables.items():
-            table.rows = examples.lent[name]
-        try:
-            yield self._call
-        finally:
-            for table in self.tables.values():
-                table.rows = None
+    def on(self, examples: Examples) -> Callable[..., list[Any]]:
+        """The call of a step, in training of a window of them, that reads these examples."""
+        loans = [(table, table.loan(examples.lent[name])) for name, table in self.tables.items()]
+
+        def call(*values: Any) -> list[Any]:
+            with self._session.lock:  # other calls, of a callback or another thread, read other examples
+                before = [table.lend(loan) for table, loan in loans]
+                try:
+                    return self._call(*values)
+                finally:
+                    for (table, _), loan in zip(loans, before, strict=True):
+                        table.lend(loan)
+
+        return call
 
     def totals(self) -> Totals:
         return Totals(self.metrics, self.counts)
@@ -200,16 +202,19 @@ def train(
 ) -> dict[str, float]:
     """One pass over the examples in this order; loss and metrics are those of each batch in its own step."""
     optimizer, totals, number = model.optimizer, network.totals(), 0
-    pace = (lambda: 1) if watch.listens else network.pace  # a callback may change anything behind a batch
-    with network.on(examples) as steps:
-        for window in windows(order, batch_size, model.comm, pace):
-            watch.before(number, window.total)
-            for loss, *sums, _ in steps(window, optimizer.rate):
-                optimizer.iterations += 1
-                totals.add(float(loss) * window.total, sums, window.total)
-                number += 1
-            if watch.after(number - 1, totals):
-                break
+    # a callback may change anything behind a batch, and a rate that decays is another in each step
+    pace = (lambda: 1) if watch.listens or optimizer.decay else network.pace
+    steps = network.on(examples)
+    for window in windows(order, batch_size, model.comm, pace):
+        watch.before(number, window.total)
+        with model.session.lock:  # the rate follows from the steps so far, of all threads
+            taken = steps(window, optimizer.rate)
+            optimizer.iterations += len(taken)
+        for loss, *sums, _ in taken:
+            totals.add(float(loss) * window.total, sums, window.total)
+            number += 1
+        if watch.after(number - 1, totals):
+            break
     return totals.results()
 
 
@@ -223,12 +228,12 @@ def test(
 ) -> dict[str, float]:
     """The loss and metrics over examples, each counted once."""
     totals, penalties = network.totals(), len(model.losses)
-    with network.on(examples) as step:
-        for shard in batches(order, batch_size, model.comm):
-            loss, *sums = step(shard)
-            penalty = sum(float(sums.pop()) for _ in range(penalties))
-            totals.add(float(loss) + penalty * shard.total, sums, shard.total)
-            progress(totals.examples)
+    step = network.on(examples)
+    for shard in batches(order, batch_size, model.comm):
+        loss, *sums = step(shard)
+        penalty = sum(float(sums.pop()) for _ in range(penalties))
+        totals.add(float(loss) + penalty * shard.total, sums, shard.total)
+        progress(totals.examples)
     return totals.results()
 
 
@@ -238,9 +243,9 @@ def predict(
     """The outputs for examples in their order, whole on every rank."""
     order = np.arange(examples.count, dtype=np.int32)
     parts, done = [], 0
-    with network.on(examples) as step:
-        for shard in batches(order, batch_size, model.comm):
-            parts += step(shard)
-            done += shard.total
-            progress(done)
+    step = network.on(examples)
+    for shard in batches(order, batch_size, model.comm):
+        parts += step(shard)
+        done += shard.total
+        progress(done)
     return np.concatenate(parts)

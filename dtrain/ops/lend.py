@@ -15,6 +15,9 @@ from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, place_rows,
 from dtrain.ops.memory import address
 from dtrain.ops.placement import Placement
 
+#: An array of rows, or None, and its address and length, 0 where there is none.
+Loan = tuple[Any, int, int]
+
 
 class Table:
     """The place that rows are lent to: an array of any length, of the same rows, may lie there at each run.
@@ -22,26 +25,37 @@ class Table:
     name: what messages and fingerprints call it. row: the shape of one row. dtype: of its entries.
     """
 
-    __slots__ = ("_rows", "dtype", "lent", "name", "row")
+    __slots__ = ("_loan", "dtype", "lent", "name", "row")
 
     def __init__(self, name: str, row: tuple[int, ...], dtype: DType) -> None:
         self.name, self.row, self.dtype = name, row, dtype
-        #: For C and CUDA: the rows' address, 0 without any, and how many there are.
-        self.lent = np.zeros(2, np.int64)
-        self.rows = None
+        self.lent = np.zeros(2, np.int64)  # the loan's address and length, where C and CUDA find them
+        self._loan: Loan = (None, 0, 0)
+
+    def loan(self, rows: Any) -> Loan:
+        """What lend() takes of an array [n, *row] on the session's device, the same on every rank."""
+        if rows is None:
+            return None, 0, 0
+        assert rows.dtype == self.dtype.numpy and rows.shape[1:] == self.row and rows.flags.c_contiguous
+        return rows, address(rows), len(rows)
+
+    def lend(self, loan: Loan) -> Loan:
+        """Let runs read this array from here on; returns the loan before, to go back to.
+
+        Whoever shares the session with other threads holds its lock from here to the end of the run.
+        """
+        before, self._loan = self._loan, loan
+        _, self.lent[0], self.lent[1] = loan
+        return before
 
     @property
     def rows(self) -> Any:
-        """The array [n, *row] on the session's device, the same on every rank; None between two loans."""
-        return self._rows
+        """The array that lies there; None between two loans."""
+        return self._loan[0]
 
     @rows.setter
     def rows(self, rows: Any) -> None:
-        self._rows = rows
-        self.lent[:] = 0
-        if rows is not None:
-            assert rows.dtype == self.dtype.numpy and rows.shape[1:] == self.row and rows.flags.c_contiguous
-            self.lent[:] = address(rows), len(rows)
+        self.lend(self.loan(rows))
 
     def __repr__(self) -> str:
         return f"Table({self.name}, {self.row}, {self.dtype.name})"

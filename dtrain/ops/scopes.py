@@ -1,13 +1,15 @@
 """Variable scopes: variable_scope names and shares variables, get_variable makes or finds them.
 
-The variables that get_variable made are found by full name, in a store that each graph has one of. A name
-scope groups operations and may get a number; a variable scope is a name that is entered again as it is.
+The variables that get_variable made are found by full name, in a store that each graph has one of; each
+thread is in scopes of its own. A name scope groups operations and may get a number; a variable scope is a
+name that is entered again as it is.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -31,12 +33,14 @@ class _AutoReuse:
 
 AUTO_REUSE: Any = _AutoReuse()
 
+#: Under this name a graph keeps the variables that get_variable made, by full name.
+BY_NAME = "variables by name"
 
-class _Store:
-    """What one graph knows of get_variable: variables by name, the scope it is in, scopes entered so far."""
+
+class _Scopes(threading.local):
+    """Where in a graph this thread makes variables: the scope it is in, and those entered so far."""
 
     def __init__(self) -> None:
-        self.variables: dict[str, Variable] = {}
         self.scope = VariableScope("", False)
         self.entered: dict[str, int] = {}
 
@@ -56,11 +60,9 @@ class _Store:
                 self.entered[inner] = 0
 
 
-def _store() -> _Store:
-    kept = get_default_graph().kept
-    if "variable_store" not in kept:
-        kept["variable_store"] = _Store()
-    return kept["variable_store"]
+def _scopes() -> _Scopes:
+    """The default graph's; as in TensorFlow 1 each thread begins outside of all."""
+    return get_default_graph().kept.setdefault("variable_scopes", _Scopes())
 
 
 class VariableScope:
@@ -116,7 +118,7 @@ class VariableScope:
 
 def get_variable_scope() -> VariableScope:
     """The scope that this line is in."""
-    return _store().scope
+    return _scopes().scope
 
 
 @contextmanager
@@ -150,8 +152,8 @@ def variable_scope(
         GraphError: there is no name, or partitioner is given.
     """
     _no_partitioner(partitioner)
-    store, graph = _store(), get_default_graph()
-    outer = store.scope
+    scopes, graph = _scopes(), get_default_graph()
+    outer = scopes.scope
     if reuse not in (None, False, True, AUTO_REUSE):
         raise GraphError("variable_scope: reuse is True, False, None or dt.AUTO_REUSE.")
     if isinstance(name_or_scope, VariableScope):
@@ -163,12 +165,12 @@ def variable_scope(
                 raise GraphError("variable_scope: give a name, or default_name.")
             if reuse:
                 raise GraphError("variable_scope: reuse needs a name to find; default_name makes a new one.")
-            label, chosen = default_name, store.unique_scope(default_name)
+            label, chosen = default_name, scopes.unique_scope(default_name)
         else:
             label = chosen = name_or_scope
         base = outer
         full = f"{outer.name}/{chosen}" if outer.name and chosen else outer.name or chosen
-    counts = copy.copy(store.entered)
+    counts = copy.copy(scopes.entered)
     with _named(graph, label if auxiliary_name_scope else "") as opened:
         scope = copy.copy(base)
         scope.name, scope.reuse = full, reuse or base.reuse
@@ -178,15 +180,15 @@ def variable_scope(
             custom_getter = _around(base.custom_getter, custom_getter)
         scope._told(initializer=initializer, regularizer=regularizer, constraint=constraint)
         scope._told(custom_getter=custom_getter, dtype=None if dtype is None else as_dtype(dtype))
-        store.entered[full] = store.entered.get(full, 0) + 1
-        store.scope = scope
+        scopes.entered[full] = scopes.entered.get(full, 0) + 1
+        scopes.scope = scope
         try:
             yield scope
         finally:
-            store.scope = outer
-            store.leave(full)
+            scopes.scope = outer
+            scopes.leave(full)
             if isinstance(name_or_scope, VariableScope):
-                store.entered = counts
+                scopes.entered = counts
 
 
 @contextmanager
@@ -196,7 +198,7 @@ def _named(graph: Graph, label: str) -> Iterator[str]:
         with graph.name_scope(label) as opened:
             yield opened
     else:
-        yield graph._scope
+        yield graph.here.scope
 
 
 def _around(outer: Callable[..., Any] | None, inner: Callable[..., Any]) -> Callable[..., Any]:
@@ -289,33 +291,33 @@ def _find_or_make(
 ) -> Variable:
     """get_variable by full name, with the scope's settings in the arguments: what a custom getter gets."""
     _no_partitioner(partitioner)
-    store = _store()
-    found = store.variables.get(name)
-    if found is not None:
-        if not reuse:
-            raise GraphError(
-                f"Variable {name} already exists, disallowed. Did you mean to set reuse=True or "
-                f"reuse=tf.AUTO_REUSE in VarScope? Originally defined at {found.op.source}."
-            )
-        return _checked(found, name, shape, dtype)
-    if reuse is True:
-        raise GraphError(
-            f"Variable {name} does not exist, or was not created with tf.get_variable(). Did you mean to set "
-            "reuse=tf.AUTO_REUSE in VarScope?"
-        )
     graph = get_default_graph()
-    # the name is the variable scope's alone: name scopes do not count
-    with graph.control_dependencies(None), graph.name_scope(None):
-        value = _initial_value(name, shape, dtype, initializer)
-        variable = Variable(
-            value, trainable, collections, validate_shape, name=name, dtype=dtype, constraint=constraint
-        )
-        store.variables[name] = variable
-        if regularizer is not None:
-            with graph.name_scope(f"{name}/Regularizer/"):
-                loss = regularizer(variable)
-            if loss is not None:
-                graph.add_to_collection(GraphKeys.REGULARIZATION_LOSSES, loss)
+    variables: dict[str, Variable] = graph.kept.setdefault(BY_NAME, {})
+    with graph.lock:
+        found = variables.get(name)
+        if found is not None:
+            if not reuse:
+                raise GraphError(
+                    f"Variable {name} already exists, disallowed. Did you mean to set reuse=True or "
+                    f"reuse=tf.AUTO_REUSE in VarScope? Originally defined at {found.op.source}."
+                )
+            return _checked(found, name, shape, dtype)
+        if reuse is True:
+            raise GraphError(
+                f"Variable {name} does not exist, or was not created with tf.get_variable(). Did you mean to "
+                "set reuse=tf.AUTO_REUSE in VarScope?"
+            )
+        # the name is the variable scope's alone: name scopes do not count
+        with graph.control_dependencies(None), graph.name_scope(None):
+            value = _initial_value(name, shape, dtype, initializer)
+            variable = variables[name] = Variable(
+                value, trainable, collections, validate_shape, name=name, dtype=dtype, constraint=constraint
+            )
+            if regularizer is not None:
+                with graph.name_scope(f"{name}/Regularizer/"):
+                    loss = regularizer(variable)
+                if loss is not None:
+                    graph.add_to_collection(GraphKeys.REGULARIZATION_LOSSES, loss)
     return variable
 
 

@@ -109,9 +109,9 @@ def bucket(step: Step) -> Step:
         inputs = tuple(tensors[t] for member in group for t in member.inputs)
         control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
         if len(group) > 1:
-            graph._control, graph.source = control, node.source
+            graph.here.control, graph.source = control, node.source
             copy = graph.add(AllReduce(len(group), node.kind.bucket), inputs, "AllReduce")
-            graph._control = ()
+            graph.here.control = ()
         else:
             copy = graph.copy_of(node, inputs, control)
         olds = [t for member in group for t in member.outputs]

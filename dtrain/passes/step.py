@@ -51,10 +51,10 @@ def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) ->
     for node in step.graph.operations if order is None else order:
         inputs = tuple(tensors[t] for t in node.inputs)
         control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
-        graph._control, graph.source = control, node.source
+        graph.here.control, graph.source = control, node.source
         with graph.as_default():
             outputs = rule(node, inputs)
-        graph._control = ()
+        graph.here.control = ()
         if outputs is None:
             operations[node] = graph.copy_of(node, inputs, control)
             outputs = operations[node].outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,11 +28,13 @@ class Backend:
     xp: numpy or cupy. on_host: whether its arrays are the host's. name: what the report calls the device.
     kernels: on the host, c, numpy, or auto, which is c for steps that are worth it where there is a compiler;
     by default what DTRAIN_KERNELS says.
+    lock: held by whoever gives the device work; None where sessions do not come in one another's way.
     """
 
     xp: Any = np
     on_host = True
     name = "cpu"
+    lock: Any = None
 
     def __init__(self, kernels: str = "") -> None:
         self.kernels = kernels or choices.of_environment("kernels", choices.KERNELS, "auto")
@@ -78,6 +81,7 @@ class CupyBackend(Backend):
         super().__init__("numpy")
         choices.check(f"--precision {precision}", precision, choices.PRECISIONS)
         self.xp = cupy
+        self.lock = threading.RLock()  # its sessions have one stream, and what goes to it may be captured
         self.precision, self.share = precision, _shared(share)
         self._device = cupy.cuda.Device(device)
         properties = cupy.cuda.runtime.getDeviceProperties(device)

@@ -60,10 +60,11 @@ class Loop:
     def __call__(self, window: Window, *values: Any) -> list[list[Any]]:
         results: list[list[Any]] = []
         while len(results) < len(window) and not self._ends(results):
-            # the first step is one as any other: it compiles, and looks at what it is fed
-            results.append(self._step(window.shard(len(results)), *values))
-            if len(results) < len(window) and not self._ends(results):
-                results += self._several(window.rows[len(results) :], results[0])
+            with self._session.lock:  # the next steps go on from the plan, and the feeds, of the first
+                # which is one as any other: it compiles, and looks at what it is fed
+                results.append(self._step(window.shard(len(results)), *values))
+                if len(results) < len(window) and not self._ends(results):
+                    results += self._several(window.rows[len(results) :], results[0])
         return results
 
     def _ends(self, results: list[list[Any]]) -> bool:
@@ -81,11 +82,14 @@ class Loop:
         # a step in the middle of a call cannot be undone
         if self._session.profiler is not None or plan is None or plan.early or not plan.repeats(until):
             return []
+        plan.running = True
         try:
             taken = plan.run_steps(len(rows), [rows, *[None] * (self._feeds - 1)], until)
         except NotFinite as stopped:
             self._session.lower_scales(plan, stopped.values)
             taken = stopped.results
+        finally:
+            plan.running = False
         self._session.count_updates(plan, len(taken[0]))
         results = []
         for one in zip(*taken, strict=True):

@@ -39,6 +39,7 @@ class Plan:
     torn: names of variables that are written before the last communication, which may not come to its end.
     loss_scales: the dynamic loss scales that it reads, lowered where the check for bad numbers stops a step.
     early: names of variables that are written before this check, where the step may be taken again.
+    running: whether a session runs it now, so that its memory is in use.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 
@@ -60,6 +61,7 @@ class Plan:
         self.loss_scales = [s for name, s in loss_scales.items() if name in self.required]
         self.early = _written_before(self.nodes, StopIfBad) if self.loss_scales else []
         self.runs = 0  # counted by sessions of several ranks
+        self.running = False
         #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
         self.position = env.comm.board.position
         self._board = env.comm.board

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any
 from weakref import finalize
 
@@ -72,6 +74,9 @@ class Session:
     on every rank.
     `with Session() as sess:` makes it the default session and its graph the default graph, and closes it.
 
+    Any thread may call it; runs follow one another, and each is as if it were alone. On several ranks one
+    thread makes all calls (see Communicator.check_thread).
+
     Args:
         target: accepted for TensorFlow 1's sake; only '' is known.
         graph: by default the default graph.
@@ -81,6 +86,7 @@ class Session:
 
     profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
     latest: the plan that ran last.
+    lock: held by each run; while a thread holds it, no other's run comes between its own.
     """
 
     profiler: Any = None
@@ -109,6 +115,7 @@ class Session:
             take_gpu(device)
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.backend = device if isinstance(device, Backend) else make_backend(device)
+        self.lock = self.backend.lock or threading.RLock()
         self._variables: dict[str, Any] = {}
         self._shared: list[np.ndarray] = []  # blocks of them
         finalize(self, self.comm.give_back, self._shared).atexit = False
@@ -136,11 +143,11 @@ class Session:
     @contextmanager
     def as_default(self) -> Iterator[Session]:
         """Make it the session of Tensor.eval and Operation.run inside, and leave it open after."""
-        session_stack().append(self)
+        stack = session_stack()
+        stack.append(self)
         try:
             yield self
         finally:
-            stack = session_stack()
             del stack[len(stack) - 1 - stack[::-1].index(self)]
 
     @property
@@ -149,12 +156,13 @@ class Session:
         return self.graph.as_graph_def()
 
     def close(self) -> None:
-        """Free the variables and plans; running it again is an error."""
-        self._closed = True
-        self._variables.clear()
-        self._initialized.clear()
-        self._plans.clear()
-        self._constants.clear()
+        """Free the variables and plans, when no thread runs it; running it again is an error."""
+        with self.lock:
+            self._closed = True
+            self._variables.clear()
+            self._initialized.clear()
+            self._plans.clear()
+            self._constants.clear()
 
     # -- running ---------------------------------------------------------------------------------------
     def run(
@@ -186,12 +194,13 @@ class Session:
                 )
             from dtrain.runtime.profile import Recorder
 
-            before, self.profiler = self.profiler, Recorder(self.comm)
-            try:
-                results = self.run(fetches, feed_dict)
-                run_metadata.step_stats = self.profiler
-            finally:
-                self.profiler = before
+            with self.lock:  # other threads' runs are not recorded
+                before, self.profiler = self.profiler, Recorder(self.comm)
+                try:
+                    results = self.run(fetches, feed_dict)
+                    run_metadata.step_stats = self.profiler
+                finally:
+                    self.profiler = before
             return results
         items = sorted(
             ((self._feed_tensor(key), value) for key, value in (feed_dict or {}).items()),
@@ -213,35 +222,48 @@ class Session:
         def call(*values: Any) -> Any:
             if self._closed:
                 raise FailedPreconditionError("Attempted to use a closed Session.")
-            locals_, specs = self._accept(feeds, values)
+            self.comm.check_thread()
+            locals_, specs = self._accept(feeds, values)  # an array may be the caller's code: not locked
             key = (kind, specs)
-            plan = self._plans.pop(key, None)
-            if plan is None:
-                plan = self._compile(tensors, targets, feeds, specs)
-            self._keep(key, plan)
-            if not self._initialized.issuperset(plan.required):
-                raise self._uninitialized(plan)
-            if self.comm.size > 1:
-                self._check_alike(plan, feeds, values)
-            profiler = self.profiler
-            self.latest = plan
-            results = None
-            while results is None:
+            with self.lock:
+                plan = self._plans.pop(key, None)
+                if plan is None or plan.running:  # a signal's handler may run while a plan does
+                    plan = self._compile(tensors, targets, feeds, specs)
+                self._keep(key, plan)
+                if not self._initialized.issuperset(plan.required):
+                    raise self._uninitialized(plan)
+                if self.comm.size > 1:
+                    self._check_alike(plan, feeds, values)
+                self.latest = plan
+                plan.running = True
                 try:
-                    with (
-                        self._undone(plan.torn, RanksLost) if self.comm.elastic else nullcontext(),
-                        self._undone(plan.early, NotFinite) if plan.step.checked else nullcontext(),
-                    ):
-                        results = plan.run(locals_) if profiler is None else profiler.run(plan, locals_)
-                except NotFinite:
-                    self.lower_scales(plan, locals_)
-            if plan.assigned:
-                self._initialized.update(plan.assigned)
-            with suppress(RanksLost):  # the step is done: the next collective tells
-                self.count_updates(plan, 1)
+                    results = self._run(plan, locals_)
+                finally:
+                    plan.running = False
+                if plan.assigned:
+                    self._initialized.update(plan.assigned)
+                if self._check_every:
+                    with suppress(RanksLost):  # the step is done: the next collective tells
+                        self.count_updates(plan, 1)
             return rebuild([None if p is None else results[p] for p in places])
 
         return call
+
+    def _run(self, plan: Plan, values: Sequence[Any]) -> list[Any]:
+        """The plan's fetches; what its check stops is taken again with a lower loss scale."""
+        run = plan.run if self.profiler is None else partial(self.profiler.run, plan)
+        elastic, checked = self.comm.elastic, plan.step.checked
+        if not (elastic or checked):
+            return run(values)
+        while True:
+            try:
+                with (
+                    self._undone(plan.torn, RanksLost) if elastic else nullcontext(),
+                    self._undone(plan.early, NotFinite) if checked else nullcontext(),
+                ):
+                    return run(values)
+            except NotFinite:
+                self.lower_scales(plan, values)
 
     def count_updates(self, plan: Plan, steps: int) -> None:
         """So many runs of a plan are done: compare the replicas where that is due. Collective."""
@@ -290,8 +312,9 @@ class Session:
 
     def check_replicas(self) -> None:
         """Raise ReplicaError on every rank unless all hold the same bits in all variables. Collective."""
-        values = {name: array for name, array in self._variables.items() if name in self._initialized}
-        check_replicas(self.comm, self.backend, self.graph, values)
+        with self.lock:
+            values = {name: array for name, array in self._variables.items() if name in self._initialized}
+            check_replicas(self.comm, self.backend, self.graph, values)
 
     def _element(self, leaf: Any) -> Tensor | Operation:
         """The graph element that a fetch names."""
@@ -431,7 +454,8 @@ class Session:
 
     def forget_plans(self) -> None:
         """Compile anew from here on: the communicator's ranks are others."""
-        self._plans.clear()
+        with self.lock:
+            self._plans.clear()
 
     def _compile(
         self,
@@ -441,6 +465,8 @@ class Session:
         specs: Sequence[tuple[tuple[int, ...], Placement]],
     ) -> Plan:
         """Make a plan, and make sure that all ranks made the same."""
+        if self._closed:  # by another thread since the run began
+            raise FailedPreconditionError("Attempted to use a closed Session.")
         error = None
         native = self._native()
         link = (self.comm if self.backend.on_host else self.comm.device_sums or self.comm).link
@@ -496,7 +522,9 @@ class Session:
         """How this session's kernels are made, in words. Collective."""
         if not self.backend.on_host:
             return f"CUDA, by NVRTC; products in {self.backend.precision}"
-        if self._native() is not None:
+        with self.lock:
+            native = self._native()
+        if native is not None:
             return f"C, by {compiler.name()}"
         return f"NumPy: {self._problem}" if self._problem else "NumPy"
 
@@ -553,18 +581,21 @@ class Session:
 
     def snapshot(self, variables: Sequence[Variable]) -> dict[str, np.ndarray]:
         """get_values for this rank alone, at the cost of the copies: no plan and no message."""
-        values = {v.op.name: self.backend.to_host(self._variables[v.op.name]) for v in variables}
-        return {name: value.copy() for name, value in values.items()} if self.backend.on_host else values
+        with self.lock:
+            values = {v.op.name: self.backend.to_host(self._variables[v.op.name]) for v in variables}
+            return {name: value.copy() for name, value in values.items()} if self.backend.on_host else values
 
     @property
     def random_state(self) -> dict[str, Any]:
         """What the next random numbers follow from, as plain data: the seed, and each operation's runs."""
-        return self._draws.state
+        with self.lock:
+            return self._draws.state
 
     @random_state.setter
     def random_state(self, state: dict[str, Any]) -> None:
         """Go on from there: the same on every rank."""
-        self._draws.state = state
+        with self.lock:
+            self._draws.state = state
 
     def set_value(self, variable: Variable, value: Any) -> None:
         """Give a variable a value, of its shape and dtype. Collective: every rank gives the same."""
@@ -574,16 +605,18 @@ class Session:
                 f"a value of {array.dtype}{array.shape} for the variable {variable.op.name} of "
                 f"{variable.dtype.name}{variable.shape}."
             )
-        self._allocate()
-        memory = self._variables[variable.op.name]
+        self.comm.check_thread()
+        with self.lock:
+            self._allocate()
+            memory = self._variables[variable.op.name]
 
-        def write() -> None:
-            memory[...] = self.backend.from_host(array)
+            def write() -> None:
+                memory[...] = self.backend.from_host(array)
 
-        if self.backend.on_host and self.comm.is_shared(memory):
-            write = self.comm.in_turn(write, parts=False)
-        write()
-        self._initialized.add(variable.op.name)
+            if self.backend.on_host and self.comm.is_shared(memory):
+                write = self.comm.in_turn(write, parts=False)
+            write()
+            self._initialized.add(variable.op.name)
 
 
 class InteractiveSession(Session):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,7 @@ class Saver:
         self._pad = pad_step_number
         self._allow_empty = allow_empty
         self._kept: list[str] = []
+        self._lock = threading.RLock()  # what is kept, and its state file, are one thread's at a time
         self._variables: dict[str, Variable] | None = None
         if var_list is not None or not defer_build:
             self.build(var_list)
@@ -153,10 +155,10 @@ class Saver:
             path = f"{path}-{step:08d}" if self._pad else f"{path}-{step}"
         fetched = sess.run(list(variables.values()))
         values = {name: np.asarray(v) for name, v in zip(variables, fetched, strict=True)}
-        kept = [p for p in self._kept if p != path] + [path]
-        excess = len(kept) - self._max_to_keep if self._max_to_keep else 0
-        old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
-        with sess.comm.together():
+        with self._lock, sess.comm.together():
+            kept = [p for p in self._kept if p != path] + [path]
+            excess = len(kept) - self._max_to_keep if self._max_to_keep else 0
+            old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
             if sess.comm.rank == 0:
                 _write(path, values)
                 if write_state:

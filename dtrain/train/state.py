@@ -176,12 +176,13 @@ def give_values(
     session: Session, variables: Mapping[str, Variable], values: Mapping[str, np.ndarray]
 ) -> None:
     """Set variables to values, by name, which only rank 0 needs to have. Collective."""
-    for name, variable in variables.items():
-        dims = variable.shape.as_list()
-        value = values[name] if session.comm.rank == 0 else np.empty(dims, variable.dtype.numpy)
-        flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
-        session.comm.broadcast(flat)
-        session.set_value(variable, flat.view(value.dtype).reshape(dims))
+    with session.lock:
+        for name, variable in variables.items():
+            dims = variable.shape.as_list()
+            value = values[name] if session.comm.rank == 0 else np.empty(dims, variable.dtype.numpy)
+            flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
+            session.comm.broadcast(flat)
+            session.set_value(variable, flat.view(value.dtype).reshape(dims))
 
 
 def refuse_difference(run_dir: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:

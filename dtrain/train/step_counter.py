@@ -55,8 +55,10 @@ def create_global_step(graph: Graph | None = None) -> Variable:
 
 def get_or_create_global_step(graph: Graph | None = None) -> Variable:
     """The graph's global step, made where there is none."""
-    found = get_global_step(graph)
-    return found if found is not None else create_global_step(graph)
+    graph = graph if graph is not None else get_default_graph()
+    with graph.lock:
+        found = get_global_step(graph)
+        return found if found is not None else create_global_step(graph)
 
 
 def global_step(sess: Any, global_step_tensor: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,7 @@ class DataSet:
         self._order = np.empty(0, np.int32)
         self._position = 0
         self._epochs_completed = 0
+        self._lock = threading.RLock()  # each batch goes to one thread
 
     @property
     def num_examples(self) -> int:
@@ -90,13 +92,14 @@ class DataSet:
         if batch_size < 1 or not self.num_examples:
             raise UsageError(f"next_batch: cannot take {batch_size} of {self.num_examples} examples.")
         parts, wanted = [], batch_size
-        while wanted:
-            if self._position == len(self._order):
-                self._begin_epoch(shuffle)
-            part = self._order[self._position : self._position + wanted]
-            self._position += len(part)
-            wanted -= len(part)
-            parts.append(part)
+        with self._lock:
+            while wanted:
+                if self._position == len(self._order):
+                    self._begin_epoch(shuffle)
+                part = self._order[self._position : self._position + wanted]
+                self._position += len(part)
+                wanted -= len(part)
+                parts.append(part)
         chosen = np.concatenate(parts) if len(parts) > 1 else parts[0]
         return self._scaled(self._pixels[chosen]), self._encoded(self._classes[chosen])
 
