@@ -99,8 +99,6 @@ class Code:
         except Untranslatable:
             return None
         sizes = loop.sizes([a.shape for a in ins])
-        if 0 in (size for a in (*ins, *outs) for size in a.shape) and 0 not in sizes:
-            return None  # of a batch of 1 a rank may have nothing, along an axis that the loop leaves out
         return self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
 
     def share(self, array: np.ndarray) -> tuple[int, int]:
@@ -262,15 +260,13 @@ class Code:
         Raises:
             EnvironmentProblem: on all ranks, where one cannot.
         """
-        if not self._sources:
-            return
-        source = self.source
-        if self.comm.local_size > 1:
-            with self.comm.together():
-                if self.comm.local_rank == 0:
-                    compiler.library(source)
+        source = self.source if self._sources else ""  # local shapes may leave a rank without any
         with self.comm.together():
-            self._library = compiler.load(compiler.library(source))
+            if source and self.comm.local_rank == 0:
+                compiler.library(source)
+        with self.comm.together():
+            if source:
+                self._library = compiler.load(compiler.library(source))
 
     def program(self, calls: Sequence[NativeCall]) -> Program:
         """The calls, ready to run one after another."""
