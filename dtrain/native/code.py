@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -141,7 +142,7 @@ class Code:
         """out = entries of the table along an axis, at the indices."""
         if axis % table.ndim or not (table.flags.c_contiguous and indices.flags.c_contiguous):
             return None
-        size = table.strides[0] if table.ndim > 1 else table.itemsize
+        size = math.prod(table.shape[1:]) * table.itemsize  # of one row, or empty ones, no stride
         return self.call("gather", table, len(table), size, indices, indices.itemsize, indices.size, out)
 
     def rows(self, symbol: str, x: np.ndarray, *words: Any) -> NativeCall | None:

@@ -87,7 +87,7 @@ class Plan:
         self._fetches = [self._arrays[t] for t in step.fetches]
         #: One call a kernel; calls does the same, all neighbours in C in one.
         self.kernels, self.calls = self._link(bound, layout)
-        # a rank may lack a form in C or CUDA for the shapes that it has, and all take the same steps in a call
+        # for its local shapes a rank may lack a kernel in C or CUDA; all take the same steps in a call
         self._repeats = bool(env.comm.allreduce(np.array([self._can_repeat()], np.int8), "min")[0])
         self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
 
@@ -162,7 +162,7 @@ class Plan:
         return [a.copy() if a.ndim else a[()] for a in self._fetches]
 
     def repeats(self, until: int | None) -> bool:
-        """Whether run_steps can be: all ranks' kernels are C, and the fetch `until`, if any, a float32 scalar."""
+        """Whether run_steps can be, on all ranks alike: all is C, and the fetch `until` a float32 scalar."""
         last = None if until is None else self._fetches[until]
         return self._repeats and (last is None or (last.dtype == np.float32 and last.ndim == 0))
 
