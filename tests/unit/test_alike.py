@@ -60,7 +60,9 @@ class Pretender(Communicator):
 
     def _allgather(self, array: np.ndarray) -> np.ndarray:
         self.calls.append(("allgather", array.shape[1:], array.dtype))
-        if array.dtype in (np.float32, np.int32):  # of a batch; what ranks compare is of other types
+        if (
+            array.dtype in (np.float32, np.int32) and self.batch
+        ):  # of a batch; what ranks compare is of other types
             return np.zeros((self.batch, *array.shape[1:]), array.dtype)
         return np.concatenate([array] * self.size)
 
@@ -132,21 +134,22 @@ def trained(net: Callable[..., dt.Tensor], batch: int, comm: Pretender) -> list[
     indices = dt.placeholder("int32", [None])
     labels, logits = dt.gather(classes, indices), net(dt.gather(images, indices))
     each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    loss = dt.reduce_mean(each)
+    scale = dt.placeholder("float32", [])  # fed alike, so ranks compare it at the runs 1, 2, 4 ... of a plan
+    loss = dt.reduce_mean(each) * scale
     right = dt.reduce_mean(dt.cast(dt.equal(dt.cast(dt.argmax(logits, 1), "int32"), labels), "float32"))
     updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
     fetches = [loss, right, dt.group(dt.train.AdamOptimizer(0.001).minimize(loss), updates)]
     config = dt.ConfigProto(check_numerics=True)
     session = dt.Session(config=config, comm=comm, device=Backend("c"))
     session.run(dt.global_variables_initializer())
-    steps, order = Loop(session, fetches, [indices]), np.arange(EXAMPLES, dtype=np.int32)
+    steps, order = Loop(session, fetches, [indices, scale]), np.arange(EXAMPLES, dtype=np.int32)
     for window in windows(order, batch, comm, lambda: 4):
         comm.batch = window.total
-        assert len(steps(window)) == len(window)
+        assert len(steps(window, 1.0)) == len(window)
         comm.calls.append(int(comm.board.arrivals[0]))
     for shard in batches(order, batch, comm):
         comm.batch = shard.total
-        session.run([loss, logits, each], {indices: shard})
+        session.run([loss, logits, each], {indices: shard, scale: 1.0})
     return [*comm.calls, int(comm.board.arrivals[0])]
 
 
@@ -177,3 +180,19 @@ def test_a_rank_may_have_other_kernels_than_the_rest() -> None:
     for comm in ranks:
         trained(across_net, 3, comm)
     assert [comm.able.count(True) for comm in ranks] == [2, 1]
+
+
+def test_nodes_may_have_unlike_numbers_of_ranks(on_threads: Callable[..., list[Any]]) -> None:
+    """Who compiles for a node is no reason to wait for the others more often than they do."""
+    x = dt.placeholder("float32", [None, 3])
+    y, graph = dt.reduce_sum(dt.tanh(x) * 2), dt.get_default_graph()
+
+    def body(comm: Any) -> float:
+        if comm.rank == 2:  # on a node of its own
+            comm.local_rank, comm.local_size, comm.node, comm.nodes = 0, 1, (2,), 2
+        else:
+            comm.local_size, comm.node, comm.nodes = 2, (0, 1), 2
+        session = dt.Session(graph=graph, comm=comm, device=Backend("c"))
+        return session.run(y, {x: dt.Shard(np.ones((2, 3), np.float32), 6)})
+
+    assert on_threads(3, body) == pytest.approx([36 * np.tanh(1)] * 3)
