@@ -87,8 +87,9 @@ class Plan:
         self._fetches = [self._arrays[t] for t in step.fetches]
         #: One call a kernel; calls does the same, all neighbours in C in one.
         self.kernels, self.calls = self._link(bound, layout)
-        # for its local shapes a rank may lack a kernel in C or CUDA; all take the same steps in a call
-        self._repeats = bool(env.comm.allreduce(np.array([self._can_repeat()], np.int8), "min")[0])
+        self._repeats = self._can_repeat()
+        if step.native:  # for its local shapes a rank may lack a kernel in C or CUDA
+            self._repeats = bool(env.comm.allreduce(np.array([self._repeats], np.int8), "min")[0])
         self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
 
     def _link(

@@ -325,8 +325,7 @@ class Session:
             raise InvalidArgumentError(f"{len(values)} values for {len(feeds)} feeds: give one for each.")
         arrays, specs = [], []
         for tensor, value in zip(feeds, values, strict=True):
-            # of a batch of fewer rows than ranks each rank needs all
-            if isinstance(value, Batch) and value.ndim and len(value) >= self.comm.size > 1:
+            if isinstance(value, Batch) and value.ndim and self.comm.size > 1:
                 low, high = shard_bounds(len(value), self.comm.rank, self.comm.size)
                 value = Shard(value[low:high], len(value))
             if isinstance(value, Shard):
