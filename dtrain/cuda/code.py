@@ -284,8 +284,6 @@ class Code:
         try:
             loop = Loop(body, results, [(v.shape, v.dtype) for v in values], len(ins))
             sizes = loop.sizes([a.shape for a in ins])
-            if 0 in (size for a in (*ins, *outs) for size in a.shape) and 0 not in sizes:
-                return None  # see native/code.py
             grids = [None if p.mask is None else grid_of(*split(sizes, p.mask)) for p in loop.parts()]
             parts = loop.parts([g is not None and g.splits > 1 for g in grids])
         except Untranslatable:

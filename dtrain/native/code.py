@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -99,8 +100,6 @@ class Code:
         except Untranslatable:
             return None
         sizes = loop.sizes([a.shape for a in ins])
-        if 0 in (size for a in (*ins, *outs) for size in a.shape) and 0 not in sizes:
-            return None  # of a batch of 1 a rank may have nothing, along an axis that the loop leaves out
         return self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
 
     def share(self, array: np.ndarray) -> tuple[int, int]:
@@ -143,7 +142,7 @@ class Code:
         """out = entries of the table along an axis, at the indices."""
         if axis % table.ndim or not (table.flags.c_contiguous and indices.flags.c_contiguous):
             return None
-        size = table.strides[0] if table.ndim > 1 else table.itemsize
+        size = math.prod(table.shape[1:]) * table.itemsize  # of one row, or empty ones, no stride
         return self.call("gather", table, len(table), size, indices, indices.itemsize, indices.size, out)
 
     def rows(self, symbol: str, x: np.ndarray, *words: Any) -> NativeCall | None:
@@ -262,15 +261,13 @@ class Code:
         Raises:
             EnvironmentProblem: on all ranks, where one cannot.
         """
-        if not self._sources:
-            return
-        source = self.source
-        if self.comm.local_size > 1:
-            with self.comm.together():
-                if self.comm.local_rank == 0:
-                    compiler.load(source)
+        source = self.source if self._sources else ""  # local shapes may leave a rank without any
         with self.comm.together():
-            self._library = compiler.load(source)
+            if source and self.comm.local_rank == 0:
+                compiler.load(source)
+        with self.comm.together():
+            if source:
+                self._library = compiler.load(source)
 
     def program(self, calls: Sequence[NativeCall]) -> Program:
         """The calls, ready to run one after another."""
@@ -391,8 +388,7 @@ def problem(comm: Any) -> str:
                 _product()
         except DtrainError as error:
             found = str(error)
-        if comm.local_size > 1:
-            comm.barrier()
+        comm.barrier()
     return next((p for p in comm.gather_text(found) if p), "") if comm.size > 1 else found
 
 

@@ -269,7 +269,7 @@ class Elementwise(Op):
         for tensor in node.inputs:
             assert tensor.spec.shape is not None
             own = axis - (len(out) - len(tensor.spec.shape))
-            spans = own >= 0 and tensor.spec.shape[own] == out[axis] and out[axis] != 1
+            spans = own >= 0 and tensor.spec.shape[own] == out[axis]
             wanted.append(Sharded(own) if spans else REPLICATED)
         return wanted, Sharded(axis)
 

@@ -4,10 +4,11 @@ A graph is written for the whole batch: its shapes and values are global. The pa
 tensor one of three placements, and the conversions between them are the only communication there is.
 
     REPLICATED   every rank holds the whole value
-    Sharded(a)   rank r holds the slice shard_bounds(n, r, size) of axis a, which has n entries in all
+    Sharded(a)   rank r holds the slice shard_bounds(n, r, size) of axis a, which has n >= size entries in all
     PARTIAL      every rank holds a term; the value is their sum
 
 So means over uneven shards are exact, a sum stays a sum, and no rule has to know how many ranks there are.
+Only what is fed may be sharded along an axis of fewer entries than ranks; `place` makes it whole first.
 """
 
 from __future__ import annotations

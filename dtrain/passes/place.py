@@ -20,7 +20,8 @@ def place(step: Step) -> Step:
     """Give every tensor a placement, converting inputs where an op's rule asks for another.
 
     An op without a rule for the case at hand gets its inputs whole: always right, only not always fast.
-    Fetched values come back whole. With one rank everything is replicated and nothing is added.
+    What would be split along an axis of fewer entries than ranks is made whole at once, so no rank is left
+    without a part. Fetched values come back whole. With one rank everything is replicated and nothing added.
     """
     if step.ranks == 1:
         return replace(step, placements={t: REPLICATED for n in step.graph.operations for t in n.outputs})
@@ -55,8 +56,17 @@ class _Placer:
         copy = self.graph.copy_of(node, tuple(inputs), control)
         self.operations[node] = copy
         for old, new in zip(node.outputs, copy.outputs, strict=True):
-            self.tensors[old] = new
             self.placements[new] = out
+            self.tensors[old] = new if self.suffices(new, out) else self.convert(new, REPLICATED)
+
+    def suffices(self, tensor: Tensor, placement: Placement) -> bool:
+        """Whether every rank has a part of a tensor that lies so.
+
+        Where one has nothing, another may have an axis of 1, which broadcasting would stretch, and ranks
+        that compute have other kernels than those that do not.
+        """
+        shape = tensor.spec.shape or ()
+        return not isinstance(placement, Sharded) or shape[placement.axis] >= self.step.ranks  # type: ignore
 
     def convert(self, tensor: Tensor, want: Placement) -> Tensor:
         """The tensor under another placement; made once however many ask."""
@@ -73,6 +83,7 @@ class _Placer:
                 kind, got = AllGather(have.axis), REPLICATED
             else:
                 assert isinstance(want, Sharded), f"{tensor.name}: {have} cannot become {want}"
+                assert self.suffices(tensor, want), f"{tensor.name} {tensor.spec}: {want}"
                 kind, got = TakeShard(want.axis), want
             self.graph.source = tensor.op.source
             node = self.graph.add(kind, (tensor,), f"{tensor.op.name}/{type(kind).__name__}")

@@ -127,9 +127,9 @@ class DevicePlan(Plan):
         if status == BAD_VALUE:
             self._explain(self.kernel_nodes[kernel])
 
-    def repeats(self, until: int | None) -> bool:
+    def _can_repeat(self) -> bool:
         strings = any(a.dtype == object for _, a in self._feeds)
-        return self._windows and all(self._flat) and not strings and self._may_end(until)
+        return self._windows and all(self._flat) and not strings
 
     def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
         self._poison()

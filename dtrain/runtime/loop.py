@@ -14,7 +14,8 @@ from dtrain.runtime.session import Session, Shard
 class Window:
     """This rank's rows of several global batches of one size, to feed one a step.
 
-    rows: array whose axis 0 counts the steps and axis 1 the rows of a batch that a Shard would have.
+    rows: array whose axis 0 counts the steps and axis 1 the rows of a batch that a Shard would have; all rows
+        where there are fewer than ranks.
     total: number of entries of each batch over all ranks.
     """
 
@@ -26,9 +27,10 @@ class Window:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def shard(self, step: int) -> Shard:
-        """What a step is fed."""
-        return Shard(self.rows[step], self.total)
+    def feed(self, step: int) -> Any:
+        """What a step is fed: the whole batch where this rank has it, as then all do."""
+        rows = self.rows[step]
+        return rows if len(rows) == self.total else Shard(rows, self.total)
 
 
 class Loop:
@@ -62,7 +64,7 @@ class Loop:
         while len(results) < len(window) and not self._ends(results):
             with self._session.lock:  # the next steps go on from the plan, and the feeds, of the first
                 # which is one as any other: it compiles, and looks at what it is fed
-                results.append(self._step(window.shard(len(results)), *values))
+                results.append(self._step(window.feed(len(results)), *values))
                 if len(results) < len(window) and not self._ends(results):
                     results += self._several(window.rows[len(results) :], results[0])
         return results

@@ -92,6 +92,9 @@ class Plan:
         self._fetches = [self._arrays[t] for t in step.fetches]
         #: One call a kernel; calls does the same, all neighbours in C in one.
         self.kernels, self.calls = self._link(bound, layout)
+        self._repeats = self._can_repeat()
+        if step.native:  # for its local shapes a rank may lack a kernel in C or CUDA
+            self._repeats = bool(env.comm.allreduce(np.array([self._repeats], np.int8), "min")[0])
         self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
 
     def _link(
@@ -99,10 +102,11 @@ class Plan:
     ) -> tuple[list[Kernel], list[Kernel]]:
         """The kernels as calls, one by one; and with those in C that follow one another as one."""
         native = [k for k in bound if isinstance(k, NativeCall)]
+        if self.step.native:
+            layout.code.compile()
         if not native:
             single = [self._placed(i, kernel) for i, kernel in enumerate(bound)]  # type: ignore[arg-type]
             return single, single
-        layout.code.compile()
         program = layout.code.program(native)
         if len(native) == len(bound):
             self._program, self._explain = program, layout.explain
@@ -164,14 +168,15 @@ class Plan:
         return [a.copy() if a.ndim else a[()] for a in self._fetches]
 
     def repeats(self, until: int | None) -> bool:
-        """Whether run_steps can be: all kernels are C, and the fetch `until`, if any, is a float32 scalar."""
+        """Whether run_steps can be, on all ranks alike: all is C, and the fetch `until` a float32 scalar."""
+        last = None if until is None else self._fetches[until]
+        return self._repeats and (last is None or (last.dtype == np.float32 and last.ndim == 0))
+
+    def _can_repeat(self) -> bool:
+        """Whether this rank's kernels, feeds and fetches are such that several steps can be one call."""
         arrays = [*self._fetches, *(buffer for _, buffer in self._feeds)]
         flat = all(a.flags.c_contiguous and a.dtype != object for a in arrays)
-        return self._program is not None and flat and self._may_end(until)
-
-    def _may_end(self, until: int | None) -> bool:
-        last = None if until is None else self._fetches[until]
-        return last is None or (last.dtype == np.float32 and last.ndim == 0)
+        return self._program is not None and flat
 
     def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
         """run several times with nothing but kernels in between, if repeats(until).

@@ -30,12 +30,15 @@ def batches(order: np.ndarray, batch_size: int, comm: Communicator) -> Iterator[
 def windows(
     order: np.ndarray, batch_size: int, comm: Communicator, steps: Callable[[], int]
 ) -> Iterator[Window]:
-    """batches, several in one Window: as many as steps() says, and as are of one size."""
+    """batches, several in one Window: as many as steps() says, and as are of one size.
+
+    A batch of fewer examples than ranks each rank has whole: it could not be split among all.
+    """
     start = 0
     while start < len(order):
         total = min(batch_size, len(order) - start)
         count = min(steps(), (len(order) - start) // total)
-        low, high = shard_bounds(total, comm.rank, comm.size)
+        low, high = shard_bounds(total, comm.rank, comm.size) if total >= comm.size else (0, total)
         rows = order[start : start + count * total].reshape(count, total)
         yield Window(rows[:, low:high], total)
         start += count * total

@@ -176,15 +176,18 @@ def _header_text(facts: dict[str, Any]) -> str:
     rows = f"{facts['batch_size'] // ranks:,}"
     if facts["batch_size"] % ranks:
         rows += f" or {facts['batch_size'] // ranks + 1:,}"
+    each, rows = f"{each} a rank and epoch", f"{rows} a rank"
+    if facts["batch_size"] < ranks:
+        each = rows = "all on each rank"
     source = facts["source"] if facts["source"] == "generated" else f"from {facts['source']}"
     lines = [
         f"dtrain {facts['version']}  {facts['mpi'] or 'no MPI'}  {_count(ranks, 'rank')} on "
         f"{_count(facts['nodes'], 'node')}  {_runs(facts['devices'])}",
         f"  model    {facts['model']}, {facts['parameters']:,} parameters",
         f"  data     {facts['dataset']}, {source}: {facts['examples']:,} training and "
-        f"{facts['test_examples']:,} test examples, {each} a rank and epoch",
+        f"{facts['test_examples']:,} test examples, {each}",
         f"  step     {facts['optimizer']}, learning rate {facts['lr']:g}, global batch "
-        f"{facts['batch_size']:,} ({rows} a rank), seed {facts['seed']}",
+        f"{facts['batch_size']:,} ({rows}), seed {facts['seed']}",
         f"  length   {facts['iterations_per_epoch']:,} iterations per epoch, "
         f"{_count(facts['epochs'], 'epoch')}",
         f"  blas     {facts['blas']}{' a rank' if ranks > 1 else ''}",

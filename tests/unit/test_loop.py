@@ -142,7 +142,16 @@ def test_windows_hold_each_batch_once() -> None:
     found = list(windows(order, 10, SingleCommunicator(), lambda: next(counts)))
     assert [(len(w), w.total) for w in found] == [(1, 10), (4, 10), (3, 10), (2, 10), (1, 3)]
     np.testing.assert_array_equal(np.concatenate([w.rows.ravel() for w in found]), order)
-    np.testing.assert_array_equal(found[1].shard(2).rows, order[30:40])
+    np.testing.assert_array_equal(found[1].feed(2), order[30:40])
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_window_of_batches_of_fewer_than_ranks_has_them_whole(rank: int) -> None:
+    comm = SingleCommunicator()
+    comm.rank, comm.size = rank, 5
+    split, whole = windows(np.arange(9, dtype=np.int32), 5, comm, lambda: 1)
+    assert (split.feed(0).rows.tolist(), split.feed(0).total) == ([rank], 5)
+    assert whole.feed(0).tolist() == [5, 6, 7, 8]
 
 
 def test_the_pace_is_that_of_the_measured_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -760,3 +760,18 @@ def test_the_blas_of_numpys_wheels_is_found() -> None:
     config: Any = np.show_config(mode="dicts")
     if "openblas" in config["Build Dependencies"]["blas"]["name"]:
         assert blas() is not None
+
+
+@pytest.mark.parametrize(
+    ("table", "at"),
+    [(np.empty(0, np.uint8).view(float).reshape(5, 0), [4, 0, 2]), (np.arange(4.0).reshape(4, 1).T, [0, 0])],
+    ids=["empty", "one"],
+)
+def test_rows_are_gathered_whatever_their_strides(table: np.ndarray, at: list[int]) -> None:
+    """NumPy says any stride of an axis of 1, and one that is not 0 of rows that it made empty."""
+    code, memory = Code(SingleCommunicator()), np.full(16, -1.0)
+    size = len(at) * table.shape[1]
+    call = code.gather(table, np.array(at), 0, memory[:size].reshape(len(at), -1) if size else memory[:0])
+    assert call is not None
+    code.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)()
+    np.testing.assert_array_equal(memory, [*table[at].ravel(), *[-1] * (16 - size)])

@@ -274,6 +274,30 @@ def test_ranks_compute_what_one_does(
             assert b["test_accuracy"] == pytest.approx(a["test_accuracy"], abs=0.011)
 
 
+@pytest.mark.parametrize(("batch", "ranks"), [(1, 2), (2, 3), (3, 4), (20, 3)])
+def test_batches_of_fewer_examples_than_ranks(
+    batch: int, ranks: int, write_set: Callable[..., Path], tmp_path: Path, mpirun: Callable[..., Any]
+) -> None:
+    """61 examples leave a last batch of one each time; another number of ranks takes the second epoch."""
+    data = write_set(tmp_path / "tiny", 61, 2)
+    one = TrainConfig(
+        dataset=str(data), epochs=2, batch_size=batch, kernels="c", run_dir=str(tmp_path / "one")
+    )
+    train(one, SingleCommunicator())
+    argv = ["train", "--dataset", data, "--batch-size", str(batch), "--kernels", "c"]
+    begun = mpirun(ranks, [*argv, "--epochs", "1", "--run-dir", "many"])
+    ended = mpirun(3 if ranks == 2 else 2, [*argv, "--epochs", "2", "--resume", "many"])
+    assert begun.rc == ended.rc == 0, begun.stderr + ended.stderr
+    alone, many = (
+        [e for e in events((tmp_path / name / "metrics.jsonl").read_text()) if e["event"] == "epoch"]
+        for name in ("one", "many")
+    )
+    assert len(alone) == 2
+    for a, b in zip(alone, many, strict=True):
+        for what in ("loss", "accuracy", "test_loss", "test_accuracy"):
+            assert b[what] == pytest.approx(a[what], rel=1e-4), what
+
+
 def test_two_parallel_runs_are_bit_identical(
     small_set: Path, tmp_path: Path, mpirun: Callable[..., Any]
 ) -> None:
