@@ -80,6 +80,11 @@ class Communicator(ABC):
     def abort(self, exit_code: int) -> None:
         """End every rank now. Not collective: one rank is enough."""
 
+    @property
+    def is_its_thread(self) -> bool:
+        """Whether this thread may call collectives; see check_thread."""
+        return True
+
     def check_thread(self) -> None:
         """Raise UsageError on a thread that may not call collectives: of several ranks one alone does.
 

@@ -410,9 +410,13 @@ class MPICommunicator(Communicator):
 
         return write
 
+    @property
+    def is_its_thread(self) -> bool:
+        return self.size == 1 or threading.current_thread() is self._thread
+
     def check_thread(self) -> None:
-        here = threading.current_thread()
-        if self.size > 1 and here is not self._thread:
+        if not self.is_its_thread:
+            here = threading.current_thread()
             raise UsageError(
                 f"the thread {here.name!r} calls what {self.size} ranks do together: call it from the thread "
                 f"{self._thread.name!r} alone, which began, or use Session(comm=None) or "

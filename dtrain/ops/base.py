@@ -64,6 +64,7 @@ class Op:
 
     #: Another value each time, or an effect: never merged, folded or dropped for being equal.
     stateful: ClassVar[bool] = False
+    draws: ClassVar[bool] = False  # random numbers, which its runs count
     #: Computes each output element from the input elements at its place.
     elementwise: ClassVar[bool] = False
     #: Inputs whose memory output 0 may take over, where shape and dtype are the same.

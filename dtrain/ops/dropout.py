@@ -31,6 +31,7 @@ class DropoutMask(Op):
     noise_shape: Dims
     seed: int
     stateful = True
+    draws = True
     shape_only = (0,)
     tells = (1,)
     no_gradient = "it is random"

@@ -23,6 +23,7 @@ class _Random(Op):
     dtype: DType
     seed: int
     stateful = True
+    draws = True
     no_gradient = "it has no inputs"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -99,6 +100,7 @@ class RandomShuffle(Op):
 
     seed: int
     stateful = True
+    draws = True
     no_gradient = "TensorFlow 1 has none for it; gather with shuffled indices instead"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:

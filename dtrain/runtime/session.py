@@ -75,7 +75,8 @@ class Session:
     `with Session() as sess:` makes it the default session and its graph the default graph, and closes it.
 
     Any thread may call it; runs follow one another, and each is as if it were alone. On several ranks one
-    thread makes all calls (see Communicator.check_thread).
+    thread makes the calls that take all ranks (see Communicator.check_thread); in others a run may read
+    variables and compute of whole arrays, which each rank does by itself.
 
     Args:
         target: accepted for TensorFlow 1's sake; only '' is known.
@@ -91,6 +92,7 @@ class Session:
 
     profiler: Any = None
     latest: Plan | None = None
+    _of: Communicator | None = None  # of one that reads another's variables: the other's ranks
 
     def __init__(
         self,
@@ -122,6 +124,7 @@ class Session:
         self._walked = 0  # blocks of parameters and slots
         self._initialized: set[str] = set()
         self._plans: dict[Any, Plan] = {}
+        self._reads: Session | None = None
         self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
         self._problem = ""  # why there are no kernels in C
         self._draws = Draws(self.graph, self.comm, self.backend)
@@ -159,6 +162,8 @@ class Session:
         """Free the variables and plans, when no thread runs it; running it again is an error."""
         with self.lock:
             self._closed = True
+            if self._reads is not None:
+                self._reads.close()
             self._variables.clear()
             self._initialized.clear()
             self._plans.clear()
@@ -222,7 +227,8 @@ class Session:
         def call(*values: Any) -> Any:
             if self._closed:
                 raise FailedPreconditionError("Attempted to use a closed Session.")
-            self.comm.check_thread()
+            if not self.comm.is_its_thread:
+                return self._reader().make_callable(fetches, feed_list)(*values)
             locals_, specs = self._accept(feeds, values)  # an array may be the caller's code: not locked
             key = (kind, specs)
             with self.lock:
@@ -231,7 +237,7 @@ class Session:
                     plan = self._compile(tensors, targets, feeds, specs)
                 self._keep(key, plan)
                 if not self._initialized.issuperset(plan.required):
-                    raise self._uninitialized(plan)
+                    raise self._uninitialized(next(n for n in plan.required if n not in self._initialized))
                 if self.comm.size > 1:
                     self._check_alike(plan, feeds, values)
                 self.latest = plan
@@ -248,6 +254,16 @@ class Session:
             return rebuild([None if p is None else results[p] for p in places])
 
         return call
+
+    def _reader(self) -> Session:
+        """A session of this rank alone on these variables, for threads that may not call the other ranks."""
+        with self.lock:
+            if self._reads is None:
+                self._reads = Session(graph=self.graph, comm=None, device=self.backend)
+                self._reads._of, self._reads.lock = self.comm, self.lock
+                self._reads._variables, self._reads._initialized = self._variables, self._initialized
+                self._reads._compiles = self._compiles
+            return self._reads
 
     def _run(self, plan: Plan, values: Sequence[Any]) -> list[Any]:
         """The plan's fetches; what its check stops is taken again with a lower loss scale."""
@@ -355,6 +371,8 @@ class Session:
                 low, high = shard_bounds(len(value), self.comm.rank, self.comm.size)
                 value = Shard(value[low:high], len(value))
             if isinstance(value, Shard):
+                if self._of is not None:
+                    self._of.check_thread()  # the other rows are other ranks'
                 array, shape, placement = self._accept_shard(tensor, value)
             else:
                 array = self._array(tensor, value)
@@ -487,7 +505,10 @@ class Session:
             agree_on_step(self.comm, self.graph, nodes)
         if error is not None:
             raise error
-        self._allocate()
+        if self._of is None:
+            self._allocate()
+        else:
+            self._read_only(nodes)
         env = PlanEnv(
             self.backend,
             self.comm,
@@ -497,6 +518,15 @@ class Session:
         )
         kind = Plan if self.backend.on_host else DevicePlan
         return kind(step, nodes, self._variables, self.backend, env, scales)
+
+    def _read_only(self, nodes: Sequence[Operation]) -> None:
+        """Raise where a run that is to be this rank's alone does what all ranks have to do together."""
+        assert self._of is not None
+        if any(node.kind.writes or node.kind.draws for node in nodes):
+            self._of.check_thread()
+        for node in nodes:
+            if isinstance(node.kind, VariableOp) and node.name not in self._initialized:
+                raise self._uninitialized(node.name)
 
     def _native(self) -> bool | None:
         """What Step.native is to be: whether plans may have, or must have, kernels of our own. Collective."""
@@ -533,8 +563,7 @@ class Session:
             self._plans.pop(next(iter(self._plans)))
         self._plans[key] = plan  # at the end: the first is the one unused longest
 
-    def _uninitialized(self, plan: Plan) -> FailedPreconditionError:
-        name = next(n for n in plan.required if n not in self._initialized)
+    def _uninitialized(self, name: str) -> FailedPreconditionError:
         place = built(self.graph.get_operation_by_name(name))
         return FailedPreconditionError(
             f"Attempting to use uninitialized value {name}{place}: run "

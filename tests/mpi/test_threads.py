@@ -72,15 +72,59 @@ def test_a_second_thread_is_refused_on_every_rank_and_the_first_goes_on(comm: Co
     rows = np.arange(30, dtype="f4").reshape(10, 3)
     session, x, total = summed(comm)
     [v] = session.graph.get_collection("variables")
+    with session.graph.as_default():
+        write, noise = dt.assign(v, np.zeros(3, "f4")), x * dt.random_normal([3])
     for _ in ("no plan yet", "the plans are there"):
-        for value in (rows, share(comm, rows)):
-            refused(on_threads(lambda value=value: session.run(total, {x: value})))
+        refused(on_threads(lambda: session.run(total, {x: share(comm, rows)})))
+        refused(on_threads(lambda: session.run([total, write], {x: rows})))
+        refused(on_threads(lambda: session.run(noise, {x: rows})))
         refused(on_threads(lambda: v.load(np.zeros(3, "f4"), session)))
         refused(on_threads(lambda: dt.train.Saver([v]).save(session, "never")))
         refused(on_threads(comm.barrier))
         refused(on_threads(lambda: comm.allreduce(np.ones(2))))
         for value in (rows, share(comm, rows)):
             assert session.run(total, {x: value}) == rows.sum()
+
+
+def test_threads_read_variables_and_compute_of_whole_arrays(comm: Communicator) -> None:
+    """Each rank by itself, in any order, while the ranks train in the thread that they agree on."""
+    rows = np.arange(30, dtype="f4").reshape(10, 3)
+    with dt.Graph().as_default() as graph:
+        x = dt.placeholder("float32", [None, 3])
+        v, w = (dt.Variable(np.zeros(3, "f4")) for _ in range(2))
+        y = dt.reduce_sum(x * v, 1)
+        step = dt.group(dt.assign_add(v, np.ones(3, "f4")), dt.assign_add(w, np.ones(3, "f4")))
+        later = dt.Variable(np.zeros(3, "f4")) + x
+        session = dt.Session(graph=graph, comm=comm)
+        with pytest.raises(dt.errors.FailedPreconditionError, match="uninitialized"):
+            raise on_threads(lambda: session.run(y, {x: rows}), 1)[0]
+        session.run(dt.variables_initializer([v, w]))
+        with pytest.raises(dt.errors.FailedPreconditionError, match="uninitialized"):
+            raise on_threads(lambda: session.run(later, {x: rows}), 1)[0]
+    stop = threading.Event()
+    wrong: list[Any] = []
+
+    def work(seed: int) -> int:
+        rng, runs = np.random.default_rng([seed, comm.rank]), 0
+        while not stop.is_set() or runs < 20:
+            mine = rows[: rng.integers(0, 11)]
+            got, ones, others = session.run([y, v, w], {x: mine})
+            right = (ones == others).all() and (ones == ones[0]).all()
+            if not right or not np.array_equal(got, mine.sum(1) * ones[0]):
+                wrong.append((mine, got, ones, others))
+            runs += 1
+        return runs
+
+    seeds = iter(range(4))
+    ended: list[Any] = []
+    threads = threading.Thread(target=lambda: ended.extend(on_threads(lambda: work(next(seeds)))))
+    threads.start()
+    for _ in range(30):
+        session.run(step)
+    stop.set()
+    threads.join(30)
+    assert not wrong and len(ended) == 4 and all(runs >= 20 for runs in ended), (wrong, ended)
+    assert session.run(v).tolist() == [30] * 3
 
 
 def test_a_session_of_one_rank_is_any_thread_s(comm: Communicator) -> None:
@@ -121,7 +165,8 @@ def test_a_model(comm: Communicator) -> None:
     refused(on_threads(lambda: model.predict(x)))
     np.testing.assert_array_equal(model.predict(x), x.sum(1, keepdims=True))
     refused(on_threads(lambda: model.predict(x)))
-    refused(on_threads(model.get_weights))
+    for kernel, _ in on_threads(model.get_weights):
+        assert (kernel == 1).all()
     np.testing.assert_array_equal(model.predict(x), x.sum(1, keepdims=True))
 
 
