@@ -200,7 +200,8 @@ def train(
 ) -> dict[str, float]:
     """One pass over the examples in this order; loss and metrics are those of each batch in its own step."""
     optimizer, totals, number = model.optimizer, network.totals(), 0
-    pace = (lambda: 1) if watch.listens else network.pace  # a callback may change anything behind a batch
+    # behind each batch a callback may change anything, and decay changes the learning rate
+    pace = (lambda: 1) if watch.listens or optimizer.decay else network.pace
     with network.on(examples) as steps:
         for window in windows(order, batch_size, model.comm, pace):
             watch.before(number, window.total)

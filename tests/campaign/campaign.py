@@ -123,7 +123,16 @@ class Campaign:
     def _job(self, role: str, ranks: int, tasks: Sequence[tuple[int, Setting]]) -> dict[int, dict[str, Any]]:
         with tempfile.NamedTemporaryFile("w", dir=self.folder, suffix=".json", delete=False) as file:
             json.dump([(number, vars(how)) for number, how in tasks], file)
-        command = [sys.executable, __file__, "--work", role, "--tasks", file.name, "--folder", str(self.folder)]
+        command = [
+            sys.executable,
+            __file__,
+            "--work",
+            role,
+            "--tasks",
+            file.name,
+            "--folder",
+            str(self.folder),
+        ]
         if ranks > 1:
             command = [str(Path(sys.executable).with_name("mpirun")), "-n", str(ranks), *command]
         process = subprocess.Popen(
@@ -148,7 +157,10 @@ class Campaign:
                     if old["outcome"] in ("begun", "same"):  # the first rank that fails
                         said[fact["case"]] = fact
 
-        threads = [threading.Thread(target=listen), threading.Thread(target=lambda: errors.extend(process.stderr))]
+        threads = [
+            threading.Thread(target=listen),
+            threading.Thread(target=lambda: errors.extend(process.stderr)),
+        ]
         for thread in threads:
             thread.start()
         while process.poll() is None:
@@ -165,7 +177,10 @@ class Campaign:
             raise RuntimeError(f"{' '.join(command)}: {''.join(errors)}")
         for fact in said.values():
             if fact["outcome"] == "begun":
-                fact |= {"outcome": "died", "what": f"exit code {process.returncode}: {''.join(errors)[-600:]}"}
+                fact |= {
+                    "outcome": "died",
+                    "what": f"exit code {process.returncode}: {''.join(errors)[-600:]}",
+                }
         return said
 
     def judge(self, number: int, how: Setting) -> tuple[dict[str, str], float]:
@@ -228,7 +243,10 @@ def campaign(cases: Sequence[tuple[int, Setting]], seconds: float) -> int:
                 table[form(number), ranks, how.kernels, fact["outcome"]] += 1
                 if fact["outcome"] != "same":
                     failed += 1
-                    print(f"{fact['outcome'].upper()} {form(number)}: {fact['what']}\n  {repeat(number, how)}", flush=True)
+                    print(
+                        f"{fact['outcome'].upper()} {form(number)}: {fact['what']}\n  {repeat(number, how)}",
+                        flush=True,
+                    )
             print(f"{len(tasks)} cases on {ranks} ranks in {time.monotonic() - started:.0f} s", flush=True)
     print("\nform   ranks kernels  cases  outcome")
     for (kind, ranks, kernels, outcome), count in sorted(table.items()):
@@ -240,7 +258,9 @@ def campaign(cases: Sequence[tuple[int, Setting]], seconds: float) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--case", type=int)

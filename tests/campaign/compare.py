@@ -76,7 +76,9 @@ def differences(found: Mapping[str, np.ndarray], alone: Mapping[str, np.ndarray]
 
 
 def verdict(
-    found: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray], nudged: Sequence[Mapping[str, np.ndarray]]
+    found: Mapping[str, np.ndarray],
+    exact: Mapping[str, np.ndarray],
+    nudged: Sequence[Mapping[str, np.ndarray]],
 ) -> tuple[dict[str, str], float]:
     """The second look: of each array that does not pass what is wrong, and the largest share of its size allowed."""
     wrong, loosest = {}, 0.0

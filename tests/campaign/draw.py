@@ -104,7 +104,9 @@ def dropout(draw: Draw, s: Random, shape: Shape) -> tuple[str, Shape]:
     rate = s.one((0.25, 0.3, 0.5, 0.1))
     noise = ""
     if s.chance(0.2):
-        noise = f", noise_shape=(None, {', '.join('1' for _ in shape[:-1])}{', ' * (len(shape) > 1)}{shape[-1]})"
+        noise = (
+            f", noise_shape=(None, {', '.join('1' for _ in shape[:-1])}{', ' * (len(shape) > 1)}{shape[-1]})"
+        )
     return f"layers.Dropout({rate}{noise})", shape
 
 

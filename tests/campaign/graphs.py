@@ -90,16 +90,28 @@ def _loss(draw: Draw, s: Random, f: int) -> tuple[list[str], str, int, list[str]
     if kind == "classes":
         k = draw.own.one((2, 3, 5, 10))
         last = [f"h = layers.Dense({k})(h)"]
-        others = [accuracy.format("y"), "dt.reduce_sum(dt.cast(dt.nn.in_top_k(h, y, 2), 'int32'))", "dt.nn.softmax(h)"]
+        others = [
+            accuracy.format("y"),
+            "dt.reduce_sum(dt.cast(dt.nn.in_top_k(h, y, 2), 'int32'))",
+            "dt.nn.softmax(h)",
+        ]
         if s.chance(0.5):
-            return [*last, f"loss = dt.losses.sparse_softmax_cross_entropy(y, h{weigh}{reduction})"], kind, k, others
+            return (
+                [*last, f"loss = dt.losses.sparse_softmax_cross_entropy(y, h{weigh}{reduction})"],
+                kind,
+                k,
+                others,
+            )
         each = "dt.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=h)"
         return [*last, f"each = {each}", f"loss = {s.one(REDUCED)}"], kind, k, [*others, "each"]
     if kind == "rows":
         k = draw.own.one((2, 3, 5, 10))
         smooth = s.one(("", ", label_smoothing=0.1"))
         others = [accuracy.format("dt.argmax(y, 1)"), "dt.nn.top_k(h, 2)[0]", "dt.argmax(h, 1)"]
-        lines = [f"h = layers.Dense({k})(h)", f"loss = dt.losses.softmax_cross_entropy(y, h{weigh}{smooth}{reduction})"]
+        lines = [
+            f"h = layers.Dense({k})(h)",
+            f"loss = dt.losses.softmax_cross_entropy(y, h{weigh}{smooth}{reduction})",
+        ]
         return lines, kind, k, others
     k = draw.own.one((1, 2, 3))
     lines = [f"h = layers.Dense({k})(h)"]
@@ -220,18 +232,15 @@ def graph(draw: Draw) -> tuple[list[str], list[str]]:
         end += [
             "take = Loop(session, [*fetches, step], [i])",
             f"order = np.concatenate([r.permutation({n}) for _ in range({epochs})]).astype('i4')",
-            "low = 0",
-            "while low < len(order):",
-            f"    size = min({draw.batch}, len(order) - low)",
-            "    steps = min(STEPS, (len(order) - low) // size)",
-            "    rows = order[low : low + steps * size].reshape(steps, size)",
-            "    mine = shard_bounds(size, comm.rank, comm.size) if comm else (0, size)",
-            "    found['steps'] += [taken[:-1] for taken in take(Window(rows[:, slice(*mine)], size))]",
-            "    low += steps * size",
+            f"for window in windows(order, {draw.batch}, comm or dt.comm.SingleCommunicator(), lambda: STEPS):",
+            "    found['steps'] += [taken[:-1] for taken in take(window)]",
         ]
         given = "{i: " + feeds[0].format(f"np.arange({n}, dtype='i4')[low : low + {{size}}]") + "}"
     else:
-        a, b, c = (feed.format(f"{name}[low : low + {{size}}]") for feed, name in zip(feeds, ("xs", "ys", "weights"), strict=True))
+        a, b, c = (
+            feed.format(f"{name}[low : low + {{size}}]")
+            for feed, name in zip(feeds, ("xs", "ys", "weights"), strict=True)
+        )
         given = f"{{x: {a}, y: {b}, weight: {c}}}"
         end += [
             f"for _ in range({epochs}):",
@@ -246,11 +255,15 @@ def graph(draw: Draw) -> tuple[list[str], list[str]]:
         "found['state'] = session.get_values(dt.global_variables())",
         "return found",
     ]
-    before = [
-        "def unit(w):",
-        '    """A constraint: columns of a length of at most 1."""',
-        "    return w / dt.maximum(1.0, dt.sqrt(dt.reduce_sum(dt.square(w), 0, keepdims=True)))",
-        "",
-        "",
-    ] if any("unit" in line for line in lines) else []
+    before = (
+        [
+            "def unit(w):",
+            '    """A constraint: columns of a length of at most 1."""',
+            "    return w / dt.maximum(1.0, dt.sqrt(dt.reduce_sum(dt.square(w), 0, keepdims=True)))",
+            "",
+            "",
+        ]
+        if any("unit" in line for line in lines)
+        else []
+    )
     return before, [*start, "h = x", *lines, *end]

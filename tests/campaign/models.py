@@ -44,7 +44,13 @@ def head(draw: Draw, s: Random, lead: Shape) -> tuple[str, str, str, int, list[s
             loss, last = "losses.SparseCategoricalCrossentropy(from_logits=True)", f"layers.Dense({k})"
         return last, loss, "classes", k, metrics, not lead
     if kind == "categorical":
-        metrics = ["'accuracy'", "metrics.TopKCategoricalAccuracy(2)", "'mse'", "metrics.AUC(20)", "metrics.Recall()"]
+        metrics = [
+            "'accuracy'",
+            "metrics.TopKCategoricalAccuracy(2)",
+            "'mse'",
+            "metrics.AUC(20)",
+            "metrics.Recall()",
+        ]
         smooth = s.one(("", "label_smoothing=0.1"))
         if s.chance(0.5):
             last = f"layers.Dense({k}, 'softmax')"
@@ -55,9 +61,23 @@ def head(draw: Draw, s: Random, lead: Shape) -> tuple[str, str, str, int, list[s
         k = s.one((1, 1, 3))
         metrics = ["'accuracy'", "metrics.AUC(30)", "metrics.Precision()", "metrics.Recall(0.4)", "'mae'"]
         if s.chance(0.6):
-            return f"layers.Dense({k}, 'sigmoid')", "'binary_crossentropy'", "bits", k, metrics, not lead and k == 1
+            return (
+                f"layers.Dense({k}, 'sigmoid')",
+                "'binary_crossentropy'",
+                "bits",
+                k,
+                metrics,
+                not lead and k == 1,
+            )
         loss = "losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.2)"
-        return f"layers.Dense({k})", loss, "bits", k, ["metrics.BinaryAccuracy(threshold=0.1)"], not lead and k == 1
+        return (
+            f"layers.Dense({k})",
+            loss,
+            "bits",
+            k,
+            ["metrics.BinaryAccuracy(threshold=0.1)"],
+            not lead and k == 1,
+        )
     k = s.one((1, draw.own.one((2, 3, 8))))
     if s.chance(0.2):
         k = max(k, 2)
@@ -185,13 +205,13 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
         "return {'steps': seen.steps, 'epochs': seen.epochs, 'state': values}",
     ]
     model = [
-        "MODEL = \'\'\'\\",
+        "MODEL = '''\\",
         "import dtrain as dt",
         "from dtrain.keras import activations, layers, regularizers",
         "from dtrain.keras.models import Sequential",
         "",
         *source,
-        "\'\'\'",
+        "'''",
     ]
     return [*TRAIN.splitlines(), *model], lines
 

@@ -33,8 +33,8 @@ from dtrain.keras import activations, callbacks, layers, losses, metrics, optimi
 from dtrain.keras.models import Sequential
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.batch import Batch
-from dtrain.runtime.loop import Loop, Window
-from dtrain.train.batches import Pace
+from dtrain.runtime.loop import Loop
+from dtrain.train.batches import Pace, windows
 
 CHECK = {check}  # look for NaN and infinities
 STEPS = {steps}  # in a call
@@ -71,7 +71,7 @@ def shard(comm, rows):
 '''
 
 #: What a printed program ends with.
-ENDING = '''
+ENDING = """
 
 if __name__ == "__main__":
     comm = dt.comm.world()
@@ -92,7 +92,7 @@ if __name__ == "__main__":
             print(f"{name}: {a.shape} differs by {off:.3g} of {np.abs(b).max(initial=0):.3g}")
 
     show("", found, alone)
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ def setting(number: int, most: int = 5) -> Setting:
 
 def form(number: int) -> str:
     """What a case is written as."""
-    return Draw(number).structure.one(("keras", "keras", "keras", "keras", "graph", "graph", "graph", "graph", "train"))
+    return Draw(number).structure.one(
+        ("keras", "keras", "keras", "keras", "graph", "graph", "graph", "graph", "train")
+    )
 
 
 def program(number: int, how: Setting, whole: bool = False) -> str:
@@ -131,7 +133,9 @@ def program(number: int, how: Setting, whole: bool = False) -> str:
     draw.structure.one(range(9))  # form()
     before, body = {"keras": models.keras, "graph": graphs.graph, "train": models.train}[form(number)](draw)
     title = f"Case {number} of tests/campaign, {form(number)}: on {how.ranks} ranks."
-    head = PREAMBLE.format(title=title, kernels=how.kernels, check=how.check, steps=how.steps, nudge=how.nudge)
+    head = PREAMBLE.format(
+        title=title, kernels=how.kernels, check=how.check, steps=how.steps, nudge=how.nudge
+    )
     lines = [*before, "def case(comm):", *(f"    {line}" for line in body), ""]
     return head + "\n".join(lines) + ENDING * whole
 

@@ -151,6 +151,19 @@ def test_clipping_and_decay() -> None:
     np.testing.assert_allclose(model.get_weights()[0], 0.1 * 2 + 0.1 / 2 * 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kernels", ["numpy", "c"])
+def test_decay_counts_each_step_of_many(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernels == "c" and not compiler.command():
+        pytest.skip("no C compiler")
+    monkeypatch.setenv("DTRAIN_KERNELS", kernels)
+    model = Sequential([Dense(1, use_bias=False, input_shape=(1,))], comm=None)
+    model.compile(optimizers.SGD(0.01, decay=0.1), "mse")
+    model.set_weights([np.ones((1, 1))])
+    model.fit(np.ones((64, 1)), np.zeros((64, 1)), batch_size=1, verbose=0)
+    right = np.prod(1 - 2 * 0.01 / (1 + 0.1 * np.arange(64)))
+    np.testing.assert_allclose(model.get_weights()[0][0, 0], right, rtol=1e-5)
+
+
 def test_integers_are_trained_on_as_numbers() -> None:
     bytes_ = RANDOM.integers(0, 255, (N, 5))
     found = []
