@@ -44,12 +44,14 @@ class Random:
 class Draw:
     """What a case is drawn from.
 
-    structure, own: see above. examples, batch: how many there are, and how many a step takes.
+    structure, own: see above; form: of its own, so that it is known first.
+    examples, batch: how many there are, and how many a step takes.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self._layer = 0
+        self.form = Random(4, number % STRUCTURES)
         self.structure = Random(0, number % STRUCTURES)
         self.own = Random(1, number)
         self.batch = self.own.one(BATCHES)
@@ -102,11 +104,7 @@ def batch_norm(draw: Draw, s: Random, shape: Shape) -> tuple[str, Shape]:
 
 def dropout(draw: Draw, s: Random, shape: Shape) -> tuple[str, Shape]:
     rate = s.one((0.25, 0.3, 0.5, 0.1))
-    noise = ""
-    if s.chance(0.2):
-        noise = (
-            f", noise_shape=(None, {', '.join('1' for _ in shape[:-1])}{', ' * (len(shape) > 1)}{shape[-1]})"
-        )
+    noise = f", noise_shape={(None, *[1] * (len(shape) - 1), shape[-1])}" if s.chance(0.2) else ""
     return f"layers.Dropout({rate}{noise})", shape
 
 
@@ -119,6 +117,7 @@ def conv(draw: Draw, s: Random, shape: Shape) -> tuple[str, Shape]:
     kernel = tuple(draw.own.upto(1, min(3, n)) for n in shape[:2])
     stride = draw.own.one((1, 1, 2)) if same or min(shape[:2]) > 2 else 1
     text = f"layers.Conv2D({filters}, {kernel}, strides={stride}, padding={'same' if same else 'valid'!r}"
+    text += ", dilation_rate=2" * (same and stride == 1 and draw.own.chance(0.2))
     sides = [-(-n // stride) if same else (n - k) // stride + 1 for n, k in zip(shape, kernel, strict=False)]
     return text + f"{_options(s, 'Conv2D')})", (*sides, filters)
 
@@ -176,14 +175,14 @@ def inputs(draw: Draw, n: int, shape: Shape) -> str:
     return f"normal(r, {size})" + '.astype("f8")' * (kind == "f8")
 
 
-def labels(kind: str, n: int, k: int, sequence: Shape = ()) -> str:
+def labels(kind: str, n: int, k: int, sequence: Shape = (), dtype: str = "f4") -> str:
     """An expression for n labels of a kind."""
     size = ", ".join(map(str, (n, *sequence, k)))
     rows = f"({', '.join(map(str, (n, *sequence)))},)"
     return {
         "classes": f'r.integers(0, {k}, {rows}).astype("i4")',
-        "rows": f'np.eye({k}, dtype="f4")[r.integers(0, {k}, {rows})]',
-        "bits": f'r.integers(0, 2, ({size})).astype("f4")',
+        "rows": f'np.eye({k}, dtype="{dtype}")[r.integers(0, {k}, {rows})]',
+        "bits": f'r.integers(0, 2, ({size})).astype("{dtype}")',
         "shares": f'r.dirichlet(np.ones({k}), {rows}).astype("f4")',
-        "numbers": f"normal(r, {size})",
+        "numbers": f'normal(r, {size}, dtype="{dtype}")',
     }[kind]

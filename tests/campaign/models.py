@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from draw import Draw, Random, Shape, input_shape, inputs, labels, stack
 
 OPTIMIZERS = (
@@ -29,63 +31,52 @@ def optimizer(s: Random) -> str:
     return s.one(OPTIMIZERS).format("".join(f", {o}" for o in options))
 
 
-def head(draw: Draw, s: Random, lead: Shape) -> tuple[str, str, str, int, list[str], bool]:
-    """The last layer, the loss, the kind of labels, their width, metrics that fit, and whether classes have weights.
+class Head(NamedTuple):
+    """The end of a model: its last layer, the loss, what labels it takes (draw.labels) and how many numbers
+    each has, metrics that fit, and whether class_weight does."""
 
-    lead: axes of the output between the batch and the last.
-    """
-    k = draw.own.one((2, 3, 5, 10))
-    kind = s.one(("sparse", "categorical", "binary", "regression"))
+    last: str
+    loss: str
+    labels: str
+    width: int
+    metrics: list[str]
+    classes: bool
+
+
+def head(draw: Draw, s: Random, lead: Shape) -> Head:
+    """lead: axes of the output between the batch and the last."""
+    kind, k = s.one(("sparse", "categorical", "binary", "regression")), draw.own.one((2, 3, 5, 10))
+    logits = s.chance(0.5)
     if kind == "sparse":
         metrics = ["'accuracy'", "metrics.SparseTopKCategoricalAccuracy(2)", "'sparse_categorical_accuracy'"]
-        if s.chance(0.5):
-            loss, last = "'sparse_categorical_crossentropy'", f"layers.Dense({k}, 'softmax')"
-        else:
-            loss, last = "losses.SparseCategoricalCrossentropy(from_logits=True)", f"layers.Dense({k})"
-        return last, loss, "classes", k, metrics, not lead
+        if logits:
+            loss = "losses.SparseCategoricalCrossentropy(from_logits=True)"
+            return Head(f"layers.Dense({k})", loss, "classes", k, metrics, not lead)
+        loss = "'sparse_categorical_crossentropy'"
+        return Head(f"layers.Dense({k}, 'softmax')", loss, "classes", k, metrics, not lead)
     if kind == "categorical":
-        metrics = [
-            "'accuracy'",
-            "metrics.TopKCategoricalAccuracy(2)",
-            "'mse'",
-            "metrics.AUC(20)",
-            "metrics.Recall()",
-        ]
-        smooth = s.one(("", "label_smoothing=0.1"))
-        if s.chance(0.5):
-            last = f"layers.Dense({k}, 'softmax')"
-            return last, f"losses.CategoricalCrossentropy({smooth})", "rows", k, metrics, not lead
-        loss = f"losses.CategoricalCrossentropy(from_logits=True{', ' * bool(smooth)}{smooth})"
-        return f"layers.Dense({k})", loss, "rows", k, metrics[:2], not lead
+        metrics = ["'accuracy'", "metrics.TopKCategoricalAccuracy(2)", "'mse'", "metrics.AUC(20)"]
+        loss = f"losses.CategoricalCrossentropy(from_logits={logits}, label_smoothing={s.one((0, 0.1))})"
+        if logits:
+            return Head(f"layers.Dense({k})", loss, "rows", k, metrics[:3], not lead)
+        return Head(
+            f"layers.Dense({k}, 'softmax')", loss, "rows", k, [*metrics, "metrics.Recall()"], not lead
+        )
     if kind == "binary":
         k = s.one((1, 1, 3))
+        classes = not lead and k == 1
+        if logits:
+            loss = "losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.2)"
+            metrics = ["metrics.BinaryAccuracy(threshold=0.1)", "'mse'"]
+            return Head(f"layers.Dense({k})", loss, "bits", k, metrics, classes)
         metrics = ["'accuracy'", "metrics.AUC(30)", "metrics.Precision()", "metrics.Recall(0.4)", "'mae'"]
-        if s.chance(0.6):
-            return (
-                f"layers.Dense({k}, 'sigmoid')",
-                "'binary_crossentropy'",
-                "bits",
-                k,
-                metrics,
-                not lead and k == 1,
-            )
-        loss = "losses.BinaryCrossentropy(from_logits=True, label_smoothing=0.2)"
-        return (
-            f"layers.Dense({k})",
-            loss,
-            "bits",
-            k,
-            ["metrics.BinaryAccuracy(threshold=0.1)"],
-            not lead and k == 1,
-        )
-    k = s.one((1, draw.own.one((2, 3, 8))))
+        return Head(f"layers.Dense({k}, 'sigmoid')", "'binary_crossentropy'", "bits", k, metrics, classes)
     if s.chance(0.2):
-        k = max(k, 2)
-        last = f"layers.Dense({k}, 'softmax')"
-        return last, "'kld'", "shares", k, ["'mse'"], False
+        return Head(f"layers.Dense({k}, 'softmax')", "'kld'", "shares", k, ["'mse'"], False)
+    k = s.one((1, draw.own.one((2, 3, 8))))
     loss = s.one(("'mse'", "'mae'", "losses.Huber(0.5)", "lambda y, p: dt.reduce_mean((y - p) ** 4, -1)"))
     own = "lambda y, p: dt.reduce_mean(dt.abs(y - p))"  # one number for a batch
-    return f"layers.Dense({k})", loss, "numbers", k, ["'mse'", "'mae'", own], False
+    return Head(f"layers.Dense({k})", loss, "numbers", k, ["'mse'", "'mae'", own], False)
 
 
 CALLBACKS = (
@@ -102,57 +93,66 @@ def keras(draw: Draw) -> tuple[list[str], list[str]]:
     shape = input_shape(draw)
     body, out = stack(draw, shape)
     if len(out) > 1 and not (len(out) == 2 and s.chance(0.3)):
-        body.append("layers.Flatten()")
-        out = (1,)
-    last, loss, kind, k, fitting, classes = head(draw, s, out[:-1])
-    texts = [*body, last]
-    texts[0] = f"{texts[0][:-1]}{', ' * (texts[0][-2:-1] != '(')}input_shape={shape})"
+        body, out = [*body, "layers.Flatten()"], (1,)
+    end = head(draw, s, out[:-1])
+    fitting = [m for m in end.metrics if len(out) == 1 or "TopK" not in m]  # of rows of classes
+    texts = [*body, end.last]
+    texts[0] = f"{texts[0][:-1]}{'' if texts[0].endswith('()') else ', '}input_shape={shape})"
+    measures = f"[{', '.join(s.some(fitting, 3))}], weighted_metrics=[{', '.join(s.some(fitting[:2], 1))}]"
+
+    def data(count: int) -> tuple[str, str]:
+        return inputs(draw, count, shape), labels(end.labels, count, end.width, out[:-1])
+
+    x, y = data(n)
     lines = [
         f"r = np.random.default_rng({draw.number})",
         "dt.reset_default_graph()",
         f"dt.set_random_seed({draw.number})",
-        f"x = {inputs(draw, n, shape)}",
-        f"y = {labels(kind, n, k, out[:-1])}",
+        f"x = {x}",
+        f"y = {y}",
         "model = Sequential([",
         *(f"    {text}," for text in texts),
         "], comm=comm)",
-    ]
-    if s.chance(0.1) and body:
-        lines.append("model.layers[0].trainable = False")
-    metrics, weighted = s.some(fitting, 3), s.some(fitting[:3], 1)
-    lines += [
-        f"model.compile({optimizer(s)}, {loss}, [{', '.join(metrics)}], weighted_metrics=[{', '.join(weighted)}])",
+        *["model.layers[0].trainable = False"] * (s.chance(0.1) and bool(body)),
+        f"model.compile({optimizer(s)}, {end.loss}, {measures})",
         "model.set_weights([drawn(r, w.shape) for w in model.get_weights()])",
     ]
-    options = ["verbose=0"]
+    plain = not any("lambda" in line or "dt.train" in line for line in lines)
+    weights = []
     if s.chance(0.35):
-        lines.append(f"weights = r.choice([0, 0.5, 1, 2.5], {n}) + 0.1")
-        options.append("sample_weight=weights")
-    if classes and s.chance(0.3):
-        options.append(f"class_weight={{{', '.join(f'{c}: {0.5 + c}' for c in range(max(k, 2)))}}}")
-    fit = [*options, f"batch_size={draw.batch}", f"epochs={1 if n // draw.batch > 6 else own.upto(1, 3)}"]
-    if own.chance(0.4):
-        fit.append("shuffle=False")
+        lines.append(f"weights = r.choice([0, 0.5, 1, 2.5], {n})")
+        weights.append("sample_weight=weights")
+    options = ["verbose=0", *weights]
+    if end.classes and s.chance(0.3):
+        table = ", ".join(f"{c}: {0.5 + c}" for c in range(max(end.width, 2)))
+        options.append(f"class_weight={{{table}}}")
+    options += [f"batch_size={draw.batch}", f"epochs={1 if n // draw.batch > 6 else own.upto(1, 3)}"]
+    options += ["shuffle=False"] * own.chance(0.4)
     if s.chance(0.25):
-        m = own.upto(1, 7)
-        lines.append(f"held = {inputs(draw, m, shape)}, {labels(kind, m, k, out[:-1])}")
-        fit.append("validation_data=held")
+        lines.append(f"held = {', '.join(data(own.upto(1, 7)))}")
+        options.append("validation_data=held")
     elif n > 4 and own.chance(0.2):
-        fit.append(f"validation_split={own.one((0.2, 0.4))}")
-    chosen = s.some(CALLBACKS, 2) if s.chance(0.2) else []
-    if chosen:
-        fit.append(f"callbacks=[{', '.join(chosen)}]")
-    lines += ["found = {}", f"found['fit'] = dict(model.fit(x, y, {', '.join(fit)}).history)"]
-    if own.chance(0.15):
-        lines.append(f"found['fit again'] = dict(model.fit(x, y, {', '.join(fit)}).history)")
+        options.append(f"validation_split={own.one((0.2, 0.4))}")
+    if s.chance(0.2):
+        options.append(f"callbacks=[{', '.join(s.some(CALLBACKS, 2))}]")
+    fit = f"dict(model.fit(x, y, {', '.join(options)}).history)"
+    lines += ["found = {}", f"found['fit'] = {fit}"]
+    if plain and s.chance(0.15):
+        lines += [
+            "folder = comm.broadcast_text(tempfile.mkdtemp()) if comm else tempfile.mkdtemp()",
+            "model.save(f'{folder}/model.safetensors')",
+            "model = load_model(f'{folder}/model.safetensors', comm=comm)",
+        ]
+        lines.append(f"found['fit again'] = {fit}")
+    elif own.chance(0.15):
+        lines.append(f"found['fit again'] = {fit}")
     if own.chance(0.15):
         rows = own.upto(1, n)
         lines.append(f"found['batch'] = model.train_on_batch(x[:{rows}], y[:{rows}])")
-    several = f", batch_size={own.one((1, 2, 3, 7))}" if own.chance(0.4) else ""
-    weigh = ", sample_weight=weights" if "sample_weight=weights" in options else ""
+    several = [f"batch_size={own.one((1, 2, 3, 7))}"] * own.chance(0.4)
     lines += [
-        f"found['evaluate'] = model.evaluate(x, y, verbose=0{several}{weigh})",
-        f"found['predict'] = model.predict(x{several})",
+        f"found['evaluate'] = model.evaluate(x, y, {', '.join(['verbose=0', *several, *weights])})",
+        f"found['predict'] = model.predict({', '.join(['x', *several])})",
         "found['weights'] = model.get_weights()",
         "if model.compiled.variables:",
         "    found['slots'] = model.session.run(model.compiled.variables)",
@@ -182,6 +182,12 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
     }
     if shape == (28, 28, 1) and "(x" not in source[0]:  # it has to say what it takes
         source[1] = source[1].replace("Sequential([", f"Sequential([layers.InputLayer({shape}), ")
+    again = []
+    if own.chance(0.25):  # gone on with
+        again = [
+            "    config = replace(config, epochs=config.epochs + 1, resume=config.run_dir)",
+            "    trainer.train(config, comm, seen)",
+        ]
     lines = [
         f"r = np.random.default_rng({draw.number})",
         "comm = comm or dt.comm.SingleCommunicator()",
@@ -197,6 +203,7 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
         "seen = Seen()",
         "with redirect_stdout(io.StringIO()):",
         "    trainer.train(config, comm, seen)",
+        *again,
         "comm.barrier()",
         "values = load_file(max(glob.glob(f'{folder}/run/checkpoints/*.safetensors')))",
         "comm.barrier()",
@@ -224,7 +231,10 @@ import hashlib
 import io
 import shutil
 from contextlib import redirect_stdout
+from dataclasses import replace
+
 from safetensors.numpy import load_file
+
 from dtrain.config import TrainConfig
 from dtrain.train import trainer
 from dtrain.train.observer import Observer
@@ -252,7 +262,8 @@ def write_set(folder, r, train, test):
             ("labels-idx1", r.integers(0, 10, count)),
         ):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
-            data, name = gzip.compress(header + array.astype(np.uint8).tobytes(), 1), f"{stem}-{kind}-ubyte.gz"
+            data = gzip.compress(header + array.astype(np.uint8).tobytes(), 1)
+            name = f"{stem}-{kind}-ubyte.gz"
             with open(f"{folder}/{name}", "wb") as file:
                 file.write(data)
             sums += f"{hashlib.sha256(data).hexdigest()}  {name}\\n"

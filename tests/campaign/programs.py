@@ -1,14 +1,14 @@
 """The program of a case, as text: what a person would write, and what the campaign runs.
 
-`python tests/campaign/programs.py NUMBER` prints it; under mpirun it compares itself with one process and NumPy
-kernels.
+`python tests/campaign/programs.py NUMBER` prints it; under mpirun it compares itself with one process and
+NumPy kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,12 +25,13 @@ import os
 import tempfile
 
 os.environ["DTRAIN_KERNELS"] = {kernels!r}
+os.environ |= {environment!r}
 
 import numpy as np
 
 import dtrain as dt
 from dtrain.keras import activations, callbacks, layers, losses, metrics, optimizers, regularizers
-from dtrain.keras.models import Sequential
+from dtrain.keras.models import Sequential, load_model
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.batch import Batch
 from dtrain.runtime.loop import Loop
@@ -43,23 +44,24 @@ NUDGE = {nudge}  # a seed by which inputs move to a neighbouring float32, or 0
 Pace.__call__ = lambda self: STEPS
 
 
-def rounded(a):
-    """Numbers as float32."""
-    a = np.asarray(a, "f4")
+def rounded(a, dtype="f4"):
+    """Numbers as float32 or float64."""
+    a = np.asarray(a, dtype)
     if NUDGE:
         towards = np.random.default_rng(NUDGE).choice([-np.inf, 0, np.inf], a.shape)
-        a = np.where(towards == 0, a, np.nextafter(a, towards.astype("f4")))
-    return a.astype(np.float32)
+        a = np.where(towards == 0, a, np.nextafter(a, towards.astype(dtype)))
+    return a.astype(np.float32 if dtype == "f4" else np.float64)
 
 
-def normal(r, *shape):
-    return rounded(r.normal(size=shape))
+def normal(r, *shape, dtype="f4"):
+    return rounded(r.normal(size=shape), dtype)
 
 
-def drawn(r, shape):
+def drawn(r, shape, dtype="f4"):
     """First values of a weight: none is 0, and a variance is positive."""
-    scaled = r.normal(size=shape) / np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else r.uniform(0.2, 1, shape)
-    return rounded(scaled)
+    if len(shape) == 1:
+        return rounded(r.uniform(0.2, 1, shape), dtype)
+    return rounded(r.normal(size=shape) / np.sqrt(np.prod(shape[:-1])), dtype)
 
 
 def shard(comm, rows):
@@ -95,10 +97,22 @@ if __name__ == "__main__":
 """
 
 
+#: What a case is written as, some more often than others.
+FORMS = {"keras": models.keras, "graph": graphs.graph, "train": models.train}
+SHARES = (*["keras"] * 4, *["graph"] * 4, "train")
+#: Ways to sum, and the environment that asks for each.
+SUMS = {
+    "shared": {},
+    "mpi": {"DTRAIN_AVERAGE": "mpi"},
+    "early": {"DTRAIN_AVERAGE": "mpi", "DTRAIN_OVERLAP": "on"},
+}
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a case is run: on how many ranks, by which kernels, how many steps a call, whether it is checked.
 
+    sums: how ranks sum, of SUMS. poison: whether memory that a step must write first is full of NaN.
     nudge: see the programs.
     """
 
@@ -106,36 +120,40 @@ class Setting:
     kernels: str = "numpy"
     steps: int = 1
     check: bool = False
+    sums: str = "shared"
+    poison: bool = False
     nudge: int = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a job of such cases has in its environment: settings with the same share a job."""
+        return SUMS[self.sums] | ({"DTRAIN_POISON": "1"} if self.poison else {})
 
 
 def setting(number: int, most: int = 5) -> Setting:
     """That of a case, on 1 to `most` ranks."""
     random = Random(3, number)
     return Setting(
-        random.upto(1, most),
-        random.one(("c", "c", "numpy")),
-        random.one((1, 2, 3, 25)),
-        random.chance(0.6),
+        ranks=random.upto(1, most),
+        kernels=random.one(("c", "c", "numpy")),
+        steps=random.one((1, 2, 3, 25)),
+        check=random.chance(0.6),
+        sums=random.one(("shared", "shared", "shared", "mpi", "early")),
+        poison=random.chance(0.3),
     )
 
 
 def form(number: int) -> str:
     """What a case is written as."""
-    return Draw(number).structure.one(
-        ("keras", "keras", "keras", "keras", "graph", "graph", "graph", "graph", "train")
-    )
+    return str(Draw(number).form.one(SHARES))
 
 
 def program(number: int, how: Setting, whole: bool = False) -> str:
     """The text of a case. whole: with what makes it a program of its own."""
-    draw = Draw(number)
-    draw.structure.one(range(9))  # form()
-    before, body = {"keras": models.keras, "graph": graphs.graph, "train": models.train}[form(number)](draw)
+    before, body = FORMS[form(number)](Draw(number))
     title = f"Case {number} of tests/campaign, {form(number)}: on {how.ranks} ranks."
-    head = PREAMBLE.format(
-        title=title, kernels=how.kernels, check=how.check, steps=how.steps, nudge=how.nudge
-    )
+    options = {k: getattr(how, k) for k in ("kernels", "environment", "check", "steps", "nudge")}
+    head = PREAMBLE.format(title=title, **options)
     lines = [*before, "def case(comm):", *(f"    {line}" for line in body), ""]
     return head + "\n".join(lines) + ENDING * whole
 
@@ -147,7 +165,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     given = parser.parse_args()
     how = setting(given.number)
-    how = Setting(how.ranks, given.kernels or how.kernels, given.steps or how.steps, how.check)
+    how = replace(how, kernels=given.kernels or how.kernels, steps=given.steps or how.steps)
     print(program(given.number, how, whole=True))
 
 
