@@ -28,13 +28,15 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def named(found: Any, name: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts, lists and numbers as arrays by their paths."""
+    """Nested dicts, lists and numbers as arrays by their paths. Python's floats follow from float32 numbers."""
     if isinstance(found, Mapping):
         parts = list(found.items())
     elif isinstance(found, Sequence):
         parts = list(enumerate(found))
     else:
-        return {} if found is None else {name: np.asarray(found)}
+        return (
+            {} if found is None else {name: np.asarray(found, np.float32 if type(found) is float else None)}
+        )
     return {k: v for key, part in parts for k, v in named(part, f"{name}/{key}").items()}
 
 

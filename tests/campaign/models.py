@@ -74,7 +74,9 @@ def head(draw: Draw, s: Random, lead: Shape) -> Head:
     if s.chance(0.2):
         return Head(f"layers.Dense({k}, 'softmax')", "'kld'", "shares", k, ["'mse'"], False)
     k = s.one((1, draw.own.one((2, 3, 8))))
-    loss = s.one(("'mse'", "'mae'", "losses.Huber(0.5)", "lambda y, p: dt.reduce_mean((y - p) ** 4, -1)"))
+    loss = s.one(
+        ("'mse'", "'mae'", "losses.Huber(0.5)", "lambda y, p: dt.reduce_mean(dt.sqrt(1 + (y - p) ** 2), -1)")
+    )
     own = "lambda y, p: dt.reduce_mean(dt.abs(y - p))"  # one number for a batch
     return Head(f"layers.Dense({k})", loss, "numbers", k, ["'mse'", "'mae'", own], False)
 
