@@ -127,7 +127,8 @@ class Setting:
     @property
     def environment(self) -> dict[str, str]:
         """What a job of such cases has in its environment: settings with the same share a job."""
-        return SUMS[self.sums] | ({"DTRAIN_POISON": "1"} if self.poison else {})
+        sums = SUMS[self.sums] if self.ranks > 1 else {}
+        return sums | ({"DTRAIN_POISON": "1"} if self.poison else {})
 
 
 def setting(number: int, most: int = 5) -> Setting:
