@@ -49,10 +49,17 @@ Said = dict[str, Any]
 # -- in a job --------------------------------------------------------------------------------------------
 def run(number: int, how: Setting, comm: Any) -> Arrays:
     """What a case gives on a communicator; None is this process alone."""
-    os.environ["DTRAIN_KERNELS"] = how.kernels
+    from dtrain.train.batches import Pace  # not before wide.install()
+
+    before, environment = Pace.__call__, dict(os.environ)
     space: dict[str, Any] = {"__name__": "case"}
-    exec(compile(program(number, how), f"case {number}", "exec"), space)
-    return named(space["case"](comm))
+    try:
+        exec(compile(program(number, how), f"case {number}", "exec"), space)
+        return named(space["case"](comm))
+    finally:
+        Pace.__call__ = before  # type: ignore[method-assign]
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def work(role: str, tasks: Path, folder: Path) -> None:
@@ -178,6 +185,8 @@ class Jobs:
                 process.wait()
         for thread in threads:
             thread.join()
+        process.stdout.close()
+        process.stderr.close()
         Path(file.name).unlink()
         text = f"exit code {process.returncode}, {' '.join(''.join(errors)[-800:].split())}"
         if not said:
@@ -188,13 +197,14 @@ class Jobs:
         return said
 
     def judge(self, number: int) -> tuple[dict[str, str], float]:
-        """The second look at what a case gave: see compare.verdict."""
+        """The second look at what a case gave on ranks, which is in the folder: see compare.verdict."""
         said = self.run("exact", [(number, Setting())])[number]
         if said["outcome"] != "same":
             return {"in float64": said["what"]}, 0.0
         nudged = [run(number, Setting(nudge=nudge), None) for nudge in range(1, NUDGES + 1)]
-        found, exact = (dict(np.load(self.folder / f"{name}-{number}.npz")) for name in ("ranks", "exact"))
-        return verdict(found, exact, nudged)
+        files = [self.folder / f"{name}-{number}.npz" for name in ("ranks", "exact")]
+        with np.load(files[0]) as found, np.load(files[1]) as exact:
+            return verdict(dict(found), dict(exact), nudged)
 
 
 def again(number: int, how: Setting) -> str:

@@ -28,7 +28,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def named(found: Any, name: str = "") -> dict[str, np.ndarray]:
-    """Nested dicts, lists and numbers as arrays by their paths. Python's floats follow from float32 numbers."""
+    """Nested dicts, lists and numbers as arrays by their paths; Python's floats come of float32."""
     if isinstance(found, Mapping):
         parts = list(found.items())
     elif isinstance(found, Sequence):

@@ -170,9 +170,10 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
     body, out = stack(draw, shape, least=1)
     texts = [*body, *["layers.Flatten()"] * (len(out) > 1), "layers.Dense(10)"]
     if s.chance(0.5):
-        source = ["def model():", f"    return Sequential([{', '.join(texts)}])"]
+        first = f"layers.Activation(moved{f', input_shape={shape}' if len(shape) > 1 else ''})"
+        source = ["def model():", f"    return Sequential([{', '.join([first, *texts])}])"]
     else:
-        source = ["def model(x, training):", f"    x = dt.reshape(x, (-1, *{shape}))"]
+        source = ["def model(x, training):", f"    x = dt.reshape(moved(x), (-1, *{shape}))"]
         source += [f"    x = {text}(x, training)" for text in texts] + ["    return x"]
     options = {
         "epochs": 1 if n // draw.batch > 6 else own.upto(1, 2),
@@ -182,8 +183,6 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
         "seed": own.upto(0, 99),
         "checkpoint_every": own.one((0, 0, 2)),
     }
-    if shape == (28, 28, 1) and "(x" not in source[0]:  # it has to say what it takes
-        source[1] = source[1].replace("Sequential([", f"Sequential([layers.InputLayer({shape}), ")
     again = []
     if own.chance(0.25):  # gone on with
         again = [
@@ -213,15 +212,7 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
         "    shutil.rmtree(folder)",
         "return {'steps': seen.steps, 'epochs': seen.epochs, 'state': values}",
     ]
-    model = [
-        "MODEL = '''\\",
-        "import dtrain as dt",
-        "from dtrain.keras import activations, layers, regularizers",
-        "from dtrain.keras.models import Sequential",
-        "",
-        *source,
-        "'''",
-    ]
+    model = [*MODEL.splitlines(), *source, "'''"]
     return [*TRAIN.splitlines(), *model], lines
 
 
@@ -269,9 +260,29 @@ def write_set(folder, r, train, test):
             with open(f"{folder}/{name}", "wb") as file:
                 file.write(data)
             sums += f"{hashlib.sha256(data).hexdigest()}  {name}\\n"
-    for name, text in (("SHA256SUMS", sums), ("model.py", MODEL)):
+    model = MODEL.replace("NUDGE = 0", f"NUDGE = {NUDGE}")
+    for name, text in (("SHA256SUMS", sums), ("model.py", model)):
         with open(f"{folder}/{name}", "w") as file:
             file.write(text)
 
 
 '''
+
+#: How its model's file begins.
+MODEL = """\
+MODEL = '''
+import numpy as np
+
+import dtrain as dt
+from dtrain.keras import activations, layers, regularizers
+from dtrain.keras.models import Sequential
+
+NUDGE = 0
+
+
+def moved(x):
+    towards = np.random.default_rng(NUDGE).choice([-1, 0, 1], x.shape.as_list()[1:]) if NUDGE else 0
+    return x * np.asarray(1 + towards * 2.0**-23, np.float32)
+
+
+"""
