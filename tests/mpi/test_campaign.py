@@ -21,7 +21,7 @@ import programs
 pytestmark = pytest.mark.mpi
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(8))
 def test_a_case_gives_what_one_process_gives(number: int, comm: Communicator) -> None:
     how = replace(programs.setting(number), ranks=comm.size)
     if how.kernels == "c" and not compiler.command():
