@@ -125,16 +125,6 @@ def test_the_optimizers_are_those_of_dt_train() -> None:
         assert not np.array_equal(found[0][0], start[0])
 
 
-def test_a_rate_that_decays_is_another_in_each_step() -> None:
-    """Also where a call takes several: the loss is the weight, so each step takes its rate from it."""
-    n = 60
-    model = Sequential([Dense(1, "linear", False, "zeros", input_shape=(1,))], comm=None)
-    model.compile(optimizers.SGD(1.0, decay=0.5), lambda y, p: dt.reduce_mean(y * p, -1))
-    model.fit(np.ones((n, 1), "f4"), np.ones((n, 1), "f4"), batch_size=1, verbose=0)
-    wanted = -sum(1 / (1 + 0.5 * k) for k in range(n))
-    np.testing.assert_allclose(model.get_weights()[0], [[wanted]], rtol=1e-5)
-
-
 def test_rmsprop_starts_from_a_mean_square_of_0() -> None:
     model = Sequential([Dense(1, use_bias=False, input_shape=(1,))], comm=None)
     model.compile(optimizers.RMSprop(0.1), "mae")
@@ -159,6 +149,19 @@ def test_clipping_and_decay() -> None:
         np.testing.assert_allclose(model.get_weights()[0], 0.1 * step, rtol=1e-5, err_msg=str(options))
     model.fit(x, y, verbose=0)
     np.testing.assert_allclose(model.get_weights()[0], 0.1 * 2 + 0.1 / 2 * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", ["numpy", "c"])
+def test_decay_counts_each_step_of_many(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kernels == "c" and not compiler.command():
+        pytest.skip("no C compiler")
+    monkeypatch.setenv("DTRAIN_KERNELS", kernels)
+    model = Sequential([Dense(1, use_bias=False, input_shape=(1,))], comm=None)
+    model.compile(optimizers.SGD(0.01, decay=0.1), "mse")
+    model.set_weights([np.ones((1, 1))])
+    model.fit(np.ones((64, 1)), np.zeros((64, 1)), batch_size=1, verbose=0)
+    right = np.prod(1 - 2 * 0.01 / (1 + 0.1 * np.arange(64)))
+    np.testing.assert_allclose(model.get_weights()[0][0, 0], right, rtol=1e-5)
 
 
 def test_integers_are_trained_on_as_numbers() -> None:
