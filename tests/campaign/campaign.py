@@ -65,7 +65,8 @@ def run(number: int, how: Setting, comm: Any) -> Arrays:
 def work(role: str, tasks: Path, folder: Path) -> None:
     """Run the tasks of a file; tell of each that it has begun, and what came of it.
 
-    role: alone, which writes what a case gives for others to compare with; exact, the same in float64; ranks.
+    role: alone, which writes what a case gives for others to compare with; exact, the same in float64;
+    nudged, the same from inputs that have moved, NUDGES times; ranks, which compares with what is written.
     """
     warnings.simplefilter("ignore")
     if role == "exact":
@@ -94,6 +95,10 @@ def work(role: str, tasks: Path, folder: Path) -> None:
         outcome, what = "same", ""
         if comm is None:
             np.savez(folder / f"{role}-{number}.npz", **found)
+            for nudge in range(1, NUDGES if role == "nudged" else 1):
+                np.savez(
+                    folder / f"nudged{nudge}-{number}.npz", **run(number, Setting(nudge=1 + nudge), None)
+                )
             if bad := not_finite(found):
                 outcome, what = "not finite", bad
         else:
@@ -111,6 +116,7 @@ def work(role: str, tasks: Path, folder: Path) -> None:
         del found
         dt.reset_default_graph()
         gc.collect()
+        gc.freeze()  # what stays is not looked at again
     if comm is not None:
         comm.barrier()
 
@@ -196,15 +202,31 @@ class Jobs:
                 fact |= {"outcome": ending, "what": text}
         return said
 
-    def judge(self, number: int) -> tuple[dict[str, str], float]:
-        """The second look at what a case gave on ranks, which is in the folder: see compare.verdict."""
-        said = self.run("exact", [(number, Setting())])[number]
-        if said["outcome"] != "same":
-            return {"in float64": said["what"]}, 0.0
-        nudged = [run(number, Setting(nudge=nudge), None) for nudge in range(1, NUDGES + 1)]
-        files = [self.folder / f"{name}-{number}.npz" for name in ("ranks", "exact")]
-        with np.load(files[0]) as found, np.load(files[1]) as exact:
-            return verdict(dict(found), dict(exact), nudged)
+    def both(self, role: str, tasks: Sequence[Task]) -> dict[int, Said]:
+        """Tasks of one process, in two processes at a time."""
+        with ThreadPoolExecutor(2) as pool:
+            found = pool.map(lambda k: self.run(role, tasks[k::2]), range(2))
+            return {number: said for part in found for number, said in part.items()}
+
+    def judge(self, numbers: Sequence[int]) -> dict[int, tuple[dict[str, str], float]]:
+        """The second look at what cases gave on ranks, which is in the folder: see compare.verdict."""
+        said = self.both("exact", [(number, Setting()) for number in numbers])
+        self.both("nudged", [(number, Setting(nudge=1)) for number in numbers])
+        names = ("ranks", "exact", "nudged", *(f"nudged{nudge}" for nudge in range(1, NUDGES)))
+        found: dict[int, tuple[dict[str, str], float]] = {}
+        for number in numbers:
+            files = [self.folder / f"{name}-{number}.npz" for name in names]
+            if all(file.exists() for file in files):
+                on_ranks, exact, *nudged = (_load(file) for file in files)
+                found[number] = verdict(on_ranks, exact, nudged)
+            else:
+                found[number] = {"float64": said[number]["what"]}, 0.0
+        return found
+
+
+def _load(file: Path) -> Arrays:
+    with np.load(file) as arrays:
+        return dict(arrays)
 
 
 def again(number: int, how: Setting) -> str:
@@ -219,9 +241,7 @@ def again(number: int, how: Setting) -> str:
 def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
     """Run cases, print those that fail and a table; returns how many failed."""
     begun = time.monotonic()
-    failed, judged = 0, 0
-    loosest: list[tuple[float, int]] = []
-    table: collections.Counter[tuple[str, int, str, str]] = collections.Counter()
+    failed = 0
 
     def tell(number: int, how: Setting, said: Said) -> None:
         nonlocal failed
@@ -230,47 +250,49 @@ def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
             f"{said['outcome'].upper()}, {form(number)}: {said['what']}\n  {again(number, how)}", flush=True
         )
 
-    with ThreadPoolExecutor(2) as pool:
+    alone = jobs.both("alone", [(number, Setting()) for number, _ in tasks])
+    print(f"{len(tasks)} cases alone in {time.monotonic() - begun:.0f} s", flush=True)
+    for number, said in alone.items():
+        if said["outcome"] != "same":
+            tell(number, Setting(), said)
+    settings = {number: how for number, how in tasks if alone[number]["outcome"] == "same"}
+    groups: dict[tuple[Any, ...], list[Task]] = {}
+    for number, how in settings.items():
+        groups.setdefault((how.ranks, *sorted(how.environment.items())), []).append((number, how))
 
-        def both(role: str, some: Sequence[Task]) -> dict[int, Said]:
-            """Tasks of one process in two at a time."""
-            found = pool.map(lambda k: jobs.run(role, some[k::2]), range(2))
-            return {number: said for part in found for number, said in part.items()}
+    def job(key: tuple[Any, ...]) -> dict[int, Said]:
+        started = time.monotonic()
+        found = jobs.run("ranks", groups[key])
+        for number, said in found.items():
+            if said["outcome"] not in ("same", "unlike"):
+                tell(number, settings[number], said)
+        options = " ".join("=".join(pair) for pair in key[1:])
+        seconds = time.monotonic() - started
+        print(f"{len(found)} cases on {key[0]} ranks in {seconds:.0f} s {options}", flush=True)
+        return found
 
-        alone = both("alone", [(number, Setting()) for number, _ in tasks])
-        print(f"{len(tasks)} cases alone in {time.monotonic() - begun:.0f} s", flush=True)
-        for number, said in alone.items():
-            if said["outcome"] != "same":
-                tell(number, Setting(), said)
-        groups: dict[tuple[Any, ...], list[Task]] = {}
-        for number, how in tasks:
-            if alone[number]["outcome"] == "same":
-                key = how.ranks, *sorted(how.environment.items())
-                groups.setdefault(key, []).append((number, how))
-        for key in sorted(groups):
-            group, started = groups[key], time.monotonic()
-            found = both("ranks", group) if key[0] == 1 else jobs.run("ranks", group)
-            for number, how in group:
-                said = found[number]
-                if said["outcome"] == "unlike":
-                    judged += 1
-                    wrong, share = jobs.judge(number)
-                    loosest.append((share, number))
-                    what = "; ".join(f"{name}: {text}" for name, text in list(wrong.items())[:3])
-                    said = {"outcome": "differs" if wrong else "same", "what": what}
-                table[form(number), how.ranks, how.kernels, said["outcome"]] += 1
-                if said["outcome"] != "same":
-                    tell(number, how, said)
-            options = " ".join("=".join(pair) for pair in key[1:])
-            seconds = time.monotonic() - started
-            print(f"{len(group)} cases on {key[0]} ranks in {seconds:.0f} s {options}", flush=True)
+    outcomes: dict[int, Said] = {}
+    with ThreadPoolExecutor(2) as pool:  # while one job compiles, which one rank does, another computes
+        for found in pool.map(job, sorted(groups, reverse=True)):
+            outcomes |= found
+    unlike = [number for number, said in outcomes.items() if said["outcome"] == "unlike"]
+    judged = jobs.judge(unlike) if unlike else {}
+    for number, (wrong, _) in judged.items():
+        outcomes[number]["outcome"] = "differs" if wrong else "same"
+        if wrong:
+            outcomes[number]["what"] = "; ".join(f"{k}: {v}" for k, v in list(wrong.items())[:3])
+            tell(number, settings[number], outcomes[number])
+    table = collections.Counter(
+        (form(n), settings[n].ranks, settings[n].kernels, said["outcome"]) for n, said in outcomes.items()
+    )
     print("\nform   ranks kernels  cases  outcome")
     for (kind, ranks, kernels, outcome), count in sorted(table.items()):
         print(f"{kind:6} {ranks:5} {kernels:8} {count:5}  {outcome}")
-    print(f"{table.total()} cases, {failed} failed, in {time.monotonic() - begun:.0f} s")
+    print(f"{len(outcomes)} cases, {failed} failed, in {time.monotonic() - begun:.0f} s")
     if judged:
-        most = ", ".join(f"{share:.1e} in case {number}" for share, number in sorted(loosest)[-3:])
-        print(f"{judged} had the second look; the largest share of a result that it allowed: {most}")
+        most = sorted((share, number) for number, (_, share) in judged.items())[-3:]
+        text = ", ".join(f"{share:.1e} in case {number}" for share, number in most)
+        print(f"{len(judged)} had the second look; the largest share of a result that it allowed: {text}")
     return failed
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 LOOSE = 64
-NUDGES = 12
+NUDGES = 8
 FACTOR = 4
 
 Arrays = Mapping[str, np.ndarray]
