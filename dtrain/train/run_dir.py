@@ -115,11 +115,11 @@ class RunDir:
 
     With an elastic communicator all ranks touch it, since the run lives as long as any of them.
 
-    resuming: whether the run goes on from a checkpoint in it.
+    new: on rank 0, whether this run made it. resuming: whether the run goes on from a checkpoint in it.
     """
 
-    def __init__(self, path: Path, token: str) -> None:
-        self.path, self.resuming = path, False
+    def __init__(self, path: Path, token: str, new: bool = False) -> None:
+        self.path, self.new, self.resuming = path, new, False
         self.number = 0  # of this run's file, once it has one
         self._token = token
         self._quiet: tuple[tuple[int, int], float] | None = None  # the holder's number and touch, since when
@@ -225,6 +225,13 @@ class RunDir:
                 self.check()
                 self._file(self.number).unlink(missing_ok=True)
 
+    def forget(self) -> None:
+        """Remove the folder of a run that was refused: made by it, with nothing in it but the options."""
+        with suppress(OSError):
+            if self.new and set(os.listdir(self.path)) <= {"config.toml"}:
+                (self.path / "config.toml").unlink(missing_ok=True)
+                self.path.rmdir()
+
 
 @contextmanager
 def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
@@ -253,21 +260,26 @@ def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
         if comm.rank == 0 or comm.elastic:
             held.keep()
         yield held
-    finally:
+    except BaseException:
         held.release(comm.rank == 0)
+        held.forget()
+        raise
+    held.release(comm.rank == 0)
 
 
 def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
     """Make the folder and hold it; all ranks wait while another run may still be in it."""
-    begun, text = time.monotonic(), ""
+    begun, text, new = time.monotonic(), "", False
     with comm.together():
         if comm.rank == 0:
             try:
-                text = str(_make_folder(config))
+                path, new = _make_folder(config)
+                text = str(path)
             except OSError as error:
                 raise _cannot_be_made(config.run_dir or "runs", error) from None
-    path, token = comm.broadcast_text(f"{text}\n{uuid.uuid4().hex}").rsplit("\n", 1)
-    claim = RunDir(Path(path), token)
+    name, token = comm.broadcast_text(f"{text}\n{uuid.uuid4().hex}").rsplit("\n", 1)
+    path = Path(name)
+    claim = RunDir(path, token, new)
     while True:
         lives: bool | None = False
         with comm.together():
@@ -287,16 +299,17 @@ def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
         time.sleep(PAUSE)
 
 
-def _make_folder(config: TrainConfig) -> Path:
-    """The folder of --run-dir, or a new one with a name by date and model."""
+def _make_folder(config: TrainConfig) -> tuple[Path, bool]:
+    """The folder of --run-dir, or a new one with a name by date and model; and whether it is new."""
     if config.run_dir:
         path = Path(config.run_dir)
+        new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
-        return path
+        return path, new
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{own_model.label(config.model)}"
     Path("runs").mkdir(exist_ok=True)
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))  # of those begun in one second
-    return next(path for path in map(Path("runs").joinpath, names) if make_new(path))
+    return next(path for path in map(Path("runs").joinpath, names) if make_new(path)), True
 
 
 def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:

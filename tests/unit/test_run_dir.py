@@ -165,8 +165,16 @@ def test_a_run_that_ends_or_fails_leaves_its_folder(tmp_path: Path) -> None:
         with pytest.raises(ZeroDivisionError), hold(config, SingleCommunicator()):
             assert owners(tmp_path / "run") == [".owner-1"]
             raise ZeroDivisionError
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"]
-    (tmp_path / "run" / "metrics.jsonl").touch()
+        assert not (tmp_path / "run").exists(), "it came to nothing"
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ZeroDivisionError), hold(config, SingleCommunicator()):
+        raise ZeroDivisionError
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.toml"], (
+        "a folder of the user's stays"
+    )
+    with pytest.raises(ZeroDivisionError), hold(config, SingleCommunicator()):
+        (tmp_path / "run" / "metrics.jsonl").touch()
+        raise ZeroDivisionError
     with pytest.raises(UsageError, match="holds a run already"), hold(config, SingleCommunicator()):
         pass
 
