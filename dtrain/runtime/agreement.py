@@ -36,8 +36,10 @@ def agree_on_devices(comm: Communicator, backend: Backend) -> None:
         raise error
 
 
-def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> None:
+def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> str:
     """Raise on every rank unless all have made the same plan, of a graph with the same variables. Collective.
+
+    Returns a digest of both.
 
     Raises:
         EnvironmentProblem: names the first op that differs, or the first variable.
@@ -51,7 +53,7 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
     digests = comm.gather_text(digest)
     strays = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if not strays:
-        return
+        return digest
     rows: list[tuple[str, str]] = []  # how each op is called in a message; all that counts of it
     for node, line in zip(nodes, lines(nodes), strict=True):
         if isinstance(node.kind, Fused):
