@@ -97,7 +97,7 @@ class RankZero:
                 error = UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
                     "rank 0: give every rank the whole array; where it is drawn or shuffled, by a generator "
-                    "seeded alike."
+                    "seeded alike: np.random's is, np.random.default_rng() needs a seed."
                 )
                 error.agreed = True
                 raise error

@@ -70,7 +70,7 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
     more = f" ({len(strays)} ranks differ)" if len(strays) > 1 else ""
     # constants that each rank drew by NumPy for itself are the usual cause
     error = EnvironmentProblem(
-        "the ranks do not agree on the step they are about to run (seed NumPy alike): "
+        "the ranks do not agree on the step they are about to run (give np.random.default_rng a seed): "
         f"{comm.name(0)} has {first}; {comm.name(strays[0])} has {second}{more}. "
         "Start the same program with the same options on every rank."
     )

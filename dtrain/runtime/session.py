@@ -460,8 +460,9 @@ class Session:
                 rank = int(np.argmax(column != column[0]))
                 error = InvalidArgumentError(
                     f"the value fed for Tensor '{tensor.name}' is not the same on rank {rank} as on rank 0: "
-                    "feed next_batch's arrays, or this rank's rows as dt.Shard(rows, total), or seed the "
-                    "random numbers that it was made with alike on all ranks."
+                    "feed next_batch's arrays, or this rank's rows as dt.Shard(rows, total), or draw the "
+                    "random numbers that it was made with alike on all ranks: np.random's and random's are, "
+                    "where no rank draws more than another; np.random.default_rng() needs a seed."
                 )
                 error.agreed = True
                 raise error

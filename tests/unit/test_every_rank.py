@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import dtrain
@@ -53,10 +55,10 @@ assert m.optimizer.learning_rate == np.float32(0.1) or abs(m.optimizer.learning_
 
 @pytest.fixture
 def program(mpirun: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """program(ranks, TEXT): runs it."""
+    """program(ranks, TEXT): runs it; first: what it does before it imports dtrain."""
 
-    def run(ranks: int, text: str) -> Any:
-        (tmp_path / "program.py").write_text(BEGIN + text)
+    def run(ranks: int, text: str, first: str = "") -> Any:
+        (tmp_path / "program.py").write_text(first + BEGIN + text)
         path = os.pathsep.join([str(tmp_path), str(Path(dtrain.__file__).parents[1])])
         return mpirun(ranks, [tmp_path], module="program", env={"PYTHONPATH": path})
 
@@ -156,3 +158,34 @@ def test_a_call_of_rank_0_alone_is_named_at_once(
 def test_the_sentence_names_all_ranks() -> None:
     said = monitor.different_calls([(0, "Saver.restore (a.py:3)"), (1, "fit"), (2, "fit")])
     assert "rank 0 is in Saver.restore (a.py:3); ranks 1, 2 are in fit." in said
+
+
+# -- random numbers that nobody seeded -----------------------------------------------------------------------
+def test_global_random_numbers_are_alike_on_all_ranks_and_not_from_job_to_job(
+    program: Callable[..., Any],
+) -> None:
+    """A loop that shuffles and draws noise, as a GAN does, and draws before the ranks meet."""
+    text = (
+        "import random\nrank_0_draws = np.random.rand()\n"
+        + GRAPH
+        + """
+for _ in range(3):
+    s.run(train, {x: X[np.random.permutation(6)] * np.random.normal(size=(6, 4)) + random.random()})
+if rank == 0: print(rank_0_draws, random.random())
+"""
+    )
+    first, second = (program(ranks, text) for ranks in (3, 2))
+    assert first.rc == second.rc == 0, (first, second)
+    assert not set(first.stdout.split()) & set(second.stdout.split())
+
+
+def test_the_seed_of_a_program_counts(program: Callable[..., Any]) -> None:
+    seeds = "import random, numpy as np\nnp.random.seed(5); random.seed(6)\n"
+    run = program(2, "if rank == 1: print(np.random.rand(), random.random())", seeds)
+    wanted = np.random.RandomState(5).rand(), random.Random(6).random()
+    assert run.rc == 0 and tuple(map(float, run.stdout.split())) == wanted, run
+
+
+def test_what_still_differs_is_named(program: Callable[..., Any]) -> None:
+    run = program(2, GRAPH + "s.run(train, {x: np.random.default_rng().random((6, 4))})")
+    assert run.rc == 2 and "np.random.default_rng() needs a seed" in run.stderr, run
