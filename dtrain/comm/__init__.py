@@ -15,6 +15,7 @@ from dtrain.comm import launcher, threads
 with threads.none_at_first():
     import numpy as np
 
+from dtrain.comm import alike
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 
@@ -27,6 +28,7 @@ SOURCES = (
 )
 
 _world: Communicator | None = None
+alike.begin()
 _making = threading.RLock()  # of several threads one makes it
 
 
@@ -92,6 +94,7 @@ def _made(average: str, elastic: bool, overlap: str) -> Communicator:
             choices.check(f"overlap {overlap}", overlap, choices.SWITCH)
             _world = ElasticCommunicator() if elastic else MPICommunicator(average, overlap)
             failure.install(_world)
+            alike.meet(_world)
             _world.agree_on_items("the version of", software() | _world.versions)
         threads.limit(_world)
     return _world

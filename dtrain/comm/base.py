@@ -7,8 +7,9 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import Any, TypeVar
 from zlib import crc32
 
 import numpy as np
@@ -20,6 +21,20 @@ from dtrain.errors import DtrainError, RemoteError
 
 #: Ranks that differ from rank 0 that a message names, at most.
 MOST_TOLD = 4
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def every_rank(method: F) -> F:
+    """A method that every rank has to call, of an object that has a `comm`: messages name it."""
+
+    @wraps(method)
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.comm.call(f"{type(self).__name__}.{method.__name__}"):
+            return method(self, *args, **kwargs)
+
+    return called  # type: ignore[return-value]
 
 
 class Communicator(ABC):
@@ -130,8 +145,17 @@ class Communicator(ABC):
         """Come to a collective, an index of monitor.KINDS, which the board says; returns when."""
         self.check_thread()
         begun = time.perf_counter()
+        self._compare(kind)
         self.board.enter(kind)
         return begun
+
+    def _compare(self, kind: int) -> None:
+        """Raise UsageError where another rank has come to another collective, or is in another call."""
+        return
+
+    def call(self, what: str) -> AbstractContextManager[None]:
+        """A block that is a call which every rank has to make, such as 'Sequential.fit', for messages."""
+        return self.board.call(what) if self.size > 1 else nullcontext()
 
     def _leave(self, begun: float) -> None:
         """Leave the collective come to then: its time counts."""

@@ -12,13 +12,22 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm import launcher, monitor
 
+#: Seconds that a rank waits for others to come, so that it can say where they are.
+PATIENCE = 0.5
+#: Bits of what a meeting is for; a rank's counter of meetings has them behind its count (see comm/shared.py).
+TAG_BITS = 20
+#: The folder of the package, whose own lines are not the program's.
+HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 #: Bytes of names of kernels that a node's ranks put on the board, at most; later plans stay without.
 MOST_NAMES = 4 << 20
 
@@ -45,7 +54,10 @@ class Board:
         at = monitor.HEADER + row * monitor.ROW
         self._doing = at + monitor.DOING[0], at + monitor.DOING[1]
         self.row[monitor.POSITION] = self.row[monitor.STEP] = -1
-        self.names: dict[int, list[str]] = {}
+        self.tag = mine[monitor.TAG : monitor.TAG + 1]
+        self._texts: dict[int, tuple[str, list[str]]] = {}  # by the numbers of calls and plans
+        self._numbers: dict[str, int] = {}  # of calls
+        self._apart = False  # this rank ends by that, and stays where it is for the others to see
 
     # -- what a rank says of itself ----------------------------------------------------------------------
     def enter(self, kind: int = 0) -> None:
@@ -82,14 +94,44 @@ class Board:
         """From here on the others go on when a rank is lost."""
         self.header[monitor.ELASTIC] = 1
 
-    def describe(self, names: Sequence[str]) -> int:
-        """Give the kernels of a new plan their names; returns the plan's number, from 1."""
-        number = len(self.names) + 1
-        self.names[number] = list(names)
+    def describe(self, call: str, names: Sequence[str] = ()) -> int:
+        """Say what a call is, and of a new plan's the names of its kernels; returns its number, from 1."""
+        number = len(self._texts) + 1
+        self._texts[number] = call, list(names)
         if self._file >= 0 and os.fstat(self._file).st_size < monitor.NBYTES + MOST_NAMES:
-            line = json.dumps([self.row[monitor.RANK], number, self.names[number]]) + "\n"
+            line = json.dumps([self.row[monitor.RANK], number, *self._texts[number]]) + "\n"
             os.write(self._file, line.encode())
         return number
+
+    @contextmanager
+    def call(self, what: str) -> Iterator[None]:
+        """This rank is in a call that every rank has to make: the ranks compare what it is where they meet.
+
+        Of a call within another both count. A message also says where the program calls.
+        """
+        row = self.row
+        outer, tag = row[monitor.CALL], row[monitor.TAG]
+        text = f"{self._texts[outer][0]}, in it {what}" if outer else f"{what}{caller()}"
+        if text not in self._numbers:
+            self._numbers[text] = self.describe(text)
+        row[monitor.CALL], row[monitor.TAG] = self._numbers[text], tag_of(what, tag)
+        try:
+            yield
+        finally:
+            if not self._apart:
+                row[monitor.CALL], row[monitor.TAG] = outer, tag
+
+    def begin(self, plan: int, tag: int) -> None:
+        """This rank runs a plan from now on, whose meetings have this tag on all ranks."""
+        row = self.row
+        row[monitor.TAG] ^= tag
+        row[monitor.CALL] = row[monitor.CALL] or plan  # the program knows the outer call
+
+    def end(self, plan: int, tag: int) -> None:
+        row = self.row
+        if not self._apart:
+            row[monitor.TAG] ^= tag
+            row[monitor.CALL] *= row[monitor.CALL] != plan
 
     def _write(self, text: str, start: int, stop: int) -> None:
         data = text.encode()[: stop - start - 1]
@@ -103,11 +145,45 @@ class Board:
 
     def place(self) -> str:
         """Where this rank is, for a message."""
-        names = {(self.row[monitor.RANK], number): names for number, names in self.names.items()}
-        return monitor.Row(*self.row, monitor.text_at(self.memory, *self._doing)).place(names)
+        row, names = self._own()
+        return row.place(names)
+
+    def call_or_place(self) -> str:
+        row, names = self._own()
+        return row.call_or_place(names)
+
+    def _own(self) -> tuple[monitor.Row, monitor.Names]:
+        names = {(self.row[monitor.RANK], number): text for number, text in self._texts.items()}
+        return monitor.Row(*self.row, monitor.text_at(self.memory, *self._doing)), names
+
+    def different_calls(self) -> str:
+        """What is to be said of ranks that have come to different calls, this one among them."""
+        self._apart = True
+        come, patience = self.row[monitor.ARRIVALS], time.monotonic() + PATIENCE
+        while any(r[monitor.ARRIVALS] < come for r in self.rows) and time.monotonic() < patience:
+            time.sleep(0.01)
+        names = monitor.names_in(self._file) if self._file >= 0 else {}
+        rows = [monitor.Row(*row, "") for row in self.rows if row[monitor.ARRIVALS] >= come]
+        return monitor.different_calls((row.rank, row.call_or_place(names)) for row in rows)
 
     def how_to_resume(self) -> str:
         return monitor.how_to_resume(monitor.text_at(self.memory, *monitor.RUN_DIR))
+
+
+def tag_of(what: str, within: int = 0) -> int:
+    """A number for what ranks meet for, such as a call within another: not 0, and equal where that is."""
+    return zlib.crc32(what.encode(), within) % (1 << TAG_BITS) or 1
+
+
+def caller() -> str:
+    """' (train.py:12)': the line of the program that has called this package; '' where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((HERE, "<frozen")) and not file.endswith("contextlib.py"):
+            return f" ({os.path.basename(file)}:{frame.f_lineno})"
+        frame = frame.f_back
+    return ""
 
 
 def stall_limits() -> tuple[float, float]:

@@ -18,6 +18,7 @@ class Launcher(NamedTuple):
     size: str
     local_rank: str
     local_size: str
+    job: tuple[str, ...] = ()  # what together name the job, alike on all its nodes
 
 
 LAUNCHERS = (
@@ -28,6 +29,7 @@ LAUNCHERS = (
         "JSM_NAMESPACE_SIZE",
         "JSM_NAMESPACE_LOCAL_RANK",
         "JSM_NAMESPACE_LOCAL_SIZE",
+        ("LSB_JOBID", "JSM_NAMESPACE_ID"),
     ),
     Launcher(
         "Open MPI's mpirun",
@@ -36,12 +38,17 @@ LAUNCHERS = (
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
+        ("PMIX_NAMESPACE",),
     ),
-    Launcher("PALS", "MPICH", "PALS_RANKID", "PMI_SIZE", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
-    Launcher("Flux", "", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID", ""),
+    Launcher(
+        *("PALS", "MPICH", "PALS_RANKID", "PMI_SIZE", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+        ("PALS_APID",),
+    ),
+    Launcher("Flux", "", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID", "", ("FLUX_JOB_ID",)),
     Launcher("MPICH's mpirun", "MPICH", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
     Launcher(
-        "srun", "", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"
+        *("srun", "", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+        ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
     ),
 )
 
@@ -86,3 +93,17 @@ def local_size(environ: os._Environ[str] | dict[str, str] = os.environ) -> int:
 def local_rank(environ: os._Environ[str] | dict[str, str] = os.environ) -> int:
     """Rank among those on this node, 0 where the launcher does not say."""
     return _read("local_rank", 0, environ)
+
+
+def job() -> str:
+    """What all ranks of this job know it by, and no other job; '' where the launcher says no such thing."""
+    launcher = detect()
+    if launcher is None:
+        return ""
+    if local_size() == size():  # one process has started them all
+        try:
+            with open(f"/proc/{os.getppid()}/stat") as file:
+                return f"{os.getppid()} started at {file.read().rpartition(')')[2].split()[19]}"
+        except (OSError, IndexError):  # not Linux
+            pass
+    return " ".join(filter(None, map(os.environ.get, launcher.job)))

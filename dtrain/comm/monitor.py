@@ -19,6 +19,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 # -- the layout of a board: a header, a row for each rank of the node, then a line of JSON for each plan -
@@ -29,8 +30,9 @@ NBYTES = HEADER + MOST_ROWS * ROW
 ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS, ELASTIC = range(6)
 HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
 #: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
-RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND = range(9)
-WORDS = 9
+#: CALL is the number of the call that the rank is in, PLAN of the plan run last, TAG what meetings are for.
+RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND, CALL, TAG = range(11)
+WORDS = 11
 #: What a rank is doing, in words, at these bytes of its row.
 DOING = (128, ROW)
 #: STATE: at work; at the end of its program; has said itself why it ends; gone.
@@ -42,7 +44,7 @@ BY_NCCL = KINDS.index("sums by NCCL")
 #: How MPICH's and Open MPI's names of files in /dev/shm begin.
 SHARED_FILES = ("mpich_", "sm_segment.")
 #: Exit codes of what only a monitor sees; errors.py has the table.
-LOST, STALLED = 7, 8
+USAGE, LOST, STALLED = 2, 7, 8
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
 LOOK, GRACE = 0.5, 3.0
 #: Seconds for which a rank has to be missing at the start: a launcher starts one after the other.
@@ -51,6 +53,10 @@ PATIENCE = 1.5
 OTHERS_FIRST = 2.0
 #: How much slower time runs for a rank that uses its processor: it may be slow, and is not stopped.
 BUSY = 10
+
+
+#: By rank and number: what a call is, and the names of its plan's kernels if it runs one.
+Names = dict[tuple[int, int], tuple[str, list[str]]]
 
 
 class Row(NamedTuple):
@@ -65,19 +71,28 @@ class Row(NamedTuple):
     arrivals: int
     waits: int
     kind: int
+    called: int
+    tag: int
     doing: str
 
-    def place(self, names: dict[tuple[int, int], list[str]]) -> str:
+    def call(self, names: Names) -> str:
+        """'Sequential.fit (train.py:12)': the call of the program's that the rank is in; '' where in none."""
+        return names.get((self.rank, self.called), ("", []))[0]
+
+    def call_or_place(self, names: Names) -> str:
+        return self.call(names) or self.place(names)
+
+    def place(self, names: Names) -> str:
         """'step 120, training, #17 AllReduce(hidden_1/kernel)': where the rank is."""
         parts = [f"step {self.step}"] if self.step >= 0 else []
-        if self.doing:
-            parts.append(self.doing)
+        if self.doing or self.call(names):
+            parts.append(self.doing or self.call(names))
         if self.position >= 0:
-            known = names.get((self.rank, self.plan), [])
+            known = names.get((self.rank, self.plan), ("", []))[1]
             parts.append(" ".join([f"#{self.position}", *known[self.position : self.position + 1]]))
         elif self.waits:
             parts.append(f"{KINDS[self.kind]} between ranks" if self.kind else "a meeting of ranks")
-        return ", ".join(parts) or "its beginning"
+        return ", ".join(parts) or ("its program" if self.arrivals else "its beginning")
 
 
 def text_at(memory: mmap.mmap | memoryview, start: int, stop: int) -> str:
@@ -94,16 +109,32 @@ def how_to_resume(run_dir: str) -> str:
     return f"\n  go on with: dtrain train --resume {run_dir}" if run_dir and saved else ""
 
 
-def names_in(fd: int) -> dict[tuple[int, int], list[str]]:
-    """The names of the kernels of each rank's plans."""
-    found = {}
+def names_in(fd: int) -> Names:
+    """What each rank's calls and plans are, and the names of their kernels."""
+    found: Names = {}
     for line in os.pread(fd, max(0, os.fstat(fd).st_size - NBYTES), NBYTES).splitlines():
         try:
-            rank, plan, names = json.loads(line)
+            rank, number, call, names = json.loads(line)
         except ValueError:  # cut off
             continue
-        found[rank, plan] = names
+        found[rank, number] = call, names
     return found
+
+
+def different_calls(places: Iterable[tuple[int, str]]) -> str:
+    """The sentence for ranks that wait for one another in different calls: each, and where it is."""
+    found: dict[str, list[int]] = {}
+    for rank, place in places:
+        found.setdefault(place, []).append(rank)
+    told = []
+    for place, ranks in found.items():
+        who = f"ranks {', '.join(map(str, ranks))} are" if len(ranks) > 1 else f"rank {ranks[0]} is"
+        told.append(f"{who} in {place}")
+    return (
+        f"the ranks are in different calls and would wait for one another for ever: {'; '.join(told)}. Every "
+        "rank has to make these calls, in the same order: take them out of `if rank == 0`, which may hold "
+        "what prints or writes, and give loops the same number of steps on all ranks."
+    )
 
 
 class Monitor:
@@ -227,6 +258,13 @@ class Monitor:
         if not self.words[ELASTIC]:
             self.end(f"{self.who(row)}, was lost in {self.where(row)}: {_how(row.pid)}", LOST)
 
+    # -- in different calls ------------------------------------------------------------------------------
+    def apart(self, rows: Sequence[Row]) -> bool:
+        """Whether all ranks wait, and for different things: where no meeting has compared them."""
+        if len(rows) < self.size or any(row.state != RUNNING or not row.waits for row in rows):
+            return False
+        return len({row.tag for row in rows}) > 1
+
     # -- standing still ----------------------------------------------------------------------------------
     def look(self, seconds: float) -> None:
         """Compare where the ranks are, so many seconds after the last look."""
@@ -250,13 +288,17 @@ class Monitor:
         waiting = {i for i in working - stopped if rows[i].waits}
         if not waiting:
             return
+        if not stopped and self.apart(rows) and min(self.still) >= 2 * LOOK:
+            names = names_in(self.fd)
+            return self.end(different_calls((row.rank, row.call_or_place(names)) for row in rows), USAGE)
         front = max(waiting, key=lambda i: (rows[i].arrivals, self.still[i]))
         for i in self.alive - working:
             if rows[i].arrivals < rows[front].arrivals and self.still[front] >= 2 * LOOK:
                 self.end(
                     f"{self.who(rows[i])}, has ended (sys.exit, or the end of its program) while rank "
-                    f"{rows[front].rank} waits for it in {self.where(rows[front])}. Every rank has to take "
-                    "the same steps.",
+                    f"{rows[front].rank} waits for it in {self.where(rows[front])}. Every rank has to make "
+                    "the same calls, and loops the same number of steps; `if rank == 0` may hold what prints "
+                    "or writes.",
                     LOST,
                 )
                 return

@@ -133,6 +133,10 @@ class MPICommunicator(Communicator):
         EnvironmentProblem: the library does not fit its launcher; shared is asked for where it cannot be.
     """
 
+    #: How ranks compare what they are in before a collective: at a meeting of the node's, or by a message.
+    _meet: Meeting | None = None
+    _by_message = False
+
     def __init__(self, average: str = "auto", overlap: str = "off") -> None:
         super().__init__()
         self._thread = threading.current_thread()
@@ -189,13 +193,15 @@ class MPICommunicator(Communicator):
             error.agreed = True
             raise error
         self._shares = can_share and average != "mpi"
+        self._by_message = min(sizes) == 1 or self.elastic
+        if not self._by_message:
+            self._meet = Meeting(MPI, self._node, self.clock, self.board)
+            atexit.register(self._free)  # before MPI.Finalize, which was registered first
         if self._shares:
             self._across = world.Split(self.local_rank, world.rank)
-            self._meet = Meeting(MPI, self._node, self.clock, self.board)
             several = self.size > self.local_size
             self.meeting = self._meet
             self.averaging = "shared memory, MPI between nodes" if several else "shared memory"
-            atexit.register(self._free)  # before MPI.Finalize, which was registered first
             if several and average == "auto":
                 self._choose()
             self.far = self._is_far()
@@ -447,7 +453,9 @@ class MPICommunicator(Communicator):
         self._shares = False
         for memory in (*self._blocks, *self._buckets):
             memory.end()
-        self._meet.end()
+        if self._meet is not None:
+            self._meet.end()
+            self._meet = None
 
     def node_text(self, text: str) -> str:
         data = np.frombuffer(text.encode(), np.uint8).copy()
@@ -459,6 +467,20 @@ class MPICommunicator(Communicator):
         self._node.Bcast(data)
         self._leave(begun)
         return data.tobytes().decode()
+
+    def _compare(self, kind: int) -> None:
+        if self._meet is not None:
+            return self._meet(kind)
+        if not self._by_message or self.board.row[monitor.POSITION] >= 0:  # a plan's: they have compared it
+            return None
+        self.board.enter(kind)
+        tags = self._allgather(np.array([self.board.row[monitor.TAG] ^ kind]))
+        if (tags != tags[0]).any():
+            places = self._allgather(np.array([self.board.call_or_place()], "U200")).tolist()
+            error = UsageError(monitor.different_calls(enumerate(places)))
+            error.agreed = True
+            raise error
+        return None
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:
         self._comm.Allreduce(self._mpi.IN_PLACE, array, op=self._ops[op])

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.comm.board import Board
-from dtrain.comm.monitor import shared_files, unlink
+from dtrain.comm.board import TAG_BITS, Board
+from dtrain.comm.monitor import TAG, shared_files, unlink
+from dtrain.errors import UsageError
 from dtrain.poison import poison
 
 #: Bytes between what different ranks write: no two share a cache line, nor a pair that is fetched together.
@@ -109,6 +110,9 @@ class SharedMemory:
 class Meeting:
     """A barrier among the ranks of a node: each counts up its own word and waits until the others' follow.
 
+    The low bits of a word say what the meeting is for, so that ranks in different calls find that out before
+    they exchange anything, at no cost.
+
     board: where both say that this rank waits.
     words: what the same barrier in C (native/kernels.c) is called with; both count on the same words.
     """
@@ -123,16 +127,27 @@ class Meeting:
         mine = segments.pop(node.rank)
         others = np.array([s.ctypes.data for s in segments], np.uintp)
         spins = SPINS if node.size <= _cores() else 0
-        self.words = (mine, others, len(segments), board.waits, spins, PATIENCE, clock, board.arrivals)
+        self.words = (
+            *(mine, others, len(segments), board.waits, spins, PATIENCE, clock, board.arrivals),
+            board.tag,
+        )
 
-    def __call__(self) -> None:
-        count = self._mine[0] + 1
-        self._board.enter()
+    def __call__(self, kind: int = 0) -> None:
+        """kind: of the collective that the ranks meet for, an index of monitor.KINDS.
+
+        Raises:
+            UsageError: another rank is here for something else.
+        """
+        here = ((self._mine[0] >> TAG_BITS) + 1) << TAG_BITS | self._board.row[TAG] ^ kind
+        self._board.enter(kind)
         self.memory.sync()
-        self._mine[0] = count
+        self._mine[0] = here
         for word in self._others:
-            while word[0] < count:
+            while (there := word[0]) >> TAG_BITS < here >> TAG_BITS:
                 _hand_over()
+            # who has gone on has seen this rank's word, and is further
+            if there >> TAG_BITS == here >> TAG_BITS and there != here:
+                raise UsageError(self._board.different_calls())
         self.memory.sync()
         self._board.leave()
 

@@ -24,12 +24,13 @@ program and works on its share of each batch.
   slower and as right.
 - Any other array is fed whole, alike on all ranks. It is compared between the ranks at the first run with
   feeds of these shapes, the second, the fourth, the eighth and so on, and a difference is an error. What is
-  not noticed: a difference in the runs between, shapes that differ between ranks once a plan is made (the
-  ranks then wait for one another), and rows of a `dt.Shard` that other ranks have too.
-- Initial values of variables are rank 0's, also those that NumPy drew. Other random numbers of NumPy's
-  differ between the ranks unless the program seeds them, by `numpy.random.seed(0)`: constants and feeds
-  drawn without it are an error. `tf.random_normal` and its like need no seed for this.
-- Every rank prints. To print once: `if tf.comm.world().rank == 0:`.
+  not noticed: a difference in the runs between, and rows of a `dt.Shard` that other ranks have too.
+- Initial values of variables are rank 0's, also those that NumPy drew. NumPy's and Python's global random
+  numbers begin alike on all ranks of a job, and otherwise in each job, unless the program seeds NumPy's
+  before it imports dtrain. `np.random.default_rng()` has to be given a seed: constants and feeds that differ
+  are an error. `tf.random_normal` and its like need no seed for this.
+- Every rank prints. To print once: `if tf.comm.world().rank == 0:`. Reading variables and `Saver.save` may
+  stand there, too; any other call that one rank makes alone ends the job in a sentence that names it.
 
 **tf.keras** computes what Keras 3 does (the tests compare it with what Keras 3.15 on TensorFlow 2.21 gave),
 also where the Keras of TensorFlow 1 differs: the default learning rate of Adagrad, Adadelta, Adamax and Nadam

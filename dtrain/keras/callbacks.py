@@ -1,7 +1,8 @@
 """Callbacks: what happens between the batches and epochs of fit.
 
-Every rank runs every callback, with rank 0's numbers in its logs; and after the callbacks all ranks take over
-rank 0's stop_training and learning rate. So a decision is one for all, whatever it was made of.
+Every rank runs the callbacks that it is given, with rank 0's numbers in its logs; and after them all ranks
+take over rank 0's stop_training and learning rate. So a decision is one for all, whatever it was made of, and
+a callback that only writes may be rank 0's alone.
 """
 
 from __future__ import annotations
@@ -103,15 +104,14 @@ class Callback:
         self.model.rank_zero.says(text)
 
     def knows(self, monitor: str) -> None:
-        """Raise UsageError unless logs will have this number. Collective."""
+        """Raise UsageError unless logs will have this number."""
         names = Logs.fromkeys(self.params["metrics"], 0.0)
-        with self.model.comm.together():
-            if names.get(monitor) is None:
-                hint = " Give fit validation_data or validation_split." if monitor.startswith("val_") else ""
-                raise UsageError(
-                    f"{type(self).__name__}: there is no {monitor!r} to monitor: there are "
-                    f"{', '.join(names)}.{hint}"
-                )
+        if names.get(monitor) is None:
+            hint = " Give fit validation_data or validation_split." if monitor.startswith("val_") else ""
+            raise UsageError(
+                f"{type(self).__name__}: there is no {monitor!r} to monitor: there are "
+                f"{', '.join(names)}.{hint}"
+            )
 
 
 class Callbacks:
@@ -129,8 +129,9 @@ class Callbacks:
         for callback in self._list:
             callback.set_model(model)
             callback.set_params(params)
-        listening = [c for c in self._list if any(_overrides(c, name) for name in _BATCH)]
-        self.listen_to_batches = bool(listening)
+        # a rank may have callbacks that others have not, such as rank 0 one that saves
+        listens = any(_overrides(c, name) for c in self._list for name in _BATCH)
+        self.listen_to_batches = bool(model.comm.allreduce(np.array([listens], np.int8), "max")[0])
 
     def __call__(self, event: str, *arguments: Any) -> None:
         """Call on_<event> of every callback, with the same logs, as rank 0 has them."""
@@ -138,7 +139,8 @@ class Callbacks:
         names = list(logs)
         logs = Logs(zip(names, self._model.rank_zero.decides([logs[n] for n in names]), strict=True))
         for callback in self._list:
-            getattr(callback, f"on_{event}")(*first, logs)
+            with self._model.comm.call(f"{type(callback).__name__}.on_{event}"):
+                getattr(callback, f"on_{event}")(*first, logs)
         optimizer = self._model.optimizer
         stop, rate = self._model.rank_zero.decides([self._model.stop_training, optimizer.learning_rate])
         self._model.stop_training, optimizer.learning_rate = bool(stop), rate
@@ -229,11 +231,10 @@ class LearningRateScheduler(Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         old = self.model.optimizer.learning_rate
         rate = self.schedule(epoch, old) if _takes_two(self.schedule) else self.schedule(epoch)
-        with self.model.comm.together():
-            if not isinstance(rate, int | float | np.number) or not rate >= 0:
-                raise UsageError(
-                    f"LearningRateScheduler: the schedule gives {rate!r} for epoch {epoch}: give a number."
-                )
+        if not isinstance(rate, int | float | np.number) or not rate >= 0:
+            raise UsageError(
+                f"LearningRateScheduler: the schedule gives {rate!r} for epoch {epoch}: give a number."
+            )
         self.model.optimizer.learning_rate = float(rate)
         if self.verbose:
             self.says(f"Epoch {epoch + 1:05d}: LearningRateScheduler setting learning rate to {rate}.")
@@ -270,12 +271,11 @@ class _Monitor(Callback):
         direction = {"min": "down", "max": "up"}.get(self.mode) or known.get(
             self.monitor.removeprefix("val_")
         )
-        with self.model.comm.together():
-            if not direction:
-                raise UsageError(
-                    f"{type(self).__name__}: whether {self.monitor!r} should rise or fall is not known: give "
-                    "mode='max' or mode='min'."
-                )
+        if not direction:
+            raise UsageError(
+                f"{type(self).__name__}: whether {self.monitor!r} should rise or fall is not known: give "
+                "mode='max' or mode='min'."
+            )
         self.maximize = direction == "up"
 
     def improves(self, value: float, reference: float | None) -> bool:
@@ -419,14 +419,13 @@ class ModelCheckpoint(_Monitor):
         if self.save_best_only:
             super().on_train_begin()
         names = Logs.fromkeys(self.params["metrics"], 0.0)
-        with self.model.comm.together():
-            try:
-                self.filepath.format_map(_With(names, epoch=1))
-            except (KeyError, ValueError, IndexError) as error:
-                raise UsageError(
-                    f"ModelCheckpoint: {self.filepath!r} cannot be filled in ({error}): there are epoch, "
-                    f"{', '.join(names)}."
-                ) from None
+        try:
+            self.filepath.format_map(_With(names, epoch=1))
+        except (KeyError, ValueError, IndexError) as error:
+            raise UsageError(
+                f"ModelCheckpoint: {self.filepath!r} cannot be filled in ({error}): there are epoch, "
+                f"{', '.join(names)}."
+            ) from None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._since += 1
@@ -518,10 +517,9 @@ class TensorBoard(Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         from dtrain.summary import FileWriter
 
-        with self.model.comm.together():
-            self._writer = FileWriter(self.log_dir, comm=self.model.comm)
-            if self.write_graph:
-                self._writer.add_graph(self.model.graph)
+        self._writer = FileWriter(self.log_dir, comm=self.model.comm)
+        if self.write_graph:
+            self._writer.add_graph(self.model.graph)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._write(logs, epoch)

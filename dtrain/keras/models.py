@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.comm.base import every_rank
 from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.keras import data, saving, training
@@ -52,6 +53,7 @@ class Sequential(Stack):
             self._optimizer_state = None
 
     # -- training --------------------------------------------------------------------------------------
+    @every_rank
     def compile(
         self,
         optimizer: Any = "rmsprop",
@@ -111,6 +113,7 @@ class Sequential(Stack):
                 self._networks[key] = training.Network(self, mode, examples.rows)
             return self._networks[key]
 
+    @every_rank
     def fit(
         self,
         x: Any = None,
@@ -213,6 +216,7 @@ class Sequential(Stack):
             self._order_seed = int(drawn) if self.graph.seed is None else self.graph.seed
         return epoch_order(self._order_seed, epoch, examples)
 
+    @every_rank
     def evaluate(
         self,
         x: Any = None,
@@ -245,6 +249,7 @@ class Sequential(Stack):
         values = list(found.values())
         return found if return_dict else values if len(values) > 1 else values[0]
 
+    @every_rank
     def predict(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
         """The outputs for examples, in their order, float32 [n, ...]."""
         batch_size = TEST_BATCH if batch_size is None else batch_size
@@ -262,6 +267,7 @@ class Sequential(Stack):
         outputs = self.predict(x, batch_size, verbose)
         return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs > 0.5).astype(np.int32)
 
+    @every_rank
     def train_on_batch(
         self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
     ) -> Any:
@@ -293,6 +299,8 @@ class Sequential(Stack):
     ) -> None:
         """Write the model: one safetensors file, its layers and what compile() settled as JSON in its header.
 
+        Rank 0 writes, and needs no other rank for it once the model has its weights.
+
         Raises:
             EnvironmentProblem: it cannot be written. UsageError: a part has no plain form; or the file is
                 there, and overwrite is False.
@@ -303,6 +311,7 @@ class Sequential(Stack):
         """Write the weights alone, as safetensors."""
         saving.save(self, filepath, overwrite, whole=False, optimizer=False)
 
+    @every_rank
     def load_weights(self, filepath: str | os.PathLike[str]) -> None:
         """Take the weights of a file that save or save_weights wrote.
 

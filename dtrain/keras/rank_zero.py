@@ -16,7 +16,11 @@ from dtrain.train.checkpoint import write_atomically
 
 
 class RankZero:
-    """Speaks, writes, reads and decides for all ranks. Every method but says() is collective."""
+    """Speaks, writes, reads and decides for all ranks.
+
+    What only says or writes takes no other rank, so that a program may have it done on rank 0 alone; an error
+    there ends all. Every method that gives the ranks something is collective.
+    """
 
     def __init__(self, comm: Communicator) -> None:
         self._comm = comm
@@ -48,15 +52,14 @@ class RankZero:
         self._touches(Path(path), append)
 
     def _touches(self, path: Path, work: Callable[[Path], None]) -> None:
-        with self._comm.together():
-            if self._speaks:
-                try:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    work(path)
-                except OSError as error:
-                    raise EnvironmentProblem(
-                        f"{path} cannot be written: {error.strerror or error}. Give another path."
-                    ) from None
+        if self._speaks:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                work(path)
+            except OSError as error:
+                raise EnvironmentProblem(
+                    f"{path} cannot be written: {error.strerror or error}. Give another path."
+                ) from None
 
     def reads(self, path: str | os.PathLike[str]) -> bytes:
         """A file's content, on every rank; raises CheckpointError where it cannot be read."""
@@ -77,8 +80,8 @@ class RankZero:
         return self._comm.broadcast(buffer).tobytes() if buffer.size else b""
 
     def finds(self, path: str | os.PathLike[str]) -> bool:
-        """Whether there is a file with something in it."""
-        return bool(self.decides([os.path.isfile(path) and os.path.getsize(path) > 0])[0])
+        """Whether there is a file with something in it: what rank 0 sees, and False on the others."""
+        return self._speaks and os.path.isfile(path) and os.path.getsize(path) > 0
 
     def decides(self, values: Sequence[float]) -> list[float]:
         """Rank 0's numbers, on every rank: a decision made of them is the same on all."""
@@ -94,7 +97,7 @@ class RankZero:
                 error = UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
                     "rank 0: give every rank the whole array; where it is drawn or shuffled, by a generator "
-                    "seeded alike."
+                    "seeded alike: np.random's is, np.random.default_rng() needs a seed."
                 )
                 error.agreed = True
                 raise error

@@ -76,7 +76,8 @@ def load_model(
 
     path = os.fspath(filepath)
     scout = Sequential(**options)  # whose ranks read together
-    arrays, described = _parse(scout.rank_zero.reads(path), path)
+    with scout.comm.call("load_model"):
+        arrays, described = _parse(scout.rank_zero.reads(path), path)
     if "config" not in described:
         raise CheckpointError(
             f"{path} holds weights without a model: build the model, then call its load_weights({path!r})."

@@ -11,7 +11,7 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm import SingleCommunicator
-from dtrain.comm.base import Communicator
+from dtrain.comm.base import Communicator, every_rank
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Graph, Tensor, get_default_graph
 from dtrain.keras import activations, summary
@@ -151,6 +151,7 @@ class Stack:
     def built(self) -> bool:
         return bool(self._layers) and len(self._outputs) == len(self._layers)
 
+    @every_rank
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Make the weights of the layers that have none yet, for examples of this shape.
 
@@ -291,12 +292,14 @@ class Stack:
                 self.session.run(initializer)
                 self._initialized.update(new)
 
+    @every_rank
     def get_weights(self) -> list[np.ndarray]:
-        """Copies of the weights, layer by layer."""
+        """Copies of the weights, layer by layer; no other rank is needed once there are any."""
         self.build()
         self.initialize()
         return [np.asarray(v) for v in self.session.run(self.weights)]
 
+    @every_rank
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Give the weights values, in the order of get_weights.
 

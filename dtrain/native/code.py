@@ -16,7 +16,7 @@ from dtrain.native.loops import Loop, Untranslatable
 from dtrain.poison import poison
 
 #: What a kernel answers besides 0; the same as in kernels.h.
-OK, BAD_VALUE, WAITING, NOT_FINITE = 0, 1, 2, 3
+OK, BAD_VALUE, WAITING, NOT_FINITE, ELSEWHERE = 0, 1, 2, 3, 4
 
 
 #: Rows, or depth, up to which product.c beats a BLAS on dense operands too.

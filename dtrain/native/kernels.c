@@ -305,10 +305,15 @@ INLINE void pause_core(void) {
 #endif
 }
 
+/* Low bits of a rank's counter of meetings: see comm/shared.py. */
+enum { TAG_BITS = 20 };
+
 /* own counter, the others' counters, how many, whether this one waits, spins, patience in seconds, seconds waited,
- * collectives come to.
- * A barrier: count up the own word and wait until the others' have followed. After some spins the core is handed
- * over; after the patience it returns WAITING, to be called again. */
+ * collectives come to, what the meeting is for.
+ * A barrier: count up the own word and wait until the others' have followed. Its low bits say what the meeting is for;
+ * with another rank in a meeting for something else it returns ELSEWHERE. Of two ranks the first to go on has seen the
+ * other's word of this very meeting, so one of the two looks always. After some spins the core is handed over; after
+ * the patience it returns WAITING, to be called again. */
 int meet(const word *w) {
     volatile int64_t *mine = w[0].p, *const *others = w[1].p;
     int64_t *come = w[3].p;
@@ -316,14 +321,14 @@ int meet(const word *w) {
     const double begun = now();
     if (!*come) {
         __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        __atomic_store_n(mine, *mine + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(mine, ((*mine >> TAG_BITS) + 1) << TAG_BITS | *(const int64_t *)w[8].p, __ATOMIC_RELEASE);
         *come = 1;
         ++*(int64_t *)w[7].p;
     }
-    const int64_t count = *mine;
+    const int64_t here = *mine, count = here >> TAG_BITS;
     for (int64_t k = 0; k < w[2].i; k++) {
-        int64_t spins = 0;
-        while (__atomic_load_n(others[k], __ATOMIC_ACQUIRE) < count) {
+        int64_t spins = 0, there;
+        while ((there = __atomic_load_n(others[k], __ATOMIC_ACQUIRE)) >> TAG_BITS < count) {
             if (++spins < w[4].i) {
                 pause_core();
                 continue;
@@ -334,6 +339,7 @@ int meet(const word *w) {
                 return WAITING;
             }
         }
+        if (there >> TAG_BITS == count && there != here) return ELSEWHERE;
     }
     *come = 0;
     *waited += now() - begun;

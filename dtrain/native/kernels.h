@@ -16,7 +16,7 @@ typedef union {
 } word;
 typedef int (*kernel)(const word *a);
 
-enum { OK = 0, BAD_VALUE = 1, WAITING = 2, NOT_FINITE = 3 };
+enum { OK = 0, BAD_VALUE = 1, WAITING = 2, NOT_FINITE = 3, ELSEWHERE = 4 };
 
 #define INLINE static inline __attribute__((always_inline, unused))
 

@@ -36,8 +36,10 @@ def agree_on_devices(comm: Communicator, backend: Backend) -> None:
         raise error
 
 
-def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> None:
+def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> str:
     """Raise on every rank unless all have made the same plan, of a graph with the same variables. Collective.
+
+    Returns a digest of both.
 
     Raises:
         EnvironmentProblem: names the first op that differs, or the first variable.
@@ -51,7 +53,7 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
     digests = comm.gather_text(digest)
     strays = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if not strays:
-        return
+        return digest
     rows: list[tuple[str, str]] = []  # how each op is called in a message; all that counts of it
     for node, line in zip(nodes, lines(nodes), strict=True):
         if isinstance(node.kind, Fused):
@@ -68,7 +70,7 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
     more = f" ({len(strays)} ranks differ)" if len(strays) > 1 else ""
     # constants that each rank drew by NumPy for itself are the usual cause
     error = EnvironmentProblem(
-        "the ranks do not agree on the step they are about to run (seed NumPy alike): "
+        "the ranks do not agree on the step they are about to run (give np.random.default_rng a seed): "
         f"{comm.name(0)} has {first}; {comm.name(strays[0])} has {second}{more}. "
         "Start the same program with the same options on every rank."
     )

@@ -84,14 +84,14 @@ class Loop:
         # a step in the middle of a call cannot be undone
         if self._session.profiler is not None or plan is None or plan.early or not plan.repeats(until):
             return []
-        plan.running = True
+        plan.begin()
         try:
             taken = plan.run_steps(len(rows), [rows, *[None] * (self._feeds - 1)], until)
         except NotFinite as stopped:
             self._session.lower_scales(plan, stopped.values)
             taken = stopped.results
         finally:
-            plan.running = False
+            plan.end()
         self._session.count_updates(plan, len(taken[0]))
         results = []
         for one in zip(*taken, strict=True):

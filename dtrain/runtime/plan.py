@@ -14,8 +14,9 @@ from weakref import finalize
 import numpy as np
 
 from dtrain.comm.monitor import PLAN, POSITION
+from dtrain.errors import UsageError
 from dtrain.graph.graph import Operation, Tensor
-from dtrain.native.code import BAD_VALUE, NOT_FINITE, NativeCall, Program
+from dtrain.native.code import BAD_VALUE, ELSEWHERE, NOT_FINITE, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
 from dtrain.ops.collective import AllGather, AllReduce
@@ -39,7 +40,8 @@ class Plan:
     torn: names of variables that are written before the last communication, which may not come to its end.
     loss_scales: the dynamic loss scales that it reads, lowered where the check for bad numbers stops a step.
     early: names of variables that are written before this check, where the step may be taken again.
-    running: whether a session runs it now, so that its memory is in use.
+    running: whether a session runs it now, so that its memory is in use: between begin() and end().
+    call, tag: the call that runs it, for messages; what its meetings are for, alike on all ranks.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 
@@ -51,6 +53,8 @@ class Plan:
         backend: Backend,
         env: PlanEnv,
         loss_scales: Mapping[str, Any] = MappingProxyType({}),
+        call: str = "",
+        tag: int = 0,
     ) -> None:
         self.step = step
         self.backend = backend
@@ -95,7 +99,8 @@ class Plan:
         self._repeats = self._can_repeat()
         if step.native:  # for its local shapes a rank may lack a kernel in C or CUDA
             self._repeats = bool(env.comm.allreduce(np.array([self._repeats], np.int8), "min")[0])
-        self.number = env.comm.board.describe([*map(_label, self.kernel_nodes)])
+        self.number = env.comm.board.describe(call, [*map(_label, self.kernel_nodes)])
+        self._tag = tag
 
     def _link(
         self, bound: Sequence[Kernel | NativeCall], layout: Layout
@@ -147,12 +152,23 @@ class Plan:
             while at != last:
                 if program.status[0] == NOT_FINITE:
                     raise NotFinite
+                if program.status[0] == ELSEWHERE:
+                    raise UsageError(self._board.different_calls())
                 if program.status[0] == BAD_VALUE:
                     layout.explain(self.kernel_nodes[at + offset])
                 # it waits for another rank of the node: signals are seen to between two calls
                 at = program.caller(at, last, self.position, offset)()
 
         return kernel
+
+    def begin(self) -> None:
+        """It is going to run: the board says what this rank is in, and its meetings are this plan's."""
+        self.running = True
+        self._board.begin(self.number, self._tag)
+
+    def end(self) -> None:
+        self.running = False
+        self._board.end(self.number, self._tag)
 
     def run(self, values: Sequence[Any], kernels: Sequence[Kernel] | None = None) -> list[Any]:
         """Run once; values: the local array of each feed, in order. Returns the fetched arrays, as copies.
@@ -203,6 +219,8 @@ class Plan:
         ):
             if status == NOT_FINITE:
                 raise NotFinite([rows[done] for rows in values], [out[:done] for out in outs])
+            if status == ELSEWHERE:
+                raise UsageError(self._board.different_calls())
             if status == BAD_VALUE:
                 self._explain(self.kernel_nodes[call])
         self._board.row[POSITION] = -1

@@ -12,7 +12,8 @@ from weakref import finalize
 import numpy as np
 
 from dtrain import comm as communicators
-from dtrain.comm.base import Communicator
+from dtrain.comm.base import Communicator, every_rank
+from dtrain.comm.board import caller, tag_of
 from dtrain.comm.monitor import POSITION, STEP
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import (
@@ -48,6 +49,9 @@ from dtrain.runtime.plan import Plan
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
 MAX_PLANS = 64
+
+#: Fetches that the name of a call has, at most.
+MOST_NAMED = 3
 
 _WORLD: Any = object()
 
@@ -223,10 +227,15 @@ class Session:
         places = [tensors.index(e) if isinstance(e, Tensor) else None for e in elements]
         feeds = tuple(self._feed_tensor(f) for f in feed_list)
         kind = (tensors, targets, feeds)
+        variables = [t.op.name for t in tensors if isinstance(t.op.kind, VariableOp)]
+        reads = len(variables) == len(elements)  # what each rank can do by itself
 
         def call(*values: Any) -> Any:
             if self._closed:
                 raise FailedPreconditionError("Attempted to use a closed Session.")
+            if reads and not feeds and self.profiler is None:
+                found = self._read(variables)
+                return rebuild([None if p is None else found[p] for p in places])
             if not self.comm.is_its_thread:
                 return self._reader().make_callable(fetches, feed_list)(*values)
             locals_, specs = self._accept(feeds, values)  # an array may be the caller's code: not locked
@@ -234,18 +243,19 @@ class Session:
             with self.lock:
                 plan = self._plans.pop(key, None)
                 if plan is None or plan.running:  # a signal's handler may run while a plan does
-                    plan = self._compile(tensors, targets, feeds, specs)
+                    name = _call_name(elements)
+                    with self.comm.call(name):
+                        plan = self._compile(tensors, targets, feeds, specs, name)
                 self._keep(key, plan)
-                if not self._initialized.issuperset(plan.required):
-                    raise self._uninitialized(next(n for n in plan.required if n not in self._initialized))
-                if self.comm.size > 1:
-                    self._check_alike(plan, feeds, values)
-                self.latest = plan
-                plan.running = True
+                self._check_initialized(plan.required)
+                plan.begin()
                 try:
+                    if self.comm.size > 1:
+                        self._check_alike(plan, feeds, values)
+                    self.latest = plan
                     results = self._run(plan, locals_)
                 finally:
-                    plan.running = False
+                    plan.end()
                 if plan.assigned:
                     self._initialized.update(plan.assigned)
                 if self._check_every:
@@ -450,8 +460,9 @@ class Session:
                 rank = int(np.argmax(column != column[0]))
                 error = InvalidArgumentError(
                     f"the value fed for Tensor '{tensor.name}' is not the same on rank {rank} as on rank 0: "
-                    "feed next_batch's arrays, or this rank's rows as dt.Shard(rows, total), or seed the "
-                    "random numbers that it was made with alike on all ranks."
+                    "feed next_batch's arrays, or this rank's rows as dt.Shard(rows, total), or draw the "
+                    "random numbers that it was made with alike on all ranks: np.random's and random's are, "
+                    "where no rank draws more than another; np.random.default_rng() needs a seed."
                 )
                 error.agreed = True
                 raise error
@@ -481,11 +492,12 @@ class Session:
         targets: Sequence[Operation],
         feeds: Sequence[Tensor],
         specs: Sequence[tuple[tuple[int, ...], Placement]],
+        call: str,
     ) -> Plan:
-        """Make a plan, and make sure that all ranks made the same."""
+        """Make a plan, and make sure that all ranks made the same. call: the one that it is for, in words."""
         if self._closed:  # by another thread since the run began
             raise FailedPreconditionError("Attempted to use a closed Session.")
-        error = None
+        error, tag = None, 0
         native = self._native()
         link = (self.comm if self.backend.on_host else self.comm.device_sums or self.comm).link
         try:
@@ -502,7 +514,7 @@ class Session:
             error = problem
         if self.comm.size > 1:
             self.comm.agree(error)
-            agree_on_step(self.comm, self.graph, nodes)
+            tag = tag_of(agree_on_step(self.comm, self.graph, nodes))
         if error is not None:
             raise error
         if self._of is None:
@@ -517,16 +529,15 @@ class Session:
             self._constants,
         )
         kind = Plan if self.backend.on_host else DevicePlan
-        return kind(step, nodes, self._variables, self.backend, env, scales)
+        call += caller() if tag else ""
+        return kind(step, nodes, self._variables, self.backend, env, scales, call, tag)
 
     def _read_only(self, nodes: Sequence[Operation]) -> None:
         """Raise where a run that is to be this rank's alone does what all ranks have to do together."""
         assert self._of is not None
         if any(node.kind.writes or node.kind.draws for node in nodes):
             self._of.check_thread()
-        for node in nodes:
-            if isinstance(node.kind, VariableOp) and node.name not in self._initialized:
-                raise self._uninitialized(node.name)
+        self._check_initialized([node.name for node in nodes if isinstance(node.kind, VariableOp)])
 
     def _native(self) -> bool | None:
         """What Step.native is to be: whether plans may have, or must have, kernels of our own. Collective."""
@@ -563,12 +574,25 @@ class Session:
             self._plans.pop(next(iter(self._plans)))
         self._plans[key] = plan  # at the end: the first is the one unused longest
 
-    def _uninitialized(self, name: str) -> FailedPreconditionError:
+    def _check_initialized(self, names: Sequence[str]) -> None:
+        if self._initialized.issuperset(names):
+            return
+        name = next(n for n in names if n not in self._initialized)
         place = built(self.graph.get_operation_by_name(name))
-        return FailedPreconditionError(
+        raise FailedPreconditionError(
             f"Attempting to use uninitialized value {name}{place}: run "
             "session.run(dt.global_variables_initializer()) first."
         )
+
+    def _read(self, names: Sequence[str]) -> list[Any]:
+        """Copies of variables' values, as a run fetches them, without one: no message, so on any rank alone.
+
+        The ranks of a node share some of them, and write those behind a meeting that this rank takes part in.
+        """
+        with self.lock:
+            self._check_initialized(names)
+            arrays = [np.array(self.backend.to_host(self._variables[name])) for name in names]
+        return [a if a.ndim else a[()] for a in arrays]
 
     # -- variables -------------------------------------------------------------------------------------
     def _allocate(self) -> None:
@@ -626,6 +650,7 @@ class Session:
         with self.lock:
             self._draws.state = state
 
+    @every_rank
     def set_value(self, variable: Variable, value: Any) -> None:
         """Give a variable a value, of its shape and dtype. Collective: every rank gives the same."""
         array = np.asarray(value)
@@ -670,6 +695,12 @@ class InteractiveSession(Session):
         """Stop being the default session, and free the variables and plans."""
         self._installed.close()
         super().close()
+
+
+def _call_name(elements: Sequence[Tensor | Operation]) -> str:
+    """'Session.run(loss:0, train)': a run of these, for messages."""
+    names = [e.name for e in elements[:MOST_NAMED]]
+    return f"Session.run({', '.join(names)}{', ...' * (len(elements) > MOST_NAMED)})"
 
 
 def _nbytes(node: Operation) -> int:

@@ -42,7 +42,7 @@ class CheckpointState:
 
 
 class Saver:
-    """Saves variables and restores them. On several ranks both are collective: every rank calls them.
+    """Saves variables and restores them. On several ranks rank 0 saves; every rank has to call restore.
 
     Args:
         var_list: variables, or a dict of them by the name they have in the file; by default all global ones
@@ -139,8 +139,9 @@ class Saver:
     ) -> str:
         """Write the variables' values and return the path to restore from, `save_path-global_step`.
 
-        Only rank 0 writes. There is no meta graph: the program builds the graph, so meta_graph_suffix,
-        write_meta_graph and strip_default_attrs are without a meaning.
+        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. There is
+        no meta graph: the program builds the graph, so meta_graph_suffix, write_meta_graph and
+        strip_default_attrs are without a meaning.
 
         Raises:
             FailedPreconditionError: a variable has no value.
@@ -153,9 +154,13 @@ class Saver:
         if global_step is not None:
             step = int(global_step)
             path = f"{path}-{step:08d}" if self._pad else f"{path}-{step}"
+        if not os.path.basename(path):
+            raise UsageError(
+                f"Saver.save: {path!r} is a folder: give a name in it, {os.path.join(path, 'model')!r}."
+            )
         fetched = sess.run(list(variables.values()))
         values = {name: np.asarray(v) for name, v in zip(variables, fetched, strict=True)}
-        with self._lock, sess.comm.together():
+        with self._lock:
             kept = [p for p in self._kept if p != path] + [path]
             excess = len(kept) - self._max_to_keep if self._max_to_keep else 0
             old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
@@ -179,10 +184,11 @@ class Saver:
         variables, comm = self._built(), sess.comm
         path = "" if save_path is None else os.fspath(save_path)
         values: dict[str, np.ndarray] = {}
-        with comm.together():
-            if comm.rank == 0:
-                values = _read(variables, path)
-        give_values(sess, variables, values)
+        with comm.call("Saver.restore"):
+            with comm.together():
+                if comm.rank == 0:
+                    values = _read(variables, path)
+            give_values(sess, variables, values)
 
     def _built(self) -> dict[str, Variable]:
         if self._variables is None:
@@ -260,13 +266,14 @@ def get_checkpoint_state(
     """
     comm, text = world(), ""
     file = Path(checkpoint_dir) / (latest_filename or STATE_FILE)
-    with comm.together():
-        if comm.rank == 0 and file.is_file():
-            try:
-                text = read_regular(file, MOST_BYTES).decode()
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{file} cannot be read: {error}.") from None
-    text = comm.broadcast_text(text)
+    with comm.call("train.get_checkpoint_state"):
+        with comm.together():
+            if comm.rank == 0 and file.is_file():
+                try:
+                    text = read_regular(file, MOST_BYTES).decode()
+                except (OSError, ValueError) as error:
+                    raise CheckpointError(f"{file} cannot be read: {error}.") from None
+        text = comm.broadcast_text(text)
     if not text:
         return None
     found: dict[str, list[str]] = {}
@@ -299,4 +306,5 @@ def checkpoint_exists(checkpoint_prefix: str) -> bool:
     """Whether there is a checkpoint that Saver.save returned this path for. Collective."""
     comm = world()
     found = np.array([_file(os.fspath(checkpoint_prefix)).is_file()])
-    return bool(comm.broadcast(found.view(np.uint8))[0])
+    with comm.call("train.checkpoint_exists"):
+        return bool(comm.broadcast(found.view(np.uint8))[0])

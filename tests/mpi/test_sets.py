@@ -89,5 +89,5 @@ def test_constants_that_each_rank_draws_for_itself_are_an_error(comm: Communicat
         )
         session = dt.Session(graph=graph, comm=comm)
         session.run(dt.global_variables_initializer())
-        with pytest.raises(EnvironmentProblem, match=r"do not agree on the step .*seed NumPy alike"):
+        with pytest.raises(EnvironmentProblem, match=r"do not agree on the step .*default_rng a seed"):
             session.run(total)

@@ -79,7 +79,6 @@ def test_a_second_thread_is_refused_on_every_rank_and_the_first_goes_on(comm: Co
         refused(on_threads(lambda: session.run([total, write], {x: rows})))
         refused(on_threads(lambda: session.run(noise, {x: rows})))
         refused(on_threads(lambda: v.load(np.zeros(3, "f4"), session)))
-        refused(on_threads(lambda: dt.train.Saver([v]).save(session, "never")))
         refused(on_threads(comm.barrier))
         refused(on_threads(lambda: comm.allreduce(np.ones(2))))
         for value in (rows, share(comm, rows)):
