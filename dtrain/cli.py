@@ -41,6 +41,17 @@ class _Parser(argparse.ArgumentParser):
             words[:2] = [SCALING]
         return super().parse_known_args(words, namespace)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A word that is none of the subcommands, with the one that is meant."""
+        if action.choices is None or value in action.choices:
+            return
+        if str(value).endswith(".py"):
+            raise UsageError(
+                f"`{self.prog} {value}`: a program of your own is started by `python {value}`, on several "
+                f"ranks by `mpirun -n 2 python {value}` or `./launch/local -n 2 {value}`."
+            )
+        choices.check(f"`{self.prog} {value}` is no command", value, list(action.choices))
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See `{self.prog} --help`.")
 
@@ -173,9 +184,10 @@ def make_parser() -> argparse.ArgumentParser:
     cluster = commands.add_parser(
         "cluster",
         help="a job file for the site's scheduler, filled in; --submit hands it over",
-        description="Write the job file that runs `dtrain PROGRAM` on the nodes of a cluster: it saves at "
-        "the scheduler's warning, is queued again and goes on by itself.",
-        usage="dtrain cluster SITE [OPTION ...] [--submit] -- PROGRAM [OPTION ...]",
+        description="Write the job file that runs `dtrain SUBCOMMAND`, or a Python program of your own, on "
+        "the nodes of a cluster: a training saves at the scheduler's warning, is queued again and goes on by "
+        "itself.",
+        usage="dtrain cluster SITE [OPTION ...] [--submit] -- SUBCOMMAND|FILE.py [OPTION ...]",
         epilog="Example: dtrain cluster slurm --nodes 4 --ranks-per-node 4 --gpus-per-node 4 --time 30:00 "
         "--submit -- train --model cnn",
         allow_abbrev=False,
@@ -329,7 +341,7 @@ def run_cluster(args: argparse.Namespace) -> None:
     own = f"{job.name}-{jobs.stamp()}"
     if args.to or args.submit:  # a job of its own, also where another was written in the same second
         own += f"-{os.getpid()}"
-    program = _program_of_the_job(args.program, own)
+    program = _program_of_the_job(args.program, own, args.site)
     if launcher.rank() > 0:
         return
     suffix = Path(jobs.SITES[args.site].file).suffix
@@ -356,9 +368,16 @@ def run_cluster(args: argparse.Namespace) -> None:
         print(f"{path}: submit it by {shlex.join(command)}")
 
 
-def _program_of_the_job(words: Sequence[str], name: str) -> list[str]:
+def _program_of_the_job(words: Sequence[str], name: str, site: str = "") -> list[str]:
     """What a job runs, refused now rather than after a night in the queue; a training goes on by itself."""
+    from dtrain import jobs
+
     program = list(words) or ["train"]
+    if jobs.command(program)[0] != "dtrain":
+        file = next((word for word in program if word.endswith(".py")), "")
+        if file and site != "kubernetes" and not Path(file).is_file():  # a pod has the image's files
+            raise UsageError(f"there is no file {file} here, which the job is to run.")
+        return program
     args = _parse(program)
     if args.run is run_train:
         given = vars(args)

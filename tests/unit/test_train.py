@@ -157,7 +157,9 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("argv", "code", "words"),
     [
         ([], 2, ["COMMAND", "--help"]),
-        (["trian"], 2, ["trian"]),
+        (["trian"], 2, ["`dtrain trian` is no command", "did you mean train?"]),
+        (["data", "fecth"], 2, ["`dtrain data fecth` is no command", "did you mean fetch?"]),
+        (["model.py"], 2, ["`mpirun -n 2 python model.py`", "./launch/local -n 2 model.py"]),
         (["train", "--batch-size", "0"], 2, ["--batch-size 0"]),
         (["train", "--bogus"], 2, ["does not take --bogus. See `dtrain train --help`"]),
         (["train", "--batchsize", "50"], 2, ["--batchsize; did you mean --batch-size?"]),
