@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +21,8 @@ from dtrain.comm import failure, launcher
 from dtrain.config import TrainConfig, flag, read_run, resolve
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 
+#: What a full disk, a quota or a file that is lost says.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The parser of `dtrain bench scaling`, which has options of its own.
 SCALING = "bench scaling"
 SCALING_FLAGS = {
@@ -261,9 +265,9 @@ def run_eval(args: argparse.Namespace) -> None:
         if facts["warning"]:
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr)
         if config.log_format == "json":
-            import json
+            from dtrain.train.report import json_line
 
-            print(json.dumps({"event": "eval", **facts}))
+            print(json_line({"event": "eval", **facts}))
         else:
             print(
                 f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}, "
@@ -395,7 +399,8 @@ def run_fetch(args: argparse.Namespace) -> None:
 
     if launcher.rank() == 0:
         folder = fetch(Path(args.to) if args.to else cache_folder())
-        hint = f"; use it with --dataset {folder} or DTRAIN_DATA={folder}" if args.to else ""
+        typed = shlex.quote(str(folder))
+        hint = f"; use it with --dataset {typed} or DTRAIN_DATA={typed}" if args.to else ""
         print(f"MNIST is in {folder}{hint}")
 
 
@@ -425,8 +430,25 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def make_streams_usable() -> None:
+    """stdout and stderr that take any text: a closed one takes none, an ASCII one says \\xe9."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # started with >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the process
+        elif hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_stdout() -> None:
+    """Let what is still to be written go nowhere, so that Python's end does not fail on it again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
+    make_streams_usable()
     try:
         try:
             args = _parse(sys.argv[1:] if argv is None else argv)
@@ -436,10 +458,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             world.board.run_dir("")  # what ran before in this process is not what an error is about
         run: Callable[[argparse.Namespace], None] = args.run
         run(args)
+        sys.stdout.flush()
     except BrokenPipeError:  # `dtrain info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return 1
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            drop_stdout()
+            error = EnvironmentProblem(f"stdout takes no more lines: {error.strerror}. Send it elsewhere.")
         if isinstance(error, SavedAndStopped):
             from dtrain.train.preempt import close_ears
 

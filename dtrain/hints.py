@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import os
 import shlex
 import sys
 from collections.abc import Iterable
-
-
-def command(*words: str | os.PathLike[str]) -> str:
-    """A command line of these words, quoted where a shell would take one apart."""
-    return shlex.join(map(os.fspath, words))
 
 
 def pip_install(what: str) -> str:

@@ -26,7 +26,7 @@ ALLOWED = {
     "machine": set(),
     "choices": {"errors"},
     "config": {"errors", "files", "choices"},
-    "compat": {"errors"},
+    "compat": {"errors", "hints"},
     "graph": {"errors"},
     "comm": {"errors", "hints", "choices", "poison"},
     "native": {"errors", "hints", "files", "graph", "poison"},
