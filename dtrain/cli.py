@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +21,8 @@ from dtrain.comm import failure, launcher
 from dtrain.config import TrainConfig, flag, read_run, resolve
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 
+#: What a full disk, a quota or a file that is lost says.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The parser of `dtrain bench scaling`, which has options of its own.
 SCALING = "bench scaling"
 SCALING_FLAGS = {
@@ -40,6 +44,17 @@ class _Parser(argparse.ArgumentParser):
         if words[:2] == SCALING.split():  # two words that are one subcommand
             words[:2] = [SCALING]
         return super().parse_known_args(words, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A word that is none of the subcommands, with the one that is meant."""
+        if action.choices is None or value in action.choices:
+            return
+        if str(value).endswith(".py"):
+            raise UsageError(
+                f"`{self.prog} {value}`: a program of your own is started by `python {value}`, on several "
+                f"ranks by `mpirun -n 2 python {value}` or `./launch/local -n 2 {value}`."
+            )
+        choices.check(f"`{self.prog} {value}` is no command", value, list(action.choices))
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See `{self.prog} --help`.")
@@ -173,9 +188,10 @@ def make_parser() -> argparse.ArgumentParser:
     cluster = commands.add_parser(
         "cluster",
         help="a job file for the site's scheduler, filled in; --submit hands it over",
-        description="Write the job file that runs `dtrain PROGRAM` on the nodes of a cluster: it saves at "
-        "the scheduler's warning, is queued again and goes on by itself.",
-        usage="dtrain cluster SITE [OPTION ...] [--submit] -- PROGRAM [OPTION ...]",
+        description="Write the job file that runs `dtrain SUBCOMMAND`, or a Python program of your own, on "
+        "the nodes of a cluster: a training saves at the scheduler's warning, is queued again and goes on by "
+        "itself.",
+        usage="dtrain cluster SITE [OPTION ...] [--submit] -- SUBCOMMAND|FILE.py [OPTION ...]",
         epilog="Example: dtrain cluster slurm --nodes 4 --ranks-per-node 4 --gpus-per-node 4 --time 30:00 "
         "--submit -- train --model cnn",
         allow_abbrev=False,
@@ -249,9 +265,9 @@ def run_eval(args: argparse.Namespace) -> None:
         if facts["warning"]:
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr)
         if config.log_format == "json":
-            import json
+            from dtrain.train.report import json_line
 
-            print(json.dumps({"event": "eval", **facts}))
+            print(json_line({"event": "eval", **facts}))
         else:
             print(
                 f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}, "
@@ -329,7 +345,7 @@ def run_cluster(args: argparse.Namespace) -> None:
     own = f"{job.name}-{jobs.stamp()}"
     if args.to or args.submit:  # a job of its own, also where another was written in the same second
         own += f"-{os.getpid()}"
-    program = _program_of_the_job(args.program, own)
+    program = _program_of_the_job(args.program, own, args.site)
     if launcher.rank() > 0:
         return
     suffix = Path(jobs.SITES[args.site].file).suffix
@@ -356,9 +372,16 @@ def run_cluster(args: argparse.Namespace) -> None:
         print(f"{path}: submit it by {shlex.join(command)}")
 
 
-def _program_of_the_job(words: Sequence[str], name: str) -> list[str]:
+def _program_of_the_job(words: Sequence[str], name: str, site: str = "") -> list[str]:
     """What a job runs, refused now rather than after a night in the queue; a training goes on by itself."""
+    from dtrain import jobs
+
     program = list(words) or ["train"]
+    if jobs.command(program)[0] != "dtrain":
+        file = next((word for word in program if word.endswith(".py")), "")
+        if file and site != "kubernetes" and not Path(file).is_file():  # a pod has the image's files
+            raise UsageError(f"there is no file {file} here, which the job is to run.")
+        return program
     args = _parse(program)
     if args.run is run_train:
         given = vars(args)
@@ -376,7 +399,8 @@ def run_fetch(args: argparse.Namespace) -> None:
 
     if launcher.rank() == 0:
         folder = fetch(Path(args.to) if args.to else cache_folder())
-        hint = f"; use it with --dataset {folder} or DTRAIN_DATA={folder}" if args.to else ""
+        typed = shlex.quote(str(folder))
+        hint = f"; use it with --dataset {typed} or DTRAIN_DATA={typed}" if args.to else ""
         print(f"MNIST is in {folder}{hint}")
 
 
@@ -406,8 +430,25 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def make_streams_usable() -> None:
+    """stdout and stderr that take any text: a closed one takes none, an ASCII one says \\xe9."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # started with >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the process
+        elif hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_stdout() -> None:
+    """Let what is still to be written go nowhere, so that Python's end does not fail on it again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `dtrain` command; returns its exit code."""
+    make_streams_usable()
     try:
         try:
             args = _parse(sys.argv[1:] if argv is None else argv)
@@ -417,10 +458,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             world.board.run_dir("")  # what ran before in this process is not what an error is about
         run: Callable[[argparse.Namespace], None] = args.run
         run(args)
+        sys.stdout.flush()
     except BrokenPipeError:  # `dtrain info | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return 1
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            drop_stdout()
+            error = EnvironmentProblem(f"stdout takes no more lines: {error.strerror}. Send it elsewhere.")
         if isinstance(error, SavedAndStopped):
             from dtrain.train.preempt import close_ears
 

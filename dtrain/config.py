@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from dtrain.choices import (
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.files import read_regular
 
-#: Bytes of a TOML file, at most: no options are longer.
-MOST_BYTES = 1 << 20
+#: Bytes of a TOML file, at most: no options are longer, and a key a.a.a... takes time and memory by its
+#: square: 1.2 s and 300 MB.
+MOST_BYTES = 1 << 14
 
 #: Variables that are not options: read by the data search, launch/, the report and the tests.
 OTHER_VARIABLES = (
@@ -186,9 +187,27 @@ class TrainConfig:
             raise UsageError(f"--profile {self.profile}: give FIRST:LAST in whole numbers, such as 10:30.")
         return int(first), int(last)
 
+    def with_whole_paths(self) -> TrainConfig:
+        """The same with files and folders by their whole paths, as they are found from any folder."""
+        file, colon, function = self.model.rpartition(":")
+        return replace(
+            self,
+            model=f"{os.path.abspath(file)}:{function}" if colon else self.model,
+            dataset=os.path.abspath(self.dataset) if os.path.isdir(self.dataset) else self.dataset,
+            log_dir=os.path.abspath(self.log_dir) if self.log_dir else "",
+        )
+
     def to_toml(self) -> str:
-        """The options as a file that --config takes."""
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
+        """The options as a file that --config takes. TOML has JSON's strings, but no pairs of surrogates.
+
+        Raises:
+            UsageError: an option is not text that can be written, such as a name of a file that is not UTF-8.
+        """
+        lines = []
+        for name, value in asdict(self).items():
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{name} = {_utf8(text, flag(name))}\n")
+        return "".join(lines)
 
 
 def flag(name: str) -> str:
@@ -246,7 +265,7 @@ def _convert(default: Any, value: Any, where: str) -> Any:
     """A value as the type of the option's default."""
     kind = type(default)
     if kind is str and isinstance(value, str):
-        return value
+        return _utf8(value, where)
     try:
         if isinstance(value, bool) or kind is str:
             raise ValueError
@@ -256,6 +275,17 @@ def _convert(default: Any, value: Any, where: str) -> Any:
     except (ValueError, TypeError, OverflowError):
         wanted = {int: "a whole number", float: "a number", str: "text in quotes"}[kind]
         raise UsageError(f"{where} {value!r}: give {wanted}, such as {default!r}.") from None
+
+
+def _utf8(text: str, where: str) -> str:
+    """The text, where it has an encoding: Python makes surrogates of a name's bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{where} {text!a}: give a name in UTF-8, in a shell whose locale is (LC_ALL=C.UTF-8)."
+        ) from None
+    return text
 
 
 def _unknown(name: str, known: list[str]) -> str:
@@ -300,8 +330,8 @@ def _parse_toml(path: str, data: bytes) -> dict[str, Any]:
     if len(data) > MOST_BYTES:
         raise UsageError(f"{path} holds more than {MOST_BYTES:,} bytes: it is no file of options.")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))  # editors of Windows begin a file with a mark
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of more digits than Python reads
         raise UsageError(f"{path} is not TOML: {error}.") from None

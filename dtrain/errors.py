@@ -7,8 +7,7 @@ Python raises; they are not listed here.
 from __future__ import annotations
 
 #: What `dtrain` ends with, on every rank. A rank that a signal kills is ended by its launcher, which has
-#: codes of its
-#: own for that.
+#: codes of its own for that.
 EXIT_CODES = {
     0: "all is well",
     1: "an exception that is not dtrain's, such as one of the program itself",

@@ -14,6 +14,7 @@ from dtrain import __version__, machine
 from dtrain.comm import launcher, threads
 from dtrain.comm.threads import usable_cores
 from dtrain.files import cache_folder
+from dtrain.hints import pip_install
 
 #: How the names of variables begin that change what a run does.
 STEERING = ("CUDA_VISIBLE", "DTRAIN_", "FI_PROVIDER", "MPI4PY_", "MPICH_", "NCCL_", "OMPI_MCA_", "OPENBLAS_")
@@ -101,7 +102,7 @@ def mpi() -> tuple[str, str]:
 def _mpi() -> str:
     version, said = mpi()
     if not version:
-        return f"not usable ({said}); one process works without, several need pip install 'dtrain[mpi]'"
+        return f"not usable ({said}); one process works without, several need {pip_install('dtrain[mpi]')}"
     return f"{version}, {said}"
 
 
@@ -124,7 +125,7 @@ def gpu() -> dict[str, Any]:
     try:
         import cupy
     except ImportError:
-        return facts | {"problem": "CuPy is not installed (pip install 'dtrain[gpu]')"}
+        return facts | {"problem": f"CuPy is not installed ({pip_install('dtrain[gpu]')})"}
     facts["cupy"] = cupy.__version__
     try:
         runtime: Any = cupy.cuda.runtime

@@ -272,8 +272,15 @@ SITES = {
 }
 
 
+def command(program: Sequence[str]) -> list[str]:
+    """What a rank runs: [`python`] FILE.py ... of the user's own, or a subcommand of dtrain."""
+    if program[0].endswith(".py"):
+        return ["python", *program]
+    return list(program) if program[0] in ("python", "python3") else ["dtrain", *program]
+
+
 def render(site: str, job: Settings, program: Sequence[str], this: str = "") -> str:
-    """The job file of a site with these settings, which runs `dtrain PROGRAM` on all ranks.
+    """The job file of a site with these settings, which runs a program on all ranks: as `command` takes it.
 
     this: where it will lie, for a job that submits it again.
 
@@ -290,7 +297,7 @@ def render(site: str, job: Settings, program: Sequence[str], this: str = "") -> 
             f"--gpus-per-node {job.gpus_per_node}, --ranks-per-node {ranks}: each rank takes a GPU of "
             f"its own; --ranks-per-node {job.gpus_per_node} is right."
         )
-    run = ["dtrain", *program]
+    run = command(program)
     if job.image and site != "kubernetes":
         run = ["apptainer", "exec", *(["--nv"] if job.gpus_per_node else []), job.image, *run]
     values: dict[str, Any] = {

@@ -27,6 +27,7 @@ from dtrain.comm.threads import VARIABLES, usable_cores
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.files import make_new, write_atomically
+from dtrain.hints import pip_install
 from dtrain.report import scaling as page
 from dtrain.report.study import MACHINE, STUDY, TARGET, Study, collect, load, to_csv, to_json, to_mllog
 
@@ -234,8 +235,8 @@ def _mpirun() -> str:
     found = os.environ.get("DTRAIN_MPIRUN") or (str(beside) if beside.exists() else shutil.which("mpirun"))
     if not found:
         raise EnvironmentProblem(
-            "`dtrain bench scaling` starts mpirun, and there is none: pip install 'dtrain[mpi]', name one in "
-            "DTRAIN_MPIRUN, or pass --through to submit a job of each size."
+            f"`dtrain bench scaling` starts mpirun, and there is none: {pip_install('dtrain[mpi]')}, name "
+            "one in DTRAIN_MPIRUN, or pass --through to submit a job of each size."
         )
     return found
 

@@ -16,6 +16,7 @@ import json
 import mmap
 import os
 import select
+import shlex
 import signal
 import sys
 import time
@@ -106,7 +107,7 @@ def how_to_resume(run_dir: str) -> str:
         saved = any(name.endswith(".json") for name in os.listdir(os.path.join(run_dir, "checkpoints")))
     except OSError:
         saved = False
-    return f"\n  go on with: dtrain train --resume {run_dir}" if run_dir and saved else ""
+    return f"\n  go on with: dtrain train --resume {shlex.quote(run_dir)}" if run_dir and saved else ""
 
 
 def names_in(fd: int) -> Names:

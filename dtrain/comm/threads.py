@@ -1,15 +1,19 @@
 """How many BLAS threads a rank takes: its share of the cores, unless the user says otherwise.
 
 A BLAS starts a thread for each core that its process may use, in every rank: two ranks on two cores then ran
-33 times too slow.
+33 times too slow. Its threads wait for one another several times in a product, by giving their core away
+(sched_yield): where another process wants that core it has it for a whole time slice, and a product of 0.1 ms
+takes 5. So a process that is alone in its job does not take the cores on which others compute at its start.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dtrain.comm import launcher
@@ -44,6 +48,26 @@ def usable_cores() -> set[int]:
     return set(range(os.cpu_count() or 1))  # macOS binds no process
 
 
+def others_running(looks: int = 3, pause: float = 0.002) -> int:
+    """Threads of other processes that run or wait for a core: the fewest of some looks; 0 but on Linux."""
+    fewest = _others()
+    for _ in range(looks - 1):
+        if fewest:
+            time.sleep(pause)
+            fewest = min(fewest, _others())
+    return fewest
+
+
+def _others() -> int:
+    try:
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        # a BLAS that has just been loaded has threads that spin
+        states = (file.read_text().rpartition(")")[2] for file in Path("/proc/self/task").glob("*/stat"))
+        return max(0, running - sum(state.split()[0] == "R" for state in states))
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def share(cores: list[set[int]], rank: int) -> int:
     """Threads for one of a node's ranks, which run on `cores`: each is divided among those who have it."""
     parts = sum(1 / sum(core in others for others in cores) for core in cores[rank])
@@ -66,14 +90,18 @@ def limit(comm: Communicator) -> None:
 
     The ranks of a node share the cores that they may all use; those that the launcher bound to cores of their
     own keep them. A user's own *_NUM_THREADS wins, on the rank that has it, with a warning where a node then
-    has more threads than cores.
+    has more threads than cores. One process alone takes the cores that are free now.
     """
     chosen = next((name for name in VARIABLES if name in os.environ), None)
+    mine = usable_cores()
     if comm.size == 1 and chosen is None:
+        if len(mine) > 1 and (others := others_running()):
+            from threadpoolctl import threadpool_limits
+
+            threadpool_limits(max(1, len(mine) - others), "blas")
         return  # the BLAS takes the cores of this process by itself
     from threadpoolctl import threadpool_info, threadpool_limits
 
-    mine = usable_cores()
     everyone = [set(map(int, text.split())) for text in comm.gather_text(" ".join(map(str, mine)))]
     ranks = comm.node
     if chosen is None:

@@ -81,7 +81,7 @@ def table() -> str:
     parts = []
     for module, text in NAMES.items():
         if module != "tf" and not has(module):
-            parts.append(f"## {module}\n\nNone of it: {REASONS.get(module, 'it is not written')}.\n")
+            parts.append(f"## {module}\n\nNone of it: {REASONS.get(module, 'it is not supported')}.\n")
             counts["no"] += len(text.split())
             continue
         lines = [f"## {module}\n", "| name | supported |", "|---|---|"]

@@ -32,7 +32,8 @@ def run(run_dir: str, dataset: str, log_format: str) -> None:
         ChecksFailed: on every rank, where any check failed.
     """
     if dataset != "auto" and not os.path.isdir(dataset):
-        raise UsageError(f"--dataset {dataset}: there is no such folder. Pass auto or a folder of IDX files.")
+        found = "is a file" if os.path.exists(dataset) else "there is no such folder"
+        raise UsageError(f"--dataset {dataset}: {found}. Pass auto or a folder of IDX files.")
     problem = ""
     try:
         comm = communicators.world()

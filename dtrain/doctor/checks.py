@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dtrain.comm.mpi import library_family
 from dtrain.comm.threads import crowd
 from dtrain.doctor.facts import Facts, Rank
+from dtrain.hints import pip_install
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 
@@ -39,12 +40,12 @@ def launcher(facts: Facts) -> Finding:
     """One family of launcher and libmpi, and as many ranks as were started."""
     if facts.problem:
         found, _, fix = facts.problem.partition(". ")
-        return Finding(FAIL, found, fix or "pip install 'dtrain[mpi]', or start with ./launch/local")
+        return Finding(FAIL, found, fix or f"{pip_install('dtrain[mpi]')}, or start with ./launch/local")
     if facts.no_mpi:
         return Finding(
             WARN,
             f"one process works, but not several: mpi4py cannot be used ({facts.no_mpi})",
-            "pip install 'dtrain[mpi]', or start with ./launch/local, which does",
+            f"{pip_install('dtrain[mpi]')}, or start with ./launch/local, which does",
         )
     family, starts = library_family(facts.library), facts.family or facts.mpirun_family
     if family and starts and family != starts:  # a single rank that is started so trains well
@@ -53,7 +54,7 @@ def launcher(facts: Facts) -> Finding:
             f"{facts.launcher or facts.mpirun} is of {starts}, but mpi4py runs on {facts.library}: ranks "
             "that it starts would not find one another",
             f"start with the mpirun of {facts.library} (see `which -a mpirun`) or with ./launch/local, or "
-            f"pip install '{_extra(starts)}' for the other library",
+            f"{pip_install(_extra(starts))} for the other library",
         )
     if facts.launcher:
         ranks = _count(len(facts.ranks), "rank")
@@ -233,8 +234,8 @@ def kernels(facts: Facts) -> Finding:
             return Finding(
                 WARN,
                 f"{_where(facts, rank)}there is no C compiler: kernels are NumPy's, which is slower",
-                "pip install 'dtrain[compiler]', or install one (Debian: apt install gcc; a cluster: module "
-                "load gcc)",
+                f"{pip_install('dtrain[compiler]')}, or install one (Debian: apt install gcc; a cluster: "
+                "module load gcc)",
             )
     return Finding(PASS, f"in C, by {facts.ranks[0].compiler}{_on_all(facts)}")
 
@@ -249,8 +250,8 @@ def gpus(facts: Facts) -> Finding:
             return Finding(
                 WARN,
                 f"{host} has {_count(present, 'GPU')}, but dtrain cannot use any: {ranks[0].gpu['problem']}",
-                "pip install 'dtrain[gpu]' (CuPy for CUDA 12; cupy-cuda13x for 13), and see nvidia-smi and "
-                "CUDA_VISIBLE_DEVICES",
+                f"{pip_install('dtrain[gpu]')} (CuPy for CUDA 12; cupy-cuda13x for 13), and see nvidia-smi "
+                "and CUDA_VISIBLE_DEVICES",
             )
         own = [_own_gpu(rank) for rank in ranks]
         without = [rank for rank, bus in zip(ranks, own, strict=True) if not bus]
@@ -303,7 +304,7 @@ def gpu_sums(facts: Facts) -> Finding | None:
         return Finding(
             WARN,
             f"{said}: gradients are staged through the host's memory",
-            "install NCCL for CuPy (pip install nvidia-nccl-cu12), or load a GPU-aware MPI (Cray: "
+            f"install NCCL for CuPy ({pip_install('nvidia-nccl-cu12')}), or load a GPU-aware MPI (Cray: "
             "MPICH_GPU_SUPPORT_ENABLED=1)",
         )
     return Finding(PASS, said)

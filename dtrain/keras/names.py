@@ -48,7 +48,8 @@ class Names:
             config = dict(given.get("config") or {})
             return cls.from_config(config) if hasattr(cls, "from_config") else cls(**config)
         found = self._find(given) if isinstance(given, str) else given
-        if isinstance(found, type) or (isinstance(given, str) and not self.made and given in self.known):
+        built_in = isinstance(given, str) and found is self.known.get(given)
+        if isinstance(found, type) or (built_in and not self.made):
             return found()
         if not callable(found) and not hasattr(found, "get_config"):
             raise UsageError(

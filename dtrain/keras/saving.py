@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from dtrain.ops.state import Variable
 if TYPE_CHECKING:
     from dtrain.keras.models import Sequential
 
+#: Endings of names by which other programs know formats that are not what is written.
+OTHERS = (".h5", ".hdf5", ".keras", ".onnx", ".pb", ".pt", ".tf")
 #: Before the names of the optimizer's arrays, which are numbered.
 STATE = "optimizer/"
 
@@ -33,6 +36,13 @@ def save(
     """Write a model; whole: not its weights alone. Its methods save and save_weights say more."""
     from safetensors.numpy import save as serialize
 
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix in OTHERS and model.comm.rank == 0:
+        warnings.warn(
+            f"{os.fspath(path)} is written as safetensors, which load_model of dt.keras reads: dtrain writes "
+            f"no {suffix}, and no other program takes it for one.",
+            stacklevel=3,
+        )
     if not overwrite and model.rank_zero.finds(path):
         raise UsageError(f"{os.fspath(path)} is there already: give another path, or overwrite=True.")
     names = [name for name, _ in model.named_weights()]

@@ -22,6 +22,7 @@ from zlib import crc32
 
 from dtrain.errors import EnvironmentProblem
 from dtrain.files import own_cache
+from dtrain.hints import pip_install
 
 HERE = Path(__file__).parent
 FLAGS = (
@@ -101,8 +102,8 @@ def library(source: str, rounding: str = EXACT) -> Path:
     """
     if not command():
         raise EnvironmentProblem(
-            "no C compiler was found: install one (Debian: apt install gcc; any system: pip install "
-            "'dtrain[compiler]'), or choose --kernels numpy."
+            "no C compiler was found: install one (Debian: apt install gcc; any system: "
+            f"{pip_install('dtrain[compiler]')}), or choose --kernels numpy."
         )
     headers = "".join((HERE / name).read_text() for name in ("kernels.h", "numbers.h"))
     digest = hashlib.sha256("\0".join((source, headers, rounding, _identity())).encode()).hexdigest()

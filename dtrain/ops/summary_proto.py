@@ -14,6 +14,7 @@ import numpy as np
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError
 from dtrain.graph.dtypes import DType
 from dtrain.graph.graph_def import GraphDef
+from dtrain.hints import pip_install
 from dtrain.ops.base import Value
 
 
@@ -30,7 +31,7 @@ def protos() -> Any:
     except ImportError as error:
         raise EnvironmentProblem(
             f"summaries are written with TensorBoard's own library, and it cannot be imported ({error}): "
-            "pip install 'dtrain[tensorboard]'."
+            f"{pip_install('dtrain[tensorboard]')}"
         ) from None
     assert event_pb2 and graph_pb2 and summary_pb2 and types_pb2
     return proto

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dtrain.errors import EnvironmentProblem
+from dtrain.hints import pip_install
 from dtrain.report.runs import Run
 
 #: Colours that stand for variables of the page's style sheet, so that one drawing is right in light and dark.
@@ -24,8 +25,8 @@ def _matplotlib() -> Any:
         import matplotlib.figure
     except ImportError:
         raise EnvironmentProblem(
-            "`dtrain report` draws with matplotlib, which is not installed: pip install 'dtrain[report]' (or "
-            "pip install matplotlib), then run it again."
+            "`dtrain report` draws with matplotlib, which is not installed: "
+            f"{pip_install('dtrain[report]')}, then run it again."
         ) from None
     return matplotlib
 

@@ -45,7 +45,7 @@ def write(paths: Sequence[str], to: Path) -> str:
         EnvironmentProblem: matplotlib is missing, or the file cannot be written.
     """
     runs = read_all(paths)
-    data = page(runs).encode()
+    data = page(runs).encode(errors="replace")  # a name of a file may be no text
     try:
         to.write_bytes(data)
     except OSError as error:

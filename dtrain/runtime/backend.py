@@ -18,6 +18,7 @@ from dtrain.comm import launcher
 from dtrain.cuda.blas import WORKSPACE, Blas
 from dtrain.cuda.code import Code as CudaCode
 from dtrain.errors import EnvironmentProblem
+from dtrain.hints import pip_install
 from dtrain.native.code import Code
 from dtrain.poison import poison
 
@@ -251,8 +252,8 @@ def choose_gpu(device: str, local_rank: int | None = None, share: bool | None = 
             return None
         why = "CuPy is not installed" if isinstance(error, ImportError) else str(error)
         raise EnvironmentProblem(
-            f"--device gpu: no GPU can be used here ({why}). Install CuPy for your CUDA (pip install "
-            "'dtrain[gpu]'), check `nvidia-smi`, or train with --device cpu."
+            f"--device gpu: no GPU can be used here ({why}). Install CuPy for your CUDA "
+            f"({pip_install('dtrain[gpu]')}), check `nvidia-smi`, or train with --device cpu."
         ) from None
     if count and _shared(share):
         return rank % count

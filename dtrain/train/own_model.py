@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from zlib import crc32
 
 import dtrain as dt
 from dtrain.errors import UsageError
@@ -62,16 +65,12 @@ def _find(model: str) -> Callable[..., Any]:
     path = Path(file)
     if not path.is_file():
         raise UsageError(f"--model {model}: there is no file {path}: give FILE.py:function.")
-    spec = importlib.util.spec_from_file_location(f"dtrain_model_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # as if it were run: its neighbours can be imported
     try:
-        spec.loader.exec_module(module)
+        module = _import(path.resolve())
     except SyntaxError as error:
-        raise UsageError(f"--model {model}: {path} line {error.lineno} is not Python: {error.msg}.") from None
-    finally:
-        sys.path.pop(0)
+        raise UsageError(
+            f"--model {model}: {error.filename or path} line {error.lineno} is not Python: {error.msg}."
+        ) from None
     function = getattr(module, name, None)
     if not callable(function):
         own = [
@@ -86,6 +85,30 @@ def _find(model: str) -> Callable[..., Any]:
             "return the logits, or nothing and return a keras Sequential."
         )
     return function
+
+
+def _import(path: Path) -> ModuleType:
+    """A file as a module of a package that its folder stands for: it may also say `from .other import x`.
+
+    It stays among Python's modules, where dataclasses and pickle look for it, and its folder on the path, as
+    if it were run: a function may import a neighbour when it is called.
+    """
+    folder = str(path.parent)
+    package = ModuleType(f"dtrain_model_{crc32(os.fsencode(folder)):08x}")
+    package.__path__ = [folder]
+    sys.modules.setdefault(package.__name__, package)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = f"{package.__name__}.{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:

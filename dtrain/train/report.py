@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import shlex
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +24,15 @@ def on_terminal() -> bool:
     if "DTRAIN_TERMINAL" in os.environ:
         return os.environ["DTRAIN_TERMINAL"] == "1"
     return launcher.detect() is None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def json_line(facts: Mapping[str, Any]) -> str:
+    """Facts as JSON, which has no NaN or infinity: these are null, and `not_finite` says what each was."""
+    try:
+        return json.dumps(facts, allow_nan=False)
+    except ValueError:
+        odd = {k: str(v) for k, v in facts.items() if isinstance(v, float) and not math.isfinite(v)}
+        return json.dumps({**facts, **dict.fromkeys(odd), "not_finite": odd}, allow_nan=False)
 
 
 class Report(Observer):
@@ -42,6 +54,7 @@ class Report(Observer):
         self._first: tuple[int, float] | None = None  # step seen, and when
         self._epochs = self._iterations = 0
         self._metrics: TextIO | None = None
+        self._mute = False
         self._last: dict[str, Any] = {}  # the epoch that was told last
         if self._speaks:
             self._open()
@@ -124,18 +137,31 @@ class Report(Observer):
     def done(self, **facts: Any) -> None:
         text = (
             f"done in {facts['seconds']:.1f} s: test accuracy {facts['test_accuracy']:.4f}; "
-            f"again with `dtrain eval {facts['run_dir']}`"
+            f"again with `dtrain eval {shlex.quote(facts['run_dir'])}`"
         )
         self._emit("done", facts, text)
 
     def _emit(self, event: str, facts: dict[str, Any], text: str) -> None:
         if not self._speaks:
             return
-        line = json.dumps({"event": event, **facts, "time": round(time.time(), 3)})
-        print(line if self._json else text, flush=True)
+        line = json_line({"event": event, **facts, "time": round(time.time(), 3)})
+        self._print(line if self._json else text)
         if self._metrics:
             self._metrics.write(line + "\n")
             self._metrics.flush()
+
+    def _print(self, text: str) -> None:
+        """A line on stdout. Where that takes no more, as of a full disk, the run and its metrics go on."""
+        if self._mute:
+            return
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._mute = True
+            why = f"stdout takes no more lines ({error.strerror}); {self._run_dir / 'metrics.jsonl'} does"
+            print(f"dtrain: WARNING: {why}", file=sys.stderr, flush=True)
 
     def _advance_bar(self, epoch: int, iteration: int, loss: float) -> None:
         from tqdm import tqdm
@@ -196,7 +222,7 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"  run      {facts['run_dir']}",
     ]
     if facts["tensorboard"]:
-        lines.append(f"  watch    tensorboard --logdir {facts['run_dir']}")
+        lines.append(f"  watch    tensorboard --logdir {shlex.quote(facts['run_dir'])}")
     if facts["origin"]:
         lines.insert(-1, f"  from     {facts['origin']}")
     if facts["warning"]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import threading
 import time
@@ -250,7 +251,7 @@ def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
                 elif not resuming and (held.path / "metrics.jsonl").exists():
                     raise UsageError(
                         f"--run-dir {held.path} holds a run already: choose another, delete it first, or "
-                        f"resume it with --resume {held.path}."
+                        f"resume it with --resume {shlex.quote(str(held.path))}."
                     )
         held.resuming = bool(comm.broadcast(np.array([resuming], np.uint8))[0])
         if not held.resuming:
@@ -321,7 +322,8 @@ def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:
     with comm.together():
         if comm.rank == 0:
             try:
-                write_atomically(path / "config.toml", replace(config, resume="").to_toml().encode())
+                written = replace(config, resume="").with_whole_paths()
+                write_atomically(path / "config.toml", written.to_toml().encode())
             except OSError as error:
                 raise _cannot_be_made(path, error) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -100,19 +101,26 @@ def resume(
         CheckpointError: there is none, or it is of other options, data or graph: the first difference.
     """
 
+    from dtrain.train.own_model import label  # which imports the built-in models, and Keras with them
+
+    typed = shlex.quote(str(run_dir))
+
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
         there, here = manifest.get("config"), asdict(config)
         for name in FIXED:
             other = there.get(name) if isinstance(there, dict) else None
+            # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same
+            if name == "model" and label(str(other)) == label(here[name]):
+                continue
             if other != here[name]:
                 raise CheckpointError(
                     f"{run_dir} was trained with {flag(name)} {other}, not {here[name]}: a run goes on as it "
-                    f"began. To take its parameters into a new one, use --init-from {run_dir}."
+                    f"began. To take its parameters into a new one, use --init-from {typed}."
                 )
         if manifest.get("data") != data_digest:
             raise CheckpointError(
                 f"{run_dir} was trained on other data: give its own --dataset, or start a new run with "
-                f"--init-from {run_dir}."
+                f"--init-from {typed}."
             )
         wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
         if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
@@ -120,13 +128,13 @@ def resume(
             raise CheckpointError(
                 f"{run_dir} was trained {began} a loss scale and would go on {goes_on} one; --precision "
                 "float16 has it, on a GPU. Go on as it began, or start a new run with "
-                f"--init-from {run_dir}."
+                f"--init-from {typed}."
             )
         refuse_difference(run_dir, wanted, specs)
         if manifest.get("fingerprint") != fingerprint:
             raise CheckpointError(
                 f"{run_dir} was trained with another step: dtrain's version, or the model's code, is not "
-                f"the same. Go on with that one, or start a new run with --init-from {run_dir}."
+                f"the same. Go on with that one, or start a new run with --init-from {typed}."
             )
         return list(wanted)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -375,7 +376,7 @@ def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopp
     """What ends all ranks once the run that was asked to stop is saved."""
     error = SavedAndStopped(
         f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: "
-        f"dtrain train --resume {run_dir}"
+        f"dtrain train --resume {shlex.quote(str(run_dir))}"
     )
     error.agreed = True
     return error

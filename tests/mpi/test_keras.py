@@ -67,6 +67,7 @@ def test_optimizers_update_as_one_process_does(optimizer: str, comm: Communicato
         np.testing.assert_allclose(together, alone, rtol=5e-5, atol=5e-6)
 
 
+@pytest.mark.filterwarnings("ignore:.*is written as safetensors")  # the name is real Keras's
 def test_the_best_of_two_fits_is_kept(comm: Communicator, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = Path(comm.broadcast_text(str(tmp_path_factory.mktemp("best"))))
     k: Any = Ours(comm)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import dtrain
-from dtrain.comm import Communicator, SingleCommunicator, software, sources
+from dtrain.comm import Communicator, SingleCommunicator, software, sources, threads
 
 
 def _bodies() -> dict[str, Any]:
@@ -118,3 +119,47 @@ def test_the_digest_changes_with_a_file_its_name_and_its_place(
     ]
     assert len({digest(**files) for files in different}) == len(different)
     assert digest(a="x", b="y") == digest(b="y", a="x")
+
+
+# -- BLAS threads on a machine that others use -------------------------------------------------------------
+@pytest.mark.alone
+def test_a_process_alone_leaves_the_cores_to_those_who_compute() -> None:
+    """Two threads of OpenBLAS on two cores with others on them took 20 times as long as one."""
+    cores = len(threads.usable_cores())
+    if cores == 1 or not Path("/proc/loadavg").exists():
+        pytest.skip("one core, or no Linux")
+    env = {name: value for name, value in os.environ.items() if name not in threads.VARIABLES}
+    busy = "import time\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+    others = [subprocess.Popen([sys.executable, "-c", busy]) for _ in range(2 * cores)]
+    try:
+        time.sleep(0.5)
+        text = (
+            "import dtrain.comm; dtrain.comm.world(); from dtrain import machine; print(machine.blas_text())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", text], env=env, capture_output=True, text=True, timeout=30
+        )
+        chosen = subprocess.run(
+            [sys.executable, "-c", text],
+            env=env | {"OPENBLAS_NUM_THREADS": "2"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+    assert done.stdout.endswith(", 1 thread\n"), done.stdout + done.stderr
+    assert chosen.stdout.endswith(", 2 threads\n"), "what the user chose is taken"
+
+
+def test_own_threads_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"loadavg": "9.0 9.0 9.0 5/200 77", "stat": "7 (a b) c) R 1 1"}
+    monkeypatch.setattr(Path, "read_text", lambda path: texts[path.name])
+    monkeypatch.setattr(Path, "glob", lambda path, _: [path / "1" / "stat", path / "2" / "stat"])
+    assert threads.others_running(pause=0) == 3
+    texts["loadavg"] = "0.0 0.0 0.0 2/200 77"
+    assert threads.others_running(pause=0) == 0
+    texts["loadavg"] = "of another system"
+    assert threads.others_running(pause=0) == 0

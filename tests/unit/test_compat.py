@@ -47,8 +47,32 @@ def test_a_name_of_tensorflow_that_is_not_there_fails_with_a_sentence() -> None:
         _ = dt.nn.ctc_loss  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match=r"no tf\.train\.FtrlOptimizer: .*docs/tensorflow1\.md"):
         _ = dt.train.FtrlOptimizer  # type: ignore[attr-defined]
-    with pytest.raises(ImportError, match="cannot import name 'while_loop'"):
+    with pytest.raises(ImportError, match=r"dtrain has no tf\.while_loop: a graph has no loops"):
         exec("from dtrain import while_loop")
+
+
+def test_a_misspelled_name_is_told_the_right_one() -> None:
+    for text, near in (
+        ("dt.placehoder", "placeholder"),
+        ("dt.nn.softmax_crossentropy_with_logits", "softmax_cross_entropy_with_logits"),
+        ("dt.train.AdamOptimiser", "AdamOptimizer"),
+        ("dt.keras.Sequentail", "Sequential"),
+        ("dt.keras.layers.Dens", "Dense"),
+    ):
+        with pytest.raises(AttributeError, match=f"; did you mean {near}\\?$"):
+            eval(text)
+    with pytest.raises(ImportError, match=r"has no attribute 'Saverr'; did you mean Saver\?"):
+        exec("from dtrain.train import Saverr")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("keras.layers", "LSTM"), ("keras.models", "Model"), ("keras.datasets", "cifar10"), ("keras", "Model")],
+)
+def test_an_import_of_what_is_not_there_gives_the_sentence(module: str, name: str) -> None:
+    with pytest.raises(ImportError, match=rf"dtrain has no tf\.{module}\.{name}: .*docs/tensorflow1\.md"):
+        exec(f"from dtrain.{module} import {name}")
+    assert not hasattr(sys.modules[f"dtrain.{module}"], name)
 
 
 def test_every_missing_name_says_so() -> None:

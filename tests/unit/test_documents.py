@@ -62,8 +62,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 words = shlex.split(rest.replace("[", "").replace("]", ""))
                 if found[1] != "dtrain":
                     words = of_launch(words)
-                # not the module `dtrain as tf`, nor the image of `docker run dtrain mpirun`
-                if words and words[0] not in ("as", "mpirun"):
+                # not the module `dtrain as tf`, nor the image of `docker run dtrain mpirun`, nor a program
+                if words and words[0] not in ("as", "mpirun", "example.py"):
                     yield f"{file.relative_to(ROOT)}:{number}: {found[0].strip()}", words
 
 
@@ -89,7 +89,11 @@ def test_the_pages_are_read() -> None:
 
 
 @pytest.mark.parametrize(("where", "words"), COMMANDS, ids=[where for where, _ in COMMANDS])
-def test_every_command_is_taken(where: str, words: list[str]) -> None:
+def test_every_command_is_taken(
+    where: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "example.py").touch()  # README's program
     commands = next(
         a for a in cli.make_parser()._actions if isinstance(a, argparse._SubParsersAction)
     ).choices

@@ -20,38 +20,40 @@ PACKAGE = Path(dtrain.__file__).parent
 #: Each part of dtrain may import the parts named, and itself; `dtrain` is the package's own __init__.
 ALLOWED = {
     "errors": set(),
+    "hints": set(),
     "files": set(),
     "poison": set(),
     "machine": set(),
     "choices": {"errors"},
     "config": {"errors", "files", "choices"},
-    "compat": {"errors"},
+    "compat": {"errors", "hints"},
     "graph": {"errors"},
-    "comm": {"errors", "choices", "poison"},
-    "native": {"errors", "files", "graph", "poison"},
+    "comm": {"errors", "hints", "choices", "poison"},
+    "native": {"errors", "hints", "files", "graph", "poison"},
     "cuda": {"errors", "native"},
-    "ops": {"errors", "graph", "native"},
+    "ops": {"errors", "hints", "graph", "native"},
     "autodiff": {"errors", "graph", "ops"},
     "passes": {"errors", "graph", "ops", "native", "comm"},  # of comm what a Link is
-    "runtime": {"errors", "choices", "graph", "ops", "passes", "comm", "native", "cuda", "poison"},
+    "runtime": {"errors", "hints", "choices", "graph", "ops", "passes", "comm", "native", "cuda", "poison"},
     "nn": {"ops", "compat"},
     "losses": {"errors", "graph", "ops", "compat"},
     "initializers": {"ops", "compat"},
     "contrib": {"errors", "graph", "ops", "compat"},
     "summary": {"errors", "graph", "ops", "comm", "compat"},
     "python": {"errors", "runtime"},
-    "info": {"comm", "files", "machine", "native", "__version__"},
+    "info": {"hints", "comm", "files", "machine", "native", "__version__"},
     "train": {
         *("errors", "files", "machine", "info", "config", "compat", "comm", "graph", "ops", "autodiff"),
         *("runtime", "keras", "dtrain"),
     },
     "keras": {"errors", "compat", "comm", "graph", "ops", "summary", "runtime", "train"},
     "examples": {"train"},
-    "report": {"errors", "config", "__version__"},
+    "report": {"errors", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {
         *(
             "errors",
+            "hints",
             "files",
             "machine",
             "info",
@@ -65,7 +67,8 @@ ALLOWED = {
         ),
     },
     "doctor": {
-        *("errors", "files", "machine", "info", "comm", "native", "runtime", "train", "bench", "dtrain"),
+        *("hints", "errors", "files", "machine", "info", "comm", "native", "runtime", "train", "bench"),
+        "dtrain",
     },
     "cli": {
         *(

@@ -193,7 +193,9 @@ def test_each_site_can_be_filled_in(site: str, capsys: pytest.CaptureFixture[str
         (["slurm", "--node", "3"], "did you mean"),
         (["slurm", "--", "train", "--epoch", "3"], "did you mean --epochs?"),
         (["slurm", "--", "train", "--epochs", "many"], "--epochs"),
-        (["slurm", "--", "trian"], "trian"),
+        (["slurm", "--", "trian"], "did you mean train?"),
+        (["slurm", "--", "no_such.py"], "there is no file no_such.py"),
+        (["slurm", "--", "python", "no_such.py"], "there is no file no_such.py"),
     ],
 )
 def test_a_mistake_is_told_before_the_queue(
@@ -203,6 +205,16 @@ def test_a_mistake_is_told_before_the_queue(
     assert (code, out) == (2, "")
     assert told in err or told == "did you mean"
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("before", [[], ["python"]])
+@pytest.mark.parametrize("site", jobs.SITES)
+def test_a_program_of_one_s_own(
+    site: str, before: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = write(tmp_path / "own.py", "")
+    text = filled(capsys, site, "--", *before, str(file), "--rate", "1")
+    assert f"python {file} --rate 1" in text.replace('", "', " ") and "dtrain train" not in text
 
 
 @pytest.mark.parametrize(

@@ -237,16 +237,18 @@ def test_ranks_stop_save_and_lower_the_rate_as_one_does(
 # -- files -----------------------------------------------------------------------------------------------
 def test_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every = ModelCheckpoint(tmp_path / "w.{epoch:02d}-{val_mae:.2f}", period=2, save_weights_only=True)
-    best = ModelCheckpoint(tmp_path / "best.h5", save_best_only=True, verbose=1)
+    best = ModelCheckpoint(tmp_path / "best.safetensors", save_best_only=True, verbose=1)
     model = fit([every, Reports([3, 2, 4, 1]), best], epochs=4)
     assert model.history is not None
     maes = model.history.history["val_mae"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "best.h5",
+        "best.safetensors",
         f"w.02-{maes[1]:.2f}",
         f"w.04-{maes[3]:.2f}",
     ]
-    assert load_model(tmp_path / "best.h5", comm=None).evaluate(X, Y, verbose=0)[1] == pytest.approx(maes[3])
+    assert load_model(tmp_path / "best.safetensors", comm=None).evaluate(X, Y, verbose=0)[1] == pytest.approx(
+        maes[3]
+    )
     assert "val_loss did not improve from 2.00000" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="weights without a model"):
         load_model(tmp_path / f"w.02-{maes[1]:.2f}", comm=None)

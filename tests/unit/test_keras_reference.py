@@ -11,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 from keras_cases import CASES
 from keras_dtrain import KERAS, ask, differences
 
+#: The names of files are real Keras's.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is written as safetensors")
+
 #: Cases in which dtrain differs on purpose, as docs/tensorflow1.md says, and why.
 DIFFERENT = {
     "activations/softmax of NaN": "the whole row is NaN; TensorFlow's kernel on a CPU gives 0 beside the NaN",

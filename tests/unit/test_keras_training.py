@@ -539,8 +539,8 @@ def test_a_saved_model_comes_back_and_trains_on_as_if_it_had_not_gone(
         model = mixed(comm)
         model.get_layer("dropout").rate = 0.0  # its stream begins anew in another session
         model.fit(IMAGES, Y, 5, epochs=2, verbose=0)
-        model.save(tmp_path / "model.h5")
-        again = load_model(str(tmp_path / "model.h5"), comm=comm)
+        model.save(tmp_path / "model.safetensors")
+        again = load_model(str(tmp_path / "model.safetensors"), comm=comm)
         assert again.get_config() == model.get_config() and again.name == "mixed"
         assert again.evaluate(IMAGES, Y, verbose=0) == pytest.approx(model.evaluate(IMAGES, Y, verbose=0))
         np.testing.assert_array_equal(again.predict(IMAGES), model.predict(IMAGES))
@@ -550,7 +550,28 @@ def test_a_saved_model_comes_back_and_trains_on_as_if_it_had_not_gone(
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
     on_threads(size, body)
-    assert [p.name for p in tmp_path.iterdir()] == ["model.h5"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.keras", "M.ONNX", "w.hdf5"])
+def test_a_name_that_promises_another_format_is_told(name: str, tmp_path: Path) -> None:
+    model = small()
+    with pytest.warns(UserWarning, match=rf"{name} is written as safetensors.* no {name[1:].lower()}"):
+        model.save(tmp_path / name)
+    assert load_model(tmp_path / name, comm=None).get_config() == model.get_config()
+
+
+def huber(y_true: Any, y_pred: Any) -> Any:
+    return dt.reduce_mean(dt.abs(y_true - y_pred)) * 7.0
+
+
+def test_a_custom_object_is_taken_before_the_built_in_of_its_name(tmp_path: Path) -> None:
+    model = small()
+    model.compile("sgd", huber)
+    model.fit(X, Y, verbose=0)
+    model.save(tmp_path / "model.safetensors")
+    again = load_model(tmp_path / "model.safetensors", custom_objects={"huber": huber}, comm=None)
+    assert again.evaluate(X, Y, verbose=0) == pytest.approx(model.evaluate(X, Y, verbose=0))
 
 
 def test_weights_alone(tmp_path: Path) -> None:

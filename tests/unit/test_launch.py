@@ -99,6 +99,27 @@ def test_print_shows_the_command_and_makes_nothing(tmp_path: Path) -> None:
     assert not venv.exists()
 
 
+@pytest.mark.parametrize("words", [["a b.py", "--lr", "1"], ["python", "-m", "x"]])
+def test_a_program_of_one_s_own_is_started(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a b.py").touch()
+    done = subprocess.run(
+        [LOCAL, "-n", "2", "--print", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=clean_environment(DTRAIN_VENV=str(tmp_path / "v")),
+    )
+    shown = " ".join(words).replace("a b", "a\\ b").removeprefix("python ")
+    command = f" {tmp_path}/v/bin/mpirun -n 2 {tmp_path}/v/bin/python {shown}\n"
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.endswith(command)
+
+
+def test_a_program_that_is_not_there_is_named() -> None:
+    done = start(LOCAL, "-n", "2", "exmaple.py")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "launch/local: there is no file exmaple.py here.\n"
+
+
 @pytest.mark.parametrize(
     ("n_cores", "ranks", "threads"), [(8, 1, 8), (8, 3, 2), (8, 8, 1), (2, 4, 1), (1, 1, 1)]
 )
@@ -187,8 +208,9 @@ def test_the_first_start_makes_the_environment_and_the_second_uses_it(project: P
     assert first.returncode == 7  # mpirun's
     assert f"mpirun -n 2 {project.venv}/bin/dtrain train --epochs 3; terminal=no" in first.stdout
     assert first.stdout.endswith(f"; {Path.cwd()}\n")
-    told, shown = first.stderr.splitlines()
+    told, done, shown = first.stderr.splitlines()
     assert told == "dtrain: setting up .venv (once, about 20 s) ..."
+    assert done.endswith(f"type: source {project.venv}/bin/activate".replace("a project", "a\\ project"))
     assert shown.startswith("+ OPENBLAS_NUM_THREADS=")
     assert project.calls == ["venv", "pip .[mpi]"]
 
@@ -270,6 +292,11 @@ def test_being_asked_to_stop_is_passed_on_and_not_undone(project: Project) -> No
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[0] == "got it\n" and process.returncode == 1
+
+
+def test_extras_can_be_named(project: Project) -> None:
+    assert project.start("setup", "report").returncode == 0
+    assert project.calls == ["venv", "pip .[mpi,report]"]
 
 
 def test_more_extras_are_added_once(project: Project) -> None:

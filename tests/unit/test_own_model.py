@@ -181,3 +181,44 @@ def test_the_function_is_called_in_the_runs_own_graph(folder: Path, tmp_path: Pa
     before = len(dt.get_default_graph().operations)
     assert train(folder, "mine.py:applied", "--run-dir", str(tmp_path / "run"), "--epochs", "1") == 0
     assert len(dt.get_default_graph().operations) == before
+
+
+HABITS = """
+from __future__ import annotations
+import pickle
+from dataclasses import dataclass
+from typing import ClassVar
+import dtrain as dt
+from .sizes import UNITS
+
+@dataclass
+class Sizes:
+    classes: int
+    kind: ClassVar[str] = "dense"
+
+def net():
+    import later
+    from . import sizes
+    own = pickle.loads(pickle.dumps(Sizes(later.CLASSES)))
+    return dt.keras.Sequential([dt.keras.layers.Dense(sizes.UNITS), dt.keras.layers.Dense(own.classes)])
+"""
+
+
+def test_a_file_may_do_what_a_program_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dataclasses and pickle look the module up, functions import neighbours; also from another folder."""
+    home = tmp_path / "a home"
+    (home / "elsewhere").mkdir(parents=True)
+    write_set(home / "blocks")
+    for name, text in (("m.py", HABITS), ("sizes.py", "UNITS = 8"), ("later.py", "CLASSES = 10")):
+        (home / name).write_text(text)
+    monkeypatch.chdir(home)
+    words = ["train", "--model", "m.py:net", "--dataset", "blocks", "--epochs", "1", "--run-dir", "my run"]
+    assert main(words) == 0
+    monkeypatch.chdir(home / "elsewhere")
+    assert main(["eval", "../my run"]) == 0
+    assert main(["train", "--resume", "../my run", "--epochs", "2"]) == 0
+    (home / "m.py").rename(home / "moved.py")  # the fingerprint still says that it is the same
+    assert main(["train", "--resume", "../my run", "--model", "../moved.py:net", "--epochs", "3"]) == 5
+    (home / "elsewhere" / "m.py").write_text(HABITS)
+    (home / "elsewhere" / "sizes.py").write_text("UNITS = 8\n")
+    assert main(["train", "--resume", "../my run", "--model", "m.py:net", "--epochs", "3"]) == 0

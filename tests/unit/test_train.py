@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +20,10 @@ from dtrain.cli import main
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
 from dtrain.train import checkpoint
+from dtrain.train.report import json_line
 from dtrain.train.trainer import train
 
+ROOT = Path(__file__).parents[2]
 Words = list[str]
 
 
@@ -152,19 +156,88 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0 and capsys.readouterr().out == "dtrain 0.1.0\n"
 
 
+# -- stdout that is not what one expects --------------------------------------------------------------------
+@pytest.mark.parametrize("redirect", [">/dev/full", ">&-"])
+def test_a_run_goes_on_without_stdout(redirect: str, small_set: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    words = f"-m dtrain train --dataset {small_set} --model logistic --epochs 1 --run-dir 'a run é😀'"
+    command = f"{sys.executable} {words} {redirect}"
+    env = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert ("stdout takes no more lines (No space left on device)" in done.stderr) == ("full" in redirect)
+    last = (tmp_path / "a run é😀" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert json.loads(last)["event"] == "done"
+    shown = subprocess.run(
+        [sys.executable, "-m", "dtrain", "eval", "a run é😀", "--log-format", "json"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert json.loads(shown.stdout)["run_dir"] == "a run é😀", shown.stderr
+
+
+def test_a_full_stdout_of_another_command_is_told(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    command = f"{sys.executable} -m dtrain --version >/dev/full; {sys.executable} -m dtrain info >/dev/full"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    said = "dtrain: error: stdout takes no more lines: No space left on device. Send it elsewhere.\n"
+    assert done.stderr.endswith(said)
+
+
+def test_json_has_no_nan_and_says_so() -> None:
+    line = json_line({"loss": float("nan"), "lr": float("-inf"), "epoch": 1})
+    assert line == '{"loss": null, "lr": null, "epoch": 1, "not_finite": {"loss": "nan", "lr": "-inf"}}'
+    assert json_line({"loss": 0.5}) == '{"loss": 0.5}'
+
+
+def test_what_is_to_be_typed_is_quoted(
+    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--dataset", str(small_set), "--model", "logistic", "--epochs", "1"]
+    words += ["--run-dir", "a b's"]
+    assert main(words) == 0
+    done = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(re.findall("`(.*)`", done)[0]) == ["dtrain", "eval", "a b's"]
+    assert main(words) == 2
+    said = capsys.readouterr().err.rpartition("resume it with ")[2].strip().removesuffix(".")
+    assert shlex.split(said) == ["--resume", "a b's"]
+    assert main(["train", "--resume", "a b's", "--lr", "0.5"]) == 5
+    said = capsys.readouterr().err.partition("use --init-from ")[2].partition(".\n")[0]
+    assert shlex.split(said) == ["a b's"]
+
+
 # -- mistakes, on one process ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
         ([], 2, ["COMMAND", "--help"]),
-        (["trian"], 2, ["trian"]),
+        (["trian"], 2, ["`dtrain trian` is no command", "did you mean train?"]),
+        (["data", "fecth"], 2, ["`dtrain data fecth` is no command", "did you mean fetch?"]),
+        (["model.py"], 2, ["`mpirun -n 2 python model.py`", "./launch/local -n 2 model.py"]),
         (["train", "--batch-size", "0"], 2, ["--batch-size 0"]),
         (["train", "--bogus"], 2, ["does not take --bogus. See `dtrain train --help`"]),
         (["train", "--batchsize", "50"], 2, ["--batchsize; did you mean --batch-size?"]),
         (["eval", "run", "--epochs", "3"], 2, ["`dtrain eval` does not take --epochs"]),
         (["train", "--batch", "3"], 2, ["--batch"]),
         (["train", "--device", "gpu", "--dataset", "synthetic"], 3, ["--device gpu", "--device cpu"]),
-        (["train", "--dataset", "/no/such/folder"], 4, ["/no/such/folder"]),
+        (["train", "--dataset", "/no/such/folder"], 4, ["/no/such/folder", "no such folder"]),
+        (["train", "--dataset", __file__], 4, ["test_train.py' is a file", "fit of dt.keras"]),
+        (["doctor", "--dataset", __file__], 2, ["test_train.py: is a file"]),
         (["eval", "/no/such/run"], 5, ["/no/such/run is not a run directory"]),
     ],
 )

@@ -83,6 +83,12 @@ def _look(dataset: str, environ: Mapping[str, str]) -> Path | None:
     if dataset not in ("auto", "mnist"):
         if not dataset or not os.path.isdir(dataset):
             kind = DataError if dataset else UsageError
+            if os.path.exists(dataset):
+                raise kind(
+                    f"--dataset {dataset!r} is a file: give a folder that holds the four files of MNIST, or "
+                    "of a set in its format (28 x 28, 10 classes). Other data is for fit of dt.keras or a "
+                    "graph of your own."
+                )
             raise kind(
                 f"--dataset {dataset!r}: there is no such folder. Pass auto, mnist, synthetic or a folder "
                 "that holds the four files of MNIST or of a set in its format."
