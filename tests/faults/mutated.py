@@ -1,4 +1,4 @@
-"""Damaged files of every kind that dtrain reads: each is read, or refused in a sentence, soon and in little room.
+"""Damaged files of every kind that dtrain reads: each is read, or refused in a sentence, soon.
 
     python tests/faults/mutated.py [COUNT]
 
