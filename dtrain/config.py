@@ -303,6 +303,16 @@ def read_toml(path: str) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error}.") from None
 
 
+def read_own(run_dir: Path) -> dict[str, Any]:
+    """What config.toml of a run directory says, whatever that is; it is not trusted.
+
+    Raises:
+        UsageError: it is no TOML. OSError: it cannot be read.
+    """
+    path = run_dir / "config.toml"
+    return _parse_toml(str(path), read_regular(path, MOST_BYTES))
+
+
 def read_run(run_dir: str) -> dict[str, Any]:
     """The options that a run directory keeps, but for those that are of one start: where, how, and from what.
 
@@ -311,7 +321,7 @@ def read_run(run_dir: str) -> dict[str, Any]:
     """
     path = Path(run_dir) / "config.toml"
     try:
-        written = _parse_toml(str(path), read_regular(path, MOST_BYTES))
+        written = read_own(Path(run_dir))
     except FileNotFoundError:
         raise CheckpointError(
             f"{run_dir} is not a run directory: give the one that `dtrain train` printed."

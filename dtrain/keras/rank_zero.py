@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -33,6 +34,11 @@ class RankZero:
         elif self._speaks:
             sys.stdout.write(text + end)
             sys.stdout.flush()
+
+    def warns(self, text: str) -> None:
+        """Warn of something in the call of a user's program, once."""
+        if self._speaks:
+            warnings.warn(text, stacklevel=4)
 
     def writes(self, path: str | os.PathLike[str], data: bytes) -> None:
         """Put a file in place of one of this name, whole or not at all; its folder is made.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +36,10 @@ def save(
     from safetensors.numpy import save as serialize
 
     suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix in OTHERS and model.comm.rank == 0:
-        warnings.warn(
+    if suffix in OTHERS:
+        model.rank_zero.warns(
             f"{os.fspath(path)} is written as safetensors, which load_model of dt.keras reads: dtrain writes "
             f"no {suffix}, and no other program takes it for one.",
-            stacklevel=3,
         )
     if not overwrite and model.rank_zero.finds(path):
         raise UsageError(f"{os.fspath(path)} is there already: give another path, or overwrite=True.")
@@ -61,7 +59,8 @@ def save(
         described["iterations"] = model.optimizer.iterations
     described |= {"epochs": model._passes, "order_seed": model._order_seed}
     arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
-    header = {"dtrain": json.dumps(described), "sha256": _digest(arrays)}
+    text = json.dumps(described)
+    header = {"dtrain": text, "sha256": _digest(arrays, text)}
     model.rank_zero.writes(path, serialize(arrays, header))
 
 
@@ -167,8 +166,8 @@ def _check(
         )
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: Mapping[str, np.ndarray], described: str) -> str:
+    digest = hashlib.sha256(described.encode(errors="surrogatepass") + b"\n")
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype.name} {arrays[name].shape}\n".encode())
         digest.update(arrays[name].tobytes())
@@ -184,13 +183,14 @@ def _parse(data: bytes, path: str) -> tuple[dict[str, np.ndarray], dict[str, Any
         arrays = deserialize(data)
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])["__metadata__"]
-        described, digest = json.loads(header["dtrain"]), header["sha256"]
-    except (SafetensorError, ValueError, KeyError, TypeError):
+        whole = header["sha256"] == _digest(arrays, header["dtrain"])
+        described = json.loads(header["dtrain"])
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _refused(
             f"{path} is not a model that dt.keras saved, or was cut short: give a file that save() wrote."
         ) from None
-    if digest != _digest(arrays):
-        raise _refused(f"{path} is damaged: its values do not have the digest that it says; save it again.")
+    if not whole:
+        raise _refused(f"{path} is damaged: it does not have the digest that it says; save it again.")
     return arrays, described
 
 

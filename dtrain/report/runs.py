@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Sequence
@@ -12,9 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dtrain.config import read_toml
+from dtrain.config import read_own
 from dtrain.errors import UsageError
+from dtrain.files import read_regular
 
+#: Bytes of these files, at most, and classes: more than any run writes.
+MOST_METRICS, MOST_MISTAKES, MOST_CLASSES = 1 << 25, 1 << 20, 100
 METRICS, CONFIG, MISTAKES = "metrics.jsonl", "config.toml", "mistakes.json"
 
 
@@ -103,7 +105,7 @@ def read(path: Path) -> Run:
     """One run directory; raises UsageError where it has no metrics.jsonl that can be read."""
     run = Run(path)
     try:
-        text = (path / METRICS).read_text(encoding="utf-8", errors="replace")
+        text = read_regular(path / METRICS, MOST_METRICS).decode(errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{path} is no run directory, since it holds no {METRICS}: give what `dtrain train` printed, "
@@ -113,18 +115,18 @@ def read(path: Path) -> Run:
         raise UsageError(f"{path / METRICS} cannot be read: {error.strerror or error}.") from None
     _read_events(run, text)
     try:
-        run.config = read_toml(str(path / CONFIG))
-    except UsageError:
+        run.config = read_own(path)
+    except (UsageError, OSError):
         run.notes.append(f"{CONFIG} is missing or damaged, so its options are not listed.")
     try:
-        run.mistakes = _mistakes(json.loads((path / MISTAKES).read_text(encoding="utf-8")))
+        run.mistakes = _mistakes(json.loads(read_regular(path / MISTAKES, MOST_MISTAKES)))
     except FileNotFoundError:
         run.notes.append(
             f"There is no confusion matrix: {MISTAKES} is missing."
             if run.done
             else "There is no confusion matrix: it is written with the last epoch."
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, binascii.Error):
+    except (OSError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         run.notes.append(f"There is no confusion matrix: {MISTAKES} is damaged.")
     if not run.profile:
         run.notes.append("Its steps were not recorded: `dtrain train --profile` shows where their time goes.")
@@ -169,16 +171,20 @@ def _is_profile(event: dict[str, Any]) -> bool:
 
 
 def _mistakes(facts: Any) -> Mistakes:
-    """The file's content; raises ValueError, TypeError or KeyError where it is not what it should be."""
+    """The file's content; raises ValueError, TypeError and the like where it is not what it should be."""
+    classes = range(len(facts["confusion"]))
     confusion = [[int(n) for n in row] for row in facts["confusion"]]
     height, width = (int(n) for n in facts["shape"])
-    if not confusion or any(len(row) != len(confusion) or min(row) < 0 for row in confusion):
+    if not 0 < len(confusion) <= MOST_CLASSES or not min(height, width) > 0:
+        raise ValueError
+    if any(len(row) != len(confusion) or not 0 <= min(row) <= max(row) < 1 << 53 for row in confusion):
         raise ValueError
     worst = []
     for entry in facts["worst"]:
         pixels = base64.b64decode(entry["pixels"], validate=True)
-        if not 0 < len(pixels) == height * width:
-            raise ValueError
         whole = {name: int(entry[name]) for name in ("example", "label", "predicted")}
+        known = whole["label"] in classes and whole["predicted"] in classes
+        if len(pixels) != height * width or not known:
+            raise ValueError
         worst.append({**whole, "loss": number(entry["loss"]), "pixels": pixels})
     return Mistakes(int(facts["epoch"]), confusion, (height, width), worst)

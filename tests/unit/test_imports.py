@@ -48,7 +48,7 @@ ALLOWED = {
     },
     "keras": {"errors", "compat", "comm", "graph", "ops", "summary", "runtime", "train"},
     "examples": {"train"},
-    "report": {"errors", "hints", "config", "__version__"},
+    "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {
         *(
