@@ -212,7 +212,8 @@ def open_board(started: launcher.Launcher | None) -> int:
         file = os.memfd_create("dtrain-board")
         os.ftruncate(file, monitor.NBYTES)
         command = [sys.executable, "-ISs", monitor.__file__, file, os.getpid()]
-        command += [started.local_rank or "-", launcher.local_size()] if started else ["-", 0]
+        names = (started.local_rank or "-", started.rank) if started else ("-", "-")
+        command += [*names, launcher.local_size(), launcher.size(), stall_limits()[1]]
         subprocess.Popen(
             [*map(str, command)],
             pass_fds=[file],

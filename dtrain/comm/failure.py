@@ -8,6 +8,7 @@ for one that was killed, is stopped or has left too early the monitor speaks (co
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 import time
@@ -88,5 +89,18 @@ def install(comm: Communicator) -> None:
         ended.exc_value.agreed = False  # ranks that have it, too, go on in their other threads
         end(comm, ended.exc_value)
 
+    pid, leave = os.getpid(), os._exit
+
+    def end_at_once(code: int) -> None:
+        # some launchers take it for the end of a job that went well: MPICH's, now and then
+        if code == 0 and os.getpid() == pid and comm.board.row[monitor.STATE] == monitor.RUNNING:
+            if threading.current_thread() is threading.main_thread():
+                comm.finish()  # as behind the last line of the program: others may wait for this rank
+            else:
+                error = RanksLost("os._exit(0) was called in a thread, before the end of the program.")
+                leave(end(comm, error))
+        leave(code)
+
+    os._exit = end_at_once  # type: ignore[assignment]
     sys.excepthook, threading.excepthook = hook, thread_hook
     atexit.register(comm.finish)

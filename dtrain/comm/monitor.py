@@ -7,7 +7,7 @@ where it is. It ends when they do.
 
 What it sees it says on stderr, once; then it writes a verdict, an exit code, on the board. A thread of each
 rank reads that and aborts the job; who is left seconds later is killed. Only the standard library is
-imported, so that it starts in milliseconds: `python -ISs monitor.py FD PID VARIABLE RANKS`.
+imported, so that it starts in milliseconds: `python -ISs monitor.py FD PID` and what a Start holds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 # -- the layout of a board: a header, a row for each rank of the node, then a line of JSON for each plan -
 HEADER, ROW, MOST_ROWS = 4096, 512, 1024
@@ -46,6 +46,8 @@ BY_NCCL = KINDS.index("sums by NCCL")
 SHARED_FILES = ("mpich_", "sm_segment.")
 #: Exit codes of what only a monitor sees; errors.py has the table.
 USAGE, LOST, STALLED = 2, 7, 8
+#: Seconds that deaths are gathered before one is said to have caused the others.
+WINDOW = 0.15
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
 LOOK, GRACE = 0.5, 3.0
 #: Seconds for which a rank has to be missing at the start: a launcher starts one after the other.
@@ -54,6 +56,26 @@ PATIENCE = 1.5
 OTHERS_FIRST = 2.0
 #: How much slower time runs for a rank that uses its processor: it may be slow, and is not stopped.
 BUSY = 10
+
+
+class Process(NamedTuple):
+    """One that the launcher has started, and its rank."""
+
+    pid: int
+    rank: int
+
+
+class Start(NamedTuple):
+#: By rank and number: what a call is, and the names of its plan's kernels if it runs one.
+
+    local_rank: str
+    rank: str
+    local_size: int
+    size: int
+    abort: float  # seconds for which a rank may be stopped; 0: for ever
+
+    def who(self, process: Process) -> str:
+        return f"rank {process.rank} of {self.size} on {os.uname().nodename}, pid {process.pid}"
 
 
 #: By rank and number: what a call is, and the names of its plan's kernels if it runs one.
@@ -151,6 +173,8 @@ class Monitor:
         self.ticks: list[int] = []  # of processor time that each has used
         self.named: set[int] = set()  # who was said to be late; -1 are the other nodes
         self.looked = 0.0
+        self.lost: list[tuple[Row, str]] = []  # and how each has ended: from the first on, until judged
+        self.judged = 0.0  # when that is
 
     def row(self, i: int) -> Row:
         start = HEADER + i * ROW
@@ -158,39 +182,70 @@ class Monitor:
         return Row(*words, text_at(self.memory, start + DOING[0], start + DOING[1]))
 
     # -- its life ----------------------------------------------------------------------------------------
-    def wait_for_ranks(self, parent: int, variable: str, size: int) -> bool:
+    def wait_for_ranks(self, parent: int, start: Start) -> bool:
         """Whether the ranks have met, and are its to watch; parent: the rank that has started it.
 
         MPI_Init waits for ever for a rank that has ended before it, which with 0 looks well to its
-        launcher. So its processes on this node are counted, by the variable that numbers them.
+        launcher. So its processes on this node are watched, found by the variable that numbers them.
         """
         try:
             own = os.pidfd_open(parent)
         except OSError:  # it died before this process had begun
             return self.words[ROWS] > 0
-        missed, mine = 0.0, 0
-        files: set[str] = set()
+        child, launcher = _child(parent, start), 0
+        if start.local_size > 1:
+            launcher = int((_stat(child) or ["", "0"])[1])
+        begun: dict[int, Process] = {}  # by local rank
+        fds = {own: Process(parent, int(_environ(parent).get(start.rank, "0")))}
+        deaths, missed, files = select.epoll(), 0.0, set[str]()
+        deaths.register(own, select.EPOLLIN)
+        stopped: dict[int, float] = {}  # seconds, by pid
         while not self.words[ROWS]:
             files |= shared_files(parent)
-            if select.select([own], [], [], LOOK / 4)[0]:
-                unlink(files)
-                return False
-            present = _present(parent, variable) if size > 1 else {}
-            missing = sorted(set(range(size)) - set(present)) if present else []
-            missed = missed + LOOK / 4 if missing else 0.0
-            mine = min(present, default=0)  # the first of those that are there speaks
-            if missed >= PATIENCE and present[mine] == parent and not self.words[ROWS]:
+            for local, process in _processes(launcher, start) if len(begun) < start.local_size else ():
+                if local not in begun:
+                    try:
+                        fds[fd := os.pidfd_open(process.pid)] = process
+                    except OSError:  # it is gone
+                        continue
+                    begun[local] = process
+                    deaths.register(fd, select.EPOLLIN)
+            ends = [(fds[fd], _how(fds[fd].pid)) for fd, _ in deaths.poll(LOOK / 4)]
+            missed = missed + LOOK / 4 if len(begun) < start.local_size else 0.0
+            for process in begun.values():
+                seconds = stopped.get(process.pid, 0.0) + LOOK / 4
+                stopped[process.pid] = seconds if _work(process.pid)[0] in "Tt" else 0.0
+            still = next((p for p in begun.values() if 0 < start.abort <= stopped[p.pid]), None)
+            if ends:
+                time.sleep(WINDOW)
+                ends += [(fds[fd], _how(fds[fd].pid)) for fd, _ in deaths.poll(0)]
+                process, how = to_blame(ends)
+                what = f"{start.who(process)}, has ended ({how})"
+            elif still:
+                what = f"{start.who(still)}, is stopped"
+            elif missed >= PATIENCE and child in (p.pid for p in begun.values()):
+                known = {p.rank for p in begun.values()}
+                everyone = range(start.size if start.local_size == start.size else 0)
+                which = next((f"rank {rank}" for rank in everyone if rank not in known), "a rank")
+                what = f"{which} of {start.size} on {os.uname().nodename} has ended"
+            else:
+                continue
+            if self.words[ROWS]:
+                break
+            if speaks_for(launcher):
                 self.say(
-                    f"error: local rank {missing[0]} of the {size} on {os.uname().nodename} has ended before "
-                    "it joined the others, which would wait for it for ever. Every rank has to run the same "
-                    "program."
+                    f"error: {what} before it joined the others, which would wait for it for ever. Every "
+                    "rank has to run the same program."
                 )
-                unlink(files)
-                time.sleep(0.2)
-                # in MPI_Init it hears nothing else; its launcher ends the rest
-                os.kill(parent, signal.SIGTERM)
-                return False
-        os.close(own)
+            unlink(files)
+            time.sleep(0.2)
+            # in MPI_Init it hears nothing else; its launcher ends the rest
+            for pid, number in ((parent, signal.SIGTERM), *([(still.pid, signal.SIGKILL)] if still else [])):
+                try:
+                    os.kill(pid, number)
+                except OSError:
+                    pass
+            return False
         return self.words[ROWS] > 0
 
     def watch(self) -> None:
@@ -211,12 +266,14 @@ class Monitor:
             deaths.register(fd, select.EPOLLIN)
         deadline = 0.0
         self.looked = time.monotonic()
-        while pids:
-            for fd, _ in deaths.poll(LOOK):
+        while pids or self.lost:
+            for fd, _ in deaths.poll(WINDOW / 4 if self.lost else LOOK):
                 deaths.unregister(fd)
                 self.died(pids.pop(fd))
                 os.close(fd)
             now = time.monotonic()
+            if self.lost and now > self.judged:
+                self.judge()
             if not self.words[VERDICT]:
                 if now - self.looked >= LOOK / 2:
                     self.look(min(now - self.looked, 2 * LOOK))  # it may have been stopped itself
@@ -257,7 +314,14 @@ class Monitor:
             return
         self.words[(HEADER + i * ROW) // 8 + STATE] = LOST_STATE
         if not self.words[ELASTIC]:
-            self.end(f"{self.who(row)}, was lost in {self.where(row)}: {_how(row.pid)}", LOST)
+            self.judged = self.judged if self.lost else time.monotonic() + WINDOW
+            self.lost.append((row, _how(row.pid)))
+
+    def judge(self) -> None:
+        """Say which of the ranks that were lost has ended the others."""
+        row, how = to_blame(self.lost)
+        self.lost = []
+        self.end(f"{self.who(row)}, was lost in {self.where(row)}: {how}", LOST)
 
     # -- in different calls ------------------------------------------------------------------------------
     def apart(self, rows: Sequence[Row]) -> bool:
@@ -365,20 +429,55 @@ def unlink(files: set[str]) -> None:
             pass
 
 
-def _present(rank: int, variable: str) -> dict[int, int]:
-    """Local ranks, and their pids, of the processes that the launcher of this rank has started beside it."""
-    parent, start, found = (_stat(rank) or ["", ""])[1], f"{variable}=".encode(), {}
+def to_blame(ends: Sequence[tuple[Any, str]]) -> tuple[Any, str]:
+    """Of processes that have ended, the first, and how each did: the one that has ended the others.
+
+    A launcher kills them as soon as a process has closed its files, which may be before that one counts as
+    dead: where the first was killed, one that has failed by itself is meant.
+    """
+    killed = tuple(f"killed by {name}" for name in ("SIGKILL", "SIGTERM"))
+    failed = [end for end in ends if end[1].startswith("killed by") and end[1] not in killed]
+    return failed[0] if failed and ends[0][1] in killed else ends[0]
+
+
+def _child(rank: int, start: Start) -> int:
+    """The launcher's child that a rank is: itself, or a shell around it."""
+    parent = int((_stat(rank) or ["", "0"])[1])
+    return _child(parent, start) if start.local_rank in _environ(parent) else rank
+
+
+def _processes(launcher: int, start: Start) -> Iterator[tuple[int, Process]]:
+    """Those that a launcher has started on this node and that have not ended, by local rank."""
     for name in filter(str.isdigit, os.listdir("/proc")):
-        state, other = (_stat(int(name)) or ["X", ""])[:2]
-        if other != parent or state in "ZX":
+        state, parent = (_stat(int(name)) or ["X", ""])[:2]
+        if parent != str(launcher) or state in "ZX":
             continue
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                values = [v[len(start) :] for v in file.read().split(b"\0") if v.startswith(start)]
-        except OSError:
-            continue
-        found.update((int(v), int(name)) for v in values if v.isdigit())
-    return found
+        values = _environ(int(name))
+        local, rank = (values.get(variable, "") for variable in (start.local_rank, start.rank))
+        if local.isdigit() and rank.isdigit():
+            yield int(local), Process(int(name), int(rank))
+
+
+def _environ(pid: int) -> dict[str, str]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            pairs = (entry.decode(errors="replace").partition("=") for entry in file.read().split(b"\0"))
+            return {name: value for name, _, value in pairs}
+    except OSError:
+        return {}
+
+
+def speaks_for(launcher: int) -> bool:
+    """Whether this process is the first of a node's monitors to ask, by a name that only one can have."""
+    import socket
+
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0dtrain-{launcher}")
+    except OSError:
+        return False
+    name.detach()  # held until this process ends
+    return True
 
 
 def _stat(pid: int) -> list[str]:
@@ -421,5 +520,6 @@ if __name__ == "__main__":
             number, signal.SIG_IGN
         )  # a scheduler sends them to all processes; it ends with the ranks
     own = Monitor(int(sys.argv[1]))
-    if own.wait_for_ranks(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])):
+    begun = Start(*sys.argv[3:5], *map(int, sys.argv[5:7]), float(sys.argv[7]))
+    if own.wait_for_ranks(int(sys.argv[2]), begun):
         own.watch()

@@ -26,6 +26,11 @@ def said(text: str) -> list[str]:
     return [line for line in lines if "OPENBLAS_" not in line]  # what the tests' environment is warned of
 
 
+def path_to(folder: Path) -> str:
+    """PYTHONPATH for a program in a folder that imports this dtrain."""
+    return os.pathsep.join([str(folder), str(Path(monitor.__file__).parents[2])])
+
+
 @linux
 @pytest.mark.parametrize(
     ("kind", "rank", "phase", "codes", "what"),
@@ -63,7 +68,7 @@ def test_a_monitor_that_begins_behind_the_death_of_its_rank_watches_if_the_ranks
     dead.wait()
     late = monitor.Monitor(file)
     late.words[monitor.ROWS] = met
-    assert late.wait_for_ranks(dead.pid, "-", 0) == bool(met)
+    assert late.wait_for_ranks(dead.pid, monitor.Start("-", "-", 0, 2, 0)) == bool(met)
     os.close(file)
 
 
@@ -106,8 +111,44 @@ def test_a_rank_that_never_joins_is_told(mpirun: Callable[..., Any], tmp_path: P
         "import sys\nfrom dtrain import comm\n"
         "if comm.launcher.rank() == int(sys.argv[1]):\n    sys.exit(0)\ncomm.world()\n"
     )
-    run = mpirun(2, [rank], module="early", env={"PYTHONPATH": str(tmp_path)})
+    run = mpirun(2, [rank], module="early", env={"PYTHONPATH": path_to(tmp_path)})
     assert run.rc != 0 and ("before it joined" in run.stderr or "before exiting" in run.stderr), run
+
+
+@linux
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "SIGSTOP"])
+def test_a_rank_that_is_killed_or_stopped_before_it_joins_is_named(
+    mpirun: Callable[..., Any], tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os, signal, sys, time\nfrom dtrain import comm\n"
+        f"if comm.launcher.rank() == 1:\n    time.sleep(2.5); os.kill(os.getpid(), signal.{how})\n"
+        "comm.world()\n"
+    )
+    run = mpirun(3, [], module="early", env={"PYTHONPATH": path_to(tmp_path), "DTRAIN_STALL_ABORT": "1"})
+    (message,) = said(run.stderr)
+    assert run.rc != 0 and re.search(r"rank 1 of 3 on \S+, pid \d+, (has ended|is stopped)", message), run
+
+
+@linux
+@pytest.mark.parametrize("thread", [False, True])
+def test_os_exit_0_is_no_end_of_a_job(mpirun: Callable[..., Any], tmp_path: Path, thread: bool) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os, threading\nimport numpy as np\nfrom dtrain import comm\nworld = comm.world()\n"
+        "if world.rank == 1:\n"
+        f"    threading.Thread(target=os._exit, args=(0,)).start() if {thread} else os._exit(0)\n"
+        "while True: world.allreduce(np.ones(3))\n"
+    )
+    run = mpirun(2, [], module="early", env={"PYTHONPATH": path_to(tmp_path)})
+    (message,) = said(run.stderr)
+    assert run.rc == 7 and re.search(r"rank 1 of 2 on .*(has ended|os\._exit\(0\) was called)", message), run
+
+
+def test_of_several_deaths_the_one_that_was_no_launchers_is_meant() -> None:
+    killed, failed, left = "killed by SIGKILL", "killed by SIGSEGV", "it ended by itself, with 3"
+    assert monitor.to_blame([(1, killed), (2, killed), (0, failed)]) == (0, failed)
+    assert monitor.to_blame([(1, killed), (2, left)]) == (1, killed)  # an MPI ends with a code of its own
+    assert monitor.to_blame([(1, left), (2, failed)]) == (1, left)
 
 
 @linux
@@ -116,7 +157,7 @@ def test_a_rank_that_leaves_a_program_early_is_told(mpirun: Callable[..., Any], 
         "import sys\nimport numpy as np\nfrom dtrain import comm\nworld = comm.world()\n"
         "if world.rank == 1: sys.exit(0)\nworld.allreduce(np.ones(3))\n"
     )
-    run = mpirun(2, [], module="early", env={"PYTHONPATH": str(tmp_path)})
+    run = mpirun(2, [], module="early", env={"PYTHONPATH": path_to(tmp_path)})
     (message,) = said(run.stderr)
     assert run.rc == 7 and re.search(
         r"rank 1 of 2 on .* has ended \(sys.exit, or .* while rank 0 waits", message
@@ -224,9 +265,11 @@ def test_a_death_is_told_once_with_the_way_to_go_on(node: Node, tmp_path: Path) 
     node.processes[1].wait()
     node.monitor.died(1)
     node.monitor.died(2)
+    assert node.words == []  # a moment later it is judged which of them has ended the others
+    node.monitor.judge()
     (error,) = node.words
     assert "rank 1 of 3 on n1" in error and "was lost in evaluation: " in error and "go on with" not in error
-    assert node.boards[0].lost == [1]
+    assert node.boards[0].lost == [1, 2]
     (tmp_path / "checkpoints" / "step-1.json").touch()
     assert f"dtrain train --resume {tmp_path}" in node.boards[2].how_to_resume()
 
