@@ -66,7 +66,7 @@ class Process(NamedTuple):
 
 
 class Start(NamedTuple):
-#: By rank and number: what a call is, and the names of its plan's kernels if it runs one.
+    #: By rank and number: what a call is, and the names of its plan's kernels if it runs one.
 
     local_rank: str
     rank: str
