@@ -50,13 +50,13 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Reader]]:
         page.write([str(run)], folder / "report.html")
 
     return {
-        "metrics.jsonl": (run / "metrics.jsonl", report),
-        "mistakes.json": (run / "mistakes.json", report),
         "config.toml of a run": (config, lambda: read_run(str(run))),
         "config.toml by --config": (config, lambda: read_toml(str(config))),
         "a checkpoint's manifest": (values.with_suffix(".json"), lambda: checkpoint.load(run)),
         "a checkpoint's values": (values, lambda: checkpoint.load(run)),
         "a model of dt.keras": (model, lambda: load_model(model)),
+        "metrics.jsonl": (run / "metrics.jsonl", report),
+        "mistakes.json": (run / "mistakes.json", report),
     }
 
 
