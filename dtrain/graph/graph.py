@@ -69,6 +69,12 @@ class TensorLike:
     def __bool__(self) -> bool:
         raise TypeError(f"{self.name} is neither true nor false: its value exists only inside Session.run.")
 
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"{self.name} is no array for NumPy: its value exists only inside Session.run. In the graph, take "
+            "dtrain's function, such as dt.reduce_mean for np.mean; outside of it, what Session.run returns."
+        )
+
 
 class Tensor(TensorLike):
     """One output of one operation. Its value exists only inside Session.run."""

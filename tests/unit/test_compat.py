@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dtrain as dt
 from dtrain.compat.__main__ import has, status, table
 from dtrain.compat.names import NAMES, OWN, PARTIAL, REASONS
-from dtrain.errors import NotSupportedError
+from dtrain.errors import GraphError, NotSupportedError
+from dtrain.train.data.sets import DataSet, DataSets
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorflow1.md"
 
@@ -73,6 +75,24 @@ def test_an_import_of_what_is_not_there_gives_the_sentence(module: str, name: st
     with pytest.raises(ImportError, match=rf"dtrain has no tf\.{module}\.{name}: .*docs/tensorflow1\.md"):
         exec(f"from dtrain.{module} import {name}")
     assert not hasattr(sys.modules[f"dtrain.{module}"], name)
+
+
+def test_habits_of_others_get_a_sentence() -> None:
+    x = dt.placeholder("float32", [2], name="x")
+    for function in (np.mean, np.asarray, np.exp, np.std):
+        with pytest.raises(TypeError, match=r"x:0 is no array for NumPy: .*dt\.reduce_mean for np\.mean"):
+            function(x)
+    layers = dt.keras.layers
+    with pytest.raises(
+        GraphError, match="layer dense is called on input_layer, of Input: models are Sequential"
+    ):
+        layers.Dense(3)(layers.Input((4,)))
+    rows = DataSet(
+        np.zeros((2, 784), np.uint8), np.zeros(2, int), one_hot=False, dtype="float32", reshape=True, seed=0
+    )
+    parts = DataSets(rows, rows, rows)
+    with pytest.raises(AttributeError, match=r"'DataSets' has no next_batch: .*data\.train\.next_batch"):
+        parts.next_batch(100)
 
 
 def test_every_missing_name_says_so() -> None:

@@ -129,6 +129,10 @@ class DataSets(NamedTuple):
     validation: DataSet
     test: DataSet
 
+    def __getattr__(self, name: str) -> Any:
+        hint = f": take that of a part, such as data.train.{name}" if hasattr(DataSet, name) else ""
+        raise AttributeError(f"'DataSets' has no {name}{hint}.", name=name)
+
 
 def read_data_sets(
     train_dir: str,
