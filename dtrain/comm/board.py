@@ -166,8 +166,10 @@ class Board:
         rows = [monitor.Row(*row, "") for row in self.rows if row[monitor.ARRIVALS] >= come]
         return monitor.different_calls((row.rank, row.call_or_place(names)) for row in rows)
 
-    def how_to_resume(self) -> str:
-        return monitor.how_to_resume(monitor.text_at(self.memory, *monitor.RUN_DIR))
+    def how_to_resume(self, message: str = "") -> str:
+        """The line behind a message that says how to go on; '' where it is of the run's folder itself."""
+        run_dir = monitor.text_at(self.memory, *monitor.RUN_DIR)
+        return "" if run_dir and run_dir in message else monitor.how_to_resume(run_dir)
 
 
 def tag_of(what: str, within: int = 0) -> int:

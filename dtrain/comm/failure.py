@@ -56,7 +56,7 @@ def end(comm: Communicator, error: BaseException) -> int:
     this rank alone: after a moment in which a lower rank with the same error would have ended this one,
     it speaks and aborts the job.
     """
-    after = "" if isinstance(error, SavedAndStopped) else comm.board.how_to_resume()
+    after = "" if isinstance(error, SavedAndStopped) else comm.board.how_to_resume(str(error))
     if comm.size == 1:
         return report(error, after=after)
     if getattr(error, "agreed", False):

@@ -12,12 +12,14 @@ imported, so that it starts in milliseconds: `python -ISs monitor.py FD PID` and
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import os
 import select
 import shlex
 import signal
+import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +48,9 @@ BY_NCCL = KINDS.index("sums by NCCL")
 SHARED_FILES = ("mpich_", "sm_segment.")
 #: Exit codes of what only a monitor sees; errors.py has the table.
 USAGE, LOST, STALLED = 2, 7, 8
+#: The request by which a pidfd tells of its process, and of the answer the bit for how that ended.
+GET_INFO, EXIT = 0xC040FF0B, 8
+UNKNOWN = "killed, or ended by itself"
 #: Seconds that deaths are gathered before one is said to have caused the others.
 WINDOW = 0.15
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
@@ -66,7 +71,7 @@ class Process(NamedTuple):
 
 
 class Start(NamedTuple):
-    #: By rank and number: what a call is, and the names of its plan's kernels if it runs one.
+    """What the launcher has said: names of its variables for local rank and rank, how many there are."""
 
     local_rank: str
     rank: str
@@ -210,7 +215,7 @@ class Monitor:
                         continue
                     begun[local] = process
                     deaths.register(fd, select.EPOLLIN)
-            ends = [(fds[fd], _how(fds[fd].pid)) for fd, _ in deaths.poll(LOOK / 4)]
+            ends = [(fds[fd], _how(fds[fd].pid, fd)) for fd, _ in deaths.poll(LOOK / 4)]
             missed = missed + LOOK / 4 if len(begun) < start.local_size else 0.0
             for process in begun.values():
                 seconds = stopped.get(process.pid, 0.0) + LOOK / 4
@@ -218,7 +223,7 @@ class Monitor:
             still = next((p for p in begun.values() if 0 < start.abort <= stopped[p.pid]), None)
             if ends:
                 time.sleep(WINDOW)
-                ends += [(fds[fd], _how(fds[fd].pid)) for fd, _ in deaths.poll(0)]
+                ends += [(fds[fd], _how(fds[fd].pid, fd)) for fd, _ in deaths.poll(0)]
                 process, how = to_blame(ends)
                 what = f"{start.who(process)}, has ended ({how})"
             elif still:
@@ -269,7 +274,7 @@ class Monitor:
         while pids or self.lost:
             for fd, _ in deaths.poll(WINDOW / 4 if self.lost else LOOK):
                 deaths.unregister(fd)
-                self.died(pids.pop(fd))
+                self.died(pids.pop(fd), fd)
                 os.close(fd)
             now = time.monotonic()
             if self.lost and now > self.judged:
@@ -305,7 +310,7 @@ class Monitor:
                 self.say(f"error: {message}{how_to_resume(text_at(self.memory, *RUN_DIR))}")
 
     # -- deaths ------------------------------------------------------------------------------------------
-    def died(self, i: int) -> None:
+    def died(self, i: int, pidfd: int = -1) -> None:
         """A rank has ended: well, or with words of its own, or lost."""
         row = self.row(i)
         self.alive.discard(i)
@@ -315,7 +320,7 @@ class Monitor:
         self.words[(HEADER + i * ROW) // 8 + STATE] = LOST_STATE
         if not self.words[ELASTIC]:
             self.judged = self.judged if self.lost else time.monotonic() + WINDOW
-            self.lost.append((row, _how(row.pid)))
+            self.lost.append((row, _how(row.pid, pidfd)))
 
     def judge(self) -> None:
         """Say which of the ranks that were lost has ended the others."""
@@ -437,7 +442,7 @@ def to_blame(ends: Sequence[tuple[Any, str]]) -> tuple[Any, str]:
     """
     killed = tuple(f"killed by {name}" for name in ("SIGKILL", "SIGTERM"))
     failed = [end for end in ends if end[1].startswith("killed by") and end[1] not in killed]
-    return failed[0] if failed and ends[0][1] in killed else ends[0]
+    return failed[0] if failed and ends[0][1] in (*killed, UNKNOWN) else ends[0]
 
 
 def _child(rank: int, start: Start) -> int:
@@ -495,16 +500,23 @@ def _work(pid: int) -> tuple[str, int]:
     return (fields[0], int(fields[11]) + int(fields[12])) if fields else ("X", 0)
 
 
-def _how(pid: int) -> str:
-    """How a process ended, as far as that can still be seen."""
+def _how(pid: int, pidfd: int = -1) -> str:
+    """How a process ended, as far as that can still be seen: Linux 6.15 knows it behind a pidfd for good."""
     fields = _stat(pid)
     status = int(fields[49]) if len(fields) > 49 and fields[0] == "Z" else -1
+    info = bytearray(struct.pack("=Q", EXIT) + bytes(56))
+    try:
+        fcntl.ioctl(pidfd, GET_INFO, info)
+        if struct.unpack_from("=Q", info)[0] & EXIT:
+            status = struct.unpack_from("=i", info, 60)[0]
+    except (OSError, ValueError):  # not known, or no pidfd
+        pass
     if status > 0 and status & 127:
         try:
             return f"killed by {signal.Signals(status & 127).name}"
         except ValueError:
             return f"killed by signal {status & 127}"
-    return f"it ended by itself, with {status >> 8}" if status >= 0 else "killed, or ended by itself"
+    return f"it ended by itself, with {status >> 8}" if status >= 0 else UNKNOWN
 
 
 def _kill(pidfd: int) -> None:

@@ -50,6 +50,8 @@ PROBE, TRIES = 1 << 20, 5
 #: Bytes that ranks of a node write and read to find out how far apart their cores are, and the seconds a line
 #: of 64 bytes from which they are far: 6 ns where they share a cache, 28 where they do not (EPYC, Zen 4).
 FAR_PROBE, FAR = 1 << 18, 15e-9
+#: Bytes of shared memory with which MPICH begins for sure: with 16 MiB its ranks crash, with 32 they do not.
+SHARED = 24 << 20
 #: MPI's allreduce is chosen below this part of the time through shared memory: the update is shared, too.
 CLEARLY = 0.5
 
@@ -91,6 +93,20 @@ def check_size(started: launcher.Launcher | None, launched: int, size: int, vers
             "recognise its launcher. Use the mpirun that belongs to this MPI, or under Slurm `srun "
             f"--mpi={kind}` (`srun --mpi=list` shows what there is)."
         )
+
+
+def check_memory(version: str, folder: str = "/dev/shm") -> None:
+    """Raise EnvironmentProblem where MPICH would not find the shared memory that it begins with."""
+    if library_family(version) != "MPICH" or not os.path.isdir(folder):
+        return
+    free = room(folder)
+    if os.access(folder, os.W_OK) and free >= SHARED:
+        return
+    what = f"has {free / 1e6:.1f} MB free" if os.access(folder, os.W_OK) else "cannot be written"
+    raise EnvironmentProblem(
+        f"{folder}, from which {library_name(version)} takes memory that ranks share, {what}; it needs "
+        f"{SHARED / 1e6:.0f} MB: mount -o remount,rw,size=1g {folder}, or docker run --shm-size=1g."
+    )
 
 
 #: The board of this process: its communicators share it, as their collectives come in one order.
@@ -152,6 +168,7 @@ class MPICommunicator(Communicator):
         os.environ.setdefault("OMPI_MCA_osc", "^ucx")
         file = -1
         if not MPI.Is_initialized():
+            check_memory(version)
             # two of a node, so that there is a monitor whichever rank ends before all have met
             file = open_board(started) if launcher.local_rank() < 2 else -1
             MPI.Init_thread()

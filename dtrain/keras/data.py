@@ -138,6 +138,11 @@ def _weights(
             )
         _alike(what, "x", y, "sample_weight", found)
     if class_weight is not None:
+        if not isinstance(class_weight, Mapping):
+            raise UsageError(
+                f"{what}: class_weight={class_weight!r}: give a dict of each class's weight, such as "
+                "{0: 1.0, 1: 2.5}."
+            )
         wide = y.ndim > 1 and y.shape[-1] > 1
         classes = np.rint(y.argmax(-1) if wide else y.reshape(len(y), -1)[:, 0]).astype(np.int64).ravel()
         if len(classes) != len(y):

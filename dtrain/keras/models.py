@@ -130,6 +130,8 @@ class Sequential(Stack):
         initial_epoch: int = 0,
         steps_per_epoch: None = None,
         validation_steps: None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int | Sequence[int] = 1,
     ) -> History:
         """Train; returns the History, whose history has a list for the loss and for each metric.
 
@@ -144,6 +146,8 @@ class Sequential(Stack):
             class_weight: class -> weight of its examples in the loss, 1 where it is not named; those held
                 back for validation are not weighed. sample_weight: one for each, also of those held back.
             steps_per_epoch, validation_steps: only None: an epoch is a pass over the arrays.
+            validation_batch_size: examples of a step of the test; changes no result.
+            validation_freq: epochs from one test to the next, or the numbers of those with one, from 1.
 
         Raises, on every rank:
             UsageError: the model is not compiled, or an argument does not fit.
@@ -151,6 +155,9 @@ class Sequential(Stack):
         batch_size = 32 if batch_size is None else batch_size
         with self.comm.together():
             _check_fit(batch_size, verbose, validation_split, steps_per_epoch, validation_steps)
+            if validation_batch_size is not None:
+                _counts("fit", validation_batch_size, "validation_batch_size")
+            _check_freq(validation_freq)
             self.check_compiled("fit")
             validation = None if validation_data is None else _two_or_three(validation_data)
         verbose = 1 if verbose == "auto" else int(verbose)
@@ -193,9 +200,10 @@ class Sequential(Stack):
             watch = Watch(self, run, progress)
             logs = training.train(self, network, given, order, batch_size, watch)
             self._passes = first + epoch - initial_epoch + 1
-            if tester is not None:
+            if tester is not None and _is_due(validation_freq, epoch + 1):
                 run("test_begin", {})
-                found = training.test(self, tester, tested, test_order, TEST_BATCH, _quiet)
+                rows = validation_batch_size or TEST_BATCH
+                found = training.test(self, tester, tested, test_order, rows, _quiet)
                 run("test_end", found)
                 logs |= {f"val_{name}": value for name, value in found.items()}
             progress.ends(logs)
@@ -338,9 +346,19 @@ def _shows(progress: Progress) -> Callable[[int], None]:
     return lambda done: progress.moves(done, {}) if progress.due() else None
 
 
-def _counts(what: str, batch_size: Any) -> None:
-    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__") or batch_size < 1:
-        raise UsageError(f"{what}: batch_size={batch_size!r}: give a whole number from 1 up.")
+def _counts(what: str, number: Any, name: str = "batch_size") -> None:
+    if isinstance(number, bool) or not hasattr(number, "__index__") or number < 1:
+        raise UsageError(f"{what}: {name}={number!r}: give a whole number from 1 up.")
+
+
+def _check_freq(freq: Any) -> None:
+    if not isinstance(freq, list | tuple | set):
+        _counts("fit", freq, "validation_freq")
+
+
+def _is_due(freq: Any, epoch: int) -> bool:
+    """Whether there is a test behind this epoch, counted from 1, as Keras 3 has it."""
+    return epoch in freq if isinstance(freq, list | tuple | set) else epoch % freq == 0
 
 
 def _check_fit(batch_size: Any, verbose: Any, validation_split: Any, *steps: Any) -> None:

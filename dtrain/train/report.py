@@ -10,11 +10,13 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from dtrain.comm import launcher
 from dtrain.comm.base import Communicator
+from dtrain.errors import CheckpointError
 from dtrain.train.observer import Observer
 from dtrain.train.state import Progress, cut_metrics
 
@@ -69,7 +71,8 @@ class Report(Observer):
     def close(self) -> None:
         self._close_bar()
         if self._metrics:
-            self._metrics.close()
+            with suppress(OSError):  # what could not be written was told, and is tried once more
+                self._metrics.close()
 
     # -- events ----------------------------------------------------------------------------------------
     def header(self, **facts: Any) -> None:
@@ -147,8 +150,12 @@ class Report(Observer):
         line = json_line({"event": event, **facts, "time": round(time.time(), 3)})
         self._print(line if self._json else text)
         if self._metrics:
-            self._metrics.write(line + "\n")
-            self._metrics.flush()
+            try:
+                self._metrics.write(line + "\n")
+                self._metrics.flush()
+            except OSError as error:
+                path = self._run_dir / "metrics.jsonl"
+                raise CheckpointError(f"{path} cannot be written: {error.strerror or error}.") from None
 
     def _print(self, text: str) -> None:
         """A line on stdout. Where that takes no more, as of a full disk, the run and its metrics go on."""

@@ -205,11 +205,16 @@ class RunDir:
         """Return where the folder is still this run's, before something is written.
 
         Raises:
-            CheckpointError: another run has taken it, since this one stood still for too long.
+            CheckpointError: another run has taken it, since this one stood still for too long; or it is gone.
         """
         try:
             found = self._files()
-        except OSError:  # somebody removed the folder; or what is written next will say it
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{self.path} was renamed or deleted while the run was in it: nothing more can be saved "
+                "there. Give it its name back and resume it, or start again."
+            ) from None
+        except OSError:  # what is written next will say it
             return
         owner = Owner.of(found[max(found)]) if found else None
         if owner and owner.token != self._token:

@@ -15,6 +15,7 @@ import pytest
 
 import dtrain
 from dtrain.comm import Communicator, SingleCommunicator, software, sources, threads
+from dtrain.errors import EnvironmentProblem
 
 
 def _bodies() -> dict[str, Any]:
@@ -163,3 +164,18 @@ def test_own_threads_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads.others_running(pause=0) == 0
     texts["loadavg"] = "of another system"
     assert threads.others_running(pause=0) == 0
+
+
+def test_too_little_shared_memory_is_told_before_mpich_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mpi = pytest.importorskip("dtrain.comm.mpi")
+    mpi.check_memory("MPICH Version: 5.0.2", str(tmp_path))
+    mpi.check_memory("MPICH Version: 5.0.2", str(tmp_path / "none"))
+    monkeypatch.setattr(mpi, "room", lambda folder: 500_000)
+    mpi.check_memory("Open MPI v5.0.11", str(tmp_path))
+    with pytest.raises(EnvironmentProblem, match=r"has 0\.5 MB free; it needs 25 MB: mount .*--shm-size"):
+        mpi.check_memory("MPICH Version: 5.0.2", str(tmp_path))
+    monkeypatch.setattr(mpi.os, "access", lambda folder, mode: False)
+    with pytest.raises(EnvironmentProblem, match="cannot be written"):
+        mpi.check_memory("MPICH Version: 5.0.2", str(tmp_path))

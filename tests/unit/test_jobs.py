@@ -504,6 +504,21 @@ def test_a_job_is_queued_again_where_that_helps(
     assert ("queued again" in done.stderr) == again
 
 
+@pytest.mark.parametrize("done", [False, True])
+def test_a_run_is_finished_when_it_says_so(
+    stage: Stage, capsys: pytest.CaptureFixture[str], done: bool
+) -> None:
+    """MPICH's mpirun may end with 0 where a rank did so before the end."""
+    stage.stand_in("scontrol")
+    stage.stand_in("srun")
+    events = ['{"event": "header"}', '{"event": "epoch"}', *['{"event": "done"}'] * done]
+    write(stage.folder / "r" / "metrics.jsonl", "\n".join(events) + "\n")
+    run = stage.run(filled(capsys, "slurm", *RUN), **SLURM)
+    assert run.returncode == (0 if done else 7)
+    assert stage.calls[1:] == ([] if done else ["scontrol requeue 7"])
+    assert ("before the run was done" in run.stderr) != done
+
+
 @pytest.mark.parametrize(("code", "rc"), [(75, 75), (0, 0), (2, 2), (1, 1)])
 def test_lsf_queues_again_by_exit_code(
     stage: Stage, capsys: pytest.CaptureFixture[str], code: int, rc: int

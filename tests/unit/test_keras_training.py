@@ -234,6 +234,21 @@ def test_validation_data_with_weights() -> None:
     assert history.history["val_loss"] == pytest.approx([right])
 
 
+@pytest.mark.parametrize(("freq", "tested"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), ([1, 5, 9], [1, 5])])
+def test_validation_freq_is_keras_3s(freq: Any, tested: list[int]) -> None:
+    """By the number of the epoch, from 1; the list of val_loss has those epochs alone."""
+    epochs: list[int] = []
+    told = dt.keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: epochs.extend([epoch + 1] * ("val_loss" in logs))
+    )
+    history = small().fit(
+        X, Y, epochs=5, verbose=0, validation_data=(X, Y), validation_freq=freq, callbacks=[told],
+        validation_batch_size=3,
+    )  # fmt: skip
+    assert epochs == tested and len(history.history["val_loss"]) == len(tested)
+    assert len(history.history["loss"]) == 5
+
+
 def test_each_epoch_has_an_order_of_its_own_however_fit_is_called() -> None:
     """Three epochs at once, one by one, or going on from a saved model: the same steps."""
     at_once = small()
@@ -695,6 +710,8 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         (lambda m: m.fit(X, Y, validation_split=1.0), ["validation_split=1.0"]),
         (lambda m: m.fit(X[:2], Y[:2], validation_split=0.9), ["leaves none of 2"]),
         (lambda m: m.fit(X, Y, validation_data=X), ["(x, y) or (x, y, sample_weight)"]),
+        (lambda m: m.fit(X, Y, validation_freq=0), ["validation_freq=0", "from 1 up"]),
+        (lambda m: m.fit(X, Y, class_weight="balanced"), ["class_weight='balanced'", "{0: 1.0"]),
         (lambda m: m.fit(X, Y, validation_data=(X, Y[:4])), ["fit: validation_data", "y has 4"]),
         (lambda m: m.fit(X, Y, sample_weight=WEIGHTS[:4]), ["sample_weight has 4"]),
         (lambda m: m.fit(X, Y, sample_weight=-WEIGHTS), ["negative or not finite"]),

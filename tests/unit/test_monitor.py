@@ -147,6 +147,7 @@ def test_os_exit_0_is_no_end_of_a_job(mpirun: Callable[..., Any], tmp_path: Path
 def test_of_several_deaths_the_one_that_was_no_launchers_is_meant() -> None:
     killed, failed, left = "killed by SIGKILL", "killed by SIGSEGV", "it ended by itself, with 3"
     assert monitor.to_blame([(1, killed), (2, killed), (0, failed)]) == (0, failed)
+    assert monitor.to_blame([(1, monitor.UNKNOWN), (0, failed)]) == (0, failed)
     assert monitor.to_blame([(1, killed), (2, left)]) == (1, killed)  # an MPI ends with a code of its own
     assert monitor.to_blame([(1, left), (2, failed)]) == (1, left)
 
@@ -283,3 +284,18 @@ def test_another_node_is_named_where_all_of_this_one_wait(node: Node) -> None:
     assert warning == "WARNING: the ranks on n1 have waited 12 s in barrier between ranks for n2"
     (error,) = node.look(60)
     assert node.boards[0].header[monitor.VERDICT] == monitor.STALLED and "62 s" in error
+
+
+@linux
+def test_how_a_process_ended_is_known_as_long_as_it_is_there() -> None:
+    for code, how in (
+        ("os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("os._exit(3)", "by itself, with 3"),
+    ):
+        process = subprocess.Popen([sys.executable, "-c", f"import os; {code}"])
+        pidfd = os.pidfd_open(process.pid)
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)
+        assert how in monitor._how(process.pid)
+        process.wait()
+        assert how in monitor._how(process.pid, pidfd) or monitor._how(process.pid, pidfd) == monitor.UNKNOWN
+        os.close(pidfd)

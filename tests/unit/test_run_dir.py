@@ -19,10 +19,12 @@ import pytest
 
 from dtrain.bench import scaling
 from dtrain.comm import Communicator
+from dtrain.comm.board import Board
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
 from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
 from dtrain.train import run_dir, trainer
+from dtrain.train.report import Report
 from dtrain.train.run_dir import Owner, hold
 
 NOBODY = Owner("another's", "n7", 4711, "another machine", "1")
@@ -347,13 +349,34 @@ def test_a_run_whose_folder_was_taken_saves_nothing_more(tmp_path: Path, noise: 
     assert json.loads((run / ".owner-2").read_text()) == vars(NOBODY), "it does not end what is not its own"
 
 
-def test_a_folder_that_somebody_removed_is_nobody_elses(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_told_and_one_that_was_emptied_is_not_anothers(
+    tmp_path: Path,
+) -> None:
     with hold(TrainConfig(run_dir=str(tmp_path / "run")), SingleCommunicator()) as held:
         for path in held.path.iterdir():
             path.unlink()
         held.check()
-        held.path.rmdir()
-        held.check()
+        held.path.rename(tmp_path / "other")
+        with pytest.raises(CheckpointError, match="run was renamed or deleted"):
+            held.check()
+
+
+def test_a_full_disk_under_the_metrics_is_told(tmp_path: Path) -> None:
+    report = Report(SingleCommunicator(), tmp_path, "json", 1)
+    report.close()
+    report._metrics = open("/dev/full", "a")  # noqa: SIM115 - closed by the report
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be written: No space left"):
+        report.done(seconds=1.0, test_accuracy=0.5, run_dir="r")
+    report.close()
+
+
+def test_a_message_about_a_folder_does_not_say_to_resume_it(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "step-1.json").touch()
+    board = Board()
+    board.run_dir(str(tmp_path))
+    assert "--resume" in board.how_to_resume("the loss is NaN")
+    assert board.how_to_resume(f"{tmp_path / 'metrics.jsonl'} cannot be written") == ""
 
 
 # -- other folders of runs -------------------------------------------------------------------------------

@@ -267,3 +267,11 @@ def test_an_error_of_rank_0_is_everyones(tmp_path: Path, on_threads: Any) -> Non
 
     first, second = on_threads(2, body)
     assert first == second and "rank 0 on n0: The passed save_path" in first
+
+
+def test_a_folder_is_no_name_to_save_under(tmp_path: Path) -> None:
+    variable = dt.Variable([1.0])
+    with dt.Session() as session:
+        session.run(variable.initializer)
+        with pytest.raises(UsageError, match=r"is a folder: give a name in it, .*/model'"):
+            dt.train.Saver().save(session, f"{tmp_path}/")
