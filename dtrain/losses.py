@@ -13,7 +13,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, shape_text
-from dtrain.ops.array import reshape, zeros_like
+from dtrain.ops.array import reshape, squeeze, zeros_like
 from dtrain.ops.base import convert_to_tensor, same_shape
 from dtrain.ops.loss import (
     sigmoid_cross_entropy_with_logits,
@@ -243,11 +243,14 @@ def sparse_softmax_cross_entropy(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """Cross entropy of each example, labels being class numbers [...] or [..., 1]; weighted and reduced."""
+    """Cross entropy of each example, labels being class numbers [...] or [..., 1], as weights may be too."""
     labels, logits = convert_to_tensor(labels), convert_to_tensor(logits)
     if labels.shape.ndims is not None and labels.shape.ndims == logits.shape.ndims:
         sizes = [-1 if d is None else d for d in labels.shape.as_list()[:-1]]
         labels = reshape(labels, sizes)
+    weights = convert_to_tensor(weights)
+    if weights.shape.ndims == (labels.shape.ndims or 0) + 1 and weights.shape.as_list()[-1] == 1:
+        weights = squeeze(weights, [-1])
     losses = sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     scope = scope or "sparse_softmax_cross_entropy_loss"
     return compute_weighted_loss(losses, weights, scope, loss_collection, reduction)

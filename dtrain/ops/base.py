@@ -419,10 +419,10 @@ def constant(
     name: str = "Const",
     verify_shape: bool = False,
 ) -> Tensor:
-    """A constant tensor; a single value is repeated to fill `shape`.
+    """A constant tensor; where `shape` holds more than the values, the last is repeated, or 0 where none is.
 
     Raises:
-        GraphError: value has not as many elements as shape (or another shape, with verify_shape).
+        GraphError: value has more elements than shape (or another shape, with verify_shape).
     """
     array = to_array(value, None if dtype is None else as_dtype(dtype))
     if shape is not None:
@@ -433,12 +433,13 @@ def constant(
             )
         if verify_shape and array.shape != dims:
             raise GraphError(f"{name}: the value has shape {array.shape}, not {shape_text(dims)}")
-        if array.size == 1:
-            array = np.full(dims, array.reshape(()))
-        elif array.size != size_of(dims):
-            raise GraphError(f"{name}: {array.size} values do not fill the shape {shape_text(dims)}")
-        else:
-            array = array.reshape(dims)
+        missing = size_of(dims) - array.size
+        if missing < 0 and array.size > 1:
+            raise GraphError(f"{name}: {array.size} values are too many for the shape {shape_text(dims)}")
+        if missing > 0:
+            last = array.ravel()[-1:] if array.size else np.zeros(1, array.dtype)
+            array = np.concatenate([array.ravel(), np.repeat(last, missing)])
+        array = array.ravel()[: size_of(dims)].reshape(dims)
     # a copy, unless it cannot change: an array is the caller's
     array = np.array(array, order="C", copy=True if array.flags.writeable else None)
     return apply(Const(Value(array)), name=name)

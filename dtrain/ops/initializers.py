@@ -83,9 +83,7 @@ class Constant(Initializer):
             raise GraphError(f"Constant: the value has the shape {values.shape}, not {shape_text(shape)}.")
         if values.size > size_of(shape) or (values.size == 0 and size_of(shape)):
             raise GraphError(f"Constant: {values.size} values do not fit the shape {shape_text(shape)}.")
-        flat = values.ravel()
-        filled = np.concatenate([flat, np.repeat(flat[-1:], size_of(shape) - flat.size)]).reshape(shape)
-        return constant(filled.tolist() if values.dtype.kind in "fiub" and shape else filled, dtype, shape)
+        return constant(values.tolist() if values.dtype.kind in "fiub" else values, dtype, shape)
 
 
 class RandomNormal(Initializer):

@@ -28,7 +28,7 @@ from dtrain.ops.base import (
     register,
     same_shape,
 )
-from dtrain.ops.math import add, negative, sigmoid
+from dtrain.ops.math import add, cast, negative, sigmoid
 from dtrain.ops.nn import LogSoftmax, Softmax, softplus
 from dtrain.ops.placement import Placement
 from dtrain.ops.reduce import reduce_sum
@@ -242,11 +242,12 @@ def softmax_cross_entropy_with_logits_v2(
     name: str | None = None,
     dim: int | None = None,
 ) -> Tensor:
-    """As softmax_cross_entropy_with_logits, with gradients to the labels too."""
+    """As softmax_cross_entropy_with_logits, with gradients to the labels too.
+
+    Labels of another dtype than the logits are cast to it.
+    """
     _named(_sentinel, labels, logits)
-    logits = convert_to_tensor(logits)
-    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
-    labels = convert_to_tensor(labels)
+    labels, logits = _as_logits(labels, logits)
     axis = -1 if axis is None and dim is None else dim if axis is None else axis
     rank = logits.shape.ndims
     if axis not in (-1, (rank or 0) - 1):
@@ -283,6 +284,13 @@ def sparse_softmax_cross_entropy_with_logits(
     return apply(ReshapeLike(), loss, labels, name=name)
 
 
+def _as_logits(labels: Any, logits: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors, the labels cast to the dtype of the logits: one-hot rows are often integers."""
+    logits = convert_to_tensor(logits)
+    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
+    return cast(labels, logits.dtype), logits
+
+
 def _as_rows(x: Tensor) -> Tensor:
     """[..., classes] as [examples, classes]."""
     shape = x.spec.shape
@@ -303,12 +311,11 @@ def sigmoid_cross_entropy_with_logits(
 ) -> Tensor:
     """Cross entropy of each entry by itself, for classes that do not exclude one another; both by name.
 
-    Labels are probabilities, of the shape of logits. Computed stably for any logits.
+    Labels are probabilities, of the shape of logits, and cast to their dtype. Computed stably for any logits.
     """
     _named(_sentinel, labels, logits)
-    logits = convert_to_tensor(logits)
-    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
-    same_shape(logits.spec, convert_to_tensor(labels).spec, "logits and labels")
+    labels, logits = _as_logits(labels, logits)
+    same_shape(logits.spec, labels.spec, "logits and labels")
     return apply(SigmoidCrossEntropy(), logits, labels, name=name or "logistic_loss")
 
 
@@ -323,10 +330,7 @@ def weighted_cross_entropy_with_logits(
 
     targets is the older name of labels.
     """
-    logits = convert_to_tensor(logits)
-    labels = targets if labels is None else labels
-    labels = labels if isinstance(labels, TensorLike) else convert_to_tensor(labels, logits.dtype)
-    labels = convert_to_tensor(labels)
+    labels, logits = _as_logits(targets if labels is None else labels, logits)
     same_shape(logits.spec, labels.spec, "logits and labels")
     weight = 1 + (pos_weight - 1) * labels
     return add((1 - labels) * logits, weight * softplus(-logits), name=name or "logistic_loss")

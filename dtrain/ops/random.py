@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.errors import GraphError
+from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, float32
-from dtrain.graph.graph import Spec, Tensor, get_default_graph
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, register
+from dtrain.graph.graph import Spec, Tensor, TensorLike, get_default_graph
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register
 from dtrain.ops.late import Later, as_known_dims, dims_of, late
+from dtrain.ops.math import add, multiply
 
 
 class _Random(Op):
@@ -80,7 +81,7 @@ class TruncatedNormal(RandomNormal):
 
 @register
 class RandomUniform(_Random):
-    """In [low, high); integers too."""
+    """Floats in [low, high)."""
 
     shape: tuple[int | Later, ...] | Later
     dtype: DType
@@ -89,9 +90,38 @@ class RandomUniform(_Random):
     high: float
 
     def draw(self, generator: np.random.Generator, dtype: np.dtype) -> np.ndarray:
-        if self.dtype.is_integer:
-            return generator.integers(int(self.low), int(self.high), self.shape)
         return generator.random(self.shape, dtype) * dtype.type(self.high - self.low) + dtype.type(self.low)
+
+
+@register
+class RandomIntegers(_Random):
+    """Integers in [low, high), which are its inputs, two scalars of its dtype."""
+
+    shape: tuple[int | Later, ...] | Later
+    dtype: DType
+    seed: int
+    tells = (0, 1)
+    no_gradient = "its result is whole numbers"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        for spec in specs:
+            if spec.shape not in ((), None):
+                raise GraphError(f"a bound of whole numbers is one number, and {spec} is not")
+        return super().infer(*specs)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        stream, xp = env.random_stream(self.seed), env.xp
+
+        def kernel() -> None:
+            low, high = (int(bound) for bound in ins)
+            if low >= high:
+                raise InvalidArgumentError(
+                    f"random_uniform: minval is {low}, which is not below maxval, {high}."
+                )
+            values = stream().integers(low, high, self.shape)
+            xp.copyto(outs[0], xp.asarray(values), casting="unsafe")
+
+        return kernel
 
 
 @register
@@ -135,57 +165,87 @@ def _make(
     shape: Any,
     dtype: Any,
     seed: int | None,
-    name: str | None,
+    name: str,
+    inputs: Sequence[Tensor] = (),
 ) -> Tensor:
-    dims, values = as_known_dims(shape, name or "a random tensor")
-    return late(make(dims, as_dtype(dtype), _seed(seed)), (), values, name)
+    dims, values = as_known_dims(shape, name)
+    return late(make(dims, as_dtype(dtype), _seed(seed)), inputs, values, name)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, TensorLike) and np.ndim(value) == 0
+
+
+def _normal(
+    kind: type[RandomNormal], shape: Any, mean: Any, stddev: Any, dtype: Any, seed: int | None, name: str
+) -> Tensor:
+    if _is_number(mean) and _is_number(stddev):
+        return _make(lambda s, d, n: kind(s, d, n, float(mean), float(stddev)), shape, dtype, seed, name)
+    mean, stddev = (convert_to_tensor(value, dtype) for value in (mean, stddev))
+    drawn = _make(lambda s, d, n: kind(s, d, n, 0.0, 1.0), shape, dtype, seed, f"{name}/standard")
+    return add(multiply(drawn, stddev), mean, name=name)
 
 
 def random_normal(
     shape: Any,
-    mean: float = 0.0,
-    stddev: float = 1.0,
+    mean: Any = 0.0,
+    stddev: Any = 1.0,
     dtype: Any = float32,
     seed: int | None = None,
     name: str | None = None,
 ) -> Tensor:
-    """Normally distributed values, new at every run."""
-    return _make(
-        lambda s, d, n: RandomNormal(s, d, n, mean, stddev), shape, dtype, seed, name or "random_normal"
-    )
+    """Normally distributed values, new at every run.
+
+    mean and stddev are numbers, or arrays or tensors of dtype that broadcast with the shape and have
+    gradients: what is drawn is a standard normal number, times stddev, plus mean.
+    """
+    return _normal(RandomNormal, shape, mean, stddev, dtype, seed, name or "random_normal")
 
 
 def truncated_normal(
     shape: Any,
-    mean: float = 0.0,
-    stddev: float = 1.0,
+    mean: Any = 0.0,
+    stddev: Any = 1.0,
     dtype: Any = float32,
     seed: int | None = None,
     name: str | None = None,
 ) -> Tensor:
-    """Normally distributed values within two standard deviations, new at every run."""
-    return _make(
-        lambda s, d, n: TruncatedNormal(s, d, n, mean, stddev), shape, dtype, seed, name or "truncated_normal"
-    )
+    """Normally distributed values within two standard deviations, new at every run.
+
+    mean and stddev as for random_normal.
+    """
+    return _normal(TruncatedNormal, shape, mean, stddev, dtype, seed, name or "truncated_normal")
 
 
 def random_uniform(
     shape: Any,
-    minval: float = 0,
-    maxval: float | None = None,
+    minval: Any = 0,
+    maxval: Any = None,
     dtype: Any = float32,
     seed: int | None = None,
     name: str | None = None,
 ) -> Tensor:
-    """Uniform values in [minval, maxval), new at every run; maxval is 1 for floats; ints need it given."""
-    if maxval is None:
-        if as_dtype(dtype).is_integer:
+    """Uniform values in [minval, maxval), new at every run; maxval is 1 for floats; ints need it given.
+
+    The bounds are numbers, or arrays or tensors of dtype: of floats they broadcast with the shape and have
+    gradients, of integers they are scalars.
+
+    Raises:
+        InvalidArgumentError: while running, for integers of which there are none.
+    """
+    name = name or "random_uniform"
+    if as_dtype(dtype).is_integer:
+        if maxval is None:
             raise GraphError("random_uniform of an integer type needs maxval.")
-        maxval = 1.0
-    high = maxval
-    return _make(
-        lambda s, d, n: RandomUniform(s, d, n, minval, high), shape, dtype, seed, name or "random_uniform"
-    )
+        bounds = [convert_to_tensor(bound, dtype) for bound in (minval, maxval)]
+        return _make(RandomIntegers, shape, dtype, seed, name, bounds)
+    maxval = 1.0 if maxval is None else maxval
+    if _is_number(minval) and _is_number(maxval):
+        low, high = float(minval), float(maxval)
+        return _make(lambda s, d, n: RandomUniform(s, d, n, low, high), shape, dtype, seed, name)
+    low, high = (convert_to_tensor(bound, dtype) for bound in (minval, maxval))
+    drawn = _make(lambda s, d, n: RandomUniform(s, d, n, 0.0, 1.0), shape, dtype, seed, f"{name}/unit")
+    return add(multiply(drawn, high - low), low, name=name)
 
 
 def random_shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:

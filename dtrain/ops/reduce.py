@@ -28,7 +28,8 @@ from dtrain.ops.base import (
     register,
 )
 from dtrain.ops.late import static_int, static_ints
-from dtrain.ops.math import add, cast, equal, exp, log, not_equal
+from dtrain.ops.math import abs as absolute
+from dtrain.ops.math import add, cast, equal, exp, floordiv, log, maximum, not_equal, sign
 from dtrain.ops.placement import PARTIAL, Placement, Sharded
 
 
@@ -114,22 +115,30 @@ class Sum(_Reduction):
 
 @register
 class Mean(_Reduction):
-    """A sum over a count; the count is that of the whole batch, however it is sharded."""
+    """A sum over a count; the count is that of the whole batch, however it is sharded.
+
+    Of integers it is an integer too, rounded towards 0, and of none 0, as in TensorFlow.
+    """
 
     axes: tuple[int, ...] | None
     keepdims: bool
     ufunc = "mean"
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        if not specs[0].dtype.is_floating:
-            raise GraphError(f"the mean of {specs[0].dtype.name} is not defined; cast it to float32")
+        if specs[0].dtype.is_bool:
+            raise GraphError("the mean of bool is not defined; cast it to float32")
         return super().infer(*specs)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [_spread(self, node, dy / _count(self, node.inputs[0]))]
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
-        return apply(Sum(self.axes, self.keepdims), inputs[0]) / _count(self, inputs[0])
+        x = inputs[0]
+        if x.dtype.is_floating:
+            return apply(Sum(self.axes, self.keepdims), x) / _count(self, x)
+        wide = cast(x, int64)  # a sum of int8 soon is none
+        total = apply(Sum(self.axes, self.keepdims), wide)
+        return cast(sign(total) * floordiv(absolute(total), maximum(_count(self, wide), 1)), x.dtype)
 
 
 class _Extremum(_Reduction):

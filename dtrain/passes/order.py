@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Operation
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.passes.step import Step, memory_of, predecessors, topological
 
 
@@ -30,7 +30,8 @@ def ordered(nodes: Sequence[Operation], before: dict[Operation, set[Operation]])
 def dependencies(step: Step) -> dict[Operation, set[Operation]]:
     """The nodes whose values are needed, each with those that come directly before it.
 
-    A read of a variable that does not depend on a write of it comes before the write.
+    A read of a variable that does not depend on a write of it comes before the write. Several writes of one
+    variable come in the graph's order, and what follows from one of them reads before the next.
     """
     needed: set[Operation] = set()
     stack = [*(t.op for t in step.fetches), *step.targets]
@@ -45,15 +46,21 @@ def dependencies(step: Step) -> dict[Operation, set[Operation]]:
     before = {n: {p for p in predecessors(n) if p in needed} for n in nodes}
     behind = _reach(nodes, before)
     position = {n: i for i, n in enumerate(nodes)}
+    writers: dict[Tensor, list[int]] = {}  # of each variable, as positions
     for writer in nodes:
         for memory in {memory_of(writer.inputs[i]) for i in writer.kind.writes}:
+            writers.setdefault(memory, []).append(position[writer])
+    for writer in nodes:
+        for memory in {memory_of(writer.inputs[i]) for i in writer.kind.writes}:
+            later = sum(1 << p for p in writers[memory] if p > position[writer])
             for reader in nodes:
                 if reader is writer or reader.kind.is_view or position[writer] in _bits(behind[reader]):
                     continue
                 if not any(memory_of(t) is memory for t in reader.inputs):
                     continue
-                also_writes = any(memory_of(reader.inputs[i]) is memory for i in reader.kind.writes)
-                if not also_writes or position[reader] < position[writer]:
+                also_writes = position[reader] in writers[memory]
+                # what depends on a later write is behind this one already
+                if position[reader] < position[writer] if also_writes else not behind[reader] & later:
                     before[writer].add(reader)
     return before
 

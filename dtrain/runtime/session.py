@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -26,6 +27,7 @@ from dtrain.errors import (
     RanksLost,
     UsageError,
 )
+from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, built, get_default_graph, session_stack
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.native import compiler
@@ -431,16 +433,17 @@ class Session:
             raise InvalidArgumentError(f"Cannot feed a ragged list for Tensor '{tensor.name}'.") from None
         if array.size == 0 and not isinstance(value, np.ndarray):
             array = array.astype(wanted)
-        integers = array.dtype.kind in "iu" and tensor.dtype.is_integer
-        fits = integers or np.can_cast(array.dtype, wanted, "same_kind")
-        converted = array.astype(wanted) if fits else array
-        if not fits or (integers and not np.array_equal(converted, array)):
+        if array.dtype == object and all(isinstance(v, numbers.Real) for v in array.flat):
+            array = np.array(array.ravel().tolist()).reshape(
+                array.shape
+            )  # as of a table whose columns are of several dtypes
+        if not _fits(array, tensor.dtype, value):
             raise InvalidArgumentError(
                 f"Cannot feed value of dtype {array.dtype} for Tensor '{tensor.name}', which has dtype "
                 f"{tensor.dtype.name}{built(tensor.op)}: convert it with numpy.asarray(value, "
                 f"numpy.{tensor.dtype.name}) if that is meant."
             )
-        return converted
+        return array.astype(wanted)
 
     def _check_alike(self, plan: Plan, feeds: Sequence[Tensor], values: Sequence[Any]) -> None:
         """Raise on every rank where a value that should be the same on all is not.
@@ -695,6 +698,23 @@ class InteractiveSession(Session):
         """Stop being the default session, and free the variables and plans."""
         self._installed.close()
         super().close()
+
+
+def _fits(array: np.ndarray, dtype: DType, value: Any) -> bool:
+    """Whether an array can be fed for a dtype, as in TensorFlow 1: floats lose their fractions for integers,
+    and numbers that are not 0 are True.
+
+    What lies beyond an integer dtype, or is no number at all, does not fit; nor, for a bool, a Python number
+    that is neither 0 nor 1. value: what the array was made of.
+    """
+    if array.dtype.kind not in "fiub" or dtype.is_string:
+        return False
+    if dtype.is_integer and array.size and array.dtype.kind != "b":
+        low, high = np.trunc(array.min()), np.trunc(array.max())  # a NaN is both
+        bounds = np.iinfo(dtype.numpy)
+        if not (int(bounds.min) <= low and high < int(bounds.max) + 1):
+            return False
+    return not dtype.is_bool or not isinstance(value, int) or value in (0, 1)
 
 
 def _call_name(elements: Sequence[Tensor | Operation]) -> str:

@@ -59,6 +59,7 @@ WITHOUT_EXAMPLES = {
     "TruncatedNormal": "random: test_session",
     "RandomShuffle": "random: test_ops_array",
     "RandomUniform": "random: test_session",
+    "RandomIntegers": "random: test_values",
     "AllReduce": "communication: test_passes",
     "AllGather": "communication: test_passes",
     "TakeShard": "communication: test_passes",
