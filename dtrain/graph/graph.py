@@ -71,8 +71,8 @@ class TensorLike:
 
     def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(
-            f"{self.name} is no array for NumPy: its value exists only inside Session.run. In the graph, "
-            "take dtrain's function, such as dt.reduce_mean for np.mean; elsewhere, what Session.run returns."
+            f"{self.name} is no array for NumPy: its value exists only inside Session.run. Take dtrain's "
+            "function of the graph, such as dt.reduce_mean for np.mean, or what Session.run returns."
         )
 
 

@@ -88,7 +88,7 @@ def test_habits_of_others_get_a_sentence() -> None:
     ):
         layers.Dense(3)(layers.Input((4,)))
     rows = DataSet(
-        np.zeros((2, 784), np.uint8), np.zeros(2, int), one_hot=False, dtype="float32", reshape=True, seed=0
+        np.zeros((2, 4, 4), np.uint8), np.zeros(2, int), one_hot=False, dtype="float32", reshape=True, seed=0
     )
     parts = DataSets(rows, rows, rows)
     with pytest.raises(AttributeError, match=r"'DataSets' has no next_batch: .*data\.train\.next_batch"):

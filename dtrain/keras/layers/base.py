@@ -138,8 +138,8 @@ class Layer:
         """
         if isinstance(x, Layer):  # Keras's Input(...), which there is a tensor
             raise GraphError(
-                f"layer {self.name} is called on {x.name}, of Input: models are Sequential, and not made of "
-                "calls. For several inputs or branches call layers on placeholders, in a graph of your own."
+                f"layer {self.name} is called on {x.name}, of Input: models are Sequential. For "
+                "several inputs or branches call layers on placeholders, in a graph of your own."
             )
         x = convert_to_tensor(x)
         dims = x.spec.shape
