@@ -155,7 +155,8 @@ class Communicator(ABC):
 
     def call(self, what: str) -> AbstractContextManager[None]:
         """A block that is a call which every rank has to make, such as 'Sequential.fit', for messages."""
-        return self.board.call(what) if self.size > 1 else nullcontext()
+        # other threads do what needs no other rank
+        return self.board.call(what) if self.size > 1 and self.is_its_thread else nullcontext()
 
     def _leave(self, begun: float) -> None:
         """Leave the collective come to then: its time counts."""
