@@ -228,6 +228,13 @@ def open_board(started: launcher.Launcher | None) -> int:
     return file
 
 
+def leave_board(file: int) -> None:
+    """End the monitor of a board that no ranks will join: this process is alone, and says so itself."""
+    if file >= 0:
+        words = memoryview(mmap.mmap(file, monitor.NBYTES)).cast("q")
+        words[monitor.ROWS] = -1
+
+
 def join_board(node: Any, file: int, rank: int, hosts: Sequence[str]) -> Board:
     """The board of a node's ranks; collective over it. file: what open_board has returned here, or -1."""
     where = np.array([os.getpid() if file >= 0 else 0, file])

@@ -222,7 +222,13 @@ class Monitor:
                 stopped[process.pid] = seconds if _work(process.pid)[0] in "Tt" else 0.0
             still = next((p for p in begun.values() if 0 < start.abort <= stopped[p.pid]), None)
             if ends:
-                time.sleep(WINDOW)
+                # one that ended by an error has said it, and so will those that MPI has not joined with it
+                spoke = all(
+                    how.startswith("it ended by itself, with ") and how[-2:] != " 0" for _, how in ends
+                )
+                until = time.monotonic() + (PATIENCE if spoke else WINDOW)
+                while not self.words[ROWS] and time.monotonic() < until:
+                    time.sleep(WINDOW)
                 ends += [(fds[fd], _how(fds[fd].pid, fd)) for fd, _ in deaths.poll(0)]
                 process, how = to_blame(ends)
                 what = f"{start.who(process)}, has ended ({how})"

@@ -17,7 +17,7 @@ import numpy as np
 
 from dtrain.comm import launcher, monitor
 from dtrain.comm.base import Communicator
-from dtrain.comm.board import Board, join_board, open_board
+from dtrain.comm.board import Board, join_board, leave_board, open_board
 from dtrain.comm.link import Probe, measure
 from dtrain.comm.shared import (
     PAGE,
@@ -174,7 +174,11 @@ class MPICommunicator(Communicator):
             MPI.Init_thread()
             atexit.register(MPI.Finalize)
         world = MPI.COMM_WORLD
-        check_size(started, launcher.size(), world.size, version)
+        try:
+            check_size(started, launcher.size(), world.size, version)
+        except EnvironmentProblem:
+            leave_board(file)
+            raise
         self._mpi = MPI
         self._comm = world.Dup()
         self._ops = {"sum": MPI.SUM, "min": MPI.MIN, "max": MPI.MAX}
