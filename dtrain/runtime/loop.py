@@ -92,6 +92,7 @@ class Loop:
             taken = stopped.results
         finally:
             plan.end()
+        self._session.look_for_nan(plan, len(taken[0]), taken)
         self._session.count_updates(plan, len(taken[0]))
         results = []
         for one in zip(*taken, strict=True):

@@ -40,6 +40,7 @@ class Plan:
     torn: names of variables that are written before the last communication, which may not come to its end.
     loss_scales: the dynamic loss scales that it reads, lowered where the check for bad numbers stops a step.
     early: names of variables that are written before this check, where the step may be taken again.
+    trains: whether it writes parameters. watched: the floating numbers among the fetches of one that does.
     running: whether a session runs it now, so that its memory is in use: between begin() and end().
     call, tag: the call that runs it, for messages; what its meetings are for, alike on all ranks.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
@@ -60,6 +61,8 @@ class Plan:
         self.backend = backend
         self.nodes = nodes
         self.updates = any(isinstance(n.kind, _Update) for n in nodes)  # an optimizer's step is in it
+        self.trains = any(_trains(n) for n in nodes)
+        self.watched: list[tuple[int, Tensor]] = []
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.torn = _written_before(self.nodes, AllReduce | AllGather)
         self.loss_scales = [s for name, s in loss_scales.items() if name in self.required]
@@ -182,6 +185,9 @@ class Plan:
                 call()
             self._board.row[POSITION] = -1
         return [a.copy() if a.ndim else a[()] for a in self._fetches]
+
+    def is_number(self, fetch: int) -> bool:
+        return self._fetches[fetch].ndim == 0
 
     def repeats(self, until: int | None) -> bool:
         """Whether run_steps can be, on all ranks alike: all is C, and the fetch `until` a float32 scalar."""
@@ -310,6 +316,11 @@ def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[l
         if isinstance(memory.kind, VariableOp) and memory.name not in assigned:
             required[memory.name] = None
     return list(required), list(assigned)
+
+
+def _trains(node: Operation) -> bool:
+    written = (memory_of(node.inputs[i]).op.kind for i in node.kind.writes)
+    return any(isinstance(kind, VariableOp) and kind.group.startswith("trainable") for kind in written)
 
 
 def _written_before(nodes: Sequence[Operation], kinds: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
@@ -118,6 +119,8 @@ class Session:
             device = config.apply(device)
             self._check_numerics, self._check_every = config.check_numerics, config.check_replicas_every
         self._updates = 0  # runs that have updated parameters
+        self._steps = 0  # the same, counted for messages
+        self._told: set[Tensor] = set()  # fetched numbers that were NaN
         self.graph = graph if graph is not None else get_default_graph()
         if isinstance(device, str):
             take_gpu(device)
@@ -260,6 +263,7 @@ class Session:
                     plan.end()
                 if plan.assigned:
                     self._initialized.update(plan.assigned)
+                self.look_for_nan(plan, 1, results)
                 if self._check_every:
                     with suppress(RanksLost):  # the step is done: the next collective tells
                         self.count_updates(plan, 1)
@@ -300,6 +304,29 @@ class Session:
             self._updates += steps
             if self._updates // self._check_every > before:
                 self.check_replicas()
+
+    def look_for_nan(self, plan: Plan, steps: int, results: Sequence[Any]) -> None:
+        """Warn, once, where a number is NaN that so many runs of a plan have fetched beside an update.
+
+        The update is done, so which operation made the first one can no longer be found out.
+        """
+        self._steps += steps * (plan.updates or bool(plan.watched))
+        for i, tensor in plan.watched:
+            bad = results[i] != results[i]  # of a single number isnan and any take microseconds
+            if not (bad if steps == 1 else bad.any()) or tensor in self._told:
+                continue
+            self._told.add(tensor)
+            if self.comm.rank == 0:
+                step = self._steps - steps + int(bad.argmax()) + 1
+                warnings.warn(
+                    f"{tensor.name}{built(tensor.op)} is nan from step {step} on, and so are the parameters "
+                    "that follow from it. Session(config=dt.ConfigProto(check_numerics=True)) stops with an "
+                    "error instead, before the update, and names the operation that makes the first one and "
+                    "its line; of a Keras model fit(callbacks=[dt.keras.callbacks.TerminateOnNaN()]) ends. A "
+                    "lower learning rate, clipped gradients or a look at the data may help.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
 
     def lower_scales(self, plan: Plan, values: Sequence[Any]) -> None:
         """After a step that StopIfBad has stopped on all ranks: lower its loss scales, to take it again.
@@ -533,7 +560,12 @@ class Session:
         )
         kind = Plan if self.backend.on_host else DevicePlan
         call += caller() if tag else ""
-        return kind(step, nodes, self._variables, self.backend, env, scales, call, tag)
+        plan = kind(step, nodes, self._variables, self.backend, env, scales, call, tag)
+        if plan.trains:
+            plan.watched = [
+                (i, t) for i, t in enumerate(tensors) if t.dtype.is_floating and plan.is_number(i)
+            ]
+        return plan
 
     def _read_only(self, nodes: Sequence[Operation]) -> None:
         """Raise where a run that is to be this rank's alone does what all ranks have to do together."""
