@@ -399,9 +399,11 @@ def split(
 ) -> list[Tensor]:
     """A tensor cut along an axis into equal parts (an int), or into parts of these sizes (one may be -1)."""
     x, at = convert_to_tensor(value), static_int(axis, "split")
-    if np.ndim(num_or_size_splits) == 0 and not (
-        isinstance(num_or_size_splits, TensorLike) and num_or_size_splits.shape != ()
-    ):
+    if isinstance(num_or_size_splits, TensorLike):
+        alone = num_or_size_splits.shape == ()
+    else:  # a list may hold tensors, which NumPy does not take
+        alone = not isinstance(num_or_size_splits, list | tuple) and np.ndim(num_or_size_splits) == 0
+    if alone:
         count = static_int(num_or_size_splits, "split")
         if count < 1:
             raise GraphError(f"split: {count} parts")

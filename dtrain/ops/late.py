@@ -222,8 +222,8 @@ class Attributes:
             known = np.full(shape[0], None) if known is None else known
             return tuple(Later(at, i) if k is None else int(k) for i, k in enumerate(known))
         try:
-            entries = [value] if np.ndim(value) == 0 and not hasattr(value, "__iter__") else list(value)
-        except (TypeError, ValueError):
+            entries = list(value) if hasattr(value, "__iter__") else [value]
+        except TypeError:
             raise GraphError(f"{what}: {value!r} is not a list of integers") from None
         return tuple(self.scalar(entry, what) for entry in entries)
 

@@ -173,7 +173,7 @@ def _make(
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, TensorLike) and np.ndim(value) == 0
+    return not isinstance(value, TensorLike | list | tuple) and np.ndim(value) == 0
 
 
 def _normal(

@@ -147,7 +147,9 @@ def test_random_numbers_with_lists_arrays_and_other_shapes() -> None:
     assert found.tolist() == [[0, 10, 20]] * 2
     assert run(dt.random_normal([3], mean=dt.zeros([2, 3]))).shape == (2, 3)
     assert run(dt.random_uniform([100], dt.constant(0.5))).min() >= 0.5
+    assert run(dt.random_normal([2], mean=[dt.constant(3.0), 4], stddev=0.0)).tolist() == [3, 4]
     n = dt.placeholder("float", [None, 2])
+    assert run(dt.random_normal([dt.shape(n)[0], 3]), {n: np.zeros((5, 2))}).shape == (5, 3)
     assert run(dt.random_normal(dt.shape(n), stddev=n), {n: np.zeros((5, 2))}).tolist() == [[0, 0]] * 5
     with pytest.raises(GraphError, match="cast it"):
         dt.random_normal([2], mean=dt.constant(1))
