@@ -286,7 +286,7 @@ def queued_again(lab: Lab, job: str) -> None:
 
 
 #: A checkpoint a step keeps a run of so many epochs going for some seconds, however fast the machine is.
-LONG, OFTEN = 20, " --checkpoint-every 1"
+LONG, OFTEN = 60, " --checkpoint-every 1"
 
 
 def test_a_job_that_is_preempted_saves_and_goes_on(lab: Lab) -> None:

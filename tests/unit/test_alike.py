@@ -45,7 +45,8 @@ class Pretender(Communicator):
         self.calls: list[Any] = []
         self.meeting = self
         nobody = np.zeros(0, np.uintp)
-        self.words = (self.clock, nobody, 0, self.board.waits, 0, 1.0, self.clock, self.board.arrivals)
+        board = self.board
+        self.words = (self.clock, nobody, 0, board.waits, 0, 1.0, self.clock, board.arrivals, board.tag)
         self._blocks: list[np.ndarray] = []
         self._inputs: list[np.ndarray] = []
 

@@ -838,7 +838,6 @@ MISFITS: dict[str, Callable[[], Any]] = {
     "matrix of rank 1": lambda: dt.matmul(np.zeros(3), np.zeros((3, 2))),
     "inner sizes": lambda: dt.matmul(np.zeros((2, 3)), np.zeros((2, 3))),
     "integers through exp": lambda: dt.exp([1, 2]),
-    "integers through mean": lambda: dt.reduce_mean([1, 2]),
     "bools added": lambda: dt.add([True], [False]),
     "bools summed": lambda: dt.reduce_sum([True]),
     "float indices": lambda: dt.gather(np.zeros(3), [1.0]),
@@ -857,9 +856,6 @@ MISFITS: dict[str, Callable[[], Any]] = {
     ),
     "labels of another shape": lambda: dt.nn.softmax_cross_entropy_with_logits(
         labels=np.zeros((3, 4)), logits=np.zeros((3, 5))
-    ),
-    "labels of another dtype": lambda: dt.nn.softmax_cross_entropy_with_logits(
-        labels=np.zeros((3, 4), np.float32), logits=np.zeros((3, 4))
     ),
     "expand_dims out of range": lambda: dt.expand_dims(np.zeros(3), 2),
     "argmax out of range": lambda: dt.argmax(np.zeros(3), 1),

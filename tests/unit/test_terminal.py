@@ -136,7 +136,7 @@ def test_a_terminal_that_cannot_go_back_gets_lines(program: Path, tmp_path: Path
 
 
 def test_ranks_warn_once_and_each_keeps_a_log(
-    program: Path, tmp_path: Path, mpirun: Callable[..., Any]
+    program: Path, tmp_path: Path, mpirun: Callable[..., Any], blas_warning: str
 ) -> None:
     done = mpirun(
         3,
@@ -148,7 +148,7 @@ def test_ranks_warn_once_and_each_keeps_a_log(
     assert re.search(r"\nepoch 1/2 +\d+%\|.*\| 5/6, .* left", done.stdout), (
         "launch/local says that it is a terminal"
     )
-    own, *warned = sorted(done.stderr.splitlines(), key=lambda line: "all" in line)
+    own, *warned = sorted(done.stderr.replace(blas_warning, "").splitlines(), key=lambda line: "all" in line)
     assert own == "dtrain: WARNING on rank 1: disk: slow very"
     assert len(warned) == 1
     assert re.fullmatch(
