@@ -328,8 +328,9 @@ def test_a_tensor_is_not_converted_silently() -> None:
 def test_a_constant_fills_its_shape() -> None:
     assert value(dt.constant(3, shape=[2, 2])).tolist() == [[3, 3], [3, 3]]
     assert value(dt.constant([1, 2, 3, 4], shape=[2, 2])).tolist() == [[1, 2], [3, 4]]
-    with pytest.raises(GraphError, match="3 values do not fill"):
-        dt.constant([1, 2, 3], shape=[2, 2])
+    assert value(dt.constant([1, 2, 3], shape=[2, 2])).tolist() == [[1, 2], [3, 3]], "its last value fills"
+    with pytest.raises(GraphError, match="5 values are too many"):
+        dt.constant([1, 2, 3, 4, 5], shape=[2, 2])
     with pytest.raises(GraphError, match="has shape"):
         dt.constant(3, shape=[2], verify_shape=True)
     with pytest.raises(GraphError, match="no unknown sizes"):

@@ -11,8 +11,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
 from keras_cases import CASES
 from keras_dtrain import KERAS, ask, differences
 
-#: The names of files are real Keras's.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is written as safetensors")
+#: The names of files are real Keras's, and some of its losses are NaN.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is written as safetensors"),
+    pytest.mark.filterwarnings("ignore:.*is nan from step:RuntimeWarning"),
+]
 
 #: Cases in which dtrain differs on purpose, as docs/tensorflow1.md says, and why.
 DIFFERENT = {
