@@ -45,7 +45,7 @@ def gradients(ys: Any, xs: Any, grad_ys: Any = None, name: str = "gradients") ->
 def _backward(
     targets: Sequence[Tensor], sources: Sequence[Tensor], incoming: Sequence[Any]
 ) -> list[Tensor | None]:
-    path = _between(sources, targets)
+    path, wanted = _between(sources, targets), set(sources)
     flowing: dict[Tensor, list[Tensor]] = {}
     for y, dy in zip(targets, incoming, strict=True):
         seed = _seed(y) if dy is None else convert_to_tensor(dy, y.dtype)
@@ -58,7 +58,7 @@ def _backward(
             continue
         with node.graph.name_scope(f"{node.name}_grad"):
             for x, dx in zip(node.inputs, _rule(node, dys), strict=True):
-                if dx is not None and (x.op in path or x in sources):
+                if dx is not None and (x.op in path or x in wanted):
                     flowing.setdefault(x, []).append(_like(dx, x) if node.kind.elementwise else dx)
     return [_total(flowing, x) for x in sources]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
@@ -15,6 +17,8 @@ from dtrain.passes.step import Step, moved, predecessors, sweep
 
 #: Values that a step must compute before it is worth the compiler's time, where that is left to dtrain.
 WORTH = 50_000
+#: Ops that one loop does at most: the compiler's time grows faster than their number, and so do its streams.
+MOST = 64
 
 
 def fuse(step: Step) -> Step:
@@ -40,28 +44,34 @@ class _Groups:
         self.step, self.before, self.native = step, before, bool(step.native)
         self.elementwise = {n for n in step.graph.operations if _is_elementwise(n, step)}
         self.of: dict[Operation, list[Operation]] = {}
-        self.alike: dict[object, list[list[Operation]]] = {}  # groups by shape and placement
+        self.position: dict[Operation, int] = {}  # in the order of placing
+        self.alike: dict[
+            object, dict[Operation, list[Operation]]
+        ] = {}  # by shape and placement, first member
 
     def place(self, node: Operation, needed: bool) -> None:
         """Put a node into a group of an earlier one, or into its own."""
         self.of[node] = group = [node]
+        self.position[node] = len(self.position)
         source = self._source(node)
         if source is None or not needed:  # of some only the shape is asked for
             return
         key = (source.spec.shape, self.step.placements[source])
-        producers = [self.of[t.op] for t in node.inputs if t.op in self.of]
-        known = self.alike.setdefault(key, [])
-        candidates = [g for g in known if any(g is p for p in producers)]
-        if self.native and source.spec.shape == ():
-            candidates += [g for g in known if not any(g is c for c in candidates)]
-        for candidate in candidates:
+        known = self.alike.setdefault(key, {})
+        producers = {self.of[t.op][0] for t in node.inputs if t.op in self.of}
+        leaders = sorted(producers & known.keys(), key=self.position.__getitem__)
+        scalars = known if self.native and source.spec.shape == () else ()
+        for leader in chain(leaders, (g for g in scalars if g not in producers)):
+            candidate = known[leader]
+            if len(candidate) == MOST:
+                continue
             sums = (t for t in node.inputs if isinstance(t.op.kind, Sum))
             if not any(self.of[t.op] is candidate for t in sums) and not self._between(candidate, node):
                 candidate.append(node)
                 self.of[node] = candidate
                 return
         if node in self.elementwise:
-            known.append(group)
+            known[node] = group
 
     def _source(self, node: Operation) -> Tensor | None:
         """The tensor whose shape and placement say which group a node may join."""
@@ -71,20 +81,29 @@ class _Groups:
         return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
 
     def _between(self, group: list[Operation], node: Operation) -> bool:
-        """Whether an op outside the group lies behind one in it and before the node."""
-        seen: set[int] = set()
-        stack = [self.of[p] for p in self.before[node]]
-        stack = [g for g in stack if g is not group]
-        while stack:
-            other = stack.pop()
-            if id(other) in seen:
-                continue
-            seen.add(id(other))
-            for member in other:
-                for p in self.before[member]:
-                    if self.of[p] is group:
-                        return True
-                    stack.append(self.of[p])
+        """Whether an op outside the group lies behind one in it and before the node.
+
+        Looked for from the node back, what was placed first first, and nothing from before the group.
+        """
+        first = self.position[group[0]]
+        seen = {first}
+        ahead: list[tuple[int, list[Operation]]] = []
+
+        def look(members: Sequence[Operation]) -> bool:
+            found = False
+            for p in (p for member in members for p in self.before[member]):
+                other = self.of[p]
+                at = self.position[other[0]]
+                found = found or other is group
+                if at not in seen and self.position[other[-1]] > first:
+                    seen.add(at)
+                    heapq.heappush(ahead, (at, other))
+            return found
+
+        look([node])
+        while ahead:
+            if look(heapq.heappop(ahead)[1]):
+                return True
         return False
 
 

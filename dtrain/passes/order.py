@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import pairwise
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Tensor
@@ -44,42 +46,44 @@ def dependencies(step: Step) -> dict[Operation, set[Operation]]:
         stack.extend(t.op for i, t in enumerate(node.inputs) if i not in node.kind.shape_only)
     nodes = [n for n in step.graph.operations if n in needed]
     before = {n: {p for p in predecessors(n) if p in needed} for n in nodes}
-    behind = _reach(nodes, before)
     position = {n: i for i, n in enumerate(nodes)}
-    writers: dict[Tensor, list[int]] = {}  # of each variable, as positions
-    for writer in nodes:
-        for memory in {memory_of(writer.inputs[i]) for i in writer.kind.writes}:
-            writers.setdefault(memory, []).append(position[writer])
-    for writer in nodes:
-        for memory in {memory_of(writer.inputs[i]) for i in writer.kind.writes}:
-            later = sum(1 << p for p in writers[memory] if p > position[writer])
-            for reader in nodes:
-                if reader is writer or reader.kind.is_view or position[writer] in _bits(behind[reader]):
-                    continue
-                if not any(memory_of(t) is memory for t in reader.inputs):
-                    continue
-                also_writes = position[reader] in writers[memory]
-                # what depends on a later write is behind this one already
-                if position[reader] < position[writer] if also_writes else not behind[reader] & later:
-                    before[writer].add(reader)
+    readers: dict[Tensor, list[Operation]] = {}  # of each variable; writers are among them
+    writers: dict[Tensor, list[Operation]] = {}
+    for node in nodes:
+        if not node.kind.is_view:
+            for memory in {memory_of(t) for t in node.inputs}:
+                readers.setdefault(memory, []).append(node)
+        for memory in {memory_of(node.inputs[i]) for i in node.kind.writes}:
+            writers.setdefault(memory, []).append(node)
+    behind = _behind(nodes, before, {w for group in writers.values() for w in group})
+    for memory, writes in writers.items():
+        for earlier, writer in pairwise(writes):
+            before[writer].add(earlier)
+        #: By reader, the position of the last write that it depends on.
+        last = {reader: position[writer] for writer in writes for reader in behind[writer]}
+        places = [position[writer] for writer in writes]
+        for reader in set(readers[memory]).difference(writes):
+            following = bisect(places, last.get(reader, -1))
+            if following < len(writes):
+                before[writes[following]].add(reader)
     return before
 
 
-def _reach(nodes: Sequence[Operation], before: dict[Operation, set[Operation]]) -> dict[Operation, int]:
-    """For each node the set of positions of the nodes it depends on, as the bits of an int."""
-    position = {n: i for i, n in enumerate(nodes)}
-    behind: dict[Operation, int] = {}
+def _behind(
+    nodes: Sequence[Operation], before: dict[Operation, set[Operation]], of: set[Operation]
+) -> dict[Operation, set[Operation]]:
+    """For some of the nodes those that depend on them."""
+    followers: dict[Operation, list[Operation]] = {n: [] for n in nodes}
     for node in nodes:
-        bits = 0
         for p in before[node]:
-            bits |= behind[p] | 1 << position[p]
-        behind[node] = bits
-    return behind
-
-
-class _bits:
-    def __init__(self, value: int) -> None:
-        self.value = value
-
-    def __contains__(self, position: int) -> bool:
-        return bool(self.value >> position & 1)
+            followers[p].append(node)
+    found = {}
+    for node in of:
+        seen, stack = set[Operation](), [*followers[node]]
+        while stack:
+            follower = stack.pop()
+            if follower not in seen:
+                seen.add(follower)
+                stack += followers[follower]
+        found[node] = seen
+    return found

@@ -107,14 +107,14 @@ def bucket(step: Step) -> Step:
         return step
     leader = {node: group[0] for group in groups for node in group}
     merged = [node for node in nodes if leader.get(node, node) is node]
+    members = {group[0]: group for group in groups}
     before = {
-        node: {leader.get(p, p) for member in (node, *_followers(node, groups)) for p in predecessors(member)}
+        node: {leader.get(p, p) for member in members.get(node, [node]) for p in predecessors(member)}
         for node in merged
     }
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
-    members = {group[0]: group for group in groups}
     for node in topological(merged, before):
         group = members.get(node, [node])
         inputs = tuple(tensors[t] for member in group for t in member.inputs)
@@ -129,10 +129,6 @@ def bucket(step: Step) -> Step:
         tensors.update(zip(olds, copy.outputs, strict=True))
         operations.update(dict.fromkeys(group, copy))
     return moved(step, graph, tensors, operations)
-
-
-def _followers(node: Operation, groups: list[list[Operation]]) -> list[Operation]:
-    return next((group[1:] for group in groups if group[0] is node), [])
 
 
 def _groups(nodes: Sequence[Operation]) -> list[list[Operation]]:

@@ -48,19 +48,19 @@ def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) ->
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
-    for node in step.graph.operations if order is None else order:
-        inputs = tuple(tensors[t] for t in node.inputs)
-        control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
-        graph.here.control, graph.source = control, node.source
-        with graph.as_default():
+    with graph.as_default():
+        for node in step.graph.operations if order is None else order:
+            inputs = tuple(tensors[t] for t in node.inputs)
+            control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
+            graph.here.control, graph.source = control, node.source
             outputs = rule(node, inputs)
-        graph.here.control = ()
-        if outputs is None:
-            operations[node] = graph.copy_of(node, inputs, control)
-            outputs = operations[node].outputs
-        else:
-            operations[node] = outputs[0].op
-        tensors.update(zip(node.outputs, outputs, strict=True))
+            if outputs is None:
+                operations[node] = graph.copy_of(node, inputs, control)
+                outputs = operations[node].outputs
+            else:
+                operations[node] = outputs[0].op
+            tensors.update(zip(node.outputs, outputs, strict=True))
+    graph.here.control = ()
     return sweep(moved(step, graph, tensors, operations))
 
 

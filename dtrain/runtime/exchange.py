@@ -14,7 +14,6 @@ from typing import Any
 
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.graph.shape import size_of
-from dtrain.ops.collective import AllReduce
 from dtrain.ops.linalg import MatMul
 from dtrain.ops.memory import aligned
 from dtrain.ops.placement import Sharded, local_shape
@@ -78,10 +77,12 @@ def suits(step: Step, source: Tensor, made: Callable[[Tensor], bool]) -> bool:
 def behind(nodes: Sequence[Operation], products: dict[Operation, Operation]) -> list[Operation]:
     """The nodes with each product right behind the allreduce at which all ranks have met."""
     order: list[Operation] = []
+    of: dict[Operation, list[Operation]] = {}
+    for product, allreduce in products.items():
+        of.setdefault(allreduce, []).append(product)
     for node in nodes:
         if node in products:
             continue
         order.append(node)
-        if isinstance(node.kind, AllReduce):
-            order += [p for p, allreduce in products.items() if allreduce is node]
+        order += of.get(node, ())
     return order

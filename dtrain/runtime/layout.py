@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,11 @@ class Layout:
             if isinstance(c.kind, BeginAllReduce)
         }
         self.ends: dict[Operation, Kernel] = {}
+        #: Of the memory of each tensor the nodes that read or write it, in the order they run.
+        self.readers: dict[Tensor, dict[Operation, None]] = {}
+        for node in nodes:
+            for tensor in node.inputs:
+                self.readers.setdefault(memory_of(tensor), {})[node] = None
         self.packed_bytes = 0
         self._own: list[Any] = []  # this rank's memory of all that lies side by side
         self.shared: list[Any] = []  # what of it the communicator gave
@@ -141,6 +147,8 @@ class Layout:
         self.shared += self.exchange.memory
         self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
         self.position = {n: i for i, n in enumerate(nodes)}
+        #: How many allreduces come before each position.
+        self.sums = [0, *accumulate(isinstance(node.kind, AllReduce) for node in nodes)]
         self.beside = self._beside()
         #: Of a node before which products beside others have to be done, the calls that wait for them.
         self.waits: dict[Operation, list[Kernel]] = {}
@@ -183,18 +191,22 @@ class Layout:
         while one is computed, the backward pass goes on.
         """
         found: dict[Operation, Operation] = {}
-        for i, node in enumerate(self.nodes if self.step.device and self.step.native else []):
+        if not (self.step.device and self.step.native):
+            return found
+        products = [0, *accumulate(map(_has_products, self.nodes))]  # before each position
+        for i, node in enumerate(self.nodes):
             if node.type != "MatMul" or node.outputs[0] not in self.packed:
                 continue
-            later, given = self.nodes[i + 1 :], {memory_of(t) for t in node.inputs}
-            needs = [
-                any(memory_of(t) is node.outputs[0] for t in n.inputs)
-                or any(memory_of(n.inputs[k]) in given for k in n.kind.writes)
-                for n in later
-            ]
-            first = needs.index(True) if True in needs else 0
-            if any(_has_products(n) for n in later[:first]):
-                found[node] = later[first]
+            needs = [*self.readers.get(node.outputs[0], ())]
+            for memory in {memory_of(t) for t in node.inputs}:
+                needs += (
+                    n
+                    for n in self.readers[memory]
+                    if any(memory_of(n.inputs[k]) is memory for k in n.kind.writes)
+                )
+            later = [j for n in needs if (j := self.position[n]) > i]
+            if later and products[min(later)] > products[i + 1]:
+                found[node] = self.nodes[min(later)]
         return found
 
     def _local(self, tensor: Tensor) -> tuple[int, ...]:
@@ -250,7 +262,7 @@ class Layout:
         """Whether node alone reads a tensor, but for the check and the beginning of its sum, before it."""
         uses = [
             n
-            for n in self.nodes
+            for n in self.readers.get(tensor, ())
             for t in n.inputs
             if memory_of(t) is tensor and not isinstance(n.kind, HasBad | BeginAllReduce)
         ]
@@ -416,7 +428,7 @@ class Layout:
 
     def _update_of(self, gradient: Tensor) -> Operation | None:
         """The update that alone reads a summed gradient, where it can add up the terms itself."""
-        readers = [n for n in self.nodes if any(memory_of(t) is gradient for t in n.inputs)]
+        readers = list(self.readers.get(gradient, ()))
         if len(readers) != 1 or gradient in self.step.fetches:
             return None
         node = readers[0]
@@ -487,11 +499,10 @@ class Layout:
             return None
         written = {memory_of(node.inputs[k]) for k in kind.writes}
         i = self.position[node]
-        readers = [j for j, n in enumerate(self.nodes[:i]) if any(memory_of(t) in written for t in n.inputs)]
-        last = max(readers, default=-1)
+        earlier = (j for memory in written for n in self.readers[memory] if (j := self.position[n]) < i)
+        last = max(earlier, default=-1)
         # an allreduce behind the last reader is where all have met already
-        met = any(isinstance(n.kind, AllReduce) for n in self.nodes[last + 1 : i]) and bool(readers)
-        return not met
+        return last < 0 or self.sums[last + 1] == self.sums[i]
 
     def _must_be_copied(self, tensor: Tensor) -> bool:
         """Whether an update cannot read a gradient in place: it is strided, or a variable (d ab/da is b)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from dtrain.ops.memory import aligned
 
 
@@ -23,14 +25,18 @@ def pack(buffers: Iterable[Buffer]) -> int:
 
     Largest first, each at the lowest place that is free over its whole life.
     """
-    placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: (-b.nbytes, b.first)):
-        alive = [p for p in placed if p.first <= buffer.last and buffer.first <= p.last]
-        offset = 0
-        for other in sorted(alive, key=lambda p: p.offset):
-            if offset + aligned(buffer.nbytes) <= other.offset:
-                break
-            offset = max(offset, other.offset + aligned(other.nbytes))
-        buffer.offset = offset
-        placed.append(buffer)
-    return max((b.offset + aligned(b.nbytes) for b in placed), default=0)
+    ordered = sorted(buffers, key=lambda b: (-b.nbytes, b.first))
+    first, last, begin, end = np.empty((4, len(ordered)), np.int64)  # of what is placed, by offset
+    for n, buffer in enumerate(ordered):
+        nbytes = aligned(buffer.nbytes)
+        alive = np.flatnonzero((first[:n] <= buffer.last) & (last[:n] >= buffer.first))
+        ends = np.maximum.accumulate(end[alive])
+        free = np.concatenate(([0], ends))  # lowest places behind all that begins further down
+        fits = free[:-1] + nbytes <= begin[alive]
+        buffer.offset = int(free[fits.argmax() if fits.any() else -1])
+        at = int(np.searchsorted(begin[:n], buffer.offset, "right"))
+        row = buffer.first, buffer.last, buffer.offset, buffer.offset + nbytes
+        for column, value in zip((first, last, begin, end), row, strict=True):
+            column[at + 1 : n + 1] = column[at:n].copy()
+            column[at] = value
+    return int(end[: len(ordered)].max(initial=0))

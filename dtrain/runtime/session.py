@@ -44,6 +44,7 @@ from dtrain.passes.step import ancestors
 from dtrain.runtime.agreement import agree_on_devices, agree_on_step, check_replicas
 from dtrain.runtime.backend import Backend, make_backend, take_gpu
 from dtrain.runtime.batch import Batch, checksum
+from dtrain.runtime.collection import paused
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
 from dtrain.runtime.device import DevicePlan
 from dtrain.runtime.draws import Draws
@@ -249,7 +250,7 @@ class Session:
                 plan = self._plans.pop(key, None)
                 if plan is None or plan.running:  # a signal's handler may run while a plan does
                     name = _call_name(elements)
-                    with self.comm.call(name):
+                    with self.comm.call(name), paused():
                         plan = self._compile(tensors, targets, feeds, specs, name)
                 self._keep(key, plan)
                 self._check_initialized(plan.required)
