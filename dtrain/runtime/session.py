@@ -230,7 +230,8 @@ class Session:
         elements = [self._element(leaf) for leaf in leaves]
         tensors = tuple(e for e in elements if isinstance(e, Tensor))
         targets = tuple(e for e in elements if isinstance(e, Operation))
-        places = [tensors.index(e) if isinstance(e, Tensor) else None for e in elements]
+        place = {t: i for i, t in enumerate(tensors)}
+        places = [place[e] if isinstance(e, Tensor) else None for e in elements]
         feeds = tuple(self._feed_tensor(f) for f in feed_list)
         kind = (tensors, targets, feeds)
         variables = [t.op.name for t in tensors if isinstance(t.op.kind, VariableOp)]
