@@ -253,6 +253,8 @@ def join_board(node: Any, file: int, rank: int, hosts: Sequence[str]) -> Board:
         mine = -1
     board = Board(node.size, node.rank, mine) if mine >= 0 else Board()
     board.row[monitor.RANK], board.row[monitor.PID] = rank, os.getpid()
+    if mine >= 0:
+        board.row[monitor.LIFE], _ = os.pipe()  # both ends stay open until this process ends
     if node.rank == 0:
         board.header[monitor.SIZE] = len(hosts)
         board._write(hosts[rank], *monitor.HOST)

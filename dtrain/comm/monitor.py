@@ -34,8 +34,9 @@ ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS, ELASTIC = range(6)
 HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
 #: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
 #: CALL is the number of the call that the rank is in, PLAN of the plan run last, TAG what meetings are for.
-RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND, CALL, TAG = range(11)
-WORDS = 11
+#: LIFE is the reading end of a pipe, whose other end closes as the rank dies; 0: it has none.
+RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND, CALL, TAG, LIFE = range(12)
+WORDS = 12
 #: What a rank is doing, in words, at these bytes of its row.
 DOING = (128, ROW)
 #: STATE: at work; at the end of its program; has said itself why it ends; gone.
@@ -51,8 +52,8 @@ USAGE, LOST, STALLED = 2, 7, 8
 #: The request by which a pidfd tells of its process, and of the answer the bit for how that ended.
 GET_INFO, EXIT = 0xC040FF0B, 8
 UNKNOWN = "killed, or ended by itself"
-#: Seconds that deaths are gathered before one is said to have caused the others.
-WINDOW = 0.15
+#: Seconds that deaths are gathered before one is said to have caused the others; and those for one that dies.
+WINDOW, DYING = 0.15, 2.0
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
 LOOK, GRACE = 0.5, 3.0
 #: Seconds for which a rank has to be missing at the start: a launcher starts one after the other.
@@ -101,6 +102,7 @@ class Row(NamedTuple):
     kind: int
     called: int
     tag: int
+    life: int
     doing: str
 
     def call(self, names: Names) -> str:
@@ -180,6 +182,7 @@ class Monitor:
         self.looked = 0.0
         self.lost: list[tuple[Row, str]] = []  # and how each has ended: from the first on, until judged
         self.judged = 0.0  # when that is
+        self.closed: list[int] = []  # ranks whose files are closed, in that order: they die
 
     def row(self, i: int) -> Row:
         start = HEADER + i * ROW
@@ -265,8 +268,9 @@ class Monitor:
         self.host, self.size = text_at(self.memory, *HOST), self.words[SIZE]
         self.rows = [self.row(i) for i in range(count)]
         self.still, self.ticks, self.alive = [0.0] * count, [0] * count, set(range(count))
-        deaths = select.epoll()  # it tells the first death first
+        deaths = select.epoll()  # it tells what came first first
         pids: dict[int, int] = {}
+        lives = self.watch_files(deaths)
         for i, row in enumerate(self.rows):
             try:
                 fd = os.pidfd_open(row.pid)
@@ -280,10 +284,14 @@ class Monitor:
         while pids or self.lost:
             for fd, _ in deaths.poll(WINDOW / 4 if self.lost else LOOK):
                 deaths.unregister(fd)
-                self.died(pids.pop(fd), fd)
+                if fd in lives:
+                    self.closed.append(lives.pop(fd))
+                else:
+                    self.died(pids.pop(fd), fd)
                 os.close(fd)
             now = time.monotonic()
-            if self.lost and now > self.judged:
+            dying = self.alive.intersection(self.closed) and now < self.judged + DYING
+            if self.lost and now > self.judged and not dying:
                 self.judge()
             if not self.words[VERDICT]:
                 if now - self.looked >= LOOK / 2:
@@ -294,6 +302,24 @@ class Monitor:
             elif now > deadline:
                 for fd in pids:
                     _kill(fd)
+
+    def watch_files(self, deaths: select.epoll) -> dict[int, int]:
+        """Register a pipe of each rank, which closes with its other files; by descriptor the rank's row.
+
+        A launcher kills the others as soon as a rank has closed its files: they may be dead before it is.
+        """
+        found = {}
+        for i, row in enumerate(self.rows):
+            try:
+                fd = (
+                    os.open(f"/proc/{row.pid}/fd/{row.life}", os.O_RDONLY | os.O_NONBLOCK) if row.life else -1
+                )
+            except OSError:  # it is gone, or in a container of its own
+                continue
+            if fd >= 0:
+                found[fd] = i
+                deaths.register(fd, select.EPOLLHUP)
+        return found
 
     # -- speaking ----------------------------------------------------------------------------------------
     def who(self, row: Row) -> str:
@@ -330,6 +356,8 @@ class Monitor:
 
     def judge(self) -> None:
         """Say which of the ranks that were lost has ended the others."""
+        order = [self.rows[i].rank for i in self.closed]
+        self.lost.sort(key=lambda end: order.index(end[0].rank) if end[0].rank in order else len(order))
         row, how = to_blame(self.lost)
         self.lost = []
         self.end(f"{self.who(row)}, was lost in {self.where(row)}: {how}", LOST)
@@ -444,7 +472,8 @@ def to_blame(ends: Sequence[tuple[Any, str]]) -> tuple[Any, str]:
     """Of processes that have ended, the first, and how each did: the one that has ended the others.
 
     A launcher kills them as soon as a process has closed its files, which may be before that one counts as
-    dead: where the first was killed, one that has failed by itself is meant.
+    dead, and is not seen everywhere (see watch_files): where the first was killed, one that has failed by
+    itself is meant.
     """
     killed = tuple(f"killed by {name}" for name in ("SIGKILL", "SIGTERM"))
     failed = [end for end in ends if end[1].startswith("killed by") and end[1] not in killed]

@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -273,6 +275,35 @@ def test_a_death_is_told_once_with_the_way_to_go_on(node: Node, tmp_path: Path) 
     assert node.boards[0].lost == [1, 2]
     (tmp_path / "checkpoints" / "step-1.json").touch()
     assert f"dtrain train --resume {tmp_path}" in node.boards[2].how_to_resume()
+
+
+def test_the_rank_that_closes_its_files_first_is_meant_though_another_is_dead_before(node: Node) -> None:
+    program = (
+        "import os, sys, time\nr, w = os.pipe()\nprint(r, flush=True)\nsys.stdin.readline()\n"
+        "os.close(w)\ntime.sleep(float(sys.argv[1]))\nos.kill(os.getpid(), 9)"
+    )
+    dying = []
+    for rank, seconds in ((1, 0.4), (0, 0.0)):  # rank 1 takes long to die: it frees much memory
+        process = subprocess.Popen(
+            [sys.executable, "-ISsc", program, str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdin is not None and process.stdout is not None
+        row = node.boards[rank].row
+        row[monitor.PID], row[monitor.LIFE] = process.pid, int(process.stdout.readline())
+        dying.append(process)
+    watch = threading.Thread(target=node.monitor.watch)
+    watch.start()
+    time.sleep(0.1)
+    for process in dying:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        time.sleep(0.05)
+    node.processes[2].kill()
+    watch.join(10)
+    (error,) = node.words
+    assert "rank 1 of 3" in error and "killed by SIGKILL" in error
+    for process in dying:
+        process.communicate()
 
 
 def test_another_node_is_named_where_all_of_this_one_wait(node: Node) -> None:
