@@ -117,6 +117,7 @@ class Code:
     control: int64 words on the device: the state of a run (see kernels.cuh), tables, transfers.
     """
 
+    cuda = True
     own_products = False
 
     def __init__(self, backend: Any, env: Any, transfers: int) -> None:

@@ -55,7 +55,10 @@ class Code:
     """The C functions that a plan needs, and the calls to them.
 
     comm: the ranks; its terms() and part() say what of a sum among the ranks of a node is this one's.
+    cuda: whether the language is CUDA.
     """
+
+    cuda = False
 
     def __init__(self, comm: Any) -> None:
         self.comm = comm

@@ -51,10 +51,6 @@ INLINE float tanh_float(float x) {
     return copysignf(a < 0.625f ? near : far, x);
 }
 
-/* x of type T, or the smallest normal number where it is less; a NaN stays one. */
-#define dt_above_zero(T, x) ((T)(x) < dt_tiny(T) ? dt_tiny(T) : (T)(x))
-#define dt_tiny(T) (sizeof(T) == sizeof(float) ? (T)FLT_MIN : (T)DBL_MIN)
-
 /* The i-th of integers of so many bytes each. */
 INLINE int64_t index_at(const void *p, int64_t itemsize, int64_t i) {
     if (itemsize == 8) return ((const int64_t *)p)[i];

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from dtrain.graph.graph import Spec
 from dtrain.ops.base import ELEMENTWISE, Array, Env, Example, Kernel, Op, register
+from dtrain.ops.body import Again, Instruction, kernels
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.math import Add, Mul
 from dtrain.ops.nn import Relu
@@ -16,13 +17,6 @@ from dtrain.ops.reduce import Sum
 
 #: Bytes of a piece of one operand where NumPy does the instructions: several operands fit in the L2 cache.
 PIECE = 1 << 18
-
-
-class Instruction(NamedTuple):
-    """One op of a body; args are numbers of values: the inputs first, then what each instruction computes."""
-
-    op: Op
-    args: tuple[int, ...]
 
 
 @register
@@ -66,39 +60,24 @@ class Fused(Op):
         """The instructions one after another, over pieces of the rows that stay in the cache."""
         shape = np.broadcast_shapes(*(a.shape for a in ins))
         nbytes = max(a.nbytes for a in (*ins, *outs))
-        kernels: list[Kernel] = []
+        rows, step = shape[0] if shape else 0, shape[0] if shape else 0
         if env.on_host and nbytes > PIECE and all(self._elementwise(v) for v in self.results):
-            step = max(1, PIECE * shape[0] // nbytes)
-            for at in range(0, shape[0], step):
-                rows = slice(at, at + step)
-                pieces = [a[rows] if _has_rows(a, shape) else a for a in (*ins, *outs)]
-                kernels += self._instructions(env, pieces[: self.inputs], pieces[self.inputs :])
+            step = max(1, PIECE * rows // nbytes)
+        made: list[Kernel] = []
+        if step == rows:
+            made = kernels(env, self.body, self.results, ins, outs)
         else:
-            kernels = self._instructions(env, ins, outs)
+            again = Again(env)
+            for at in range(0, rows, step):
+                again.begin()
+                piece = [a[at : at + step] if _has_rows(a, shape) else a for a in (*ins, *outs)]
+                made += kernels(again, self.body, self.results, piece[: self.inputs], piece[self.inputs :])
 
         def kernel() -> None:
-            for each in kernels:
+            for each in made:
                 each()
 
         return kernel
-
-    def _instructions(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> list[Kernel]:
-        values = list(ins)
-        outputs = dict(zip(self.results, outs, strict=True))
-        kernels: list[Callable[[], Any]] = []
-        copies: list[Kernel] = []
-        for i, (op, args) in enumerate(self.body):
-            read = [values[a] for a in args]
-            out = outputs.get(len(values))
-            target = out
-            if out is None or self._still_read(env.xp, i, ins, out):
-                (spec,) = op.infer(*(Spec(a.shape, _dtype(a)) for a in read))
-                target = env.scratch(np.broadcast_shapes(*(a.shape for a in read)), spec.dtype.numpy)
-                if out is not None:
-                    copies.append(lambda to=out, made=target: env.xp.copyto(to, made))
-            kernels.append(op.bind(env, read, [target]))
-            values.append(target)
-        return kernels + copies
 
     def first_bad(self, ins: Sequence[np.ndarray]) -> str:
         """Type and name of the first instruction that makes a NaN or an infinity of ins, or else of all."""
@@ -110,16 +89,6 @@ class Fused(Op):
             values.append(made)
         pairs = zip(self.body, self.names, strict=True)
         return "one of " + ", ".join(f"{type(op).__name__} '{name}'" for (op, _), name in pairs)
-
-    def _still_read(self, xp: Any, i: int, ins: Sequence[Array], out: Array) -> bool:
-        """Whether instruction i may not write over an input's memory, which it or a later one reads."""
-        for k, x in enumerate(ins):
-            if x.size and xp.shares_memory(x, out):
-                op, args = self.body[i]
-                here = any(a == k and p not in op.inplace for p, a in enumerate(args))
-                if here or any(k in later.args for later in self.body[i + 1 :]):
-                    return True
-        return False
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -133,12 +102,6 @@ class Fused(Op):
             Example(cls(3, body, (4, 6)), (3, 4), (4,), ()),
             Example(cls(3, body[:3], (5,)), (3, 4), (4,), ()),
         ]
-
-
-def _dtype(array: Array) -> Any:
-    from dtrain.graph.dtypes import as_dtype
-
-    return as_dtype(array.dtype)
 
 
 def _has_rows(array: Array, shape: tuple[int, ...]) -> bool:

@@ -8,12 +8,16 @@ node share the variables, each works on its part of the run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Spec
+from dtrain.graph.dtypes import DType, as_dtype
+from dtrain.graph.graph import Spec, Tensor
 from dtrain.graph.shape import compatible
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.body import Again, Rule, kernels
+from dtrain.ops.math import sqrt, square
 from dtrain.ops.memory import coalesce
 
 #: Elements of a piece: five float32 arrays of it (parameter, gradient, two slots, scratch) fit in 1 MiB L2.
@@ -33,10 +37,17 @@ class _Update(Op):
 
     count: int
     slots: ClassVar[int] = 0
-    scratches: ClassVar[int] = 1
+    rates: ClassVar[int] = 1
     stateful = True
     in_parts = True
     no_gradient = "it writes"
+
+    def rule(self, p: Tensor, g: Tensor, *slots_and_rates: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """What becomes of one entry: the parameter and each slot, of these, the gradient and the rate.
+
+        Arithmetic on scalar tensors, of elementwise ops alone; NumPy, C and CUDA follow from it.
+        """
+        raise NotImplementedError
 
     @property
     def writes(self) -> tuple[int, ...]:
@@ -58,8 +69,9 @@ class _Update(Op):
         return []
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        n = self.count
-        rate = ins[-1]
+        n, rate = self.count, ins[-1]
+        rule = _traced(self, as_dtype(ins[0].dtype))
+        rates = [rate] if self.rates == 1 else [rate[k, ...] for k in range(self.rates)]
         groups = [ins[i * n : (i + 1) * n] for i in range(2 + self.slots)]
         pieces = []
         for run in coalesce(groups):
@@ -68,31 +80,25 @@ class _Update(Op):
                 low, high = env.comm.part(high, run[0].itemsize)
             step = PIECE if env.on_host else max(high, 1)
             pieces += [[a[at : min(at + step, high)] for a in run] for at in range(low, high, step)]
-        longest = max((p[0].size for p in pieces), default=0)
-        scratch = [env.scratch((longest,), ins[0].dtype) for _ in range(self.scratches)]
-        calls = [(*piece, rate, *(s[: piece[0].size] for s in scratch)) for piece in pieces]
-        xp, update = env.xp, self.update
+        made: list[Kernel] = []
+        again = Again(env)
+        for piece in sorted(pieces, key=lambda arrays: -arrays[0].size):
+            again.begin()
+            written = [piece[0], *piece[2:]]
+            made += kernels(again, rule.body, rule.results, [*piece, *rates, *rule.constants], written)
 
         def kernel() -> None:
-            for call in calls:
-                update(xp, *call)
+            for each in made:
+                each()
 
         return kernel
-
-    def update(self, xp: Any, *arrays: Array) -> None:
-        """One piece: variable, gradient, slots, learning rate, scratch arrays; all flat but the rate."""
-        raise NotImplementedError
-
-    #: What update does to one entry, in C: p, g, slots s0, s1 ..., rate (rate_[k] where it is several
-    #: numbers), all of type {T}; '' if only NumPy.
-    c: ClassVar[str] = ""
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         """A gradient may be several arrays, one for each rank of the node, whose sum it is; or a Part."""
         n, rate = self.count, ins[-1]
         groups = [ins[i * n : (i + 1) * n] for i in range(2 + self.slots)]
         type = {"f": "float", "d": "double"}.get(rate.dtype.char)
-        if not self.c or type is None or not all(_plain(a, rate) for group in groups for a in group):
+        if type is None or not all(_plain(a, rate) for group in groups for a in group):
             return None
         summed = [k for k in range(n) if not isinstance(groups[1][k], Part)]
         terms = [g if isinstance(g, tuple) else (g,) for g in (groups[1][k] for k in summed)]
@@ -106,12 +112,21 @@ class _Update(Op):
             if isinstance(part := groups[1][k], Part):
                 arrays = [group[k] if group is not groups[1] else part.array for group in groups]
                 runs.append([a.reshape(-1)[part.low : part.high] for a in arrays])
-        text = self.c.format(T=type, self=self)
+        rule = _traced(self, as_dtype(rate.dtype))
+        written = ["p", *(f"s{k}" for k in range(self.slots))]
+        rates = ["rate"] if self.rates == 1 else [f"rate_[{k}]" for k in range(self.rates)]
+        text = rule.text(["p", "g", *written[1:], *rates], code.cuda)
+        text += "".join(f"\n{x} = x{value};" for x, value in zip(written, rule.results, strict=True))
         return [call for run in runs for call in code.update(text, type, self.slots, rate, run)]
 
     @classmethod
     def examples(cls) -> list[Example]:
         return []
+
+
+@cache
+def _traced(kind: _Update, dtype: DType) -> Rule:
+    return Rule(kind.rule, dtype, 2 + kind.slots + kind.rates)
 
 
 def _plain(a: Any, rate: Array) -> bool:
@@ -127,11 +142,9 @@ class ApplyGradientDescent(_Update):
     """variable -= rate * gradient."""
 
     count: int
-    c = "p = p - g * rate;"
 
-    def update(self, xp: Any, variable: Array, gradient: Array, rate: Array, work: Array) -> None:
-        xp.multiply(gradient, rate, work)
-        xp.subtract(variable, work, variable)
+    def rule(self, p: Tensor, g: Tensor, rate: Tensor) -> Tensor:
+        return p - g * rate
 
 
 @register
@@ -147,23 +160,10 @@ class ApplyMomentum(_Update):
     nesterov: bool
     slots = 1
 
-    @property
-    def c(self) -> str:  # type: ignore[override]
-        step = "(s0 * ({T}){self.momentum} + g)" if self.nesterov else "s0"
-        return f"s0 = s0 * ({{T}}){{self.momentum}} + g; p = p - {step} * rate;"
-
-    def update(
-        self, xp: Any, variable: Array, gradient: Array, accum: Array, rate: Array, work: Array
-    ) -> None:
-        xp.multiply(accum, self.momentum, accum)
-        xp.add(accum, gradient, accum)
-        if self.nesterov:
-            xp.multiply(accum, self.momentum, work)
-            xp.add(work, gradient, work)
-            xp.multiply(work, rate, work)
-        else:
-            xp.multiply(accum, rate, work)
-        xp.subtract(variable, work, variable)
+    def rule(self, p: Tensor, g: Tensor, accum: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+        accum = accum * self.momentum + g
+        step = accum * self.momentum + g if self.nesterov else accum
+        return p - step * rate, accum
 
 
 @register
@@ -179,23 +179,10 @@ class ApplyVelocity(_Update):
     nesterov: bool
     slots = 1
 
-    @property
-    def c(self) -> str:  # type: ignore[override]
-        step = f"p - step + s0 * ({{T}}){self.momentum}" if self.nesterov else "p + s0"
-        return f"const {{T}} step = g * rate; s0 = s0 * ({{T}}){self.momentum} - step; p = {step};"
-
-    def update(
-        self, xp: Any, variable: Array, gradient: Array, velocity: Array, rate: Array, work: Array
-    ) -> None:
-        xp.multiply(gradient, rate, work)
-        xp.multiply(velocity, self.momentum, velocity)
-        xp.subtract(velocity, work, velocity)
-        if self.nesterov:
-            xp.subtract(variable, work, variable)
-            xp.multiply(velocity, self.momentum, work)
-            xp.add(variable, work, variable)
-        else:
-            xp.add(variable, velocity, variable)
+    def rule(self, p: Tensor, g: Tensor, velocity: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+        step = g * rate
+        velocity = velocity * self.momentum - step
+        return p - step + velocity * self.momentum if self.nesterov else p + velocity, velocity
 
 
 @register
@@ -211,26 +198,7 @@ class ApplyAdam(_Update):
     epsilon: float
     slots = 2
 
-    @property
-    def c(self) -> str:  # type: ignore[override]
-        return (
-            f"s0 = s0 * ({{T}}){self.beta1} + g * ({{T}}){1 - self.beta1};"
-            f"s1 = s1 * ({{T}}){self.beta2} + g * g * ({{T}}){1 - self.beta2};"
-            f"p = p - s0 / (dt_sqrt(s1) + ({{T}}){self.epsilon}) * rate;"
-        )
-
-    def update(
-        self, xp: Any, variable: Array, gradient: Array, m: Array, v: Array, rate: Array, work: Array
-    ) -> None:
-        xp.multiply(gradient, 1 - self.beta1, work)
-        xp.multiply(m, self.beta1, m)
-        xp.add(m, work, m)
-        xp.square(gradient, work)
-        xp.multiply(work, 1 - self.beta2, work)
-        xp.multiply(v, self.beta2, v)
-        xp.add(v, work, v)
-        xp.sqrt(v, work)
-        xp.add(work, self.epsilon, work)
-        xp.divide(m, work, work)
-        xp.multiply(work, rate, work)
-        xp.subtract(variable, work, variable)
+    def rule(self, p: Tensor, g: Tensor, m: Tensor, v: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+        m = m * self.beta1 + g * (1 - self.beta1)
+        v = v * self.beta2 + square(g) * (1 - self.beta2)
+        return p - m / (sqrt(v) + self.epsilon) * rate, m, v

@@ -10,7 +10,8 @@ from itertools import chain
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.native.loops import TYPES
-from dtrain.ops.fused import Fused, Instruction
+from dtrain.ops.body import Instruction
+from dtrain.ops.fused import Fused
 from dtrain.ops.reduce import Sum
 from dtrain.passes.order import dependencies, ordered
 from dtrain.passes.step import Step, moved, predecessors, sweep

@@ -432,7 +432,7 @@ class Layout:
         if len(readers) != 1 or gradient in self.step.fetches:
             return None
         node = readers[0]
-        if not (isinstance(node.kind, _Update) and node.kind.c) or node.inputs.count(gradient) != 1:
+        if not isinstance(node.kind, _Update) or node.inputs.count(gradient) != 1:
             return None
         floats = gradient.dtype.name in ("float32", "float64")
         shared = all(
