@@ -28,6 +28,7 @@ from dtrain.ops.base import REGISTRY, Elementwise, Example, apply
 from dtrain.ops.fused import Fused
 from dtrain.ops.math import Add, Cast, Exp, Mul
 from dtrain.ops.reduce import Sum
+from dtrain.ops.update import _Update
 from dtrain.passes.fuse import fuse
 from dtrain.passes.step import Step
 from dtrain.runtime.backend import Backend
@@ -240,6 +241,43 @@ def test_elementwise_ops_have_numpys_bits_at_100_000_numbers_and_edges(dtype: st
         else:
             assert_same_bits(repr(op), out, right, np.any([tiny(a) for a in inputs], axis=0))
     assert len(tried) >= {"float32": 43, "float64": 43, "bool": 10}.get(dtype, 25)
+
+
+def updates() -> Iterator[Any]:
+    """Each optimizer's update of one variable, with each of its switches."""
+    for _, kind in sorted(REGISTRY.items()):
+        if issubclass(kind, _Update):
+            fields = {name: text for name, text in kind.__annotations__.items() if name != "count"}
+            numbers = {name: {"epsilon": 1e-7}.get(name, 0.9) for name in fields}
+            for on in (True, False) if "bool" in fields.values() else (True,):
+                yield kind(1, **{n: on if fields[n] == "bool" else numbers[n] for n in fields})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_updates_have_numpys_bits_at_100_000_numbers_and_edges(dtype: str) -> None:
+    comm, backend = SingleCommunicator(), Backend("numpy")
+    code, tried = Code(comm), []
+    env = PlanEnv(backend, comm, Draws(dt.get_default_graph(), comm, backend))
+    random = np.random.default_rng(2)
+    for op in updates():
+        edges, others = numbers(dtype, 3)
+        columns = [random.permutation(np.concatenate([edges, others])) for _ in range(2 + op.slots)]
+        columns[:2] = many([dtype, dtype])
+        columns = [np.where(tiny(c), 0, c)[:MANY].astype(dtype) for c in columns]
+        rate = np.asarray(0.01 if op.rates == 1 else [0.01, 0.02, 1.5], dtype)
+        mine, right = ([*(c.copy() for c in columns), rate] for _ in range(2))
+        calls = op.native(code, [], mine, [])
+        kernel = op.bind(env, right, [])
+        with tiny_as_zero():
+            kernel()
+        tried.append((op, calls, mine, right))
+    code.compile()
+    calls = [call for _, calls, *_ in tried for call in calls]
+    assert code.program(calls).caller(0, len(calls), np.zeros(1, np.int64), 0)() == len(calls) == len(tried)
+    for op, _, mine, right in tried:
+        for found, expected in zip(mine[:-1], right[:-1], strict=True):
+            assert_same_bits(repr(op), found, expected, tiny(found) | tiny(expected))
+    assert len(tried) == 13
 
 
 def assert_near(name: str, found: np.ndarray, right: np.ndarray, ulps: float) -> None:
