@@ -13,6 +13,7 @@ from dtrain.graph.graph import Operation, Tensor, TensorLike
 from dtrain.graph.shape import compatible, is_static
 from dtrain.ops.array import SumLike
 from dtrain.ops.base import apply, convert_to_tensor
+from dtrain.ops.check import LOSSES
 from dtrain.ops.math import add
 
 
@@ -38,6 +39,7 @@ def gradients(ys: Any, xs: Any, grad_ys: Any = None, name: str = "gradients") ->
                 f"{y.name} is {y.dtype.name}: only floating tensors have gradients; cast before."
             )
     graph = targets[0].graph
+    graph.kept.setdefault(LOSSES, set()).update(targets)
     with graph.as_default(), graph.name_scope(name):
         return _backward(targets, sources, incoming)
 

@@ -22,6 +22,7 @@ from dtrain.keras.layers.images import GlobalAveragePooling2D
 from dtrain.keras.rank_zero import RankZero
 from dtrain.ops.base import placeholder
 from dtrain.ops.state import Variable, variables_initializer
+from dtrain.runtime.config import ConfigProto
 from dtrain.runtime.session import Session
 
 _WORLD: Any = object()
@@ -43,6 +44,7 @@ class Stack:
             out.
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto; by default $DTRAIN_DEVICE, else cpu.
+        config: options of its session, such as ConfigProto(check_numerics=True).
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Stack:
         *,
         comm: Communicator | None = _WORLD,
         device: str | None = None,
+        config: ConfigProto | None = None,
     ) -> None:
         self.name = name or "sequential"
         self.comm = communicators.world() if comm is _WORLD else comm or SingleCommunicator()
         self.rank_zero = RankZero(self.comm)
         self._device = device or os.environ.get("DTRAIN_DEVICE", "cpu")
+        self._config = config
         self._layers: list[Layer] = []
         self._graph: Graph | None = None
         self._session: Session | None = None
@@ -136,7 +140,7 @@ class Stack:
         if self._session is None:
             with self._building:
                 if self._session is None:
-                    self._session = Session(graph=self.graph, comm=self.comm, device=self._device)
+                    self._session = Session("", self.graph, self._config, comm=self.comm, device=self._device)
         return self._session
 
     @property

@@ -17,6 +17,9 @@ from dtrain.ops.base import REDUCTION, Array, Env, Example, Kernel, Op, register
 #: Under this name a graph keeps its dynamic loss scales (see train/loss_scale.py), by the operation's name.
 LOSS_SCALES = "loss_scales"
 
+#: Under this name it keeps what it has gradients of.
+LOSSES = "losses"
+
 
 class NotFinite(Exception):
     """What StopIfBad raises; the session says where the number comes from, or lowers a loss scale.

@@ -43,6 +43,9 @@ from dtrain.ops.math import Add, Sub
 #: Under this name a graph keeps every variable of its own, by its operation.
 OWNERS = "variables"
 
+#: The group of variables that optimizers update.
+PARAMETERS = "trainable"
+
 
 @register
 class VariableOp(Op):
@@ -62,6 +65,11 @@ class VariableOp(Op):
     @classmethod
     def examples(cls) -> list[Example]:
         return []
+
+
+def is_parameter(operation: Operation) -> bool:
+    """Whether it is a variable that optimizers update, and no slot of theirs."""
+    return isinstance(operation.kind, VariableOp) and operation.kind.group == PARAMETERS
 
 
 class _Write(Op):
@@ -235,7 +243,7 @@ class Variable(TensorLike):
                 value = initial_value() if callable(initial_value) else initial_value
                 initial = convert_to_tensor(value, dtype, name="initial_value")
                 self._check_initial(initial, scope[:-1], expected_shape)
-            group = group or ("trainable" if trainable else "state")
+            group = group or (PARAMETERS if trainable else "state")
             kind = VariableOp(initial.spec.shape, initial.dtype, group)  # type: ignore[arg-type]
             self.trainable = trainable
             self.constraint = constraint

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from dtrain.comm.link import Link
@@ -39,14 +39,14 @@ def compile_step(
     checked: bool = False,
     link: Link | None = None,
     device: bool = False,
+    losses: Collection[int] | None = None,
 ) -> Step:
     """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
 
-    native, checked, link, device: what Step's fields of these names say.
+    native, checked, link, device, losses: what Step's fields of these names say.
     """
-    step = replace(
-        prune(fetches, targets, feeds, ranks), native=native, device=device, checked=checked, link=link
-    )
+    step = prune(fetches, targets, feeds, ranks)
+    step = replace(step, native=native, device=device, checked=checked, losses=losses, link=link)
     for run_pass in PIPELINE:
         step = run_pass(step)
     return step

@@ -8,30 +8,41 @@ from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.ops.check import HasBad, StopIfBad
 from dtrain.ops.collective import AllReduce
 from dtrain.ops.placement import PARTIAL, REPLICATED
-from dtrain.passes.step import Step, ancestors, moved, predecessors
+from dtrain.ops.state import Assign, is_parameter
+from dtrain.passes.step import Step, ancestors, memory_of, moved, predecessors
 
 
 def guard(step: Step) -> Step:
-    """Put StopIfBad before every write of a step with an optimizer's update, where the step is to be checked.
+    """Put StopIfBad before every write of a step that updates parameters, where the step is to be checked.
 
     It looks at what is written, gradients above all, and at the scalars that are fetched, such as the loss:
     at each rank's terms of what is about to be summed, so that the verdict goes into the same bucket.
     Verdicts are summed even where all ranks should find the same, or a rank whose hardware fails would stop
-    alone. A write that the gradients depend on comes before them, unguarded.
+    alone. A write that the gradients depend on comes before them, unguarded. Where it only leads to a
+    warning, other variables and other numbers than a loss may be infinite, as the best so far is at first.
     """
-    nodes = step.graph.operations
-    updates = [n for n in nodes if n.kind.writes and n.kind.packs]
-    if not step.checked or not updates:
+    if not step.checked:
         return step
-    gradients = [n.inputs[i] for n in updates for i in n.kind.packs]
+    nodes = step.graph.operations
+    updates = [n for n in nodes if n.kind.writes and n.kind.packs] or [n for n in nodes if _by_hand(n)]
+    if not updates:
+        return step
+    lenient = step.losses is not None
+    gradients = [n.inputs[i] for n in updates for i in n.kind.packs or [1]]
     earlier = ancestors([t.op for t in gradients])
     guarded = {n for n in nodes if n.kind.writes and n not in earlier}
     late = set(guarded)  # and what depends on them
     for node in nodes:
         if any(p in late for p in predecessors(node)):
             late.add(node)
-    written = [t for n in nodes if n in guarded for i, t in enumerate(n.inputs) if i not in n.kind.writes]
-    found = [*gradients, *written, *(t for t in step.fetches if t.spec.shape == ())]
+    writers = [n for n in (updates if lenient else nodes) if n in guarded]
+    written = [t for n in writers for i, t in enumerate(n.inputs) if i not in n.kind.writes]
+    scalars = [
+        t
+        for i, t in enumerate(step.fetches)
+        if t.spec.shape == () and (step.losses is None or i in step.losses)
+    ]
+    found = [*gradients, *written, *scalars]
     found = [t for t in found if t.op not in late and t.dtype.is_floating]
     bucket_of = {}  # of each term the bucket that it travels in, and its verdict with it
     for tensor in found:
@@ -42,6 +53,14 @@ def guard(step: Step) -> Step:
     for early in sorted({*bucket_of.values()} - {0}):
         groups.append(([t for t, number in bucket_of.items() if number == early], early))
     return _rebuild(step, guarded, late, groups)
+
+
+def _by_hand(node: Operation) -> bool:
+    """Whether it changes a parameter by what parameters were: w.assign(w - rate * gradient)."""
+    if not (node.kind.writes and is_parameter(memory_of(node.inputs[0]).op)):
+        return False
+    behind = ancestors([t.op for t in node.inputs[isinstance(node.kind, Assign) :]])
+    return not getattr(node.kind, "initial", False) and any(map(is_parameter, behind))
 
 
 def _in_buckets(step: Step, terms: list[Tensor]) -> list[list[Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class Step:
     native: whether to make kernels of our own: None no, True yes, False where `fuse` finds the step worth it.
     device: whether they are CUDA's, not C's.
     checked: whether its updates wait for a look at loss and gradients (see guard).
+    losses: where the look only leads to a warning, which fetches it takes in besides what parameters become.
     link: what sums among the ranks take (see overlap); None: each is one bucket, summed when all is there.
     """
 
@@ -40,6 +41,7 @@ class Step:
     native: bool | None = None
     device: bool = False
     checked: bool = False
+    losses: Collection[int] | None = None
     link: Link | None = None
 
 

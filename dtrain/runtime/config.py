@@ -45,9 +45,10 @@ class ConfigProto(_Options):
 
     device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
     intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
-    check_numerics: a run that updates parameters looks at its loss and gradients before; where one holds a
-        NaN or an infinity, errors.NumericError names the op that made it first, on every rank, and nothing is
-        updated.
+    check_numerics: a run that updates parameters looks at its loss and gradients before. Where one holds a
+        NaN or an infinity the op that made it first is named: by True in errors.NumericError, on every rank,
+        and nothing is updated; by "warn" in a warning, once, where a parameter or the loss becomes one. False
+        does not look.
     check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
         variables; errors.ReplicaError names the first that differs. 0 for none. These two are dtrain's own.
     Without a meaning here, since a session runs on one device, one operation after the other:
@@ -64,7 +65,7 @@ class ConfigProto(_Options):
         "allow_soft_placement": False,
         "log_device_placement": False,
         "gpu_options": GPUOptions,
-        "check_numerics": False,
+        "check_numerics": "warn",
         "check_replicas_every": 0,
     }
 

@@ -84,15 +84,12 @@ class Loop:
         # a step in the middle of a call cannot be undone
         if self._session.profiler is not None or plan is None or plan.early or not plan.repeats(until):
             return []
-        plan.begin()
-        try:
-            taken = plan.run_steps(len(rows), [rows, *[None] * (self._feeds - 1)], until)
-        except NotFinite as stopped:
-            self._session.lower_scales(plan, stopped.values)
-            taken = stopped.results
-        finally:
-            plan.end()
-        self._session.look_for_nan(plan, len(taken[0]), taken)
+        with plan:
+            try:
+                taken = plan.run_steps(len(rows), [rows, *[None] * (self._feeds - 1)], until)
+            except NotFinite as stopped:  # the session takes that step by itself
+                self._session.lower_scales(plan, stopped.values)
+                taken = stopped.results
         self._session.count_updates(plan, len(taken[0]))
         results = []
         for one in zip(*taken, strict=True):

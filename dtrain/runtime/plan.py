@@ -21,7 +21,7 @@ from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
 from dtrain.ops.collective import AllGather, AllReduce
 from dtrain.ops.fused import Fused
-from dtrain.ops.state import Assign, NoOp, VariableOp
+from dtrain.ops.state import Assign, NoOp, VariableOp, is_parameter
 from dtrain.ops.update import Part, _Update
 from dtrain.passes.step import Step, memory_of
 from dtrain.poison import ON, poison
@@ -40,8 +40,10 @@ class Plan:
     torn: names of variables that are written before the last communication, which may not come to its end.
     loss_scales: the dynamic loss scales that it reads, lowered where the check for bad numbers stops a step.
     early: names of variables that are written before this check, where the step may be taken again.
-    trains: whether it writes parameters. watched: the floating numbers among the fetches of one that does.
-    running: whether a session runs it now, so that its memory is in use: between begin() and end().
+    updates: whether it takes a training step. parameters: names of those that it writes.
+    warns: whether its check for bad numbers only leads to a warning, and the step is taken all the same.
+    losses: names of those fetches, by their place, that the check takes in then.
+    running: whether a session runs it now, so that its memory is in use: within `with plan`.
     call, tag: the call that runs it, for messages; what its meetings are for, alike on all ranks.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
@@ -60,13 +62,16 @@ class Plan:
         self.step = step
         self.backend = backend
         self.nodes = nodes
-        self.updates = any(isinstance(n.kind, _Update) for n in nodes)  # an optimizer's step is in it
-        self.trains = any(_trains(n) for n in nodes)
-        self.watched: list[tuple[int, Tensor]] = []
+        stops = any(isinstance(n.kind, StopIfBad) for n in nodes)
+        self.updates = stops or any(isinstance(n.kind, _Update) for n in nodes)
+        self.warns = stops and step.losses is not None
+        self.losses: dict[int, str] = {}
+        written = (memory_of(n.inputs[i]).op for n in nodes for i in n.kind.writes)
+        self.parameters = sorted({variable.name for variable in written if is_parameter(variable)})
         self.required, self.assigned = _variables(self.nodes, step.fetches)
         self.torn = _written_before(self.nodes, AllReduce | AllGather)
         self.loss_scales = [s for name, s in loss_scales.items() if name in self.required]
-        self.early = _written_before(self.nodes, StopIfBad) if self.loss_scales else []
+        self.early = _written_before(self.nodes, StopIfBad) if self.loss_scales or self.warns else []
         self.runs = 0  # counted by sessions of several ranks
         self.running = False
         #: The index of the kernel that runs, -1 between runs: on the board, where other ranks see it.
@@ -164,12 +169,12 @@ class Plan:
 
         return kernel
 
-    def begin(self) -> None:
+    def __enter__(self) -> None:
         """It is going to run: the board says what this rank is in, and its meetings are this plan's."""
         self.running = True
         self._board.begin(self.number, self._tag)
 
-    def end(self) -> None:
+    def __exit__(self, *exception: Any) -> None:
         self.running = False
         self._board.end(self.number, self._tag)
 
@@ -185,9 +190,6 @@ class Plan:
                 call()
             self._board.row[POSITION] = -1
         return [a.copy() if a.ndim else a[()] for a in self._fetches]
-
-    def is_number(self, fetch: int) -> bool:
-        return self._fetches[fetch].ndim == 0
 
     def repeats(self, until: int | None) -> bool:
         """Whether run_steps can be, on all ranks alike: all is C, and the fetch `until` a float32 scalar."""
@@ -316,11 +318,6 @@ def _variables(nodes: Sequence[Operation], fetches: Sequence[Tensor]) -> tuple[l
         if isinstance(memory.kind, VariableOp) and memory.name not in assigned:
             required[memory.name] = None
     return list(required), list(assigned)
-
-
-def _trains(node: Operation) -> bool:
-    written = (memory_of(node.inputs[i]).op.kind for i in node.kind.writes)
-    return any(isinstance(kind, VariableOp) and kind.group.startswith("trainable") for kind in written)
 
 
 def _written_before(nodes: Sequence[Operation], kinds: Any) -> list[str]:

@@ -6,7 +6,7 @@ import numbers
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 from weakref import finalize
@@ -34,7 +34,7 @@ from dtrain.graph.shape import compatible, shape_text
 from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor, to_array
-from dtrain.ops.check import LOSS_SCALES, NotFinite
+from dtrain.ops.check import LOSS_SCALES, LOSSES, NotFinite
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 from dtrain.ops.state import Variable, VariableOp
@@ -115,13 +115,11 @@ class Session:
             raise GraphError(
                 f"Session(target={target!r}): there is no server to connect to; leave target out."
             )
-        self._check_numerics, self._check_every = False, 0
-        if config is not None:
-            device = config.apply(device)
-            self._check_numerics, self._check_every = config.check_numerics, config.check_replicas_every
+        config = config or ConfigProto()
+        device = config.apply(device)
+        self._check_numerics, self._check_every = config.check_numerics, config.check_replicas_every
+        self.look_again()
         self._updates = 0  # runs that have updated parameters
-        self._steps = 0  # the same, counted for messages
-        self._told: set[Tensor] = set()  # fetched numbers that were NaN
         self.graph = graph if graph is not None else get_default_graph()
         if isinstance(device, str):
             take_gpu(device)
@@ -237,6 +235,11 @@ class Session:
         variables = [t.op.name for t in tensors if isinstance(t.op.kind, VariableOp)]
         reads = len(variables) == len(elements)  # what each rank can do by itself
 
+        def compile(specs: Any, look: bool = True) -> Plan:
+            name = _call_name(elements)
+            with self.comm.call(name), paused():
+                return self._compile(tensors, targets, feeds, specs, name, look)
+
         def call(*values: Any) -> Any:
             if self._closed:
                 raise FailedPreconditionError("Attempted to use a closed Session.")
@@ -250,25 +253,21 @@ class Session:
             with self.lock:
                 plan = self._plans.pop(key, None)
                 if plan is None or plan.running:  # a signal's handler may run while a plan does
-                    name = _call_name(elements)
-                    with self.comm.call(name), paused():
-                        plan = self._compile(tensors, targets, feeds, specs, name)
+                    plan = compile(specs)
                 self._keep(key, plan)
                 self._check_initialized(plan.required)
-                plan.begin()
+                self.latest = plan
                 try:
-                    if self.comm.size > 1:
-                        self._check_alike(plan, feeds, values)
-                    self.latest = plan
-                    results = self._run(plan, locals_)
-                finally:
-                    plan.end()
+                    with plan:
+                        if self.comm.size > 1:
+                            self._check_alike(plan, feeds, values)
+                        results = self._run(plan, locals_)
+                except NotFinite:
+                    results = self._run_bad(plan, compile(specs, look=False), locals_)
                 if plan.assigned:
                     self._initialized.update(plan.assigned)
-                self.look_for_nan(plan, 1, results)
-                if self._check_every:
-                    with suppress(RanksLost):  # the step is done: the next collective tells
-                        self.count_updates(plan, 1)
+                with suppress(RanksLost):  # the step is done: the next collective tells
+                    self.count_updates(plan, 1)
             return rebuild([None if p is None else results[p] for p in places])
 
         return call
@@ -284,62 +283,87 @@ class Session:
             return self._reads
 
     def _run(self, plan: Plan, values: Sequence[Any]) -> list[Any]:
-        """The plan's fetches; what its check stops is taken again with a lower loss scale."""
+        """The plan's fetches; what its check stops is taken again with a lower loss scale.
+
+        Raises:
+            NotFinite: of a plan that warns, which has changed nothing.
+        """
         run = plan.run if self.profiler is None else partial(self.profiler.run, plan)
         elastic, checked = self.comm.elastic, plan.step.checked
         if not (elastic or checked):
             return run(values)
         while True:
+            undo = self._kept_values([*plan.early, *plan.torn] if elastic else plan.early)
             try:
-                with (
-                    self._undone(plan.torn, RanksLost) if elastic else nullcontext(),
-                    self._undone(plan.early, NotFinite) if checked else nullcontext(),
-                ):
-                    return run(values)
+                return run(values)
+            except RanksLost:
+                undo()
+                raise
             except NotFinite:
+                undo()
                 self.lower_scales(plan, values)
+                if plan.warns:
+                    raise
 
     def count_updates(self, plan: Plan, steps: int) -> None:
         """So many runs of a plan are done: compare the replicas where that is due. Collective."""
-        if self._check_every and plan.updates:
-            before = self._updates // self._check_every
-            self._updates += steps
-            if self._updates // self._check_every > before:
-                self.check_replicas()
+        before = self._updates
+        self._updates += steps * plan.updates
+        if self._check_every and self._updates // self._check_every > before // self._check_every:
+            self.check_replicas()
 
-    def look_for_nan(self, plan: Plan, steps: int, results: Sequence[Any]) -> None:
-        """Warn, once, where a number is NaN that so many runs of a plan have fetched beside an update.
+    def _run_bad(self, plan: Plan, plain: Plan, values: Sequence[Any]) -> list[Any]:
+        """What a step fetches that the check of `plan` has stopped, by `plain`, which has none. Collective.
 
-        The update is done, so which operation made the first one can no longer be found out.
+        Warns, once, of the operation that made the first bad number, if a parameter or a loss becomes bad.
         """
-        self._steps += steps * (plan.updates or bool(plan.watched))
-        for i, tensor in plan.watched:
-            bad = results[i] != results[i]  # of a single number isnan and any take microseconds
-            if not (bad if steps == 1 else bad.any()) or tensor in self._told:
-                continue
-            self._told.add(tensor)
+        with plan:
+            undo = self._kept_values(plan.early)
+            found = self._first_bad(plan, values)
+            undo()
+            self.comm.barrier()  # others' kernels may have read what is put back
+        before = self._bad_parameters(plan)
+        with plain:
+            results = self._run(plain, values)
+        bad = [name for i, name in plan.losses.items() if not np.isfinite(results[i]).all()]
+        bad += [name for name in self._bad_parameters(plan) if name not in before]
+        if self.comm.broadcast(np.array([bool(bad)]))[0]:
+            self._looks = False
+            self._plans.clear()
+            self.latest = plain
             if self.comm.rank == 0:
-                step = self._steps - steps + int(bad.argmax()) + 1
                 warnings.warn(
-                    f"{tensor.name}{built(tensor.op)} is nan from step {step} on, and so are the parameters "
-                    "that follow from it. Session(config=dt.ConfigProto(check_numerics=True)) stops with an "
-                    "error instead, before the update, and names the operation that makes the first one and "
-                    "its line; of a Keras model fit(callbacks=[dt.keras.callbacks.TerminateOnNaN()]) ends. A "
-                    "lower learning rate, clipped gradients or a look at the data may help.",
+                    f"step {self._updates + 1} makes a NaN, an infinity or a number too large: {found}. The "
+                    f"update is done all the same, and {bad[0]} is no finite number from here on. A Session "
+                    "or Keras model with config=dt.ConfigProto(check_numerics=True) makes this an error "
+                    "before the update; with check_numerics=False nothing is looked at. A lower learning "
+                    "rate, clipped gradients or a look at the data may help.",
                     RuntimeWarning,
-                    stacklevel=4,
+                    stacklevel=5,
                 )
+        return results
+
+    def look_again(self) -> None:
+        """Warn of the next bad number also where one was warned of, as of a model that is compiled anew."""
+        self._looks = self._check_numerics == "warn"
+
+    def _bad_parameters(self, plan: Plan) -> list[str]:
+        """Names of those that the plan writes and that hold a NaN or an infinity."""
+        values = ((name, self.backend.to_host(self._variables[name])) for name in plan.parameters)
+        return [name for name, value in values if not np.isfinite(value).all()]
 
     def lower_scales(self, plan: Plan, values: Sequence[Any]) -> None:
         """After a step that StopIfBad has stopped on all ranks: lower its loss scales, to take it again.
 
-        Collective.
+        Collective. A plan that only warns has none.
 
         Raises:
             NumericError: there is none above 1.
         """
         self.comm.board.row[POSITION] = -1
         self.comm.barrier()  # a rank may still read another's verdict in memory that the next run writes
+        if plan.warns:
+            return
         found = [(s, self.snapshot([s.scale])[s.scale.op.name]) for s in plan.loss_scales]
         found = [(s, value) for s, value in found if value > 1]
         if not found:
@@ -349,15 +373,8 @@ class Session:
             self.set_value(s.good_steps, np.int64(0))
 
     def _not_finite(self, plan: Plan, values: Sequence[Any]) -> NumericError:
-        """The error of a step that StopIfBad has stopped on all ranks: where the first bad number is from."""
-        found = plan.find_bad(values, self.comm.size)
-        places = self.comm.allgather(np.array([found[0] if found else len(plan.nodes)]))
-        rank = int(np.argmin(places))
-        text = self.comm.broadcast_text(found[1] if found and self.comm.rank == rank else "", rank)
-        if not text:
-            text = "a second run of the same step shows none, as where a processor or memory fails"
-        elif (places > places[rank]).any():
-            text += f", on rank {rank} on {self.comm.hosts[rank]}"
+        """The error of a step that StopIfBad has stopped on all ranks."""
+        text = self._first_bad(plan, values)
         step = int(self.comm.board.row[STEP])
         error = NumericError(
             f"{f'step {step}: ' if step >= 0 else ''}the loss or a gradient holds a NaN, an infinity or "
@@ -366,6 +383,18 @@ class Session:
         )
         error.agreed = self.comm.size > 1
         return error
+
+    def _first_bad(self, plan: Plan, values: Sequence[Any]) -> str:
+        """Where the first bad number is from, in a step that StopIfBad has stopped on all ranks."""
+        found = plan.find_bad(values, self.comm.size)
+        places = self.comm.allgather(np.array([found[0] if found else len(plan.nodes)]))
+        rank = int(np.argmin(places))
+        text = self.comm.broadcast_text(found[1] if found and self.comm.rank == rank else "", rank)
+        if not text:
+            text = "a second run of the same step shows none, as where a processor or memory fails"
+        elif (places > places[rank]).any():
+            text += f", on rank {rank} on {self.comm.hosts[rank]}"
+        return text
 
     def check_replicas(self) -> None:
         """Raise ReplicaError on every rank unless all hold the same bits in all variables. Collective."""
@@ -500,18 +529,17 @@ class Session:
                 raise error
 
     # -- plans -----------------------------------------------------------------------------------------
-    @contextmanager
-    def _undone(self, names: Sequence[str], error: type[Exception]) -> Iterator[None]:
-        """A run that ends by this error changes nothing: none of these variables, no random number drawn."""
+    def _kept_values(self, names: Sequence[str]) -> Callable[[], None]:
+        """What puts back these variables, and the random numbers that come next."""
         draws = self._draws.counted()
         values = {name: self._variables[name].copy() for name in names}
-        try:
-            yield
-        except error:
+
+        def undo() -> None:
             self._draws.back_to(draws)
             for name, value in values.items():
                 self._variables[name][...] = value
-            raise
+
+        return undo
 
     def forget_plans(self) -> None:
         """Compile anew from here on: the communicator's ranks are others."""
@@ -525,8 +553,12 @@ class Session:
         feeds: Sequence[Tensor],
         specs: Sequence[tuple[tuple[int, ...], Placement]],
         call: str,
+        look: bool,
     ) -> Plan:
-        """Make a plan, and make sure that all ranks made the same. call: the one that it is for, in words."""
+        """Make a plan, and make sure that all ranks made the same.
+
+        call: the one that it is for, in words. look: whether it may have a check that leads to a warning.
+        """
         if self._closed:  # by another thread since the run began
             raise FailedPreconditionError("Attempted to use a closed Session.")
         error, tag = None, 0
@@ -538,9 +570,14 @@ class Session:
             ]
             scales = self.graph.kept.get(LOSS_SCALES, {})
             behind = ancestors([*(t.op for t in tensors), *targets], frozenset(t.op for t in feeds))
-            checked = self._check_numerics or any(n.name in scales for n in behind)
+            stops = self._check_numerics is True or any(n.name in scales for n in behind)
+            losses = self.graph.kept.get(LOSSES, ())
+            look = look and self._looks and bool(losses) and not stops
+            losses_at = {i: t.name for i, t in enumerate(tensors) if t in losses} if look else None
             device = not self.backend.on_host
-            step = compile_step(tensors, targets, feed_specs, self.comm.size, native, checked, link, device)
+            step = compile_step(
+                tensors, targets, feed_specs, self.comm.size, native, stops or look, link, device, losses_at
+            )
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
@@ -563,10 +600,7 @@ class Session:
         kind = Plan if self.backend.on_host else DevicePlan
         call += caller() if tag else ""
         plan = kind(step, nodes, self._variables, self.backend, env, scales, call, tag)
-        if plan.trains:
-            plan.watched = [
-                (i, t) for i, t in enumerate(tensors) if t.dtype.is_floating and plan.is_number(i)
-            ]
+        plan.losses = losses_at or {}
         return plan
 
     def _read_only(self, nodes: Sequence[Operation]) -> None:

@@ -102,7 +102,7 @@ def test_the_step_has_one_bucket_and_one_check_before_it(comm: Communicator, ker
 
     assert len(sums(plain)) == len(sums(scaled)) == (comm.size > 1)
     if comm.size > 1:
-        assert sums(scaled) == [sums(plain)[0] + 1]  # and the verdict
+        assert sums(scaled) == sums(plain)  # the verdict is one of them
         (check,) = [n for n in scaled.nodes if isinstance(n.kind, HasBad)]
         (bucket,) = [n for n in scaled.nodes if isinstance(n.kind, AllReduce)]
         assert check.outputs[0] in bucket.inputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class Training:
         optimizer: dt.train.Optimizer,
         clip: bool = False,
         wide: int = 1,
+        check: bool | str = True,
     ) -> None:
         self.comm, self.graph = comm, dt.Graph()
         self.graph.seed = 1
@@ -52,7 +54,7 @@ class Training:
             self.minimize = optimizer.apply_gradients(pairs)
             self.state = dt.global_variables()
             initialize = dt.global_variables_initializer()
-        config = dt.ConfigProto(check_numerics=True)
+        config = dt.ConfigProto(check_numerics=check)
         self.session = dt.Session(graph=self.graph, config=config, comm=comm, device=Backend(kernels))
         self.session.run(initialize)
         generator = np.random.default_rng(2)
@@ -192,11 +194,22 @@ def test_large_finite_numbers_are_no_fault(comm: Communicator) -> None:
         np.testing.assert_allclose(session.run(v), -1)
 
 
-def test_unchecked_sessions_take_them_as_values(comm: Communicator) -> None:
-    with dt.Graph().as_default():
-        v = dt.Variable(np.float32(0))
-        step = dt.train.GradientDescentOptimizer(1.0).minimize(v * np.inf)
-        session = dt.Session(comm=comm)
-        session.run(dt.global_variables_initializer())
-        session.run(step)
-        assert session.run(v) == -np.inf
+@pytest.mark.parametrize("kernels", ["c", "numpy"])
+def test_a_session_that_warns_takes_the_step_all_the_same(comm: Communicator, kernels: str) -> None:
+    """Once, on rank 0, with the operation; and all ranks go on, with what an unchecked session has."""
+    ends = []
+    for check in ("warn", False):
+        training = Training(comm, kernels, dt.train.AdamOptimizer(0.001), check=check)
+        training.step()
+        training.rows[-1, 3] = np.inf
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            losses = [training.step() for _ in range(3)]
+        assert np.isnan(losses).all()
+        assert len(found) == (comm.rank == 0 and check == "warn")
+        for text in (str(w.message) for w in found):
+            assert "step 2 makes a NaN" in text and "what is fed for 'Placeholder'" in text
+            assert comm.size == 1 or f"on rank {comm.size - 1} on" in text
+        ends.append(training.session.get_values(training.state))
+    for name, value in ends[0].items():
+        np.testing.assert_array_equal(value, ends[1][name])

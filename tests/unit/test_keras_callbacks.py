@@ -145,7 +145,7 @@ def test_nan_ends_training(capsys: pytest.CaptureFixture[str]) -> None:
     model = Sequential([Dense(1, input_shape=(2,))], comm=None)
     model.compile("sgd", "mse")
     batches = LambdaCallback(on_batch_end=lambda batch, logs: seen.append(batch))
-    with pytest.warns(RuntimeWarning, match="is nan from step 3 on"):
+    with pytest.warns(RuntimeWarning, match="step 3 makes a NaN.* LentRows 'training/x'"):
         model.fit(x, Y, 2, epochs=5, shuffle=False, verbose=0, callbacks=[TerminateOnNaN(), batches])
     assert seen == [0, 1, 2] and model.history is not None and len(model.history.epoch) == 1
     assert capsys.readouterr().out == "Batch 2: Invalid loss, terminating training\n"

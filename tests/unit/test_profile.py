@@ -121,8 +121,8 @@ def test_a_kernel_tells_its_shapes_on_this_rank_and_a_bucket_its_bytes(
         assert product["args"]["inputs"] == f"float32[{high - low},{INPUTS}] float32[{INPUTS},{CLASSES}]"
         assert "test_profile.py" in product["args"]["line"]
         sums = [event for event in own if event["cat"] == MOVING]
-        # one bucket a step: the gradients of w and b, and the loss
-        assert [e["args"]["bytes"] for e in sums] == [4 * (INPUTS * CLASSES + CLASSES + 1)] * 2
+        # one bucket a step: the gradients of w and b, the loss, and whether one is bad
+        assert [e["args"]["bytes"] for e in sums] == [4 * (INPUTS * CLASSES + CLASSES + 2)] * 2
         waits = [e for e in own if e["cat"] == WAITING and e["args"]["for"] == sums[0]["name"]]
         assert len(waits) == 2 and all(
             abs(wait["ts"] + wait["dur"] - moving["ts"]) < 1e-2
