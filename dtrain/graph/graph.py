@@ -493,13 +493,20 @@ def get_default_session() -> Any:
     return stack[-1] if stack else None
 
 
+#: Under this name the graph of a Keras model keeps what gives its session, with weights in it: a WeakMethod.
+READY = "ready"
+
+
 def session_for(graph: Graph, session: Any, what: str) -> Any:
-    """The session given, or the default one.
+    """The session given, or the default one, or that of the Keras model whose graph it is.
 
     Raises:
         UsageError: there is none, or it runs another graph.
     """
     session = session if session is not None else get_default_session()
+    ready = graph.kept.get(READY)
+    if ready is not None and (session is None or session.graph is not graph):
+        session = ready()()
     if session is None:
         raise UsageError(
             f"Cannot use the default session for {what}: there is none. Write `with dt.Session():` around "

@@ -141,9 +141,10 @@ class Callbacks:
         for callback in self._list:
             with self._model.comm.call(f"{type(callback).__name__}.on_{event}"):
                 getattr(callback, f"on_{event}")(*first, logs)
-        optimizer = self._model.optimizer
-        stop, rate = self._model.rank_zero.decides([self._model.stop_training, optimizer.learning_rate])
-        self._model.stop_training, optimizer.learning_rate = bool(stop), rate
+        model, rate = self._model, self._model.optimizer.learning_rate
+        stop, found = model.rank_zero.decides([model.stop_training, float(rate)])
+        model.stop_training = bool(stop)
+        rate.assign(found)
 
 
 _BATCH = ("batch_begin", "batch_end", "train_batch_begin", "train_batch_end")
@@ -229,7 +230,7 @@ class LearningRateScheduler(Callback):
         self.schedule, self.verbose = schedule, verbose
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        old = self.model.optimizer.learning_rate
+        old = float(self.model.optimizer.learning_rate)
         rate = self.schedule(epoch, old) if _takes_two(self.schedule) else self.schedule(epoch)
         if not isinstance(rate, int | float | np.number) or not rate >= 0:
             raise UsageError(
@@ -241,7 +242,7 @@ class LearningRateScheduler(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
-            logs["learning_rate"] = self.model.optimizer.learning_rate
+            logs["learning_rate"] = float(self.model.optimizer.learning_rate)
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
@@ -372,7 +373,7 @@ class ReduceLROnPlateau(_Monitor):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         value, optimizer = logs[self.monitor], self.model.optimizer
-        logs["learning_rate"] = optimizer.learning_rate
+        logs["learning_rate"] = float(optimizer.learning_rate)
         if self.cooling > 0:
             self.cooling -= 1
             self.wait = 0

@@ -65,7 +65,8 @@ def examples(
             weights = _weights(what, arrays["y"], sample_weight, class_weight, split)
             if weights is not None:
                 arrays["sample_weight"] = weights
-    model.rank_zero.agrees(what, arrays)
+    rate = {"optimizer.learning_rate": np.asarray(float(model.optimizer.learning_rate))} if labelled else {}
+    model.rank_zero.agrees(what, arrays | rate)
     backend = model.session.backend
     with model.session.lock:  # of the device
         lent = {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
@@ -25,11 +28,72 @@ __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "Nadam", "Optimizer",
 __getattr__ = module_getattr("tf.keras.optimizers")
 
 
+class Scalar(np.lib.mixins.NDArrayOperatorsMixin):
+    """A number of an optimizer, which stands for what it is now, as a Keras variable does.
+
+    It computes and compares as the number; numpy() gives it, assign(value) sets it, for the next step.
+    """
+
+    def __init__(self, value: float, dtype: str, what: str) -> None:
+        self._dtype, self._what = np.dtype(dtype), what
+        self.assign(value)
+
+    def numpy(self) -> Any:
+        return self._dtype.type(self._value)
+
+    def assign(self, value: Any) -> Scalar:
+        """Set it; raises UsageError for what is no number."""
+        try:
+            number = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            number = np.empty(0)
+        if value is None or number.ndim:
+            raise UsageError(f"{self._what}={value!r}: give a number, such as 0.001.")
+        self._value = number.item() if self._dtype.kind == "f" else int(number)
+        return self
+
+    def assign_add(self, value: Any) -> Scalar:
+        return self.assign(self._value + value)
+
+    def assign_sub(self, value: Any) -> Scalar:
+        return self.assign(self._value - value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self._value, dtype or self._dtype)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        options.pop("out", None)  # x *= 2 makes a number, which the optimizer's attribute takes
+        numbers = (i._value if isinstance(i, Scalar) else i for i in inputs)
+        return getattr(ufunc, method)(*numbers, **options)
+
+    def __float__(self) -> float:
+        return float(self._value)
+
+    def __int__(self) -> int:
+        return int(self._value)
+
+    def __index__(self) -> int:
+        return operator.index(self._value)
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __round__(self, digits: int | None = None) -> float:
+        return round(self._value, digits)
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+    def __format__(self, form: str) -> str:
+        return format(self._value, form)
+
+
 class Optimizer:
     """Base of the optimizers.
 
-    learning_rate, also called lr, is a number that may be changed between steps, as callbacks do. A step
-    takes learning_rate / (1 + decay * iterations).
+    learning_rate, also called lr, is a number that may be changed between steps, as callbacks do: by
+    optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01), on every rank alike. A step takes
+    learning_rate / (1 + decay * iterations). iterations are the steps so far.
 
     Args:
         decay: how fast the learning rate shrinks, as in Keras 2; Keras 3 ignores it.
@@ -53,7 +117,8 @@ class Optimizer:
     ) -> None:
         self.name = name or type(self).__name__
         rate = learning_rate if lr is None else lr
-        if not isinstance(rate, int | float) or not rate >= 0:
+        rate = float(rate) if isinstance(rate, Scalar) else rate
+        if not isinstance(rate, int | float | np.number) or not rate >= 0:
             raise UsageError(f"{self.name}: learning_rate={rate!r}: give a number from 0 up, such as 0.001.")
         for key, value in (
             ("clipnorm", clipnorm),
@@ -62,24 +127,33 @@ class Optimizer:
         ):
             if value is not None and not value > 0:
                 raise UsageError(f"{self.name}: {key}={value!r}: give a number above 0.")
-        self.learning_rate = float(rate)
+        self._learning_rate = Scalar(rate, "float32", f"{self.name}: learning_rate")
+        self._iterations = Scalar(0, "int64", f"{self.name}: iterations")
         self.decay = float(decay)
         self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
-        self.iterations = 0
 
     @property
-    def lr(self) -> float:
-        """The learning rate's older name."""
-        return self.learning_rate
+    def learning_rate(self) -> Any:
+        return self._learning_rate
 
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self.learning_rate = float(value)
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        self._learning_rate.assign(value)
+
+    lr = learning_rate  # its older name
+
+    @property
+    def iterations(self) -> Any:
+        return self._iterations
+
+    @iterations.setter
+    def iterations(self, value: Any) -> None:
+        self._iterations.assign(value)
 
     @property
     def rate(self) -> float:
         """What the next step takes."""
-        return self.learning_rate / (1 + self.decay * self.iterations)
+        return float(self._learning_rate) / (1 + self.decay * int(self._iterations))
 
     def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
         """The graph's optimizer, its learning rate being this tensor."""
@@ -106,7 +180,8 @@ class Optimizer:
 
     def get_config(self) -> dict[str, Any]:
         """Its arguments as plain data."""
-        own = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "iterations"}
+        own = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        own["learning_rate"] = float(self.learning_rate)
         return {k: v for k, v in own.items() if v is not None}
 
     @classmethod

@@ -56,7 +56,7 @@ def save(
             model.initialize()
             for i, value in enumerate(model.session.run(state)):
                 arrays[f"{STATE}{i:04d}"] = np.asarray(value)
-        described["iterations"] = model.optimizer.iterations
+        described["iterations"] = int(model.optimizer.iterations)
     described |= {"epochs": model._passes, "order_seed": model._order_seed}
     arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
     text = json.dumps(described)

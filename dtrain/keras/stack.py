@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from dtrain import comm as communicators
 from dtrain.comm import SingleCommunicator
 from dtrain.comm.base import Communicator, every_rank
 from dtrain.errors import GraphError, UsageError
-from dtrain.graph.graph import Graph, Tensor, get_default_graph
+from dtrain.graph.graph import READY, Graph, Tensor, get_default_graph
 from dtrain.keras import activations, summary
 from dtrain.keras.layers import Layer, deserialize
 from dtrain.keras.layers.base import InputLayer, sizes
@@ -131,6 +132,7 @@ class Stack:
                     number = outer.kept[_COUNT] = outer.kept.get(_COUNT, -1) + 1
                 self._graph = Graph()
                 # models made under one seed differ, and the first has the seed itself
+                self._graph.kept[READY] = WeakMethod(self._ready)
                 self._graph.seed = None if outer.seed is None else (outer.seed + number * 1_000_003) % 2**62
             return self._graph
 
@@ -142,6 +144,10 @@ class Stack:
                 if self._session is None:
                     self._session = Session("", self.graph, self._config, comm=self.comm, device=self._device)
         return self._session
+
+    def _ready(self) -> Session:
+        self.initialize()
+        return self.session
 
     @property
     def build_shape(self) -> tuple[int, ...] | None:

@@ -115,7 +115,7 @@ class Network:
             feeds, fetches = [indices], [output]
             if mode == "training":
                 each, sums = self._measure(model, given, output, "float32")
-                loss = add_n([reduce_mean(each), *model.losses])
+                loss = add_n([reduce_mean(each), *model.losses], name="loss")
                 weights = model.trainable_weights
                 steps = [model.compiled.minimize(loss, weights)] if weights else []
                 fetches = [loss, *sums, group(*steps, *model.updates)]
@@ -209,7 +209,7 @@ def train(
         watch.before(number, window.total)
         with model.session.lock:  # the rate follows from the steps so far, of all threads
             taken = steps(window, optimizer.rate)
-            optimizer.iterations += len(taken)
+            optimizer.iterations.assign_add(len(taken))
         for loss, *sums, _ in taken:
             totals.add(float(loss) * window.total, sums, window.total)
             number += 1

@@ -312,6 +312,10 @@ class Variable(TensorLike):
         """Its value in a session, by default the default session."""
         return self._ref.eval(session=session)
 
+    def numpy(self) -> Any:
+        """Its value in the default session, or in that of the Keras model that it is a weight of."""
+        return self.eval()
+
     def load(self, value: Any, session: Any = None) -> None:
         """Give it a value in a session, by default the default one; every rank gives its own.
 

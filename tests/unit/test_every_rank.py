@@ -74,6 +74,88 @@ def test_what_needs_no_other_rank_works_on_rank_0_alone(
     assert run.rc == 0 and run.stdout.count("end") == ranks, run
 
 
+#: What people bring: noise and orders by np.random without a seed, and rank 0 that does what is done once.
+HABITS = """
+import os
+layers, keras = tf.keras.layers, tf.keras
+real = np.random.normal(2, 0.5, (12, 3))
+
+# a GAN of TensorFlow 1: two optimizers in turns, a batch and noise of np.random's
+def net(x, sizes, scope):
+    with tf.variable_scope(scope, reuse=tf.AUTO_REUSE):
+        for i, n in enumerate(sizes):
+            w = tf.get_variable(f"w{i}", [x.shape[1], n])
+            x = tf.matmul(x if i == 0 else tf.nn.relu(x), w) + tf.get_variable(f"b{i}", [n])
+        return x
+z, images = tf.placeholder(tf.float32, [None, 2]), tf.placeholder(tf.float32, [None, 3])
+fake = net(z, [4, 3], "g")
+right, wrong = net(images, [4, 1], "d"), net(fake, [4, 1], "d")
+entropy = lambda logits, label: tf.reduce_mean(
+    tf.nn.sigmoid_cross_entropy_with_logits(logits=logits, labels=label(logits)))
+d_loss = entropy(right, tf.ones_like) + entropy(wrong, tf.zeros_like)
+g_loss = entropy(wrong, tf.ones_like)
+mine = lambda scope: [v for v in tf.trainable_variables() if v.name.startswith(scope)]
+d_step = tf.train.AdamOptimizer(0.01).minimize(d_loss, var_list=mine("d"))
+g_step = tf.train.AdamOptimizer(0.01).minimize(g_loss, var_list=mine("g"))
+sess = tf.Session(); sess.run(tf.global_variables_initializer())
+for _ in range(5):
+    rows = real[np.random.randint(0, len(real), 6)]
+    _, d = sess.run([d_step, d_loss], {images: rows, z: np.random.uniform(-1, 1, (6, 2))})
+    _, g = sess.run([g_step, g_loss], {z: np.random.uniform(-1, 1, (6, 2))})
+assert np.isfinite([d, g]).all()
+
+# the same by train_on_batch: the generator's gradient comes from a network of both
+generator = keras.Sequential([layers.Dense(4, "relu", input_shape=(2,)), layers.Dense(3)])
+judge = keras.Sequential([layers.Dense(4, "relu", input_shape=(3,)), layers.Dense(1, "sigmoid")])
+judge.compile("adam", "binary_crossentropy")
+both = keras.Sequential([layers.Dense(4, "relu", input_shape=(2,)), layers.Dense(3),
+    layers.Dense(4, "relu", trainable=False), layers.Dense(1, "sigmoid", trainable=False)])
+both.compile("adam", "binary_crossentropy")
+for _ in range(3):
+    made = generator.predict(np.random.normal(0, 1, (6, 2)))
+    rows = real[np.random.permutation(len(real))[:6]]
+    judge.train_on_batch(np.concatenate([rows, made]), np.r_[np.ones(6), np.zeros(6)])
+    both.set_weights(both.get_weights()[:4] + judge.get_weights())
+    both.train_on_batch(np.random.normal(0, 1, (6, 2)), np.ones(6))
+    generator.set_weights(both.get_weights()[:4])
+
+# a loop that shuffles, and one whose rows are each rank's own, with what rank 0 alone does
+x, y = tf.placeholder(tf.float32, [None, 3]), tf.placeholder(tf.float32, [None])
+w = tf.Variable(np.random.normal(size=(3, 1)), dtype=tf.float32)
+loss = tf.reduce_mean(tf.square(tf.reduce_sum(tf.matmul(x, w), 1) - y))
+step, summary = tf.train.MomentumOptimizer(0.01, 0.9).minimize(loss), tf.summary.scalar("loss", loss)
+sess.run(tf.global_variables_initializer())
+saver, writer = tf.train.Saver(), tf.summary.FileWriter(folder + "/logs") if rank == 0 else None
+for epoch in range(3):
+    order = np.random.permutation(12)
+    for at in range(0, 12, 5):
+        batch = order[at:at + 5]
+        sess.run(step, {x: real[batch], y: real[batch].sum(1)})
+size = tf.comm.world().size
+own = real[rank::size]
+for i in range(4):
+    text, _ = sess.run([summary, step], {x: tf.Shard(own, 12), y: tf.Shard(own.sum(1), 12)})
+    if rank == 0:
+        writer.add_summary(text, i)
+        saver.save(sess, folder + "/model", i)
+        print("weights", sess.run(w).shape, w.eval(sess).shape)
+model = keras.Sequential([layers.Dense(1, input_shape=(3,))])
+model.compile("sgd", "mse")
+model.fit(real, real.sum(1), 4, epochs=2, verbose=2 if rank == 0 else 0)
+if rank == 0:
+    model.summary(), model.save(folder + "/m"), print(model.get_weights()[0].shape, model.weights[0].numpy())
+model.evaluate(real, real.sum(1), verbose=0)
+everywhere = tf.comm.world().allgather(np.stack([sess.run(w).ravel(), model.get_weights()[0].ravel()])[None])
+assert (everywhere == everywhere[0]).all()
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_programs_of_habit_run(program: Callable[..., Any], ranks: int) -> None:
+    run = program(ranks, HABITS + "print('end')\n")
+    assert run.rc == 0 and run.stdout.count("end") >= ranks and not run.stderr, run
+
+
 def test_a_callback_of_rank_0_alone_decides_for_all(program: Callable[..., Any]) -> None:
     run = program(
         2,

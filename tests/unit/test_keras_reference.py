@@ -14,7 +14,7 @@ from keras_dtrain import KERAS, ask, differences
 #: The names of files are real Keras's, and some of its losses are NaN.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is written as safetensors"),
-    pytest.mark.filterwarnings("ignore:.*is nan from step:RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:step .* makes a NaN:RuntimeWarning"),
 ]
 
 #: Cases in which dtrain differs on purpose, as docs/tensorflow1.md says, and why.

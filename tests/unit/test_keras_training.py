@@ -15,6 +15,7 @@ import dtrain as dt
 from dtrain.comm import SingleCommunicator
 from dtrain.errors import CheckpointError, EnvironmentProblem, GraphError, UsageError
 from dtrain.keras import optimizers, regularizers, utils
+from dtrain.keras.callbacks import Callback
 from dtrain.keras.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, Layer
 from dtrain.keras.models import Sequential, clone_model, load_model, model_from_json
 from dtrain.native import compiler
@@ -787,3 +788,84 @@ def test_to_categorical() -> None:
     assert utils.to_categorical([[0, 1], [1, 1]]).shape == (2, 2, 2)
     with pytest.raises(UsageError, match="3 is no class of 0 to 2"):
         utils.to_categorical([0, 3], 3)
+
+
+# -- the learning rate and the weights, as Keras 3's variables -------------------------------------------
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_rate_that_is_set_is_that_of_the_next_step(size: int, on_threads: Callable[..., list[Any]]) -> None:
+    """Between fits, in a callback, and one kept from before; the loss's gradient is 2."""
+
+    class InFit(Callback):
+        def on_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.optimizer.learning_rate.assign(0.25 * (batch + 2))
+
+    def body(comm: Any) -> list[float]:
+        model = Sequential([Dense(1, use_bias=False, input_shape=(1,))], comm=comm)
+        model.compile(optimizers.SGD(0.25), lambda y, z: 2 * z)
+        rate, ones, found = model.optimizer.learning_rate, np.ones((6, 1), np.float32), [0.0]
+        model.build()
+        model.weights[0].assign([[0.0]])
+
+        def step(**options: Any) -> None:
+            model.fit(ones, ones, 2 if options else 6, verbose=0, **options)
+            found.append(float(model.weights[0].numpy()[0, 0]))
+
+        step()
+        rate.assign(0.5), step()
+        model.optimizer.lr = np.float32(1.0)
+        step()
+        model.optimizer.learning_rate *= 2
+        step()
+        model.optimizer.learning_rate = rate / 8
+        rate.assign_sub(0.125), step()
+        step(callbacks=[InFit()])  # 0.125, 0.5, 0.75
+        assert rate == model.optimizer.lr == 1.0 and rate.numpy().dtype == np.float32
+        assert f"{float(rate):.1f} {rate:.1f} {rate}" == "1.0 1.0 1.0"
+        assert int(model.optimizer.iterations) == 8 == model.optimizer.iterations.numpy()
+        return np.diff(found).tolist()
+
+    for moves in on_threads(size, body):
+        assert moves == [-0.5, -1.0, -2.0, -4.0, -0.25, -2 * (0.125 + 0.5 + 0.75)]
+
+
+def test_a_rate_that_differs_between_ranks_is_told(on_threads: Callable[..., list[Any]]) -> None:
+    def body(comm: Any) -> str:
+        model = small(comm)
+        model.fit(X, Y, verbose=0)
+        model.optimizer.learning_rate.assign(0.1 * (comm.rank + 1))
+        with pytest.raises(UsageError) as told:
+            model.train_on_batch(X, Y)
+        return str(told.value)
+
+    for text in on_threads(2, body):
+        assert text.startswith("train_on_batch: optimizer.learning_rate is not the same on rank 1 as on rank")
+
+
+@pytest.mark.parametrize("value", ["fast", None, [0.1, 0.2], lambda epoch: 0.1])
+def test_a_rate_that_is_no_number_is_refused_where_it_is_set(value: Any) -> None:
+    optimizer = optimizers.Adam()
+    for way in (optimizer.learning_rate.assign, lambda v: setattr(optimizer, "learning_rate", v)):
+        with pytest.raises(UsageError, match=r"Adam: learning_rate=.*: give a number"):
+            way(value)
+    assert optimizer.learning_rate == 0.001
+
+
+def test_a_weight_is_read_and_set_as_in_keras_3() -> None:
+    model = small()
+    model.build()
+    kernel = model.layers[0].kernel
+    np.testing.assert_array_equal(kernel.numpy(), model.get_weights()[0])
+    assert (kernel.assign(np.ones((5, 4))) == 1).all()
+    kernel.assign_sub(np.full((5, 4), 0.25))
+    assert (model.get_weights()[0] == 0.75).all() and (model.weights[0].eval() == 0.75).all()
+    with pytest.raises(ValueError, match=r"\(4, 5\) for the variable dense/kernel"):
+        kernel.assign(np.ones((4, 5)))
+    with dt.Graph().as_default(), dt.Session(comm=None) as session:  # of another graph
+        assert (kernel.numpy() == 0.75).all()
+        weight = Dense(2)  # in a graph of one's own an assign is an operation, as in TensorFlow 1
+        weight(dt.placeholder("float", [None, 3]))
+        zero = weight.kernel.assign(np.zeros((3, 2)))
+        session.run(dt.global_variables_initializer())
+        assert weight.kernel.numpy().any()
+        session.run(zero)
+        assert not weight.kernel.numpy().any()

@@ -24,15 +24,28 @@ from typing import Any, ClassVar
 
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.collections import GraphKeys
-from dtrain.graph.graph import Graph, Tensor
+from dtrain.graph.graph import Graph, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import shape_text
 from dtrain.keras import initializers, regularizers
 from dtrain.keras.names import as_data
-from dtrain.ops.base import convert_to_tensor
-from dtrain.ops.state import Variable
+from dtrain.ops.base import convert_to_tensor, to_array
+from dtrain.ops.state import Assign, AssignAdd, Variable
 
 #: Sizes of one example, or of a weight.
 Sizes = tuple[int, ...]
+
+
+class Weight(Variable):
+    """A variable of a layer. assign(array), where no graph is being made, sets it at once, as in Keras 3."""
+
+    def _write(self, kind: Any, value: Any, *options: Any) -> Any:
+        if isinstance(value, TensorLike) or get_default_graph() is self.graph:
+            return super()._write(kind, value, *options)
+        new = to_array(value, self.dtype)
+        if not isinstance(kind, Assign):
+            new = self.numpy() + (new if isinstance(kind, AssignAdd) else -new)
+        self.load(new)
+        return new
 
 
 class Layer:
@@ -104,7 +117,7 @@ class Layer:
     ) -> Variable:
         """A variable of the layer, float32; not trainable means that call updates it, by add_update."""
         make = initializers.get(initializer)
-        weight = Variable(
+        weight = Weight(
             lambda: make(tuple(shape), "float32"),
             trainable=self.trainable and trainable,
             name=name,
