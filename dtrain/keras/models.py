@@ -60,6 +60,7 @@ class Sequential(Stack):
         loss: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
+        **options: Any,
     ) -> None:
         """Say how the model is trained and measured; the optimizer's state starts anew.
 
@@ -68,10 +69,12 @@ class Sequential(Stack):
             loss: a name, an object of dt.keras.losses, or a function (y_true, y_pred).
             metrics: names, objects or functions; 'accuracy' is the one that fits the loss. weighted_metrics:
                 those that sample_weight and class_weight weigh.
+            options: run_eagerly, jit_compile, steps_per_execution and auto_scale_loss have no meaning here.
 
         Raises:
             UsageError: one of them is not known, or the loss does not fit the last layer.
         """
+        _refuse("compile", {k: v for k, v in options.items() if k not in _NO_MEANING})
         with self._building, self.comm.together():
             self._compiled = training.Compiled(self, optimizer, loss, metrics, weighted_metrics)
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
@@ -133,6 +136,7 @@ class Sequential(Stack):
         validation_steps: None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
+        **options: Any,
     ) -> History:
         """Train; returns the History, whose history has a list for the loss and for each metric.
 
@@ -149,10 +153,12 @@ class Sequential(Stack):
             steps_per_epoch, validation_steps: only None: an epoch is a pass over the arrays.
             validation_batch_size: examples of a step of the test; changes no result.
             validation_freq: epochs from one test to the next, or the numbers of those with one, from 1.
+            options: Keras 2's max_queue_size, workers and use_multiprocessing have no meaning here.
 
         Raises, on every rank:
             UsageError: the model is not compiled, or an argument does not fit.
         """
+        _refuse("fit", {k: v for k, v in options.items() if k not in _NO_MEANING})
         batch_size = 32 if batch_size is None else batch_size
         with self.comm.together():
             _check_fit(batch_size, verbose, validation_split, steps_per_epoch, validation_steps)
@@ -161,7 +167,7 @@ class Sequential(Stack):
             _check_freq(validation_freq)
             self.check_compiled("fit")
             validation = None if validation_data is None else _two_or_three(validation_data)
-        verbose = 1 if verbose == "auto" else int(verbose)
+        verbose = _verbose(verbose)
         share = validation_split if validation is None else 0.0
         given = data.examples(self, "fit", x, y, sample_weight, class_weight, validation_split=share)
         tested, trained_on, held_out = given, range(given.split), range(given.split, given.count)
@@ -231,9 +237,10 @@ class Sequential(Stack):
         x: Any = None,
         y: Any = None,
         batch_size: int | None = None,
-        verbose: int = 1,
+        verbose: int | str = 1,
         sample_weight: Any = None,
         return_dict: bool = False,
+        **options: Any,
     ) -> Any:
         """The loss over all examples or, with metrics, a list of the loss and them (metrics_names says
         which).
@@ -244,13 +251,14 @@ class Sequential(Stack):
         Raises, on every rank:
             UsageError: the model is not compiled, or an argument does not fit.
         """
+        _refuse("evaluate", options)
         batch_size = TEST_BATCH if batch_size is None else batch_size
         with self.comm.together():
             _counts("evaluate", batch_size)
             self.check_compiled("evaluate")
         given = data.examples(self, "evaluate", x, y, sample_weight)
         network = self._network("testing", given)
-        progress = Progress(self.rank_zero, int(verbose), given.count)
+        progress = Progress(self.rank_zero, _verbose(verbose), given.count)
         order = np.arange(given.count, dtype=np.int32)
         found = training.test(self, network, given, order, batch_size, _shows(progress))
         progress.ends(found)
@@ -259,14 +267,17 @@ class Sequential(Stack):
         return found if return_dict else values if len(values) > 1 else values[0]
 
     @every_rank
-    def predict(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: int | str = 0, **options: Any
+    ) -> np.ndarray:
         """The outputs for examples, in their order, float32 [n, ...]."""
+        _refuse("predict", options)
         batch_size = TEST_BATCH if batch_size is None else batch_size
         with self.comm.together():
             _counts("predict", batch_size)
         given = data.examples(self, "predict", x, labelled=False)
         network = self._network("predicting", given)
-        progress = Progress(self.rank_zero, int(verbose), given.count)
+        progress = Progress(self.rank_zero, _verbose(verbose), given.count)
         outputs = training.predict(self, network, given, batch_size, _shows(progress))
         progress.ends({})
         return outputs
@@ -278,7 +289,12 @@ class Sequential(Stack):
 
     @every_rank
     def train_on_batch(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
+        self,
+        x: Any,
+        y: Any,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
     ) -> Any:
         """One step on one batch; returns what evaluate does, as of before the step."""
         with self.comm.together():
@@ -287,12 +303,13 @@ class Sequential(Stack):
         order = np.arange(given.count, dtype=np.int32)
         nobody = Watch(self, Callbacks(self, [], {}), Progress(self.rank_zero, 0, 1))
         network = self._network("training", given)
-        values = list(training.train(self, network, given, order, given.count, nobody).values())
-        return values if len(values) > 1 else values[0]
+        found = training.train(self, network, given, order, given.count, nobody)
+        values = list(found.values())
+        return found if return_dict else values if len(values) > 1 else values[0]
 
-    def test_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> Any:
+    def test_on_batch(self, x: Any, y: Any, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """evaluate, without printing."""
-        return self.evaluate(x, y, verbose=0, sample_weight=sample_weight)
+        return self.evaluate(x, y, verbose=0, sample_weight=sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """predict."""
@@ -345,6 +362,24 @@ def _quiet(done: int) -> None: ...
 
 def _shows(progress: Progress) -> Callable[[int], None]:
     return lambda done: progress.moves(done, {}) if progress.due() else None
+
+
+#: Arguments of Keras's that change no result.
+_NO_MEANING = {"run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_loss"} | {
+    *("max_queue_size", "workers", "use_multiprocessing")
+}
+
+
+def _refuse(what: str, options: Mapping[str, Any]) -> None:
+    """Raise UsageError for an argument that there is not here, unless it is None."""
+    for name, value in options.items():
+        if value is not None:
+            fix = "give it the examples that are meant, x[:n]" if name == "steps" else "leave it out"
+            raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}.")
+
+
+def _verbose(verbose: Any) -> int:
+    return 1 if verbose == "auto" else int(verbose)
 
 
 def _counts(what: str, number: Any, name: str = "batch_size") -> None:

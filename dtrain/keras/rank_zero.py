@@ -102,8 +102,9 @@ class RankZero:
             if (column != column[0]).any():
                 error = UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
-                    "rank 0: give every rank the same, an array whole; where it is drawn or shuffled, by a "
-                    "generator seeded alike: np.random's is, np.random.default_rng() needs a seed."
+                    "rank 0: give every rank the same, all of an array and not a slice, since each computes "
+                    "its part of a batch; where it is drawn or shuffled, by a generator seeded alike: "
+                    "np.random's is, np.random.default_rng() needs a seed."
                 )
                 error.agreed = True
                 raise error

@@ -14,9 +14,13 @@ from dtrain.comm.base import Communicator
 from dtrain.errors import EnvironmentProblem, ReplicaError
 from dtrain.graph.fingerprint import fingerprint, lines
 from dtrain.graph.graph import Graph, Operation, built
+from dtrain.ops.base import Feed
 from dtrain.ops.fused import Fused
 from dtrain.ops.state import VariableOp
 from dtrain.runtime.backend import Backend
+
+#: So an array that is fed begins in a message.
+FED = "an array of shape"
 
 
 def agree_on_devices(comm: Communicator, backend: Backend) -> None:
@@ -59,7 +63,8 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
         if isinstance(node.kind, Fused):
             for (op, args), name in zip(node.kind.body, node.kind.names, strict=True):
                 rows.append((f"{type(op).__name__} '{name}'{built(node)}", repr((op, args))))
-        rows.append((f"{node.type} '{node.name}'{built(node)}", line))
+        what = f"{FED} {node.outputs[0].spec.shape} for" if isinstance(node.kind, Feed) else node.type
+        rows.append((f"{what} '{node.name}'{built(node)}", line))
     rows += [(f"the variable {v}", v) for v in variables]
     everyones = comm.gather_text(json.dumps([*zip(*rows, strict=True)]))
     (here, own), (there, other) = (json.loads(everyones[rank]) for rank in (0, strays[0]))
@@ -69,10 +74,12 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
         first, second = f"{first}: {_around(own[at], other[at])}", _around(other[at], own[at])
     more = f" ({len(strays)} ranks differ)" if len(strays) > 1 else ""
     # constants that each rank drew by NumPy for itself are the usual cause
+    hint, advice = " (give np.random.default_rng a seed)", "Start the same program with the same options on"
+    if first.startswith(FED) and second.startswith(FED):
+        hint, advice = "", "Feed the same array, or this rank's rows of it as dt.Shard(rows, total), on"
     error = EnvironmentProblem(
-        "the ranks do not agree on the step they are about to run (give np.random.default_rng a seed): "
-        f"{comm.name(0)} has {first}; {comm.name(strays[0])} has {second}{more}. "
-        "Start the same program with the same options on every rank."
+        f"the ranks do not agree on the step they are about to run{hint}: {comm.name(0)} has {first}; "
+        f"{comm.name(strays[0])} has {second}{more}. {advice} every rank."
     )
     error.agreed = True
     raise error

@@ -718,6 +718,9 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         (lambda m: m.fit(X, Y, sample_weight=-WEIGHTS), ["negative or not finite"]),
         (lambda m: m.fit(X, Y, class_weight={0: 1, 1: -1}), ["negative or not finite"]),
         (lambda m: m.fit(X, Y, steps_per_epoch=3), ["leave out steps_per_epoch"]),
+        (lambda m: m.evaluate(X, Y, steps=1), ["evaluate: steps=1 is not supported", "x[:n]"]),
+        (lambda m: m.predict(X, callbacks=[]), ["predict: callbacks=[] is not supported", "leave it out"]),
+        (lambda m: m.compile("sgd", "mse", loss_weights=[1]), ["compile: loss_weights=[1] is not supported"]),
         (lambda m: m.fit(X, Y, callbacks=[print]), ["is no callback"]),
         (lambda m: m.evaluate(X, Y[:3]), ["evaluate: x has 23"]),
         (lambda m: m.predict(X[:, :4]), ["predict: x has examples of shape (4,)"]),
@@ -869,3 +872,13 @@ def test_a_weight_is_read_and_set_as_in_keras_3() -> None:
         assert weight.kernel.numpy().any()
         session.run(zero)
         assert not weight.kernel.numpy().any()
+
+
+def test_arguments_of_keras_that_change_no_result_are_taken() -> None:
+    model = small()
+    options = {"run_eagerly": False, "jit_compile": True, "steps_per_execution": 2}
+    model.compile("sgd", "sparse_categorical_crossentropy", **options)
+    model.fit(X, Y, verbose=0, workers=2, use_multiprocessing=True)
+    loss = model.evaluate(X, Y, verbose="auto", callbacks=None)
+    assert model.test_on_batch(X, Y, return_dict=True) == {"loss": loss}
+    assert model.train_on_batch(X, Y, return_dict=True)["loss"] == pytest.approx(loss, rel=1e-6)

@@ -628,6 +628,23 @@ def test_a_training_step_is_one_message(on_threads: Any) -> None:
         assert parameters + 16 < count <= parameters + 32
 
 
+def test_rows_of_each_ranks_own_are_told_of_shards(on_threads: Any) -> None:
+    """Horovod's habit: x[rank::size], of which one rank may have more."""
+    from dtrain.errors import EnvironmentProblem
+
+    def rank(comm: Communicator) -> str:
+        with dt.Graph().as_default() as graph:
+            x = dt.placeholder("float", [None, 2])
+            y = dt.reduce_sum(x)
+        with pytest.raises(EnvironmentProblem) as caught:
+            dt.Session(graph=graph, comm=comm).run(y, {x: np.ones((5, 2))[comm.rank :: comm.size]})
+        return str(caught.value)
+
+    for text in on_threads(2, rank):
+        assert "has an array of shape (3, 2) for 'Placeholder' (built at" in text
+        assert "has an array of shape (2, 2) for" in text and "dt.Shard(rows, total), on every rank" in text
+
+
 def test_ranks_with_different_graphs_are_told(on_threads: Any) -> None:
     from dtrain.errors import EnvironmentProblem
 
