@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad, StopIfBad
 from dtrain.ops.collective import AllReduce
 from dtrain.ops.placement import PARTIAL, REPLICATED
 from dtrain.ops.state import Assign, is_parameter
 from dtrain.passes.step import Step, ancestors, memory_of, moved, predecessors
+
+#: Entries of a gradient up to which it is looked at for a warning: to read it takes no time.
+SMALL = 4096
 
 
 def guard(step: Step) -> Step:
@@ -18,8 +22,11 @@ def guard(step: Step) -> Step:
     It looks at what is written, gradients above all, and at the scalars that are fetched, such as the loss:
     at each rank's terms of what is about to be summed, so that the verdict goes into the same bucket.
     Verdicts are summed even where all ranks should find the same, or a rank whose hardware fails would stop
-    alone. A write that the gradients depend on comes before them, unguarded. Where it only leads to a
-    warning, other variables and other numbers than a loss may be infinite, as the best so far is at first.
+    alone. A write that the gradients depend on comes before them, unguarded.
+
+    Where it only leads to a warning, it looks at the losses and the small gradients: a NaN in a layer is in
+    the gradient of its bias, too, and to read all gradients takes some hundredths of a step. What only a
+    large one shows is found a step later, in the parameter.
     """
     if not step.checked:
         return step
@@ -27,7 +34,6 @@ def guard(step: Step) -> Step:
     updates = [n for n in nodes if n.kind.writes and n.kind.packs] or [n for n in nodes if _by_hand(n)]
     if not updates:
         return step
-    lenient = step.losses is not None
     gradients = [n.inputs[i] for n in updates for i in n.kind.packs or [1]]
     earlier = ancestors([t.op for t in gradients])
     guarded = {n for n in nodes if n.kind.writes and n not in earlier}
@@ -35,14 +41,13 @@ def guard(step: Step) -> Step:
     for node in nodes:
         if any(p in late for p in predecessors(node)):
             late.add(node)
-    writers = [n for n in (updates if lenient else nodes) if n in guarded]
-    written = [t for n in writers for i, t in enumerate(n.inputs) if i not in n.kind.writes]
-    scalars = [
-        t
-        for i, t in enumerate(step.fetches)
-        if t.spec.shape == () and (step.losses is None or i in step.losses)
-    ]
-    found = [*gradients, *written, *scalars]
+    if step.losses is None:
+        written = [t for n in nodes if n in guarded for i, t in enumerate(n.inputs) if i not in n.kind.writes]
+        found = [*gradients, *written, *(t for t in step.fetches if t.spec.shape == ())]
+    else:
+        small = [t for t in gradients if size_of(t.spec.shape) <= SMALL]
+        found = small or gradients
+        found += [t for i, t in enumerate(step.fetches) if i in step.losses and t.spec.shape == ()]
     found = [t for t in found if t.op not in late and t.dtype.is_floating]
     bucket_of = {}  # of each term the bucket that it travels in, and its verdict with it
     for tensor in found:
