@@ -66,7 +66,8 @@ def work(role: str, tasks: Path, folder: Path) -> None:
     """Run the tasks of a file; tell of each that it has begun, and what came of it.
 
     role: alone, which writes what a case gives for others to compare with; exact, the same in float64;
-    nudged, the same from inputs that have moved, NUDGES times; ranks, which compares with what is written.
+    nudged, the same from inputs that have moved, NUDGES times; noisy, these with noise (noise.py); ranks,
+    which compares with what is written.
     """
     warnings.simplefilter("ignore")
     if role == "exact":
@@ -75,6 +76,10 @@ def work(role: str, tasks: Path, folder: Path) -> None:
         wide.install()
     import dtrain as dt
 
+    if role == "noisy":
+        import noise
+
+        noise.install(1)
     comm = dt.comm.world() if role == "ranks" else None
     rank = 0 if comm is None else comm.rank
 
@@ -95,10 +100,9 @@ def work(role: str, tasks: Path, folder: Path) -> None:
         outcome, what = "same", ""
         if comm is None:
             np.savez(folder / f"{role}-{number}.npz", **found)
-            for nudge in range(1, NUDGES if role == "nudged" else 1):
-                np.savez(
-                    folder / f"nudged{nudge}-{number}.npz", **run(number, Setting(nudge=1 + nudge), None)
-                )
+            for nudge in range(1, NUDGES if role in ("nudged", "noisy") else 1):
+                again = run(number, Setting(nudge=1 + nudge), None)
+                np.savez(folder / f"{role}{nudge}-{number}.npz", **again)
             if bad := not_finite(found):
                 outcome, what = "not finite", bad
         else:
@@ -208,19 +212,25 @@ class Jobs:
             found = pool.map(lambda k: self.run(role, tasks[k::2]), range(2))
             return {number: said for part in found for number, said in part.items()}
 
-    def judge(self, numbers: Sequence[int]) -> dict[int, tuple[dict[str, str], float]]:
-        """The second look at what cases gave on ranks, which is in the folder: see compare.verdict."""
+    def judge(self, numbers: Sequence[int]) -> dict[int, tuple[dict[str, str], float, str]]:
+        """The second look at what cases gave on ranks, which is in the folder, and the third: see compare.py.
+
+        Of each what is wrong, the largest share of a result that was allowed, and what allowed it.
+        """
         said = self.both("exact", [(number, Setting()) for number in numbers])
-        self.both("nudged", [(number, Setting(nudge=1)) for number in numbers])
-        names = ("ranks", "exact", "nudged", *(f"nudged{nudge}" for nudge in range(1, NUDGES)))
-        found: dict[int, tuple[dict[str, str], float]] = {}
-        for number in numbers:
-            files = [self.folder / f"{name}-{number}.npz" for name in names]
-            if all(file.exists() for file in files):
-                on_ranks, exact, *nudged = (_load(file) for file in files)
-                found[number] = verdict(on_ranks, exact, nudged)
-            else:
-                found[number] = {"float64": said[number]["what"]}, 0.0
+        found: dict[int, tuple[dict[str, str], float, str]] = {}
+        left = list(numbers)
+        for role in ("nudged", "noisy"):
+            said |= self.both(role, [(number, Setting(nudge=1)) for number in left])
+            names = ("ranks", "exact", role, *(f"{role}{nudge}" for nudge in range(1, NUDGES)))
+            for number in left:
+                files = [self.folder / f"{name}-{number}.npz" for name in names]
+                if all(file.exists() for file in files):
+                    on_ranks, exact, *moved = (_load(file) for file in files)
+                    found[number] = *verdict(on_ranks, exact, moved), role
+                else:
+                    found[number] = {role: said[number]["what"]}, 0.0, role
+            left = [number for number in left if found[number][0]]
         return found
 
 
@@ -277,7 +287,7 @@ def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
             outcomes |= found
     unlike = [number for number, said in outcomes.items() if said["outcome"] == "unlike"]
     judged = jobs.judge(unlike) if unlike else {}
-    for number, (wrong, _) in judged.items():
+    for number, (wrong, *_) in judged.items():
         outcomes[number]["outcome"] = "differs" if wrong else "same"
         if wrong:
             outcomes[number]["what"] = "; ".join(f"{k}: {v}" for k, v in list(wrong.items())[:3])
@@ -290,9 +300,12 @@ def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
         print(f"{kind:6} {ranks:5} {kernels:8} {count:5}  {outcome}")
     print(f"{len(outcomes)} cases, {failed} failed, in {time.monotonic() - begun:.0f} s")
     if judged:
-        most = sorted((share, number) for number, (_, share) in judged.items())[-3:]
-        text = ", ".join(f"{share:.1e} in case {number}" for share, number in most)
-        print(f"{len(judged)} had the second look; the largest share of a result that it allowed: {text}")
+        for role, look in (("nudged", "second"), ("noisy", "third")):
+            shares = sorted((share, number) for number, (_, share, by) in judged.items() if by == role)
+            text = ", ".join(f"{share:.1e} in case {number}" for share, number in shares[-3:])
+            print(
+                f"{len(shares)} had the {look} look; the largest shares of a result allowed: {text or 'none'}"
+            )
     return failed
 
 

@@ -10,6 +10,8 @@ network carries a rounding depends on the network. Hence two looks:
    of one process with NumPy kernels, each with inputs and first weights moved to neighbouring numbers, show
    how far a rounding is carried: at a kink of ReLU, or in Adam's quotient of gradients that are 0 but for
    rounding, that may be all the way. A run may be FACTOR times as far from the truth as the farthest of them.
+3. One that fails this, too, is run again with noise: what each kernel makes moves as well (noise.py). For in
+   NumPy a sum may cancel to 0 however its inputs have moved, where another order leaves a rounding of it.
 """
 
 from __future__ import annotations
