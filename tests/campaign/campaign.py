@@ -304,7 +304,7 @@ def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
             shares = sorted((share, number) for number, (_, share, by) in judged.items() if by == role)
             text = ", ".join(f"{share:.1e} in case {number}" for share, number in shares[-3:])
             print(
-                f"{len(shares)} had the {look} look; the largest shares of a result allowed: {text or 'none'}"
+                f"{len(shares)} were decided by the {look} look; largest shares of a result allowed: {text or 'none'}"
             )
     return failed
 

@@ -18,12 +18,15 @@ from dtrain.runtime.layout import Layout
 
 
 def install(seed: int) -> None:
-    """Each entry that a kernel makes and that is not 0 moves to a neighbour or stays; variables are left."""
+    """Each entry that a kernel makes moves to a neighbour or stays; variables are left.
+
+    So are whole numbers, such as counts and a probability of 1: they are whole in any order.
+    """
     generator = np.random.default_rng(seed)
 
     def move(array: np.ndarray) -> None:
         towards = generator.choice(np.array([-np.inf, 0, np.inf], array.dtype), array.shape)
-        moves = (towards != 0) & (array != 0)
+        moves = (towards != 0) & (array != np.rint(array))
         array[...] = np.where(moves, np.nextafter(array, towards), array)
 
     bind = Layout.bind
