@@ -303,9 +303,7 @@ def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
         for role, look in (("nudged", "second"), ("noisy", "third")):
             shares = sorted((share, number) for number, (_, share, by) in judged.items() if by == role)
             text = ", ".join(f"{share:.1e} in case {number}" for share, number in shares[-3:])
-            print(
-                f"{len(shares)} were decided by the {look} look; largest shares of a result allowed: {text or 'none'}"
-            )
+            print(f"{len(shares)} decided by the {look} look; the largest shares allowed: {text or 'none'}")
     return failed
 
 
