@@ -115,6 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--best", action="store_true", help="those of the epoch with the best test accuracy, not the last"
     )
+    evaluate.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
     evaluate.add_argument("--dataset", metavar="NAME|DIR", help="instead of the run's own")
     evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
     evaluate.add_argument(
@@ -250,16 +251,24 @@ def run_train(args: argparse.Namespace) -> None:
 
 def run_eval(args: argparse.Namespace) -> None:
     values = {name: str(value) for name, value in read_run(args.run_dir).items()}
-    for name in ("dataset", "device", "log_format"):
+    for name in ("model", "dataset", "device", "log_format"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
+    if args.model is not None:
+        values.pop("model_digest", None)
     config = resolve(values, {})
     from dtrain.runtime.backend import take_gpu
 
     take_gpu(config.device, config.share_gpu == "on")
     comm = communicators.world()
+    from dtrain.train import own_model
     from dtrain.train.trainer import evaluate_run
 
+    with comm.together():
+        config = own_model.check(config)
+    if comm.rank == 0 and args.model is None and config.model_digest:
+        options = Path(args.run_dir, "config.toml")
+        print(f"dtrain: running the model's file that {options} names: {config.model}", file=sys.stderr)
     facts = evaluate_run(Path(args.run_dir), config, comm, best=args.best)
     if comm.rank == 0:
         if facts["warning"]:

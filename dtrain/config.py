@@ -71,6 +71,11 @@ class TrainConfig:
         MODELS,
         metavar="logistic|mlp|cnn|FILE.py:FUNCTION",
     )
+    model_digest: str = option(
+        "",
+        "refuse FILE.py of --model where its SHA-256 is another; a run's config.toml has that of its own",
+        metavar="SHA256",
+    )
     dataset: str = option(
         "auto",
         "auto (MNIST, or generated digits where there is none), mnist, synthetic, or a folder of IDX files",
@@ -230,16 +235,17 @@ def resolve(
         CheckpointError: the folder of --resume holds no run.
     """
     known = {f.name: f for f in fields(TrainConfig)}
-    chosen: dict[str, tuple[Any, str]] = {}
+    layers: list[dict[str, tuple[Any, str]]] = [{}, {}, {}, {}]
+    of_run, of_file, of_environ, of_flags = layers
     written = read_toml(file) if file else {}
     resume = str(flags.get("resume") or environ.get("DTRAIN_RESUME") or written.get("resume") or "")
     if resume not in ("", "auto"):  # below all else: what the run itself was started with
-        chosen = {name: (value, f"{resume}: {name}") for name, value in read_run(resume).items()}
-        chosen["run_dir"] = (resume, "--resume")
+        of_run |= {name: (value, f"{resume}: {name}") for name, value in read_run(resume).items()}
+        of_run["run_dir"] = (resume, "--resume")
     for name, value in written.items():
         if name not in known:
             raise UsageError(f"{file}: {_unknown(name, list(known))}")
-        chosen[name] = (value, f"{file}: {name}")
+        of_file[name] = (value, f"{file}: {name}")
     for variable, text in environ.items():
         if not variable.startswith("DTRAIN_") or variable in OTHER_VARIABLES:
             continue
@@ -248,9 +254,14 @@ def resolve(
             raise UsageError(
                 _unknown(variable, ["DTRAIN_" + n.upper() for n in known] + list(OTHER_VARIABLES))
             )
-        chosen[name] = (text, variable)
+        of_environ[name] = (text, variable)
     for name, text in flags.items():
-        chosen[name] = (text, flag(name))
+        of_flags[name] = (text, flag(name))
+    chosen: dict[str, tuple[Any, str]] = {}
+    for layer in layers:
+        if "model" in layer:  # a digest below is another file's
+            chosen.pop("model_digest", None)
+        chosen |= layer
     values = {name: _convert(known[name].default, value, where) for name, (value, where) in chosen.items()}
     try:
         return TrainConfig(**values)

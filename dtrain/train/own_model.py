@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ from typing import Any
 from zlib import crc32
 
 import dtrain as dt
+from dtrain.config import TrainConfig
 from dtrain.errors import UsageError
 from dtrain.graph.shape import shape_text
 from dtrain.ops.nn import Softmax
@@ -60,11 +64,36 @@ def label(model: str) -> str:
     return f"{Path(file).stem}-{function}" if colon else model
 
 
+def check(config: TrainConfig) -> TrainConfig:
+    """The options with the digest of the model's file as it is now, before anything of it runs.
+
+    Raises:
+        UsageError: there is no such file, or it is not the one that the options name.
+    """
+    model, known = config.model, config.model_digest
+    digest = "" if model in MODELS else hashlib.sha256(_read(model)).hexdigest()
+    if known not in ("", digest):
+        raise UsageError(
+            f"--model {model}: this file is not the one that trained: it was changed since the run began "
+            f"(--model-digest). Read what it does now, and say by --model {shlex.quote(model)} that it is "
+            "meant, or give another."
+        )
+    return replace(config, model_digest=digest)
+
+
+def _read(model: str) -> bytes:
+    path = Path(model.rpartition(":")[0])
+    if not path.is_file():
+        raise UsageError(f"--model {model}: there is no file {path}: give FILE.py:function by --model.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--model {model}: {path} cannot be read: {error.strerror}.") from None
+
+
 def _find(model: str) -> Callable[..., Any]:
     file, _, name = model.rpartition(":")
     path = Path(file)
-    if not path.is_file():
-        raise UsageError(f"--model {model}: there is no file {path}: give FILE.py:function.")
     try:
         module = _import(path.resolve())
     except SyntaxError as error:

@@ -125,6 +125,8 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     comm.board.doing("preparation")
     # where the data lies may differ from node to node; what it is is compared when it is there
     comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
+    with comm.together():
+        config = own_model.check(config)
     backend, devices = make_devices(config, comm)
     data = load(config.dataset, comm)
     if len(data.train) < comm.size:

@@ -8,7 +8,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,3 +224,46 @@ def test_a_file_may_do_what_a_program_may(tmp_path: Path, monkeypatch: pytest.Mo
     (home / "elsewhere" / "m.py").write_text(HABITS)
     (home / "elsewhere" / "sizes.py").write_text("UNITS = 8\n")
     assert main(["train", "--resume", "../my run", "--model", "m.py:net", "--epochs", "3"]) == 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_file_that_did_not_train_is_not_run(
+    ranks: int, tmp_path: Path, small_set: Path, mpirun: Callable[..., Any]
+) -> None:
+    """Its digest is in config.toml; who says --model has read it. Alike on all ranks."""
+    own, run, ran = tmp_path / "own m.py", tmp_path / "run", tmp_path / "ran"
+    text = "import dtrain as dt\ndef f():\n    return dt.keras.Sequential([dt.keras.layers.Dense(10)])\n"
+    own.write_text(text)
+    here = [sys.executable, "-c", "import sys\nfrom dtrain.cli import main\nsys.exit(main())\n"]
+
+    def dtrain(*words: object) -> tuple[int, str]:
+        if ranks > 1:
+            done = mpirun(ranks, words)
+            return done.rc, done.stdout + done.stderr
+        alone = subprocess.run([*here, *map(str, words)], capture_output=True, text=True, timeout=30)
+        return alone.returncode, alone.stdout + alone.stderr
+
+    begin = ["--model", f"{own}:f", "--dataset", small_set, "--run-dir", run, "--epochs", 1]
+    assert dtrain("train", *begin)[0] == 0
+    assert hashlib.sha256(text.encode()).hexdigest() in (run / "config.toml").read_text()
+    rc, said = dtrain("eval", run)
+    assert rc == 0 and said.count(f"{run / 'config.toml'} names: {own}:f") == 1
+
+    own.write_text(f"open({str(ran)!r}, 'w').close()\n{text}")
+    for command in (["eval", run], ["train", "--resume", run, "--epochs", 2]):
+        rc, said = dtrain(*command)
+        assert rc == 2 and said.count("dtrain: error: ") == 1 and not ran.exists()
+        assert "was changed since the run began" in said and f"--model '{own}:f'" in said
+    rc, said = dtrain("eval", run, "--model", f"{own}:f")
+    assert rc == 0 and ran.exists() and "config.toml names" not in said
+    if ranks == 1:
+        assert dtrain("train", "--resume", run, "--epochs", 2, "--model", f"{own}:f")[0] == 0
+        assert dtrain("eval", run)[0] == 0  # what it went on with is its own now
+        own.unlink()
+        rc, said = dtrain("eval", run)
+        assert rc == 2 and f"there is no file {own}: give FILE.py:function by --model" in said
+        own.write_text(text)
+        lines = (run / "config.toml").read_text().splitlines(True)  # as older versions wrote it
+        (run / "config.toml").write_text("".join(x for x in lines if not x.startswith("model_digest")))
+        rc, said = dtrain("eval", run)
+        assert rc == 0 and f"names: {own}:f" in said
