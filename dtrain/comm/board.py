@@ -57,6 +57,7 @@ class Board:
         self.tag = mine[monitor.TAG : monitor.TAG + 1]
         self._texts: dict[int, tuple[str, list[str]]] = {}  # by the numbers of calls and plans
         self._numbers: dict[str, int] = {}  # of calls
+        self._compiled = 0  # how often
         self._apart = False  # this rank ends by that, and stays where it is for the others to see
 
     # -- what a rank says of itself ----------------------------------------------------------------------
@@ -78,6 +79,16 @@ class Board:
     def doing(self, what: str) -> None:
         """What this rank does from now on, in a word or two."""
         self._write(what, *self._doing)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """This rank waits for a compiler, which uses processor time in a process of its own."""
+        self._compiled += 1
+        self.row[monitor.COMPILES] = self._compiled
+        try:
+            yield
+        finally:
+            self.row[monitor.COMPILES] = 0
 
     def run_dir(self, path: str) -> None:
         """The folder of the run, so that a message can say how to go on."""

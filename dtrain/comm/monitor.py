@@ -35,8 +35,9 @@ HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
 #: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
 #: CALL is the number of the call that the rank is in, PLAN of the plan run last, TAG what meetings are for.
 #: LIFE is the reading end of a pipe, whose other end closes as the rank dies; 0: it has none.
-RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND, CALL, TAG, LIFE = range(12)
-WORDS = 12
+#: COMPILES is not 0 while the rank waits for the C compiler: another number each time.
+RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND, CALL, TAG, LIFE, COMPILES = range(13)
+WORDS = 13
 #: What a rank is doing, in words, at these bytes of its row.
 DOING = (128, ROW)
 #: STATE: at work; at the end of its program; has said itself why it ends; gone.
@@ -62,6 +63,8 @@ PATIENCE = 1.5
 OTHERS_FIRST = 2.0
 #: How much slower time runs for a rank that uses its processor: it may be slow, and is not stopped.
 BUSY = 10
+#: Seconds that a compiler has before a rank that waits for it is said to be late.
+COMPILER = 30.0
 
 
 class Process(NamedTuple):
@@ -103,6 +106,7 @@ class Row(NamedTuple):
     called: int
     tag: int
     life: int
+    compiles: int
     doing: str
 
     def call(self, names: Names) -> str:
@@ -117,7 +121,9 @@ class Row(NamedTuple):
         parts = [f"step {self.step}"] if self.step >= 0 else []
         if self.doing or self.call(names):
             parts.append(self.doing or self.call(names))
-        if self.position >= 0:
+        if self.compiles:
+            parts.append("compiling kernels")
+        elif self.position >= 0:
             known = names.get((self.rank, self.plan), ("", []))[1]
             parts.append(" ".join([f"#{self.position}", *known[self.position : self.position + 1]]))
         elif self.waits:
@@ -416,6 +422,8 @@ class Monitor:
         """A rank has not moved for some seconds while another waits for it."""
         row = self.rows[i]
         warn, limit = self.words[WARN_MS] / 1000, self.words[ABORT_MS] / 1000
+        if row.compiles and warn:
+            warn = max(warn, COMPILER)
         if not (seconds >= limit > 0) and (i in self.named or not seconds >= warn > 0):
             return
         text = (

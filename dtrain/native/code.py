@@ -267,10 +267,12 @@ class Code:
         source = self.source if self._sources else ""  # local shapes may leave a rank without any
         with self.comm.together():
             if source and self.comm.local_rank == 0:
-                compiler.load(source)
+                with self.comm.board.compiling():
+                    compiler.load(source)
         with self.comm.together():
             if source:
-                self._library = compiler.load(source)
+                with self.comm.board.compiling():
+                    self._library = compiler.load(source)
 
     def program(self, calls: Sequence[NativeCall]) -> Program:
         """The calls, ready to run one after another."""
@@ -387,8 +389,9 @@ def problem(comm: Any) -> str:
     for turn in (comm.local_rank == 0, comm.local_rank != 0):  # one rank of a node compiles
         try:
             if turn:
-                fixed()
-                _product()
+                for load in (fixed, _product):
+                    with comm.board.compiling():
+                        load()
         except DtrainError as error:
             found = str(error)
         comm.barrier()

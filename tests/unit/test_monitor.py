@@ -250,6 +250,42 @@ def test_a_rank_that_computes_has_ten_times_as_long(node: Node, monkeypatch: pyt
     assert len(node.look(110)) == 2  # both that do not come
 
 
+def test_a_rank_that_compiles_is_named_late_and_a_compiler_that_hangs_ends_the_job(node: Node) -> None:
+    node.boards[0].enter(2)
+    node.boards[2].enter(2)
+    node.boards[1].doing("training")
+    for _ in range(3):
+        with node.boards[1].compiling():
+            assert node.look(29) == []
+    assert node.look(9) == []
+    with node.boards[1].compiling():
+        (warning,) = node.look(40)
+        assert "30 s behind rank 0: it stands in training, compiling kernels" in warning
+        (error,) = node.look(25)
+        assert "60 s behind" in error and "compiling kernels" in error
+    assert node.boards[0].header[monitor.VERDICT] == monitor.STALLED
+
+
+@linux
+def test_others_wait_for_a_slow_compiler_without_a_word(mpirun: Callable[..., Any], tmp_path: Path) -> None:
+    """For the sources of a start and of a plan; one that hangs is named with what it does."""
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nsleep $SLOW\nexec gcc "$@" -O0\n')
+    compiler.chmod(0o755)
+    (tmp_path / "small.py").write_text(
+        "import numpy as np\nimport dtrain as dt\nx = dt.placeholder('float32', [None, 3])\n"
+        "print(dt.Session().run(dt.reduce_sum(dt.exp(x)), {x: np.ones((8, 3), np.float32)}))\n"
+    )
+    env = {"CC": str(compiler), "PYTHONPATH": path_to(tmp_path), "DTRAIN_STALL_WARN": "0.6"}
+    run = mpirun(2, [], module="small", env=env | {"SLOW": "1.2", "XDG_CACHE_HOME": str(tmp_path / "a")})
+    assert run.rc == 0 and said(run.stderr) == [], run
+    env |= {"SLOW": "30", "XDG_CACHE_HOME": str(tmp_path / "b"), "DTRAIN_STALL_ABORT": "1.5"}
+    run = mpirun(2, [], module="small", env=env)
+    assert run.rc == 8, run
+    (error,) = said(run.stderr)
+    assert "it stands in Session.run" in error and "compiling kernels. --stall-abort" in error
+
+
 def test_a_rank_that_has_ended_is_not_waited_for(node: Node) -> None:
     node.boards[2].state(monitor.FINISHED)
     node.boards[0].enter(3)
