@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dtrain.errors import CheckpointError, UsageError
+from dtrain.errors import CheckpointError, DtrainError, UsageError
 from dtrain.graph.shape import shape_text
 from dtrain.keras.names import as_data, custom_object_scope
 from dtrain.ops.state import Variable
@@ -113,11 +113,12 @@ def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, 
     from dtrain.keras.models import Sequential
 
     try:
-        config = json.loads(text)["config"]
-    except (ValueError, KeyError, TypeError):
-        raise UsageError("model_from_json: the text is not what to_json() gave.") from None
-    with custom_object_scope(custom_objects):
-        return Sequential.from_config(config, **options)
+        with custom_object_scope(custom_objects):
+            return Sequential.from_config(json.loads(text)["config"], **options)
+    except DtrainError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UsageError(f"model_from_json: the text is not what to_json() gave ({error}).") from error
 
 
 def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:

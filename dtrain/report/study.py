@@ -18,9 +18,12 @@ from statistics import median
 from typing import Any
 
 from dtrain.errors import UsageError
+from dtrain.files import read_regular
 from dtrain.report.runs import Run, number, read
 
 MACHINE, STUDY = "machine.json", "study.json"
+#: Bytes of one of these files, at most; they have some thousand.
+MOST_BYTES = 1 << 20
 #: The test accuracy that a run is timed to.
 TARGET = 0.975
 #: Parts of a step, in the order they are told, and the words of a profile's parts that they hold.
@@ -36,6 +39,9 @@ class Size:
     median over its epochs. seconds_to_target: of each run, training alone, None where it was not reached.
     parts_ms: of the steps that were profiled. sums: as `dtrain bench allreduce` has them, of the last run.
     load: of rank 0's node in the minute before a run, the most. environment: name -> text.
+
+    Raises:
+        ValueError: a value that cannot be one of these, since they come from files.
     """
 
     ranks: int
@@ -51,6 +57,28 @@ class Size:
     between: str = ""
     load: float = 0.0
     environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("ranks", "nodes", "cores", "batch_size", "steps_an_epoch"):
+            value, least = getattr(self, name), 1 if name in ("ranks", "nodes") else 0
+            _check(name, value, type(value) is int and _is_number(value, least))
+        _check("speeds", self.speeds, all(_is_number(speed, 1e-9) for speed in self.speeds))
+        for name in ("speeds", "seconds_to_target", "accuracy"):
+            values = getattr(self, name)
+            whole = isinstance(values, list) and len(values) == len(self.speeds) > 0
+            missing = [None] if name == "seconds_to_target" else []
+            _check(name, values, whole and all(value in missing or _is_number(value) for value in values))
+        parts = self.parts_ms
+        _check("parts_ms", parts, isinstance(parts, dict) and set(parts) in (set(), set(PARTS)))
+        times = list(parts.values())
+        _check("parts_ms", parts, all(map(_is_number, times)) and (not times or sum(times) > 0))
+        for of in self.sums:
+            figures = [of.get("bucket", 1.0), of.get("mpi"), of.get("exchange"), of.get("bytes")]
+            _check("sums", of, all(_is_number(figure, 1e-12) for figure in figures))
+        _check("between", self.between, isinstance(self.between, str))
+        _check("load", self.load, _is_number(self.load))
+        texts = self.environment
+        _check("environment", texts, isinstance(texts, dict) and {*map(type, texts.values())} <= {str})
 
     @property
     def speed(self) -> float:
@@ -79,6 +107,9 @@ class Study:
     """All sizes of one study, from the fewest ranks to the most.
 
     mode: strong (one global batch) or weak (one batch a rank). settings: the options that all runs share.
+
+    Raises:
+        ValueError: as of a Size.
     """
 
     name: str
@@ -86,6 +117,11 @@ class Study:
     model: str
     settings: dict[str, Any]
     sizes: list[Size]
+
+    def __post_init__(self) -> None:
+        texts = [self.name, self.mode, self.model]
+        _check("name, mode or model", texts, all(isinstance(text, str) for text in texts))
+        _check("settings", self.settings, isinstance(self.settings, dict))
 
     def efficiency(self, size: Size) -> float:
         """Images a second for each rank, as a share of what one has on the fewest ranks."""
@@ -135,7 +171,21 @@ class Study:
         return result
 
 
+def _is_number(value: Any, least: float = 0.0) -> bool:
+    """Whether it is one that a page can draw."""
+    return least <= (-1.0 if (found := number(value)) is None else found) < 1e15
+
+
+def _check(name: str, value: Any, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"{name}: {str(value)[:80]}")
+
+
 # -- reading ---------------------------------------------------------------------------------------------
+#: What a damaged file makes of the classes above.
+DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
+
 def collect(folder: Path) -> Study:
     """The study whose runs lie in a folder.
 
@@ -146,8 +196,8 @@ def collect(folder: Path) -> Study:
     for path in sorted(folder.glob(f"ranks-*/run-*/{MACHINE}"), key=_by_number):
         run = read(path.parent)
         try:
-            machine = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            machine = json.loads(read_regular(path, MOST_BYTES))
+        except (OSError, ValueError, RecursionError):
             continue
         if run.done and run.speed and isinstance(machine, dict):
             found.setdefault(run.ranks, []).append((run, machine))
@@ -163,7 +213,15 @@ def collect(folder: Path) -> Study:
         raise UsageError(
             f"{folder}: its runs have batch sizes {', '.join(sorted(each))}. Keep one study a folder."
         )
-    sizes = [_size(ranks, of) for ranks, of in sorted(found.items())]
+    sizes = []
+    for ranks, of in sorted(found.items()):
+        try:
+            sizes.append(_size(ranks, of))
+        except DAMAGED as error:
+            raise UsageError(
+                f"{folder}: what its runs on {ranks} ranks say is damaged ({error}): delete them, and "
+                "measure them again."
+            ) from None
     mode, model = str(settings.pop("mode")), str(settings["model"])
     return Study(folder.resolve().name, mode, model, settings, sizes)
 
@@ -233,13 +291,9 @@ def load(folder: Path) -> Study:
     if not path.exists():
         return collect(folder)
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_regular(path, MOST_BYTES))
         study = Study(**(facts | {"sizes": [Size(**size) for size in facts["sizes"]]}))
-        _ = [
-            (study.efficiency(size), study.lost(size), size.to_target, size.environment.items())
-            for size in study.sizes
-        ]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+    except DAMAGED as error:
         raise UsageError(f"{path} is not a study that `dtrain bench scaling` wrote ({error}).") from None
     if not study.sizes:
         raise UsageError(f"{path} holds no number of ranks.")

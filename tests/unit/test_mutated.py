@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dtrain.cli import main
-from dtrain.errors import CheckpointError
+from dtrain.errors import CheckpointError, DtrainError
 from dtrain.keras.layers import Dense
-from dtrain.keras.models import Sequential, load_model
+from dtrain.keras.models import Sequential, load_model, model_from_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,14 +21,14 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.alone
 def test_a_sample_of_the_campaign() -> None:
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "faults" / "mutated.py", "12"],
+        [sys.executable, ROOT / "tests" / "faults" / "mutated.py", "3"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=55,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert done.stdout.count("12 files: ") == 7
+    assert done.stdout.count("3 files: ") == 27
 
 
 @pytest.fixture
@@ -56,6 +56,17 @@ def test_a_report_does_not_read_for_ever(
         assert code == 2 and f"{run / file} cannot be read" in capsys.readouterr().err
     else:
         assert code == 0 and "damaged" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [('"bias_init', '"bias'), ('"units": 3', '"units": "3x"'), ('"layers": [', '"layers": [7, ')],
+)
+def test_layers_that_cannot_be_made_of_json_are_told(was: str, now: str) -> None:
+    text = Sequential([Dense(3, input_shape=(4,))]).to_json()
+    assert was in text
+    with pytest.raises(DtrainError):
+        model_from_json(text.replace(was, now))
 
 
 def test_what_a_model_is_made_of_is_in_its_digest(tmp_path: Path) -> None:

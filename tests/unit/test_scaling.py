@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shlex
 import sys
@@ -239,6 +240,50 @@ def test_a_file_that_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(text)
     with pytest.raises(UsageError, match=r"study\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sums", [{"bytes": 1024, "mpi": 1e-5}]),
+        ("sums", [{"bytes": 1024, "mpi": 0.0, "exchange": 1e-5}]),
+        ("sums", [{"bytes": "1024", "mpi": 1e-5, "exchange": 1e-5}]),
+        ("environment", {"MPI": ["MPICH"]}),
+        ("environment", []),
+        ("between", 3),
+        ("load", "1"),
+        ("cores", None),
+        ("speeds", [0.0, 0.0, 0.0]),
+        ("ranks", 10**400),
+    ],
+)
+def test_a_study_that_was_edited_is_refused_before_it_is_drawn(
+    folder: Path, name: str, value: object
+) -> None:
+    study = json.loads(to_json(collect(folder)))
+    study["sizes"][-1][name] = value
+    (folder / "study.json").write_text(json.dumps(study))
+    with pytest.raises(UsageError, match=r"study\.json is not a study .*" + name):
+        load(folder)
+
+
+@pytest.mark.parametrize("made", ["1 GB", "pipe"])
+def test_a_study_is_not_read_for_ever(tmp_path: Path, made: str) -> None:
+    if made == "pipe":
+        os.mkfifo(tmp_path / "study.json")
+    else:
+        (tmp_path / "study.json").touch()
+        os.truncate(tmp_path / "study.json", 1 << 30)
+    with pytest.raises(UsageError, match=r"study\.json is not a study"):
+        load(tmp_path)
+
+
+def test_damaged_facts_of_a_machine_are_told(folder: Path) -> None:
+    path = next(folder.glob("ranks-2/run-*/machine.json"))
+    for each in folder.glob("ranks-2/run-*/machine.json"):
+        each.write_text(json.dumps(json.loads(path.read_text()) | {"sums": [{"bytes": 4}]}))
+    with pytest.raises(UsageError, match="its runs on 2 ranks say is damaged"):
+        collect(folder)
 
 
 def test_runs_that_are_no_study_are_refused(folder: Path, tmp_path: Path) -> None:
