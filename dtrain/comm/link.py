@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Each figure is the least of so many tries, on the rank that took longest.
 TRIES = 5
+#: Seconds of a try that is one of few: there is then no noise to speak of, and five would hold up a start.
+SLOW = 0.1
 #: Sums of nothing that one try makes.
 SHORT = 5
 #: Products that may be computed beside one sum.
@@ -55,19 +57,24 @@ class Probe(NamedTuple):
     both: Callable[[int], Any]
 
 
-def measure(comm: Communicator, probe: Probe, forced: bool) -> Link:
-    """Measure a link. Collective."""
+def measure(comm: Communicator, probe: Probe, forced: bool) -> Link | None:
+    """Measure a link; None where a sum of nothing is slow, unless forced. Collective."""
 
-    def least(call: Callable[[int], Any], times: int) -> float:
+    def least(call: Callable[[int], Any], times: int, tries: int = TRIES) -> float:
         found = np.inf
-        for _ in range(TRIES):
+        for number in range(tries):
             comm.barrier()
             begun = time.perf_counter()
             call(times)
             found = min(found, time.perf_counter() - begun)
-        return float(comm.allreduce(np.array([found]), "max")[0])
+            if number == 0 and (slowest := _slowest(comm, found)) > SLOW:
+                return slowest
+        return _slowest(comm, found)
 
     before = comm.seconds
+    if least(probe.short, 1, 1) > SLOW and not forced:
+        comm.seconds = before
+        return None
     latency, moving, one = least(probe.short, SHORT) / SHORT, least(probe.long, 1), least(probe.products, 1)
     times = min(max(round(moving / one), 1), MOST)
     working = least(probe.products, times)
@@ -75,3 +82,7 @@ def measure(comm: Communicator, probe: Probe, forced: bool) -> Link:
     comm.seconds = before  # it is no part of what training waits
     bandwidth = probe.nbytes / max(moving - latency, 1e-6)
     return Link(latency, bandwidth, probe.flops / one, min(max(saved, 0.0), 1.0), forced)
+
+
+def _slowest(comm: Communicator, seconds: float) -> float:
+    return float(comm.allreduce(np.array([seconds]), "max")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm import launcher, monitor
-from dtrain.comm.base import Communicator
+from dtrain.comm.base import SHORT, Communicator
 from dtrain.comm.board import Board, join_board, leave_board, open_board
-from dtrain.comm.link import Probe, measure
+from dtrain.comm.link import SLOW, Probe, measure
 from dtrain.comm.shared import (
     PAGE,
     Meeting,
@@ -253,6 +254,8 @@ class MPICommunicator(Communicator):
                 begun = time.perf_counter()
                 way()
                 least[k] = min(least[k], time.perf_counter() - begun)
+            if self.allreduce(least.copy(), "max").max() > SLOW:
+                break
         shared, mpi = (self.allreduce(least, "max") * 1e3).tolist()
         self._buckets.pop().end()
         self.seconds = 0.0
@@ -310,7 +313,14 @@ class MPICommunicator(Communicator):
             partial(sums, short), partial(sums, long), long.nbytes, products, 2.0 * len(a) ** 3, both
         )
         self.link = measure(self, probe, forced)
-        self.averaging += f"; {self.link}"
+        if self.link is None and self.rank == 0:
+            print(
+                f"dtrain: WARNING: a sum of one number over {', '.join(dict.fromkeys(self.hosts))} takes "
+                f"more than {SLOW} s: the start, which has some fifty messages, and each step take long.",
+                file=sys.stderr,
+                flush=True,
+            )
+        self.averaging += f"; {self.link or 'a sum of nothing takes so long that no sum begins early'}"
 
     def bucket(self, nbytes: int) -> tuple[np.ndarray, np.ndarray] | None:
         if not self._shares or nbytes == 0:
@@ -511,11 +521,20 @@ class MPICommunicator(Communicator):
         self._comm.Bcast(array, root=root)
 
     def _allgather(self, array: np.ndarray) -> np.ndarray:
-        counts = np.empty(self.size, np.int64)
-        self._comm.Allgather(np.array([array.shape[0]], np.int64), counts)
-        row = array[0:0].nbytes if array.ndim == 0 else int(np.prod(array.shape[1:])) * array.itemsize
+        # what is short goes with its length: the start has many of these, and a message may take a second
+        head, heads = np.zeros(8 + SHORT, np.uint8), np.empty((self.size, 8 + SHORT), np.uint8)
+        head[:8].view(np.int64)[0] = array.shape[0]
+        first = array.reshape(-1).view(np.uint8)[:SHORT]
+        head[8 : 8 + first.size] = first
+        self._comm.Allgather(head, heads)
+        counts = heads[:, :8].copy().view(np.int64).reshape(-1)
+        row = int(np.prod(array.shape[1:])) * array.itemsize
         result = np.empty((int(counts.sum()), *array.shape[1:]), array.dtype)
         nbytes = [int(count) * row for count in counts]
+        if max(nbytes) <= SHORT:
+            pieces = [head[8 : 8 + n] for head, n in zip(heads, nbytes, strict=True)]
+            np.concatenate(pieces, out=result.reshape(-1).view(np.uint8))
+            return result
         starts = [0, *np.cumsum(nbytes[:-1]).tolist()]
         byte = self._mpi.BYTE
         self._comm.Allgatherv([array, array.nbytes, byte], [result, (nbytes, starts), byte])

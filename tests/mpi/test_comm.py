@@ -11,6 +11,7 @@ import pytest
 
 from dtrain import errors
 from dtrain.comm import Communicator
+from dtrain.comm.base import SHORT
 from dtrain.errors import DataError, DtrainError, EnvironmentProblem, RemoteError, UsageError
 
 #: name -> body(comm): what every communicator has to do, called on all of its ranks.
@@ -192,6 +193,22 @@ def one_text_is_agreed_on_and_others_are_told(comm: Communicator) -> None:
         assert str(error).startswith(told)
     else:
         raise AssertionError("no error")
+
+
+@body
+def texts_and_arrays_of_any_length_are_gathered(comm: Communicator) -> None:
+    """Short ones go with their length; where one rank's is long all follow."""
+    last = comm.size - 1
+    for size in (0, 1, SHORT // 8 - 1, SHORT // 8, SHORT - 1, SHORT, SHORT + 1, 300):
+        texts = [("é" * size)[: size if rank else size // 2] for rank in range(comm.size)]
+        assert comm.gather_text(texts[comm.rank]) == texts
+        assert comm.broadcast_text("x" * size if comm.rank == 0 else "no") == "x" * size
+        assert comm.broadcast_text("y" * size if comm.rank == last else "", last) == "y" * size
+        for dtype, columns in (("float64", 1), ("int8", 3), ("bool", 2), ("U5", 1), ("float32", 0)):
+            rows = [size if rank == 1 else 1 for rank in range(comm.size)]
+            parts = [np.full((n, columns), rank % 2).astype(dtype) for rank, n in enumerate(rows)]
+            gathered = comm.allgather(parts[comm.rank])
+            assert gathered.dtype == parts[0].dtype and np.array_equal(gathered, np.concatenate(parts))
 
 
 @pytest.mark.mpi

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import dtrain as dt
+from dtrain.comm import link
+from dtrain.comm.single import SingleCommunicator
 from dtrain.ops.collective import AllReduce, BeginAllReduce
 from dtrain.ops.placement import REPLICATED, Sharded
 from dtrain.passes import FeedSpec, Link, Step, compile_step
@@ -119,3 +122,29 @@ def test_the_work_of_products_and_convolutions_is_counted() -> None:
     product = dt.matmul(dt.ones([4, 3]), dt.ones([4, 5]), transpose_a=True).op
     specs = [t.spec for t in product.inputs], [t.spec for t in product.outputs]
     assert product.kind.flops(*specs) == 2 * 3 * 5 * 4 == 2 * int(np.prod([3, 5, 4]))
+
+
+@pytest.mark.parametrize(("forced", "most"), [(False, 1), (True, 5)])
+def test_a_slow_link_is_measured_by_few_sums(
+    forced: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five tries of everything took minutes over a link of a second."""
+    clock, calls = [0.0], []
+    monkeypatch.setattr(link.time, "perf_counter", lambda: clock[0])
+
+    def taking(seconds: float, name: str) -> Callable[[int], None]:
+        def call(times: int) -> None:
+            calls.append(name)
+            clock[0] += seconds * times
+
+        return call
+
+    probe = link.Probe(
+        taking(1.0, "short"), taking(9.0, "long"), 1 << 20, taking(1e-4, "products"), 1e6, taking(9.0, "both")
+    )
+    found = link.measure(SingleCommunicator(), probe, forced)
+    assert calls.count("short") + calls.count("long") + calls.count("both") <= most
+    if forced:
+        assert found is not None and found.latency == 1.0 and found.bandwidth == (1 << 20) / 8.0
+    else:
+        assert found is None
