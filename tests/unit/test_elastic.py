@@ -276,7 +276,7 @@ def test_each_new_rank_0_goes_on_with_the_curves(config: TrainConfig) -> None:
 def test_too_few_are_left(config: TrainConfig) -> None:
     """What is left of them saves and ends, each with the words that go on."""
     config = replace(config, min_ranks=3)
-    results = on_mortal_ranks(4, {1: 11, 0: 11}, lambda comm: train(config, comm))
+    results = on_mortal_ranks(4, {1: 10, 0: 10}, lambda comm: train(config, comm))
     for result in results[2:]:
         assert isinstance(result, RanksLost) and result.agreed
         assert str(result) == (
