@@ -60,7 +60,7 @@ class Size:
 
     def __post_init__(self) -> None:
         for name in ("ranks", "nodes", "cores", "batch_size", "steps_an_epoch"):
-            value, least = getattr(self, name), 1 if name in ("ranks", "nodes") else 0
+            value, least = getattr(self, name), 1 if name in ("ranks", "nodes", "cores") else 0
             _check(name, value, type(value) is int and _is_number(value, least))
         _check("speeds", self.speeds, all(_is_number(speed, 1e-9) for speed in self.speeds))
         for name in ("speeds", "seconds_to_target", "accuracy"):

@@ -252,7 +252,7 @@ def test_a_file_that_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
         ("environment", []),
         ("between", 3),
         ("load", "1"),
-        ("cores", None),
+        ("cores", 0),
         ("speeds", [0.0, 0.0, 0.0]),
         ("ranks", 10**400),
     ],
