@@ -262,8 +262,15 @@ def campaign(tasks: Sequence[Task], jobs: Jobs) -> int:
 
     alone = jobs.both("alone", [(number, Setting()) for number, _ in tasks])
     print(f"{len(tasks)} cases alone in {time.monotonic() - begun:.0f} s", flush=True)
+    diverged = [(number, Setting()) for number, said in alone.items() if said["outcome"] == "not finite"]
+    for number, said in jobs.both("exact", diverged).items() if diverged else ():
+        if said["outcome"] == "not finite":  # the program does so by itself
+            alone[number] = said | {"outcome": "left out"}
+            print(
+                f"left out, {form(number)} {number}: not finite in float64 either, {said['what']}", flush=True
+            )
     for number, said in alone.items():
-        if said["outcome"] != "same":
+        if said["outcome"] not in ("same", "left out"):
             tell(number, Setting(), said)
     settings = {number: how for number, how in tasks if alone[number]["outcome"] == "same"}
     groups: dict[tuple[Any, ...], list[Task]] = {}

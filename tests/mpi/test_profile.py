@@ -72,16 +72,17 @@ def test_training_is_recorded_and_the_same(share: bool, kernels: str, tmp_path: 
         for rank in range(comm.size):
             own = [e for e in events if e["pid"] == rank and e["ph"] == "X"]
             updates = [e for e in own if e["args"].get("op") == "ApplyAdam"]
-            # each bucket's bytes once; in C the update of shared parameters adds up the gradients itself
-            apart = 4 if kernels == "c" and share else 4 * (19 * 5 + 1)
-            assert [e["args"]["bytes"] for e in own if e["cat"] == MOVING] == [apart] * 6
-            assert sum(e["args"].get("bytes", 0) for e in own) == 4 * (19 * 5 + 1) * 6
+            # the bucket's bytes once, with the loss and the verdict of the check; in C the update of shared
+            # parameters adds up the gradients itself, and these two are left
+            apart = [4, 4] if kernels == "c" and share else [4 * (19 * 5 + 2)]
+            assert [e["args"]["bytes"] for e in own if e["cat"] == MOVING] == apart * 6
+            assert sum(e["args"].get("bytes", 0) for e in own) == 4 * (19 * 5 + 2) * 6
             assert len(updates) == 6 and {e["cat"] for e in updates} == {UPDATE}
             # where ranks share parameters, an update ends in a meeting, which is told apart
             waits = [e for e in own if e["cat"] == WAITING and e["args"]["for"] == updates[0]["name"]]
             assert len(waits) == (6 if share and comm.size > 1 else 0)
             # nobody has a sum before the last has come to it
-            sums = [e for e in own if e["cat"] == MOVING]
+            sums = [e for e in own if e["cat"] == MOVING][:: len(apart)]
             for other in range(comm.size):
                 waits = [e for e in events if e["pid"] == other and e.get("cat") == WAITING]
                 came = [e["ts"] for e in waits if e["args"]["for"] == sums[0]["name"]]
