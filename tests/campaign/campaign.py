@@ -89,6 +89,8 @@ def work(role: str, tasks: Path, folder: Path) -> None:
     for number, options in json.loads(tasks.read_text()):
         if rank == 0:
             say(number, "begun")
+        if role == "exact":
+            wide.drawn_single = "float64" not in program(number, Setting(**options))
         try:
             found = run(number, Setting(**options), comm)
         except Exception as error:

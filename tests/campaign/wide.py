@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 SINGLE = np.dtype(np.float32)
+#: Whether what is drawn was float32 before; a program in float64 draws as it does.
+drawn_single = True
 
 
 class _Finder(MetaPathFinder):
@@ -39,6 +41,8 @@ def _dtypes(module: Any) -> None:
 def _draws(module: Any) -> None:
     def single(draw: Any) -> Any:
         def drawn(self: Any, generator: Any, dtype: Any) -> Any:
+            if not drawn_single:
+                return draw(self, generator, dtype)
             np.float32 = SINGLE.type  # NumPy asks itself for it
             try:
                 return draw(self, generator, SINGLE)
