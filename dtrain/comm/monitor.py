@@ -53,6 +53,8 @@ USAGE, LOST, STALLED = 2, 7, 8
 #: The request by which a pidfd tells of its process, and of the answer the bit for how that ended.
 GET_INFO, EXIT = 0xC040FF0B, 8
 UNKNOWN = "killed, or ended by itself"
+#: How those end that a launcher ends.
+BY_LAUNCHERS = ("killed by SIGKILL", "killed by SIGTERM", UNKNOWN)
 #: Seconds that deaths are gathered before one is said to have caused the others; and those for one that dies.
 WINDOW, DYING = 0.15, 2.0
 #: Seconds between two looks, and those that a verdict leaves the ranks to end by themselves.
@@ -189,6 +191,8 @@ class Monitor:
         self.lost: list[tuple[Row, str]] = []  # and how each has ended: from the first on, until judged
         self.judged = 0.0  # when that is
         self.closed: list[int] = []  # ranks whose files are closed, in that order: they die
+        self.deaths = select.epoll()  # of all processes that are watched: what came first comes first
+        self.processes: dict[int, Process] = {}  # watched before the ranks had met, by pidfd
 
     def row(self, i: int) -> Row:
         start = HEADER + i * ROW
@@ -210,8 +214,8 @@ class Monitor:
         if start.local_size > 1:
             launcher = int((_stat(child) or ["", "0"])[1])
         begun: dict[int, Process] = {}  # by local rank
-        fds = {own: Process(parent, int(_environ(parent).get(start.rank, "0")))}
-        deaths, missed, files = select.epoll(), 0.0, set[str]()
+        deaths, fds, missed, files = self.deaths, self.processes, 0.0, set[str]()
+        fds[own] = Process(parent, int(_environ(parent).get(start.rank, "0")))
         deaths.register(own, select.EPOLLIN)
         stopped: dict[int, float] = {}  # seconds, by pid
         while not self.words[ROWS]:
@@ -241,13 +245,14 @@ class Monitor:
                 ends += [(fds[fd], _how(fds[fd].pid, fd)) for fd, _ in deaths.poll(0)]
                 process, how = to_blame(ends)
                 what = f"{start.who(process)}, has ended ({how})"
+                if absent(begun, start) and how in BY_LAUNCHERS:  # which ends all once one has died
+                    what = f"{absent(begun, start)} has ended"
             elif still:
                 what = f"{start.who(still)}, is stopped"
             elif missed >= PATIENCE and child in (p.pid for p in begun.values()):
-                known = {p.rank for p in begun.values()}
-                everyone = range(start.size if start.local_size == start.size else 0)
-                which = next((f"rank {rank}" for rank in everyone if rank not in known), "a rank")
-                what = f"{which} of {start.size} on {os.uname().nodename} has ended"
+                what = (
+                    f"{absent(begun, start) or f'a rank of {start.size} on {os.uname().nodename}'} has ended"
+                )
             else:
                 continue
             if self.words[ROWS]:
@@ -274,17 +279,19 @@ class Monitor:
         self.host, self.size = text_at(self.memory, *HOST), self.words[SIZE]
         self.rows = [self.row(i) for i in range(count)]
         self.still, self.ticks, self.alive = [0.0] * count, [0] * count, set(range(count))
-        deaths = select.epoll()  # it tells what came first first
+        deaths = self.deaths
         pids: dict[int, int] = {}
         lives = self.watch_files(deaths)
+        known = {process.pid: fd for fd, process in reversed(self.processes.items())}
         for i, row in enumerate(self.rows):
+            fd = known.get(row.pid, -1)
             try:
-                fd = os.pidfd_open(row.pid)
+                if fd < 0:
+                    deaths.register(fd := os.pidfd_open(row.pid), select.EPOLLIN)
             except OSError:
                 self.died(i)
                 continue
             pids[fd] = i
-            deaths.register(fd, select.EPOLLIN)
         deadline = 0.0
         self.looked = time.monotonic()
         while pids or self.lost:
@@ -292,7 +299,7 @@ class Monitor:
                 deaths.unregister(fd)
                 if fd in lives:
                     self.closed.append(lives.pop(fd))
-                else:
+                elif fd in pids:
                     self.died(pids.pop(fd), fd)
                 os.close(fd)
             now = time.monotonic()
@@ -483,9 +490,17 @@ def to_blame(ends: Sequence[tuple[Any, str]]) -> tuple[Any, str]:
     dead, and is not seen everywhere (see watch_files): where the first was killed, one that has failed by
     itself is meant.
     """
-    killed = tuple(f"killed by {name}" for name in ("SIGKILL", "SIGTERM"))
-    failed = [end for end in ends if end[1].startswith("killed by") and end[1] not in killed]
-    return failed[0] if failed and ends[0][1] in (*killed, UNKNOWN) else ends[0]
+    failed = [end for end in ends if end[1].startswith("killed by") and end[1] not in BY_LAUNCHERS]
+    return failed[0] if failed and ends[0][1] in BY_LAUNCHERS else ends[0]
+
+
+def absent(begun: dict[int, Process], start: Start) -> str:
+    """The first rank of which no process was found, in words: it had ended before; '' where there is none."""
+    if len(begun) == start.local_size or start.local_size != start.size:
+        return ""
+    known = {process.rank for process in begun.values()}
+    rank = next(rank for rank in range(start.size) if rank not in known)
+    return f"rank {rank} of {start.size} on {os.uname().nodename}"
 
 
 def _child(rank: int, start: Start) -> int:

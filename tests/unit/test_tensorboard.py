@@ -225,8 +225,7 @@ def test_the_graph_is_that_of_the_step(tmp_path: Path) -> None:
 
 def test_a_run_that_diverges_is_not_ended_by_being_watched(tmp_path: Path) -> None:
     options = {"model": "logistic", "optimizer": "sgd", "lr": 1e38, "check_numerics": "off"}
-    with pytest.warns(RuntimeWarning, match="loss/Add:0 .* is nan from step 2 on"):
-        folder = run(tmp_path / "run", **options)
+    folder = run(tmp_path / "run", **options)
     last = events(folder, "epoch")[-1]
     assert last["loss"] is None and last["not_finite"]["loss"] in ("nan", "inf")
     reader = read(folder)
