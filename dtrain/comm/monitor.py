@@ -193,6 +193,7 @@ class Monitor:
         self.closed: list[int] = []  # ranks whose files are closed, in that order: they die
         self.deaths = select.epoll()  # of all processes that are watched: what came first comes first
         self.processes: dict[int, Process] = {}  # watched before the ranks had met, by pidfd
+        self.by_term = False  # whether their launcher ends processes by SIGTERM, as Open MPI's does
 
     def row(self, i: int) -> Row:
         start = HEADER + i * ROW
@@ -206,6 +207,7 @@ class Monitor:
         MPI_Init waits for ever for a rank that has ended before it, which with 0 looks well to its
         launcher. So its processes on this node are watched, found by the variable that numbers them.
         """
+        self.by_term = start.rank.startswith("OMPI_")
         try:
             own = os.pidfd_open(parent)
         except OSError:  # it died before this process had begun
@@ -243,7 +245,7 @@ class Monitor:
                 while not self.words[ROWS] and time.monotonic() < until:
                     time.sleep(WINDOW)
                 ends += [(fds[fd], _how(fds[fd].pid, fd)) for fd, _ in deaths.poll(0)]
-                process, how = to_blame(ends)
+                process, how = to_blame(ends, self.by_term)
                 what = f"{start.who(process)}, has ended ({how})"
                 if absent(begun, start) and how in BY_LAUNCHERS:  # which ends all once one has died
                     what = f"{absent(begun, start)} has ended"
@@ -371,7 +373,7 @@ class Monitor:
         """Say which of the ranks that were lost has ended the others."""
         order = [self.rows[i].rank for i in self.closed]
         self.lost.sort(key=lambda end: order.index(end[0].rank) if end[0].rank in order else len(order))
-        row, how = to_blame(self.lost)
+        row, how = to_blame(self.lost, self.by_term)
         self.lost = []
         self.end(f"{self.who(row)}, was lost in {self.where(row)}: {how}", LOST)
 
@@ -483,14 +485,18 @@ def unlink(files: set[str]) -> None:
             pass
 
 
-def to_blame(ends: Sequence[tuple[Any, str]]) -> tuple[Any, str]:
-    """Of processes that have ended, the first, and how each did: the one that has ended the others.
+def to_blame(ends: Sequence[tuple[Any, str]], by_term: bool = False) -> tuple[Any, str]:
+    """Of processes that have ended, the first first, and how each did: the one that has ended the others.
+
+    by_term: whether their launcher ends them by SIGTERM, at first.
 
     A launcher kills them as soon as a process has closed its files, which may be before that one counts as
     dead, and is not seen everywhere (see watch_files): where the first was killed, one that has failed by
     itself is meant.
     """
     failed = [end for end in ends if end[1].startswith("killed by") and end[1] not in BY_LAUNCHERS]
+    if by_term and ends[0][1] == "killed by SIGTERM":
+        failed += [end for end in ends if end[1] == "killed by SIGKILL"]
     return failed[0] if failed and ends[0][1] in BY_LAUNCHERS else ends[0]
 
 

@@ -152,6 +152,10 @@ def test_of_several_deaths_the_one_that_was_no_launchers_is_meant() -> None:
     assert monitor.to_blame([(1, monitor.UNKNOWN), (0, failed)]) == (0, failed)
     assert monitor.to_blame([(1, killed), (2, left)]) == (1, killed)  # an MPI ends with a code of its own
     assert monitor.to_blame([(1, left), (2, failed)]) == (1, left)
+    terminated = "killed by SIGTERM"  # so Open MPI's launcher ends the others
+    assert monitor.to_blame([(0, terminated), (1, killed)], by_term=True) == (1, killed)
+    assert monitor.to_blame([(0, terminated), (1, killed)]) == (0, terminated)
+    assert monitor.to_blame([(0, terminated), (1, terminated)], by_term=True) == (0, terminated)
 
 
 @linux
