@@ -21,7 +21,7 @@ import programs
 pytestmark = pytest.mark.mpi
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", [0, 2, 3, 4, 6, 7, 8, 9])  # 1 and 5 take the second look, seconds each
 def test_a_case_gives_what_one_process_gives(number: int, comm: Communicator) -> None:
     how = replace(programs.setting(number), ranks=comm.size)
     if how.kernels == "c" and not compiler.command():

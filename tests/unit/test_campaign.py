@@ -22,7 +22,7 @@ needs_compiler = pytest.mark.skipif(not compiler.command(), reason="no C compile
 
 
 @needs_compiler
-@pytest.mark.parametrize("number", range(10))
+@pytest.mark.parametrize("number", [0, *range(2, 11)])  # 1 takes the second look, which is slow
 def test_a_case_in_c_gives_what_numpy_gives(number: int, tmp_path: Path) -> None:
     how = replace(programs.setting(number), ranks=1, kernels="c")
     alone = cases.run(number, programs.Setting(), None)
