@@ -92,13 +92,21 @@ def install(comm: Communicator) -> None:
     pid, leave = os.getpid(), os._exit
 
     def end_at_once(code: int) -> None:
-        # some launchers take it for the end of a job that went well: MPICH's, now and then
-        if code == 0 and os.getpid() == pid and comm.board.row[monitor.STATE] == monitor.RUNNING:
+        running = os.getpid() == pid and comm.board.row[monitor.STATE] == monitor.RUNNING
+        if running and code == 0:
+            # some launchers take it for the end of a job that went well: MPICH's, now and then
             if threading.current_thread() is threading.main_thread():
                 comm.finish()  # as behind the last line of the program: others may wait for this rank
             else:
                 error = RanksLost("os._exit(0) was called in a thread, before the end of the program.")
                 leave(end(comm, error))
+        elif running and comm.size > 1 and not comm.elastic:
+            # a launcher that sees the code may end all before the monitor has spoken
+            comm.board.state(monitor.SPOKEN)
+            text = f"error on {comm.describe()}, in {comm.board.place()}: os._exit({code}) was called"
+            print(f"dtrain: {text}{comm.board.how_to_resume()}", file=sys.stderr, flush=True)
+            time.sleep(FLUSH)
+            comm.abort(code)
         leave(code)
 
     os._exit = end_at_once  # type: ignore[assignment]

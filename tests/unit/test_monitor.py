@@ -146,6 +146,17 @@ def test_os_exit_0_is_no_end_of_a_job(mpirun: Callable[..., Any], tmp_path: Path
     assert run.rc == 7 and re.search(r"rank 1 of 2 on .*(has ended|os\._exit\(0\) was called)", message), run
 
 
+@linux
+def test_os_exit_with_a_code_is_said_by_the_rank_itself(mpirun: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(
+        "import os\nimport numpy as np\nfrom dtrain import comm\nworld = comm.world()\n"
+        "if world.rank == 1: os._exit(3)\nwhile True: world.allreduce(np.ones(3))\n"
+    )
+    run = mpirun(2, [], module="early", env={"PYTHONPATH": path_to(tmp_path)})
+    (message,) = said(run.stderr)
+    assert run.rc == 3 and re.search(r"error on rank 1 of 2 on .*: os\._exit\(3\) was called", message), run
+
+
 def test_of_several_deaths_the_one_that_was_no_launchers_is_meant() -> None:
     killed, failed, left = "killed by SIGKILL", "killed by SIGSEGV", "it ended by itself, with 3"
     assert monitor.to_blame([(1, killed), (2, killed), (0, failed)]) == (0, failed)

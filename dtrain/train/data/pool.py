@@ -135,7 +135,7 @@ def _mapped(path: Path, rank: int, ranks: int) -> Pool | None:
             return None
         about: dict[str, Any] = json.loads(text)
         arrays = [_map(path / f"{name}.npy") for name in ("images", "labels")]
-    except (OSError, ValueError, EOFError):
+    except Exception:  # of a damaged header NumPy raises anything: tokenize's errors, too
         return None
     for array, sums in zip(arrays, about["sums"], strict=True):
         chunks = _chunks(array)
