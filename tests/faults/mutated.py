@@ -201,11 +201,12 @@ def of_caches(folder: Path) -> dict[str, tuple[Path, Reader]]:
     found: dict[str, tuple[Path, Reader]] = {"a compiled library": (library, compiled)}
     data = folder / "blocks"
     wanted = load(str(data), world())
+    images, labels = wanted.images.copy(), wanted.labels.copy()  # it is mapped from the files to damage
     (pool,) = (folder / "cache" / "dtrain" / "pools").iterdir()
 
     def same() -> None:
         got = load(str(data), world())
-        assert np.array_equal(got.images, wanted.images) and np.array_equal(got.labels, wanted.labels)
+        assert np.array_equal(got.images, images) and np.array_equal(got.labels, labels)
         assert len(got.train) == len(wanted.train)
 
     for file in ("about", "labels.npy", "images.npy"):
