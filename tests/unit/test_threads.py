@@ -256,7 +256,15 @@ def test_a_run_within_a_run() -> None:
     assert session.run(sums, {x: Late()}).tolist() == [7168] * 4
 
 
-def test_an_interrupted_run_leaves_the_session_to_others() -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """SIGINT interrupts, as it does not in a process that a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_leaves_the_session_to_others(interrupts: None) -> None:
     x, sums = doubled_sums()
     session = dt.Session(comm=None)
     rows = np.ones((4, 16), "f4")
