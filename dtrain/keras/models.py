@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from dtrain.comm.base import every_rank
 from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
+from dtrain.hints import nearest
 from dtrain.keras import data, saving, training
 from dtrain.keras.callbacks import Callback, Callbacks, History, Watch
 from dtrain.keras.layers import Layer
@@ -374,8 +376,10 @@ def _refuse(what: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an argument that there is not here, unless it is None."""
     for name, value in options.items():
         if value is not None:
+            near = nearest(name, inspect.signature(getattr(Sequential, what)).parameters)
             fix = "give it the examples that are meant, x[:n]" if name == "steps" else "leave it out"
-            raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}.")
+            fix = f"did you mean {near}?" if near else f"{fix}."
+            raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}")
 
 
 def _verbose(verbose: Any) -> int:

@@ -46,7 +46,7 @@ ALLOWED = {
         *("errors", "files", "machine", "info", "config", "compat", "comm", "graph", "ops", "autodiff"),
         *("runtime", "keras", "dtrain"),
     },
-    "keras": {"errors", "compat", "comm", "graph", "ops", "summary", "runtime", "train"},
+    "keras": {"errors", "hints", "compat", "comm", "graph", "ops", "summary", "runtime", "train"},
     "examples": {"train"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},

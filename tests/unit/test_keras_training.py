@@ -721,6 +721,10 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         (lambda m: m.evaluate(X, Y, steps=1), ["evaluate: steps=1 is not supported", "x[:n]"]),
         (lambda m: m.predict(X, callbacks=[]), ["predict: callbacks=[] is not supported", "leave it out"]),
         (lambda m: m.compile("sgd", "mse", loss_weights=[1]), ["compile: loss_weights=[1] is not supported"]),
+        (
+            lambda m: m.compile("sgd", "mse", metrcs=["mae"]),
+            ["metrcs=['mae'] is not supported", "mean metrics?"],
+        ),
         (lambda m: m.fit(X, Y, callbacks=[print]), ["is no callback"]),
         (lambda m: m.evaluate(X, Y[:3]), ["evaluate: x has 23"]),
         (lambda m: m.predict(X[:, :4]), ["predict: x has examples of shape (4,)"]),
