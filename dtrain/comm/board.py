@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -190,13 +191,24 @@ def tag_of(what: str, within: int = 0) -> int:
 
 def caller() -> str:
     """' (train.py:12)': the line of the program that has called this package; '' where there is none."""
-    frame = sys._getframe(1)
+    frame, _ = _program()
+    return f" ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})" if frame is not None else ""
+
+
+def stacklevel() -> int:
+    """That of warnings.warn for the program's line, in the function that calls this."""
+    return _program()[1]
+
+
+def _program() -> tuple[FrameType | None, int]:
+    """The first frame that is not of this package, and how far it is from the caller's caller, from 1."""
+    frame, level = sys._getframe(2), 1
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith((HERE, "<frozen")) and not file.endswith("contextlib.py"):
-            return f" ({os.path.basename(file)}:{frame.f_lineno})"
-        frame = frame.f_back
-    return ""
+            return frame, level
+        frame, level = frame.f_back, level + 1
+    return None, 1
 
 
 def stall_limits() -> tuple[float, float]:

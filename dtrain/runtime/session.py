@@ -15,7 +15,7 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator, every_rank
-from dtrain.comm.board import caller, tag_of
+from dtrain.comm.board import caller, stacklevel, tag_of
 from dtrain.comm.monitor import POSITION, STEP
 from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import (
@@ -339,7 +339,7 @@ class Session:
                     "before the update; with check_numerics=False nothing is looked at. A lower learning "
                     "rate, clipped gradients or a look at the data may help.",
                     RuntimeWarning,
-                    stacklevel=5,
+                    stacklevel=stacklevel(),
                 )
         return results
 

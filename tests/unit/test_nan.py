@@ -30,6 +30,7 @@ def told(run: Callable[[], Any]) -> list[str]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         run()
+    assert {w.filename for w in found} <= {__file__}  # it points at the program's line
     return [str(w.message) for w in found]
 
 
