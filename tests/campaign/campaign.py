@@ -90,7 +90,7 @@ def work(role: str, tasks: Path, folder: Path) -> None:
         if rank == 0:
             say(number, "begun")
         if role == "exact":
-            wide.drawn_single = "float64" not in program(number, Setting(**options))
+            wide.drawn_single = 'placeholder("float64"' not in program(number, Setting(**options))
         try:
             found = run(number, Setting(**options), comm)
         except Exception as error:
