@@ -51,16 +51,6 @@ INLINE float dt_log(float x) { return log_float(x); }
 INLINE double dt_log(double x) { return log(x); }
 INLINE float dt_tanh(float x) { return tanh_float(x); }
 INLINE double dt_tanh(double x) { return tanh(x); }
-INLINE float dt_sqrt(float x) { return sqrtf(x); }
-INLINE double dt_sqrt(double x) { return sqrt(x); }
-
-/* The other functions are CUDA's own. */
-#define OWN(NAME)                                                                                               \
-    INLINE float dt_##NAME(float x) { return NAME##f(x); }                                                      \
-    INLINE double dt_##NAME(double x) { return NAME(x); }
-OWN(expm1) OWN(log1p) OWN(floor) OWN(ceil) OWN(rint)
-OWN(sin) OWN(cos) OWN(tan) OWN(asin) OWN(acos) OWN(atan)
-OWN(sinh) OWN(cosh) OWN(asinh) OWN(acosh) OWN(atanh)
 INLINE float dt_fmod(float x, float y) { return fmodf(x, y); }
 INLINE double dt_fmod(double x, double y) { return fmod(x, y); }
 

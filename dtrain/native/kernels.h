@@ -56,7 +56,3 @@ INLINE void streamed(void) {}
 #define dt_exp(x) _Generic((x), float: exp_float, default: exp)(x)
 #define dt_log(x) _Generic((x), float: log_float, default: log)(x)
 #define dt_tanh(x) _Generic((x), float: tanh_float, default: tanh)(x)
-#define dt_sqrt(x) _Generic((x), float: sqrtf, default: sqrt)(x)
-#define dt_floor(x) _Generic((x), float: floorf, default: floor)(x)
-#define dt_ceil(x) _Generic((x), float: ceilf, default: ceil)(x)
-#define dt_rint(x) _Generic((x), float: rintf, default: rint)(x)

@@ -1,16 +1,8 @@
 """What an op is, and how a line of Python becomes a node.
 
-A new op is one class here or in a neighbouring file:
-
-    @register
-    class Exp(Elementwise):
-        ufunc = "exp"
-
-        def grad(self, node, dy):
-            return [dy * node.outputs[0]]
-
-What it declares (`axis: int = 0`) are its attributes, compared by value, so equal ops on equal inputs are one
-node. The op tests find it in REGISTRY and check its gradient against finite differences.
+A new op is one class in a neighbouring file (see elementwise.py for those of one number). What it declares
+(`axis: int = 0`) are its attributes, compared by value, so equal ops on equal inputs are one node. The op
+tests find it in REGISTRY and check its gradient against finite differences.
 """
 
 from __future__ import annotations
@@ -25,9 +17,8 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype, string
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
-from dtrain.graph.shape import Dims, as_dims, broadcast, compatible, merge, shape_text, size_of
-from dtrain.native.loops import TYPES
-from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
+from dtrain.graph.shape import Dims, as_dims, compatible, merge, shape_text, size_of
+from dtrain.ops.placement import REPLICATED, Placement, Sharded
 
 Kernel = Callable[[], Any]
 #: What a place rule answers: the placements wanted of the inputs, and the outputs'; None: all replicated.
@@ -191,109 +182,6 @@ def register(cls: _Kind) -> _Kind:
     assert cls.__name__ not in REGISTRY, f"two ops are called {cls.__name__}"
     REGISTRY[cls.__name__] = cls
     return cls
-
-
-# -- elementwise ops -------------------------------------------------------------------------------------
-class Elementwise(Op):
-    """Ops over broadcast inputs of one dtype; the gradient's broadcast sum is autodiff's business."""
-
-    elementwise = True
-    inplace: ClassVar[tuple[int, ...]] = (0, 1)
-    #: Name of the function on xp, called as ufunc(*inputs, out=output).
-    ufunc: ClassVar[str] = ""
-    arity: ClassVar[int] = 1
-    #: Result type: None is the inputs' type.
-    result: ClassVar[str | None] = None
-    #: The dtypes it takes: a function of DType.
-    takes: ClassVar[Any] = staticmethod(lambda dtype: not dtype.is_bool)
-    #: How it treats PARTIAL inputs: "sum" passes a sum of partials on, "scale" one partial times the rest.
-    linear: ClassVar[str] = ""
-    #: It in C, of {0}, {1} ... and its attributes, {T} being the result's type; '' leaves it to NumPy.
-    c: ClassVar[str] = ""
-    #: It in CUDA, where that differs: of functions that a C library computes one by one, NumPy is as fast.
-    cuda: ClassVar[str] = ""
-    #: Values that its domain allows, for the tests.
-    domain: ClassVar[tuple[float, float]] = (-2.0, 2.0)
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        first = specs[0]
-        for spec in specs:
-            if spec.dtype != first.dtype:
-                raise GraphError(
-                    f"dtypes {first.dtype.name} and {spec.dtype.name} differ; use cast on one of them"
-                )
-        if not type(self).takes(first.dtype):
-            raise GraphError(f"it is not defined on {first.dtype.name}")
-        shape: Dims = first.shape
-        for spec in specs[1:]:
-            shape = broadcast(shape, spec.shape)
-        return [Spec(shape, as_dtype(self.result) if self.result else first.dtype)]
-
-    def expression(
-        self, args: Sequence[str], dtypes: Sequence[DType], result: str, cuda: bool = False
-    ) -> str | None:
-        """It in C or CUDA, of inputs of these names and dtypes; result: its C type. None: it has no form."""
-        text = (self.cuda or self.c) if cuda else self.c
-        return text.format(*args, T=result, **vars(self)) or None
-
-    def translatable(self, dtypes: Sequence[DType], result: DType, cuda: bool) -> bool:
-        """Whether it can be said in C, or CUDA, for these dtypes."""
-        if not all(dtype.name in TYPES for dtype in (*dtypes, result)):
-            return False
-        return self.expression(["x"] * len(dtypes), dtypes, TYPES[result.name], cuda) is not None
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        body = [(self, tuple(range(len(ins))))]
-        return code.loop(body, [len(ins)], [*specs, *self.infer(*specs)], ins, outs)
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        if self.ufunc:
-            return partial(getattr(env.xp, self.ufunc), *ins, out=outs[0])
-        return super().bind(env, ins, outs)
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        if PARTIAL in placements:
-            placed = self._place_partial(placements)
-            if placed is not None:
-                return placed
-        out = node.outputs[0].spec.shape
-        assert out is not None
-        axes = set()
-        for placement, tensor in zip(placements, node.inputs, strict=True):
-            if isinstance(placement, Sharded):
-                assert tensor.spec.shape is not None
-                axes.add(placement.axis + len(out) - len(tensor.spec.shape))
-        if len(axes) != 1:
-            return None
-        axis = axes.pop()
-        wanted: list[Placement] = []
-        for tensor in node.inputs:
-            assert tensor.spec.shape is not None
-            own = axis - (len(out) - len(tensor.spec.shape))
-            spans = own >= 0 and tensor.spec.shape[own] == out[axis]
-            wanted.append(Sharded(own) if spans else REPLICATED)
-        return wanted, Sharded(axis)
-
-    def _place_partial(self, placements: Sequence[Placement]) -> Placed:
-        if self.linear == "sum" and all(p == PARTIAL for p in placements):
-            return placements, PARTIAL
-        rest_replicated = all(p == REPLICATED for p in placements[1:])
-        if self.linear == "scale" and placements[0] == PARTIAL and rest_replicated:
-            return placements, PARTIAL
-        return None
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        low, high = cls.domain
-        if cls.arity == 1:
-            return [Example(cls(), (3, 4), low=low, high=high)]
-        shapes = [((3, 4), (3, 4)), ((3, 4), (4,)), ((2, 1, 4), (3, 1)), ((), (3,))]
-        return [Example(cls(), *pair, low=low, high=high) for pair in shapes]
-
-
-def floating(dtype: DType) -> bool:
-    """For Elementwise.takes: floating types only."""
-    return dtype.is_floating
 
 
 # -- constants and the making of nodes ---------------------------------------------------------------
@@ -502,6 +390,18 @@ def same_shape(a: Spec, b: Spec, what: str) -> Dims:
     if not compatible(a.shape, b.shape):
         raise GraphError(f"{what}: shapes {shape_text(a.shape)} and {shape_text(b.shape)} differ")
     return merge(a.shape, b.shape)
+
+
+def in_turn(calls: Sequence[Kernel]) -> Kernel:
+    """One kernel that does several."""
+    if len(calls) == 1:
+        return calls[0]
+
+    def kernel() -> None:
+        for call in calls:
+            call()
+
+    return kernel
 
 
 def in_order(*calls: Any) -> list[Any] | None:

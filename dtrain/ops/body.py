@@ -90,16 +90,16 @@ class Rule:
     """What a function of scalar tensors does, as a body: arithmetic that is written once.
 
     function: takes tensors of rank 0, and returns one or several; it has to use elementwise ops alone.
-    dtype: of its inputs, of which there are so many. constants: the values numbered behind the inputs.
+    dtypes: of its inputs. constants: the values numbered behind the inputs.
     """
 
-    def __init__(self, function: Callable[..., Any], dtype: DType, inputs: int) -> None:
+    def __init__(self, function: Callable[..., Any], dtypes: Sequence[DType]) -> None:
         graph = Graph()
         with graph.as_default():
-            given = [placeholder(dtype, (), name=f"input_{i}") for i in range(inputs)]
+            given = [placeholder(dtype, (), name="input") for dtype in dtypes]
             results = function(*given)
         results = (results,) if isinstance(results, Tensor) else tuple(results)
-        nodes = graph.operations[inputs:]
+        nodes = graph.operations[len(given) :]
         consts = [n for n in nodes if isinstance(n.kind, Const)]
         steps = [n for n in nodes if not isinstance(n.kind, Const)]
         assert all(n.kind.elementwise for n in steps), [n.type for n in steps]
@@ -109,19 +109,40 @@ class Rule:
         self.body = [Instruction(n.kind, tuple(number[t] for t in n.inputs)) for n in steps]
         self.results = [number[t] for t in results]
 
+    def expression(self, names: Sequence[str], cuda: bool = False) -> str | None:
+        """Its result in C or CUDA, of inputs of these names, as one expression. None: it has no such form."""
+        texts = [*names, *map(self._constant, range(len(names), self._first))]
+        for i, (_, args) in enumerate(self.body, self._first):
+            text = self._operation(i, [texts[a] for a in args], cuda)
+            if text is None:
+                return None
+            dtype = self._values[i].dtype
+            # C computes with short integers as with long ones
+            texts.append(f"({text})" if dtype.is_floating else f"({TYPES[dtype.name]})({text})")
+        return texts[self.results[0]]
+
     def text(self, names: Sequence[str], cuda: bool = False) -> str:
         """It for one entry in C or CUDA: of inputs of these names it makes constants x0, x1 ... by number."""
-        lines = []
-        first = len(self._values) - len(self.body)
-        for i, tensor in enumerate(self._values):
-            type = TYPES[tensor.dtype.name]
-            if i < len(names):
-                value = names[i]
-            elif i < first:
-                value = f"({type}){self.constants[i - len(names)].item()!r}"
-            else:
-                op, args = self.body[i - first]
-                dtypes = [self._values[a].dtype for a in args]
-                value = str(op.expression([f"x{a}" for a in args], dtypes, type, cuda))
-            lines.append(f"const {type} x{i} = {value};")
-        return "\n".join(lines)
+        texts = [*names, *map(self._constant, range(len(names), self._first))]
+        texts += [
+            str(self._operation(i, [f"x{a}" for a in args], cuda))
+            for i, (_, args) in enumerate(self.body, self._first)
+        ]
+        return "\n".join(
+            f"const {TYPES[v.dtype.name]} x{i} = {text};"
+            for i, (v, text) in enumerate(zip(self._values, texts, strict=True))
+        )
+
+    @property
+    def _first(self) -> int:
+        """The number of the first value that is computed."""
+        return len(self._values) - len(self.body)
+
+    def _constant(self, i: int) -> str:
+        value = self.constants[i - (self._first - len(self.constants))]
+        return f"({TYPES[self._values[i].dtype.name]}){value.item() + 0!r}"
+
+    def _operation(self, i: int, args: Sequence[str], cuda: bool) -> str | None:
+        op, numbers = self.body[i - self._first]
+        dtypes = [self._values[a].dtype for a in numbers]
+        return op.expression(args, dtypes, TYPES[self._values[i].dtype.name], cuda)

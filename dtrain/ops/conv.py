@@ -24,6 +24,7 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
+    in_turn,
     plain,
     register,
 )
@@ -35,7 +36,6 @@ from dtrain.ops.window import (
     contiguous,
     each_entry,
     images,
-    in_turn,
     padding_of,
     place_windows,
     stacks,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.array import identity
-from dtrain.ops.base import Elementwise, convert_to_tensor, floating, register
-from dtrain.ops.math import _unary, exp, rsqrt, square
+from dtrain.ops.base import convert_to_tensor, register
+from dtrain.ops.elementwise import Elementwise, floating, words
+from dtrain.ops.math import exp, rsqrt, square
 
 
 class _Function(Elementwise):
@@ -26,7 +28,7 @@ class _Function(Elementwise):
 class Expm1(_Function):
     """exp(x) - 1, exact near 0"""
 
-    cuda = "dt_expm1({0})"
+    cuda = "expm1{f}({0})"
     ufunc = "expm1"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ class Expm1(_Function):
 class Log1p(_Function):
     """log(1 + x), exact near 0"""
 
-    cuda = "dt_log1p({0})"
+    cuda = "log1p{f}({0})"
     ufunc, domain = "log1p", (-0.5, 2.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -46,7 +48,9 @@ class Log1p(_Function):
 
 @register
 class Sin(_Function):
-    cuda = "dt_sin({0})"
+    """The sine of x, in radians"""
+
+    cuda = "sin{f}({0})"
     ufunc = "sin"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -55,7 +59,9 @@ class Sin(_Function):
 
 @register
 class Cos(_Function):
-    cuda = "dt_cos({0})"
+    """The cosine of x, in radians"""
+
+    cuda = "cos{f}({0})"
     ufunc = "cos"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -64,7 +70,9 @@ class Cos(_Function):
 
 @register
 class Tan(_Function):
-    cuda = "dt_tan({0})"
+    """The tangent of x, in radians"""
+
+    cuda = "tan{f}({0})"
     ufunc, domain = "tan", (-1.0, 1.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -73,7 +81,9 @@ class Tan(_Function):
 
 @register
 class Asin(_Function):
-    cuda = "dt_asin({0})"
+    """The angle in radians whose sine is x, of -1 to 1"""
+
+    cuda = "asin{f}({0})"
     ufunc, domain = "arcsin", (-0.8, 0.8)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -82,7 +92,9 @@ class Asin(_Function):
 
 @register
 class Acos(_Function):
-    cuda = "dt_acos({0})"
+    """The angle in radians whose cosine is x, of -1 to 1"""
+
+    cuda = "acos{f}({0})"
     ufunc, domain = "arccos", (-0.8, 0.8)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -91,7 +103,9 @@ class Acos(_Function):
 
 @register
 class Atan(_Function):
-    cuda = "dt_atan({0})"
+    """The angle in radians whose tangent is x"""
+
+    cuda = "atan{f}({0})"
     ufunc = "arctan"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -100,7 +114,9 @@ class Atan(_Function):
 
 @register
 class Sinh(_Function):
-    cuda = "dt_sinh({0})"
+    """The hyperbolic sine of x"""
+
+    cuda = "sinh{f}({0})"
     ufunc = "sinh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -109,7 +125,9 @@ class Sinh(_Function):
 
 @register
 class Cosh(_Function):
-    cuda = "dt_cosh({0})"
+    """The hyperbolic cosine of x"""
+
+    cuda = "cosh{f}({0})"
     ufunc = "cosh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -118,7 +136,9 @@ class Cosh(_Function):
 
 @register
 class Asinh(_Function):
-    cuda = "dt_asinh({0})"
+    """The number whose hyperbolic sine is x"""
+
+    cuda = "asinh{f}({0})"
     ufunc = "arcsinh"
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -127,7 +147,9 @@ class Asinh(_Function):
 
 @register
 class Acosh(_Function):
-    cuda = "dt_acosh({0})"
+    """The number, 0 or above, whose hyperbolic cosine is x, of 1 and above"""
+
+    cuda = "acosh{f}({0})"
     ufunc, domain = "arccosh", (1.5, 3.0)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -136,7 +158,9 @@ class Acosh(_Function):
 
 @register
 class Atanh(_Function):
-    cuda = "dt_atanh({0})"
+    """The number whose hyperbolic tangent is x, between -1 and 1"""
+
+    cuda = "atanh{f}({0})"
     ufunc, domain = "arctanh", (-0.8, 0.8)
 
     def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
@@ -150,13 +174,17 @@ class _Rounding(Elementwise):
 
 @register
 class Floor(_Rounding):
-    c = "dt_floor({0})"
+    """The largest integer that is not above x, in x's dtype"""
+
+    c = "floor{f}({0})"
     ufunc = "floor"
 
 
 @register
 class Ceil(_Rounding):
-    c = "dt_ceil({0})"
+    """The smallest integer that is not below x, in x's dtype"""
+
+    c = "ceil{f}({0})"
     ufunc = "ceil"
 
 
@@ -164,27 +192,27 @@ class Ceil(_Rounding):
 class Rint(_Rounding):
     """The nearest integer, halves to the even one"""
 
-    c = "dt_rint({0})"
+    c = "rint{f}({0})"
     ufunc = "rint"
 
 
+@register
+class Erf(_Function):
+    """The error function: how much of a normal distribution lies within sqrt(2) x deviations of its mean"""
+
+    c, cuda, scalar = "({T})erf((double){0})", "erf{f}({0})", math.erf
+
+    def slope(self, x: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+        return dy * exp(-square(x)) * (2 / math.sqrt(math.pi))
+
+
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-expm1, log1p = _unary("expm1", Expm1), _unary("log1p", Log1p)
-sin, cos = _unary("sin", Sin, "The sine of x, in radians"), _unary("cos", Cos, "The cosine of x, in radians")
-tan = _unary("tan", Tan, "The tangent of x, in radians")
-asin = _unary("asin", Asin, "The angle in radians whose sine is x, of -1 to 1")
-acos = _unary("acos", Acos, "The angle in radians whose cosine is x, of -1 to 1")
-atan = _unary("atan", Atan, "The angle in radians whose tangent is x")
-sinh, cosh = (
-    _unary("sinh", Sinh, "The hyperbolic sine of x"),
-    _unary("cosh", Cosh, "The hyperbolic cosine of x"),
-)
-asinh = _unary("asinh", Asinh, "The number whose hyperbolic sine is x")
-acosh = _unary("acosh", Acosh, "The number, 0 or above, whose hyperbolic cosine is x, of 1 and above")
-atanh = _unary("atanh", Atanh, "The number whose hyperbolic tangent is x, between -1 and 1")
-floor = _unary("floor", Floor, "The largest integer that is not above x, in x's dtype")
-ceil = _unary("ceil", Ceil, "The smallest integer that is not below x, in x's dtype")
-rint = _unary("rint", Rint)
+expm1, log1p, erf = words(Expm1, "expm1"), words(Log1p, "log1p"), words(Erf, "erf")
+sin, cos, tan = words(Sin, "sin"), words(Cos, "cos"), words(Tan, "tan")
+asin, acos, atan = words(Asin, "asin"), words(Acos, "acos"), words(Atan, "atan")
+sinh, cosh = words(Sinh, "sinh"), words(Cosh, "cosh")
+asinh, acosh, atanh = words(Asinh, "asinh"), words(Acosh, "acosh"), words(Atanh, "atanh")
+floor, ceil, rint = words(Floor, "floor"), words(Ceil, "ceil"), words(Rint, "rint")
 
 
 def round(x: Any, name: str | None = None) -> Tensor:

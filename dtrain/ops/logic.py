@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
-from dtrain.graph.shape import Dims, broadcast
+from dtrain.graph.graph import Operation, Tensor, TensorLike
 from dtrain.ops.array import reshape
-from dtrain.ops.base import (
-    Array,
-    Elementwise,
-    Env,
-    Example,
-    Kernel,
-    apply,
-    bits,
-    constant,
-    convert_to_tensor,
-    floating,
-    register,
-)
+from dtrain.ops.base import Array, Env, Example, Kernel, apply, bits, constant, convert_to_tensor, register
+from dtrain.ops.elementwise import Chosen, Elementwise, floating, words
 from dtrain.ops.late import known_value, shape
-from dtrain.ops.math import _binary, _overload, _pair, _unary
+from dtrain.ops.math import _overload, _pair
 
 
 class _Logical(Elementwise):
@@ -102,21 +91,34 @@ class IsFinite(_Kind):
 
 
 @register
-class Select(Elementwise):
+class Gate(Chosen):
+    """The second input where the first is true, else 0, even where it is infinite or NaN."""
+
+    c = "{0} ? {1} : 0"
+    arity = 2
+    inplace = (1,)
+
+    def kernel(self, xp: Any, condition: Array, x: Array, *, out: Array) -> None:
+        xp.multiply(bits(x), condition, bits(out))
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        return partial(self.kernel, env.xp, *ins, out=outs[0])
+
+    def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
+        return [None, gate(node.inputs[0], dy)]
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [Example(cls(), _CONDITION, (2, 3)), Example(cls(), _CONDITION[:, :1], (4, 1, 3))]
+
+
+@register
+class Select(Chosen):
     """The second input where the first is true, the third elsewhere; all three broadcast."""
 
     c = "{0} ? {1} : {2}"
     arity = 3
     inplace = (2,)
-
-    def infer(self, *specs: Spec) -> Sequence[Spec]:
-        condition, x, y = specs
-        if not condition.dtype.is_bool:
-            raise GraphError(f"the condition is {condition.dtype.name}, not bool")
-        if x.dtype != y.dtype:
-            raise GraphError(f"dtypes {x.dtype.name} and {y.dtype.name} differ; use cast on one of them")
-        dims: Dims = broadcast(broadcast(x.shape, y.shape), condition.shape)
-        return [Spec(dims, x.dtype)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, (condition, x, y), out = env.xp, ins, outs[0]
@@ -131,12 +133,12 @@ class Select(Elementwise):
         return kernel
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        zero = np.zeros((), dy.dtype.numpy)
-        return [None, where(node.inputs[0], dy, zero), where(node.inputs[0], zero, dy)]
+        condition = node.inputs[0]
+        return [None, gate(condition, dy), gate(logical_not(condition), dy)]
 
     @classmethod
     def examples(cls) -> list[Example]:
-        c = np.array([[True, False, True], [False, False, True]])
+        c = _CONDITION
         return [
             Example(cls(), c, (2, 3), (2, 3)),
             Example(cls(), c[:, :1], (2, 3), ()),
@@ -144,12 +146,19 @@ class Select(Elementwise):
         ]
 
 
+_CONDITION = np.array([[True, False, True], [False, False, True]])
+
+
+def gate(condition: Tensor, x: Tensor) -> Tensor:
+    """x where the condition is true, else 0; the two broadcast."""
+    return apply(Gate(), condition, x)
+
+
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-logical_and, logical_or = _binary("logical_and", LogicalAnd), _binary("logical_or", LogicalOr)
-logical_not = _unary("logical_not", LogicalNot)
-is_nan, is_inf = _unary("is_nan", IsNan), _unary("is_inf", IsInf)
-is_finite = _unary("is_finite", IsFinite)
-_xor = _binary("logical_xor", LogicalXor)
+logical_and, logical_or = words(LogicalAnd, "logical_and"), words(LogicalOr, "logical_or")
+logical_not = words(LogicalNot, "logical_not")
+is_nan, is_inf, is_finite = words(IsNan, "is_nan"), words(IsInf, "is_inf"), words(IsFinite, "is_finite")
+_xor = words(LogicalXor, "logical_xor")
 
 
 def logical_xor(x: Any, y: Any, name: str = "LogicalXor") -> Tensor:

@@ -15,7 +15,6 @@ from dtrain.ops.array import ReshapeLike, expand_dims, reshape, stop_gradient, t
 from dtrain.ops.base import (
     LOSS,
     Array,
-    Elementwise,
     Env,
     Example,
     Kernel,
@@ -23,12 +22,13 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
-    floating,
     place_rows,
     register,
     same_shape,
 )
-from dtrain.ops.math import add, cast, negative, sigmoid
+from dtrain.ops.elementwise import Elementwise, floating
+from dtrain.ops.functions import log1p
+from dtrain.ops.math import abs, add, cast, exp, maximum, negative, sigmoid
 from dtrain.ops.nn import LogSoftmax, Softmax, softplus
 from dtrain.ops.placement import Placement
 from dtrain.ops.reduce import reduce_sum
@@ -187,27 +187,12 @@ class SigmoidCrossEntropy(Elementwise):
     """max(x, 0) - x * z + log(1 + exp(-|x|)) of logits x and labels z: no large x overflows or cancels."""
 
     arity = 2
-    inplace = ()
     takes = staticmethod(floating)
-    # exact where both of the first terms are large, so that the small one counts
-    cuda = "(({0} < 0 ? 0 : {0}) - {0} * {1}) + dt_log1p(dt_exp({0} < 0 ? {0} : -{0}))"
     category = LOSS
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (x, z), out = env.xp, ins, outs[0]
-        work = env.scratch(out.shape, out.dtype)
-
-        def kernel() -> None:
-            xp.multiply(x, z, out)
-            xp.maximum(x, 0, out=work)
-            xp.subtract(work, out, out)  # exact where both are large, so that the small term counts
-            xp.abs(x, out=work)
-            xp.negative(work, work)
-            xp.exp(work, work)
-            xp.log1p(work, work)
-            xp.add(out, work, out)
-
-        return kernel
+    def rule(self, x: Tensor, z: Tensor) -> Tensor:
+        # exact where both of the first terms are large, so that the small one counts
+        return (maximum(x, 0) - x * z) + log1p(exp(-abs(x)))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         x, z = node.inputs

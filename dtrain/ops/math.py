@@ -11,22 +11,15 @@ from dtrain.graph.dtypes import DType, as_dtype, float32, float64, int32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import compatible
 from dtrain.ops.array import ZerosLike
-from dtrain.ops.base import (
-    Array,
-    Elementwise,
-    Env,
-    Example,
-    Kernel,
-    apply,
-    convert_to_tensor,
-    floating,
-    register,
-)
+from dtrain.ops.base import Array, Env, Example, Kernel, apply, convert_to_tensor, register
+from dtrain.ops.elementwise import Elementwise, floating, words
 
 
 # -- two inputs ------------------------------------------------------------------------------------------
 @register
 class Add(Elementwise):
+    """x + y"""
+
     c = "{0} + {1}"
     ufunc, arity, linear = "add", 2, "sum"
 
@@ -36,6 +29,8 @@ class Add(Elementwise):
 
 @register
 class Sub(Elementwise):
+    """x - y"""
+
     c = "{0} - {1}"
     ufunc, arity, linear = "subtract", 2, "sum"
 
@@ -45,6 +40,8 @@ class Sub(Elementwise):
 
 @register
 class Mul(Elementwise):
+    """x * y"""
+
     c = "{0} * {1}"
     ufunc, arity, linear = "multiply", 2, "scale"
 
@@ -55,6 +52,8 @@ class Mul(Elementwise):
 
 @register
 class RealDiv(Elementwise):
+    """x / y"""
+
     c = "{0} / {1}"
     ufunc, arity, linear = "divide", 2, "scale"
     takes = staticmethod(floating)
@@ -120,23 +119,11 @@ class FloorDiv(_WholeDivision):
     ufunc = "floor_divide"
     no_gradient = "it is constant between its steps"
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        if outs[0].dtype.kind != "f":
-            return super().bind(env, ins, outs)
-        xp, (x, y), out = env.xp, ins, outs[0]
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        from dtrain.ops.functions import floor
 
-        def kernel() -> None:
-            xp.divide(x, y, out)
-            xp.floor(out, out)
-
-        return kernel
-
-    def expression(
-        self, args: Sequence[str], dtypes: Sequence[DType], result: str, cuda: bool = False
-    ) -> str | None:
-        if dtypes[0].is_floating:
-            return f"dt_floor({args[0]} / {args[1]})"
-        return super().expression(args, dtypes, result, cuda)
+        x, y = inputs
+        return floor(x / y) if x.dtype.is_floating else None
 
 
 @register
@@ -157,11 +144,10 @@ class _Extreme(Elementwise):
     arity = 2
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        from dtrain.ops.logic import where
+        from dtrain.ops.logic import gate, logical_not
 
-        x, y = node.inputs
-        first = self.first(x, y)
-        return [where(first, dy, 0), where(first, 0, dy)]
+        first = self.first(*node.inputs)
+        return [gate(first, dy), gate(logical_not(first), dy)]
 
     def first(self, x: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError
@@ -169,6 +155,8 @@ class _Extreme(Elementwise):
 
 @register
 class Maximum(_Extreme):
+    """The larger of x and y; NaN where either is"""
+
     c = "{0} > {1} || {0} != {0} ? {0} : {1}"
     ufunc = "maximum"
 
@@ -178,6 +166,8 @@ class Maximum(_Extreme):
 
 @register
 class Minimum(_Extreme):
+    """The smaller of x and y; NaN where either is"""
+
     c = "{0} < {1} || {0} != {0} ? {0} : {1}"
     ufunc = "minimum"
 
@@ -193,6 +183,8 @@ class _Comparison(Elementwise):
 
 @register
 class Equal(_Comparison):
+    """Whether x == y"""
+
     c = "{0} == {1}"
     ufunc = "equal"
     takes = staticmethod(lambda dtype: True)
@@ -200,6 +192,8 @@ class Equal(_Comparison):
 
 @register
 class NotEqual(_Comparison):
+    """Whether x != y"""
+
     c = "{0} != {1}"
     ufunc = "not_equal"
     takes = staticmethod(lambda dtype: True)
@@ -207,24 +201,32 @@ class NotEqual(_Comparison):
 
 @register
 class Less(_Comparison):
+    """Whether x < y"""
+
     c = "{0} < {1}"
     ufunc = "less"
 
 
 @register
 class LessEqual(_Comparison):
+    """Whether x <= y"""
+
     c = "{0} <= {1}"
     ufunc = "less_equal"
 
 
 @register
 class Greater(_Comparison):
+    """Whether x > y"""
+
     c = "{0} > {1}"
     ufunc = "greater"
 
 
 @register
 class GreaterEqual(_Comparison):
+    """Whether x >= y"""
+
     c = "{0} >= {1}"
     ufunc = "greater_equal"
 
@@ -232,6 +234,8 @@ class GreaterEqual(_Comparison):
 # -- one input -------------------------------------------------------------------------------------------
 @register
 class Neg(Elementwise):
+    """-x"""
+
     c = "-{0}"
     ufunc, linear = "negative", "sum"
 
@@ -241,6 +245,8 @@ class Neg(Elementwise):
 
 @register
 class Abs(Elementwise):
+    """|x|"""
+
     c = "{0} < 0 ? -{0} : {0} + 0"
     ufunc = "abs"
     domain = (0.1, 2.0)
@@ -251,6 +257,8 @@ class Abs(Elementwise):
 
 @register
 class Sign(Elementwise):
+    """-1, 0 or 1, as x is below, at or above 0"""
+
     c = "{0} != {0} ? {0} : ({T})(({0} > 0) - ({0} < 0))"
     ufunc = "sign"
 
@@ -260,6 +268,8 @@ class Sign(Elementwise):
 
 @register
 class Exp(Elementwise):
+    """e to the power of x"""
+
     c = "dt_exp({0})"
     ufunc = "exp"
     takes = staticmethod(floating)
@@ -270,6 +280,8 @@ class Exp(Elementwise):
 
 @register
 class Log(Elementwise):
+    """The natural logarithm of x"""
+
     c = "dt_log({0})"
     ufunc = "log"
     takes = staticmethod(floating)
@@ -281,7 +293,9 @@ class Log(Elementwise):
 
 @register
 class Sqrt(Elementwise):
-    c = "dt_sqrt({0})"
+    """The square root of x"""
+
+    c = "sqrt{f}({0})"
     ufunc = "sqrt"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
@@ -292,6 +306,8 @@ class Sqrt(Elementwise):
 
 @register
 class Square(Elementwise):
+    """x * x"""
+
     c = "{0} * {0}"
     ufunc = "square"
 
@@ -303,14 +319,11 @@ class Square(Elementwise):
 class Rsqrt(Elementwise):
     """1 / sqrt(x)"""
 
-    c = "1 / dt_sqrt({0})"
     takes = staticmethod(floating)
     domain = (0.5, 2.0)
-    inplace = (0,)
 
-    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.sqrt(x, out=out)
-        xp.divide(1, out, out=out)
+    def rule(self, x: Tensor) -> Tensor:
+        return 1 / sqrt(x)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         y = node.outputs[0]
@@ -332,6 +345,8 @@ class Reciprocal(Elementwise):
 
 @register
 class Tanh(Elementwise):
+    """The hyperbolic tangent of x"""
+
     c = "dt_tanh({0})"
     ufunc = "tanh"
     takes = staticmethod(floating)
@@ -344,15 +359,10 @@ class Tanh(Elementwise):
 class Sigmoid(Elementwise):
     """1 / (1 + exp(-x)), whose digits hold where it is near 0; where exp overflows it is 0."""
 
-    c = "1 / (1 + dt_exp(-{0}))"
     takes = staticmethod(floating)
-    inplace = (0,)
 
-    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.negative(x, out=out)
-        xp.exp(out, out=out)
-        xp.add(out, 1, out=out)
-        xp.divide(1, out, out=out)
+    def rule(self, x: Tensor) -> Tensor:
+        return 1 / (1 + exp(-x))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         y = node.outputs[0]
@@ -399,61 +409,16 @@ class Cast(Elementwise):
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-def _named(function: Callable[..., Tensor], name: str, doc: str) -> Callable[..., Tensor]:
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
-    return function
-
-
-def _binary(name: str, kind: type[Elementwise], what: str = "") -> Callable[..., Tensor]:
-    """The function of an op of two operands; what: its value, by default what the op says of itself."""
-
-    def function(x: Any, y: Any, name: str | None = None) -> Tensor:
-        if not isinstance(x, TensorLike) and not isinstance(y, TensorLike):
-            x = convert_to_tensor(x)
-        return apply(kind(), x, y, name=name)
-
-    text = f"""{what or (kind.__doc__ or "").rstrip(".")}.
-
-    Element by element: x and y, of one dtype, have shapes that broadcast to that of the result.
-
-    Raises:
-        GraphError: dtypes or shapes do not agree, or the op is not defined on the dtype.
-    """
-    return _named(function, name, text)
-
-
-def _unary(name: str, kind: type[Elementwise], what: str = "") -> Callable[..., Tensor]:
-    """The function of an op of one operand; what: its value, by default what the op says of itself."""
-
-    def function(x: Any, name: str | None = None) -> Tensor:
-        return apply(kind(), x, name=name)
-
-    text = f"""{what or (kind.__doc__ or "").rstrip(".")}.
-
-    Element by element: the result has the shape of x.
-
-    Raises:
-        GraphError: the op is not defined on the dtype.
-    """
-    return _named(function, name, text)
-
-
-add, subtract = _binary("add", Add, "x + y"), _binary("subtract", Sub, "x - y")
-multiply, pow = _binary("multiply", Mul, "x * y"), _binary("pow", Pow)
-floordiv, floormod = _binary("floordiv", FloorDiv), _binary("floormod", FloorMod)
-maximum = _binary("maximum", Maximum, "The larger of x and y; NaN where either is")
-minimum = _binary("minimum", Minimum, "The smaller of x and y; NaN where either is")
-equal, not_equal = _binary("equal", Equal, "Whether x == y"), _binary("not_equal", NotEqual, "Whether x != y")
-less, less_equal = _binary("less", Less, "Whether x < y"), _binary("less_equal", LessEqual, "Whether x <= y")
-greater = _binary("greater", Greater, "Whether x > y")
-greater_equal = _binary("greater_equal", GreaterEqual, "Whether x >= y")
-negative, abs = _unary("negative", Neg, "-x"), _unary("abs", Abs, "|x|")
-sign = _unary("sign", Sign, "-1, 0 or 1, as x is below, at or above 0")
-exp, log = _unary("exp", Exp, "e to the power of x"), _unary("log", Log, "The natural logarithm of x")
-sqrt, square = _unary("sqrt", Sqrt, "The square root of x"), _unary("square", Square, "x * x")
-tanh, sigmoid = _unary("tanh", Tanh, "The hyperbolic tangent of x"), _unary("sigmoid", Sigmoid)
-rsqrt, reciprocal = _unary("rsqrt", Rsqrt), _unary("reciprocal", Reciprocal)
+add, subtract, multiply = words(Add, "add"), words(Sub, "subtract"), words(Mul, "multiply")
+pow, floordiv, floormod = words(Pow, "pow"), words(FloorDiv, "floordiv"), words(FloorMod, "floormod")
+maximum, minimum = words(Maximum, "maximum"), words(Minimum, "minimum")
+equal, not_equal = words(Equal, "equal"), words(NotEqual, "not_equal")
+less, less_equal = words(Less, "less"), words(LessEqual, "less_equal")
+greater, greater_equal = words(Greater, "greater"), words(GreaterEqual, "greater_equal")
+negative, abs, sign = words(Neg, "negative"), words(Abs, "abs"), words(Sign, "sign")
+exp, log, sqrt, square = words(Exp, "exp"), words(Log, "log"), words(Sqrt, "sqrt"), words(Square, "square")
+tanh, sigmoid = words(Tanh, "tanh"), words(Sigmoid, "sigmoid")
+rsqrt, reciprocal = words(Rsqrt, "rsqrt"), words(Reciprocal, "reciprocal")
 #: TensorFlow's other names of the same, some from before 1.0.
 sub, mul, neg, floor_div, mod = subtract, multiply, negative, floordiv, floormod
 

@@ -5,32 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import float32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.ops.array import reshape, transpose
-from dtrain.ops.base import (
-    Array,
-    Elementwise,
-    Env,
-    Example,
-    Kernel,
-    Op,
-    Placed,
-    apply,
-    bits,
-    convert_to_tensor,
-    floating,
-    register,
-)
+from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.elementwise import Elementwise, floating
+from dtrain.ops.functions import expm1, log1p
 from dtrain.ops.index import gather
 from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
-from dtrain.ops.logic import where
-from dtrain.ops.math import abs, add, cast, equal, exp, less, multiply, negative, sigmoid, square
+from dtrain.ops.logic import gate, logical_and, where
+from dtrain.ops.math import (
+    abs,
+    add,
+    cast,
+    equal,
+    exp,
+    greater,
+    less,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    sigmoid,
+    square,
+)
 from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 
@@ -40,77 +41,38 @@ from dtrain.ops.reduce import reduce_mean, reduce_sum
 class Relu(Elementwise):
     """max(x, 0)."""
 
-    c = "({0} < 0 ? 0 : {0}) + 0"  # so that -0 becomes 0
-    inplace = (0,)
-
-    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.maximum(x, 0, out=out)
+    def rule(self, x: Tensor) -> Tensor:
+        return maximum(x, 0)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(ReluGrad(), dy, node.outputs[0])]
 
 
-class _Gate(Elementwise):
-    """dy where the activation's output y lets it pass, else 0."""
+@register
+class ReluGrad(Elementwise):
+    """dy where y, the activation's output, is positive, else 0."""
 
     arity = 2
-    inplace = (0,)
+
+    def rule(self, dy: Tensor, y: Tensor) -> Tensor:
+        return gate(greater(y, 0), dy)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(self, dy, node.inputs[1]), None]
 
 
 @register
-class ReluGrad(_Gate):
-    """dy where y, the activation's output, is positive, else 0."""
-
-    c = "{1} > 0 ? {0} : 0"
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (dy, y), out = env.xp, ins, outs[0]
-        positive = env.scratch(y.shape, np.dtype(bool))
-
-        def kernel() -> None:
-            xp.greater(y, 0, positive)
-            xp.multiply(bits(dy), positive, bits(out))
-
-        return kernel
-
-
-@register
 class Relu6(Elementwise):
     """min(max(x, 0), 6)."""
 
-    c = "({0} < 0 ? 0 : {0} > 6 ? 6 : {0}) + 0"
-    inplace = (0,)
     domain = (-3.0, 9.0)
 
-    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.maximum(x, 0, out=out)
-        xp.minimum(out, 6, out=out)
+    def rule(self, x: Tensor) -> Tensor:
+        return minimum(maximum(x, 0), 6)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        return [apply(Relu6Grad(), dy, node.outputs[0])]
-
-
-@register
-class Relu6Grad(_Gate):
-    """dy where y, the activation's output, is above 0 and below 6, else 0."""
-
-    c = "{1} > 0 && {1} < 6 ? {0} : 0"
-    domain = (-3.0, 9.0)
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (dy, y), out = env.xp, ins, outs[0]
-        above, below = (env.scratch(y.shape, np.dtype(bool)) for _ in range(2))
-
-        def kernel() -> None:
-            xp.greater(y, 0, above)
-            xp.less(y, 6, below)
-            xp.logical_and(above, below, above)
-            xp.multiply(bits(dy), above, bits(out))
-
-        return kernel
+        y = node.outputs[0]
+        return [gate(logical_and(greater(y, 0), less(y, 6)), dy)]
 
 
 @register
@@ -118,58 +80,17 @@ class LeakyRelu(Elementwise):
     """x where it is positive, else alpha * x."""
 
     alpha: float
-    inplace = ()
     takes = staticmethod(floating)
-    c = "{0} > 0 ? {0} : {0} * ({T}){alpha}"
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, x, out = env.xp, ins[0], outs[0]
-        positive = env.scratch(x.shape, np.dtype(bool))
-        kept = env.scratch(x.shape, bits(x).dtype)
-
-        def kernel() -> None:
-            xp.greater(x, 0, positive)
-            xp.multiply(bits(x), positive, kept)
-            xp.multiply(x, self.alpha, out)
-            xp.logical_not(positive, positive)
-            xp.multiply(bits(out), positive, bits(out))
-            xp.add(bits(out), kept, bits(out))
-
-        return kernel
+    def rule(self, x: Tensor) -> Tensor:
+        return where(greater(x, 0), x, x * self.alpha)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
-        return [apply(LeakyReluGrad(self.alpha), dy, node.inputs[0])]
+        return [where(greater(node.inputs[0], 0), dy, dy * self.alpha)]
 
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls(alpha), (3, 4)) for alpha in (0.2, 1.5)]
-
-
-@register
-class LeakyReluGrad(_Gate):
-    """dy where x, the activation's input, is positive, else alpha * dy."""
-
-    alpha: float
-    takes = staticmethod(floating)
-    c = "{1} > 0 ? {0} : {0} * ({T}){alpha}"
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (dy, x), out = env.xp, ins, outs[0]
-        positive = env.scratch(x.shape, np.dtype(bool))
-        slope = env.scratch(x.shape, x.dtype)
-
-        def kernel() -> None:
-            xp.greater(x, 0, positive)
-            xp.copyto(slope, positive)
-            xp.multiply(slope, 1 - self.alpha, slope)
-            xp.add(slope, self.alpha, slope)
-            xp.multiply(dy, slope, out)
-
-        return kernel
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return [Example(cls(0.2), (3, 4), (3, 4))]
 
 
 @register
@@ -178,23 +99,10 @@ class Elu(Elementwise):
 
     alpha: float = 1.0
     scale: float = 1.0
-    inplace = ()
     takes = staticmethod(floating)
-    cuda = "({0} > 0 ? {0} : dt_expm1({0}) * ({T}){alpha}) * ({T}){scale}"
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, x, out = env.xp, ins[0], outs[0]
-        positive = env.scratch(x.shape, x.dtype)
-
-        def kernel() -> None:
-            xp.minimum(x, 0, out=out)
-            xp.expm1(out, out)
-            xp.multiply(out, self.alpha, out)
-            xp.maximum(x, 0, out=positive)
-            xp.add(out, positive, out)
-            xp.multiply(out, self.scale, out)
-
-        return kernel
+    def rule(self, x: Tensor) -> Tensor:
+        return (expm1(minimum(x, 0)) * self.alpha + maximum(x, 0)) * self.scale
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         y = node.outputs[0]
@@ -209,23 +117,10 @@ class Elu(Elementwise):
 class Softplus(Elementwise):
     """log(1 + exp(x)), as max(x, 0) + log(1 + exp(-|x|)): no large x overflows."""
 
-    inplace = ()
     takes = staticmethod(floating)
-    cuda = "dt_log1p(dt_exp({0} < 0 ? {0} : -{0})) + ({0} < 0 ? 0 : {0})"
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, x, out = env.xp, ins[0], outs[0]
-        positive = env.scratch(x.shape, x.dtype)
-
-        def kernel() -> None:
-            xp.abs(x, out=out)
-            xp.negative(out, out)
-            xp.exp(out, out)
-            xp.log1p(out, out)
-            xp.maximum(x, 0, out=positive)
-            xp.add(out, positive, out)
-
-        return kernel
+    def rule(self, x: Tensor) -> Tensor:
+        return log1p(exp(-abs(x))) + maximum(x, 0)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [dy * sigmoid(node.inputs[0])]
@@ -235,14 +130,10 @@ class Softplus(Elementwise):
 class Softsign(Elementwise):
     """x / (1 + |x|)."""
 
-    inplace = ()
     takes = staticmethod(floating)
-    c = "{0} / (1 + ({0} < 0 ? -{0} : {0}))"
 
-    def kernel(self, xp: Any, x: Array, *, out: Array) -> None:
-        xp.abs(x, out=out)
-        xp.add(out, 1, out)
-        xp.divide(x, out, out)
+    def rule(self, x: Tensor) -> Tensor:
+        return x / (1 + abs(x))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [dy / square(1 + abs(node.inputs[0]))]

@@ -12,14 +12,26 @@ from dtrain.errors import GraphError
 from dtrain.graph.dtypes import int32, uint8
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import Dims, compatible, shape_text
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, bits, place_rows, plain, register
+from dtrain.ops.base import (
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    bits,
+    in_turn,
+    place_rows,
+    plain,
+    register,
+)
 from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.window import (
     Axis,
     Padded,
     each_entry,
     images,
-    in_turn,
     padding_of,
     place_windows,
     stacks,

@@ -28,7 +28,6 @@ from dtrain.graph.shape import TensorShape, as_dims, compatible, is_static, shap
 from dtrain.ops.array import Identity
 from dtrain.ops.base import (
     Array,
-    Elementwise,
     Env,
     Example,
     Kernel,
@@ -38,6 +37,7 @@ from dtrain.ops.base import (
     register,
     to_array,
 )
+from dtrain.ops.elementwise import Elementwise
 from dtrain.ops.math import Add, Sub
 
 #: Under this name a graph keeps every variable of its own, by its operation.

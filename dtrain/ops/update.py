@@ -126,7 +126,7 @@ class _Update(Op):
 
 @cache
 def _traced(kind: _Update, dtype: DType) -> Rule:
-    return Rule(kind.rule, dtype, 2 + kind.slots + kind.rates)
+    return Rule(kind.rule, [dtype] * (2 + kind.slots + kind.rates))
 
 
 def _plain(a: Any, rate: Array) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -107,18 +107,6 @@ def stacks(n: int, nbytes: int) -> Iterator[slice]:
     step = max(1, PIECE_BYTES // max(nbytes, 1))
     for low in range(0, n, step):
         yield slice(low, min(low + step, n))
-
-
-def in_turn(calls: Sequence[Kernel]) -> Kernel:
-    """One kernel that does several."""
-    if len(calls) == 1:
-        return calls[0]
-
-    def kernel() -> None:
-        for call in calls:
-            call()
-
-    return kernel
 
 
 def contiguous(env: Env, array: Array, calls: list[Kernel]) -> Array:
