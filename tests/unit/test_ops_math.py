@@ -172,23 +172,6 @@ def test_small_numbers_keep_their_digits() -> None:
     same(dt.log1p(x), x, tolerance=1e-20)
 
 
-SLOPES = [
-    "expm1", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "atanh",
-    "rsqrt", "reciprocal", "tanh",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", SLOPES)
-def test_second_derivatives_are_those_of_finite_differences(name: str) -> None:
-    x = dt.placeholder(dt.float64, [3])
-    (first,) = dt.gradients(getattr(dt, name)(x), x)
-    (second,) = dt.gradients(first, x)
-    at = np.array([0.2, 0.5, 0.7])
-    session = dt.Session(comm=None)
-    high, low = (session.run(first, {x: at + h}) for h in (1e-5, -1e-5))
-    np.testing.assert_allclose(session.run(second, {x: at}), (high - low) / 2e-5, rtol=1e-6)
-
-
 def test_the_remainder_has_the_slopes_of_its_pieces() -> None:
     x, y = dt.constant([7.0, -7.0]), dt.constant([3.0, 3.0])
     dx, dy = dt.gradients(x % y, [x, y])
