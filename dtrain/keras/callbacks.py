@@ -17,11 +17,11 @@ import numpy as np
 
 from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
+from dtrain.keras.progress import Bar
+from dtrain.train.observer import Observer
 
 if TYPE_CHECKING:
     from dtrain.keras.models import Sequential
-    from dtrain.keras.progress import Progress
-    from dtrain.keras.training import Totals
 
 __all__ = [
     "CSVLogger",
@@ -126,6 +126,7 @@ class Callbacks:
                         f"fit: {callback!r} is no callback: give objects of dt.keras.callbacks, or of a "
                         "class of your own that has Callback for its base."
                     )
+        self.params = params
         for callback in self._list:
             callback.set_model(model)
             callback.set_params(params)
@@ -155,27 +156,44 @@ def _overrides(callback: Callback, event: str) -> bool:
     return getattr(type(callback), name) is not getattr(Callback, name) or name in vars(callback)
 
 
-class Watch:
-    """What happens around the steps of one epoch: callbacks that listen to batches, and the bar.
+class Following(Observer):
+    """A fit's callbacks, and what it prints, as they follow a run.
 
-    listens: whether a callback wants to be called around each batch.
+    results: of sums over some examples the loss and metrics by name.
     """
 
-    def __init__(self, model: Sequential, callbacks: Callbacks, progress: Progress) -> None:
-        self._model, self._callbacks, self._progress = model, callbacks, progress
-        self.listens = callbacks.listen_to_batches
+    def __init__(self, model: Sequential, callbacks: Callbacks, results: Callable[..., Any]) -> None:
+        self._model, self._callbacks, self._results = model, callbacks, results
+        self._about: Any = callbacks.params
 
-    def before(self, number: int, examples: int) -> None:
-        if self.listens:
+    @property
+    def stops(self) -> bool:  # type: ignore[override]
+        return self._model.stop_training
+
+    def epoch_begin(self, epoch: int) -> None:
+        about = self._about
+        if about["verbose"]:
+            self._model.rank_zero.says(f"Epoch {epoch}/{about['epochs']}")
+        self._callbacks("epoch_begin", epoch - 1, {})
+        self._progress = Bar(self._model.rank_zero, about["verbose"], about["samples"])
+
+    def batch_begin(self, number: int, examples: int) -> None:
+        if self._callbacks.listen_to_batches:
             self._callbacks("train_batch_begin", number, {"batch": number, "size": examples})
 
-    def after(self, number: int, totals: Totals) -> bool:
-        """Whether to stop here."""
+    def batch_end(self, at: Any) -> None:
         if self._progress.due():
-            self._progress.moves(totals.examples, totals.results())
-        if self.listens:
-            self._callbacks("train_batch_end", number, {"batch": number, **totals.results()})
-        return self._model.stop_training
+            self._progress.moves(at.examples, self._results(at.loss_sum, at.sums, at.examples))
+        if self._callbacks.listen_to_batches:
+            number, results = at.iteration - 1, self._results(at.loss_sum, at.sums, at.examples)
+            self._callbacks("train_batch_end", number, {"batch": number, **results})
+
+    def epoch(self, **facts: Any) -> None:
+        names = self._model.metrics_names
+        logs = {name: facts[name] for name in names}
+        logs |= {f"val_{name}": facts[f"test_{name}"] for name in names if f"test_{name}" in facts}
+        self._progress.ends(logs)
+        self._callbacks("epoch_end", facts["epoch"] - 1, logs)
 
 
 # -- the callbacks ---------------------------------------------------------------------------------------

@@ -15,14 +15,16 @@ from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.hints import nearest
 from dtrain.keras import data, saving, training
-from dtrain.keras.callbacks import Callback, Callbacks, History, Watch
+from dtrain.keras.callbacks import Callback, Callbacks, Following, History
 from dtrain.keras.layers import Layer
 from dtrain.keras.optimizers import Optimizer
-from dtrain.keras.progress import Progress
+from dtrain.keras.progress import Bar
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
-from dtrain.train.batches import epoch_order
+from dtrain.train.batches import epoch_order, windows
+from dtrain.train.engine import Engine
+from dtrain.train.state import Progress
 
 __all__ = ["Sequential", "clone_model", "load_model", "model_from_json"]
 
@@ -199,26 +201,32 @@ class Sequential(Stack):
             self.rank_zero.says(f"Train on {len(trained_on)} samples{validated}")
         self.stop_training = False
         run("train_begin", {})
-        first = max(initial_epoch, self._passes)
-        for epoch in range(initial_epoch, epochs):
-            if verbose:
-                self.rank_zero.says(f"Epoch {epoch + 1}/{epochs}")
-            run("epoch_begin", epoch, {})
-            order = self._order(first + epoch - initial_epoch, trained_on, shuffle)
-            progress = Progress(self.rank_zero, verbose, len(trained_on))
-            watch = Watch(self, run, progress)
-            logs = training.train(self, network, given, order, batch_size, watch)
-            self._passes = first + epoch - initial_epoch + 1
-            if tester is not None and _is_due(validation_freq, epoch + 1):
-                run("test_begin", {})
-                rows = validation_batch_size or TEST_BATCH
-                found = training.test(self, tester, tested, test_order, rows, _quiet)
-                run("test_end", found)
-                logs |= {f"val_{name}": value for name, value in found.items()}
-            progress.ends(logs)
-            run("epoch_end", epoch, logs)
-            if self.stop_training:
-                break
+        at, first = Progress(epoch=initial_epoch + 1), max(initial_epoch, self._passes) - initial_epoch
+        steps = training.Steps(self, network, given)
+
+        def test() -> dict[str, float]:
+            self._passes = first + at.epoch
+            if tester is None or not _is_due(validation_freq, at.epoch):
+                return {}
+            run("test_begin", {})
+            rows = validation_batch_size or TEST_BATCH
+            found = training.test(self, tester, tested, test_order, rows, _quiet)
+            run("test_end", found)
+            return found
+
+        # a callback may change anything behind a batch, and a rate that decays is another in each step
+        one = run.listen_to_batches or self.optimizer.decay
+        Engine(
+            self.comm,
+            steps,
+            lambda epoch: self._order(first + epoch - 1, trained_on, shuffle),
+            batch_size,
+            epochs,
+            at,
+            Following(self, run, network.results),
+            test,
+            (lambda: 1) if one else network.pace,
+        ).run()
         run("train_end", {})
         return history
 
@@ -260,7 +268,7 @@ class Sequential(Stack):
             self.check_compiled("evaluate")
         given = data.examples(self, "evaluate", x, y, sample_weight)
         network = self._network("testing", given)
-        progress = Progress(self.rank_zero, _verbose(verbose), given.count)
+        progress = Bar(self.rank_zero, _verbose(verbose), given.count)
         order = np.arange(given.count, dtype=np.int32)
         found = training.test(self, network, given, order, batch_size, _shows(progress))
         progress.ends(found)
@@ -279,7 +287,7 @@ class Sequential(Stack):
             _counts("predict", batch_size)
         given = data.examples(self, "predict", x, labelled=False)
         network = self._network("predicting", given)
-        progress = Progress(self.rank_zero, _verbose(verbose), given.count)
+        progress = Bar(self.rank_zero, _verbose(verbose), given.count)
         outputs = training.predict(self, network, given, batch_size, _shows(progress))
         progress.ends({})
         return outputs
@@ -303,9 +311,10 @@ class Sequential(Stack):
             self.check_compiled("train_on_batch")
         given = data.examples(self, "train_on_batch", x, y, sample_weight, class_weight)
         order = np.arange(given.count, dtype=np.int32)
-        nobody = Watch(self, Callbacks(self, [], {}), Progress(self.rank_zero, 0, 1))
-        network = self._network("training", given)
-        found = training.train(self, network, given, order, given.count, nobody)
+        steps = training.Steps(self, self._network("training", given), given)
+        (window,) = windows(order, given.count, self.comm, lambda: 1)
+        ((loss, sums, _),) = steps.step(window, None)
+        found = steps.results(loss * given.count, sums, given.count)
         values = list(found.values())
         return found if return_dict else values if len(values) > 1 else values[0]
 
@@ -362,7 +371,7 @@ def clone_model(model: Sequential) -> Sequential:
 def _quiet(done: int) -> None: ...
 
 
-def _shows(progress: Progress) -> Callable[[int], None]:
+def _shows(progress: Bar) -> Callable[[int], None]:
     return lambda done: progress.moves(done, {}) if progress.due() else None
 
 

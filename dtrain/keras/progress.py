@@ -12,7 +12,7 @@ EVERY = 0.1
 WIDTH = 30
 
 
-class Progress:
+class Bar:
     """A pass over examples as it is seen.
 
     verbose: 0 nothing; 1 a bar, which moves on a terminal and is one line elsewhere; 2 a line without a bar.

@@ -26,11 +26,11 @@ from dtrain.ops.lend import LentRows, Table
 from dtrain.ops.math import add_n, cast
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 from dtrain.ops.state import Variable, group
-from dtrain.runtime.loop import Loop
-from dtrain.train.batches import Pace, batches, windows
+from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.session import Shard
+from dtrain.train.batches import Pace, batches
 
 if TYPE_CHECKING:
-    from dtrain.keras.callbacks import Watch
     from dtrain.keras.models import Sequential
 
 #: Examples of a step that only tests, where no batch_size is given: fast, and small enough for any memory.
@@ -166,58 +166,36 @@ class Network:
 
         return call
 
-    def totals(self) -> Totals:
-        return Totals(self.metrics, self.counts)
-
-
-class Totals:
-    """Sums over the steps of a pass: what the loss and the metrics of all its examples follow from."""
-
-    def __init__(self, metrics: Sequence[Metric], counts: Sequence[int]) -> None:
-        self._metrics, self._counts = metrics, counts
-        self._sums: list[Any] = [0.0] * sum(counts)
-        self._loss = 0.0
-        self.examples = 0
-
-    def add(self, loss: float, sums: Sequence[Any], examples: int) -> None:
-        """One step: its loss summed over its examples, and the metrics' sums."""
-        self._loss += loss
-        self.examples += examples
-        mine = self._sums
-        for i, value in enumerate(sums):
-            mine[i] = mine[i] + (value if value.ndim == 0 else value.astype(np.float64))
-
-    def results(self) -> dict[str, float]:
-        """The mean loss, and each metric by its name."""
-        found, at = {"loss": self._loss / self.examples}, 0
-        for metric, count in zip(self._metrics, self._counts, strict=True):
-            found[metric.name] = metric.result(self._sums[at : at + count], self.examples)
+    def results(self, loss: float, sums: Sequence[Any], examples: int) -> dict[str, float]:
+        """The mean loss, and each metric by its name, of sums over so many examples."""
+        found, at = {"loss": loss / examples}, 0
+        for metric, count in zip(self.metrics, self.counts, strict=True):
+            found[metric.name] = metric.result(sums[at : at + count], examples)
             at += count
         return found
 
 
-# -- the loops -------------------------------------------------------------------------------------------
-def train(
-    model: Sequential, network: Network, examples: Examples, order: np.ndarray, batch_size: int, watch: Watch
-) -> dict[str, float]:
-    """One pass over the examples in this order; loss and metrics are those of each batch in its own step."""
-    optimizer, totals, number = model.optimizer, network.totals(), 0
-    # a callback may change anything behind a batch, and a rate that decays is another in each step
-    pace = (lambda: 1) if watch.listens or optimizer.decay else network.pace
-    steps = network.on(examples)
-    for window in windows(order, batch_size, model.comm, pace):
-        watch.before(number, window.total)
-        with model.session.lock:  # the rate follows from the steps so far, of all threads
-            taken = steps(window, optimizer.rate)
+class Steps:
+    """A model's network on some examples, as an engine trains it."""
+
+    def __init__(self, model: Sequential, network: Network, examples: Examples) -> None:
+        self._model, self._call, self.results = model, network.on(examples), network.results
+
+    def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[Any], bool]]:
+        """A step for each batch: its mean loss, its metrics' sums, and that it is not asked to stop."""
+        optimizer = self._model.optimizer
+        with self._model.session.lock:  # the rate follows from the steps so far, of all threads
+            taken = self._call(window, optimizer.rate)
             optimizer.iterations.assign_add(len(taken))
-        for loss, *sums, _ in taken:
-            totals.add(float(loss) * window.total, sums, window.total)
-            number += 1
-        if watch.after(number - 1, totals):
-            break
-    return totals.results()
+        return [(float(loss), [_wide(s) for s in sums], False) for loss, *sums, _ in taken]
 
 
+def _wide(value: Any) -> Any:
+    """A sum in float64, in which sums are added up."""
+    return float(value) if value.ndim == 0 else value.astype(np.float64)
+
+
+# -- the loops -------------------------------------------------------------------------------------------
 def test(
     model: Sequential,
     network: Network,
@@ -227,14 +205,16 @@ def test(
     progress: Callable[[int], None],
 ) -> dict[str, float]:
     """The loss and metrics over examples, each counted once."""
-    totals, penalties = network.totals(), len(model.losses)
+    loss_sum, added, done, penalties = 0.0, list[Any](), 0, len(model.losses)
     step = network.on(examples)
     for shard in batches(order, batch_size, model.comm):
         loss, *sums = step(shard)
         penalty = sum(float(sums.pop()) for _ in range(penalties))
-        totals.add(float(loss) + penalty * shard.total, sums, shard.total)
-        progress(totals.examples)
-    return totals.results()
+        loss_sum += float(loss) + penalty * shard.total
+        added = [a + _wide(b) for a, b in zip(added, sums, strict=True)] if added else [*map(_wide, sums)]
+        done += shard.total
+        progress(done)
+    return network.results(loss_sum, added, done)
 
 
 def predict(

@@ -26,7 +26,7 @@ from dtrain.files import open_regular, read_regular, sync, write_atomically
 from dtrain.graph.shape import shape_text
 
 FOLDER = "checkpoints"
-FORMAT = 1
+FORMAT = 2
 #: Bytes of the header of a values' file, and of a manifest: enough for tens of thousands of variables.
 MOST_HEADER = 8 << 20
 

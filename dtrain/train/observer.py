@@ -1,15 +1,19 @@
-"""What may follow a run: the protocol, and how the trainer tells several observers as if they were one.
+"""What may follow a run: the protocol, and several observers as if they were one.
 
 An observer is a class in a file of its own: Report prints, TensorBoard writes event files, RankLog keeps what
-each rank says. None of them changes a result.
+each rank says, Following calls Keras's callbacks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtrain.errors import RanksLost
+
+if TYPE_CHECKING:
+    from dtrain.train.state import Progress
 
 
 class Observer:
@@ -18,11 +22,28 @@ class Observer:
     A method may be collective if it is so on all ranks alike. Rank 0 writes.
     """
 
+    #: Whether the call that is in work is the last; alike on all ranks.
+    stops = False
+
     def header(self, **facts: Any) -> None:
         """Once, before the first step: what runs where."""
 
-    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
-        """After each step; epochs and their iterations are numbered from 1. It has to be cheap."""
+    def epoch_begin(self, epoch: int) -> None:
+        """Before the steps of an epoch, also where the run was resumed within it."""
+
+    def batch_begin(self, number: int, examples: int) -> None:
+        """Before each call that takes steps: the number of its first in the epoch, from 0, and its batch."""
+
+    def iteration(
+        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
+    ) -> None:
+        """After each step; epochs and their iterations are numbered from 1. It has to be cheap.
+
+        values: gives the loss and the metrics of that step by name.
+        """
+
+    def batch_end(self, at: Progress) -> None:
+        """After each call that takes steps."""
 
     def epoch(self, **facts: Any) -> None:
         """After each epoch and its evaluation."""
@@ -52,13 +73,31 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
+    @property
+    def stops(self) -> bool:  # type: ignore[override]
+        return any(observer.stops for observer in self._observers)
+
     def header(self, **facts: Any) -> None:
         for observer in self._observers:
             observer.header(**facts)
 
-    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
+    def epoch_begin(self, epoch: int) -> None:
         for observer in self._observers:
-            observer.iteration(epoch, iteration, loss, accuracy)
+            observer.epoch_begin(epoch)
+
+    def batch_begin(self, number: int, examples: int) -> None:
+        for observer in self._observers:
+            observer.batch_begin(number, examples)
+
+    def iteration(
+        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
+    ) -> None:
+        for observer in self._observers:
+            observer.iteration(epoch, iteration, loss, values)
+
+    def batch_end(self, at: Progress) -> None:
+        for observer in self._observers:
+            observer.batch_end(at)
 
     def epoch(self, **facts: Any) -> None:
         lost: RanksLost | None = None

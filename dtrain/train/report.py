@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -83,26 +83,32 @@ class Report(Observer):
             # on stderr as well as in the header, so that no redirection hides it
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr, flush=True)
 
-    def iteration(self, epoch: int, iteration: int, loss: float, accuracy: float) -> None:
+    def iteration(
+        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
+    ) -> None:
         """Most calls only count."""
         if not self._speaks:
             return
         if self._bar_wanted:
             self._advance_bar(epoch, iteration, loss)
         elif iteration % self._every == 0:
-            facts = {"epoch": epoch, "iteration": iteration, "loss": loss, "accuracy": accuracy}
+            found = {**values(), "loss": loss}
             text = (
                 f"  epoch {epoch}/{self._epochs}  iteration {iteration:>{len(str(self._iterations))}}"
-                f"/{self._iterations}  loss {loss:.4f}  accuracy {accuracy:.4f}"
+                f"/{self._iterations}{_numbers(found)}"
             )
+            facts = {"epoch": epoch, "iteration": iteration, **found}
             self._emit("iteration", facts, text)
 
     def epoch(self, **facts: Any) -> None:
         self._close_bar()
         self._last = facts
+        about = {"epoch", "seconds", "images_per_second", "communication_fraction"}
+        if any(name.startswith("test_") and name != "test_loss" for name in facts):
+            about.add("test_loss")  # a metric says it better
+        found = {name: value for name, value in facts.items() if name not in about}
         text = (
-            f"epoch {facts['epoch']}/{self._epochs}  loss {facts['loss']:.4f}  "
-            f"accuracy {facts['accuracy']:.4f}  test accuracy {facts['test_accuracy']:.4f}  "
+            f"epoch {facts['epoch']}/{self._epochs}{_numbers(found)}  "
             f"{facts['images_per_second']:,.0f} images/s  {facts['seconds']:.2f} s"
         )
         if facts["communication_fraction"] is not None:
@@ -138,8 +144,9 @@ class Report(Observer):
         self._emit("profile", facts, summary_text(facts))
 
     def done(self, **facts: Any) -> None:
+        name = "test_accuracy" if "test_accuracy" in facts else "test_loss"
         text = (
-            f"done in {facts['seconds']:.1f} s: test accuracy {facts['test_accuracy']:.4f}; "
+            f"done in {facts['seconds']:.1f} s: {name.replace('_', ' ')} {facts[name]:.4f}; "
             f"again with `dtrain eval {shlex.quote(facts['run_dir'])}`"
         )
         self._emit("done", facts, text)
@@ -200,6 +207,10 @@ class Report(Observer):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _numbers(values: Mapping[str, float]) -> str:
+    return "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
 
 
 def _header_text(facts: dict[str, Any]) -> str:

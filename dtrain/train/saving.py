@@ -35,7 +35,7 @@ class Checkpoints:
         keep: int,
         about: Callable[[Progress], Mapping[str, Any]],
     ) -> None:
-        self._session, self._variables, self._run_dir = session, variables, run_dir
+        self._session, self._variables, self.run_dir = session, variables, run_dir
         self._every, self._keep, self._about = every, keep, about
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -76,13 +76,13 @@ class Checkpoints:
 
     def _write(self, step: int, best: int, values: Mapping[str, Any], about: Mapping[str, Any]) -> None:
         try:
-            sync(self._run_dir / "metrics.jsonl")  # it names the epochs up to here
+            sync(self.run_dir / "metrics.jsonl")  # it names the epochs up to here
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise CheckpointError(f"{self._run_dir / 'metrics.jsonl'} cannot be written: {error}.") from None
-        checkpoint.save(self._run_dir, step, values, about)
-        checkpoint.prune(self._run_dir, step, self._keep, best)
+            raise CheckpointError(f"{self.run_dir / 'metrics.jsonl'} cannot be written: {error}.") from None
+        checkpoint.save(self.run_dir, step, values, about)
+        checkpoint.prune(self.run_dir, step, self._keep, best)
 
     def _catch(self, write: Callable[[], None]) -> None:
         try:

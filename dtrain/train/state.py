@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ class Progress:
     """How far a run has come.
 
     step: steps done. epoch: the one in work, from 1. iteration, examples: steps done and examples used
-    in it; loss_sum, correct: sums over those examples. test_loss, test_accuracy: of the last finished epoch.
-    best_step, best_accuracy: where the test accuracy was best, and what it was.
+    in it; loss_sum, sums: over those examples, of the loss and of what the metrics follow from. tested: the
+    loss and metrics of the last test. best_step, best: where the test was best, and its accuracy or, where
+    there is none, minus its loss.
     """
 
     step: int = 0
@@ -38,39 +40,52 @@ class Progress:
     iteration: int = 0
     examples: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
-    test_loss: float = 0.0
-    test_accuracy: float = 0.0
+    sums: list[Any] = field(default_factory=list)
+    tested: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
-    best_accuracy: float = -1.0
+    best: float = -math.inf
 
-    def add(self, loss: float, accuracy: float, examples: int) -> None:
-        """Count a step, by its means over its examples."""
+    def add(self, loss: float, sums: Sequence[Any], examples: int) -> None:
+        """Count a step, by its mean loss and its metrics' sums."""
         self.step += 1
         self.iteration += 1
         self.examples += examples
         self.loss_sum += loss * examples
-        self.correct += round(accuracy * examples)  # a count, freed of float32's rounding
+        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)] if self.sums else list(sums)
 
-    def finish_epoch(self, test_loss: float, test_accuracy: float) -> None:
-        """Go on to the next epoch."""
+    def finish_epoch(self, tested: dict[str, float]) -> None:
+        """Go on to the next epoch; tested: {} where there was no test."""
         self.epoch += 1
-        self.iteration = self.examples = self.correct = 0
-        self.loss_sum = 0.0
-        self.test_loss, self.test_accuracy = test_loss, test_accuracy
-        if test_accuracy > self.best_accuracy:
-            self.best_step, self.best_accuracy = self.step, test_accuracy
+        self.iteration = self.examples = 0
+        self.loss_sum, self.sums = 0.0, []
+        if tested:
+            self.tested = tested
+            score = tested["accuracy"] if "accuracy" in tested else -tested["loss"]
+            if score > self.best:
+                self.best_step, self.best = self.step, score
+
+    def to_json(self) -> dict[str, Any]:
+        """It as plain data; JSON has no infinity."""
+        sums = [np.asarray(s, np.float64).tolist() for s in self.sums]
+        best = self.best if math.isfinite(self.best) else None
+        return {**vars(self), "sums": sums, "best": best}
 
     @staticmethod
     def of(manifest: Mapping[str, Any]) -> Progress:
         """What a manifest says; raises CheckpointError where that can be none."""
         said = manifest.get("progress")
-        wanted = {f.name: float if f.type == "float" else int for f in fields(Progress)}
-        if not isinstance(said, dict) or {name: type(v) for name, v in said.items()} != wanted:
+        try:
+            assert isinstance(said, dict) and said.keys() == {f.name for f in fields(Progress)}
+            counts = [said[name] for name in ("step", "epoch", "iteration", "examples", "best_step")]
+            assert all(type(n) is int and n >= 0 for n in counts)
+            best = -math.inf if said["best"] is None else float(said["best"])
+            tested = {str(name): float(value) for name, value in said["tested"].items()}
+            sums = [np.array(s, np.float64)[()] for s in said["sums"]]
+            return Progress(*counts[:4], float(said["loss_sum"]), sums, tested, counts[4], best)
+        except (AssertionError, TypeError, ValueError, AttributeError):
             raise CheckpointError(
                 f"the manifest of step {manifest.get('step')} does not say how far it came."
-            )
-        return Progress(**said)
+            ) from None
 
 
 def manifest_of(
@@ -78,7 +93,7 @@ def manifest_of(
 ) -> dict[str, Any]:
     """What a checkpoint holds besides the values."""
     return {
-        "progress": asdict(at),
+        "progress": at.to_json(),
         "random": session.random_state,
         "config": asdict(config),
         "data": data_digest,
@@ -148,7 +163,7 @@ def resume(
     said = json.dumps([found.manifest.get("progress"), found.manifest.get("random"), found.damaged])
     progress, session.random_state, damaged = json.loads(session.comm.broadcast_text(said))
     give_values(session, {v.op.name: v for v in variables}, found.values)
-    return Progress(**progress), damaged
+    return Progress.of({"progress": progress}), damaged
 
 
 def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,17 @@ import dtrain as dt
 from dtrain import info, machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
-from dtrain.errors import SavedAndStopped, UsageError
+from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
-from dtrain.runtime.loop import Loop
+from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.session import Shard
 from dtrain.train import checkpoint, own_model, tensorboard
-from dtrain.train.batches import Pace, batches, epoch_order, iterations, windows
+from dtrain.train.batches import Pace, batches, epoch_order, iterations
 from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors
+from dtrain.train.engine import Engine
 from dtrain.train.loss_scale import MixedPrecisionLossScaleOptimizer
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.observer import Observer, Observers
@@ -81,6 +82,23 @@ def build(model: str, data: Dataset) -> Network:
     for constant in examples:  # it need not be computed again of 47 MB
         constant.kind.value.digest = data.digest
     return Network(indices, training, loss, accuracy, predicted, dt.global_variables(), examples, losses=each)
+
+
+class Steps:
+    """The network as an engine trains it: takes steps by a Loop, which fetches loss, accuracy and stop."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[int], bool]]:
+        return [
+            # a count, freed of float32's rounding
+            (float(loss), [round(float(accuracy) * window.total)], bool(stop))
+            for loss, accuracy, stop, _ in self._loop(window, TRAINING, vote)
+        ]
+
+    def results(self, loss: float, sums: Sequence[int], examples: int) -> dict[str, float]:
+        return {"loss": loss / examples, "accuracy": sums[0] / examples}
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -201,11 +219,20 @@ def _train_in(
             session, session.make_callable(fetches, feeds), config.profile_window(), run_dir
         )
         pace = Pace(comm, most=1)
-    steps = Loop(session, fetches, feeds, stopping, profiler)
+    steps = Steps(Loop(session, fetches, feeds, stopping, profiler))
 
     def about(at: Progress) -> dict[str, Any]:
         folder.check()
         return manifest_of(session, at, config, *same)
+
+    def test() -> dict[str, float]:
+        mistakes = Mistakes(data) if at.epoch == config.epochs else None
+        loss, accuracy = evaluate(session, network, data.test, comm, mistakes)
+        if mistakes:
+            mistakes.save(run_dir, at.epoch, comm)
+        if config.check_every:
+            session.check_replicas()
+        return {"loss": loss, "accuracy": accuracy}
 
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
     if watched:
@@ -245,58 +272,24 @@ def _train_in(
             hosts=list(comm.hosts),
             environment=info.environment() if comm.rank == 0 else {},
         )
-        survivors = Survivors(session, at, config.min_ranks, checkpoints, report)
-        while at.epoch <= config.epochs:
-            with survivors:  # where ranks die, what follows ends, and goes on from `at` with those left
-                order = epoch_order(config.seed, at.epoch, data.train)[at.examples :]
-                begun, waited = time.perf_counter(), comm.seconds
-                comm.board.doing("training")
-                for window in windows(
-                    order, config.batch_size, comm, lambda: min(pace(), checkpoints.ahead(at))
-                ):
-                    comm.board.step(at.step + 1)
-                    taken = steps(window, TRAINING, request.vote())
-                    for loss, accuracy, *_ in taken:
-                        at.add(float(loss), float(accuracy), window.total)
-                        report.iteration(at.epoch, at.iteration, float(loss), float(accuracy))
-                    if taken[-1][2]:  # stopped
-                        checkpoints.save(at)
-                        checkpoints.finish()
-                        raise saved_and_stopped(request.reason(), at, run_dir)
-                    if checkpoints.due(at) and at.examples < len(data.train):
-                        checkpoints.save(at)
-                seconds = time.perf_counter() - begun
-                fraction = None  # what GPUs wait for one another by themselves nobody measures
-                if comm.device_sums is None or not comm.device_sums.by_nccl:
-                    fraction = mean_over_ranks((comm.seconds - waited) / seconds, comm)
-                comm.board.doing("evaluation")
-                mistakes = Mistakes(data) if at.epoch == config.epochs else None
-                test_loss, test_accuracy = evaluate(session, network, data.test, comm, mistakes)
-                if mistakes:
-                    mistakes.save(run_dir, at.epoch, comm)
-                facts = {
-                    "epoch": at.epoch,
-                    "loss": at.loss_sum / len(data.train),
-                    "accuracy": at.correct / len(data.train),
-                    "test_loss": test_loss,
-                    "test_accuracy": test_accuracy,
-                    "seconds": seconds,
-                    "images_per_second": len(order) / seconds,
-                    "communication_fraction": fraction,
-                }
-                at.finish_epoch(test_loss, test_accuracy)
-                report.epoch(**facts)
-                comm.board.doing("saving")
-                if config.check_every:
-                    session.check_replicas()
-                checkpoints.save(at)
-        with survivors:
-            checkpoints.finish()
+        Engine(
+            comm,
+            steps,
+            lambda epoch: epoch_order(config.seed, epoch, data.train),
+            config.batch_size,
+            config.epochs,
+            at,
+            report,
+            test,
+            pace,
+            checkpoints,
+            request,
+            Survivors(session, at, config.min_ranks, checkpoints, report),
+        ).run()
         if profiler is not None:
             report.profile(**profiler.finish())
         facts = {
-            "test_accuracy": at.test_accuracy,
-            "test_loss": at.test_loss,
+            **{f"test_{name}": value for name, value in at.tested.items()},
             "seconds": time.perf_counter() - started,
             "run_dir": str(run_dir),
         }
@@ -374,16 +367,6 @@ def evaluate_run(
     }
 
 
-def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopped:
-    """What ends all ranks once the run that was asked to stop is saved."""
-    error = SavedAndStopped(
-        f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: "
-        f"dtrain train --resume {shlex.quote(str(run_dir))}"
-    )
-    error.agreed = True
-    return error
-
-
 def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:
     """How many examples each rank works on in an epoch."""
     sizes = np.zeros(ranks, np.int64)
@@ -395,8 +378,3 @@ def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:
             low, high = shard_bounds(total, rank, ranks)
             sizes[rank] += (high - low) * count
     return [int(s) for s in sizes]
-
-
-def mean_over_ranks(value: float, comm: Communicator) -> float:
-    """The average of one number over the ranks."""
-    return float(comm.allreduce(np.array([value]))[0] / comm.size)

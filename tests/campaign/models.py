@@ -240,8 +240,8 @@ class Seen(Observer):
     def __init__(self):
         self.steps, self.epochs = [], []
 
-    def iteration(self, epoch, iteration, loss, accuracy):
-        self.steps.append([loss, accuracy])
+    def iteration(self, epoch, iteration, loss, values):
+        self.steps.append([loss, values()["accuracy"]])
 
     def epoch(self, **facts):
         self.epochs.append([facts[k] for k in ("loss", "accuracy", "test_loss", "test_accuracy")])

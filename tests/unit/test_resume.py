@@ -21,7 +21,7 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import CheckpointError, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
-from dtrain.train import checkpoint, models, preempt, saving, trainer
+from dtrain.train import checkpoint, engine, models, preempt, saving, trainer
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10  # 4 steps an epoch, the last of 3 examples: fewer than 4 ranks
 
@@ -125,7 +125,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     trainer.train(replace(config, run_dir=config.run_dir + "-whole"), SingleCommunicator())
     used: list[tuple[int, int]] = []  # what steps that were done used: (epoch, example)
     here = threading.local()
-    order, windows, vote = trainer.epoch_order, trainer.windows, preempt.StopRequest.vote
+    order, windows, vote = trainer.epoch_order, engine.windows, preempt.StopRequest.vote
 
     def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
         here.epoch = epoch
@@ -139,7 +139,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
                 used.extend((here.epoch, int(example)) for example in window.rows.reshape(-1))
 
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
-    monkeypatch.setattr(trainer, "windows", ledger)
+    monkeypatch.setattr(engine, "windows", ledger)
     monkeypatch.setattr(trainer, "evaluate", lambda *args: (0.5, 0.5))
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
 
@@ -357,7 +357,7 @@ def test_steps_go_on_while_a_checkpoint_is_written(
     with saving.Checkpoints(session, [v], Path(config.run_dir), 2, 3, about) as checkpoints:
         for _ in range(3):
             session.run(double)
-            at.add(0.0, 0.0, 1)
+            at.add(0.0, [0], 1)
             if checkpoints.due(at):
                 checkpoints.save(at)
         assert begun.wait(10) and written == []

@@ -1,0 +1,165 @@
+"""The engine: epochs of steps, each epoch followed by a test, and what happens around them, written once.
+
+`dtrain train` and a Keras model's fit drive it. They differ in the network, which takes the steps, and in who
+follows the run (see observer.py).
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dtrain.comm.base import Communicator
+from dtrain.errors import SavedAndStopped
+from dtrain.runtime.loop import Window
+from dtrain.runtime.session import Shard
+from dtrain.train.batches import windows
+from dtrain.train.observer import Observer
+from dtrain.train.preempt import StopRequest
+from dtrain.train.saving import Checkpoints
+from dtrain.train.state import Progress
+
+
+class Network(Protocol):
+    """What an engine trains."""
+
+    def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[Any], bool]]:
+        """Take a step for each batch of the window; collective.
+
+        vote: whether this rank was asked to stop; a step after which a rank has been is the last of them.
+        Returns of each step its mean loss, the metrics' sums over its examples, and whether to stop.
+        """
+
+    def results(self, loss: float, sums: Sequence[Any], examples: int) -> dict[str, float]:
+        """The mean loss and each metric by its name, of sums over so many examples."""
+
+
+class Engine:
+    """A run from where it is to its last epoch.
+
+    Args:
+        network: takes the steps.
+        order: the examples of an epoch, numbered from 1, in the order in which it uses them.
+        batch_size: examples of a step, over all ranks.
+        epochs: the number of the last.
+        at: how far the run has come; it counts on, and is right whenever a collective may fail.
+        events: who follows.
+        test: what follows an epoch: the loss and metrics of the test by name, {} where there was none.
+        pace: how many steps a call takes.
+        checkpoints, request: where the run is saved, and what may ask it to stop; None for neither.
+        survivors: ends what is within where ranks die that the others can go on without.
+
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        network: Network,
+        order: Callable[[int], np.ndarray],
+        batch_size: int,
+        epochs: int,
+        at: Progress,
+        events: Observer,
+        test: Callable[[], dict[str, float]],
+        pace: Callable[[], int],
+        checkpoints: Checkpoints | None = None,
+        request: StopRequest | None = None,
+        survivors: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self._comm, self._network, self._order, self._batch_size = comm, network, order, batch_size
+        self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
+        self._checkpoints, self._request = checkpoints, request
+        self._survivors = survivors or nullcontext()
+
+    def run(self) -> None:
+        """Train.
+
+        Raises, on every rank:
+            SavedAndStopped: a rank was asked to stop, and the run is saved.
+        """
+        board = self._comm.board
+        try:
+            while self._at.epoch <= self._epochs and not self._events.stops:
+                with self._survivors:  # where ranks die, this ends, and those left go on from `at`
+                    self._epoch()
+            if self._checkpoints is not None:
+                with self._survivors:
+                    self._checkpoints.finish()
+        finally:
+            board.doing("")
+            board.step(-1)
+
+    def _epoch(self) -> None:
+        comm, at, events = self._comm, self._at, self._events
+        events.epoch_begin(at.epoch)
+        whole = self._order(at.epoch)
+        order, already = whole[at.examples :], at.examples
+        begun, waited = time.perf_counter(), comm.seconds
+        comm.board.doing("training")
+        for window in windows(order, self._batch_size, comm, self._steps):
+            comm.board.step(at.step + 1)
+            events.batch_begin(at.iteration, window.total)
+            taken = self._network.step(window, self._request.vote() if self._request else None)
+            for loss, sums, _ in taken:
+                at.add(loss, sums, window.total)
+                values = partial(self._network.results, loss * window.total, sums, window.total)
+                events.iteration(at.epoch, at.iteration, loss, values)
+            if taken[-1][2]:
+                self._save_and_stop()
+            events.batch_end(at)
+            if self._checkpoints and self._checkpoints.due(at) and at.examples < len(whole):
+                self._checkpoints.save(at)
+            if events.stops:
+                break
+        seconds = time.perf_counter() - begun
+        fraction = None  # what GPUs wait for one another by themselves nobody measures
+        if comm.device_sums is None or not comm.device_sums.by_nccl:
+            fraction = _mean_over_ranks((comm.seconds - waited) / seconds, comm)
+        comm.board.doing("evaluation")
+        tested = self._test()
+        facts = {
+            "epoch": at.epoch,
+            **self._network.results(at.loss_sum, at.sums, at.examples),
+            **{f"test_{name}": value for name, value in tested.items()},
+            "seconds": seconds,
+            "images_per_second": (at.examples - already) / seconds,
+            "communication_fraction": fraction,
+        }
+        at.finish_epoch(tested)
+        events.epoch(**facts)
+        if self._checkpoints is not None:
+            comm.board.doing("saving")
+            self._checkpoints.save(at)
+
+    def _steps(self) -> int:
+        """How many the next call takes: not beyond a checkpoint."""
+        steps = self._pace()
+        return min(steps, self._checkpoints.ahead(self._at)) if self._checkpoints else steps
+
+    def _save_and_stop(self) -> None:
+        assert self._checkpoints is not None and self._request is not None
+        self._checkpoints.save(self._at)
+        self._checkpoints.finish()
+        raise saved_and_stopped(self._request.reason(), self._at, self._checkpoints.run_dir)
+
+
+def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopped:
+    """What ends all ranks once the run that was asked to stop is saved."""
+    error = SavedAndStopped(
+        f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: "
+        f"dtrain train --resume {shlex.quote(str(run_dir))}"
+    )
+    error.agreed = True
+    return error
+
+
+def _mean_over_ranks(value: float, comm: Communicator) -> float:
+    """The average of one number over the ranks."""
+    return float(comm.allreduce(np.array([value]))[0] / comm.size)
