@@ -9,11 +9,12 @@ import difflib
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dtrain import choices
 from dtrain.choices import (
@@ -192,6 +193,23 @@ class TrainConfig:
             raise UsageError(f"--profile {self.profile}: give FIRST:LAST in whole numbers, such as 10:30.")
         return int(first), int(last)
 
+    #: What a run has from its first step to its last; the data set is compared by its content.
+    fixed: ClassVar[tuple[str, ...]] = ("model", "optimizer", "lr", "batch_size", "seed")
+
+    @property
+    def label(self) -> str:
+        """A word for the name of a new folder."""
+        return label(self.model)
+
+    def kept(self) -> str:
+        """The text of a run's config.toml."""
+        return replace(self, resume="").with_whole_paths().to_toml()
+
+    @staticmethod
+    def said(name: str, value: Any) -> str:
+        """An option with a value as its user writes it."""
+        return f"{flag(name)} {shlex.quote(str(value))}"
+
     def with_whole_paths(self) -> TrainConfig:
         """The same with files and folders by their whole paths, as they are found from any folder."""
         file, colon, function = self.model.rpartition(":")
@@ -213,6 +231,12 @@ class TrainConfig:
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
             lines.append(f"{name} = {_utf8(text, flag(name))}\n")
         return "".join(lines)
+
+
+def label(model: str) -> str:
+    """A model as part of a folder's name."""
+    file, colon, function = model.rpartition(":")
+    return f"{Path(file).stem}-{function}" if colon else model
 
 
 def flag(name: str) -> str:
@@ -339,6 +363,11 @@ def read_run(run_dir: str) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+    if "program" in written:  # see keras/run.py
+        raise CheckpointError(
+            f"{run_dir} is a run of {written['program']}: start that program again, with fit(resume=True), "
+            "to resume it; `dtrain report` shows it."
+        )
     known = {f.name for f in fields(TrainConfig)} - {"run_dir", "resume", "init_from", "elastic"}
     return {name: value for name, value in written.items() if name in known}
 

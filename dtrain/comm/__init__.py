@@ -67,7 +67,8 @@ def world(average: str = "", elastic: bool = False, overlap: str = "") -> Commun
     A process that no launcher started is a world of one and needs neither MPI nor mpi4py. The BLAS of each
     rank is kept to its share of the cores.
 
-    elastic: it can go on without ranks that die, see Communicator.elastic; said at the first call.
+    elastic: it can go on without ranks that die, see Communicator.elastic; said at the first call, or by
+    DTRAIN_ELASTIC=on.
 
     Raises:
         EnvironmentProblem: several ranks were launched, but mpi4py is missing or its MPI cannot join them, or
@@ -88,6 +89,7 @@ def _made(average: str, elastic: bool, overlap: str) -> Communicator:
             from dtrain.comm.elastic import ElasticCommunicator
             from dtrain.comm.mpi import MPICommunicator
 
+            elastic = elastic or choices.of_environment("elastic", choices.ON_OFF, "off") == "on"
             average = average or choices.of_environment("average", choices.AVERAGES, "auto")
             overlap = overlap or choices.of_environment("overlap", choices.SWITCH, "auto")
             choices.check(f"average {average}", average, choices.AVERAGES)

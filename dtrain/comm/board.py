@@ -91,9 +91,9 @@ class Board:
         finally:
             self.row[monitor.COMPILES] = 0
 
-    def run_dir(self, path: str) -> None:
-        """The folder of the run, so that a message can say how to go on."""
-        self._write(path, *monitor.RUN_DIR)
+    def run_dir(self, path: str, resume: str = "") -> None:
+        """The folder of the run, and what resumes it, so that a message can say how; '' for no run."""
+        self._write(f"{path}\n{resume}", *monitor.RUN_DIR)
 
     def state(self, state: int) -> None:
         self.row[monitor.STATE] = state
@@ -180,8 +180,9 @@ class Board:
 
     def how_to_resume(self, message: str = "") -> str:
         """The line behind a message that says how to go on; '' where it is of the run's folder itself."""
-        run_dir = monitor.text_at(self.memory, *monitor.RUN_DIR)
-        return "" if run_dir and run_dir in message else monitor.how_to_resume(run_dir)
+        said = monitor.text_at(self.memory, *monitor.RUN_DIR)
+        run_dir = said.partition("\n")[0]
+        return "" if run_dir and run_dir in message else monitor.how_to_resume(said)
 
 
 def tag_of(what: str, within: int = 0) -> int:

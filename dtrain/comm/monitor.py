@@ -138,13 +138,18 @@ def text_at(memory: mmap.mmap | memoryview, start: int, stop: int) -> str:
     return bytes(memory[start:stop]).split(b"\0", 1)[0].decode(errors="replace")
 
 
-def how_to_resume(run_dir: str) -> str:
-    """The line behind a message that says how to go on; '' where there is no checkpoint yet."""
+def how_to_resume(said: str) -> str:
+    """The line behind a message that says how to resume; '' where there is no checkpoint yet.
+
+    said: a line with the run's folder, and one with what resumes it.
+    """
+    run_dir, _, resume = said.partition("\n")
     try:
         saved = any(name.endswith(".json") for name in os.listdir(os.path.join(run_dir, "checkpoints")))
     except OSError:
         saved = False
-    return f"\n  go on with: dtrain train --resume {shlex.quote(run_dir)}" if run_dir and saved else ""
+    resume = resume or f"dtrain train --resume {shlex.quote(run_dir)}"
+    return f"\n  resume it with: {resume}" if run_dir and saved else ""
 
 
 def names_in(fd: int) -> Names:

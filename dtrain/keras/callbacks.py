@@ -11,7 +11,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -62,7 +62,8 @@ class Callback:
     logs: the epoch's numbers so far: loss, the metrics, and after an epoch those of validation with val_
     before their names. Those of a batch also have its number, batch, and, when it begins, its size, as in
     Keras 2.
-    params: epochs, samples, batch_size, verbose, metrics (names that logs will have).
+    params: epochs, samples, batch_size, verbose, metrics (names that logs will have), and whether the fit is
+    resumed.
     """
 
     model: Sequential
@@ -97,6 +98,18 @@ class Callback:
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.on_batch_end(batch, logs)
+
+    #: Names of its attributes that a resumed fit gives back: plain data, as JSON has it.
+    state: ClassVar[tuple[str, ...]] = ()
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint of fit(run_dir=...) keeps of it."""
+        return {name: getattr(self, name) for name in self.state}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what get_state gave, behind on_train_begin."""
+        for name in self.state:
+            setattr(self, name, state.get(name, getattr(self, name)))
 
     # -- for subclasses --------------------------------------------------------------------------------
     def says(self, text: str) -> None:
@@ -200,9 +213,15 @@ class Following(Observer):
 class History(Callback):
     """What fit returns: history is {name: one number for each epoch}, epoch the numbers of the epochs."""
 
+    state = ("epoch", "history")
+
     def __init__(self) -> None:
         self.epoch: list[int] = []
         self.history: Logs = Logs()
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        super().set_state(state)
+        self.history = Logs(self.history)
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.epoch, self.history = [], Logs()
@@ -310,9 +329,11 @@ class EarlyStopping(_Monitor):
     Args:
         min_delta: what counts as one. baseline: what counts has to be better than this, too.
         restore_best_weights: whether the model has the weights of its best epoch when fit ends, whatever
-            ends it.
+            ends it; of a resumed fit its best epoch since.
         start_from_epoch: the first epoch that is looked at, counted from 0.
     """
+
+    state = ("best", "wait", "stopped_epoch", "best_epoch")
 
     def __init__(
         self,
@@ -367,6 +388,8 @@ class ReduceLROnPlateau(_Monitor):
             least.
     """
 
+    state = ("best", "wait", "cooling")
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -418,6 +441,8 @@ class ModelCheckpoint(_Monitor):
         save_weights_only: save_weights in place of save.
         period: epochs between two files.
     """
+
+    state = ("best", "_since")
 
     def __init__(
         self,
@@ -489,13 +514,14 @@ class CSVLogger(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._names = []
-        if not self.append:
+        if not (self.append or self.params["resumed"]):
             self.model.rank_zero.writes(self.filename, b"")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if not self._names:
             self._names = sorted(logs)
-            if not (self.append and self.model.rank_zero.finds(self.filename)):
+            goes_on = self.append or self.params["resumed"]
+            if not (goes_on and self.model.rank_zero.finds(self.filename)):
                 self._line(["epoch", *self._names])
         self._line([epoch, *(logs.get(name, "NA") for name in self._names)])
 
@@ -516,6 +542,8 @@ class TensorBoard(Callback):
     Raises, in fit:
         EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
     """
+
+    state = ("_steps",)
 
     def __init__(
         self,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from dtrain.comm.base import every_rank
 from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.hints import nearest
-from dtrain.keras import data, saving, training
+from dtrain.keras import data, run, saving, training
 from dtrain.keras.callbacks import Callback, Callbacks, Following, History
 from dtrain.keras.layers import Layer
 from dtrain.keras.optimizers import Optimizer
@@ -22,8 +24,9 @@ from dtrain.keras.progress import Bar
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
-from dtrain.train.batches import epoch_order, windows
+from dtrain.train.batches import epoch_order, iterations, shard_sizes, windows
 from dtrain.train.engine import Engine
+from dtrain.train.observer import Observer, Observers
 from dtrain.train.state import Progress
 
 __all__ = ["Sequential", "clone_model", "load_model", "model_from_json"]
@@ -112,13 +115,13 @@ class Sequential(Stack):
         """What evaluate returns, in this order."""
         return ["loss", *(metric.name for metric, _ in self.compiled.metrics)]
 
-    def _network(self, mode: str, examples: data.Examples) -> training.Network:
+    def _network(self, mode: str, examples: data.Examples, votes: bool = False) -> training.Network:
         """The graph for such examples, made once."""
         frozen = tuple(layer.trainable for layer in self._layers)
-        key = (mode, examples.rows, frozen)
+        key = (mode, examples.rows, frozen, votes)
         with self._building:
             if key not in self._networks:
-                self._networks[key] = training.Network(self, mode, examples.rows)
+                self._networks[key] = training.Network(self, mode, examples.rows, votes)
             return self._networks[key]
 
     @every_rank
@@ -140,6 +143,10 @@ class Sequential(Stack):
         validation_steps: None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
+        run_dir: str | os.PathLike[str] | None = None,
+        resume: bool | str = False,
+        checkpoint_every: int = 0,
+        keep: int = 3,
         **options: Any,
     ) -> History:
         """Train; returns the History, whose history has a list for the loss and for each metric.
@@ -157,10 +164,15 @@ class Sequential(Stack):
             steps_per_epoch, validation_steps: only None: an epoch is a pass over the arrays.
             validation_batch_size: examples of a step of the test; changes no result.
             validation_freq: epochs from one test to the next, or the numbers of those with one, from 1.
+            run_dir: a folder in which the fit is recorded and saved as a run of `dtrain train` is, behind
+                each epoch and every checkpoint_every steps; `dtrain report` reads it. A signal to stop
+                (SIGTERM, Ctrl-C) saves and ends the program. keep: how many checkpoints stay.
+            resume: True goes on with the run in run_dir, bit for bit; 'auto' where it holds one.
             options: Keras 2's max_queue_size, workers and use_multiprocessing have no meaning here.
 
         Raises, on every rank:
             UsageError: the model is not compiled, or an argument does not fit.
+            CheckpointError: the run is to be resumed and cannot be.
         """
         _refuse("fit", {k: v for k, v in options.items() if k not in _NO_MEANING})
         batch_size = 32 if batch_size is None else batch_size
@@ -170,6 +182,10 @@ class Sequential(Stack):
                 _counts("fit", validation_batch_size, "validation_batch_size")
             _check_freq(validation_freq)
             self.check_compiled("fit")
+            recorded = None
+            if run_dir is not None:
+                recorded = run.options_of(self, run_dir, resume, batch_size, epochs)
+                _counts("fit", keep, "keep")
             validation = None if validation_data is None else _two_or_three(validation_data)
         verbose = _verbose(verbose)
         share = validation_split if validation is None else 0.0
@@ -179,13 +195,14 @@ class Sequential(Stack):
             tested = data.examples(self, "fit: validation_data", *validation)
             held_out = range(tested.count)
         test_order = np.arange(held_out.start, held_out.stop, dtype=np.int32)
-        network = self._network("training", given)
+        network = self._network("training", given, votes=recorded is not None)
         tester = self._network("testing", tested) if len(test_order) else None
         names = self.metrics_names
         history = self.history = History()
-        run = Callbacks(
+        followers = [*(callbacks or ()), history]
+        call = Callbacks(
             self,
-            [*(callbacks or ()), history],
+            followers,
             {
                 "batch_size": batch_size,
                 "epochs": epochs,
@@ -194,40 +211,73 @@ class Sequential(Stack):
                 "verbose": verbose,
                 "do_validation": tester is not None,
                 "metrics": names + [f"val_{name}" for name in names] * (tester is not None),
+                "resumed": False,
             },
         )
         if verbose:
             validated = f", validate on {len(test_order)} samples" if tester else ""
             self.rank_zero.says(f"Train on {len(trained_on)} samples{validated}")
         self.stop_training = False
-        run("train_begin", {})
-        at, first = Progress(epoch=initial_epoch + 1), max(initial_epoch, self._passes) - initial_epoch
-        steps = training.Steps(self, network, given)
+        self._passes = max(initial_epoch, self._passes)
+        at, found, begun = Progress(epoch=initial_epoch + 1), None, time.perf_counter()
+        observers: list[Observer] = [Following(self, call, network.results)]
+        with ExitStack() as stack:
+            around: dict[str, Any] = {}
+            if recorded is not None:
+                facts = {
+                    "examples": len(trained_on),
+                    "test_examples": len(test_order),
+                    "shards": shard_sizes(trained_on, batch_size, self.comm.size),
+                    "model": self.name,
+                    "parameters": self.count_params(),
+                    "optimizer": recorded.optimizer,
+                    "lr": float(self.optimizer.learning_rate),
+                    "batch_size": batch_size,
+                    "iterations_per_epoch": iterations(trained_on, batch_size),
+                    "epochs": epochs,
+                    "seed": self.graph.seed,
+                    "dataset": "arrays",
+                    "source": recorded.program,
+                }
+                fit = run.recorded(self, recorded, given, followers, facts, at, checkpoint_every, keep)
+                found, report, around = stack.enter_context(fit)
+                observers.insert(0, report)
+            call.params["resumed"] = found is not None
+            call("train_begin", {})
+            if found is not None:
+                at = found.at
+                run.take(self, followers, found)
+            first = self._passes - at.epoch + 1  # a model that was trained before goes on with other orders
 
-        def test() -> dict[str, float]:
-            self._passes = first + at.epoch
-            if tester is None or not _is_due(validation_freq, at.epoch):
-                return {}
-            run("test_begin", {})
-            rows = validation_batch_size or TEST_BATCH
-            found = training.test(self, tester, tested, test_order, rows, _quiet)
-            run("test_end", found)
-            return found
+            def test() -> dict[str, float]:
+                self._passes = first + at.epoch
+                if tester is None or not _is_due(validation_freq, at.epoch):
+                    return {}
+                call("test_begin", {})
+                rows = validation_batch_size or TEST_BATCH
+                found = training.test(self, tester, tested, test_order, rows, _quiet)
+                call("test_end", found)
+                return found
 
-        # a callback may change anything behind a batch, and a rate that decays is another in each step
-        one = run.listen_to_batches or self.optimizer.decay
-        Engine(
-            self.comm,
-            steps,
-            lambda epoch: self._order(first + epoch - 1, trained_on, shuffle),
-            batch_size,
-            epochs,
-            at,
-            Following(self, run, network.results),
-            test,
-            (lambda: 1) if one else network.pace,
-        ).run()
-        run("train_end", {})
+            # a callback may change anything behind a batch, and a rate that decays is another in each step
+            one = call.listen_to_batches or self.optimizer.decay
+            Engine(
+                self.comm,
+                training.Steps(self, network, given),
+                lambda epoch: self._order(first + epoch - 1, trained_on, shuffle),
+                batch_size,
+                epochs,
+                at,
+                Observers(*observers),
+                test,
+                (lambda: 1) if one else network.pace,
+                **around,
+            ).run()
+            if recorded is not None:
+                tested_last = {f"test_{name}": value for name, value in at.tested.items()}
+                seconds = time.perf_counter() - begun
+                report.done(**tested_last, seconds=seconds, run_dir=recorded.run_dir)
+        call("train_end", {})
         return history
 
     def _order(self, epoch: int, examples: range, shuffle: bool) -> np.ndarray:

@@ -99,10 +99,11 @@ class Network:
     mode: 'training' takes a step, and fetches the batch's mean loss with what regularizers add, and the
     metrics' sums; 'testing' fetches sums alone, in float64: of the losses, of the metrics, and the
     regularizers' terms; 'predicting' fetches the output.
+    votes: whether a step of training sums, over the ranks, whether they were asked to stop.
     """
 
     def __init__(
-        self, model: Sequential, mode: str, rows: Sequence[tuple[str, tuple[int, ...], str]]
+        self, model: Sequential, mode: str, rows: Sequence[tuple[str, tuple[int, ...], str]], votes: bool
     ) -> None:
         self.metrics: list[metrics.Metric] = []
         self.counts: list[int] = []
@@ -120,13 +121,20 @@ class Network:
                 steps = [model.compiled.minimize(loss, weights)] if weights else []
                 fetches = [loss, *sums, group(*steps, *model.updates)]
                 feeds.append(model.compiled.rate)
+                if votes:
+                    feeds.append(placeholder("float32", [None], name="stop"))
+                    stopping = reduce_sum(feeds[-1])  # in the message of the gradients
+                    fetches.append(stopping)
             elif mode == "testing":
                 each, sums = self._measure(model, given, output, "float64")
                 fetches = [reduce_sum(cast(each, "float64")), *sums, *model.losses]
         model.initialize()
-        training = mode == "training"
         session = self._session = model.session
-        self._call = Loop(session, fetches, feeds) if training else session.make_callable(fetches, feeds)
+        self.votes, until = votes, stopping if votes else None
+        if mode == "training":
+            self._call: Callable[..., Any] = Loop(session, fetches, feeds, until)
+        else:
+            self._call = session.make_callable(fetches, feeds)
         self.pace = Pace(model.comm)
 
     def _measure(
@@ -180,14 +188,19 @@ class Steps:
 
     def __init__(self, model: Sequential, network: Network, examples: Examples) -> None:
         self._model, self._call, self.results = model, network.on(examples), network.results
+        self._votes = network.votes
 
     def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[Any], bool]]:
-        """A step for each batch: its mean loss, its metrics' sums, and that it is not asked to stop."""
+        """A step for each batch: its mean loss, its metrics' sums, and whether a rank was asked to stop."""
         optimizer = self._model.optimizer
         with self._model.session.lock:  # the rate follows from the steps so far, of all threads
-            taken = self._call(window, optimizer.rate)
+            taken = self._call(window, optimizer.rate, *([vote] if self._votes else []))
             optimizer.iterations.assign_add(len(taken))
-        return [(float(loss), [_wide(s) for s in sums], False) for loss, *sums, _ in taken]
+        stops = [bool(values.pop()) if self._votes else False for values in taken]
+        return [
+            (float(loss), [_wide(s) for s in sums], stop)
+            for (loss, *sums, _), stop in zip(taken, stops, strict=True)
+        ]
 
 
 def _wide(value: Any) -> Any:

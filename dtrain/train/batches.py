@@ -70,3 +70,16 @@ class Pace:
 def iterations(examples: range, batch_size: int) -> int:
     """Batches of one epoch."""
     return -(-len(examples) // batch_size)
+
+
+def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:
+    """How many examples each rank works on in an epoch."""
+    sizes = np.zeros(ranks, np.int64)
+    for total, count in (
+        (batch_size, len(examples) // batch_size),
+        (len(examples) % batch_size, 1),
+    ):
+        for rank in range(ranks):
+            low, high = shard_bounds(total, rank, ranks)
+            sizes[rank] += (high - low) * count
+    return [int(s) for s in sizes]

@@ -6,20 +6,19 @@ follows the run (see observer.py).
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from dtrain import info, machine
 from dtrain.comm.base import Communicator
 from dtrain.errors import SavedAndStopped
 from dtrain.runtime.loop import Window
-from dtrain.runtime.session import Shard
+from dtrain.runtime.session import Session, Shard
 from dtrain.train.batches import windows
 from dtrain.train.observer import Observer
 from dtrain.train.preempt import StopRequest
@@ -54,6 +53,7 @@ class Engine:
         test: what follows an epoch: the loss and metrics of the test by name, {} where there was none.
         pace: how many steps a call takes.
         checkpoints, request: where the run is saved, and what may ask it to stop; None for neither.
+        resume: what resumes a run that was stopped, for its message.
         survivors: ends what is within where ranks die that the others can go on without.
 
     """
@@ -72,11 +72,12 @@ class Engine:
         checkpoints: Checkpoints | None = None,
         request: StopRequest | None = None,
         survivors: AbstractContextManager[Any] | None = None,
+        resume: str = "",
     ) -> None:
         self._comm, self._network, self._order, self._batch_size = comm, network, order, batch_size
         self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
         self._checkpoints, self._request = checkpoints, request
-        self._survivors = survivors or nullcontext()
+        self._survivors, self._resume = survivors or nullcontext(), resume
 
     def run(self) -> None:
         """Train.
@@ -84,17 +85,14 @@ class Engine:
         Raises, on every rank:
             SavedAndStopped: a rank was asked to stop, and the run is saved.
         """
-        board = self._comm.board
-        try:
-            while self._at.epoch <= self._epochs and not self._events.stops:
-                with self._survivors:  # where ranks die, this ends, and those left go on from `at`
-                    self._epoch()
-            if self._checkpoints is not None:
-                with self._survivors:
-                    self._checkpoints.finish()
-        finally:
-            board.doing("")
-            board.step(-1)
+        while self._at.epoch <= self._epochs and not self._events.stops:
+            with self._survivors:  # where ranks die, this ends, and those left go on from `at`
+                self._epoch()
+        if self._checkpoints is not None:
+            with self._survivors:
+                self._checkpoints.finish()
+        self._comm.board.doing("")
+        self._comm.board.step(-1)
 
     def _epoch(self) -> None:
         comm, at, events = self._comm, self._at, self._events
@@ -147,17 +145,30 @@ class Engine:
         assert self._checkpoints is not None and self._request is not None
         self._checkpoints.save(self._at)
         self._checkpoints.finish()
-        raise saved_and_stopped(self._request.reason(), self._at, self._checkpoints.run_dir)
+        signal, at = self._request.reason(), self._at
+        error = SavedAndStopped(
+            f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Resume it with: "
+            f"{self._resume}"
+        )
+        error.agreed = True
+        raise error
 
 
-def saved_and_stopped(signal: str, at: Progress, run_dir: Path) -> SavedAndStopped:
-    """What ends all ranks once the run that was asked to stop is saved."""
-    error = SavedAndStopped(
-        f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Go on with: "
-        f"dtrain train --resume {shlex.quote(str(run_dir))}"
-    )
-    error.agreed = True
-    return error
+def about_ranks(session: Session, devices: Sequence[str]) -> dict[str, Any]:
+    """What of a run's header is of its ranks: software, devices, nodes. Collective."""
+    comm = session.comm
+    return {
+        "version": info.__version__,
+        "mpi": comm.library,
+        "blas": machine.blas_text(),
+        "averaging": comm.averaging,
+        "kernels": session.kernels,
+        "ranks": comm.size,
+        "nodes": comm.nodes,
+        "devices": list(devices),
+        "hosts": list(comm.hosts),
+        "environment": info.environment() if comm.rank == 0 else {},
+    }
 
 
 def _mean_over_ranks(value: float, comm: Communicator) -> float:

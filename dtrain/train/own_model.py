@@ -58,12 +58,6 @@ def logits(model: str, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Te
     return y
 
 
-def label(model: str) -> str:
-    """A model as part of a folder's name."""
-    file, colon, function = model.rpartition(":")
-    return f"{Path(file).stem}-{function}" if colon else model
-
-
 def check(config: TrainConfig) -> TrainConfig:
     """The options with the digest of the model's file as it is now, before anything of it runs.
 

@@ -43,20 +43,20 @@ class Report(Observer):
     Args:
         comm: only its rank 0 has anything printed or written.
         run_dir: an existing folder.
-        log_format: text or json.
+        log_format: text or json; '' prints nothing.
         log_every: iterations between two lines where there is no progress bar.
     """
 
     def __init__(self, comm: Communicator, run_dir: Path, log_format: str, log_every: int) -> None:
         self._comm, self._run_dir = comm, run_dir
         self._json = log_format == "json"
-        self._bar_wanted = not self._json and on_terminal()
+        self._bar_wanted = log_format == "text" and on_terminal()
         self._every = log_every
         self._bar: Any = None
         self._first: tuple[int, float] | None = None  # step seen, and when
         self._epochs = self._iterations = 0
         self._metrics: TextIO | None = None
-        self._mute = False
+        self._mute = not log_format
         self._last: dict[str, Any] = {}  # the epoch that was told last
         if self._speaks:
             self._open()
@@ -144,7 +144,7 @@ class Report(Observer):
         self._emit("profile", facts, summary_text(facts))
 
     def done(self, **facts: Any) -> None:
-        name = "test_accuracy" if "test_accuracy" in facts else "test_loss"
+        name = next((n for n in ("test_accuracy", "test_loss", "loss") if n in facts), "seconds")
         text = (
             f"done in {facts['seconds']:.1f} s: {name.replace('_', ' ')} {facts[name]:.4f}; "
             f"again with `dtrain eval {shlex.quote(facts['run_dir'])}`"

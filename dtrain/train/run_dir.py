@@ -13,25 +13,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.config import TrainConfig
 from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
 from dtrain.files import make_new, read_regular, write_atomically
-from dtrain.train import checkpoint, own_model
+from dtrain.train import checkpoint
 
 #: Seconds between two touches of the file; without one for so long, a holder that cannot be asked is dead.
 BEAT, SILENCE = 2.0, 12.0
@@ -42,6 +40,28 @@ PAUSE = 0.2
 
 _NAME = re.compile(r"\.owner-(\d{1,9})")
 _MOST_BYTES = 4096
+
+
+class Options(Protocol):
+    """A run's options, a dataclass, as its folder keeps them.
+
+    run_dir: '' for a new one. resume: '', the run's folder, or auto. fixed: names of those that a run has
+    from its first step to its last.
+    """
+
+    run_dir: str
+    resume: str
+    fixed: ClassVar[tuple[str, ...]]
+
+    @property
+    def label(self) -> str:
+        """A word for the name of a new folder."""
+
+    def kept(self) -> str:
+        """The text of config.toml."""
+
+    def said(self, name: str, value: Any) -> str:
+        """An option with a value as its user writes it."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +260,7 @@ class RunDir:
 
 
 @contextmanager
-def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
+def hold(config: Options, comm: Communicator) -> Iterator[RunDir]:
     """The run directory, made where there is none; it is this run's until the block ends. Collective.
 
     Raises:
@@ -255,8 +275,8 @@ def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
                     resuming = bool(checkpoint.steps(held.path))
                 elif not resuming and (held.path / "metrics.jsonl").exists():
                     raise UsageError(
-                        f"--run-dir {held.path} holds a run already: choose another, delete it first, or "
-                        f"resume it with --resume {shlex.quote(str(held.path))}."
+                        f"{config.said('run_dir', held.path)} holds a run already: choose another, delete it "
+                        f"first, or resume it with {config.said('resume', held.path)}."
                     )
         held.resuming = bool(comm.broadcast(np.array([resuming], np.uint8))[0])
         if not held.resuming:
@@ -273,7 +293,7 @@ def hold(config: TrainConfig, comm: Communicator) -> Iterator[RunDir]:
     held.release(comm.rank == 0)
 
 
-def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
+def _claim(config: Options, comm: Communicator) -> RunDir:
     """Make the folder and hold it; all ranks wait while another run may still be in it."""
     begun, text, new = time.monotonic(), "", False
     with comm.together():
@@ -282,7 +302,7 @@ def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
                 path, new = _make_folder(config)
                 text = str(path)
             except OSError as error:
-                raise _cannot_be_made(config.run_dir or "runs", error) from None
+                raise _cannot_be_made(config, config.run_dir or "runs", error) from None
     name, token = comm.broadcast_text(f"{text}\n{uuid.uuid4().hex}").rsplit("\n", 1)
     path = Path(name)
     claim = RunDir(path, token, new)
@@ -293,11 +313,11 @@ def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
                 try:
                     lives, holder = claim.take(askable=not comm.elastic)
                 except OSError as error:
-                    raise _cannot_be_made(path, error) from None
+                    raise _cannot_be_made(config, path, error) from None
                 if lives and (not config.resume or time.monotonic() - begun > PATIENCE):
                     raise UsageError(
                         f"the run directory {path} is in use: {holder} trains in it. Wait until that run "
-                        "has ended, or choose another with --run-dir."
+                        f"has ended, or choose another by {config.said('run_dir', 'DIR')}."
                     )
         free, claim.number = comm.broadcast(np.array([lives is False, claim.number])).tolist()
         if free:
@@ -305,20 +325,20 @@ def _claim(config: TrainConfig, comm: Communicator) -> RunDir:
         time.sleep(PAUSE)
 
 
-def _make_folder(config: TrainConfig) -> tuple[Path, bool]:
+def _make_folder(config: Options) -> tuple[Path, bool]:
     """The folder of --run-dir, or a new one with a name by date and model; and whether it is new."""
     if config.run_dir:
         path = Path(config.run_dir)
         new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         return path, new
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{own_model.label(config.model)}"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.label}"
     Path("runs").mkdir(exist_ok=True)
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))  # of those begun in one second
     return next(path for path in map(Path("runs").joinpath, names) if make_new(path)), True
 
 
-def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:
+def write_options(path: Path, config: Options, comm: Communicator) -> None:
     """Write config.toml into a run directory on rank 0. Collective.
 
     Raises:
@@ -327,13 +347,13 @@ def write_options(path: Path, config: TrainConfig, comm: Communicator) -> None:
     with comm.together():
         if comm.rank == 0:
             try:
-                written = replace(config, resume="").with_whole_paths()
-                write_atomically(path / "config.toml", written.to_toml().encode())
+                write_atomically(path / "config.toml", config.kept().encode())
             except OSError as error:
-                raise _cannot_be_made(path, error) from None
+                raise _cannot_be_made(config, path, error) from None
 
 
-def _cannot_be_made(path: Any, error: OSError) -> EnvironmentProblem:
+def _cannot_be_made(config: Options, path: Any, error: OSError) -> EnvironmentProblem:
     return EnvironmentProblem(
-        f"the run directory {path} cannot be made: {error.strerror or error}. Choose another with --run-dir."
+        f"the run directory {path} cannot be made: {error.strerror or error}. Choose another by "
+        f"{config.said('run_dir', 'DIR')}."
     )

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dtrain.config import TrainConfig, flag
+from dtrain.config import label
 from dtrain.errors import CheckpointError
 from dtrain.files import open_regular
 from dtrain.ops.state import Variable
 from dtrain.runtime.session import Session
 from dtrain.train import checkpoint
 
-#: Options that a run has from its first step to its last; the data set is compared by its content.
-FIXED = ("model", "optimizer", "lr", "batch_size", "seed")
+if TYPE_CHECKING:
+    from dtrain.train.run_dir import Options
+
 #: Bytes of a line of metrics.jsonl, at most.
 MOST_LINE = 1 << 20
 
@@ -89,67 +90,74 @@ class Progress:
 
 
 def manifest_of(
-    session: Session, at: Progress, config: TrainConfig, data_digest: str, fingerprint: str
+    session: Session,
+    at: Progress,
+    config: Options,
+    data_digest: str,
+    fingerprint: str,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """What a checkpoint holds besides the values."""
+    """What a checkpoint holds besides the values; more: plain data of whoever trains."""
     return {
         "progress": at.to_json(),
         "random": session.random_state,
-        "config": asdict(config),
+        "config": asdict(config),  # type: ignore[call-overload]
         "data": data_digest,
         "fingerprint": fingerprint,
         "ranks": session.comm.size,
+        "more": dict(more),
     }
+
+
+class Resumed(NamedTuple):
+    """Where a run is resumed; more: what else its manifest says; damaged: what is wrong with newer ones."""
+
+    at: Progress
+    more: dict[str, Any]
+    damaged: list[str]
 
 
 def resume(
     session: Session,
-    variables: list[Variable],
+    variables: Sequence[Variable],
     run_dir: Path,
-    config: TrainConfig,
+    config: Options,
     data_digest: str,
     fingerprint: str,
-) -> tuple[Progress, list[str]]:
-    """Bring a session to a run's newest good checkpoint; also what is wrong with newer ones. Collective.
+) -> Resumed:
+    """Bring a session to a run's newest good checkpoint. Collective.
 
     Raises:
         CheckpointError: there is none, or it is of other options, data or graph: the first difference.
     """
-
-    from dtrain.train.own_model import label  # which imports the built-in models, and Keras with them
-
-    typed = shlex.quote(str(run_dir))
+    instead = f"To take its parameters into a new run, give that {config.said('init_from', run_dir)}."
 
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
-        there, here = manifest.get("config"), asdict(config)
-        for name in FIXED:
+        there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]
+        for name in config.fixed:
             other = there.get(name) if isinstance(there, dict) else None
             # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same
             if name == "model" and label(str(other)) == label(here[name]):
                 continue
             if other != here[name]:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {flag(name)} {other}, not {here[name]}: a run goes on as it "
-                    f"began. To take its parameters into a new one, use --init-from {typed}."
+                    f"{run_dir} was trained with {config.said(name, other)}, not {here[name]}: a run goes on "
+                    f"as it began. {instead}"
                 )
         if manifest.get("data") != data_digest:
-            raise CheckpointError(
-                f"{run_dir} was trained on other data: give its own --dataset, or start a new run with "
-                f"--init-from {typed}."
-            )
+            raise CheckpointError(f"{run_dir} was trained on other data: give its own. {instead}")
         wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
         if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
             began, goes_on = ("with", "without")[:: 1 if "current_loss_scale" in specs else -1]
             raise CheckpointError(
                 f"{run_dir} was trained {began} a loss scale and would go on {goes_on} one; --precision "
-                "float16 has it, on a GPU. Go on as it began, or start a new run with "
-                f"--init-from {typed}."
+                f"float16 has it, on a GPU. {instead}"
             )
         refuse_difference(run_dir, wanted, specs)
         if manifest.get("fingerprint") != fingerprint:
             raise CheckpointError(
                 f"{run_dir} was trained with another step: dtrain's version, or the model's code, is not "
-                f"the same. Go on with that one, or start a new run with --init-from {typed}."
+                f"the same. Resume it with that one. {instead}"
             )
         return list(wanted)
 
@@ -159,11 +167,14 @@ def resume(
             found = checkpoint.load(run_dir, fits)
             at = Progress.of(found.manifest)
             _check_random(found.manifest)
+            if not isinstance(found.manifest.get("more"), dict):
+                raise CheckpointError(f"the manifest of step {found.step} lacks a part.")
             cut_metrics(run_dir / "metrics.jsonl", at)
-    said = json.dumps([found.manifest.get("progress"), found.manifest.get("random"), found.damaged])
-    progress, session.random_state, damaged = json.loads(session.comm.broadcast_text(said))
+    words = [found.manifest.get(name) for name in ("progress", "random", "more")]
+    said = json.dumps([*words, found.damaged])
+    progress, session.random_state, more, damaged = json.loads(session.comm.broadcast_text(said))
     give_values(session, {v.op.name: v for v in variables}, found.values)
-    return Progress.of({"progress": progress}), damaged
+    return Resumed(Progress.of({"progress": progress}), more, damaged)
 
 
 def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:

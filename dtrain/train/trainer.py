@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,20 +13,19 @@ from typing import Any
 import numpy as np
 
 import dtrain as dt
-from dtrain import info, machine
+from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
-from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
 from dtrain.runtime.loop import Loop, Window
 from dtrain.runtime.session import Shard
 from dtrain.train import checkpoint, own_model, tensorboard
-from dtrain.train.batches import Pace, batches, epoch_order, iterations
+from dtrain.train.batches import Pace, batches, epoch_order, iterations, shard_sizes
 from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors
-from dtrain.train.engine import Engine
+from dtrain.train.engine import Engine, about_ranks
 from dtrain.train.loss_scale import MixedPrecisionLossScaleOptimizer
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.observer import Observer, Observers
@@ -201,7 +201,7 @@ def _train_in(
     same = data.digest, fingerprint(o for o in graph.operations if o not in network.examples)
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
-        at, notes = resume(session, state, run_dir, config, *same)
+        at, _, notes = resume(session, state, run_dir, config, *same)
         write_options(run_dir, config, comm)  # now that they are known to fit
         origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
     else:
@@ -243,14 +243,7 @@ def _train_in(
         StopRequest(comm) as request,
     ):
         report.header(
-            version=dt.__version__,
-            mpi=comm.library,
-            blas=machine.blas_text(),
-            averaging=comm.averaging,
-            kernels=session.kernels,
-            ranks=comm.size,
-            nodes=comm.nodes,
-            devices=devices,
+            **about_ranks(session, devices),
             dataset=data.name,
             source=data.source,
             data_digest=data.digest,
@@ -269,8 +262,6 @@ def _train_in(
             origin=origin,
             run_dir=str(run_dir),
             tensorboard=watched,
-            hosts=list(comm.hosts),
-            environment=info.environment() if comm.rank == 0 else {},
         )
         Engine(
             comm,
@@ -285,6 +276,7 @@ def _train_in(
             checkpoints,
             request,
             Survivors(session, at, config.min_ranks, checkpoints, report),
+            f"dtrain train --resume {shlex.quote(str(run_dir))}",
         ).run()
         if profiler is not None:
             report.profile(**profiler.finish())
@@ -365,16 +357,3 @@ def evaluate_run(
         "test_loss": loss,
         "test_accuracy": accuracy,
     }
-
-
-def shard_sizes(examples: range, batch_size: int, ranks: int) -> list[int]:
-    """How many examples each rank works on in an epoch."""
-    sizes = np.zeros(ranks, np.int64)
-    for total, count in (
-        (batch_size, len(examples) // batch_size),
-        (len(examples) % batch_size, 1),
-    ):
-        for rank in range(ranks):
-            low, high = shard_bounds(total, rank, ranks)
-            sizes[rank] += (high - low) * count
-    return [int(s) for s in sizes]

@@ -9,8 +9,7 @@ import pytest
 
 from dtrain.comm.single import SingleCommunicator
 from dtrain.ops.placement import shard_bounds
-from dtrain.train.batches import batches, epoch_order, iterations
-from dtrain.train.trainer import shard_sizes
+from dtrain.train.batches import batches, epoch_order, iterations, shard_sizes
 
 
 def rank_of(rank: int, size: int) -> SingleCommunicator:

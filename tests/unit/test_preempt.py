@@ -78,7 +78,7 @@ def test_one_process(small_set: Path, tmp_path: Path) -> None:
     _, err = process.communicate(timeout=30)
     assert process.returncode == 75, err
     assert "dtrain: stopped: by SIGUSR1 in epoch " in err
-    assert err.strip().endswith("Go on with: dtrain train --resume run")
+    assert err.strip().endswith("Resume it with: dtrain train --resume run")
     progress = checkpoint.load(tmp_path / "run").manifest["progress"]
     assert f"in epoch {progress['epoch']} after iteration {progress['iteration']}," in err
 

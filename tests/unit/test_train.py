@@ -217,7 +217,7 @@ def test_what_is_to_be_typed_is_quoted(
     said = capsys.readouterr().err.rpartition("resume it with ")[2].strip().removesuffix(".")
     assert shlex.split(said) == ["--resume", "a b's"]
     assert main(["train", "--resume", "a b's", "--lr", "0.5"]) == 5
-    said = capsys.readouterr().err.partition("use --init-from ")[2].partition(".\n")[0]
+    said = capsys.readouterr().err.partition("give that --init-from ")[2].partition(".\n")[0]
     assert shlex.split(said) == ["a b's"]
 
 
