@@ -49,7 +49,7 @@ def with_dtrain(steps: int) -> list[float]:
     import dtrain as dt
     from dtrain import comm as communicators
     from dtrain.ops.placement import shard_bounds
-    from dtrain.train.models import cnn
+    from dtrain.task.models import cnn
 
     comm = communicators.world()
     low, high = shard_bounds(BATCH, comm.rank, comm.size)

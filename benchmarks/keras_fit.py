@@ -25,7 +25,7 @@ import dtrain as dt  # noqa: E402
 from dtrain import comm as communicators  # noqa: E402
 from dtrain.config import TrainConfig  # noqa: E402
 from dtrain.info import lines  # noqa: E402
-from dtrain.train import trainer  # noqa: E402
+from dtrain.task import trainer  # noqa: E402
 from dtrain.train.data import load  # noqa: E402
 from dtrain.train.observer import Observer  # noqa: E402
 

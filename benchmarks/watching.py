@@ -24,7 +24,8 @@ import numpy as np  # noqa: E402 - the BLAS reads its variables when it is loade
 from dtrain import comm as communicators  # noqa: E402
 from dtrain.config import TrainConfig  # noqa: E402
 from dtrain.info import lines  # noqa: E402
-from dtrain.train import tensorboard, trainer  # noqa: E402
+from dtrain.task import trainer  # noqa: E402
+from dtrain.train import tensorboard  # noqa: E402
 
 TURN = 100
 

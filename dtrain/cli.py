@@ -242,8 +242,8 @@ def run_train(args: argparse.Namespace) -> None:
 
     take_gpu(config.device, config.share_gpu == "on")
     comm = communicators.world(config.average, config.elastic == "on", config.overlap)
+    from dtrain.task.trainer import train
     from dtrain.train.rank_log import RankLog
-    from dtrain.train.trainer import train
 
     with RankLog(comm, config.log_dir) as log:
         train(config, comm, log)
@@ -261,8 +261,8 @@ def run_eval(args: argparse.Namespace) -> None:
 
     take_gpu(config.device, config.share_gpu == "on")
     comm = communicators.world()
-    from dtrain.train import own_model
-    from dtrain.train.trainer import evaluate_run
+    from dtrain.task import own_model
+    from dtrain.task.trainer import evaluate_run
 
     with comm.together():
         config = own_model.check(config)

@@ -19,8 +19,8 @@ import numpy as np
 import dtrain as dt
 from dtrain.runtime.backend import make_backend
 from dtrain.runtime.loop import Loop, Window
+from dtrain.task.trainer import TRAINING, build, make_optimizer
 from dtrain.train.data import load
-from dtrain.train.trainer import TRAINING, build, make_optimizer
 
 STEPS, WARM_UP = 100, 3
 

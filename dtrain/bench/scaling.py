@@ -97,7 +97,7 @@ def parse_ranks(text: str) -> list[int]:
 # -- one number of ranks ---------------------------------------------------------------------------------
 def measure(options: Options, comm: Communicator) -> None:
     """Train on the ranks of comm, `repeats` times, and leave each run in the study's folder. Collective."""
-    from dtrain.train.trainer import train
+    from dtrain.task.trainer import train
 
     for _ in range(options.repeats):
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the minute before

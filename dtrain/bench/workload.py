@@ -10,9 +10,9 @@ import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.runtime.plan import Plan
 from dtrain.runtime.session import Shard
+from dtrain.task.trainer import TRAINING, build, make_optimizer
 from dtrain.train.batches import batches, epoch_order
 from dtrain.train.data import Dataset
-from dtrain.train.trainer import TRAINING, build, make_optimizer
 
 EXAMPLES = 60_000
 #: The share of MNIST's pixels that are not black.

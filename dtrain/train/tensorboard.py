@@ -18,17 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import dtrain as dt
+from dtrain.autodiff import gradients as gradients_of
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
 from dtrain.errors import EnvironmentProblem
+from dtrain.graph.collections import GraphKeys
+from dtrain.graph.graph import Tensor
 from dtrain.ops import summary_proto
+from dtrain.runtime.session import Session
+from dtrain.summary import FileWriter
 from dtrain.train.batches import batches
 from dtrain.train.data import Dataset
 from dtrain.train.observer import Observer
 
 if TYPE_CHECKING:
-    from dtrain.train.trainer import Network
+    from dtrain.task.trainer import Network
 
 #: A point of a curve is the mean of ITERATIONS iterations, or of so many that a run has POINTS points: each
 #: costs as much as a quarter of a small step.
@@ -89,15 +93,15 @@ class TensorBoard(Observer):
     """
 
     def __init__(
-        self, folder: Path, config: TrainConfig, session: dt.Session, network: Network, data: Dataset
+        self, folder: Path, config: TrainConfig, session: Session, network: Network, data: Dataset
     ) -> None:
         self._config, self._session, self._network, self._data = config, session, network, data
         self._folder, self._rank = folder, session.comm.rank
         self._speaks = self._rank == 0
-        self._writer: dt.summary.FileWriter | None = None
-        trained = set(session.graph.get_collection(dt.GraphKeys.TRAINABLE_VARIABLES))
+        self._writer: FileWriter | None = None
+        trained = set(session.graph.get_collection(GraphKeys.TRAINABLE_VARIABLES))
         self._parameters = [v for v in network.parameters if v in trained]
-        self._gradients: list[dt.Tensor | None] = []
+        self._gradients: list[Tensor | None] = []
         self._points: list[tuple[int, float, float, float]] = []
         self._written = time.time()
         self._count, self._loss, self._accuracy = 0, 0.0, 0.0
@@ -168,10 +172,10 @@ class TensorBoard(Observer):
         with self._survived():
             self._open().add_summary(summary, step, wall_time=when)
 
-    def _open(self) -> dt.summary.FileWriter:
+    def _open(self) -> FileWriter:
         """The writer; at the first call the graph and the options are written."""
         if self._writer is None:
-            self._writer = dt.summary.FileWriter(
+            self._writer = FileWriter(
                 self._folder, max_queue=2 * POINTS, flush_secs=DELAY, comm=self._session.comm
             )
             self._writer.add_graph(self._session.graph)  # which shows the training step's own gradients alone
@@ -206,7 +210,7 @@ class TensorBoard(Observer):
         network = self._network
         train = self._data.train
         if not self._gradients:
-            self._gradients = dt.gradients(network.loss, self._parameters, name="watched_gradients")
+            self._gradients = gradients_of(network.loss, self._parameters, name="watched_gradients")
         order = np.arange(train.start, train.start + min(self._config.batch_size, len(train)), dtype=np.int32)
         shard = next(batches(order, len(order), self._session.comm))
         fetches = [self._parameters, self._gradients]

@@ -230,7 +230,7 @@ from dataclasses import replace
 from safetensors.numpy import load_file
 
 from dtrain.config import TrainConfig
-from dtrain.train import trainer
+from dtrain.task import trainer
 from dtrain.train.observer import Observer
 
 

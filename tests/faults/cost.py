@@ -18,7 +18,8 @@ import dtrain as dt
 from dtrain.comm import world
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
-from dtrain.train import data, trainer
+from dtrain.task import trainer
+from dtrain.train import data
 
 
 def main() -> None:

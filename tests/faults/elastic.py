@@ -41,7 +41,8 @@ def worker(arguments: list[str]) -> int:
     """`dtrain train` that notes its steps: 'begun EPOCH STEP SIZE EXAMPLES', 'done EPOCH STEP SIZE TIME'."""
     from dtrain.cli import main
     from dtrain.comm import launcher
-    from dtrain.train import engine, trainer
+    from dtrain.task import trainer
+    from dtrain.train import engine
     from dtrain.train.state import Progress
 
     ledger = os.open(f"ledger-{launcher.rank()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -105,7 +105,7 @@ def slow(seconds: float) -> None:
 
 
 def prepare(kind: str, phase: str) -> None:
-    from dtrain.train import trainer
+    from dtrain.task import trainer
 
     if phase == "join":
         fault(kind)

@@ -35,7 +35,8 @@ def worker(arguments: list[str]) -> int:
     """`dtrain train` that notes the examples of each step, on 2,000 generated ones, with steps of 5 ms."""
     from dtrain.cli import main
     from dtrain.comm import launcher
-    from dtrain.train import data, engine, trainer
+    from dtrain.task import trainer
+    from dtrain.train import data, engine
 
     data.SYNTHETIC_TRAIN, data.SYNTHETIC_TEST = EXAMPLES, 1000
     order, windows, epoch = trainer.epoch_order, engine.windows, 0

@@ -48,7 +48,7 @@ def test_software_says_what_results_depend_on(comm: MPICommunicator) -> None:
 
 
 def test_options_that_differ_stop_the_run(comm: Communicator, tmp_path: Path) -> None:
-    from dtrain.train.trainer import train
+    from dtrain.task.trainer import train
 
     if comm.size == 1:
         pytest.skip("one rank has nobody to differ from")

@@ -31,9 +31,9 @@ from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError
 from dtrain.keras import optimizers
 from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.loop import Loop, Window
+from dtrain.task.trainer import make_devices
 from dtrain.train import checkpoint
 from dtrain.train.loss_scale import DynamicLossScale, MixedPrecisionLossScaleOptimizer
-from dtrain.train.trainer import make_devices
 
 pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="the stand-in compiles CUDA sources with g++")
 

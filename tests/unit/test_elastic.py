@@ -24,7 +24,8 @@ from dtrain.comm import Communicator, SingleCommunicator, elastic
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, RanksLost, UsageError
 from dtrain.ops.placement import shard_bounds
-from dtrain.train import checkpoint, engine, models, trainer
+from dtrain.task import models, trainer
+from dtrain.train import checkpoint, engine
 from dtrain.train.report import Report
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10

@@ -10,7 +10,7 @@ import pytest
 
 import dtrain as dt
 from dtrain import config
-from dtrain.train.models import MODELS
+from dtrain.task.models import MODELS
 
 PARAMETERS = {
     "logistic": 784 * 10 + 10,

@@ -24,9 +24,9 @@ from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.report.page import page, png
 from dtrain.report.runs import read, read_all
 from dtrain.runtime.profile import PARTS
+from dtrain.task.trainer import train
 from dtrain.train import checkpoint
 from dtrain.train.data import load
-from dtrain.train.trainer import train
 
 pytest.importorskip("matplotlib")
 
@@ -329,7 +329,7 @@ def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_training_loads_nothing_of_it() -> None:
     code = (
-        "import sys, dtrain, dtrain.cli, dtrain.train.trainer; unused = {'matplotlib', 'dtrain.report', "
+        "import sys, dtrain, dtrain.cli, dtrain.task.trainer; unused = {'matplotlib', 'dtrain.report', "
         "'dtrain.runtime.profile', 'dtrain.train.profile'} & set(sys.modules); assert not unused, unused"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -21,7 +21,8 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import CheckpointError, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
-from dtrain.train import checkpoint, engine, models, preempt, saving, trainer
+from dtrain.task import models, trainer
+from dtrain.train import checkpoint, engine, preempt, saving
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10  # 4 steps an epoch, the last of 3 examples: fewer than 4 ranks
 

@@ -23,7 +23,8 @@ from dtrain.comm.board import Board
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
 from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
-from dtrain.train import run_dir, trainer
+from dtrain.task import trainer
+from dtrain.train import run_dir
 from dtrain.train.report import Report
 from dtrain.train.run_dir import Owner, hold
 

@@ -13,7 +13,7 @@ import pytest
 import dtrain as dt
 from dtrain.ops.memory import aligned
 from dtrain.runtime.backend import Backend
-from dtrain.train.models import mlp
+from dtrain.task.models import mlp
 
 BATCH = 1000  # the smallest tensor that depends on it takes 4 kB, a layer's output 1 MB
 

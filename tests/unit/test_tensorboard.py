@@ -19,7 +19,8 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
 from dtrain.errors import EnvironmentProblem
 from dtrain.ops import summary_proto
-from dtrain.train import checkpoint, models, tensorboard, trainer
+from dtrain.task import models, trainer
+from dtrain.train import checkpoint, tensorboard
 from dtrain.train.data import Dataset
 
 try:
@@ -303,7 +304,7 @@ def test_off_it_is_not_imported_and_nothing_is_added_to_the_graph(tmp_path: Path
         "import sys\n"
         "import numpy as np\n"
         "from dtrain.cli import main\n"
-        "from dtrain.train import trainer\n"
+        "from dtrain.task import trainer\n"
         "from dtrain.train.data import Dataset\n"
         "images, labels = np.zeros((9, 28, 28), np.uint8), np.zeros(9, np.uint8)\n"
         "data = Dataset('none', images, labels, range(5), range(5, 9), 'generated', '')\n"

@@ -29,7 +29,7 @@ PROGRAM = """
 import logging, sys, time, warnings
 import numpy as np
 from dtrain import cli, comm
-from dtrain.train import trainer
+from dtrain.task import trainer
 from dtrain.train.data import Dataset
 
 fail = int(sys.argv.pop(1))

@@ -19,9 +19,9 @@ from dtrain import machine
 from dtrain.cli import main
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
+from dtrain.task.trainer import train
 from dtrain.train import checkpoint
 from dtrain.train.report import json_line
-from dtrain.train.trainer import train
 
 ROOT = Path(__file__).parents[2]
 Words = list[str]

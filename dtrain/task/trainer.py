@@ -21,7 +21,8 @@ from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
 from dtrain.runtime.loop import Loop, Window
 from dtrain.runtime.session import Shard
-from dtrain.train import checkpoint, own_model, tensorboard
+from dtrain.task import own_model
+from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import Pace, batches, epoch_order, iterations, shard_sizes
 from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors

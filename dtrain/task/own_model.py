@@ -22,7 +22,7 @@ from dtrain.config import TrainConfig
 from dtrain.errors import UsageError
 from dtrain.graph.shape import shape_text
 from dtrain.ops.nn import Softmax
-from dtrain.train.models import MODELS
+from dtrain.task.models import MODELS
 
 
 def logits(model: str, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Tensor:
