@@ -32,13 +32,13 @@ def measure(batch: int, backend: Any) -> dict[str, Any]:
     with graph.as_default():
         network = build("mlp", data)
         minimize = make_optimizer("adam", 0.001).minimize(network.loss)
-        stop = dt.placeholder("float32", [None])
-        stopping = dt.reduce_sum(stop)
         initialize = dt.global_variables_initializer()
     session = dt.Session(graph=graph, device=backend)
     session.run(initialize)
-    fetches = [network.loss, network.accuracy, stopping, minimize]
-    steps = Loop(session, fetches, [network.indices, network.training, stop], stopping)
+    network.lend(session)
+    fetches = [network.loss, network.accuracy, network.stopping, minimize]
+    feeds = [network.indices, network.training, network.stop]
+    steps = Loop(session, fetches, feeds, network.stopping)
     rows = np.random.default_rng(0).integers(0, 60_000, (STEPS + 1, batch)).astype(np.int32)
     vote = dt.Shard(np.zeros(1, np.float32), 1)
 

@@ -40,6 +40,7 @@ class Workload:
         self.comm = comm
         self._session = dt.Session(graph=graph, comm=comm)
         self._session.run(initialize)
+        network.lend(self._session)
         feeds = [network.indices, network.training]
         self._step = self._session.make_callable([network.loss, network.accuracy, minimize], feeds)
         self._order = epoch_order(0, 1, examples)

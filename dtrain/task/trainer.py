@@ -18,6 +18,8 @@ from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
+from dtrain.ops.base import apply
+from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
 from dtrain.runtime.loop import Loop, Window
 from dtrain.runtime.session import Shard
@@ -47,31 +49,43 @@ TRAINING, TESTING = np.float32(1), np.float32(0)
 class Network:
     """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest.
 
+    stop, stopping: one number a rank, whether it was asked to stop, and their sum.
     parameters: all of the model's variables, statistics that are not trained included.
-    examples: the constants that hold the images and the labels.
+    examples: the images and the labels, each with the table that the graph reads them from.
     """
 
     indices: dt.Tensor
     training: dt.Tensor
+    stop: dt.Tensor
+    stopping: dt.Tensor
     loss: dt.Tensor
     accuracy: dt.Tensor
     predicted: dt.Tensor
     parameters: list[dt.Variable]
-    examples: tuple[dt.Operation, dt.Operation]
+    examples: list[tuple[Table, np.ndarray]]
     losses: dt.Tensor  # of each example
+
+    def lend(self, session: dt.Session) -> None:
+        """Let the session's runs read the examples, which are no part of the graph."""
+        for table, rows in self.examples:
+            table.rows = session.backend.from_host(rows)
 
 
 def build(model: str, data: Dataset) -> Network:
     """Build the graph from example numbers to loss and accuracy, both means over the global batch."""
     indices = dt.placeholder("int32", [None], name="indices")
     training = dt.placeholder("float32", [], name="training")
+    stop = dt.placeholder("float32", [None], name="stop")
+    stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
     with dt.name_scope("input"):
-        images = dt.constant(data.images, name="images")
-        classes = dt.constant(data.labels, name="labels")
-        pixels = dt.gather(images, indices)
+        examples = []
+        for name, rows in (("images", data.images), ("labels", data.labels)):
+            rows = np.ascontiguousarray(rows)
+            examples.append((Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)), rows))
+        pixels, classes = (apply(LentRows(table), indices, name=table.name) for table, _ in examples)
         flat = dt.reshape(pixels, [-1, data.images[0].size])
         x = dt.cast(flat, "float32") * (1 / 255)
-        labels = dt.cast(dt.gather(classes, indices), "int32")
+        labels = dt.cast(classes, "int32")
     logits = own_model.logits(model, x, training, data.classes)
     with dt.name_scope("loss"):
         each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
@@ -79,10 +93,18 @@ def build(model: str, data: Dataset) -> Network:
     with dt.name_scope("accuracy"):
         predicted = dt.cast(dt.argmax(logits, 1), "int32")
         accuracy = dt.reduce_mean(dt.cast(dt.equal(predicted, labels), "float32"))
-    examples = (images.op, classes.op)
-    for constant in examples:  # it need not be computed again of 47 MB
-        constant.kind.value.digest = data.digest
-    return Network(indices, training, loss, accuracy, predicted, dt.global_variables(), examples, losses=each)
+    return Network(
+        indices,
+        training,
+        stop,
+        stopping,
+        loss,
+        accuracy,
+        predicted,
+        dt.global_variables(),
+        examples,
+        losses=each,
+    )
 
 
 class Steps:
@@ -190,16 +212,14 @@ def _train_in(
         if config.precision == "float16" and not backend.on_host:
             optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
         minimize = dt.group(optimizer.minimize(network.loss), updates)
-        stop = dt.placeholder("float32", [None], name="stop")
-        stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
     checks = dt.ConfigProto(
         check_numerics=config.check_numerics == "on", check_replicas_every=config.check_every
     )
     session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
-    # the examples are constants of the graph, and have a digest already
-    same = data.digest, fingerprint(o for o in graph.operations if o not in network.examples)
+    network.lend(session)
+    same = data.digest, fingerprint(graph.operations)
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
         at, _, notes = resume(session, state, run_dir, config, *same)
@@ -209,8 +229,8 @@ def _train_in(
         session.run(initialize)
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
-    feeds = [network.indices, network.training, stop]
-    fetches = [network.loss, network.accuracy, stopping, minimize]
+    feeds = [network.indices, network.training, network.stop]
+    fetches = [network.loss, network.accuracy, network.stopping, minimize]
     # a step in which ranks die has to be the only one of its call: those before it are done
     profiler, pace = None, Pace(comm, most=1 if comm.elastic else Pace.MOST)
     if config.profile:
@@ -220,7 +240,7 @@ def _train_in(
             session, session.make_callable(fetches, feeds), config.profile_window(), run_dir
         )
         pace = Pace(comm, most=1)
-    steps = Steps(Loop(session, fetches, feeds, stopping, profiler))
+    steps = Steps(Loop(session, fetches, feeds, network.stopping, profiler))
 
     def about(at: Progress) -> dict[str, Any]:
         folder.check()
@@ -329,6 +349,7 @@ def evaluate_run(
     with graph.as_default(), comm.together():
         network = build(config.model, data)
     session = dt.Session(graph=graph, comm=comm, device=backend)
+    network.lend(session)
     wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in network.parameters}
 
     def parameters(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:

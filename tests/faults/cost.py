@@ -46,6 +46,7 @@ def main() -> None:
         backend = make_backend("cpu", comm.local_rank, options.kernels)
         session = dt.Session(graph=graph, config=config, comm=comm, device=backend)
         session.run(initialize)
+        network.lend(session)
         step = session.make_callable([network.loss, minimize], [network.indices, network.training])
         runs[name] = step
     times: dict[str, list[float]] = {name: [] for name in runs}
