@@ -7,7 +7,7 @@ next. What it finds is a number that travels in the gradients' bucket, so all ra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -43,31 +43,23 @@ def is_bad(xp: Any, array: Array, limit: float) -> Array:
     return ~(xp.abs(array) <= limit)
 
 
-class Factors(NamedTuple):
-    """In place of an input of HasBad that is computed later: this rank's factors of a product.
+def may_be_bad(left: Array, right: Array, rows: int) -> bool:
+    """Whether a product that sums over so many rows may hold a NaN or a number too large.
 
-    rows: those that all ranks together sum over.
+    left, right: what this rank has of the factors; it looks at the largest of each.
     """
-
-    left: Array
-    right: Array
-    rows: int
-
-    @property
-    def may_be_bad(self) -> bool:
-        """Whether the product may hold a NaN or a number too large, by the largest of each factor."""
-        if not (self.left.size and self.right.size):
-            return False
-        most = float(np.abs(self.left).max()) * float(np.abs(self.right).max()) * self.rows
-        return not most <= largest(self.left.dtype, 1)
+    if not (left.size and right.size):
+        return False
+    most = float(np.abs(left).max()) * float(np.abs(right).max()) * rows
+    return not most <= largest(left.dtype, 1)
 
 
-def _entries(ins: Sequence[Any], ranks: int) -> list[tuple[Array, float]]:
+def _entries(ins: Sequence[Array], ranks: int) -> list[tuple[Array, float]]:
     """The arrays to look at, and what their entries may be at most; an array of several inputs once.
 
     Each by itself and not the memory that they lie in: what is between two arrays is nobody's.
     """
-    arrays = {id(a): a for a in ins if not isinstance(a, Factors) and a.size}
+    arrays = {id(a): a for a in ins if a.size}
     return [(a, largest(a.dtype, ranks)) for a in arrays.values()]
 
 
@@ -77,19 +69,28 @@ class HasBad(Op):
 
     Each rank looks at what it has of the inputs, so the output is PARTIAL where one is not whole: the number
     of ranks that found one. Of the first input's dtype.
+
+    products: for each product that is computed later, the rows that all ranks together sum over. In its place
+    its two factors are inputs, behind all others.
     """
 
+    products: tuple[int, ...] = ()
     category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec((), specs[0].dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Any], outs: Sequence[Array]) -> Kernel:
+    def _split(self, ins: Sequence[Array]) -> tuple[Sequence[Array], list[tuple[Array, Array, int]]]:
+        """The inputs to look at entry by entry, and those that are factors, with the rows of each pair."""
+        n = len(ins) - 2 * len(self.products)
+        return ins[:n], list(zip(ins[n::2], ins[n + 1 :: 2], self.products, strict=True))
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, out = env.xp, outs[0]
-        entries = _entries(ins, env.comm.size)
+        terms, factors = self._split(ins)
+        entries = _entries(terms, env.comm.size)
         flat = [a.reshape(-1) for a, _ in entries if _plain(a)]
         rest = [(a, limit) for a, limit in entries if not _plain(a)]
-        factors = [given for given in ins if isinstance(given, Factors)]
 
         def kernel() -> None:
             # squares add up to a finite number only where every entry is small; a BLAS reads fastest
@@ -97,23 +98,23 @@ class HasBad(Op):
             some = 0
             for a, limit in rest if quick else entries:
                 some = some + is_bad(xp, a, limit).any()
-            some = some + any(pair.may_be_bad for pair in factors)
+            some = some + any(may_be_bad(*pair) for pair in factors)
             out[...] = some > 0
 
         return kernel
 
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Any], outs: Sequence[Array]) -> Any:
-        entries, out = _entries(ins, code.comm.size), outs[0]
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        terms, factors = self._split(ins)
+        entries, out = _entries(terms, code.comm.size), outs[0]
         if not all(_plain(a) and a.dtype.char in "fd" for a in (out, *(a for a, _ in entries))):
             return None
         calls: list[Any] = []
         for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
             same = [a for a, most in entries if (a.dtype, most) == (dtype, limit)]
             calls += code.has_bad(same, limit, out, more=bool(calls))
-        for pair in ins:
-            if isinstance(pair, Factors) and pair.left.size and pair.right.size:
-                most = largest(pair.left.dtype, 1)
-                words = (pair.left, pair.left.size, pair.right, pair.right.size, float(pair.rows), most)
+        for left, right, rows in factors:
+            if left.size and right.size:
+                words = (left, left.size, right, right.size, float(rows), largest(left.dtype, 1))
                 calls.append(code.call("may_be_bad", *words, out, out.itemsize, int(bool(calls))))
         return calls or None
 

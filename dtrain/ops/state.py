@@ -72,6 +72,11 @@ def is_parameter(operation: Operation) -> bool:
     return isinstance(operation.kind, VariableOp) and operation.kind.group == PARAMETERS
 
 
+def is_updated(operation: Operation) -> bool:
+    """Whether it is a parameter or a slot of one: of these the ranks of a node have one copy, if they can."""
+    return isinstance(operation.kind, VariableOp) and operation.kind.group.startswith(PARAMETERS)
+
+
 class _Write(Op):
     """Inputs: the variable and a value of its shape. The output is the variable, as written."""
 

@@ -58,17 +58,7 @@ def train(
 def exchanged(session: dt.Session) -> list[int]:
     """How many products each plan that trains computes by parts of the parameter."""
     plans = [p for p in session._plans.values() if any(n.type.startswith("Apply") for n in p.nodes)]
-    return [sum(s == "product" and n.type == "MatMul" and behind(p, n) for n, s in names(p)) for p in plans]
-
-
-def names(plan: Any) -> list[tuple[Any, str]]:
-    return list(zip(plan.kernel_nodes, plan.kernel_symbols, strict=True))
-
-
-def behind(plan: Any, node: Any) -> bool:
-    """Whether a node runs behind the plan's sum; where each rank has the whole batch there is none."""
-    order = [n.type for n in plan.kernel_nodes]
-    return "AllReduce" in order and plan.kernel_nodes.index(node) > order.index("AllReduce")
+    return [sum(n.type == "RowsOfProduct" for n in p.kernel_nodes) for p in plans]
 
 
 @pytest.mark.parametrize("total, products", [(4, 2), (7, 1), (25, 1)])
