@@ -29,7 +29,8 @@ class _Update(Op):
     """Inputs: count variables, count gradients, count of each slot, then the learning rate (a scalar).
 
     terms: numbers of the gradients that are terms of a sum, a rank each, which the update adds up (see
-    NodeBarrier). rows: of those that are sharded along axis 0, whose rows each rank updates. The rest are whole.
+    NodeBarrier). rows: of those that are sharded along axis 0, of which each rank updates its rows. The
+    rest are whole.
     """
 
     count: int

@@ -21,7 +21,7 @@ from dtrain.ops.base import Const, Feed
 from dtrain.ops.check import HasBad
 from dtrain.ops.collective import AllReduce, NodeBarrier, RowsOfProduct, SumTerms
 from dtrain.ops.linalg import MatMul
-from dtrain.ops.placement import REPLICATED, Placement, Sharded
+from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 from dtrain.ops.state import VariableOp, is_updated
 from dtrain.ops.update import _Update
 from dtrain.passes.step import Step, memory_of, moved
@@ -29,54 +29,51 @@ from dtrain.passes.step import Step, memory_of, moved
 #: Bytes of a bucket's other sums up to which each rank adds them up for itself instead of a part of them.
 SMALL = 16 << 10
 
+#: Of the memory of each tensor what reads or writes it, once for each input; None is a fetch.
+Uses = dict[Tensor, list[Operation | None]]
+
 
 def share(step: Step) -> Step:
     """Leave the sums of gradients to their updates, where all ranks share memory and kernels are C."""
     if not (step.shares and step.native) or step.device:
         return step
-    uses = _uses(step)
-    left: dict[Operation, dict[Tensor, Operation]] = {}  # of each such bucket the gradients and their updates
-    for node in step.graph.operations:
-        if isinstance(node.kind, AllReduce) and not node.kind.bucket:
-            updates = {t: update for t in node.outputs if (update := _update_of(t, uses))}
-            rest = sum(_nbytes(t) for t in node.outputs if t not in updates)
-            if updates and rest <= SMALL:
-                left[node] = updates
-    return _rebuild(step, left, _products(step, left, uses)) if left else step
-
-
-def _uses(step: Step) -> dict[Tensor, list[Operation | None]]:
-    """Of the memory of each tensor what reads or writes it, once for each input; None is a fetch."""
-    uses: dict[Tensor, list[Operation | None]] = {}
+    uses: Uses = {}
     for node in step.graph.operations:
         for tensor in node.inputs:
             uses.setdefault(memory_of(tensor), []).append(node)
     for tensor in step.fetches:
         uses.setdefault(memory_of(tensor), []).append(None)
-    return uses
+    left: dict[Operation, set[Tensor]] = {}  # of each bucket that its update sums, the gradients
+    for node in step.graph.operations:
+        if isinstance(node.kind, AllReduce) and not node.kind.bucket:
+            gradients = {t for t in node.outputs if _has_an_update(t, uses)}
+            rest = (t.spec for t in node.outputs if t not in gradients)
+            if gradients and sum(size_of(s.shape) * s.dtype.numpy.itemsize for s in rest) <= SMALL:
+                left[node] = gradients
+    if not left:
+        return step
+    rebuilt = _Rebuilt(step, left, _products(step, left, uses))
+    for node in step.graph.operations:
+        rebuilt.add(node)
+    return rebuilt.result()
 
 
-def _update_of(gradient: Tensor, uses: dict[Tensor, list[Operation | None]]) -> Operation | None:
-    """The update that alone reads a summed gradient, where it can add up the terms itself."""
+def _has_an_update(gradient: Tensor, uses: Uses) -> bool:
+    """Whether a summed gradient is read by an update alone, which can add up the terms itself."""
     node, *others = uses.get(gradient) or [None]
-    if node is None or others or not isinstance(node.kind, _Update) or gradient not in node.inputs:
-        return None
+    if node is None or others or not isinstance(node.kind, _Update):
+        return False
     every = all(node.inputs[k].op is gradient.op for k in node.kind.packs)
     shared = all(is_updated(memory_of(node.inputs[k]).op) for k in node.kind.writes)
     same = all(t.dtype == gradient.dtype for t in node.inputs)
-    return node if every and shared and same and gradient.dtype.name in ("float32", "float64") else None
+    return every and shared and same and gradient.dtype.name in ("float32", "float64")
 
 
-def _products(
-    step: Step,
-    left: dict[Operation, dict[Tensor, Operation]],
-    uses: dict[Tensor, list[Operation | None]],
-) -> set[Operation]:
-    """The products that are computed by parts of the weights: what they read is less than what they make."""
-    if not own_products():
-        return set()
-    packed = {t for n in step.graph.operations for k in n.kind.packs for t in [n.inputs[k]]}
-    waited = {c for n in step.graph.operations for c in n.control_inputs}
+def _products(step: Step, left: dict[Operation, set[Tensor]], uses: Uses) -> set[Operation]:
+    """The products to compute by parts of the weights: what they read is less than what they make."""
+    nodes = step.graph.operations
+    packed = {n.inputs[k] for n in nodes for k in n.kind.packs}
+    waited = {*step.targets, *(c for n in nodes for c in n.control_inputs)}
 
     def is_free(tensor: Tensor) -> bool:
         """Whether a kernel writes it into memory that is ours to choose."""
@@ -91,68 +88,77 @@ def _products(
         if term.dtype.name != "float32" or any(step.placements[t] != Sharded(0) for t in node.inputs):
             return False
         read = sum(size_of(t.spec.shape) for t in node.inputs)
-        once = [use for use in uses[term] if use is None or not isinstance(use.kind, HasBad)]
-        alone = len(once) == 1 and node not in waited
+        others = [use for use in uses[term] if use is None or not isinstance(use.kind, HasBad)]
+        alone = len(others) == 1 and node not in waited
         return alone and all(map(is_free, node.inputs)) and read < size_of(term.spec.shape)
 
     return {
         term.op
-        for bucket, updates in left.items()
-        for term, gradient in zip(bucket.inputs, bucket.outputs, strict=True)
-        if gradient in updates and suits(term)
+        for bucket, gradients in left.items()
+        for term, total in zip(bucket.inputs, bucket.outputs, strict=True)
+        if total in gradients and suits(term) and own_products()
     }
 
 
-def _rebuild(step: Step, left: dict[Operation, dict[Tensor, Operation]], products: set[Operation]) -> Step:
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
-    placements: dict[Tensor, Placement] = {}
-    read: dict[Operation, list[Operation]] = {}  # of each bucket what has to be done before its update ends
-    for node in step.graph.operations:
-        if node in products:  # computed behind the barrier
-            continue
-        graph.source, kind = node.source, node.kind
-        control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
-        if node in left:
-            apart = [t.op for t in node.inputs if t.op in products]
-            held = [t for t in node.inputs if t.op not in products] + [t for n in apart for t in n.inputs]
-            held = list(dict.fromkeys(held))
-            barrier = graph.add(NodeBarrier(len(held)), tuple(tensors[t] for t in held), node.name, control)
-            behind = dict(zip(held, barrier.outputs, strict=True))
-            placements |= {behind[t]: step.placements[t] for t in held}
-            operations[node], read[node] = barrier, []
-            for term, total in zip(node.inputs, node.outputs, strict=True):
-                source = term.op
-                if source in products:
-                    waits = tuple(operations[c] for c in source.control_inputs)
-                    factors = tuple(behind[t] for t in source.inputs)
-                    rows = operations[source] = graph.add(RowsOfProduct(), factors, source.name, waits)
-                    tensors[total], placements[rows.outputs[0]] = rows.outputs[0], Sharded(0)
-                elif total in left[node]:
-                    tensors[total] = behind[term]
-                else:
-                    whole = graph.add(SumTerms(), (behind[term],), f"{source.name}/SumTerms")
-                    tensors[total], placements[whole.outputs[0]] = whole.outputs[0], REPLICATED
-                    read[node].append(whole)
-            continue
-        inputs = list(node.inputs)
-        if isinstance(kind, HasBad):
-            apart = [t.op for t in inputs if t.op in products]
-            inputs = [t for t in inputs if t.op not in products] + [t for n in apart for t in n.inputs]
-            kind = HasBad(tuple(n.inputs[0].spec.shape[0] for n in apart))
-        elif isinstance(kind, _Update) and (bucket := node.inputs[kind.count].op) in left:
-            sums = [(k, node.inputs[i]) for k, i in enumerate(kind.packs)]
-            rows = tuple(k for k, t in sums if bucket.inputs[t.index].op in products)
-            terms = tuple(k for k, t in sums if k not in rows and t in left[bucket])
+class _Rebuilt:
+    """The step's graph anew, node by node."""
+
+    def __init__(self, step: Step, left: dict[Operation, set[Tensor]], products: set[Operation]) -> None:
+        self.step, self.left, self.products = step, left, products
+        self.graph = Graph()
+        self.tensors: dict[Tensor, Tensor] = {}
+        self.operations: dict[Operation, Operation] = {}
+        self.placements: dict[Tensor, Placement] = {}
+        self.behind: dict[Operation, list[Operation]] = {}  # each bucket's barrier, what reads others' memory
+
+    def add(self, node: Operation) -> None:
+        if node in self.products:  # it comes behind the barrier
+            return
+        self.graph.source = node.source
+        kind, products = node.kind, [t.op for t in node.inputs if t.op in self.products]
+        inputs = [t for t in node.inputs if t.op not in self.products]
+        inputs += [t for p in products for t in p.inputs]  # in place of products their factors
+        waits = [self.operations[c] for n in (node, *products) for c in n.control_inputs]
+        if node in self.left:
+            self.meet(node, list(dict.fromkeys(inputs)), waits)
+            return
+        if products:
+            kind = HasBad(tuple(p.inputs[0].spec.shape[0] for p in products))
+        elif isinstance(kind, _Update) and (bucket := inputs[kind.count].op) in self.left:
+            gradients = [inputs[k] for k in kind.packs]
+            terms, rows = (
+                tuple(k for k, t in enumerate(gradients) if self.placements[self.tensors[t]] == placement)
+                for placement in (PARTIAL, Sharded(0))
+            )
             kind = type(kind)(**vars(kind) | {"terms": terms, "rows": rows})
-            control += tuple(read[bucket])
-        copy = graph.copy_of(node, tuple(tensors[t] for t in inputs), control, kind)
-        operations[node] = copy
-        tensors.update(zip(node.outputs, copy.outputs, strict=True))
-    step = moved(step, graph, tensors, operations)
-    return replace(step, placements=step.placements | placements)
+            waits += self.behind[bucket]  # it ends in the meeting after which the memory is written again
+        control = tuple(dict.fromkeys(waits))
+        copy = self.graph.copy_of(node, tuple(self.tensors[t] for t in inputs), control, kind)
+        self.operations[node] = copy
+        self.tensors.update(zip(node.outputs, copy.outputs, strict=True))
 
+    def meet(self, bucket: Operation, inputs: list[Tensor], waits: list[Operation]) -> None:
+        """Put a barrier in a bucket's place, and behind it what reads the memory of other ranks."""
+        here = tuple(self.tensors[t] for t in inputs)
+        barrier = self.graph.add(NodeBarrier(len(here)), here, bucket.name, tuple(dict.fromkeys(waits)))
+        reached = dict(zip(inputs, barrier.outputs, strict=True))
+        self.placements |= {reached[t]: self.step.placements[t] for t in inputs}
+        self.operations[bucket], made = barrier, []
+        for term, total in zip(bucket.inputs, bucket.outputs, strict=True):
+            source = term.op
+            if source in self.products:
+                factors = tuple(reached[t] for t in source.inputs)
+                made.append(self.graph.add(RowsOfProduct(), factors, source.name))
+                self.placements[made[-1].outputs[0]] = Sharded(0)
+            elif total in self.left[bucket]:
+                self.tensors[total] = reached[term]
+                continue
+            else:
+                made.append(self.graph.add(SumTerms(), (reached[term],), f"{source.name}/SumTerms"))
+                self.placements[made[-1].outputs[0]] = REPLICATED
+            self.tensors[total] = made[-1].outputs[0]
+        self.behind[bucket] = made
 
-def _nbytes(tensor: Tensor) -> int:
-    return size_of(tensor.spec.shape) * tensor.dtype.numpy.itemsize
+    def result(self) -> Step:
+        step = moved(self.step, self.graph, self.tensors, self.operations)
+        return replace(step, placements=step.placements | self.placements)

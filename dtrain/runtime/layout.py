@@ -136,6 +136,10 @@ class Layout:
         self.packed_bytes = 0
         self._own: list[Any] = []  # this rank's memory of all that lies side by side
         self.shared: list[Any] = []  # what of it the communicator gave
+        shared = (n for n in nodes if isinstance(n.kind, _Update) and (n.kind.terms or n.kind.rows))
+        written = {memory_of(n.inputs[k]).op.name for n in shared for k in n.kind.writes}
+        if not all(env.comm.is_shared(variables[name]) for name in written):
+            raise NoRoom
         for node in nodes:
             self._pack(node)
         self.position = {n: i for i, n in enumerate(nodes)}
@@ -224,8 +228,6 @@ class Layout:
         is in the padding between them means nothing.
         """
         bucket = isinstance(node.kind, AllReduce | NodeBarrier)
-        if isinstance(node.kind, _Update) and (node.kind.terms or node.kind.rows):
-            self._must_be_shared(node)
         tensors = list(node.outputs) if bucket else [node.inputs[i] for i in node.kind.packs]
         if not bucket:
             tensors = [t for t in tensors if self._made_here(t) and t not in self.packed]
@@ -237,7 +239,8 @@ class Layout:
         self.packed_bytes += offsets[-1] - offsets[0]
         shared = self.env.comm.bucket(offsets[-1]) if bucket and self.backend.on_host else None
         if shared is None and isinstance(node.kind, NodeBarrier):
-            self._give_up()
+            self.env.comm.give_back(self.shared)
+            raise NoRoom
         own, out = shared or [self.backend.block(offsets[-1])] * 2
         self._own.append(own)
         self.shared += [own] if shared else []
@@ -252,15 +255,6 @@ class Layout:
                 alone = shared is not None or self._only_use(source, node)
                 if self._made_here(source) and source not in self.packed and alone:
                     self.packed[source] = term
-
-    def _must_be_shared(self, update: Operation) -> None:
-        written = (memory_of(update.inputs[k]).op.name for k in update.kind.writes)
-        if not all(self.env.comm.is_shared(self.variables[name]) for name in written):
-            self._give_up()
-
-    def _give_up(self) -> None:
-        self.env.comm.give_back(self.shared)
-        raise NoRoom
 
     def _only_use(self, tensor: Tensor, node: Operation) -> bool:
         """Whether node alone reads a tensor, but for the check and the beginning of its sum, before it."""

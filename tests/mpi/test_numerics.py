@@ -103,7 +103,8 @@ def test_each_op_is_named_and_nothing_is_updated(
         and any(t.dtype.is_floating for t in n.outputs)
     ]
     # of a product that the ranks compute by parts behind the meeting, the factors were looked at
-    summed = max((i for i, n in enumerate(plan.nodes) if isinstance(n.kind, AllReduce | NodeBarrier)), default=stop)
+    sums = (i for i, n in enumerate(plan.nodes) if isinstance(n.kind, AllReduce | NodeBarrier))
+    summed = max(sums, default=stop)
     makers = [n for n in makers if plan.nodes.index(n) < summed]
     assert len(makers) >= 9
     good = plan.kernels

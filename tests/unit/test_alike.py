@@ -81,9 +81,7 @@ class Pretender(Communicator):
         if inside is None:
             return None
         at = source.ctypes.data - inside.ctypes.data
-        return [
-            np.ndarray(shape, source.dtype, inside, at) for shape in shapes or [source.shape] * self.size
-        ]
+        return [np.ndarray(shape, source.dtype, inside, at) for shape in shapes or [source.shape] * self.size]
 
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         return lambda: self.calls.append(("sum", output.shape))
