@@ -24,7 +24,7 @@ pytestmark = pytest.mark.mpi
 class Training:
     """The MLP of `dtrain train`, smaller and of odd sizes, on rows of this rank.
 
-    wide: so that its gradients have more numbers than what they are computed of; see runtime/exchange.py.
+    wide: so that its gradients have more numbers than what they are computed of; see passes/share.py.
     """
 
     def __init__(
