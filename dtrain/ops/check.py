@@ -43,17 +43,6 @@ def is_bad(xp: Any, array: Array, limit: float) -> Array:
     return ~(xp.abs(array) <= limit)
 
 
-def may_be_bad(left: Array, right: Array, rows: int) -> bool:
-    """Whether a product that sums over so many rows may hold a NaN or a number too large.
-
-    left, right: what this rank has of the factors; it looks at the largest of each.
-    """
-    if not (left.size and right.size):
-        return False
-    most = float(np.abs(left).max()) * float(np.abs(right).max()) * rows
-    return not most <= largest(left.dtype, 1)
-
-
 def _entries(ins: Sequence[Array], ranks: int) -> list[tuple[Array, float]]:
     """The arrays to look at, and what their entries may be at most; an array of several inputs once.
 
@@ -69,26 +58,16 @@ class HasBad(Op):
 
     Each rank looks at what it has of the inputs, so the output is PARTIAL where one is not whole: the number
     of ranks that found one. Of the first input's dtype.
-
-    products: for each product that is computed later, the rows that all ranks together sum over. In its place
-    its two factors are inputs, behind all others.
     """
 
-    products: tuple[int, ...] = ()
     category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec((), specs[0].dtype)]
 
-    def _split(self, ins: Sequence[Array]) -> tuple[Sequence[Array], list[tuple[Array, Array, int]]]:
-        """The inputs to look at entry by entry, and those that are factors, with the rows of each pair."""
-        n = len(ins) - 2 * len(self.products)
-        return ins[:n], list(zip(ins[n::2], ins[n + 1 :: 2], self.products, strict=True))
-
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, out = env.xp, outs[0]
-        terms, factors = self._split(ins)
-        entries = _entries(terms, env.comm.size)
+        entries = _entries(ins, env.comm.size)
         flat = [a.reshape(-1) for a, _ in entries if _plain(a)]
         rest = [(a, limit) for a, limit in entries if not _plain(a)]
 
@@ -98,25 +77,44 @@ class HasBad(Op):
             some = 0
             for a, limit in rest if quick else entries:
                 some = some + is_bad(xp, a, limit).any()
-            some = some + any(may_be_bad(*pair) for pair in factors)
             out[...] = some > 0
 
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        terms, factors = self._split(ins)
-        entries, out = _entries(terms, code.comm.size), outs[0]
+        entries, out = _entries(ins, code.comm.size), outs[0]
         if not all(_plain(a) and a.dtype.char in "fd" for a in (out, *(a for a, _ in entries))):
             return None
         calls: list[Any] = []
         for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
             same = [a for a, most in entries if (a.dtype, most) == (dtype, limit)]
             calls += code.has_bad(same, limit, out, more=bool(calls))
-        for left, right, rows in factors:
-            if left.size and right.size:
-                words = (left, left.size, right, right.size, float(rows), largest(left.dtype, 1))
-                calls.append(code.call("may_be_bad", *words, out, out.itemsize, int(bool(calls))))
         return calls or None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
+
+
+@register
+class ProductBound(Op):
+    """What no entry of a.T @ b exceeds: no finite number where one may be none.
+
+    HasBad looks at it in place of a product that is computed later, in parts (see passes/share).
+    """
+
+    category = REDUCTION
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec((), specs[0].dtype)]
+
+    def kernel(self, xp: Any, *ins: Array, out: Array) -> None:
+        a, b = ins
+        out[...] = xp.abs(a).max() * xp.abs(b).max() * len(a)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        a, b = ins
+        return code.call("product_bound", a, a.size, b, b.size, float(len(a)), outs[0])
 
     @classmethod
     def examples(cls) -> list[Example]:

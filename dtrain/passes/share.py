@@ -18,13 +18,13 @@ from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.native.code import own_products
 from dtrain.ops.base import Const, Feed
-from dtrain.ops.check import HasBad
+from dtrain.ops.check import HasBad, ProductBound
 from dtrain.ops.collective import AllReduce, NodeBarrier, RowsOfProduct, SumTerms
 from dtrain.ops.linalg import MatMul
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 from dtrain.ops.state import VariableOp, is_updated
 from dtrain.ops.update import _Update
-from dtrain.passes.step import Step, memory_of, moved
+from dtrain.passes.step import Step, memory_of, moved, sweep
 
 #: Bytes of a bucket's other sums up to which each rank adds them up for itself instead of a part of them.
 SMALL = 16 << 10
@@ -112,43 +112,42 @@ class _Rebuilt:
         self.behind: dict[Operation, list[Operation]] = {}  # each bucket's barrier, what reads others' memory
 
     def add(self, node: Operation) -> None:
-        if node in self.products:  # it comes behind the barrier
-            return
-        self.graph.source = node.source
-        kind, products = node.kind, [t.op for t in node.inputs if t.op in self.products]
-        inputs = [t for t in node.inputs if t.op not in self.products]
-        inputs += [t for p in products for t in p.inputs]  # in place of products their factors
-        waits = [self.operations[c] for n in (node, *products) for c in n.control_inputs]
+        graph, kind = self.graph, node.kind
+        graph.source = node.source
+        waits = [self.operations[c] for c in node.control_inputs]
         if node in self.left:
-            self.meet(node, list(dict.fromkeys(inputs)), waits)
+            self.meet(node, waits)
             return
-        if products:
-            kind = HasBad(tuple(p.inputs[0].spec.shape[0] for p in products))
-        elif isinstance(kind, _Update) and (bucket := inputs[kind.count].op) in self.left:
-            gradients = [inputs[k] for k in kind.packs]
+        inputs = tuple(self.tensors[t] for t in node.inputs)
+        if node in self.products:  # it comes behind the barrier
+            bound = graph.add(ProductBound(), inputs, f"{node.name}/Bound", tuple(waits)).outputs[0]
+            self.tensors[node.outputs[0]], self.placements[bound] = bound, PARTIAL
+            return
+        if isinstance(kind, _Update) and (bucket := node.inputs[kind.count].op) in self.left:
             terms, rows = (
-                tuple(k for k, t in enumerate(gradients) if self.placements[self.tensors[t]] == placement)
+                tuple(k for k, i in enumerate(kind.packs) if self.placements.get(inputs[i]) == placement)
                 for placement in (PARTIAL, Sharded(0))
             )
             kind = type(kind)(**vars(kind) | {"terms": terms, "rows": rows})
             waits += self.behind[bucket]  # it ends in the meeting after which the memory is written again
-        control = tuple(dict.fromkeys(waits))
-        copy = self.graph.copy_of(node, tuple(self.tensors[t] for t in inputs), control, kind)
-        self.operations[node] = copy
+        copy = self.operations[node] = graph.copy_of(node, inputs, tuple(dict.fromkeys(waits)), kind)
         self.tensors.update(zip(node.outputs, copy.outputs, strict=True))
 
-    def meet(self, bucket: Operation, inputs: list[Tensor], waits: list[Operation]) -> None:
+    def meet(self, bucket: Operation, waits: list[Operation]) -> None:
         """Put a barrier in a bucket's place, and behind it what reads the memory of other ranks."""
-        here = tuple(self.tensors[t] for t in inputs)
-        barrier = self.graph.add(NodeBarrier(len(here)), here, bucket.name, tuple(dict.fromkeys(waits)))
-        reached = dict(zip(inputs, barrier.outputs, strict=True))
-        self.placements |= {reached[t]: self.step.placements[t] for t in inputs}
-        self.operations[bucket], made = barrier, []
+        terms = [t for t in bucket.inputs if t.op not in self.products]
+        factors = [f for t in bucket.inputs if t.op in self.products for f in t.op.inputs]
+        held = list(dict.fromkeys([*terms, *factors]))
+        here = tuple(self.tensors[t] for t in held)
+        barrier = self.graph.add(NodeBarrier(len(here)), here, bucket.name, tuple(waits))
+        reached = dict(zip(held, barrier.outputs, strict=True))
+        self.placements |= {reached[t]: self.step.placements[t] for t in held}
+        made = []
         for term, total in zip(bucket.inputs, bucket.outputs, strict=True):
             source = term.op
             if source in self.products:
-                factors = tuple(reached[t] for t in source.inputs)
-                made.append(self.graph.add(RowsOfProduct(), factors, source.name))
+                both = tuple(reached[t] for t in source.inputs)
+                made.append(self.graph.add(RowsOfProduct(), both, source.name))
                 self.placements[made[-1].outputs[0]] = Sharded(0)
             elif total in self.left[bucket]:
                 self.tensors[total] = reached[term]
@@ -157,8 +156,8 @@ class _Rebuilt:
                 made.append(self.graph.add(SumTerms(), (reached[term],), f"{source.name}/SumTerms"))
                 self.placements[made[-1].outputs[0]] = REPLICATED
             self.tensors[total] = made[-1].outputs[0]
-        self.behind[bucket] = made
+        self.operations[bucket], self.behind[bucket] = barrier, made
 
     def result(self) -> Step:
         step = moved(self.step, self.graph, self.tensors, self.operations)
-        return replace(step, placements=step.placements | self.placements)
+        return sweep(replace(step, placements=step.placements | self.placements))

@@ -18,8 +18,8 @@ from dtrain.errors import UsageError
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import BAD_VALUE, ELSEWHERE, NOT_FINITE, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
-from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest, may_be_bad
-from dtrain.ops.collective import AllGather, AllReduce, NodeBarrier, RowsOfProduct
+from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
+from dtrain.ops.collective import AllGather, AllReduce, NodeBarrier
 from dtrain.ops.fused import Fused
 from dtrain.ops.state import Assign, NoOp, VariableOp, is_parameter
 from dtrain.ops.update import _Update
@@ -274,12 +274,6 @@ class Plan:
                     bad = max((self._count_bad(t, ranks) for t in node.outputs), default=0)
                     if bad:
                         found = place[node], f"{_first_in(node, ins)}{built(node)} makes {bad} of them"
-        for node in self.nodes:
-            if found is not None or not isinstance(node.kind, RowsOfProduct):
-                continue
-            a, b = node.inputs
-            if may_be_bad(self._arrays[a], self._arrays[b], a.spec.shape[0]):
-                found = place[node], f"{_first_in(node, [])}{built(node)} makes numbers too large"
         self._board.row[POSITION] = -1
         return found
 

@@ -476,19 +476,21 @@ def test_an_update_sums_where_ranks_share_memory(fast: bool, monkeypatch: pytest
     assert count["RowsOfProduct"] == fast and count["MatMul"] == 5 - fast
     update = node["ApplyMomentum"]
     assert (update.kind.rows, update.kind.terms) == (((0,), (1, 2)) if fast else ((), (0, 1, 2)))
-    assert node["HasBad"].kind.products == (7,) * fast
+    assert count["ProductBound"] == fast
     assert [memory_of(update.inputs[3 + k]).op.type for k in update.kind.terms] == ["NodeBarrier"] * (
         3 - fast
     )
     if fast:
         product = node["RowsOfProduct"]
         assert update.inputs[3].op is product and product.inputs[0].op is node["NodeBarrier"]
-        assert node["HasBad"].inputs[-2:] == tuple(node["NodeBarrier"].inputs[-2:])
+        assert node["ProductBound"].outputs[0] in node["HasBad"].inputs
+        assert node["ProductBound"].inputs == node["NodeBarrier"].inputs[-2:]
     # what is fetched is whole; the update, which ends in a meeting, waits for what reads others' terms
     count, node = made([loss, biases])
     assert count["SumTerms"] == 3 and 1 not in node["ApplyMomentum"].kind.terms
     unchecked = made([loss], checked=False)[1]
     assert unchecked["SumTerms"] in unchecked["ApplyMomentum"].control_inputs
+    assert "ProductBound" not in unchecked
     for elsewhere in ({"shares": False}, {"native": None}, {"device": True}):
         assert made([loss], **elsewhere)[0]["AllReduce"] == 1
     monkeypatch.setitem(share.__globals__, "SMALL", 4)

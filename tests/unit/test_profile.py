@@ -286,7 +286,7 @@ def test_each_op_says_what_its_time_counts_as() -> None:
         LOSS: {"SigmoidCrossEntropy", "SoftmaxCrossEntropy", "SparseSoftmaxCrossEntropy"},
         REDUCTION: {
             *("All", "Any", "ArgMax", "ArgMin", "Cumsum", "HasBad", "Max", "Mean", "Min", "Prod"),
-            *("StopIfBad", "Sum"),
+            *("ProductBound", "StopIfBad", "Sum"),
         },
         MOVING: {"AllGather", "AllReduce", "BeginAllReduce", "NodeBarrier", "SumTerms", "TakeShard"},
         ELEMENTWISE: {"Fused"},
