@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import REDUCTION, Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import REDUCTION, Array, Env, Kernel, Op, register
 
 #: Under this name a graph keeps its dynamic loss scales (see train/loss_scale.py), by the operation's name.
 LOSS_SCALES = "loss_scales"
@@ -91,10 +91,6 @@ class HasBad(Op):
             calls += code.has_bad(same, limit, out, more=bool(calls))
         return calls or None
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class ProductBound(Op):
@@ -115,10 +111,6 @@ class ProductBound(Op):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         a, b = ins
         return code.call("product_bound", a, a.size, b, b.size, float(len(a)), outs[0])
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 def _plain(array: Array) -> bool:
@@ -146,7 +138,3 @@ class StopIfBad(Op):
         names = {"f": "stop_if_bad_float", "d": "stop_if_bad_double"}
         calls = [code.call(names[a.dtype.char], a) for a in ins if a.dtype.char in names]
         return calls if len(calls) == len(ins) else None
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []

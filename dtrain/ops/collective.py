@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import MATRIX, MOVING, Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import MATRIX, MOVING, Array, Env, Kernel, Op, register
 from dtrain.ops.memory import coalesce
 from dtrain.ops.placement import Sharded, local_shape, shard_bounds
 
@@ -58,10 +58,6 @@ class AllReduce(Op):
             return None
         return [code.meet(), *calls, code.meet()]
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class BeginAllReduce(Op):
@@ -75,10 +71,6 @@ class BeginAllReduce(Op):
     category = MOVING
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return []
-
-    @classmethod
-    def examples(cls) -> list[Example]:
         return []
 
 
@@ -115,10 +107,6 @@ class NodeBarrier(Op):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         return [code.meet()]
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class SumTerms(Op):
@@ -143,10 +131,6 @@ class SumTerms(Op):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         return code.sum(code.comm.terms(ins[0].reshape(-1)), outs[0].reshape(-1))
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 @register
@@ -173,10 +157,6 @@ class RowsOfProduct(Op):
         a, b = (comm.terms(x, shapes) for x, shapes in zip(ins, everyones, strict=True))
         return code.product_of_parts([x[:, low:high] for x in a], b, outs[0])
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class AllGather(Op):
@@ -201,10 +181,6 @@ class AllGather(Op):
 
         return kernel
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class TakeShard(Op):
@@ -221,7 +197,3 @@ class TakeShard(Op):
     def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
         low, high = shard_bounds(x.shape[self.axis], env.comm.rank, env.comm.size)
         return x[(slice(None),) * self.axis + (slice(low, high),)]
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []

@@ -29,7 +29,6 @@ from dtrain.ops.array import Identity
 from dtrain.ops.base import (
     Array,
     Env,
-    Example,
     Kernel,
     Op,
     apply,
@@ -61,10 +60,6 @@ class VariableOp(Op):
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(self.shape, self.dtype)]
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 def is_parameter(operation: Operation) -> bool:
@@ -99,10 +94,6 @@ class _Write(Op):
                 f"for a variable of shape {shape_text(variable.shape)}"
             )
         return [variable]
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 @register
@@ -168,10 +159,6 @@ class NoOp(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return []
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class InitializedValue(Op):
@@ -187,10 +174,6 @@ class InitializedValue(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return lambda: env.xp.copyto(outs[0], ins[0] if env.initialized(self.variable) else ins[1])
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 class Variable(TensorLike):

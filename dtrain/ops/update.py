@@ -15,7 +15,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype
 from dtrain.graph.graph import Spec, Tensor
 from dtrain.graph.shape import compatible
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import Array, Env, Kernel, Op, register
 from dtrain.ops.body import Again, Rule, kernels
 from dtrain.ops.math import sqrt, square
 from dtrain.ops.memory import coalesce
@@ -122,10 +122,6 @@ class _Update(Op):
         text = rule.text(["p", "g", *written[1:], *rates], code.cuda)
         text += "".join(f"\n{x} = x{value};" for x, value in zip(written, rule.results, strict=True))
         return [call for run in runs for call in code.update(text, type, self.slots, rate, run)]
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 @cache
