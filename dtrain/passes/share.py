@@ -43,13 +43,13 @@ def share(step: Step) -> Step:
             uses.setdefault(memory_of(tensor), []).append(node)
     for tensor in step.fetches:
         uses.setdefault(memory_of(tensor), []).append(None)
-    left: dict[Operation, set[Tensor]] = {}  # of each bucket that its update sums, the gradients
-    for node in step.graph.operations:
-        if isinstance(node.kind, AllReduce) and not node.kind.bucket:
-            gradients = {t for t in node.outputs if _has_an_update(t, uses)}
-            rest = (t.spec for t in node.outputs if t not in gradients)
-            if gradients and sum(size_of(s.shape) * s.dtype.numpy.itemsize for s in rest) <= SMALL:
-                left[node] = gradients
+    found: dict[Operation, set[Tensor]] = {}  # of each bucket the gradients that updates can sum
+    for update in step.graph.operations:
+        bucket = _bucket_of(update)
+        if bucket is not None:
+            alone = {t for k in update.kind.packs if uses[t := update.inputs[k]] == [update]}
+            found.setdefault(bucket, set()).update(alone)
+    left = {bucket: gradients for bucket, gradients in found.items() if gradients and _few(bucket, gradients)}
     if not left:
         return step
     rebuilt = _Rebuilt(step, left, _products(step, left, uses))
@@ -58,15 +58,22 @@ def share(step: Step) -> Step:
     return rebuilt.result()
 
 
-def _has_an_update(gradient: Tensor, uses: Uses) -> bool:
-    """Whether a summed gradient is read by an update alone, which can add up the terms itself."""
-    node, *others = uses.get(gradient) or [None]
-    if node is None or others or not isinstance(node.kind, _Update):
-        return False
-    every = all(node.inputs[k].op is gradient.op for k in node.kind.packs)
-    shared = all(is_updated(memory_of(node.inputs[k]).op) for k in node.kind.writes)
-    same = all(t.dtype == gradient.dtype for t in node.inputs)
-    return every and shared and same and gradient.dtype.name in ("float32", "float64")
+def _few(bucket: Operation, gradients: set[Tensor]) -> bool:
+    """Whether what a bucket sums besides is small."""
+    rest = (t.spec for t in bucket.outputs if t not in gradients)
+    return sum(size_of(spec.shape) * spec.dtype.numpy.itemsize for spec in rest) <= SMALL
+
+
+def _bucket_of(update: Operation) -> Operation | None:
+    """The sum that all of an update's gradients come from, where it can add up the terms itself."""
+    if not isinstance(update.kind, _Update):
+        return None
+    first = update.inputs[update.kind.count]
+    one = all(update.inputs[k].op is first.op for k in update.kind.packs)
+    shared = all(is_updated(memory_of(update.inputs[k]).op) for k in update.kind.writes)
+    same = all(t.dtype == first.dtype for t in update.inputs) and first.dtype.name in ("float32", "float64")
+    sums = isinstance(first.op.kind, AllReduce) and not first.op.kind.bucket
+    return first.op if one and shared and same and sums else None
 
 
 def _products(step: Step, left: dict[Operation, set[Tensor]], uses: Uses) -> set[Operation]:
