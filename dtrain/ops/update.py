@@ -104,7 +104,7 @@ class _Update(Op):
         if type is None or not all(_plain(a, rate) for group in groups for a in group):
             return None
         runs = []
-        whole = [k for k in range(n) if k not in (*self.terms, *self.rows)]
+        whole = sorted({*range(n)}.difference(self.terms, self.rows))
         for chosen in (whole, self.terms):
             columns: list[Any] = [[group[k] for k in chosen] for group in groups]
             if chosen is self.terms:

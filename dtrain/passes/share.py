@@ -143,10 +143,12 @@ class _Rebuilt:
     def meet(self, bucket: Operation, waits: list[Operation]) -> None:
         """Put a barrier in a bucket's place, and behind it what reads the memory of other ranks."""
         terms = [t for t in bucket.inputs if t.op not in self.products]
-        factors = [f for t in bucket.inputs if t.op in self.products for f in t.op.inputs]
-        held = list(dict.fromkeys([*terms, *factors]))
+        products = [t.op for t in bucket.inputs if t.op in self.products]
+        held = list(dict.fromkeys([*terms, *(t for p in products for t in p.inputs)]))
         here = tuple(self.tensors[t] for t in held)
-        barrier = self.graph.add(NodeBarrier(len(here)), here, bucket.name, tuple(waits))
+        waits += (self.operations[c] for p in products for c in p.control_inputs)
+        control = tuple(dict.fromkeys(waits))
+        barrier = self.graph.add(NodeBarrier(len(here)), here, bucket.name, control)
         reached = dict(zip(held, barrier.outputs, strict=True))
         self.placements |= {reached[t]: self.step.placements[t] for t in held}
         made = []

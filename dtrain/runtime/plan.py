@@ -33,7 +33,8 @@ from dtrain.runtime.layout import Layout, PlanEnv
 class Plan:
     """A step ready to run.
 
-    Making one is collective: buckets may lie in memory that ranks share.
+    Making one is collective: buckets may lie in memory that ranks share. Where there is too little for a step
+    that `share` changed, it raises NoRoom.
 
     nodes: the operations in the order they run, from schedule(); kernels: what runs, some nodes having none.
     required: names of variables that need a value before; assigned: those that have one after.

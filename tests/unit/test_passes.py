@@ -453,13 +453,15 @@ def _wide() -> tuple[list[dt.Tensor], list[Any], Feeds]:
     x, w = dt.placeholder("float", [None, 40]), dt.Variable(dt.ones([40, 50]))
     hidden = dt.nn.relu(dt.matmul(x * 0.5, w) + dt.Variable(dt.ones([50])))
     loss = dt.reduce_sum(dt.square(dt.matmul(hidden, dt.Variable(dt.ones([50, 1])))))
-    return [loss], [dt.train.MomentumOptimizer(0.1, 0.9).minimize(loss)], [(x, (7, 40))]
+    with dt.control_dependencies([dt.Variable(0, trainable=False).assign_add(1)]):
+        train = dt.train.MomentumOptimizer(0.1, 0.9).minimize(loss)
+    return [loss], [train], [(x, (7, 40))]
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_an_update_sums_where_ranks_share_memory(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     (loss,), (train,), ((x, shape),) = _wide()
-    biases = dt.gradients(loss, dt.trainable_variables()[1])[0]
+    biases = next(n for n in loss.graph.operations if n.type == "ApplyMomentum").inputs[4]
     spec = FeedSpec(x, shape, Sharded(0))
     monkeypatch.setitem(share.__globals__, "own_products", lambda: fast)
 
@@ -491,6 +493,8 @@ def test_an_update_sums_where_ranks_share_memory(fast: bool, monkeypatch: pytest
     unchecked = made([loss], checked=False)[1]
     assert unchecked["SumTerms"] in unchecked["ApplyMomentum"].control_inputs
     assert "ProductBound" not in unchecked
+    # the barrier waits for what the product waited for
+    assert (unchecked["AssignAdd"] in unchecked["NodeBarrier"].control_inputs) == fast
     for elsewhere in ({"shares": False}, {"native": None}, {"device": True}):
         assert made([loss], **elsewhere)[0]["AllReduce"] == 1
     monkeypatch.setitem(share.__globals__, "SMALL", 4)
