@@ -200,8 +200,16 @@ class Communicator(ABC):
     #: The barrier of this node's ranks in memory that they share; None where there is none.
     meeting: Any = None
 
-    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
-        """What each rank has where this one has `source`, in a bucket; None if some is out of reach."""
+    #: Whether every rank's part of a bucket is in every other's reach. Alike on all ranks.
+    shares = False
+
+    def terms(
+        self, source: np.ndarray, shapes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[np.ndarray] | None:
+        """What each rank has where this one has `source`, in a bucket; None if some is out of reach.
+
+        shapes: each rank's, where they differ.
+        """
         return None
 
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:

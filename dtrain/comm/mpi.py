@@ -392,11 +392,19 @@ class MPICommunicator(Communicator):
 
         return begin, end
 
-    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
-        return self._terms(source) if self.size == self.local_size else None
+    @property
+    def shares(self) -> bool:  # type: ignore[override]
+        return self._shares and self.size == self.local_size
 
-    def _terms(self, source: np.ndarray) -> list[np.ndarray] | None:
-        found = (bucket.terms(source) for bucket in self._buckets)
+    def terms(
+        self, source: np.ndarray, shapes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[np.ndarray] | None:
+        return self._terms(source, shapes) if self.size == self.local_size else None
+
+    def _terms(
+        self, source: np.ndarray, shapes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[np.ndarray] | None:
+        found = (bucket.terms(source, shapes) for bucket in self._buckets)
         return next((terms for terms in found if terms is not None), None)
 
     def shared(self, nbytes: int) -> np.ndarray | None:

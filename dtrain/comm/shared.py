@@ -185,13 +185,20 @@ class SharedBucket:
         """Whether an array lies in this rank's input."""
         return bool(np.may_share_memory(self.input, array))
 
-    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
-        """What each rank has where this one has `source`; None where that is not in its input."""
+    def terms(
+        self, source: np.ndarray, shapes: Sequence[tuple[int, ...]] | None = None
+    ) -> list[np.ndarray] | None:
+        """What each rank has where this one has `source`; None where that is not in its input.
+
+        shapes: each rank's, where they differ.
+        """
         start = source.ctypes.data - self.input.ctypes.data
         if not 0 <= start <= start + source.nbytes <= self.input.size:
             return None
-        where = slice(start, start + source.nbytes)
-        return [i[where].view(source.dtype).reshape(source.shape) for i in self._inputs]
+        return [
+            np.ndarray(shape, source.dtype, whole, start)
+            for whole, shape in zip(self._inputs, shapes or [source.shape] * len(self._inputs), strict=True)
+        ]
 
     def end(self) -> None:
         """Give the memory back to the system; collective."""

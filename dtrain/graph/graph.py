@@ -268,11 +268,18 @@ class Graph:
         return operation
 
     def copy_of(
-        self, node: Operation, inputs: tuple[Tensor, ...], control: tuple[Operation, ...]
+        self,
+        node: Operation,
+        inputs: tuple[Tensor, ...],
+        control: tuple[Operation, ...],
+        kind: Op | None = None,
     ) -> Operation:
-        """Append a node of another graph under its own name; passes rebuild graphs with it."""
+        """Append a node of another graph under its own name; passes rebuild graphs with it.
+
+        kind: another op of the same outputs.
+        """
         specs = [t.spec for t in node.outputs]
-        copy = Operation(self, node.name, node.kind, inputs, control, specs, node.source)
+        copy = Operation(self, node.name, kind or node.kind, inputs, control, specs, node.source)
         self.operations.append(copy)
         return copy
 

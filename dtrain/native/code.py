@@ -205,16 +205,11 @@ class Code:
         sizes = (across_a, across_b, rows, columns, depth)
         return self.call(f"gemm_{name}_{bits}", function, *sizes, a, a.shape[1], b, b.shape[1], out)
 
-    @property
-    def own_products(self) -> bool:
-        """Whether part_of_product is worth calling on this processor."""
-        return _product().fast
-
-    def part_of_product(
-        self, a: Sequence[np.ndarray], b: Sequence[np.ndarray], out: np.ndarray, low: int, high: int
+    def product_of_parts(
+        self, a: Sequence[np.ndarray], b: Sequence[np.ndarray], out: np.ndarray
     ) -> NativeCall:
-        """Rows low..high-1 of out = sum of a[r].T @ b[r], over all rows of all r from first to last."""
-        return self._product([x[:, low:high] for x in a], b, out[low:high], True, False)
+        """out = sum of a[r].T @ b[r], over all rows of all r from first to last."""
+        return self._product(a, b, out, True, False)
 
     def _product(
         self,
@@ -381,6 +376,11 @@ def _product() -> _Product:
     library.product_room.restype = ctypes.c_int64
     library.product_room.argtypes = (ctypes.c_int64,)
     return _Product(library, bool(library.product_is_fast()), library.product_room)
+
+
+def own_products() -> bool:
+    """Whether product.c is worth calling on this processor."""
+    return _product().fast
 
 
 def problem(comm: Any) -> str:

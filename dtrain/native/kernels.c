@@ -276,14 +276,9 @@ static float largest_magnitude(const float *x, int64_t n) {
     return as_float(top);
 }
 
-/* one factor, its entries, the other, its entries, rows, limit, out, bytes of out, whether out holds a verdict already:
- * 1 where a sum over the rows of their products may be a NaN or beyond the limit, else 0 */
-int may_be_bad(const word *w) {
-    const double most = (double)largest_magnitude(w[0].p, w[1].i) * (double)largest_magnitude(w[2].p, w[3].i) * w[4].d;
-    const int bad = !(most <= w[5].d);
-    if (w[8].i && !bad) return OK;
-    if (w[7].i == 4) *(float *)w[6].p = bad;
-    else *(double *)w[6].p = bad;
+/* one factor, its entries, the other, its entries, rows, out: what a sum over the rows of their products is at most */
+int product_bound(const word *w) {
+    *(float *)w[5].p = largest_magnitude(w[0].p, w[1].i) * largest_magnitude(w[2].p, w[3].i) * (float)w[4].d;
     return OK;
 }
 

@@ -84,7 +84,8 @@ class Op:
 
     def __init_subclass__(cls) -> None:
         own = [name for name, type in cls.__annotations__.items() if not str(type).startswith("ClassVar")]
-        cls._fields = tuple(dict.fromkeys([*cls._fields, *own]))
+        # as of a dataclass: what has a default comes behind what has none
+        cls._fields = tuple(sorted(dict.fromkeys([*cls._fields, *own]), key=lambda name: hasattr(cls, name)))
 
     def __init__(self, *values: Any, **named: Any) -> None:
         given = dict(zip(self._fields, values, strict=False)) | named
@@ -138,6 +139,11 @@ class Op:
         """Inputs that are best made one behind the other in memory, in this order."""
         return range(0)
 
+    @property
+    def summed(self) -> Sequence[int]:
+        """Inputs of which it adds up what all ranks have."""
+        return ()
+
     def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
         """The output of an op with is_view."""
         raise NotImplementedError
@@ -156,8 +162,8 @@ class Op:
 
     @classmethod
     def examples(cls) -> list[Example]:
-        """Inputs that the op tests try it on, with distinct sizes."""
-        raise NotImplementedError
+        """Inputs that the op tests try it on, with distinct sizes; none where it is tested by itself."""
+        return []
 
 
 class Example:

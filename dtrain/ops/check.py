@@ -7,12 +7,12 @@ next. What it finds is a number that travels in the gradients' bucket, so all ra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import REDUCTION, Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import REDUCTION, Array, Env, Kernel, Op, register
 
 #: Under this name a graph keeps its dynamic loss scales (see train/loss_scale.py), by the operation's name.
 LOSS_SCALES = "loss_scales"
@@ -43,31 +43,12 @@ def is_bad(xp: Any, array: Array, limit: float) -> Array:
     return ~(xp.abs(array) <= limit)
 
 
-class Factors(NamedTuple):
-    """In place of an input of HasBad that is computed later: this rank's factors of a product.
-
-    rows: those that all ranks together sum over.
-    """
-
-    left: Array
-    right: Array
-    rows: int
-
-    @property
-    def may_be_bad(self) -> bool:
-        """Whether the product may hold a NaN or a number too large, by the largest of each factor."""
-        if not (self.left.size and self.right.size):
-            return False
-        most = float(np.abs(self.left).max()) * float(np.abs(self.right).max()) * self.rows
-        return not most <= largest(self.left.dtype, 1)
-
-
-def _entries(ins: Sequence[Any], ranks: int) -> list[tuple[Array, float]]:
+def _entries(ins: Sequence[Array], ranks: int) -> list[tuple[Array, float]]:
     """The arrays to look at, and what their entries may be at most; an array of several inputs once.
 
     Each by itself and not the memory that they lie in: what is between two arrays is nobody's.
     """
-    arrays = {id(a): a for a in ins if not isinstance(a, Factors) and a.size}
+    arrays = {id(a): a for a in ins if a.size}
     return [(a, largest(a.dtype, ranks)) for a in arrays.values()]
 
 
@@ -84,12 +65,11 @@ class HasBad(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec((), specs[0].dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Any], outs: Sequence[Array]) -> Kernel:
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, out = env.xp, outs[0]
         entries = _entries(ins, env.comm.size)
         flat = [a.reshape(-1) for a, _ in entries if _plain(a)]
         rest = [(a, limit) for a, limit in entries if not _plain(a)]
-        factors = [given for given in ins if isinstance(given, Factors)]
 
         def kernel() -> None:
             # squares add up to a finite number only where every entry is small; a BLAS reads fastest
@@ -97,12 +77,11 @@ class HasBad(Op):
             some = 0
             for a, limit in rest if quick else entries:
                 some = some + is_bad(xp, a, limit).any()
-            some = some + any(pair.may_be_bad for pair in factors)
             out[...] = some > 0
 
         return kernel
 
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Any], outs: Sequence[Array]) -> Any:
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         entries, out = _entries(ins, code.comm.size), outs[0]
         if not all(_plain(a) and a.dtype.char in "fd" for a in (out, *(a for a, _ in entries))):
             return None
@@ -110,16 +89,28 @@ class HasBad(Op):
         for dtype, limit in dict.fromkeys((a.dtype, limit) for a, limit in entries):
             same = [a for a, most in entries if (a.dtype, most) == (dtype, limit)]
             calls += code.has_bad(same, limit, out, more=bool(calls))
-        for pair in ins:
-            if isinstance(pair, Factors) and pair.left.size and pair.right.size:
-                most = largest(pair.left.dtype, 1)
-                words = (pair.left, pair.left.size, pair.right, pair.right.size, float(pair.rows), most)
-                calls.append(code.call("may_be_bad", *words, out, out.itemsize, int(bool(calls))))
         return calls or None
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
+
+@register
+class ProductBound(Op):
+    """What no entry of a.T @ b exceeds: no finite number where one may be none.
+
+    HasBad looks at it in place of a product that is computed later, in parts (see passes/share).
+    """
+
+    category = REDUCTION
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [Spec((), specs[0].dtype)]
+
+    def kernel(self, xp: Any, *ins: Array, out: Array) -> None:
+        a, b = ins
+        out[...] = xp.abs(a).max() * xp.abs(b).max() * len(a)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        a, b = ins
+        return code.call("product_bound", a, a.size, b, b.size, float(len(a)), outs[0])
 
 
 def _plain(array: Array) -> bool:
@@ -147,7 +138,3 @@ class StopIfBad(Op):
         names = {"f": "stop_if_bad_float", "d": "stop_if_bad_double"}
         calls = [code.call(names[a.dtype.char], a) for a in ins if a.dtype.char in names]
         return calls if len(calls) == len(ins) else None
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []

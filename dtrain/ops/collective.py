@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import MOVING, Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import MATRIX, MOVING, Array, Env, Kernel, Op, register
 from dtrain.ops.memory import coalesce
-from dtrain.ops.placement import shard_bounds
+from dtrain.ops.placement import Sharded, local_shape, shard_bounds
 
 
 @register
@@ -27,6 +27,8 @@ class AllReduce(Op):
     @property
     def packs(self) -> range:
         return range(self.count)
+
+    summed = packs
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return list(specs)
@@ -56,10 +58,6 @@ class AllReduce(Op):
             return None
         return [code.meet(), *calls, code.meet()]
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class BeginAllReduce(Op):
@@ -75,10 +73,6 @@ class BeginAllReduce(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return []
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 def begun(env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> tuple[Kernel, Kernel]:
     """The two kernels of a sum that is begun, and waited for later."""
@@ -88,6 +82,80 @@ def begun(env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> tuple[Kernel
 def _summing(env: Env) -> Any:
     """What sums where the arrays are."""
     return env.comm if env.on_host else env.comm.device_sums
+
+
+@register
+class NodeBarrier(Op):
+    """Its inputs, in memory that all ranks reach, once each rank has written its own there.
+
+    An output is this rank's input in place. Where that is a rank's term of a sum, or its rows of a batch, the
+    ops behind it read the others' too (Communicator.terms); the memory is free for the next step when an
+    update of parameters that ranks share has ended, as that does in a meeting.
+    """
+
+    count: int
+    stateful = True
+    category = MOVING
+
+    @property
+    def packs(self) -> range:
+        return range(self.count)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return list(specs)
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return [code.meet()]
+
+
+@register
+class SumTerms(Op):
+    """The sum of all ranks' terms behind a NodeBarrier: each rank adds up the whole for itself."""
+
+    stateful = True
+    category = MOVING
+    summed = (0,)
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [specs[0]]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        first, *others = env.comm.terms(ins[0])
+
+        def kernel() -> None:
+            outs[0][...] = first
+            for term in others:
+                env.xp.add(outs[0], term, out=outs[0])
+
+        return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return code.sum(code.comm.terms(ins[0].reshape(-1)), outs[0].reshape(-1))
+
+
+@register
+class RowsOfProduct(Op):
+    """a.T @ b of the whole batch's rows, of which each rank has some behind a NodeBarrier.
+
+    Each rank computes its rows of the result: the output is sharded along axis 0.
+    """
+
+    stateful = True
+    category = MATRIX
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        a, b = specs
+        return [Spec((a.shape[1], b.shape[1]), a.dtype)]  # type: ignore[index]
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        comm, columns = code.comm, ins[0].shape[1]
+        low, high = shard_bounds(columns, comm.rank, comm.size)
+        everyones = [
+            [local_shape(spec.shape, Sharded(0), rank, comm.size) for rank in range(comm.size)]
+            for spec in specs
+        ]
+        a, b = (comm.terms(x, shapes) for x, shapes in zip(ins, everyones, strict=True))
+        return code.product_of_parts([x[:, low:high] for x in a], b, outs[0])
 
 
 @register
@@ -113,10 +181,6 @@ class AllGather(Op):
 
         return kernel
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class TakeShard(Op):
@@ -133,7 +197,3 @@ class TakeShard(Op):
     def view(self, env: Env, x: Array, shape: tuple[int, ...]) -> Array:
         low, high = shard_bounds(x.shape[self.axis], env.comm.rank, env.comm.size)
         return x[(slice(None),) * self.axis + (slice(low, high),)]
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []

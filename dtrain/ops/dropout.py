@@ -10,7 +10,7 @@ import numpy as np
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, as_dims, is_static, shape_text, size_of
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.base import Array, Env, Kernel, Op, Placed, apply, convert_to_tensor, register
 from dtrain.ops.late import Attributes, dims_of, late
 from dtrain.ops.math import cast, multiply
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
@@ -103,10 +103,6 @@ class DropoutMask(Op):
             return None
         # rows of its own for each example, or the same for all
         return [placements[0], REPLICATED], Sharded(0) if noise[0] == x[0] else REPLICATED
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 def _integers(generator: np.random.Generator, kind: Any, start: int, count: int) -> np.ndarray:

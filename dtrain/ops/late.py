@@ -92,10 +92,6 @@ class Late(Op):
             values.append(value)
         return _filled(self.kind, values), tuple(inputs[: self.own])
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 def late(kind: Op, inputs: Sequence[Any], values: Sequence[Tensor] = (), name: str | None = None) -> Tensor:
     """Add an op whose Later attributes refer to `values`; the plain op where there are none."""

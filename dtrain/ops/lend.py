@@ -11,7 +11,7 @@ import numpy as np
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Operation, Spec
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, place_rows, register
+from dtrain.ops.base import Array, Env, Kernel, Op, Placed, place_rows, register
 from dtrain.ops.memory import address
 from dtrain.ops.placement import Placement
 
@@ -106,7 +106,3 @@ class LentRows(Op):
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         return place_rows(placements, node)
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []

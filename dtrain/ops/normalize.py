@@ -17,7 +17,6 @@ from dtrain.ops.array import CountLike, stop_gradient
 from dtrain.ops.base import (
     Array,
     Env,
-    Example,
     Kernel,
     Op,
     Placed,
@@ -77,10 +76,6 @@ class MeanOfShard(Op):
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         return (placements, Sharded(0)) if placements[0] == Sharded(0) else None
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 def l2_normalize(

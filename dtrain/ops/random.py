@@ -14,7 +14,7 @@ import numpy as np
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, float32
 from dtrain.graph.graph import Spec, Tensor, TensorLike, get_default_graph
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register
+from dtrain.ops.base import Array, Env, Kernel, Op, apply, convert_to_tensor, register
 from dtrain.ops.late import Later, as_known_dims, dims_of, late
 from dtrain.ops.math import add, multiply
 
@@ -44,10 +44,6 @@ class _Random(Op):
             xp.copyto(outs[0], xp.asarray(values), casting="unsafe")
 
         return kernel
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 @register
@@ -146,10 +142,6 @@ class RandomShuffle(Op):
             xp.take(ins[0], xp.asarray(stream().permutation(rows)), 0, outs[0], **mode)
 
         return kernel
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 def _seed(seed: int | None) -> int:

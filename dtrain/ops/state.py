@@ -29,7 +29,6 @@ from dtrain.ops.array import Identity
 from dtrain.ops.base import (
     Array,
     Env,
-    Example,
     Kernel,
     Op,
     apply,
@@ -62,14 +61,15 @@ class VariableOp(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(self.shape, self.dtype)]
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 def is_parameter(operation: Operation) -> bool:
     """Whether it is a variable that optimizers update, and no slot of theirs."""
     return isinstance(operation.kind, VariableOp) and operation.kind.group == PARAMETERS
+
+
+def is_updated(operation: Operation) -> bool:
+    """Whether it is a parameter or a slot of one: of these the ranks of a node have one copy, if they can."""
+    return isinstance(operation.kind, VariableOp) and operation.kind.group.startswith(PARAMETERS)
 
 
 class _Write(Op):
@@ -94,10 +94,6 @@ class _Write(Op):
                 f"for a variable of shape {shape_text(variable.shape)}"
             )
         return [variable]
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 @register
@@ -163,10 +159,6 @@ class NoOp(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return []
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @register
 class InitializedValue(Op):
@@ -182,10 +174,6 @@ class InitializedValue(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         return lambda: env.xp.copyto(outs[0], ins[0] if env.initialized(self.variable) else ins[1])
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 class Variable(TensorLike):

@@ -13,7 +13,7 @@ from dtrain.graph.collections import GraphKeys
 from dtrain.graph.dtypes import string, uint8
 from dtrain.graph.graph import Spec, Tensor, get_default_graph
 from dtrain.ops import summary_proto
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, convert_to_tensor, register
+from dtrain.ops.base import Array, Env, Kernel, Op, apply, convert_to_tensor, register
 
 
 class _Summary(Op):
@@ -37,10 +37,6 @@ class _Summary(Op):
             outs[0][()] = self.serialize(*(x if x.dtype == object else to_host(x) for x in ins))
 
         return kernel
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 def _numeric(spec: Spec, what: str) -> None:

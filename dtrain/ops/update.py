@@ -9,33 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype
 from dtrain.graph.graph import Spec, Tensor
 from dtrain.graph.shape import compatible
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import Array, Env, Kernel, Op, register
 from dtrain.ops.body import Again, Rule, kernels
 from dtrain.ops.math import sqrt, square
 from dtrain.ops.memory import coalesce
+from dtrain.ops.placement import shard_bounds
 
 #: Elements of a piece: five float32 arrays of it (parameter, gradient, two slots, scratch) fit in 1 MiB L2.
 PIECE = 32768
 
 
-class Part(NamedTuple):
-    """A gradient of which this rank has entries low..high-1 only, counted flat, and updates just these."""
-
-    array: Array
-    low: int
-    high: int
-
-
 class _Update(Op):
-    """Inputs: count variables, count gradients, count of each slot, then the learning rate (a scalar)."""
+    """Inputs: count variables, count gradients, count of each slot, then the learning rate (a scalar).
+
+    terms: numbers of the gradients that are terms of a sum, a rank each, which the update adds up (see
+    NodeBarrier). rows: of those that are sharded along axis 0, of which each rank updates its rows. The
+    rest are whole.
+    """
 
     count: int
+    terms: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
     slots: ClassVar[int] = 0
     rates: ClassVar[int] = 1
     stateful = True
@@ -58,6 +58,10 @@ class _Update(Op):
     def packs(self) -> range:
         """Inputs that are best made one behind the other in memory: the gradients."""
         return range(self.count, 2 * self.count)
+
+    @property
+    def summed(self) -> Sequence[int]:
+        return [self.count + k for k in self.terms]
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         n = self.count
@@ -94,24 +98,24 @@ class _Update(Op):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        """A gradient may be several arrays, one for each rank of the node, whose sum it is; or a Part."""
-        n, rate = self.count, ins[-1]
+        n, rate, comm = self.count, ins[-1], code.comm
         groups = [ins[i * n : (i + 1) * n] for i in range(2 + self.slots)]
         type = {"f": "float", "d": "double"}.get(rate.dtype.char)
         if type is None or not all(_plain(a, rate) for group in groups for a in group):
             return None
-        summed = [k for k in range(n) if not isinstance(groups[1][k], Part)]
-        terms = [g if isinstance(g, tuple) else (g,) for g in (groups[1][k] for k in summed)]
-        columns = [[group[k] for k in summed] for group in groups]
-        columns[1:2] = [list(term) for term in zip(*terms, strict=True)]
         runs = []
-        for run in coalesce(columns):
-            low, high = code.share(run[0])
-            runs.append([a[low:high] for a in run])
-        for k in range(n):
-            if isinstance(part := groups[1][k], Part):
-                arrays = [group[k] if group is not groups[1] else part.array for group in groups]
-                runs.append([a.reshape(-1)[part.low : part.high] for a in arrays])
+        whole = sorted({*range(n)}.difference(self.terms, self.rows))
+        for chosen in (whole, self.terms):
+            columns: list[Any] = [[group[k] for k in chosen] for group in groups]
+            if chosen is self.terms:
+                columns[1:2] = zip(*(comm.terms(g) for g in columns[1]), strict=True)
+            for run in coalesce(columns):
+                low, high = code.share(run[0])
+                runs.append([a[low:high] for a in run])
+        for k in self.rows:
+            low, high = shard_bounds(len(groups[0][k]), comm.rank, comm.size)
+            p, g, *slots = (group[k] for group in groups)
+            runs.append([a.reshape(-1) for a in (p[low:high], g, *(s[low:high] for s in slots))])
         rule = _traced(self, as_dtype(rate.dtype))
         written = ["p", *(f"s{k}" for k in range(self.slots))]
         rates = ["rate"] if self.rates == 1 else [f"rate_[{k}]" for k in range(self.rates)]
@@ -119,22 +123,15 @@ class _Update(Op):
         text += "".join(f"\n{x} = x{value};" for x, value in zip(written, rule.results, strict=True))
         return [call for run in runs for call in code.update(text, type, self.slots, rate, run)]
 
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
-
 
 @cache
 def _traced(kind: _Update, dtype: DType) -> Rule:
     return Rule(kind.rule, [dtype] * (2 + kind.slots + kind.rates))
 
 
-def _plain(a: Any, rate: Array) -> bool:
-    """Whether an update in C can walk along a variable, slot or gradient (or all its terms)."""
-    arrays = (
-        a if isinstance(a, tuple) and not isinstance(a, Part) else (a.array if isinstance(a, Part) else a,)
-    )
-    return all(x.dtype == rate.dtype and x.flags.c_contiguous for x in arrays)
+def _plain(a: Array, rate: Array) -> bool:
+    """Whether an update in C can walk along a variable, slot or gradient."""
+    return bool(a.dtype == rate.dtype and a.flags.c_contiguous)
 
 
 @register

@@ -9,7 +9,7 @@ import numpy as np
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.dtypes import bool_, string
 from dtrain.graph.graph import Operation, Spec, Tensor, get_default_graph
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, apply, register
+from dtrain.ops.base import Array, Env, Kernel, Op, apply, register
 from dtrain.ops.state import Variable, global_variables, global_variables_initializer, variables_initializer
 
 
@@ -23,10 +23,6 @@ class _Peek(Op):
     @property
     def peeks(self) -> tuple[int, ...]:  # type: ignore[override]
         return tuple(range(len(self.variables)))
-
-    @classmethod
-    def examples(cls) -> list[Example]:
-        return []
 
 
 @register

@@ -13,6 +13,7 @@ from dtrain.passes.local import cse, fold, lower, simplify, snapshot
 from dtrain.passes.overlap import begin, divide
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import FeedSpec, prune
+from dtrain.passes.share import share
 from dtrain.passes.step import Step
 
 PIPELINE: tuple[Callable[[Step], Step], ...] = (
@@ -27,6 +28,7 @@ PIPELINE: tuple[Callable[[Step], Step], ...] = (
     begin,
     snapshot,
     fuse,
+    share,
 )
 
 
@@ -40,13 +42,16 @@ def compile_step(
     link: Link | None = None,
     device: bool = False,
     losses: Collection[int] | None = None,
+    shares: bool = False,
 ) -> Step:
     """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
 
-    native, checked, link, device, losses: what Step's fields of these names say.
+    native, checked, link, device, losses, shares: what Step's fields of these names say.
     """
     step = prune(fetches, targets, feeds, ranks)
-    step = replace(step, native=native, device=device, checked=checked, losses=losses, link=link)
+    step = replace(
+        step, native=native, device=device, checked=checked, losses=losses, link=link, shares=shares
+    )
     for run_pass in PIPELINE:
         step = run_pass(step)
     return step

@@ -30,6 +30,7 @@ class Step:
     device: whether they are CUDA's, not C's.
     checked: whether its updates wait for a look at loss and gradients (see guard).
     losses: where the look only leads to a warning, which fetches it takes in besides what parameters become.
+    shares: whether the ranks are those of one node, and have one copy of the parameters (see share).
     link: what sums among the ranks take (see overlap); None: each is one bucket, summed when all is there.
     """
 
@@ -43,6 +44,7 @@ class Step:
     checked: bool = False
     losses: Collection[int] | None = None
     link: Link | None = None
+    shares: bool = False
 
 
 def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) -> Step:

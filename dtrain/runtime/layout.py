@@ -14,25 +14,25 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.comm.shared import add_up
 from dtrain.cuda.counters import Counters
 from dtrain.graph.graph import Operation, Tensor
+from dtrain.graph.shape import size_of
 from dtrain.native.code import NativeCall
 from dtrain.ops.base import Const, Feed, Kernel, in_order
-from dtrain.ops.check import Factors, HasBad
-from dtrain.ops.collective import AllReduce, BeginAllReduce, begun
+from dtrain.ops.check import HasBad
+from dtrain.ops.collective import AllReduce, BeginAllReduce, NodeBarrier, begun
 from dtrain.ops.memory import STAGGER, aligned
-from dtrain.ops.placement import local_shape, shard_bounds
+from dtrain.ops.placement import local_shape
 from dtrain.ops.state import NoOp, VariableOp
-from dtrain.ops.update import Part, _Update
+from dtrain.ops.update import _Update
 from dtrain.passes.step import Step, memory_of
-from dtrain.runtime import exchange
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.draws import Draws
 from dtrain.runtime.memory import Buffer, pack
 
-#: Bytes of a bucket's sums up to which each rank adds them up for itself instead of a part of them.
-SMALL = 16 << 10
+
+class NoRoom(Exception):
+    """What a step that `share` changed needs is not to be had: compile it without. On all ranks alike."""
 
 
 class PlanEnv:
@@ -118,7 +118,7 @@ class Layout:
         self.code = backend.code(env, fed + len(step.fetches))
         self.arrays: dict[Tensor, Any] = {}
         self.packed: dict[Tensor, Any] = {}
-        self.terms: dict[Operation, list[Any]] = {}  # what each bucket sums, where it wants it
+        self.terms: dict[Operation, list[Any]] = {}  # what each bucket holds of this rank, where it wants it
         #: Of the beginning of a sum its AllReduce; and of that, how its end is waited for.
         self.begins = {
             c: n
@@ -136,19 +136,15 @@ class Layout:
         self.packed_bytes = 0
         self._own: list[Any] = []  # this rank's memory of all that lies side by side
         self.shared: list[Any] = []  # what of it the communicator gave
-        #: Of products that are computed behind the check, what it looks at instead.
-        self.factors: dict[Operation, Factors] = {}
+        shared = (n for n in nodes if isinstance(n.kind, _Update) and (n.kind.terms or n.kind.rows))
+        written = {memory_of(n.inputs[k]).op.name for n in shared for k in n.kind.writes}
+        if not all(env.comm.is_shared(variables[name]) for name in written):
+            raise NoRoom
         for node in nodes:
             self._pack(node)
-        #: Buckets whose gradients the update adds up.
-        self.left = {node for node in self.terms if self._leave_sums(node)}
-        self.exchange = self._exchange()
-        self.packed.update(self.exchange.packed)
-        self.shared += self.exchange.memory
-        self.nodes = nodes = exchange.behind(nodes, self.exchange.products)
         self.position = {n: i for i, n in enumerate(nodes)}
-        #: How many allreduces come before each position.
-        self.sums = [0, *accumulate(isinstance(node.kind, AllReduce) for node in nodes)]
+        #: How many sums, or barriers in their place, come before each position.
+        self.sums = [0, *accumulate(isinstance(node.kind, AllReduce | NodeBarrier) for node in nodes)]
         self.beside = self._beside()
         #: Of a node before which products beside others have to be done, the calls that wait for them.
         self.waits: dict[Operation, list[Kernel]] = {}
@@ -231,25 +227,27 @@ class Layout:
         The memory is not shared with other tensors, so that all of it can be walked over as one array. What
         is in the padding between them means nothing.
         """
-        if isinstance(node.kind, AllReduce):
-            tensors = list(node.outputs)
-        else:
-            tensors = [node.inputs[i] for i in node.kind.packs]
+        bucket = isinstance(node.kind, AllReduce | NodeBarrier)
+        tensors = list(node.outputs) if bucket else [node.inputs[i] for i in node.kind.packs]
+        if not bucket:
             tensors = [t for t in tensors if self._made_here(t) and t not in self.packed]
         if not tensors:
             return
         offsets = [3 * STAGGER]  # parameters and slots lie at 0, 1 and 2
         for tensor in tensors:
-            offsets.append(offsets[-1] + aligned(self._nbytes(tensor)))
+            offsets.append(offsets[-1] + self._room(tensor))
         self.packed_bytes += offsets[-1] - offsets[0]
-        shared = None
-        if isinstance(node.kind, AllReduce) and self.backend.on_host:
-            shared = self.env.comm.bucket(offsets[-1])
+        shared = self.env.comm.bucket(offsets[-1]) if bucket and self.backend.on_host else None
+        if shared is None and isinstance(node.kind, NodeBarrier):
+            self.env.comm.give_back(self.shared)
+            raise NoRoom
         own, out = shared or [self.backend.block(offsets[-1])] * 2
         self._own.append(own)
         self.shared += [own] if shared else []
+        if isinstance(node.kind, NodeBarrier):
+            out = own
         self.packed.update((t, self._carve(out, at, t)) for t, at in zip(tensors, offsets, strict=False))
-        if isinstance(node.kind, AllReduce):
+        if bucket:
             inputs = [self._carve(own, at, t) for t, at in zip(tensors, offsets, strict=False)]
             self.terms[node] = inputs
             for source, term in zip(node.inputs, inputs, strict=True):
@@ -267,6 +265,12 @@ class Layout:
             if memory_of(t) is tensor and not isinstance(n.kind, HasBad | BeginAllReduce)
         ]
         return len(uses) == 1 and tensor not in self.step.fetches
+
+    def _room(self, tensor: Tensor) -> int:
+        """Bytes for what any rank has of a tensor, so that all have theirs at the same place."""
+        placement, size = self.step.placements[tensor], self.env.comm.size
+        shapes = [local_shape(tensor.spec.shape, placement, rank, size) for rank in range(size)]
+        return aligned(max(map(size_of, shapes)) * tensor.dtype.numpy.itemsize)
 
     def _carve(self, block: Any, offset: int, tensor: Tensor) -> Any:
         end = offset + self._nbytes(tensor)
@@ -326,16 +330,7 @@ class Layout:
             return []
         if kind.is_view:
             return self._view(node)
-        later = self.exchange.products  # what a sum's product is written into stands in its place
-        ins = [
-            None if k in kind.shape_only else self.packed[t] if node is later.get(t.op) else arrays.get(t)
-            for k, t in enumerate(node.inputs)
-        ]
-        if isinstance(kind, HasBad):
-            for k, t in enumerate(node.inputs):
-                if t.op in later:
-                    a, b = t.op.inputs
-                    ins[k] = self.factors[t.op] = Factors(arrays[a], arrays[b], a.spec.shape[0])
+        ins = [None if k in kind.shape_only else arrays.get(t) for k, t in enumerate(node.inputs)]
         for tensor in node.outputs:
             if kind.writes:
                 arrays[tensor] = arrays[node.inputs[0]]
@@ -352,7 +347,7 @@ class Layout:
         kernels: list[Kernel | NativeCall] = []
         if node in self.ends:
             return [self.ends[node]]
-        if isinstance(kind, AllReduce | BeginAllReduce):
+        if isinstance(kind, AllReduce | BeginAllReduce | NodeBarrier):
             sum = self.begins.get(node, node)
             for k, term in enumerate(self.terms[sum]):
                 if ins[k] is not term:
@@ -361,15 +356,11 @@ class Layout:
             if node is not sum:
                 beginning, self.ends[sum] = begun(self.env, ins, [self.packed[t] for t in sum.outputs])
                 return [*kernels, beginning]
-            if node in self.left:
-                return kernels + self._sum_the_rest(node, ins)
         else:
             for k in kind.packs:
-                if not isinstance(ins[k], tuple | Part) and self._must_be_copied(node.inputs[k]):
+                if self._must_be_copied(node.inputs[k]):
                     source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
                     kernels += self._copy(source, ins[k])
-        if node in later:
-            return [self.code.part_of_product(*self.exchange.operands(node), outs[0], *self._rows(outs[0]))]
         self.env.release()
         self.env.node = node.name
         native = self._native(node, ins, outs)
@@ -409,86 +400,6 @@ class Layout:
         node.kind.bind(self.env.on_the_host(), ins, outs)()
         raise AssertionError(f"{node.name} stopped and does not in NumPy")
 
-    # -- sums that an update does itself -------------------------------------------------------------------
-    def _leave_sums(self, node: Operation) -> bool:
-        """Whether a bucket's gradients can go to the update as they are, each rank's by itself.
-
-        They can where the update works on shared variables, each rank on its part of them: it adds up the
-        gradients of that part in the same pass, and the sums lie in no memory. The rest is small, so each
-        rank adds it up for itself. The update's last meeting is before anyone's next write into the bucket.
-        """
-        comm = self.env.comm
-        if not (self.step.native and self.backend.on_host) or any(
-            comm.terms(t) is None for t in self.terms[node]
-        ):
-            return False
-        left = [self._update_of(t) is not None for t in node.outputs]
-        small = sum(self._nbytes(t) for t, yes in zip(node.outputs, left, strict=True) if not yes)
-        return any(left) and small <= SMALL
-
-    def _update_of(self, gradient: Tensor) -> Operation | None:
-        """The update that alone reads a summed gradient, where it can add up the terms itself."""
-        readers = list(self.readers.get(gradient, ()))
-        if len(readers) != 1 or gradient in self.step.fetches:
-            return None
-        node = readers[0]
-        if not isinstance(node.kind, _Update) or node.inputs.count(gradient) != 1:
-            return None
-        floats = gradient.dtype.name in ("float32", "float64")
-        shared = all(
-            self.env.comm.is_shared(self.variables[memory_of(node.inputs[k]).op.name])
-            for k in node.kind.writes
-        )
-        every = all(isinstance(node.inputs[k].op.kind, AllReduce) for k in node.kind.packs)
-        one = len({node.inputs[k].op for k in node.kind.packs}) == 1
-        return node if floats and shared and every and one else None
-
-    def _exchange(self) -> exchange.Exchange:
-        """The products of gradients that are computed by parts of the parameter."""
-        made = exchange.Exchange()
-        if self.left and self.code.own_products:
-            made.fill(
-                self.step,
-                self.env.comm,
-                {
-                    source.op: node
-                    for node in self.nodes
-                    if node in self.left
-                    for source, out, term in zip(node.inputs, node.outputs, self.terms[node], strict=True)
-                    if self.packed.get(source) is term
-                    and self._only_use(source, node)
-                    and self._update_of(out) is not None
-                    and exchange.suits(self.step, source, self._is_free)
-                },
-            )
-        return made
-
-    def _is_free(self, tensor: Tensor) -> bool:
-        return self._made_here(tensor) and tensor not in self.packed
-
-    def _rows(self, gradient: Any) -> tuple[int, int]:
-        """Half-open range of a gradient's rows that this rank computes."""
-        return shard_bounds(len(gradient), self.env.comm.local_rank, self.env.comm.local_size)
-
-    def _sum_the_rest(self, node: Operation, terms: Sequence[Any]) -> list[Kernel | NativeCall]:
-        comm = self.env.comm
-        calls: list[Kernel | NativeCall] = [self.code.meet()]
-        for source, term, tensor in zip(node.inputs, terms, node.outputs, strict=True):
-            if source.op in self.exchange.products:
-                size = term.size // len(term)
-                low, high = self._rows(term)
-                self.arrays[tensor] = Part(term, low * size, high * size)
-                continue
-            everyones = comm.terms(term)
-            if self._update_of(tensor) is not None:
-                self.arrays[tensor] = tuple(everyones)
-                continue
-            out = self._carve(self.backend.block(self._nbytes(tensor)), 0, tensor)
-            self.arrays[tensor] = out
-            total = self.code.sum([t.reshape(-1) for t in everyones], out.reshape(-1))
-            calls.append(total or partial(add_up, everyones, out))
-        return calls
-
     def _meets(self, node: Operation, ins: Sequence[Any]) -> bool | None:
         """Whether a write to variables that ranks share must wait for readers; None if it is no such write.
 
@@ -501,7 +412,7 @@ class Layout:
         i = self.position[node]
         earlier = (j for memory in written for n in self.readers[memory] if (j := self.position[n]) < i)
         last = max(earlier, default=-1)
-        # an allreduce behind the last reader is where all have met already
+        # a sum or barrier behind the last reader is where all have met already
         return last < 0 or self.sums[last + 1] == self.sums[i]
 
     def _must_be_copied(self, tensor: Tensor) -> bool:

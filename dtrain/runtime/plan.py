@@ -19,10 +19,10 @@ from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import BAD_VALUE, ELSEWHERE, NOT_FINITE, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
-from dtrain.ops.collective import AllGather, AllReduce
+from dtrain.ops.collective import AllGather, AllReduce, NodeBarrier
 from dtrain.ops.fused import Fused
 from dtrain.ops.state import Assign, NoOp, VariableOp, is_parameter
-from dtrain.ops.update import Part, _Update
+from dtrain.ops.update import _Update
 from dtrain.passes.step import Step, memory_of
 from dtrain.poison import ON, poison
 from dtrain.runtime.agreement import built
@@ -33,7 +33,8 @@ from dtrain.runtime.layout import Layout, PlanEnv
 class Plan:
     """A step ready to run.
 
-    Making one is collective: buckets may lie in memory that ranks share.
+    Making one is collective: buckets may lie in memory that ranks share. Where there is too little for a step
+    that `share` changed, it raises NoRoom.
 
     nodes: the operations in the order they run, from schedule(); kernels: what runs, some nodes having none.
     required: names of variables that need a value before; assigned: those that have one after.
@@ -69,7 +70,7 @@ class Plan:
         written = (memory_of(n.inputs[i]).op for n in nodes for i in n.kind.writes)
         self.parameters = sorted({variable.name for variable in written if is_parameter(variable)})
         self.required, self.assigned = _variables(self.nodes, step.fetches)
-        self.torn = _written_before(self.nodes, AllReduce | AllGather)
+        self.torn = _written_before(self.nodes, AllReduce | NodeBarrier | AllGather)
         self.loss_scales = [s for name, s in loss_scales.items() if name in self.required]
         self.early = _written_before(self.nodes, StopIfBad) if self.loss_scales or self.warns else []
         self.runs = 0  # counted by sessions of several ranks
@@ -82,7 +83,7 @@ class Plan:
         finalize(self, env.comm.give_back, layout.shared).atexit = False
         self.nodes = layout.nodes
         self.arena_bytes, self.packed_bytes = layout.arena_bytes, layout.packed_bytes
-        self._arrays, self._factors = layout.arrays, layout.factors
+        self._arrays = layout.arrays
         self.kernel_nodes: list[Operation] = []
         #: The C function of each kernel, '' where it is NumPy's.
         self.kernel_symbols: list[str] = []
@@ -93,11 +94,6 @@ class Plan:
             self.kernel_nodes += [node] * len(kernels)
             self.kernel_symbols += [getattr(k, "symbol", "") for k in kernels]
         self._program: Program | None = None  # of all kernels, where all are C
-        #: Gradients that no allreduce sums: those that their update adds up among the ranks of the node, and
-        #: those of which each rank computes its part.
-        left = {t: a for t, a in self._arrays.items() if isinstance(a, tuple)}
-        self.summed_by_updates = {t for t, a in left.items() if not isinstance(a, Part)}
-        self.in_parts = left.keys() - self.summed_by_updates
         self._unwritten = layout.unwritten if ON else ()
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
         self._feeds: list[tuple[int, Any]] = sorted(feeds.items())
@@ -275,18 +271,15 @@ class Plan:
                 kernel()
                 done = self.kernel_nodes[i + 1] is not node
                 # a sum of the ranks is not this rank's own doing
-                if found is None and done and not isinstance(node.kind, AllReduce):
+                if found is None and done and not node.kind.summed:
                     bad = max((self._count_bad(t, ranks) for t in node.outputs), default=0)
                     if bad:
                         found = place[node], f"{_first_in(node, ins)}{built(node)} makes {bad} of them"
-        for node, factors in self._factors.items():
-            if found is None and factors.may_be_bad:
-                found = place[node], f"{_first_in(node, [])}{built(node)} makes numbers too large"
         self._board.row[POSITION] = -1
         return found
 
     def _count_bad(self, tensor: Tensor, ranks: int) -> int:
-        if not tensor.dtype.is_floating or isinstance(self._arrays[tensor], tuple):
+        if not tensor.dtype.is_floating:
             return 0
         array = self._arrays[tensor]
         return int(is_bad(self.backend.xp, array, largest(array.dtype, ranks)).sum())
@@ -329,5 +322,5 @@ def _written_before(nodes: Sequence[Operation], kinds: Any) -> list[str]:
 
 def _label(node: Operation) -> str:
     """A node's kernel for messages: 'MatMul(hidden_1/MatMul)'; of a sum the first tensor that it sums."""
-    name = node.inputs[0].op.name if isinstance(node.kind, AllReduce) else node.name
+    name = node.inputs[0].op.name if isinstance(node.kind, AllReduce | NodeBarrier) else node.name
     return f"{node.type}({name}{', ...' if len(node.outputs) > 1 else ''})"

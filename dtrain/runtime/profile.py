@@ -190,15 +190,7 @@ def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, An
             continue
         # of a node in NumPy the last kernel is the op itself; those before it copy its inputs into place
         copies = symbol == "copy" or (not symbol and i + 1 < len(nodes) and nodes[i + 1] is node)
-        left = plan.summed_by_updates | plan.in_parts
-        if left.intersection(node.outputs):  # an allreduce with one kernel for each of the other sums
-            behind = sum(other is node for other in nodes[i + 1 :])
-            own = [t for t in node.outputs if t not in left]
-            copies = behind >= len(own)
-            moved = [] if copies else [own[-1 - behind]]
-        else:
-            moved = list(node.inputs if node.type == "AllReduce" else node.outputs) if part == MOVING else []
-            moved += plan.summed_by_updates.intersection(node.inputs)
+        moved = [node.inputs[k] for k in node.kind.summed] or (node.outputs if part == MOVING else [])
         if part == MOVING and copies:
             part = MEMORY
         elif moved:

@@ -37,7 +37,7 @@ from dtrain.ops.base import convert_to_tensor, to_array
 from dtrain.ops.check import LOSS_SCALES, LOSSES, NotFinite
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
-from dtrain.ops.state import Variable, VariableOp
+from dtrain.ops.state import Variable, VariableOp, is_updated
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
 from dtrain.passes.step import ancestors
@@ -48,7 +48,7 @@ from dtrain.runtime.collection import paused
 from dtrain.runtime.config import ConfigProto, RunMetadata, RunOptions
 from dtrain.runtime.device import DevicePlan
 from dtrain.runtime.draws import Draws
-from dtrain.runtime.layout import PlanEnv
+from dtrain.runtime.layout import NoRoom, PlanEnv
 from dtrain.runtime.plan import Plan
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
@@ -575,9 +575,12 @@ class Session:
             look = look and self._looks and bool(losses) and not stops
             losses_at = {i: t.name for i, t in enumerate(tensors) if t in losses} if look else None
             device = not self.backend.on_host
-            step = compile_step(
-                tensors, targets, feed_specs, self.comm.size, native, stops or look, link, device, losses_at
+            compiled = partial(
+                compile_step,
+                *(tensors, targets, feed_specs, self.comm.size),
+                *(native, stops or look, link, device, losses_at),
             )
+            step = compiled(shares=self.comm.shares)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
@@ -599,7 +602,11 @@ class Session:
         )
         kind = Plan if self.backend.on_host else DevicePlan
         call += caller() if tag else ""
-        plan = kind(step, nodes, self._variables, self.backend, env, scales, call, tag)
+        try:
+            plan = kind(step, nodes, self._variables, self.backend, env, scales, call, tag)
+        except NoRoom:
+            step = compiled(shares=False)
+            plan = kind(step, schedule(step), self._variables, self.backend, env, scales, call, tag)
         plan.losses = losses_at or {}
         return plan
 
@@ -677,7 +684,7 @@ class Session:
                 new.setdefault((node.kind.group, node.kind.dtype.name), []).append(node)
         for nodes in new.values():
             sizes = [_nbytes(node) for node in nodes]
-            walked = nodes[0].kind.group.startswith("trainable")
+            walked = is_updated(nodes[0])
             offset = self._walked % 3 * STAGGER
             self._walked += walked
             nbytes = offset + sum(aligned(size) for size in sizes)

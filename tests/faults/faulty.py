@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dtrain import cli
@@ -83,12 +83,12 @@ def in_plans(choose: Callable[[Any], int | None], wrap: Callable[[Callable[..., 
     Plan.__init__ = init  # type: ignore[method-assign]
 
 
-def first(plan: Any, op: str, training: bool) -> int | None:
-    """The kernel of the first such op in the step (training) or the test."""
+def first(plan: Any, ops: Sequence[str], training: bool) -> int | None:
+    """The kernel of the first of these ops in the step (training) or the test."""
     types = [n.type for n in plan.kernel_nodes]
-    if op not in types or any(t.startswith("Apply") for t in types) != training or len(types) < 8:
+    if any(t.startswith("Apply") for t in types) != training or len(types) < 8:
         return None
-    return types.index(op)
+    return next((i for i, t in enumerate(types) if t in ops), None)
 
 
 def slow(seconds: float) -> None:
@@ -112,14 +112,15 @@ def prepare(kind: str, phase: str) -> None:
     elif phase == "start":
         trainer.load = after(1, kind, trainer.load)
     elif phase == "forward":
-        in_plans(lambda plan: first(plan, "MatMul", True), lambda k: after(RUN, kind, k))
+        in_plans(lambda plan: first(plan, ["MatMul"], True), lambda k: after(RUN, kind, k))
     elif phase == "allreduce":
         # its first kernel is the meeting before the sum: the fault comes behind it, the others go on
-        in_plans(lambda plan: first(plan, "AllReduce", True), lambda k: behind(RUN, kind, k))
+        sums = ("AllReduce", "NodeBarrier")
+        in_plans(lambda plan: first(plan, sums, True), lambda k: behind(RUN, kind, k))
     elif phase == "beside":  # with --overlap: while a sum that began early goes on
-        in_plans(lambda plan: first(plan, "BeginAllReduce", True), lambda k: behind(RUN, kind, k))
+        in_plans(lambda plan: first(plan, ["BeginAllReduce"], True), lambda k: behind(RUN, kind, k))
     elif phase == "evaluation":
-        in_plans(lambda plan: first(plan, "MatMul", False), lambda k: after(1, kind, k))
+        in_plans(lambda plan: first(plan, ["MatMul"], False), lambda k: after(1, kind, k))
     elif phase == "saving":
         trainer.Checkpoints.save = after(1, kind, trainer.Checkpoints.save)  # type: ignore[method-assign]
 

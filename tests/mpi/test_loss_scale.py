@@ -12,7 +12,7 @@ import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import NumericError
 from dtrain.ops.check import HasBad
-from dtrain.ops.collective import AllReduce
+from dtrain.ops.collective import AllReduce, NodeBarrier
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.loop import Loop, Window
@@ -98,13 +98,13 @@ def test_the_step_has_one_bucket_and_one_check_before_it(comm: Communicator, ker
     plain, scaled = steps(None), steps(DynamicLossScale)
 
     def sums(plan: Plan) -> list[int]:
-        return [len(n.inputs) for n in plan.nodes if isinstance(n.kind, AllReduce)]
+        return [len(n.inputs) for n in plan.nodes if isinstance(n.kind, AllReduce | NodeBarrier)]
 
     assert len(sums(plain)) == len(sums(scaled)) == (comm.size > 1)
     if comm.size > 1:
         assert sums(scaled) == sums(plain)  # the verdict is one of them
         (check,) = [n for n in scaled.nodes if isinstance(n.kind, HasBad)]
-        (bucket,) = [n for n in scaled.nodes if isinstance(n.kind, AllReduce)]
+        (bucket,) = [n for n in scaled.nodes if isinstance(n.kind, AllReduce | NodeBarrier)]
         assert check.outputs[0] in bucket.inputs
         divided = [t for t in bucket.inputs if t.op.name.startswith("loss_scale")]
         assert len(divided) == 3 and set(divided) <= set(check.inputs)

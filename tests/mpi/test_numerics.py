@@ -12,7 +12,7 @@ import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import NumericError
 from dtrain.ops.check import HasBad, StopIfBad
-from dtrain.ops.collective import AllReduce
+from dtrain.ops.collective import AllReduce, NodeBarrier
 from dtrain.ops.fused import Fused
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.mpi
 class Training:
     """The MLP of `dtrain train`, smaller and of odd sizes, on rows of this rank.
 
-    wide: so that its gradients have more numbers than what they are computed of; see runtime/exchange.py.
+    wide: so that its gradients have more numbers than what they are computed of; see passes/share.py.
     """
 
     def __init__(
@@ -99,11 +99,12 @@ def test_each_op_is_named_and_nothing_is_updated(
         for n in plan.nodes[:stop]
         if n in plan.kernel_nodes
         and (np.isnan(bad) or not n.name.startswith("Adam/"))  # a number over infinity is none
-        and not isinstance(n.kind, AllReduce | HasBad)
+        and not isinstance(n.kind, AllReduce | NodeBarrier | HasBad)
         and any(t.dtype.is_floating for t in n.outputs)
     ]
     # of a product that the ranks compute by parts behind the meeting, the factors were looked at
-    summed = max((i for i, n in enumerate(plan.nodes) if isinstance(n.kind, AllReduce)), default=stop)
+    sums = (i for i, n in enumerate(plan.nodes) if isinstance(n.kind, AllReduce | NodeBarrier))
+    summed = max(sums, default=stop)
     makers = [n for n in makers if plan.nodes.index(n) < summed]
     assert len(makers) >= 9
     good = plan.kernels

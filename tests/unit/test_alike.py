@@ -34,6 +34,7 @@ class Pretender(Communicator):
     """
 
     batch = 0
+    shares = True
 
     def __init__(self, rank: int, size: int, all: list[bool] | None = None) -> None:
         super().__init__()
@@ -75,9 +76,11 @@ class Pretender(Communicator):
         self._inputs.append(np.zeros(nbytes, np.uint8))
         return self._inputs[-1], np.zeros(nbytes, np.uint8)
 
-    def terms(self, source: np.ndarray) -> list[np.ndarray] | None:
+    def terms(self, source: np.ndarray, shapes: Any = None) -> list[np.ndarray] | None:
         inside = any(np.may_share_memory(i, source) for i in self._inputs)
-        return [source] * self.size if inside else None
+        everyones = shapes or [source.shape] * self.size
+        alike = (source if s == source.shape else np.zeros(s, source.dtype) for s in everyones)
+        return list(alike) if inside else None
 
     def reducer(self, source: np.ndarray, output: np.ndarray) -> Callable[[], Any]:
         return lambda: self.calls.append(("sum", output.shape))

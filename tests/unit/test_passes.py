@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import dtrain as dt
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.check import check
+from dtrain.graph.graph import Operation
 from dtrain.ops.collective import AllReduce
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded, local_shape, shard_bounds
 from dtrain.passes import PIPELINE, FeedSpec, Step, compile_step
@@ -26,7 +28,8 @@ from dtrain.passes.local import cse, fold, lower, simplify, snapshot
 from dtrain.passes.order import schedule
 from dtrain.passes.place import bucket, place
 from dtrain.passes.prune import prune
-from dtrain.passes.step import ancestors, topological
+from dtrain.passes.share import share
+from dtrain.passes.step import ancestors, memory_of, topological
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.layout import PlanEnv
 from dtrain.runtime.plan import Plan
@@ -445,12 +448,66 @@ def _trained() -> tuple[list[dt.Tensor], list[Any], Feeds]:
     return [loss], [train], feeds
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-@pytest.mark.parametrize("build", [_trained, _clipped, _normalised, _written])
-def test_every_pass_leaves_a_legal_graph(build: Any, ranks: int) -> None:
+def _wide() -> tuple[list[dt.Tensor], list[Any], Feeds]:
+    """Of the first layer's weights there are more than of what their gradient is computed of."""
+    x, w = dt.placeholder("float", [None, 40]), dt.Variable(dt.ones([40, 50]))
+    hidden = dt.nn.relu(dt.matmul(x * 0.5, w) + dt.Variable(dt.ones([50])))
+    loss = dt.reduce_sum(dt.square(dt.matmul(hidden, dt.Variable(dt.ones([50, 1])))))
+    with dt.control_dependencies([dt.Variable(0, trainable=False).assign_add(1)]):
+        train = dt.train.MomentumOptimizer(0.1, 0.9).minimize(loss)
+    return [loss], [train], [(x, (7, 40))]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_update_sums_where_ranks_share_memory(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    (loss,), (train,), ((x, shape),) = _wide()
+    biases = next(n for n in loss.graph.operations if n.type == "ApplyMomentum").inputs[4]
+    spec = FeedSpec(x, shape, Sharded(0))
+    monkeypatch.setitem(share.__globals__, "own_products", lambda: fast)
+
+    def made(fetches: list[dt.Tensor], **given: Any) -> tuple[Counter[str], dict[str, Operation]]:
+        how = {"native": True, "shares": True, "checked": True} | given
+        step = compile_step(fetches, [train], [spec], 3, **how)
+        check(step.graph.operations)
+        nodes = schedule(step)
+        assert all(step.placements[t] == REPLICATED for t in step.fetches)
+        return Counter(n.type for n in nodes), {n.type: n for n in nodes}
+
+    count, node = made([loss])
+    assert count["NodeBarrier"] == 1 and count["SumTerms"] == 2 and not count["AllReduce"]
+    assert count["RowsOfProduct"] == fast and count["MatMul"] == 5 - fast
+    update = node["ApplyMomentum"]
+    assert (update.kind.rows, update.kind.terms) == (((0,), (1, 2)) if fast else ((), (0, 1, 2)))
+    assert count["ProductBound"] == fast
+    assert [memory_of(update.inputs[3 + k]).op.type for k in update.kind.terms] == ["NodeBarrier"] * (
+        3 - fast
+    )
+    if fast:
+        product = node["RowsOfProduct"]
+        assert update.inputs[3].op is product and product.inputs[0].op is node["NodeBarrier"]
+        assert node["ProductBound"].outputs[0] in node["HasBad"].inputs
+        assert node["ProductBound"].inputs == node["NodeBarrier"].inputs[-2:]
+    # what is fetched is whole; the update, which ends in a meeting, waits for what reads others' terms
+    count, node = made([loss, biases])
+    assert count["SumTerms"] == 3 and 1 not in node["ApplyMomentum"].kind.terms
+    unchecked = made([loss], checked=False)[1]
+    assert unchecked["SumTerms"] in unchecked["ApplyMomentum"].control_inputs
+    assert "ProductBound" not in unchecked
+    # the barrier waits for what the product waited for
+    assert (unchecked["AssignAdd"] in unchecked["NodeBarrier"].control_inputs) == fast
+    for elsewhere in ({"shares": False}, {"native": None}, {"device": True}):
+        assert made([loss], **elsewhere)[0]["AllReduce"] == 1
+    monkeypatch.setitem(share.__globals__, "SMALL", 4)
+    assert made([loss])[0]["AllReduce"] == 1
+
+
+@pytest.mark.parametrize("ranks, shares", [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize("build", [_trained, _clipped, _normalised, _written, _wide])
+def test_every_pass_leaves_a_legal_graph(build: Any, ranks: int, shares: bool) -> None:
     fetches, targets, feeds = build()
     before = len(dt.get_default_graph().operations)
     step = prune(fetches, targets, [FeedSpec(t, shape, Sharded(0)) for t, shape in feeds], ranks)
+    step = replace(step, native=shares or None, shares=shares, checked=shares)
     check(step.graph.operations)
     for run_pass in PIPELINE:
         step = run_pass(step)

@@ -97,7 +97,7 @@ def test_passes_for_several_ranks_grow_with_the_graph(program: Callable[[int], P
         dt.reset_default_graph()
         loss, train, feeds = program(n)
         specs = [FeedSpec(t, a.shape, Sharded(0)) for t, a in feeds.items()]
-        return _lines(lambda: compile_step([loss], [train], specs, 3, True, checked=True))
+        return _lines(lambda: compile_step([loss], [train], specs, 3, True, checked=True, shares=True))
 
     lines(4)
     assert lines(80) < 4.4 * lines(20)

@@ -279,13 +279,16 @@ def test_each_op_says_what_its_time_counts_as() -> None:
         said.setdefault(kind.category, set()).add(name)
     del said[""]
     assert said == {
-        MATRIX: {"MatMul", "BatchMatMul", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"},
+        MATRIX: {
+            *("MatMul", "BatchMatMul", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"),
+            "RowsOfProduct",
+        },
         LOSS: {"SigmoidCrossEntropy", "SoftmaxCrossEntropy", "SparseSoftmaxCrossEntropy"},
         REDUCTION: {
             *("All", "Any", "ArgMax", "ArgMin", "Cumsum", "HasBad", "Max", "Mean", "Min", "Prod"),
-            *("StopIfBad", "Sum"),
+            *("ProductBound", "StopIfBad", "Sum"),
         },
-        MOVING: {"AllGather", "AllReduce", "BeginAllReduce", "TakeShard"},
+        MOVING: {"AllGather", "AllReduce", "BeginAllReduce", "NodeBarrier", "SumTerms", "TakeShard"},
         ELEMENTWISE: {"Fused"},
     }
     assert set(said) < set(PARTS)

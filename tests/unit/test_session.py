@@ -131,9 +131,9 @@ def test_a_plan_is_made_once_for_each_set_of_shapes(monkeypatch: pytest.MonkeyPa
     compiled = []
     compile_step = session_module.compile_step
 
-    def counting(*arguments: Any) -> Any:
+    def counting(*arguments: Any, **named: Any) -> Any:
         compiled.append(arguments)
-        return compile_step(*arguments)
+        return compile_step(*arguments, **named)
 
     monkeypatch.setattr(session_module, "compile_step", counting)
     x = dt.placeholder("float", [None, 2])

@@ -58,17 +58,7 @@ def train(
 def exchanged(session: dt.Session) -> list[int]:
     """How many products each plan that trains computes by parts of the parameter."""
     plans = [p for p in session._plans.values() if any(n.type.startswith("Apply") for n in p.nodes)]
-    return [sum(s == "product" and n.type == "MatMul" and behind(p, n) for n, s in names(p)) for p in plans]
-
-
-def names(plan: Any) -> list[tuple[Any, str]]:
-    return list(zip(plan.kernel_nodes, plan.kernel_symbols, strict=True))
-
-
-def behind(plan: Any, node: Any) -> bool:
-    """Whether a node runs behind the plan's sum; where each rank has the whole batch there is none."""
-    order = [n.type for n in plan.kernel_nodes]
-    return "AllReduce" in order and plan.kernel_nodes.index(node) > order.index("AllReduce")
+    return [sum(n.type == "RowsOfProduct" for n in p.kernel_nodes) for p in plans]
 
 
 @pytest.mark.parametrize("total, products", [(4, 2), (7, 1), (25, 1)])
@@ -101,11 +91,29 @@ def test_a_large_batch_is_summed(comm: MPICommunicator) -> None:
     np.testing.assert_allclose(many[0], one[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_gradient_that_is_fetched_is_whole(comm: MPICommunicator) -> None:
+@pytest.mark.parametrize("lacking", ["bucket", "shared"])
+def test_without_room_to_share_all_ranks_sum(
+    comm: MPICommunicator, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For gradients, or for parameters."""
+    comm = MPICommunicator()
+    monkeypatch.setattr(comm, lacking, lambda nbytes: None)
+    session, many = train(comm, [7, 25, 7], lambda: dt.train.AdamOptimizer(0.01))
+    _, one = train(None, [7, 25, 7], lambda: dt.train.AdamOptimizer(0.01))
+    assert exchanged(session) == [0, 0]
+    assert not any(n.type == "NodeBarrier" for p in session._plans.values() for n in p.nodes)
+    assert len(comm._buckets) == (2 if lacking == "shared" else 0)
+    for a, b in zip(many[-1], one[-1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variable", [0, 1])
+def test_a_gradient_that_is_fetched_is_whole(comm: MPICommunicator, variable: int) -> None:
+    """Of the small one the sum is one of the few that each rank adds up for itself."""
     for which in (comm, None):
         with dt.Graph().as_default():
             (loss, step), x, y = network(descent)
-            gradient = dt.gradients(loss, [dt.trainable_variables()[0]])[0]
+            gradient = dt.gradients(loss, [dt.trainable_variables()[variable]])[0]
             session = dt.Session(comm=which, device=Backend("c"))
             session.run(dt.global_variables_initializer())
             rows = np.random.default_rng(0).standard_normal((10, 75)).astype("f")
