@@ -25,6 +25,7 @@ from dtrain.cuda.loops import (
     update,
 )
 from dtrain.cuda.windows import COUNTABLE, Windows
+from dtrain.native.code import axes_of
 from dtrain.native.compiler import HERE as NATIVE
 from dtrain.native.loops import TYPES, Untranslatable, named
 
@@ -202,39 +203,20 @@ class Code:
         return self.own("arg_extreme", x.dtype, out.size, x, *sizes, int(least), out)
 
     def move(self, out: Any, x: Any) -> list[Launch] | None:
-        """out = x, which broadcasts to it; both may lie in memory otherwise than entry behind entry."""
-        n, type = out.itemsize, {1: "uint8_t", 2: "uint16_t", 4: "int32_t", 8: "int64_t"}.get(out.itemsize)
-        if x.dtype != out.dtype or out.dtype == object or type is None:
+        """out = x, a number or an array that broadcasts to it; both may lie in memory in any strides."""
+        x = self.constant(np.asarray(x, out.dtype)) if np.isscalar(x) else x
+        if x.dtype != out.dtype or out.dtype == object:
             return None
         if not out.size:
             return []
         if x.shape == out.shape and x.flags.c_contiguous and out.flags.c_contiguous:
             return self.launch("kernels.cu", "copy", -(-out.nbytes // 8), out, x, out.nbytes)
-        missing = out.ndim - x.ndim
-        sizes = (1,) * missing + x.shape
-        steps = [
-            0 if size == 1 else step for size, step in zip(sizes, (0,) * missing + x.strides, strict=True)
-        ]
-        axes: list[tuple[int, int, int]] = []
-        for size, to, of in zip(out.shape, out.strides, steps, strict=True):
-            if size == 1:
-                continue
-            if axes and axes[-1][1:] == (to * size, of * size):
-                axes[-1] = (axes[-1][0] * size, to, of)
-            else:
-                axes.append((size, to, of))
+        n, axes = out.itemsize, axes_of(out, x)
+        type = {1: "uint8_t", 2: "uint16_t", 4: "int32_t", 8: "int64_t"}[n]
         symbol, source = copy(type, len(axes), out.size >= COUNTABLE)
         self._sources[symbol] = source
         words = (out, x, *(w for size, to, of in axes for w in (size, to // n, of // n)))
         return [Launch(symbol, words, blocks_for(out.size), THREADS)]
-
-    def fill(self, out: Any, value: float) -> list[Launch] | None:
-        """One number everywhere in an array that lies entry behind entry."""
-        type = TYPES.get(out.dtype.name)
-        if type is None:
-            return None
-        word = float(value) if type in ("float", "double") else int(value)
-        return self.launch("kernels.cu", f"fill_{type}", out.size, out, out.size, word)
 
     def contiguous(self, arrays: Sequence[Any]) -> tuple[list[Launch], list[Any]] | None:
         """Launches that copy what does not lie entry behind entry, and all arrays; None: all do."""
@@ -372,7 +354,7 @@ class Code:
         if not all(x.flags.c_contiguous for x in (a, b, out)):
             return None
         if not (out.size and a.size):
-            return [] if add or not out.size else self.fill(out, 0)
+            return [] if add or not out.size else self.move(out, 0)
         blas = self._backend.blas
         call = blas.product(a, b, out, across_a, across_b, add) if blas is not None else None
         return None if call is None else Product(call)
@@ -391,7 +373,7 @@ class Code:
         if blas is None or not all(x.flags.c_contiguous for x in (a, b, out)):
             return None
         if not (out.size and a.size):
-            return self.fill(out, 0)
+            return self.move(out, 0)
         batch, calls = out.shape[:-2], []
         # the number of each product's matrix in a and in b
         ia, ib = (

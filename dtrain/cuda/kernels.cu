@@ -93,17 +93,6 @@ KERNEL zero(HERE, char *out, int64_t bytes) {
     for (int64_t i = AT; i < bytes; i += STRIDE) out[i] = 0;
 }
 
-#define FILL(TYPE, GIVEN)                                                                                       \
-    KERNEL fill_##TYPE(HERE, TYPE *out, int64_t n, GIVEN value) {                                               \
-        if (stopped(s)) return;                                                                                 \
-        for (int64_t i = AT; i < n; i += STRIDE) out[i] = (TYPE)value;                                          \
-    }
-FILL(float, double)
-FILL(double, double)
-FILL(int32_t, int64_t)
-FILL(int64_t, int64_t)
-FILL(uint8_t, int64_t)
-
 /* a verdict, 0 where all is well */
 KERNEL stop_if_bad_float(HERE, const float *verdict) {
     if (*verdict != 0) stop(s, number, NOT_FINITE);

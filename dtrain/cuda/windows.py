@@ -77,7 +77,7 @@ class Windows:
         for examples, rows, write in self._rows(x):
             flow = dy[examples].reshape(len(rows), df.shape[3])
             calls += [*write, self._code.product(rows, flow, total, True, False, add=bool(examples.start))]
-        return _whole(calls) if calls else self._code.fill(df, 0)
+        return _whole(calls) if calls else self._code.move(df, 0)
 
     def to_images(self, dy: Any, f: Any, dx: Any) -> list[Any] | None:
         """dx, the gradient to the images, of the gradient to the results and the filter."""

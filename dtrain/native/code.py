@@ -135,11 +135,14 @@ class Code:
         """On the host NumPy draws."""
         return None
 
-    def move(self, out: np.ndarray, x: np.ndarray) -> NativeCall | None:
-        """out = x; None where they are not alike, entry behind entry, which NumPy copies as well."""
-        alike = x.dtype == out.dtype != object and x.shape == out.shape
-        plain = alike and x.flags.c_contiguous and out.flags.c_contiguous
-        return self.call("copy", out, x, out.nbytes) if plain else None
+    def move(self, out: np.ndarray, x: Any) -> NativeCall | list[NativeCall] | None:
+        """out = x, a number or an array that broadcasts to it; both may lie in memory in any strides."""
+        x = np.asarray(x, out.dtype) if np.isscalar(x) else x
+        if x.dtype != out.dtype or out.dtype == object:
+            return None
+        axes = axes_of(out, x)
+        words = (n for axis in axes for n in axis)
+        return self.call("move", out, x, out.itemsize, len(axes), *words) if out.size else []
 
     def gather(self, table: np.ndarray, indices: np.ndarray, axis: int, out: np.ndarray) -> NativeCall | None:
         """out = entries of the table along an axis, at the indices."""
@@ -164,9 +167,6 @@ class Code:
 
     def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> None:
         """A call of a kernel that only CUDA has; the host leaves it to NumPy."""
-
-    def fill(self, out: np.ndarray, value: float) -> None:
-        """On the host NumPy fills."""
 
     def places(self, positions: np.ndarray, shape: tuple[int, ...]) -> None:
         """On the host NumPy finds positions."""
@@ -283,6 +283,24 @@ class Code:
         if symbol == "product":
             library = _product().library
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
+
+
+def axes_of(out: Any, x: Any) -> list[tuple[int, int, int]]:
+    """For a copy of x, which broadcasts to out: sizes, and the bytes to the next entry in out and in x.
+
+    Axes of 1 are left out and neighbours joined where both run alike over them; one axis at least is there.
+    """
+    missing = out.ndim - x.ndim
+    steps = [0] * missing + [0 if n == 1 else step for n, step in zip(x.shape, x.strides, strict=True)]
+    axes: list[tuple[int, int, int]] = []
+    for size, to, of in zip(out.shape, out.strides, steps, strict=True):
+        if size == 1:
+            continue
+        if axes and axes[-1][1:] == (to * size, of * size):
+            axes[-1] = (axes[-1][0] * size, to, of)
+        else:
+            axes.append((size, to, of))
+    return axes or [(1, out.itemsize, out.itemsize)]
 
 
 class Program:

@@ -103,9 +103,35 @@ GEMM(gemm_double_64, int64_t, double)
 GEMM(gemm_float_32, int32_t, float)
 GEMM(gemm_double_32, int32_t, double)
 
-/* destination, source, bytes */
-int copy(const word *w) {
-    memcpy(w[0].p, w[1].p, w[2].i);
+#define MOVE_ROW(TYPE)                                                                                          \
+    if (from_step == 0 && to_step == sizeof(TYPE)) {                                                            \
+        const TYPE x = *(const TYPE *)from;                                                                     \
+        for (int64_t i = 0; i < n; i++) ((TYPE *)to)[i] = x;                                                    \
+    } else {                                                                                                    \
+        for (int64_t i = 0; i < n; i++) *(TYPE *)(to + i * to_step) = *(const TYPE *)(from + i * from_step);    \
+    }
+/* axis: of each axis that is left its size, and the steps in bytes in both arrays */
+static void move_axes(char *to, const char *from, int64_t itemsize, int64_t axes, const word *axis) {
+    const int64_t n = axis[0].i, to_step = axis[1].i, from_step = axis[2].i;
+    if (axes > 1) {
+        for (int64_t i = 0; i < n; i++)
+            move_axes(to + i * to_step, from + i * from_step, itemsize, axes - 1, axis + 3);
+    } else if (to_step == itemsize && from_step == itemsize) {
+        memmove(to, from, n * itemsize);
+    } else if (itemsize == 1) {
+        MOVE_ROW(uint8_t)
+    } else if (itemsize == 2) {
+        MOVE_ROW(uint16_t)
+    } else if (itemsize == 4) {
+        MOVE_ROW(uint32_t)
+    } else {
+        MOVE_ROW(uint64_t)
+    }
+}
+
+/* destination, source, bytes of an entry, axes, and the three words of each */
+int move(const word *w) {
+    move_axes(w[0].p, w[1].p, w[2].i, w[3].i, w + 4);
     return OK;
 }
 

@@ -411,6 +411,18 @@ def in_order(*calls: Any) -> list[Any] | None:
     return [call for c in calls for call in (c if isinstance(c, list) else [c])]
 
 
+def in_turn(calls: Sequence[Kernel]) -> Kernel:
+    """One kernel that does several."""
+    if len(calls) == 1:
+        return calls[0]
+
+    def kernel() -> None:
+        for call in calls:
+            call()
+
+    return kernel
+
+
 def bits(x: Array) -> Array:
     """The same memory as integers: times a mask an entry is itself or 0, even if it is infinite or NaN.
 

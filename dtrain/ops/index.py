@@ -252,7 +252,7 @@ def _added(
     owners = outer * (rows if by_rows else n) * inner
     words = dy, indices, indices.itemsize, *sizes, rows, int(by_rows), out
     calls = code.own("scatter_add", out.dtype, owners, *words)
-    return calls if by_rows else in_order(code.fill(out, 0), calls)
+    return calls if by_rows else in_order(code.move(out, 0), calls)
 
 
 def _positions(env: Env, indices: Array, shape: Sequence[int]) -> tuple[Callable[[], None], tuple[Any, ...]]:

@@ -105,7 +105,7 @@ class TopKGrad(_Rows):
         (dy, indices, _), dx = ins, outs[0]
         rows, columns = math.prod(dx.shape[:-1]), dx.shape[-1]
         put = code.own("put", dx.dtype, dy.size, dx, rows, columns, indices, dy.shape[-1], dy)
-        return in_order(code.fill(dx, 0), put)
+        return in_order(code.move(dx, 0), put)
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         return [apply(TopKPick(), g, node.inputs[1]), None, None]

@@ -98,7 +98,7 @@ def test_every_op_of_the_ops_folder_is_registered() -> None:
         kinds |= set(subclasses)
         todo += subclasses
     public = {k for k in kinds if not k.__name__.startswith("_") and k.__module__.startswith("dtrain.")}
-    assert {k.__name__ for k in public} - {"Elementwise", "Chosen"} == set(REGISTRY)
+    assert {k.__name__ for k in public} - {"Elementwise", "Chosen", "Move"} == set(REGISTRY)
 
 
 # -- trying one op ---------------------------------------------------------------------------------------
@@ -454,7 +454,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "LogicalOr": lambda op, x, y: x | y,
     "LogicalXor": lambda op, x, y: x ^ y,
     "Min": lambda op, x: x.min(op.axes, keepdims=op.keepdims),
-    "Pad": lambda op, x: np.pad(x, op.paddings, constant_values=op.value),
+    "Pad": lambda op, x: np.pad(x, np.reshape(op.paddings, (-1, 2)).astype(int), constant_values=op.value),
     "Prod": lambda op, x: x.prod(op.axes, keepdims=op.keepdims),
     "Range": lambda op: np.arange(op.start, op.limit, op.delta),
     "Reciprocal": lambda op, x: 1 / x,
