@@ -166,7 +166,7 @@ class Code:
         arrays = [w for w in words if hasattr(w, "flags")]
         if type is None or not all(a.flags.c_contiguous for a in arrays):
             return None
-        file = "rows.cu" if symbol in ("top_k", "in_top_k", "arg_extreme") else "axes.cu"
+        file = "rows.cu" if symbol in ("top_k", "arg_extreme") else "axes.cu"
         return self.launch(file, f"{symbol}_{type}", entries, *words)
 
     def rows(self, symbol: str, x: Any, *words: Any) -> list[Launch] | None:
@@ -186,15 +186,13 @@ class Code:
             )
         ]
 
-    def places(self, positions: Any, shape: tuple[int, ...]) -> tuple[list[Launch], Any] | None:
-        """A launch that numbers positions in an array of this shape, row by row; and the numbers, int64."""
+    def places(self, positions: Any, shape: tuple[int, ...], out: Any) -> list[Launch] | None:
+        """A launch that numbers positions in an array of this shape, row by row."""
         if not positions.flags.c_contiguous:
             return None
-        axes = len(shape)
-        out = self.scratch((positions.size // axes,), np.dtype(np.int64))
         sizes = self.constant(np.array(shape, np.int64))
-        words = (positions, positions.itemsize, out.size, axes, sizes, out)
-        return self.launch("axes.cu", "places", out.size, *words), out
+        words = (positions, positions.itemsize, out.size, len(shape), sizes, out)
+        return self.launch("axes.cu", "places", out.size, *words)
 
     def arg_extreme(self, x: Any, axis: int, least: bool, out: Any) -> list[Launch] | None:
         """out = where the first largest, or smallest, entries along an axis are."""

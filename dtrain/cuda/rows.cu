@@ -149,23 +149,3 @@ template <class T> INLINE bool comes_first(T a, T b) { return a != a ? b == b : 
 #define OF_NUMBERS(KIND) KIND(float) KIND(double) KIND(int32_t) KIND(int64_t) KIND(uint8_t)
 OF_NUMBERS(ARG_EXTREME)
 OF_NUMBERS(TOP_K)
-
-/* predictions, rows, classes, targets, bytes of a target, k, out: whether fewer than k predictions are larger than the
- * target's, and all are finite; a thread a row */
-#define IN_TOP_K(T)                                                                                             \
-    KERNEL in_top_k_##T(HERE, const T *x_, int64_t rows, int64_t classes,                                       \
-                        const void *targets, int64_t itemsize, int64_t k, uint8_t *out) {                       \
-        for (int64_t i = AT; i < rows; i += STRIDE) {                                                           \
-            const T *x = x_ + i * classes;                                                                      \
-            const int64_t target = index_at(targets, itemsize, i);                                              \
-            bool in = (uint64_t)target < (uint64_t)classes;                                                     \
-            int64_t larger = 0;                                                                                 \
-            for (int64_t j = 0; in && j < classes; j++) {                                                       \
-                larger += x[j] > x[target];                                                                     \
-                in = x[j] - x[j] == 0;                                                                          \
-            }                                                                                                   \
-            out[i] = in && larger < k;                                                                          \
-        }                                                                                                       \
-    }
-IN_TOP_K(float)
-IN_TOP_K(double)

@@ -168,7 +168,7 @@ class Code:
     def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> None:
         """A call of a kernel that only CUDA has; the host leaves it to NumPy."""
 
-    def places(self, positions: np.ndarray, shape: tuple[int, ...]) -> None:
+    def places(self, positions: np.ndarray, shape: tuple[int, ...], out: np.ndarray) -> None:
         """On the host NumPy finds positions."""
 
     def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import GraphError
-from dtrain.graph.dtypes import bool_, int32
+from dtrain.graph.dtypes import bool_, int32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import compatible, shape_text
+from dtrain.ops.array import expand_dims
 from dtrain.ops.base import (
     Array,
     Env,
@@ -22,11 +23,13 @@ from dtrain.ops.base import (
     apply,
     convert_to_tensor,
     in_order,
-    place_rows,
     register,
 )
 from dtrain.ops.late import static_int
+from dtrain.ops.logic import is_finite, logical_and, where
+from dtrain.ops.math import cast, equal, greater, less
 from dtrain.ops.placement import Placement, Sharded
+from dtrain.ops.reduce import reduce_all, reduce_max, reduce_sum
 
 
 class _Rows(Op):
@@ -161,36 +164,15 @@ class InTopK(Op):
             )
         return [Spec(targets.shape if rows is None else rows, bool_)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (predictions, targets), out = env.xp, ins, outs[0]
-        rows, classes = predictions.shape
-        wide = env.scratch((rows, classes), np.dtype(bool))
-        chosen = env.scratch((rows,), predictions.dtype)
-        counts = env.scratch((rows,), np.dtype(np.intp))
-        columns = xp.arange(classes).astype(np.int64)
-        numbers = env.scratch((rows, 1), np.dtype(np.int64))
-
-        def kernel() -> None:
-            xp.copyto(numbers[:, 0], targets, casting="unsafe")
-            xp.equal(numbers, columns, wide)
-            # a target that is no class matches none, so that it stays NaN, which is in no top k
-            chosen.fill(np.nan)
-            for_rows, at = xp.nonzero(wide)
-            chosen[for_rows] = predictions[for_rows, at]
-            xp.greater(predictions, chosen[:, None], wide)
-            xp.sum(wide, axis=1, out=counts)
-            xp.less(counts, self.k, out)
-            xp.logical_and(out, xp.isfinite(chosen), out)
-            xp.logical_and(out, xp.isfinite(predictions).all(axis=1), out)
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        (x, targets), out = ins, outs[0]
-        return code.own("in_top_k", x.dtype, len(x), x, *x.shape, targets, targets.itemsize, self.k, out)
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        return place_rows(placements, node)
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        predictions, targets = inputs
+        classes = np.arange((predictions.spec.shape or ())[1])
+        is_target = equal(expand_dims(cast(targets, int64), 1), classes)
+        # of a target that is no class it is not finite, so that it is in no top k
+        of_target = reduce_max(where(is_target, predictions, -np.inf), 1, keepdims=True)
+        larger = reduce_sum(cast(greater(predictions, of_target), int64), 1)
+        finite = logical_and(is_finite(of_target), is_finite(predictions))
+        return logical_and(less(larger, self.k), reduce_all(finite, 1))
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -223,8 +223,7 @@ def test_float32_agrees_with_float64(example: Example) -> None:
 def test_folding_computes_what_a_run_does(example: Example) -> None:
     arrays = inputs_of(example)
     node, feeds = node_on(example.op, arrays)
-    lowered = example.op.lower(node, node.inputs) is not None  # then it has no kernel of its own
-    if arrays and not lowered:
+    if arrays:
         for ours, theirs in zip(
             evaluate(example.op, arrays), run(list(node.outputs), feeds, arrays), strict=True
         ):
@@ -440,6 +439,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
         op.index
     ],
     "Cumsum": lambda op, x: _cumsum(op, x),
+    "FlatIndex": lambda op, x: np.ravel_multi_index(tuple(np.moveaxis(x, -1, 0)), op.shape),
     "FloorDiv": lambda op, x, y: np.floor(x / y),
     "FloorMod": lambda op, x, y: x - y * np.floor(x / y),
     "Gate": lambda op, c, x: np.where(c, x, 0),
@@ -454,7 +454,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
     "LogicalOr": lambda op, x, y: x | y,
     "LogicalXor": lambda op, x, y: x ^ y,
     "Min": lambda op, x: x.min(op.axes, keepdims=op.keepdims),
-    "Pad": lambda op, x: np.pad(x, np.reshape(op.paddings, (-1, 2)).astype(int), constant_values=op.value),
+    "Pad": lambda op, x: np.pad(x, op.paddings, constant_values=op.value) if x.ndim else x,
     "Prod": lambda op, x: x.prod(op.axes, keepdims=op.keepdims),
     "Range": lambda op: np.arange(op.start, op.limit, op.delta),
     "Reciprocal": lambda op, x: 1 / x,
