@@ -39,7 +39,7 @@ class _Reduction(Op):
     axes: tuple[int, ...] | None
     keepdims: bool
     ufunc: ClassVar[str] = ""
-    #: How two entries become one, a name in cuda/kernels.cuh; in C there are only sums.
+    #: How two entries become one: a name in native/loops.py's JOINS.
     joins: ClassVar[str] = ""
     of_bools: ClassVar[bool] = False
     category = REDUCTION
@@ -63,9 +63,8 @@ class _Reduction(Op):
         return partial(reduce, ins[0], axis=self.axes, out=outs[0], keepdims=self.keepdims)
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        if not self.joins or (not ins[0].size and self.joins in ("most", "least")):
-            return None  # `bind` fills it
-        return code.loop([(self, (0,))], [1], [*specs, *self.infer(*specs)], ins, outs)
+        values = [*specs, *self.infer(*specs)]
+        return code.loop([(self, (0,))], [1], values, ins, outs) if self.joins else None
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
