@@ -12,7 +12,7 @@ import numpy as np
 
 from dtrain.errors import DtrainError
 from dtrain.native import compiler, loops
-from dtrain.native.loops import Loop, Untranslatable
+from dtrain.native.loops import TYPES, Loop, Untranslatable
 from dtrain.poison import poison
 
 #: What a kernel answers besides 0; the same as in kernels.h.
@@ -131,10 +131,6 @@ class Code:
         words = (len(arrays), addresses, sizes, limit, out, out.itemsize, int(more))
         return [self.call(name, *words, *arrays)]  # the arrays stay alive with the words
 
-    def dropout(self, seed: int, start: int, keep: np.ndarray, out: np.ndarray) -> NativeCall | None:
-        """On the host NumPy draws."""
-        return None
-
     def move(self, out: np.ndarray, x: Any) -> NativeCall | list[NativeCall] | None:
         """out = x, a number or an array that broadcasts to it; both may lie in memory in any strides."""
         x = np.asarray(x, out.dtype) if np.isscalar(x) else x
@@ -151,41 +147,26 @@ class Code:
         size = math.prod(table.shape[1:]) * table.itemsize  # of one row, or empty ones, no stride
         return self.call("gather", table, len(table), size, indices, indices.itemsize, indices.size, out)
 
-    def rows(self, symbol: str, x: np.ndarray, *words: Any) -> NativeCall | None:
-        """A call of a function that takes x, whose rows are its last axis, its two sizes, and words."""
-        if symbol not in ("sparse_cross_entropy", "dense_cross_entropy") or not x.shape[-1]:
-            return None
+    def kernel(self, name: str, dtype: np.dtype, entries: int, *words: Any) -> Any:
+        """A call of the function of this name in kernels.c, for numbers of a dtype.
+
+        entries: how many it works on. None: there is no such function, or an array lies otherwise than entry
+        behind entry.
+        """
+        symbol = f"{name}_{TYPES.get(dtype.name)}"
         arrays = [w for w in words if isinstance(w, np.ndarray)]
-        if not all(a.flags.c_contiguous for a in (x, *arrays)) or x.dtype != np.float32:
+        if not hasattr(fixed(), symbol) or not all(a.flags.c_contiguous for a in arrays):
             return None
-        return self.call(symbol, x, *x.shape, *words)
-
-    def arg_extreme(self, x: np.ndarray, axis: int, least: bool, out: np.ndarray) -> NativeCall | None:
-        """out = where the first largest, or smallest, entries along an axis are."""
-        rows = x.ndim == 2 and axis % 2 == 1 and x.flags.c_contiguous and x.dtype == np.float32
-        return self.call("argmax_rows", x, *x.shape, out) if rows and not least else None
-
-    def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> None:
-        """A call of a kernel that only CUDA has; the host leaves it to NumPy."""
-
-    def places(self, positions: np.ndarray, shape: tuple[int, ...], out: np.ndarray) -> None:
-        """On the host NumPy finds positions."""
-
-    def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> None:
-        """On the host NumPy convolves and pools."""
-
-    def products(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool) -> None:
-        """On the host NumPy multiplies many matrices."""
-
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Memory for the kernels of one node; on the host NumPy's have theirs."""
+        return self.call(symbol, *words) if entries else []
 
     def constant(self, array: np.ndarray) -> np.ndarray:
         """The array where kernels read it."""
         return array
 
-    def contiguous(self, arrays: Sequence[Any]) -> None:
-        """On the host NumPy takes what lies otherwise."""
+    def _numpys(self, *_: Any) -> None:
+        """What only CUDA has: on the host NumPy does it."""
+
+    contiguous = dropout = products = scratch = windows = _numpys
 
     def product(
         self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool

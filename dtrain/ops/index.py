@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    around,
     convert_to_tensor,
     in_order,
     register,
@@ -119,9 +119,12 @@ class ScatterAddLike(Op):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (dy, indices, _), out = ins, outs[0]
-        axis = self.axis % out.ndim
-        sizes = math.prod(out.shape[:axis]), indices.size, math.prod(out.shape[axis + 1 :])
-        return _added(code, dy, indices, sizes, out.shape[axis], out)
+        (outer, rows, inner), n = around(out.shape, self.axis), indices.size
+        by_rows = rows <= n  # else out is mostly zero, and a row's first index finds the others
+        owners = outer * (rows if by_rows else n) * inner
+        words = dy, indices, indices.itemsize, outer, n, inner, rows, int(by_rows), out
+        calls = code.kernel("scatter_add", out.dtype, owners, *words)
+        return calls if by_rows else in_order(code.move(out, 0), calls)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(Gather(self.axis), dy, node.inputs[1]), None, None]
@@ -169,7 +172,7 @@ class GatherNd(Op):
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         params, positions = inputs
         outer, rest = _cut(params, positions)
-        return gather(reshape(params, (-1, *rest)), apply(FlatIndex(outer), positions))
+        return gather(reshape(params, (-1, *rest)), apply(FlatIndex(outer), cast(positions, int64)))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         params, indices = node.inputs
@@ -195,7 +198,7 @@ class ScatterNdAddLike(Op):
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         dy, positions, like = inputs
         outer, rest = _cut(like, positions)
-        index = apply(FlatIndex(outer), positions)
+        index = apply(FlatIndex(outer), cast(positions, int64))
         return reshape(apply(ScatterAddLike(), dy, index, reshape(like, (-1, *rest))), (*outer, *rest))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -204,18 +207,6 @@ class ScatterNdAddLike(Op):
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls(), (3,), np.array([[2, 1], [0, 0], [2, 1]], np.int32), (3, 4))]
-
-
-def _added(
-    code: Any, dy: Array, indices: Array, sizes: tuple[int, int, int], rows: int, out: Array
-) -> list[Any] | None:
-    """In CUDA: out [outer, rows, inner] = the sum of what dy [outer, n, inner] has for each row."""
-    outer, n, inner = sizes
-    by_rows = rows <= n  # else out is mostly zero, and a row's first index finds the others
-    owners = outer * (rows if by_rows else n) * inner
-    words = dy, indices, indices.itemsize, *sizes, rows, int(by_rows), out
-    calls = code.own("scatter_add", out.dtype, owners, *words)
-    return calls if by_rows else in_order(code.move(out, 0), calls)
 
 
 def _cut(params: Tensor, positions: Tensor) -> tuple[Any, Any]:
@@ -254,7 +245,8 @@ class FlatIndex(Op):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.places(ins[0], self.shape, outs[0])
+        words = ins[0], outs[0].size, len(self.shape), code.constant(np.array(self.shape)), outs[0]
+        return code.kernel("flat_index", ins[0].dtype, outs[0].size, *words)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         at = placements[0]

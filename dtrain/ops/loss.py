@@ -21,6 +21,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    by_rows,
     convert_to_tensor,
     place_rows,
     register,
@@ -108,7 +109,7 @@ class SoftmaxCrossEntropy(_CrossEntropy):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.rows("dense_cross_entropy", *ins, *outs)
+        return by_rows(code, "dense_cross_entropy", *ins, *outs)
 
     def mass(self, labels: Tensor) -> Any:
         return reduce_sum(labels, -1, keepdims=True)
@@ -175,7 +176,7 @@ class SparseSoftmaxCrossEntropy(_CrossEntropy):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         logits, labels = ins
-        return code.rows("sparse_cross_entropy", logits, labels, labels.itemsize, *outs)
+        return by_rows(code, "sparse_cross_entropy", logits, labels, labels.itemsize, *outs)
 
     @classmethod
     def examples(cls) -> list[Example]:

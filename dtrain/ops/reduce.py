@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any as Any_
@@ -24,6 +23,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    around,
     convert_to_tensor,
     register,
 )
@@ -261,7 +261,8 @@ class ArgMax(Op):
         return kernel
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        return code.arg_extreme(ins[0], self.axis, self.method == "argmin", outs[0])
+        words = ins[0], *around(ins[0].shape, self.axis), self.never, outs[0]
+        return code.kernel("arg_extreme", ins[0].dtype, outs[0].size, *words)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -315,10 +316,9 @@ class Cumsum(Op):
         return kernel
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        x, axis = ins[0], self.axis % ins[0].ndim
-        sizes = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-        how = int(self.exclusive), int(self.reverse)
-        return code.own("cumsum", x.dtype, sizes[0] * sizes[2] if x.size else 0, x, *sizes, *how, outs[0])
+        outer, n, inner = around(ins[0].shape, self.axis)
+        words = ins[0], outer, n, inner, int(self.exclusive), int(self.reverse), outs[0]
+        return code.kernel("cumsum", ins[0].dtype, outer * inner, *words)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(Cumsum(self.axis, self.exclusive, not self.reverse), dy)]

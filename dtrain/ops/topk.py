@@ -21,6 +21,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    by_rows,
     convert_to_tensor,
     in_order,
     register,
@@ -74,9 +75,7 @@ class TopK(_Rows):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        x = ins[0]
-        rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-        return code.own("top_k", x.dtype, rows if self.k else 0, x, rows, columns, self.k, *outs)
+        return by_rows(code, "top_k", ins[0], self.k, *outs)
 
     def grad(self, node: Operation, dy: Tensor | None, _: Tensor | None) -> Sequence[Tensor | None]:
         return [None if dy is None else apply(TopKGrad(), dy, node.outputs[1], node.inputs[0])]
@@ -107,7 +106,7 @@ class TopKGrad(_Rows):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (dy, indices, _), dx = ins, outs[0]
         rows, columns = math.prod(dx.shape[:-1]), dx.shape[-1]
-        put = code.own("put", dx.dtype, dy.size, dx, rows, columns, indices, dy.shape[-1], dy)
+        put = code.kernel("put", dx.dtype, dy.size, dx, rows, columns, indices, dy.shape[-1], dy)
         return in_order(code.move(dx, 0), put)
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
@@ -131,7 +130,7 @@ class TopKPick(_Rows):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (x, indices), out = ins, outs[0]
         rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-        return code.own("pick", x.dtype, out.size, x, rows, columns, indices, out.shape[-1], out)
+        return code.kernel("pick", x.dtype, out.size, x, rows, columns, indices, out.shape[-1], out)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(TopKGrad(), dy, node.inputs[1], node.inputs[0]), None]

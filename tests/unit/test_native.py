@@ -103,7 +103,7 @@ def test_every_op_in_c_gives_numpys_values() -> None:
     assert program.caller(0, count, np.zeros(1, np.int64), 0)() == count
     for name, _, outs, expected in tried:
         for out, right in zip(outs, expected, strict=True):
-            if name in ("SoftmaxCrossEntropy", "SparseSoftmaxCrossEntropy"):
+            if "Softmax" in name:
                 np.testing.assert_allclose(out, right, rtol=2e-6, atol=2e-7)
             elif name in ("Sum", "Prod", "Fused", "MatMul"):  # the order of the terms is the machine's
                 np.testing.assert_allclose(out, right, rtol=1e-6, atol=1e-6)
@@ -127,7 +127,7 @@ def test_every_op_in_c_gives_numpys_values() -> None:
         "Exp",
     } <= found
     assert {"Identity", "BroadcastLike", "Concat", "Select", "LogicalXor", "Rint"} <= found
-    assert not {"Sin", "Pow", "FloorMod", "Softmax", "Conv2D"} & found
+    assert not {"Sin", "Pow", "FloorMod", "Conv2D"} & found
     assert len(found) > 45
 
 
