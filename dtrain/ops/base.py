@@ -425,18 +425,6 @@ def by_rows(code: Any, name: str, x: Array, *words: Any) -> Any:
     return code.kernel(name, x.dtype, rows, x, rows, columns, *words) if columns else None
 
 
-def in_turn(calls: Sequence[Kernel]) -> Kernel:
-    """One kernel that does several."""
-    if len(calls) == 1:
-        return calls[0]
-
-    def kernel() -> None:
-        for call in calls:
-            call()
-
-    return kernel
-
-
 def bits(x: Array) -> Array:
     """The same memory as integers: times a mask an entry is itself or 0, even if it is infinite or NaN.
 

@@ -66,12 +66,19 @@ class _CrossEntropy(Op):
         return place_rows(placements, node)
 
 
+def _floating(specs: Sequence[Spec]) -> Sequence[Spec]:
+    """Logits and labels, the logits being floats."""
+    if not specs[0].dtype.is_floating:
+        raise GraphError(f"logits are {specs[0].dtype.name}, not floats; cast them")
+    return specs
+
+
 @register
 class SoftmaxCrossEntropy(_CrossEntropy):
     """-sum(labels * log_softmax(logits)) of each row; labels are probabilities."""
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        logits, labels = specs
+        logits, labels = _floating(specs)
         if logits.dtype != labels.dtype:
             raise GraphError(
                 f"logits are {logits.dtype.name} and labels {labels.dtype.name}; cast the labels"
@@ -129,7 +136,7 @@ class SparseSoftmaxCrossEntropy(_CrossEntropy):
     tells = (1,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        logits, labels = specs
+        logits, labels = _floating(specs)
         if not labels.dtype.is_integer:
             raise GraphError(
                 f"labels are {labels.dtype.name}, not integers; for one-hot labels use the other form"

@@ -121,7 +121,7 @@ class Mean(_Reduction):
 
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "mean"
+    bind = Op.bind
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         if specs[0].dtype.is_bool:
@@ -273,7 +273,7 @@ class ArgMax(Op):
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls(0), (2, 3)), Example(cls(-1), (2, 3))]
+        return [Example(cls(0), (2, 3)), Example(cls(-1), (2, 3)), Example(cls(1), (2, 3, 4))]
 
 
 @register
@@ -333,6 +333,7 @@ class Cumsum(Op):
         return [
             Example(cls(0, False, False), (3, 2)),
             Example(cls(-1, True, False), (3, 4)),
+            Example(cls(1, False, True), (2, 3, 4)),
             Example(cls(1, True, True), (2, 3, 4)),
         ]
 
