@@ -746,6 +746,15 @@ def test_a_label_out_of_range_is_an_error(bad: int, dtype: str) -> None:
         run(loss, [labels], [np.array([0, bad], dtype)])
 
 
+def test_logits_that_are_integers_are_refused() -> None:
+    for labels, function in (
+        ([1, 0], dt.nn.sparse_softmax_cross_entropy_with_logits),
+        (np.eye(2, 3, dtype=np.int32), dt.nn.softmax_cross_entropy_with_logits_v2),
+    ):
+        with pytest.raises(GraphError, match="logits are int32, not floats"):
+            function(labels=labels, logits=dt.constant([[1, 2, 3], [4, 5, 6]]))
+
+
 def test_one_hot_of_small_integers_knows_classes_beyond_their_range() -> None:
     x = dt.constant(np.array([1, 255], np.uint8))
     value = run(dt.one_hot(x, 300))
