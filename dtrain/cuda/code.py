@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from dtrain.cuda.loops import (
     update,
 )
 from dtrain.cuda.windows import COUNTABLE, Windows
+from dtrain.native.code import axes_of
 from dtrain.native.compiler import HERE as NATIVE
 from dtrain.native.loops import TYPES, Untranslatable, named
 
@@ -44,20 +46,15 @@ ALONE, WIDEST = 64, 64
 class Launch:
     """One kernel with its grid: the function's name, and its words: arrays, integers, floats.
 
-    file: where it is, if it is not one of the plan's own. number: its place among the plan's kernels.
+    number: its place among the plan's kernels.
     """
 
-    __slots__ = ("blocks", "file", "number", "symbol", "threads", "words")
+    __slots__ = ("blocks", "number", "symbol", "threads", "words")
 
     def __init__(
-        self,
-        symbol: str,
-        words: Sequence[Any],
-        blocks: int | tuple[int, int],
-        threads: int,
-        file: str = "kernels.cu",
+        self, symbol: str, words: Sequence[Any], blocks: int | tuple[int, int], threads: int
     ) -> None:
-        self.symbol, self.words, self.file, self.number = symbol, words, file, -1
+        self.symbol, self.words, self.number = symbol, words, -1
         self.blocks = (blocks, 1) if isinstance(blocks, int) else blocks
         self.threads = threads
 
@@ -155,86 +152,42 @@ class Code:
         words = (table, table.shape[axis], size, indices, indices.itemsize, indices.size, count, out)
         return self._gather("gather", size, count * indices.size if size else 0, *words)
 
-    def launch(self, file: str, symbol: str, entries: int, *words: Any) -> list[Launch]:
+    def launch(self, symbol: str, entries: int, *words: Any) -> list[Launch]:
         """A launch of a kernel that strides over so many entries; [] where there are none."""
-        return [Launch(symbol, words, blocks_for(entries), THREADS, file)] if entries else []
+        return [Launch(symbol, words, blocks_for(entries), THREADS)] if entries else []
 
-    def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> list[Launch] | None:
-        """A launch of a kernel in rows.cu or axes.cu for numbers of this dtype; None: there is none."""
-        type = TYPES.get(dtype.name)
-        arrays = [w for w in words if hasattr(w, "flags")]
-        if type is None or not all(a.flags.c_contiguous for a in arrays):
+    def kernel(self, name: str, dtype: np.dtype, entries: int, *words: Any) -> list[Launch] | None:
+        """A launch of the kernel of this name in the files beside this one, for numbers of a dtype.
+
+        entries: what its threads stride over. One whose first word is `lanes` gets that many threads for each
+        of them, which is a row of words[2] entries. None: there is no such kernel, or an array lies otherwise
+        than entry behind entry.
+        """
+        type, arrays = TYPES.get(dtype.name), [w for w in words if hasattr(w, "flags")]
+        if name not in written() or type is None or not all(a.flags.c_contiguous for a in arrays):
             return None
-        file = "rows.cu" if symbol in ("top_k", "in_top_k", "arg_extreme") else "axes.cu"
-        return self.launch(file, f"{symbol}_{type}", entries, *words)
-
-    def rows(self, symbol: str, x: Any, *words: Any) -> list[Launch] | None:
-        """A launch of a kernel that takes x, whose rows are its last axis, its two sizes, and words."""
-        arrays = [w for w in words if hasattr(w, "flags")]
-        if x.dtype.char not in _C or not all(a.flags.c_contiguous for a in (x, *arrays)):
-            return None
-        if not x.size:
-            return None if x.ndim == 2 and len(x) else []
-        columns = x.shape[-1]
-        rows, lanes = x.size // columns, lanes_of(columns)
-        threads = max(lanes, _threads(rows * lanes))
-        words = (lanes, x, rows, columns, *words)
-        return [
-            Launch(
-                f"{symbol}_{_C[x.dtype.char]}", words, blocks_for(rows * lanes, threads), threads, "rows.cu"
-            )
-        ]
-
-    def places(self, positions: Any, shape: tuple[int, ...]) -> tuple[list[Launch], Any] | None:
-        """A launch that numbers positions in an array of this shape, row by row; and the numbers, int64."""
-        if not positions.flags.c_contiguous:
-            return None
-        axes = len(shape)
-        out = self.scratch((positions.size // axes,), np.dtype(np.int64))
-        sizes = self.constant(np.array(shape, np.int64))
-        words = (positions, positions.itemsize, out.size, axes, sizes, out)
-        return self.launch("axes.cu", "places", out.size, *words), out
-
-    def arg_extreme(self, x: Any, axis: int, least: bool, out: Any) -> list[Launch] | None:
-        """out = where the first largest, or smallest, entries along an axis are."""
-        axis %= x.ndim
-        sizes = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-        return self.own("arg_extreme", x.dtype, out.size, x, *sizes, int(least), out)
+        symbol = f"{name}<{type}>"
+        if not written()[name].lanes or not entries:
+            return self.launch(symbol, entries, *words)
+        lanes = lanes_of(words[2])
+        threads = max(lanes, _threads(entries * lanes))
+        return [Launch(symbol, (lanes, *words), blocks_for(entries * lanes, threads), threads)]
 
     def move(self, out: Any, x: Any) -> list[Launch] | None:
-        """out = x, which broadcasts to it; both may lie in memory otherwise than entry behind entry."""
-        n, type = out.itemsize, {1: "uint8_t", 2: "uint16_t", 4: "int32_t", 8: "int64_t"}.get(out.itemsize)
-        if x.dtype != out.dtype or out.dtype == object or type is None:
+        """out = x, a number or an array that broadcasts to it; both may lie in memory in any strides."""
+        x = self.constant(np.asarray(x, out.dtype)) if np.isscalar(x) else x
+        if x.dtype != out.dtype or out.dtype == object:
             return None
         if not out.size:
             return []
         if x.shape == out.shape and x.flags.c_contiguous and out.flags.c_contiguous:
-            return self.launch("kernels.cu", "copy", -(-out.nbytes // 8), out, x, out.nbytes)
-        missing = out.ndim - x.ndim
-        sizes = (1,) * missing + x.shape
-        steps = [
-            0 if size == 1 else step for size, step in zip(sizes, (0,) * missing + x.strides, strict=True)
-        ]
-        axes: list[tuple[int, int, int]] = []
-        for size, to, of in zip(out.shape, out.strides, steps, strict=True):
-            if size == 1:
-                continue
-            if axes and axes[-1][1:] == (to * size, of * size):
-                axes[-1] = (axes[-1][0] * size, to, of)
-            else:
-                axes.append((size, to, of))
+            return self.launch("copy", -(-out.nbytes // 8), out, x, out.nbytes)
+        n, axes = out.itemsize, axes_of(out, x)
+        type = {1: "uint8_t", 2: "uint16_t", 4: "int32_t", 8: "int64_t"}[n]
         symbol, source = copy(type, len(axes), out.size >= COUNTABLE)
         self._sources[symbol] = source
         words = (out, x, *(w for size, to, of in axes for w in (size, to // n, of // n)))
         return [Launch(symbol, words, blocks_for(out.size), THREADS)]
-
-    def fill(self, out: Any, value: float) -> list[Launch] | None:
-        """One number everywhere in an array that lies entry behind entry."""
-        type = TYPES.get(out.dtype.name)
-        if type is None:
-            return None
-        word = float(value) if type in ("float", "double") else int(value)
-        return self.launch("kernels.cu", f"fill_{type}", out.size, out, out.size, word)
 
     def contiguous(self, arrays: Sequence[Any]) -> tuple[list[Launch], list[Any]] | None:
         """Launches that copy what does not lie entry behind entry, and all arrays; None: all do."""
@@ -351,7 +304,7 @@ class Code:
         more: out holds a verdict already.
         """
         calls = [] if more else [Launch("zero", (out, out.nbytes), 1, THREADS)]
-        name = f"has_bad_{_C[arrays[0].dtype.char]}_{_C[out.dtype.char]}"
+        name = f"has_bad<{_C[arrays[0].dtype.char]}, {_C[out.dtype.char]}>"
         table = self.constant(np.array([(a.data.ptr, a.size) for a in arrays], np.int64))
         blocks = blocks_for(max(a.size for a in arrays))
         return [*calls, Launch(name, (table, len(arrays), limit, out), blocks, THREADS)]
@@ -363,7 +316,7 @@ class Code:
             return None
         root, counter = self._env.random_counter()
         words = (keep, counter, root, seed, start, out.size, out)  # a rank without rows counts too
-        return Launch(f"dropout_{name}", words, blocks_for(-(-out.size // 16)), THREADS)
+        return Launch(f"dropout<{name}>", words, blocks_for(-(-out.size // 16)), THREADS)
 
     def product(
         self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool, add: bool = False
@@ -372,7 +325,7 @@ class Code:
         if not all(x.flags.c_contiguous for x in (a, b, out)):
             return None
         if not (out.size and a.size):
-            return [] if add or not out.size else self.fill(out, 0)
+            return [] if add or not out.size else self.move(out, 0)
         blas = self._backend.blas
         call = blas.product(a, b, out, across_a, across_b, add) if blas is not None else None
         return None if call is None else Product(call)
@@ -391,7 +344,7 @@ class Code:
         if blas is None or not all(x.flags.c_contiguous for x in (a, b, out)):
             return None
         if not (out.size and a.size):
-            return self.fill(out, 0)
+            return self.move(out, 0)
         batch, calls = out.shape[:-2], []
         # the number of each product's matrix in a and in b
         ia, ib = (
@@ -433,8 +386,8 @@ class Code:
         """
         made = [entry(kernels) for kernels in launches]
         own = {k.symbol for kernels in launches for k in kernels} & self._sources.keys()
-        files = {k.file for kernels in launches for k in kernels if k.symbol not in own}
-        text = "".join(text_of(file) for file in sorted(files))
+        names = {k.symbol.partition("<")[0] for kernels in launches for k in kernels} & written().keys()
+        text = "".join(text_of(file) for file in sorted({written()[name].file for name in names}))
         text += "".join(self._sources[symbol] for symbol in sorted(own))
         text += "".join(dict.fromkeys(source for _, source in sorted(made)))
         module = self._backend.module(header() + text, OPTIONS) if launches else None
@@ -505,6 +458,23 @@ def header() -> str:
     """kernels.cuh with what it includes: NVRTC opens no files."""
     text = (HERE / "kernels.cuh").read_text().replace("MOST_THREADS", str(MOST_THREADS))
     return text.replace('#include "numbers.h"', (NATIVE / "numbers.h").read_text())
+
+
+class Written(NamedTuple):
+    """A kernel written by hand: its file, and whether several threads, its first word, share a row."""
+
+    file: str
+    lanes: bool
+
+
+@cache
+def written() -> dict[str, Written]:
+    """The kernels in the files beside this one, by name."""
+    found = {}
+    for path in HERE.glob("*.cu"):
+        for name, lanes in re.findall(r"KERNEL (\w+)\(HERE(, int64_t lanes)?", path.read_text()):
+            found[name] = Written(path.name, bool(lanes))
+    return found
 
 
 @cache

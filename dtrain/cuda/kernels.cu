@@ -59,50 +59,35 @@ INLINE void gather_rows(HERE, const char *tables, int64_t rows, int64_t size, co
 }
 
 /* tables one behind the other, rows of each, bytes of a row, indices, bytes of an index, their number, tables, out */
-KERNEL gather(HERE, const char *tables, int64_t rows, int64_t size, const void *indices,
-              int64_t itemsize, int64_t n, int64_t count, char *out, int64_t width) {
+KERNEL gather(HERE, const char *tables, int64_t rows, int64_t size, const void *indices, int64_t itemsize, int64_t n,
+              int64_t count, char *out, int64_t width) {
     gather_rows(here, s, number, tables, rows, size, indices, itemsize, n, count, out, width);
 }
 
 /* where a table is lent to (its address, 0 for none, and its rows), and the rest as of gather */
-KERNEL gather_lent(HERE, const int64_t *lent, int64_t size, const void *indices, int64_t itemsize,
-                   int64_t n, char *out, int64_t width) {
+KERNEL gather_lent(HERE, const int64_t *lent, int64_t size, const void *indices, int64_t itemsize, int64_t n,
+                   char *out, int64_t width) {
     if (lent[0]) gather_rows(here, s, number, (const char *)lent[0], lent[1], size, indices, itemsize, n, 1, out, width);
     else stop(s, number, BAD_VALUE);
 }
 
 /* the address and size of each of several arrays, how many, limit, verdict: it becomes 1 where an entry is NaN or beyond
  * the limit, and stays where none is */
-#define HAS_BAD(NAME, REAL, VERDICT)                                                                            \
-    KERNEL NAME(HERE, const int64_t *arrays, int64_t count, double limit, VERDICT *out) {                       \
-        const REAL most = (REAL)limit;                                                                          \
-        bool bad = false;                                                                                       \
-        for (int64_t k = 0; k < count; k++) {                                                                   \
-            const REAL *x = (const REAL *)arrays[2 * k];                                                        \
-            const int64_t n = arrays[2 * k + 1];                                                                \
-            for (int64_t i = AT; i < n; i += STRIDE) bad |= !((x[i] < 0 ? -x[i] : x[i]) <= most);               \
-        }                                                                                                       \
-        if (bad) *out = 1;                                                                                      \
+template <class REAL, class VERDICT>
+KERNEL has_bad(HERE, const int64_t *arrays, int64_t count, double limit, VERDICT *out) {
+    const REAL most = (REAL)limit;
+    bool bad = false;
+    for (int64_t k = 0; k < count; k++) {
+        const REAL *x = (const REAL *)arrays[2 * k];
+        const int64_t n = arrays[2 * k + 1];
+        for (int64_t i = AT; i < n; i += STRIDE) bad |= !((x[i] < 0 ? -x[i] : x[i]) <= most);
     }
-HAS_BAD(has_bad_float_float, float, float)
-HAS_BAD(has_bad_float_double, float, double)
-HAS_BAD(has_bad_double_float, double, float)
-HAS_BAD(has_bad_double_double, double, double)
+    if (bad) *out = 1;
+}
 
 KERNEL zero(HERE, char *out, int64_t bytes) {
     for (int64_t i = AT; i < bytes; i += STRIDE) out[i] = 0;
 }
-
-#define FILL(TYPE, GIVEN)                                                                                       \
-    KERNEL fill_##TYPE(HERE, TYPE *out, int64_t n, GIVEN value) {                                               \
-        if (stopped(s)) return;                                                                                 \
-        for (int64_t i = AT; i < n; i += STRIDE) out[i] = (TYPE)value;                                          \
-    }
-FILL(float, double)
-FILL(double, double)
-FILL(int32_t, int64_t)
-FILL(int64_t, int64_t)
-FILL(uint8_t, int64_t)
 
 /* a verdict, 0 where all is well */
 KERNEL stop_if_bad_float(HERE, const float *verdict) {
@@ -128,29 +113,27 @@ INLINE void philox(uint64_t *x, uint64_t key0, uint64_t key1) {
 
 /* What ops/dropout.py draws on the host, to the bit. counter: of the operation, see count; start: the number of the
  * first entry; n: entries. A thread makes what one value of Philox's counter gives, 16 or 32 of them. */
-#define DROPOUT(NAME, REAL)                                                                                     \
-    KERNEL NAME(HERE, const REAL *keep, int64_t *counter, int64_t key0, int64_t key1,                           \
-                int64_t start, int64_t n, REAL *out) {                                                          \
-        const double share = *keep;                                                                             \
-        if (!(share > 0 && share <= 1)) {                                                                       \
-            stop(s, number, BAD_VALUE);                                                                         \
-            return;                                                                                             \
-        }                                                                                                       \
-        if (AT == 0) counter[1] = share != 1;                                                                   \
-        const int64_t rounded = (int64_t)rint(share * 65536), limit = rounded < 1 ? 1 : rounded;                \
-        const bool bytes = limit % 256 == 0 && limit < 65536;                                                   \
-        const int64_t each = bytes ? 32 : 16, first = start / each, last = (start + n + each - 1) / each;       \
-        const REAL kept = (REAL)(1 / share);                                                                    \
-        for (int64_t block = first + AT; block < last; block += STRIDE) {                                       \
-            uint64_t x[4] = {(uint64_t)block + 1, 0, (uint64_t)counter[0], 0};                                  \
-            if (share != 1) philox(x, (uint64_t)key0, (uint64_t)key1);                                          \
-            for (int64_t j = 0; j < each; j++) {                                                                \
-                const int64_t i = block * each + j - start;                                                     \
-                if (i < 0 || i >= n) continue;                                                                  \
-                const uint64_t bits = bytes ? x[j / 8] >> j % 8 * 8 & 255 : x[j / 4] >> j % 4 * 16 & 65535;     \
-                out[i] = share == 1 || bits < (uint64_t)(bytes ? limit >> 8 : limit) ? kept : (REAL)0;          \
-            }                                                                                                   \
-        }                                                                                                       \
+template <class REAL>
+KERNEL dropout(HERE, const REAL *keep, int64_t *counter, int64_t key0, int64_t key1, int64_t start, int64_t n,
+               REAL *out) {
+    const double share = *keep;
+    if (!(share > 0 && share <= 1)) {
+        stop(s, number, BAD_VALUE);
+        return;
     }
-DROPOUT(dropout_float, float)
-DROPOUT(dropout_double, double)
+    if (AT == 0) counter[1] = share != 1;
+    const int64_t rounded = (int64_t)rint(share * 65536), limit = rounded < 1 ? 1 : rounded;
+    const bool bytes = limit % 256 == 0 && limit < 65536;
+    const int64_t each = bytes ? 32 : 16, first = start / each, last = (start + n + each - 1) / each;
+    const REAL kept = (REAL)(1 / share);
+    for (int64_t block = first + AT; block < last; block += STRIDE) {
+        uint64_t x[4] = {(uint64_t)block + 1, 0, (uint64_t)counter[0], 0};
+        if (share != 1) philox(x, (uint64_t)key0, (uint64_t)key1);
+        for (int64_t j = 0; j < each; j++) {
+            const int64_t i = block * each + j - start;
+            if (i < 0 || i >= n) continue;
+            const uint64_t bits = bytes ? x[j / 8] >> j % 8 * 8 & 255 : x[j / 4] >> j % 4 * 16 & 65535;
+            out[i] = share == 1 || bits < (uint64_t)(bytes ? limit >> 8 : limit) ? kept : (REAL)0;
+        }
+    }
+}

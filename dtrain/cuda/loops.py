@@ -78,14 +78,6 @@ class Loop(Nest):
             parts.append(Part(*named("loop", text), written, mask))
         return parts
 
-    def wide(self, v: int) -> str:
-        """The type in which lanes' sums are added up."""
-        return "double" if self.types[v] in ("float", "double") else self.types[v]
-
-    def joins(self, v: int) -> str:
-        """How entries of what a sum is made of become one: a name in kernels.cuh."""
-        return self.body[v - self.inputs][0].joins
-
     def _kernel(self, written: list[int], mask: tuple[bool, ...] | None, partial: bool) -> str:
         k = len(self.axes)
         names = [f"n{d}" for d in range(k)]

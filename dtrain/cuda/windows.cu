@@ -24,7 +24,10 @@ INLINE float4 operator+(float4 a, float4 b) {
 
 /* The windows of n images as rows of a matrix. Of as many threads as are a whole number of rows each keeps to its
  * column, so that it divides twice an entry, and neighbours write side by side. channels: of the type V. */
-template <class V> INLINE void write_rows(const place here, const V *x, const windows g, uint32_t n, V *out) {
+template <class V>
+KERNEL window_rows(HERE, const V *x, GIVEN, int64_t n_, V *out) {
+    const windows g = WINDOWS;
+    const uint32_t n = (uint32_t)n_;
     const uint32_t depth = g.size_y * g.size_x * g.channels, matrix = n * g.rows * g.columns;
     const uint32_t step = (uint32_t)STRIDE / depth, from = (uint32_t)AT / depth, at = (uint32_t)AT % depth;
     const int channel = at % g.channels, x_in = at / g.channels % g.size_x, y_in = at / g.channels / g.size_x;
@@ -39,14 +42,6 @@ template <class V> INLINE void write_rows(const place here, const V *x, const wi
         out[row * depth + at] = value;
     }
 }
-#define WINDOW_ROWS(NAME, V)                                                                                    \
-    KERNEL window_rows_##NAME(HERE, const V *x, GIVEN, int64_t n, V *out) {                                     \
-        const windows g = WINDOWS;                                                                              \
-        write_rows(here, x, g, (uint32_t)n, out);                                                                     \
-    }
-WINDOW_ROWS(float, float)
-WINDOW_ROWS(float4, float4)
-WINDOW_ROWS(double, double)
 
 /* Which windows along one axis hold position `at` of the padded image: the last, and one before the first. */
 INLINE int last_window(int at, int stride, int count) { return at / stride < count ? at / stride : count - 1; }
@@ -76,20 +71,17 @@ INLINE int before_first(int at, int size, int stride, int spread) {
     }
 
 /* rows of a matrix, as window_rows makes them, added up where they come from */
-#define ADD_ROWS(NAME, V)                                                                                       \
-    KERNEL add_rows_##NAME(HERE, const V *in, GIVEN, int64_t n, V *out) {                                       \
-        const windows g = WINDOWS;                                                                              \
-        const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;                                     \
-        const uint32_t window = g.size_y * g.size_x;                                                            \
-        for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {                                    \
-            V sum = {};                                                                                         \
-            EACH_WINDOW(sum = sum + in[(i * window + k) * g.channels + channel];)                               \
-            out[at] = sum;                                                                                      \
-        }                                                                                                       \
+template <class V>
+KERNEL add_rows(HERE, const V *in, GIVEN, int64_t n, V *out) {
+    const windows g = WINDOWS;
+    const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;
+    const uint32_t window = g.size_y * g.size_x;
+    for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {
+        V sum = {};
+        EACH_WINDOW(sum = sum + in[(i * window + k) * g.channels + channel];)
+        out[at] = sum;
     }
-ADD_ROWS(float, float)
-ADD_ROWS(float4, float4)
-ADD_ROWS(double, double)
+}
 
 /* For each entry of the results: BODY uses k (the entry of the window) and value (what lies there) for those within the
  * image. */
@@ -109,46 +101,39 @@ ADD_ROWS(double, double)
 
 /* images, windows, n, the largest entries' positions, the entries. The first of equal ones, and none of the padding:
  * where all are -INFINITY the position is 0, and a NaN stays one, with the position of the largest before it. */
-#define MAX_POOL(T, POSITION)                                                                                   \
-    KERNEL max_pool_##T##_##POSITION(HERE, const T *images, GIVEN, int64_t n,                                   \
-                                     POSITION *positions, T *out) {                                             \
-        const windows g = WINDOWS;                                                                              \
-        for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
-            T best = -INFINITY;                                                                                 \
-            int position = 0;                                                                                   \
-            EACH_ENTRY(T, if (value > best) position = k; best = most::of(best, value);)                        \
-            out[at] = best;                                                                                     \
-            positions[at] = (POSITION)position;                                                                 \
-        }                                                                                                       \
+template <class T, class POSITION>
+KERNEL max_pool(HERE, const T *images, GIVEN, int64_t n, POSITION *positions, T *out) {
+    const windows g = WINDOWS;
+    for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {
+        T best = -INFINITY;
+        int position = 0;
+        EACH_ENTRY(T, if (value > best) position = k; best = most::of(best, value);)
+        out[at] = best;
+        positions[at] = (POSITION)position;
     }
+}
 /* images, windows, n, positions, the entries there: 0 in the padding */
-#define MAX_POOL_PICK(T, POSITION)                                                                              \
-    KERNEL max_pool_pick_##T##_##POSITION(HERE, const T *images, GIVEN, int64_t n,                              \
-                                          const POSITION *positions, T *out) {                                  \
-        const windows g = WINDOWS;                                                                              \
-        for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
-            T picked = 0;                                                                                       \
-            EACH_ENTRY(T, if (k == (int)positions[at]) picked = value;)                                         \
-            out[at] = picked;                                                                                   \
-        }                                                                                                       \
+template <class T, class POSITION>
+KERNEL max_pool_pick(HERE, const T *images, GIVEN, int64_t n, const POSITION *positions, T *out) {
+    const windows g = WINDOWS;
+    for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {
+        T picked = 0;
+        EACH_ENTRY(T, if (k == (int)positions[at]) picked = value;)
+        out[at] = picked;
     }
+}
 /* what flows back to the results, windows, n, positions, what flows to the images */
-#define MAX_POOL_GRAD(T, POSITION)                                                                              \
-    KERNEL max_pool_grad_##T##_##POSITION(HERE, const T *dy, GIVEN, int64_t n,                                  \
-                                          const POSITION *positions, T *out) {                                  \
-        const windows g = WINDOWS;                                                                              \
-        const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;                                     \
-        for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {                                    \
-            T sum = 0;                                                                                          \
-            EACH_WINDOW(const uint32_t j = i * g.channels + channel;                                            \
-                        if (positions[j] == (POSITION)k) sum += dy[j];)                                         \
-            out[at] = sum;                                                                                      \
-        }                                                                                                       \
+template <class T, class POSITION>
+KERNEL max_pool_grad(HERE, const T *dy, GIVEN, int64_t n, const POSITION *positions, T *out) {
+    const windows g = WINDOWS;
+    const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;
+    for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {
+        T sum = 0;
+        EACH_WINDOW(const uint32_t j = i * g.channels + channel;
+                    if (positions[j] == (POSITION)k) sum += dy[j];)
+        out[at] = sum;
     }
-#define OF_POSITIONS(KIND) KIND(float, uint8_t) KIND(float, int32_t) KIND(double, uint8_t) KIND(double, int32_t)
-OF_POSITIONS(MAX_POOL)
-OF_POSITIONS(MAX_POOL_PICK)
-OF_POSITIONS(MAX_POOL_GRAD)
+}
 
 /* How many entries of a window lie within the image. */
 INLINE int inside(int start, int size, int n) {
@@ -156,30 +141,26 @@ INLINE int inside(int start, int size, int n) {
 }
 
 /* images, windows, n, the means of what lies within the image */
-#define AVG_POOL(T)                                                                                             \
-    KERNEL avg_pool_##T(HERE, const T *images, GIVEN, int64_t n, T *out) {                                      \
-        const windows g = WINDOWS;                                                                              \
-        for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {                                 \
-            T sum = 0;                                                                                          \
-            EACH_ENTRY(T, sum += value;)                                                                        \
-            out[at] = sum * (T)(1.0 / (inside(y, g.size_y, g.height) * inside(x, g.size_x, g.width)));          \
-        }                                                                                                       \
+template <class T>
+KERNEL avg_pool(HERE, const T *images, GIVEN, int64_t n, T *out) {
+    const windows g = WINDOWS;
+    for (uint32_t at = (uint32_t)AT; at < POOLED; at += (uint32_t)STRIDE) {
+        T sum = 0;
+        EACH_ENTRY(T, sum += value;)
+        out[at] = sum * (T)(1.0 / (inside(y, g.size_y, g.height) * inside(x, g.size_x, g.width)));
     }
-AVG_POOL(float)
-AVG_POOL(double)
+}
 
 /* what flows back to the means, windows, n, what flows to the images */
-#define AVG_POOL_GRAD(T)                                                                                        \
-    KERNEL avg_pool_grad_##T(HERE, const T *dy, GIVEN, int64_t n, T *out) {                                     \
-        const windows g = WINDOWS;                                                                              \
-        const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;                                     \
-        for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {                                    \
-            T sum = 0;                                                                                          \
-            EACH_WINDOW(const int within = inside(row * g.stride_y - g.top, g.size_y, g.height) *               \
-                                           inside(column * g.stride_x - g.left, g.size_x, g.width);             \
-                        sum += dy[i * g.channels + channel] * (T)(1.0 / within);)                               \
-            out[at] = sum;                                                                                      \
-        }                                                                                                       \
+template <class T>
+KERNEL avg_pool_grad(HERE, const T *dy, GIVEN, int64_t n, T *out) {
+    const windows g = WINDOWS;
+    const uint32_t all = (uint32_t)n * g.height * g.width * g.channels;
+    for (uint32_t at = (uint32_t)AT; at < all; at += (uint32_t)STRIDE) {
+        T sum = 0;
+        EACH_WINDOW(const int within = inside(row * g.stride_y - g.top, g.size_y, g.height) *
+                                       inside(column * g.stride_x - g.left, g.size_x, g.width);
+                    sum += dy[i * g.channels + channel] * (T)(1.0 / within);)
+        out[at] = sum;
     }
-AVG_POOL_GRAD(float)
-AVG_POOL_GRAD(double)
+}

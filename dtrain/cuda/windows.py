@@ -7,7 +7,7 @@ images is gathered, by a thread for each of their entries, so nothing is added u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dtrain.native.loops import TYPES
@@ -52,12 +52,21 @@ class Windows:
             yield slice(low, min(low + step, self._n))
 
     def _launch(
-        self, symbol: str, entries: int, first: Any, count: int, *rest: Any, wide: bool = False
+        self,
+        symbol: str,
+        entries: int,
+        first: Any,
+        count: int,
+        *rest: Any,
+        wide: bool = False,
+        more: Sequence[str] = (),
     ) -> Any:
-        """wide: four channels at once."""
-        channels, entries = (self._channels // 4, entries // 4) if wide else (self._channels, entries)
+        """wide: four channels at once; more: types besides the images'."""
+        channels, entries, type = self._channels, entries, self._type
+        if wide:
+            channels, entries, type = channels // 4, entries // 4, "float4"
         words = (first, *self._sizes, channels, *self._layout, count, *rest)
-        return self._code.launch("windows.cu", symbol + ("4" if wide else ""), entries, *words)
+        return self._code.launch(f"{symbol}<{', '.join([type, *more])}>", entries, *words)
 
     def _wide(self, array: Any) -> bool:
         return self._type == "float" and self._channels % 4 == 0 and array.data.ptr % 16 == 0
@@ -77,7 +86,7 @@ class Windows:
         for examples, rows, write in self._rows(x):
             flow = dy[examples].reshape(len(rows), df.shape[3])
             calls += [*write, self._code.product(rows, flow, total, True, False, add=bool(examples.start))]
-        return _whole(calls) if calls else self._code.fill(df, 0)
+        return _whole(calls) if calls else self._code.move(df, 0)
 
     def to_images(self, dy: Any, f: Any, dx: Any) -> list[Any] | None:
         """dx, the gradient to the images, of the gradient to the results and the filter."""
@@ -87,8 +96,7 @@ class Windows:
             calls.append(self._code.product(flow, matrix, rows, False, True))
             if not self._as_they_are:
                 to, count = dx[examples], examples.stop - examples.start
-                symbol = f"add_rows_{self._type}"
-                calls += self._launch(symbol, to.size, rows, count, to, wide=self._wide(dx))
+                calls += self._launch("add_rows", to.size, rows, count, to, wide=self._wide(dx))
         return _whole(calls)
 
     def _rows(self, images: Any) -> Iterator[tuple[slice, Any, list[Any]]]:
@@ -103,22 +111,27 @@ class Windows:
             return
         pieces = list(self._pieces(min(ROWS_BYTES // images.itemsize, COUNTABLE - 1)))
         memory = self._code.scratch((pieces[0].stop * self._results, self._depth), images.dtype)
-        wide, symbol = self._wide(images), f"window_rows_{self._type}"
+        wide = self._wide(images)
         for examples in pieces:
             count = examples.stop - examples.start
             rows = memory[: count * self._results]
-            yield examples, rows, self._launch(symbol, rows.size, images[examples], count, rows, wide=wide)
+            yield (
+                examples,
+                rows,
+                self._launch("window_rows", rows.size, images[examples], count, rows, wide=wide),
+            )
 
     # -- pooling ---------------------------------------------------------------------------------------
     def pool(self, symbol: str, x: Any, out: Any, positions: Any = None) -> list[Any]:
         """The kernel of this name, which makes out of x; positions: in the windows, read or written too."""
-        arrays, names = [x, out], [symbol, self._type]
+        arrays, more = [x, out], []
         if positions is not None:
-            arrays, names = [x, positions, out], [*names, TYPES[positions.dtype.name]]
+            arrays, more = [x, positions, out], [TYPES[positions.dtype.name]]
         calls = []
         for part in self._pieces(COUNTABLE - 1):
             first, *rest = (a[part] for a in arrays)
-            calls += self._launch("_".join(names), out[part].size, first, part.stop - part.start, *rest)
+            count = part.stop - part.start
+            calls += self._launch(symbol, out[part].size, first, count, *rest, more=more)
         return calls
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dtrain.errors import DtrainError
 from dtrain.native import compiler, loops
-from dtrain.native.loops import Loop, Untranslatable
+from dtrain.native.loops import TYPES, Loop, Untranslatable
 from dtrain.poison import poison
 
 #: What a kernel answers besides 0; the same as in kernels.h.
@@ -131,15 +131,14 @@ class Code:
         words = (len(arrays), addresses, sizes, limit, out, out.itemsize, int(more))
         return [self.call(name, *words, *arrays)]  # the arrays stay alive with the words
 
-    def dropout(self, seed: int, start: int, keep: np.ndarray, out: np.ndarray) -> NativeCall | None:
-        """On the host NumPy draws."""
-        return None
-
-    def move(self, out: np.ndarray, x: np.ndarray) -> NativeCall | None:
-        """out = x; None where they are not alike, entry behind entry, which NumPy copies as well."""
-        alike = x.dtype == out.dtype != object and x.shape == out.shape
-        plain = alike and x.flags.c_contiguous and out.flags.c_contiguous
-        return self.call("copy", out, x, out.nbytes) if plain else None
+    def move(self, out: np.ndarray, x: Any) -> NativeCall | list[NativeCall] | None:
+        """out = x, a number or an array that broadcasts to it; both may lie in memory in any strides."""
+        x = np.asarray(x, out.dtype) if np.isscalar(x) else x
+        if x.dtype != out.dtype or out.dtype == object:
+            return None
+        axes = axes_of(out, x)
+        words = (n for axis in axes for n in axis)
+        return self.call("move", out, x, out.itemsize, len(axes), *words) if out.size else []
 
     def gather(self, table: np.ndarray, indices: np.ndarray, axis: int, out: np.ndarray) -> NativeCall | None:
         """out = entries of the table along an axis, at the indices."""
@@ -148,44 +147,26 @@ class Code:
         size = math.prod(table.shape[1:]) * table.itemsize  # of one row, or empty ones, no stride
         return self.call("gather", table, len(table), size, indices, indices.itemsize, indices.size, out)
 
-    def rows(self, symbol: str, x: np.ndarray, *words: Any) -> NativeCall | None:
-        """A call of a function that takes x, whose rows are its last axis, its two sizes, and words."""
-        if symbol not in ("sparse_cross_entropy", "dense_cross_entropy") or not x.shape[-1]:
-            return None
+    def kernel(self, name: str, dtype: np.dtype, entries: int, *words: Any) -> Any:
+        """A call of the function of this name in kernels.c, for numbers of a dtype.
+
+        entries: how many it works on. None: there is no such function, or an array lies otherwise than entry
+        behind entry.
+        """
+        symbol = f"{name}_{TYPES.get(dtype.name)}"
         arrays = [w for w in words if isinstance(w, np.ndarray)]
-        if not all(a.flags.c_contiguous for a in (x, *arrays)) or x.dtype != np.float32:
+        if not hasattr(fixed(), symbol) or not all(a.flags.c_contiguous for a in arrays):
             return None
-        return self.call(symbol, x, *x.shape, *words)
-
-    def arg_extreme(self, x: np.ndarray, axis: int, least: bool, out: np.ndarray) -> NativeCall | None:
-        """out = where the first largest, or smallest, entries along an axis are."""
-        rows = x.ndim == 2 and axis % 2 == 1 and x.flags.c_contiguous and x.dtype == np.float32
-        return self.call("argmax_rows", x, *x.shape, out) if rows and not least else None
-
-    def own(self, symbol: str, dtype: np.dtype, entries: int, *words: Any) -> None:
-        """A call of a kernel that only CUDA has; the host leaves it to NumPy."""
-
-    def fill(self, out: np.ndarray, value: float) -> None:
-        """On the host NumPy fills."""
-
-    def places(self, positions: np.ndarray, shape: tuple[int, ...]) -> None:
-        """On the host NumPy finds positions."""
-
-    def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> None:
-        """On the host NumPy convolves and pools."""
-
-    def products(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool) -> None:
-        """On the host NumPy multiplies many matrices."""
-
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        """Memory for the kernels of one node; on the host NumPy's have theirs."""
+        return self.call(symbol, *words) if entries else []
 
     def constant(self, array: np.ndarray) -> np.ndarray:
         """The array where kernels read it."""
         return array
 
-    def contiguous(self, arrays: Sequence[Any]) -> None:
-        """On the host NumPy takes what lies otherwise."""
+    def _numpys(self, *_: Any) -> None:
+        """What only CUDA has: on the host NumPy does it."""
+
+    contiguous = dropout = products = scratch = windows = _numpys
 
     def product(
         self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool
@@ -278,6 +259,24 @@ class Code:
         if symbol == "product":
             library = _product().library
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
+
+
+def axes_of(out: Any, x: Any) -> list[tuple[int, int, int]]:
+    """For a copy of x, which broadcasts to out: sizes, and the bytes to the next entry in out and in x.
+
+    Axes of 1 are left out and neighbours joined where both run alike over them; one axis at least is there.
+    """
+    missing = out.ndim - x.ndim
+    steps = [0] * missing + [0 if n == 1 else step for n, step in zip(x.shape, x.strides, strict=True)]
+    axes: list[tuple[int, int, int]] = []
+    for size, to, of in zip(out.shape, out.strides, steps, strict=True):
+        if size == 1:
+            continue
+        if axes and axes[-1][1:] == (to * size, of * size):
+            axes[-1] = (axes[-1][0] * size, to, of)
+        else:
+            axes.append((size, to, of))
+    return axes or [(1, out.itemsize, out.itemsize)]
 
 
 class Program:

@@ -103,9 +103,35 @@ GEMM(gemm_double_64, int64_t, double)
 GEMM(gemm_float_32, int32_t, float)
 GEMM(gemm_double_32, int32_t, double)
 
-/* destination, source, bytes */
-int copy(const word *w) {
-    memcpy(w[0].p, w[1].p, w[2].i);
+#define MOVE_ROW(TYPE)                                                                                          \
+    if (from_step == 0 && to_step == sizeof(TYPE)) {                                                            \
+        const TYPE x = *(const TYPE *)from;                                                                     \
+        for (int64_t i = 0; i < n; i++) ((TYPE *)to)[i] = x;                                                    \
+    } else {                                                                                                    \
+        for (int64_t i = 0; i < n; i++) *(TYPE *)(to + i * to_step) = *(const TYPE *)(from + i * from_step);    \
+    }
+/* axis: of each axis that is left its size, and the steps in bytes in both arrays */
+static void move_axes(char *to, const char *from, int64_t itemsize, int64_t axes, const word *axis) {
+    const int64_t n = axis[0].i, to_step = axis[1].i, from_step = axis[2].i;
+    if (axes > 1) {
+        for (int64_t i = 0; i < n; i++)
+            move_axes(to + i * to_step, from + i * from_step, itemsize, axes - 1, axis + 3);
+    } else if (to_step == itemsize && from_step == itemsize) {
+        memmove(to, from, n * itemsize);
+    } else if (itemsize == 1) {
+        MOVE_ROW(uint8_t)
+    } else if (itemsize == 2) {
+        MOVE_ROW(uint16_t)
+    } else if (itemsize == 4) {
+        MOVE_ROW(uint32_t)
+    } else {
+        MOVE_ROW(uint64_t)
+    }
+}
+
+/* destination, source, bytes of an entry, axes, and the three words of each */
+int move(const word *w) {
+    move_axes(w[0].p, w[1].p, w[2].i, w[3].i, w + 4);
     return OK;
 }
 
@@ -143,21 +169,55 @@ int gather_lent(const word *w) {
 /* The largest of a row, NaN where one is. */
 INLINE float largest(const float *x, int64_t n) {
     float top = x[0];
-    for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
-    return top;
+    int nan = 0;
+    if (n < 64) { /* what several lanes have takes longer to join */
+        for (int64_t j = 1; j < n; j++) top = x[j] > top || x[j] != x[j] ? x[j] : top;
+        return top;
+    }
+#pragma omp simd reduction(max : top) reduction(| : nan)
+    for (int64_t j = 0; j < n; j++) {
+        top = x[j] > top ? x[j] : top;
+        nan |= x[j] != x[j];
+    }
+    return nan ? NAN : top;
 }
 
-/* Where the first of a row's largest entries is; a NaN is larger than none. */
-INLINE int64_t first_largest(const float *x, int64_t n) {
-    int64_t best = 0;
-    float top = -INFINITY;
-    for (int64_t j = 0; j < n; j++)
-        if (x[j] > top) top = x[j], best = j;
-    return best;
+/* out = the exponentials of x - top over their sum, which it returns; out may be x */
+INLINE float softmax_row(const float *x, float top, int64_t n, float *out) {
+    float sum = 0;
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) out[j] = exp_float(x[j] - top);
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < n; j++) sum += out[j];
+#pragma omp simd
+    for (int64_t j = 0; j < n; j++) out[j] = out[j] / sum;
+    return sum;
+}
+
+/* x, rows, columns, out, which may be x */
+int softmax_float(const word *w) {
+    const float *x = w[0].p;
+    float *out = w[3].p;
+    for (int64_t i = 0, n = w[2].i; i < w[1].i; i++, x += n, out += n) softmax_row(x, largest(x, n), n, out);
+    return OK;
+}
+int log_softmax_float(const word *w) {
+    const float *x = w[0].p;
+    float *out = w[3].p;
+    for (int64_t i = 0, n = w[2].i; i < w[1].i; i++, x += n, out += n) {
+        const float top = largest(x, n);
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < n; j++) sum += exp_float(x[j] - top);
+        sum = log_float(sum);
+#pragma omp simd
+        for (int64_t j = 0; j < n; j++) out[j] = (x[j] - top) - sum;
+    }
+    return OK;
 }
 
 /* logits, rows, classes, labels, bytes of a label, losses out, gradients out */
-int sparse_cross_entropy(const word *w) {
+int sparse_cross_entropy_float(const word *w) {
     const float *logits = w[0].p;
     const int64_t rows = w[1].i, classes = w[2].i, itemsize = w[4].i;
     float *loss = w[5].p, *grad = w[6].p;
@@ -167,15 +227,8 @@ int sparse_cross_entropy(const word *w) {
         const float *x = logits + i * classes;
         float *g = grad + i * classes;
         const int64_t label = index_at(w[3].p, itemsize, i);
-        float sum = 0;
-        const float top = largest(x, classes);
-        const float picked = x[label] - top;
-#pragma omp simd
-        for (int64_t j = 0; j < classes; j++) g[j] = exp_float(x[j] - top);
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < classes; j++) sum += g[j];
-#pragma omp simd
-        for (int64_t j = 0; j < classes; j++) g[j] = g[j] / sum;
+        const float top = largest(x, classes), picked = x[label] - top;
+        const float sum = softmax_row(x, top, classes, g);
         g[label] -= 1.0f;
         loss[i] = log_float(sum) - picked;
     }
@@ -183,7 +236,7 @@ int sparse_cross_entropy(const word *w) {
 }
 
 /* logits, rows, classes, labels (probabilities), losses out, gradients out */
-int dense_cross_entropy(const word *w) {
+int dense_cross_entropy_float(const word *w) {
     const float *logits = w[0].p, *labels = w[3].p;
     const int64_t rows = w[1].i, classes = w[2].i;
     float *loss = w[4].p, *grad = w[5].p;
@@ -208,14 +261,62 @@ int dense_cross_entropy(const word *w) {
     return OK;
 }
 
-/* x, rows, columns, out: where the first of the largest entries of each row is */
-int argmax_rows(const word *w) {
-    const float *x = w[0].p;
-    const int64_t rows = w[1].i, columns = w[2].i;
-    int64_t *out = w[3].p;
-    for (int64_t i = 0; i < rows; i++, x += columns) out[i] = first_largest(x, columns);
+#define OF_NUMBERS(KIND) KIND(float) KIND(double) KIND(int32_t) KIND(int64_t) KIND(uint8_t)
+
+/* x [outer, n, inner], the three, whether the smallest, out [outer, inner]: where the first of the largest entries is,
+ * a NaN being larger than none */
+#define ARG_EXTREME(T)                                                                                          \
+    int arg_extreme_##T(const word *w) {                                                                        \
+        const int64_t outer = w[1].i, n = w[2].i, inner = w[3].i;                                               \
+        const int least = w[4].i;                                                                               \
+        int64_t *out = w[5].p;                                                                                  \
+        for (int64_t i = 0; i < outer * inner; i++) {                                                           \
+            const T *x = (const T *)w[0].p + i / inner * n * inner + i % inner;                                 \
+            int64_t best = 0;                                                                                   \
+            T top = *x == *x ? *x : (T)(least ? INFINITY : -INFINITY);                                          \
+            for (int64_t j = 1; j < n; j++)                                                                     \
+                if (least ? x[j * inner] < top : x[j * inner] > top) top = x[j * inner], best = j;              \
+            out[i] = best;                                                                                      \
+        }                                                                                                       \
+        return OK;                                                                                              \
+    }
+OF_NUMBERS(ARG_EXTREME)
+
+/* positions [n, axes], n, axes, their sizes, out: the place of each in row-major order */
+int flat_index_int64_t(const word *w) {
+    const int64_t *at = w[0].p, axes = w[2].i, *sizes = w[3].p;
+    int64_t *out = w[4].p;
+    for (int64_t i = 0; i < w[1].i; i++) {
+        out[i] = 0;
+        for (int64_t a = 0; a < axes; a++, at++) {
+            if ((uint64_t)*at >= (uint64_t)sizes[a]) return BAD_VALUE;
+            out[i] = out[i] * sizes[a] + *at;
+        }
+    }
     return OK;
 }
+
+/* x [outer, n, inner], the three, whether without the entry itself, whether from the end, out */
+#define CUMSUM(T)                                                                                               \
+    int cumsum_##T(const word *w) {                                                                             \
+        const int64_t outer = w[1].i, n = w[2].i, inner = w[3].i, exclusive = w[4].i;                           \
+        const int64_t step = w[5].i ? -inner : inner, first = w[5].i ? (n - 1) * inner : 0;                     \
+        for (int64_t o = 0; o < outer; o++) {                                                                   \
+            const T *x = (const T *)w[0].p + o * n * inner + first;                                             \
+            T *out = (T *)w[6].p + o * n * inner + first;                                                       \
+            for (int64_t k = 0; k < n; k++, out += step) {                                                      \
+                const T *before = out - step; /* k = 0 has none */                                              \
+                if (k < exclusive) {                                                                            \
+                    memset(out, 0, inner * sizeof(T));                                                          \
+                    continue;                                                                                   \
+                }                                                                                               \
+                for (int64_t i = 0; i < inner; i++) out[i] = k == exclusive ? x[i] : before[i] + x[i];          \
+                x += step;                                                                                      \
+            }                                                                                                   \
+        }                                                                                                       \
+        return OK;                                                                                              \
+    }
+OF_NUMBERS(CUMSUM)
 
 /* number of inputs, their addresses, entries, out: the sum of the inputs, from the first to the last */
 #define SUM(NAME, REAL)                                                                                         \

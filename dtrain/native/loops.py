@@ -1,4 +1,4 @@
-"""Loops for elementwise ops and the sums that end them: one pass over memory for a whole chain of ops.
+"""Loops for elementwise ops and the reductions that end them: one pass over memory for a whole chain of ops.
 
 The iteration space is the shape that the ops compute, axes of size 1 left out and neighbours joined where
 all operands run alike over them. The source says which operand runs along which axis; sizes come with the
@@ -8,8 +8,8 @@ call. So one function serves every batch size and every rank.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,14 +32,35 @@ MAX_AXES = 4
 RUN = 1024
 
 
+class Join(NamedTuple):
+    """How two entries, a and b, become one in C; what of none is; and what OpenMP calls it."""
+
+    of: str
+    none: Callable[[str], str]
+    clause: str
+
+
+_LOWEST = {"uint8_t": "0", "int32_t": "INT32_MIN", "int64_t": "INT64_MIN"}
+_HIGHEST = {"uint8_t": "UINT8_MAX", "int32_t": "INT32_MAX", "int64_t": "INT64_MAX"}
+#: By the names that cuda/kernels.cuh has for them. Of the largest and the smallest a NaN stays one.
+JOINS = {
+    "plus": Join("{a} + {b}", lambda type: "0", "+"),
+    "times": Join("{a} * {b}", lambda type: "1", "*"),
+    "most": Join("{b} > {a} || {b} != {b} ? {b} : {a}", lambda type: _LOWEST.get(type, "-INFINITY"), "max"),
+    "least": Join("{b} < {a} || {b} != {b} ? {b} : {a}", lambda type: _HIGHEST.get(type, "INFINITY"), "min"),
+    "both": Join("{b} < {a} ? {b} : {a}", lambda type: "1", "min"),
+    "either": Join("{b} > {a} ? {b} : {a}", lambda type: "0", "max"),
+}
+
+
 class Nest:
     """A body of instructions over a space: its axes, and which value runs along which.
 
-    cuda: whether it is to be said in CUDA. What is no elementwise instruction is called a sum here; in CUDA
-    it may also be a product, or the largest entry, which its op's `joins` says.
+    cuda: whether it is to be said in CUDA. What is no elementwise instruction is called a sum here, though it
+    may be a product or the largest entry, which its op's `joins` says.
 
     Args:
-        body: elementwise instructions, all of the space's shape, and sums of them.
+        body: elementwise instructions, all of the space's shape, and reductions of them.
         results: numbers of the values that are written: inputs come first, then one for each instruction.
         specs: (shape, dtype) of each value, in the same numbering, with global sizes.
         inputs: how many values are inputs.
@@ -80,6 +101,15 @@ class Nest:
         along = _along(self.specs[value][0], self.space)
         return tuple(along[group[0]] for group in self.axes)
 
+    def joins(self, v: int) -> str:
+        """How entries of what a sum is made of become one: a name in JOINS."""
+        return self.body[v - self.inputs][0].joins
+
+    def wide(self, v: int) -> str:
+        """The type in which runs of a sum are joined."""
+        real = self.types[v] in ("float", "double") and self.joins(v) in ("plus", "times")
+        return "double" if real else self.types[v]
+
     def expression(self, value: int) -> str:
         """What an elementwise instruction computes, of x0, x1, ... for the values that it takes."""
         op, args = self.body[value - self.inputs]
@@ -99,8 +129,6 @@ class Loop(Nest):
     def __init__(self, *nest: Any, streamed: Collection[int] = ()) -> None:
         super().__init__(*nest)
         self._streamed = [v for v in streamed if v not in self.sums and any(self.mask(v))]
-        if any(self.body[v - self.inputs][0].joins != "plus" for v in self.sums):
-            raise Untranslatable
         self.symbol, self.source = named("loop", self._function())
 
     def _function(self) -> str:
@@ -126,11 +154,10 @@ class Loop(Nest):
         for v in self.results:
             if v in self.sums and not any(masks[v]):
                 total.append(v)
-                wide = "double" if self.types[v] in ("float", "double") else self.types[v]
-                lines.append(f"{wide} total{v} = 0;")
+                lines.append(f"{self.wide(v)} total{v} = {self._none(v)};")
             elif v in self.sums:
                 extent = " * ".join(f"n{d}" for d in range(k) if masks[v][d])
-                lines.append(f"memset(o{v}, 0, sizeof(*o{v}) * {extent});")
+                lines.append(f"for (int64_t i = 0; i < {extent}; i++) o{v}[i] = {self._none(v)};")
                 if k and not masks[v][inner]:
                     rows.append(v)
         head, tail = [], []
@@ -150,11 +177,14 @@ class Loop(Nest):
         # the arithmetic
         for v, (_, args) in enumerate(self.body, self.inputs):
             if v in self.sums:
-                source = f"x{args[0]}"
-                if v in total or v in rows:
-                    inner_lines.append(f"run{v} += {source};")
+                if v not in total and v not in rows:
+                    inner_lines.append(self._join(v, f"q{v}[j]", f"x{args[0]}"))
+                elif self._may_be_nan(v):  # apart, so that processors' instructions for the largest do it
+                    sign = ">" if self.joins(v) == "most" else "<"
+                    inner_lines.append(f"run{v} = x{args[0]} {sign} run{v} ? x{args[0]} : run{v};")
+                    inner_lines.append(f"nan{v} |= x{args[0]} != x{args[0]};")
                 else:
-                    inner_lines.append(f"q{v}[j] += {source};")
+                    inner_lines.append(self._join(v, f"run{v}", f"x{args[0]}"))
                 continue
             inner_lines.append(f"const {self.types[v]} x{v} = {self.expression(v)};")
             if v in self._streamed:
@@ -163,19 +193,24 @@ class Loop(Nest):
             elif v in self.results:
                 inner_lines.append(f"q{v}[j] = x{v};" if any(masks[v]) else f"*o{v} = x{v};")
         running = [*total, *rows]
+        runs, clauses = [], []
         for v in running:
-            after.append(f"total{v} += run{v};" if v in total else f"*q{v} += run{v};")
+            runs.append(f"{self.types[v]} run{v} = {self._none(v)};")
+            clauses.append(f"reduction({JOINS[self.joins(v)].clause} : run{v})")
+            if self._may_be_nan(v):
+                runs.append(f"int nan{v} = 0;")
+                clauses.append(f"reduction(| : nan{v})")
+                after.append(f"if (nan{v}) run{v} = NAN;")
+            after.append(self._join(v, f"total{v}" if v in total else f"*q{v}", f"run{v}"))
         if k == 0:
-            lines += [f"{self.types[v]} run{v} = 0;" for v in running]
-            lines += inner_lines + after
+            lines += runs + inner_lines + after
         elif running or self._streamed:
-            names = ", ".join(f"run{v}" for v in running)
             lines += [f"{self.types[v]} out{v}[{RUN}] __attribute__((aligned(64)));" for v in self._streamed]
             lines += head
             lines.append(f"for (int64_t at = 0; at < n{inner}; at += {RUN}) {{")
             lines.append(f"const int64_t end = at + {RUN} < n{inner} ? at + {RUN} : n{inner};")
-            lines += [f"{self.types[v]} run{v} = 0;" for v in running]
-            lines.append(f"\n#pragma omp simd{f' reduction(+ : {names})' if names else ''}\n")
+            lines += runs
+            lines.append(f"\n#pragma omp simd {' '.join(clauses)}\n")
             lines += ["for (int64_t j = at; j < end; j++) {", *inner_lines, "}", *after, "}", *tail]
         else:
             lines += head
@@ -184,6 +219,15 @@ class Loop(Nest):
         lines += [f"*o{v} = ({self.types[v]})total{v};" for v in total]
         lines += ["streamed();"] if self._streamed else []
         return "\n".join([*lines, "return OK;", "}", ""])
+
+    def _none(self, v: int) -> str:
+        return JOINS[self.joins(v)].none(self.types[v])
+
+    def _join(self, v: int, to: str, x: str) -> str:
+        return f"{to} = {JOINS[self.joins(v)].of.format(a=to, b=x)};"
+
+    def _may_be_nan(self, v: int) -> bool:
+        return self.joins(v) in ("most", "least") and self.types[v] in ("float", "double")
 
     def _offset(self, mask: tuple[bool, ...]) -> str:
         """The terms of a row's place in an array that runs along these axes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from dtrain.ops.base import (
     Value,
     apply,
     convert_to_tensor,
+    in_order,
+    in_turn,
     register,
     to_array,
 )
@@ -30,20 +33,34 @@ from dtrain.ops.late import Attributes, Later, as_known_dims, dims_of, late, sha
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 
 
+class Move(Op):
+    """Ops that compute nothing: in turn, views of the outputs become a number or views of the inputs."""
+
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        """Each part of an output with what goes there, which broadcasts to it."""
+        return [(outs[0], ins[0])]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        copyto = env.xp.copyto
+        return in_turn(
+            [
+                partial(to.fill, x) if isinstance(x, Number) else partial(copyto, to, x)
+                for to, x in self.moves(ins, outs)
+            ]
+        )
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return in_order(*(code.move(to, x) for to, x in self.moves(ins, outs)))
+
+
 @register
-class Identity(Op):
+class Identity(Move):
     """A copy: what a fetch or a control dependency can hold on to."""
 
     inplace = (0,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [specs[0]]
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.copyto, outs[0], ins[0])
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.move(outs[0], ins[0])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [dy]
@@ -250,7 +267,7 @@ class Transpose(Op):
 
 
 @register
-class Fill(Op):
+class Fill(Move):
     """One number everywhere; kept as an op so that large zeros take no memory in the graph."""
 
     shape: tuple[int | Later, ...] | Later
@@ -260,11 +277,8 @@ class Fill(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(dims_of(self.shape), self.dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(outs[0].fill, self.value)
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.fill(outs[0], self.value)
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        return [(outs[0], self.value)]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -272,7 +286,7 @@ class Fill(Op):
 
 
 @register
-class BroadcastTo(Op):
+class BroadcastTo(Move):
     """The input repeated to a shape, as broadcasting would."""
 
     shape: tuple[int | Later, ...] | Later
@@ -283,12 +297,6 @@ class BroadcastTo(Op):
         if wide is not None and dims is not None and not compatible(wide, dims):
             raise GraphError(f"shape {shape_text(x.shape)} does not broadcast to {shape_text(dims)}")
         return [Spec(dims if wide is None else wide, x.dtype)]
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.copyto, outs[0], ins[0])
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.move(outs[0], ins[0])
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(SumLike(), dy, node.inputs[0])]
@@ -310,7 +318,7 @@ class BroadcastTo(Op):
 
 
 @register
-class BroadcastLike(Op):
+class BroadcastLike(Move):
     """dy over the axes that a reduction of the second input summed away, None for all: a sum's gradient."""
 
     axes: tuple[int, ...] | None
@@ -320,28 +328,11 @@ class BroadcastLike(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(specs[1].shape, specs[0].dtype)]
 
-    def kernel(self, xp: Any, dy: Array, like: Array, *, out: Array) -> None:
-        xp.copyto(out, self._with_axes(xp, dy))
-
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.copyto, outs[0], self._with_axes(env.xp, ins[0]))
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        from dtrain.ops.math import Cast
-
-        dy, like = specs
-        shape, local, whole = dy.shape, ins[0].shape, Spec(like.shape, dy.dtype)
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        dy, out = ins[0], outs[0]
         if not self.keepdims and self.axes is not None:
-            shape, local = (
-                tuple(1 if axis in self.axes else size for axis, size in enumerate(of))
-                for of in (like.shape, outs[0].shape)
-            )
-        # a loop takes its sizes from its inputs: the second, which it does not read, has the result's
-        body, values = [(Cast(dy.dtype), (0,))], [Spec(shape, dy.dtype), whole, whole]
-        return code.loop(body, [2], values, [ins[0].reshape(local), outs[0]], outs)
-
-    def _with_axes(self, xp: Any, dy: Array) -> Array:
-        return dy if self.keepdims or self.axes is None else xp.expand_dims(dy, self.axes)
+            dy = dy[(*(None if axis in self.axes else slice(None) for axis in range(out.ndim)), ...)]
+        return [(out, dy)]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         from dtrain.ops.reduce import Sum
@@ -363,6 +354,7 @@ class BroadcastLike(Op):
             Example(cls((0,), False), (3,), (2, 3)),
             Example(cls((0, 1), True), (1, 1), (2, 3)),
             Example(cls(None, False), (), (2, 3)),
+            Example(cls((), False), (), ()),
         ]
 
 

@@ -8,6 +8,7 @@ tests find it in REGISTRY and check its gradient against finite differences.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -415,6 +416,19 @@ def in_order(*calls: Any) -> list[Any] | None:
     if any(c is None for c in calls):
         return None
     return [call for c in calls for call in (c if isinstance(c, list) else [c])]
+
+
+def around(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
+    """How many entries there are along the axes before an axis, along it, and along those behind it."""
+    axis %= len(shape)
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+def by_rows(code: Any, name: str, x: Array, *words: Any) -> Any:
+    """The kernel of this name over x, whose rows are its last axis, with its two sizes and words."""
+    columns = x.shape[-1]
+    rows = x.size // max(columns, 1)
+    return code.kernel(name, x.dtype, rows, x, rows, columns, *words) if columns else None
 
 
 def bits(x: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import GraphError, InvalidArgumentError
-from dtrain.graph.dtypes import DType, as_dtype, bool_, float32
+from dtrain.graph.dtypes import DType, as_dtype, float32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import normalize_axes
+from dtrain.ops.array import expand_dims, reshape
 from dtrain.ops.base import (
     Array,
     Env,
@@ -21,13 +21,15 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    around,
     convert_to_tensor,
     in_order,
-    plain,
     register,
     to_array,
 )
 from dtrain.ops.late import Attributes, Later, known_value, late, static_int
+from dtrain.ops.logic import where
+from dtrain.ops.math import cast, equal
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 
 
@@ -117,9 +119,12 @@ class ScatterAddLike(Op):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (dy, indices, _), out = ins, outs[0]
-        axis = self.axis % out.ndim
-        sizes = math.prod(out.shape[:axis]), indices.size, math.prod(out.shape[axis + 1 :])
-        return _added(code, dy, indices, sizes, out.shape[axis], out)
+        (outer, rows, inner), n = around(out.shape, self.axis), indices.size
+        by_rows = rows <= n  # else out is mostly zero, and a row's first index finds the others
+        owners = outer * (rows if by_rows else n) * inner
+        words = dy, indices, indices.itemsize, outer, n, inner, rows, int(by_rows), out
+        calls = code.kernel("scatter_add", out.dtype, owners, *words)
+        return calls if by_rows else in_order(code.move(out, 0), calls)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(Gather(self.axis), dy, node.inputs[1]), None, None]
@@ -164,34 +169,14 @@ class GatherNd(Op):
             raise GraphError(f"positions of {indices.shape[-1]} axes in a tensor of {len(params.shape)}")
         return [Spec((*indices.shape[:-1], *params.shape[indices.shape[-1] :]), params.dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        (params, indices), out = ins, outs[0]
-        check, at = _positions(env, indices, params.shape)
-
-        def kernel() -> None:
-            check()
-            out[...] = params[at]
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        params, positions = ins
-        axes = positions.shape[-1]
-        places = code.places(positions, params.shape[:axes])
-        if places is None or not plain(params):
-            return None
-        flat = params.reshape(-1, *params.shape[axes:])
-        return in_order(places[0], code.gather(flat, places[1], 0, outs[0]))
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        params, positions = inputs
+        outer, rest = _cut(params, positions)
+        return gather(reshape(params, (-1, *rest)), apply(FlatIndex(outer), cast(positions, int64)))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         params, indices = node.inputs
         return [apply(ScatterNdAddLike(), dy, indices, params), None]
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        at = placements[1]
-        if isinstance(at, Sharded) and at.axis < len(node.inputs[1].spec.shape or ()) - 1:
-            return [REPLICATED, at], at
-        return None
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -210,64 +195,71 @@ class ScatterNdAddLike(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(specs[2].shape, specs[0].dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        (dy, indices, _), out, add = ins, outs[0], env.xp.add
-        _, at = _positions(env, indices, out.shape)
-
-        def kernel() -> None:
-            out.fill(0)
-            add.at(out, at, dy)
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        (dy, positions, _), out = ins, outs[0]
-        axes = positions.shape[-1]
-        places = code.places(positions, out.shape[:axes])
-        if places is None:
-            return None
-        sizes = 1, places[1].size, math.prod(out.shape[axes:])
-        return in_order(places[0], _added(code, dy, places[1], sizes, math.prod(out.shape[:axes]), out))
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        dy, positions, like = inputs
+        outer, rest = _cut(like, positions)
+        index = apply(FlatIndex(outer), cast(positions, int64))
+        return reshape(apply(ScatterAddLike(), dy, index, reshape(like, (-1, *rest))), (*outer, *rest))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(GatherNd(), dy, node.inputs[1]), None, None]
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        at = placements[1]
-        if isinstance(at, Sharded) and at.axis < len(node.inputs[1].spec.shape or ()) - 1:
-            return [at, at, placements[2]], PARTIAL
-        return None
 
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls(), (3,), np.array([[2, 1], [0, 0], [2, 1]], np.int32), (3, 4))]
 
 
-def _added(
-    code: Any, dy: Array, indices: Array, sizes: tuple[int, int, int], rows: int, out: Array
-) -> list[Any] | None:
-    """In CUDA: out [outer, rows, inner] = the sum of what dy [outer, n, inner] has for each row."""
-    outer, n, inner = sizes
-    by_rows = rows <= n  # else out is mostly zero, and a row's first index finds the others
-    owners = outer * (rows if by_rows else n) * inner
-    words = dy, indices, indices.itemsize, *sizes, rows, int(by_rows), out
-    calls = code.own("scatter_add", out.dtype, owners, *words)
-    return calls if by_rows else in_order(code.fill(out, 0), calls)
+def _cut(params: Tensor, positions: Tensor) -> tuple[Any, Any]:
+    """The sizes of the axes that positions go along, and of the others."""
+    count = (positions.spec.shape or ())[-1]
+    return (params.spec.shape or ())[:count], (params.spec.shape or ())[count:]
 
 
-def _positions(env: Env, indices: Array, shape: Sequence[int]) -> tuple[Callable[[], None], tuple[Any, ...]]:
-    """A call that raises where a position is out of range, and the positions as an index."""
-    parts = [indices[..., k] for k in range(indices.shape[-1])]
-    checks = [
-        _index_check(env, part, n, f"gather_nd: axis {k}: the index")
-        for k, (part, n) in enumerate(zip(parts, shape, strict=False))
-    ]
+@register
+class FlatIndex(Op):
+    """The number, row by row in an array of this shape, of each position along the input's last axis."""
 
-    def check() -> None:
-        for each in checks:
-            each()
+    shape: tuple[int, ...]
+    tells = (0,)
+    no_gradient = "its result is an index"
 
-    return check, tuple(parts)
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        shape = specs[0].shape
+        return [Spec(None if shape is None else shape[:-1], int64)]
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        xp, positions, out = env.xp, ins[0], outs[0]
+        parts = [positions[..., axis] for axis in range(len(self.shape))]
+        checks = [
+            _index_check(env, part, n, f"gather_nd: axis {axis}: the index")
+            for axis, (part, n) in enumerate(zip(parts, self.shape, strict=True))
+        ]
+
+        def kernel() -> None:
+            out.fill(0)
+            for check, part, n in zip(checks, parts, self.shape, strict=True):
+                check()
+                xp.multiply(out, n, out)
+                xp.add(out, part, out)
+
+        return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        words = ins[0], outs[0].size, len(self.shape), code.constant(np.array(self.shape)), outs[0]
+        return code.kernel("flat_index", ins[0].dtype, outs[0].size, *words)
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        at = placements[0]
+        if isinstance(at, Sharded) and at.axis < len(node.inputs[0].spec.shape or ()) - 1:
+            return placements, at
+        return None
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return [
+            Example(cls((3, 4)), np.array([[2, 1], [0, 0], [2, 3]], np.int32)),
+            Example(cls((3,)), np.array([[[2], [0]], [[1], [2]]], np.uint8)),
+        ]
 
 
 @register
@@ -291,53 +283,17 @@ class OneHot(Op):
         depth = None if isinstance(self.depth, Later) else self.depth
         return [Spec((*shape[:axis], depth, *shape[axis:]), self.dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, out = env.xp, outs[0]
-        axis = self.axis % out.ndim
-        classes = xp.arange(self.depth)
-        if self.depth - 1 <= np.iinfo(ins[0].dtype).max:  # else it would wrap
-            classes = classes.astype(ins[0].dtype)
-        classes = classes.reshape((-1,) + (1,) * (out.ndim - 1 - axis))
-        mask = env.scratch(out.shape, np.dtype(bool))
-        labels = xp.expand_dims(ins[0], axis)
-        plain = (self.on, self.off) == (1, 0)
-
-        def kernel() -> None:
-            xp.equal(labels, classes, out=mask)
-            if plain:
-                xp.copyto(out, mask)
-            else:
-                out.fill(self.off)
-                xp.copyto(out, self.on, where=mask)
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        from dtrain.ops.logic import Select
-        from dtrain.ops.math import Equal
-
-        (labels,), out = ins, outs[0]
-        if not plain(labels) or self.depth - 1 > np.iinfo(labels.dtype).max:
-            return None
-        axis = self.axis % out.ndim
-        shape = specs[0].shape
-        assert shape is not None
-        dims, local = ((*of[:axis], 1, *of[axis:]) for of in (shape, labels.shape))
-        classes = np.arange(self.depth, dtype=labels.dtype).reshape((-1,) + (1,) * (out.ndim - 1 - axis))
-        values = [np.array(v, out.dtype) for v in (self.on, self.off)]
-        given = [labels.reshape(local), *(code.constant(a) for a in (classes, *values))]
-        body = [(Equal(), (0, 1)), (Select(), (4, 2, 3))]
-        whole = (*shape[:axis], self.depth, *shape[axis:])
-        kinds = [specs[0].dtype, specs[0].dtype, self.dtype, self.dtype, bool_, self.dtype]
-        shapes = [dims, classes.shape, (), (), whole, whole]
-        return code.loop(body, [5], [Spec(*s) for s in zip(shapes, kinds, strict=True)], given, outs)
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        placement = placements[0]
-        if not isinstance(placement, Sharded):
-            return None
-        axis = self.axis % len(node.outputs[0].spec.shape or ())
-        return placements, Sharded(placement.axis + (axis <= placement.axis))
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        labels, rank = inputs[0], len(node.outputs[0].spec.shape or ())
+        if self.depth - 1 > np.iinfo(labels.dtype.numpy).max:  # type: ignore[operator]
+            labels = cast(labels, int64)
+        classes = np.arange(self.depth, dtype=labels.dtype.numpy)
+        is_class = equal(
+            expand_dims(labels, self.axis), classes.reshape(-1, *[1] * (rank - 1 - self.axis % rank))
+        )
+        if (self.on, self.off) == (1, 0):
+            return cast(is_class, self.dtype)
+        return where(is_class, *(np.array(value, self.dtype.numpy) for value in (self.on, self.off)))
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -12,18 +11,16 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import Dims, compatible, merge, normalize_axes, shape_text
-from dtrain.ops.array import Squeeze, ZerosLike, expand_dims, identity, reshape
+from dtrain.ops.array import Move, Squeeze, ZerosLike, expand_dims, identity, reshape
 from dtrain.ops.base import (
     Array,
     Env,
     Example,
-    Kernel,
     Op,
     Placed,
     apply,
     constant,
     convert_to_tensor,
-    in_order,
     register,
 )
 from dtrain.ops.late import Attributes, Later, dims_of, known_value, late, static_int, static_ints
@@ -43,7 +40,7 @@ def _place_beside(axis: int, placements: Sequence[Placement]) -> Placed:
 
 # -- concat and split --------------------------------------------------------------------------------------
 @register
-class Concat(Op):
+class Concat(Move):
     """The inputs one behind the other along an axis."""
 
     axis: int
@@ -72,13 +69,8 @@ class Concat(Op):
         total = None if None in sizes else sum(s for s in sizes if s is not None)
         return [Spec((*dims[:axis], total, *dims[axis + 1 :]), specs[0].dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        parts = _parts(outs[0], self.axis % outs[0].ndim, [x.shape[self.axis] for x in ins])
-        return _copies(env, parts, ins)
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        parts = _parts(outs[0], self.axis % outs[0].ndim, [x.shape[self.axis] for x in ins])
-        return in_order(*(code.move(part, x) for part, x in zip(parts, ins, strict=True)))
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        return list(zip(_parts(outs[0], self.axis, ins), ins, strict=True))
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(ConcatPart(self.axis, i, self.count), dy, *node.inputs) for i in range(self.count)]
@@ -134,7 +126,7 @@ class ConcatPart(Op):
 
 
 @register
-class Split(Op):
+class Split(Move):
     """The input cut along an axis: into `count` equal parts (sizes None), or of these sizes, one maybe -1."""
 
     axis: int
@@ -163,13 +155,8 @@ class Split(Op):
             raise GraphError(f"sizes {list(sizes)} do not make up the {n} entries of the axis")
         return [rest if s == -1 else s for s in sizes]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        parts = _parts(ins[0], self.axis % ins[0].ndim, [o.shape[self.axis] for o in outs])
-        return _copies(env, outs, parts)
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        parts = _parts(ins[0], self.axis % ins[0].ndim, [o.shape[self.axis] for o in outs])
-        return in_order(*(code.move(out, part) for out, part in zip(outs, parts, strict=True)))
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        return list(zip(outs, _parts(ins[0], self.axis, outs), strict=True))
 
     def grad(self, node: Operation, *dys: Tensor | None) -> Sequence[Tensor | None]:
         parts = [apply(ZerosLike(), y) if dy is None else dy for y, dy in zip(node.outputs, dys, strict=True)]
@@ -187,25 +174,16 @@ class Split(Op):
         ]
 
 
-def _parts(whole: Array, axis: int, sizes: Sequence[int]) -> list[Array]:
-    ends = np.cumsum([0, *sizes]).tolist()
-    lead = (slice(None),) * axis
+def _parts(whole: Array, axis: int, like: Sequence[Array]) -> list[Array]:
+    """Those that arrays, one behind the other along an axis, have of the whole."""
+    ends = np.cumsum([0, *(x.shape[axis] for x in like)]).tolist()
+    lead = (slice(None),) * (axis % whole.ndim)
     return [whole[(*lead, slice(a, b))] for a, b in pairwise(ends)]
-
-
-def _copies(env: Env, outs: Sequence[Array], ins: Sequence[Array]) -> Kernel:
-    copies = [partial(env.xp.copyto, out, x) for out, x in zip(outs, ins, strict=True)]
-
-    def kernel() -> None:
-        for copy in copies:
-            copy()
-
-    return kernel
 
 
 # -- tile and pad ------------------------------------------------------------------------------------------
 @register
-class Tile(Op):
+class Tile(Move):
     """The input repeated so many times along each axis."""
 
     multiples: tuple[int | Later, ...]
@@ -221,18 +199,12 @@ class Tile(Op):
         dims = tuple(None if d is None or m is None else d * m for d, m in zip(shape, times, strict=True))
         return [Spec(dims, specs[0].dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        return partial(env.xp.copyto, *self._pair(ins[0], outs[0]))
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.move(*self._pair(ins[0], outs[0]))
-
-    def _pair(self, x: Array, out: Array) -> tuple[Array, Array]:
-        """The output and the input with an axis more before each, along which the input is repeated."""
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        # both with an axis more before each, along which the input is repeated
+        x, out = ins[0], outs[0]
         pairs = [n for m, d in zip(self.multiples, x.shape, strict=True) for n in (m, d)]
         # not by reshape, which might copy the values as they are now
-        narrow = x[tuple(i for _ in x.shape for i in (None, slice(None)))]
-        return out.reshape(pairs), narrow
+        return [(out.reshape(pairs), x[(*(None, slice(None)) * x.ndim, ...)])]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(TileGrad(self.multiples), [dy, node.inputs[0]], node.inputs[1:])]
@@ -245,7 +217,8 @@ class Tile(Op):
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls((2, 1, 3)), (2, 3, 1)), Example(cls((1, 2)), (3, 2)), Example(cls((0,)), (3,))]
+        inputs = {(2, 1, 3): (2, 3, 1), (1, 2): (3, 2), (0,): (3,), (): ()}
+        return [Example(cls(multiples), shape) for multiples, shape in inputs.items()]
 
 
 @register
@@ -297,7 +270,7 @@ class _Padding(Op):
 
     def inner(self, wide: Array) -> Array:
         """The part of a padded array that is not padding."""
-        return wide[tuple(slice(a, n - b) for n, (a, b) in zip(wide.shape, self.paddings, strict=True))]
+        return wide[(*(slice(a, n - b) for n, (a, b) in zip(wide.shape, self.paddings, strict=True)), ...)]
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -307,23 +280,14 @@ class _Padding(Op):
 
 
 @register
-class Pad(_Padding):
+class Pad(_Padding, Move):
     """The input with so many entries of one value before and behind along each axis."""
 
     paddings: tuple[tuple[int | Later, int | Later], ...]
     value: float = 0
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        x, out, inner, copyto = ins[0], outs[0], self.inner(outs[0]), env.xp.copyto
-
-        def kernel() -> None:
-            out.fill(self.value)
-            copyto(inner, x)
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return in_order(code.fill(outs[0], self.value), code.move(self.inner(outs[0]), ins[0]))
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        return [(outs[0], self.value), (self.inner(outs[0]), ins[0])]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(Unpad(self.paddings), [dy], node.inputs[1:])]
@@ -333,7 +297,11 @@ class Pad(_Padding):
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls(((1, 2), (0, 0))), (2, 3)), Example(cls(((0, 0), (2, 0)), -1.5), (2, 3))]
+        return [
+            Example(cls(((1, 2), (0, 0))), (2, 3)),
+            Example(cls(((0, 0), (2, 0)), -1.5), (2, 3)),
+            Example(cls(()), ()),
+        ]
 
 
 @register
@@ -352,7 +320,11 @@ class Unpad(_Padding):
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls(((1, 2), (0, 0))), (5, 3)), Example(cls(((0, 0), (2, 1))), (2, 4))]
+        return [
+            Example(cls(((1, 2), (0, 0))), (5, 3)),
+            Example(cls(((0, 0), (2, 1))), (2, 4)),
+            Example(cls(()), ()),
+        ]
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------

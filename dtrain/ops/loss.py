@@ -21,6 +21,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    by_rows,
     convert_to_tensor,
     place_rows,
     register,
@@ -65,12 +66,19 @@ class _CrossEntropy(Op):
         return place_rows(placements, node)
 
 
+def _floating(specs: Sequence[Spec]) -> Sequence[Spec]:
+    """Logits and labels, the logits being floats."""
+    if not specs[0].dtype.is_floating:
+        raise GraphError(f"logits are {specs[0].dtype.name}, not floats; cast them")
+    return specs
+
+
 @register
 class SoftmaxCrossEntropy(_CrossEntropy):
     """-sum(labels * log_softmax(logits)) of each row; labels are probabilities."""
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        logits, labels = specs
+        logits, labels = _floating(specs)
         if logits.dtype != labels.dtype:
             raise GraphError(
                 f"logits are {logits.dtype.name} and labels {labels.dtype.name}; cast the labels"
@@ -108,7 +116,7 @@ class SoftmaxCrossEntropy(_CrossEntropy):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.rows("dense_cross_entropy", *ins, *outs)
+        return by_rows(code, "dense_cross_entropy", *ins, *outs)
 
     def mass(self, labels: Tensor) -> Any:
         return reduce_sum(labels, -1, keepdims=True)
@@ -128,7 +136,7 @@ class SparseSoftmaxCrossEntropy(_CrossEntropy):
     tells = (1,)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        logits, labels = specs
+        logits, labels = _floating(specs)
         if not labels.dtype.is_integer:
             raise GraphError(
                 f"labels are {labels.dtype.name}, not integers; for one-hot labels use the other form"
@@ -175,7 +183,7 @@ class SparseSoftmaxCrossEntropy(_CrossEntropy):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         logits, labels = ins
-        return code.rows("sparse_cross_entropy", logits, labels, labels.itemsize, *outs)
+        return by_rows(code, "sparse_cross_entropy", logits, labels, labels.itemsize, *outs)
 
     @classmethod
     def examples(cls) -> list[Example]:

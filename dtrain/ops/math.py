@@ -391,6 +391,8 @@ class Cast(Elementwise):
     ) -> str | None:
         if self.to.is_bool:
             return f"{args[0]} != 0"
+        if dtypes[0].is_bool:  # which compilers make no conversion of each entry
+            return f"{args[0]} ? ({result})1 : 0"
         if not (dtypes[0].is_floating and self.to.name == "uint8"):
             return f"({result}){args[0]}"
         # what does not fit is left to NumPy, whose answer differs from C's

@@ -10,7 +10,18 @@ from dtrain.graph.dtypes import float32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.ops.array import reshape, transpose
-from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, apply, convert_to_tensor, register
+from dtrain.ops.base import (
+    Array,
+    Env,
+    Example,
+    Kernel,
+    Op,
+    Placed,
+    apply,
+    by_rows,
+    convert_to_tensor,
+    register,
+)
 from dtrain.ops.elementwise import Elementwise, floating
 from dtrain.ops.functions import expm1, log1p
 from dtrain.ops.index import gather
@@ -192,7 +203,7 @@ class Softmax(_Rowwise):
         return [(dy - reduce_sum(dy * y, -1, keepdims=True)) * y]
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.rows("softmax", ins[0], *outs)
+        return by_rows(code, "softmax", ins[0], *outs)
 
 
 @register
@@ -220,7 +231,7 @@ class LogSoftmax(_Rowwise):
         return [dy - reduce_sum(dy, -1, keepdims=True) * exp(node.outputs[0])]
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return code.rows("log_softmax", ins[0], *outs)
+        return by_rows(code, "log_softmax", ins[0], *outs)
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any as Any_
@@ -24,6 +23,7 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    around,
     convert_to_tensor,
     register,
 )
@@ -39,7 +39,7 @@ class _Reduction(Op):
     axes: tuple[int, ...] | None
     keepdims: bool
     ufunc: ClassVar[str] = ""
-    #: How two entries become one, a name in cuda/kernels.cuh; in C there are only sums.
+    #: How two entries become one: a name in native/loops.py's JOINS.
     joins: ClassVar[str] = ""
     of_bools: ClassVar[bool] = False
     category = REDUCTION
@@ -63,9 +63,8 @@ class _Reduction(Op):
         return partial(reduce, ins[0], axis=self.axes, out=outs[0], keepdims=self.keepdims)
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        if not self.joins or (not ins[0].size and self.joins in ("most", "least")):
-            return None  # `bind` fills it
-        return code.loop([(self, (0,))], [1], [*specs, *self.infer(*specs)], ins, outs)
+        values = [*specs, *self.infer(*specs)]
+        return code.loop([(self, (0,))], [1], values, ins, outs) if self.joins else None
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -122,7 +121,7 @@ class Mean(_Reduction):
 
     axes: tuple[int, ...] | None
     keepdims: bool
-    ufunc = "mean"
+    bind = Op.bind
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         if specs[0].dtype.is_bool:
@@ -262,7 +261,8 @@ class ArgMax(Op):
         return kernel
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        return code.arg_extreme(ins[0], self.axis, self.method == "argmin", outs[0])
+        words = ins[0], *around(ins[0].shape, self.axis), self.never, outs[0]
+        return code.kernel("arg_extreme", ins[0].dtype, outs[0].size, *words)
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -273,7 +273,7 @@ class ArgMax(Op):
 
     @classmethod
     def examples(cls) -> list[Example]:
-        return [Example(cls(0), (2, 3)), Example(cls(-1), (2, 3))]
+        return [Example(cls(0), (2, 3)), Example(cls(-1), (2, 3)), Example(cls(1), (2, 3, 4))]
 
 
 @register
@@ -316,10 +316,9 @@ class Cumsum(Op):
         return kernel
 
     def native(self, code: Any_, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any_:
-        x, axis = ins[0], self.axis % ins[0].ndim
-        sizes = math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])
-        how = int(self.exclusive), int(self.reverse)
-        return code.own("cumsum", x.dtype, sizes[0] * sizes[2] if x.size else 0, x, *sizes, *how, outs[0])
+        outer, n, inner = around(ins[0].shape, self.axis)
+        words = ins[0], outer, n, inner, int(self.exclusive), int(self.reverse), outs[0]
+        return code.kernel("cumsum", ins[0].dtype, outer * inner, *words)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(Cumsum(self.axis, self.exclusive, not self.reverse), dy)]
@@ -334,6 +333,7 @@ class Cumsum(Op):
         return [
             Example(cls(0, False, False), (3, 2)),
             Example(cls(-1, True, False), (3, 4)),
+            Example(cls(1, False, True), (2, 3, 4)),
             Example(cls(1, True, True), (2, 3, 4)),
         ]
 

@@ -12,16 +12,15 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import Dims
+from dtrain.ops.array import Move
 from dtrain.ops.base import (
     Array,
     Env,
     Example,
-    Kernel,
     Op,
     Placed,
     apply,
     convert_to_tensor,
-    in_order,
     register,
 )
 from dtrain.ops.index import Gather
@@ -173,7 +172,7 @@ class StridedSlice(Op):
 
 
 @register
-class StridedSliceGrad(Op):
+class StridedSliceGrad(Move):
     """Zeros like the second input with dy in the slice: a slice's gradient."""
 
     entries: tuple[Entry, ...]
@@ -182,19 +181,8 @@ class StridedSliceGrad(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(specs[1].shape, specs[0].dtype)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        (dy, _), out, copyto = ins, outs[0], env.xp.copyto
-        part = out[_index(self.entries, out.ndim)]
-
-        def kernel() -> None:
-            out.fill(0)
-            copyto(part, dy)
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        part = outs[0][_index(self.entries, outs[0].ndim)]
-        return in_order(code.fill(outs[0], 0), code.move(part, ins[0]))
+    def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
+        return [(outs[0], 0), (outs[0][_index(self.entries, outs[0].ndim)], ins[0])]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(StridedSlice(self.entries), [dy], node.inputs[2:]), None]

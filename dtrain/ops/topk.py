@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import GraphError
-from dtrain.graph.dtypes import bool_, int32
+from dtrain.graph.dtypes import bool_, int32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import compatible, shape_text
+from dtrain.ops.array import expand_dims
 from dtrain.ops.base import (
     Array,
     Env,
@@ -20,13 +21,16 @@ from dtrain.ops.base import (
     Op,
     Placed,
     apply,
+    by_rows,
     convert_to_tensor,
     in_order,
-    place_rows,
     register,
 )
 from dtrain.ops.late import static_int
+from dtrain.ops.logic import is_finite, logical_and, where
+from dtrain.ops.math import cast, equal, greater, less
 from dtrain.ops.placement import Placement, Sharded
+from dtrain.ops.reduce import reduce_all, reduce_max, reduce_sum
 
 
 class _Rows(Op):
@@ -71,9 +75,7 @@ class TopK(_Rows):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        x = ins[0]
-        rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-        return code.own("top_k", x.dtype, rows if self.k else 0, x, rows, columns, self.k, *outs)
+        return by_rows(code, "top_k", ins[0], self.k, *outs)
 
     def grad(self, node: Operation, dy: Tensor | None, _: Tensor | None) -> Sequence[Tensor | None]:
         return [None if dy is None else apply(TopKGrad(), dy, node.outputs[1], node.inputs[0])]
@@ -104,8 +106,8 @@ class TopKGrad(_Rows):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (dy, indices, _), dx = ins, outs[0]
         rows, columns = math.prod(dx.shape[:-1]), dx.shape[-1]
-        put = code.own("put", dx.dtype, dy.size, dx, rows, columns, indices, dy.shape[-1], dy)
-        return in_order(code.fill(dx, 0), put)
+        put = code.kernel("put", dx.dtype, dy.size, dx, rows, columns, indices, dy.shape[-1], dy)
+        return in_order(code.move(dx, 0), put)
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         return [apply(TopKPick(), g, node.inputs[1]), None, None]
@@ -128,7 +130,7 @@ class TopKPick(_Rows):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (x, indices), out = ins, outs[0]
         rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-        return code.own("pick", x.dtype, out.size, x, rows, columns, indices, out.shape[-1], out)
+        return code.kernel("pick", x.dtype, out.size, x, rows, columns, indices, out.shape[-1], out)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [apply(TopKGrad(), dy, node.inputs[1], node.inputs[0]), None]
@@ -161,36 +163,15 @@ class InTopK(Op):
             )
         return [Spec(targets.shape if rows is None else rows, bool_)]
 
-    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        xp, (predictions, targets), out = env.xp, ins, outs[0]
-        rows, classes = predictions.shape
-        wide = env.scratch((rows, classes), np.dtype(bool))
-        chosen = env.scratch((rows,), predictions.dtype)
-        counts = env.scratch((rows,), np.dtype(np.intp))
-        columns = xp.arange(classes).astype(np.int64)
-        numbers = env.scratch((rows, 1), np.dtype(np.int64))
-
-        def kernel() -> None:
-            xp.copyto(numbers[:, 0], targets, casting="unsafe")
-            xp.equal(numbers, columns, wide)
-            # a target that is no class matches none, so that it stays NaN, which is in no top k
-            chosen.fill(np.nan)
-            for_rows, at = xp.nonzero(wide)
-            chosen[for_rows] = predictions[for_rows, at]
-            xp.greater(predictions, chosen[:, None], wide)
-            xp.sum(wide, axis=1, out=counts)
-            xp.less(counts, self.k, out)
-            xp.logical_and(out, xp.isfinite(chosen), out)
-            xp.logical_and(out, xp.isfinite(predictions).all(axis=1), out)
-
-        return kernel
-
-    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        (x, targets), out = ins, outs[0]
-        return code.own("in_top_k", x.dtype, len(x), x, *x.shape, targets, targets.itemsize, self.k, out)
-
-    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
-        return place_rows(placements, node)
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        predictions, targets = inputs
+        classes = np.arange((predictions.spec.shape or ())[1])
+        is_target = equal(expand_dims(cast(targets, int64), 1), classes)
+        # of a target that is no class it is not finite, so that it is in no top k
+        of_target = reduce_max(where(is_target, predictions, -np.inf), 1, keepdims=True)
+        larger = reduce_sum(cast(greater(predictions, of_target), int64), 1)
+        finite = logical_and(is_finite(of_target), is_finite(predictions))
+        return logical_and(less(larger, self.k), reduce_all(finite, 1))
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -1,4 +1,4 @@
-"""fuse: runs of elementwise ops, and the sums behind them, become one pass over memory."""
+"""fuse: runs of elementwise ops, and the reductions behind them, become one pass over memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dtrain.graph.shape import size_of
 from dtrain.native.loops import TYPES
 from dtrain.ops.body import Instruction
 from dtrain.ops.fused import Fused
-from dtrain.ops.reduce import Sum
+from dtrain.ops.reduce import _Reduction
 from dtrain.passes.order import dependencies, ordered
 from dtrain.passes.step import Step, moved, predecessors, sweep
 
@@ -25,7 +25,7 @@ MOST = 64
 def fuse(step: Step) -> Step:
     """Join elementwise ops of one shape and placement, where no other op stands between them.
 
-    Where the kernels are C, sums of what they compute join them, and so do independent scalars.
+    Where the kernels are C, reductions of what they compute join them, and so do independent scalars.
     """
     made = sum(size_of(t.spec.shape) for n in step.graph.operations for t in n.outputs)
     step = replace(step, native=step.native is not None and (step.native or made >= WORTH))
@@ -66,7 +66,7 @@ class _Groups:
             candidate = known[leader]
             if len(candidate) == MOST:
                 continue
-            sums = (t for t in node.inputs if isinstance(t.op.kind, Sum))
+            sums = (t for t in node.inputs if isinstance(t.op.kind, _Reduction))
             if not any(self.of[t.op] is candidate for t in sums) and not self._between(candidate, node):
                 candidate.append(node)
                 self.of[node] = candidate
@@ -78,7 +78,7 @@ class _Groups:
         """The tensor whose shape and placement say which group a node may join."""
         if node in self.elementwise:
             return node.outputs[0]
-        summed = isinstance(node.kind, Sum) and self.native and not node.control_inputs
+        summed = isinstance(node.kind, _Reduction) and self.native and not node.control_inputs
         return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
 
     def _between(self, group: list[Operation], node: Operation) -> bool:

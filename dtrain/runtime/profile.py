@@ -18,6 +18,7 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.graph.graph import Operation
+from dtrain.ops.array import Move
 from dtrain.ops.base import ELEMENTWISE, LOSS, MATRIX, MOVING, REDUCTION
 from dtrain.ops.placement import local_shape
 from dtrain.passes.step import Step
@@ -189,7 +190,8 @@ def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, An
             labels.append((node.name, WAITING, about, False))
             continue
         # of a node in NumPy the last kernel is the op itself; those before it copy its inputs into place
-        copies = symbol == "copy" or (not symbol and i + 1 < len(nodes) and nodes[i + 1] is node)
+        copies = symbol == "move" if symbol else i + 1 < len(nodes) and nodes[i + 1] is node
+        copies = copies and not isinstance(node.kind, Move)
         moved = [node.inputs[k] for k in node.kind.summed] or (node.outputs if part == MOVING else [])
         if part == MOVING and copies:
             part = MEMORY

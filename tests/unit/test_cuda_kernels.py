@@ -177,28 +177,6 @@ def test_the_largest_and_the_smallest_of_any_kind_of_number(gpu: Backend, dtype:
         np.testing.assert_allclose(value, expected, rtol=1e-6 if dtype == "float32" else 0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8"])
-def test_where_the_first_extreme_entry_is(gpu: Backend, dtype: str) -> None:
-    x = np.random.default_rng(2).integers(0, 4, (3, 5, 7)).astype(dtype)
-    if dtype[0] == "f":
-        x[1, 2, 3] = x[1, 2, 5] = x[0, 4, 0] = np.nan
-    found = run(gpu, lambda x: [f(x, a) for f in (dt.argmax, dt.argmin) for a in range(3)], x)
-    right = [f(x, a) for f in (np.nanargmax, np.nanargmin) for a in range(3)]
-    for value, expected in zip(found, right, strict=True):
-        np.testing.assert_array_equal(value, expected)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
-@pytest.mark.parametrize(("exclusive", "reverse"), BOTH)
-def test_cumulative_sums(gpu: Backend, dtype: str, exclusive: bool, reverse: bool) -> None:
-    x = np.random.default_rng(3).integers(-9, 9, (2, 5, 3)).astype(dtype)
-    found = run(gpu, lambda x: [dt.cumsum(x, a, exclusive, reverse) for a in range(3)], x)
-    for axis, value in enumerate(found):
-        turned = np.flip(x, axis) if reverse else x
-        sums = turned.cumsum(axis, dtype=dtype) - (turned if exclusive else 0)
-        np.testing.assert_array_equal(value, np.flip(sums, axis) if reverse else sums)
-
-
 # -- moving values ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "int64", "bool"])
 def test_values_are_moved_to_and_from_any_strides(gpu: Backend, dtype: str) -> None:
@@ -335,30 +313,6 @@ def test_what_is_bad_is_named_though_the_step_went_on(gpu: Backend, kind: str) -
     words = {"gather": "the index 6 is not in", "labels": "a label is 6", "dropout": "6.0 is no probability"}
     with pytest.raises(InvalidArgumentError, match=words[kind]):
         run(gpu, build, x, np.array([0, 3, 1, 0], np.int32))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
-def test_indicators(gpu: Backend, dtype: str) -> None:
-    labels = np.array([[3, 0, 7], [1, -1, 2]], np.int64)
-    values = {"bool": (None, None), "int32": (5, -2), "float32": (0.5, 1.5)}[dtype]
-    one, zero = (1, 0) if dtype == "bool" else values
-    axes = (0, 1, -1)
-    found = run(gpu, lambda x: [dt.one_hot(x, 4, *values, axis=a, dtype=dtype) for a in axes], labels)
-    right = np.where(labels[..., None] == np.arange(4), one, zero).astype(dtype)
-    for axis, value in zip(axes, found, strict=True):
-        np.testing.assert_array_equal(value, np.moveaxis(right, -1, axis))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
-def test_the_largest_few(gpu: Backend, dtype: str) -> None:
-    x = np.random.default_rng(10).integers(0, 5, (2, 3, 9)).astype(dtype)
-    if dtype[0] == "f":
-        x[1, 1, 4] = x[1, 1, 6] = np.nan
-    values, indices = run(gpu, lambda x: dt.nn.top_k(x, 6), x)
-    # of equal ones the first; a NaN is before all
-    order = np.argsort(np.where(np.isnan(x), -np.inf, -x), axis=-1, kind="stable")[..., :6]
-    np.testing.assert_array_equal(indices, order)
-    np.testing.assert_array_equal(values, np.take_along_axis(x, order, -1))
 
 
 def test_the_largest_few_pass_on_what_flows_back_twice(gpu: Backend) -> None:

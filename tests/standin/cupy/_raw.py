@@ -18,6 +18,7 @@ from cupy._device import counts, give
 
 HERE = Path(__file__).parent
 FLAGS = ("-O1", "-std=c++17", "-fPIC", "-shared", "-w", "-ffp-contract=off", "-fwrapv", "-mno-avx512f")
+_CALL = re.compile(r"(\w+)(?:<[\w, ]*>)?\(")
 _KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)\)')
 
 
@@ -72,7 +73,7 @@ def _translated(code: str) -> str:
         name, arguments = match.groups()
         types = [re.sub(r"\w+$", "", a.strip()) for a in arguments.split(",")]
         body = text[match.end() : behind.start() if behind else None]
-        called = set(re.findall(r"(\w+)\(", body))
+        called = set(_CALL.findall(body))
         waits = "true" if called & waiting else "false"
         values = ", ".join(f"*({t}*)a[{i}]" for i, t in enumerate(types))
         pieces.append(
@@ -87,9 +88,7 @@ def _waiting(text: str) -> set[str]:
     bodies = {}
     found = list(re.finditer(r"__forceinline__\s[^()=;{}]*?\b(\w+)\(", text))
     for match, behind in zip(found, [*found[1:], None], strict=True):
-        bodies[match.group(1)] = set(
-            re.findall(r"(\w+)(?:<[\w, ]*>)?\(", text[match.end() : behind.start() if behind else None])
-        )
+        bodies[match.group(1)] = set(_CALL.findall(text[match.end() : behind.start() if behind else None]))
     waiting = {"__syncthreads"}
     while more := {name for name, called in bodies.items() if called & waiting} - waiting:
         waiting |= more
