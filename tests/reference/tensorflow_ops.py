@@ -176,7 +176,7 @@ def _unary(names: str, dtypes: tuple[str, ...]) -> Iterator[Case]:
 def _elementwise() -> Iterator[Case]:
     yield from _unary("abs negative sign square", NUMBERS)
     yield from _unary(
-        "exp log sqrt rsqrt reciprocal tanh sigmoid expm1 log1p sin cos tan asin acos atan sinh cosh asinh acosh "
+        "exp log sqrt rsqrt reciprocal tanh sigmoid expm1 log1p erf sin cos tan asin acos atan sinh cosh asinh acosh "
         "atanh floor ceil rint round is_nan is_inf is_finite",
         FLOATS,
     )
