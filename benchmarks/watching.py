@@ -39,14 +39,14 @@ class InTurns(tensorboard.TensorBoard):
         self.calls, self.pauses, self.pictures = [], [], []
         self._called = 0.0
 
-    def iteration(self, epoch, iteration, loss, values):
+    def iteration(self, epoch, iteration, loss, sums, examples):
         turn = (iteration - 1) // TURN
         if iteration == 1:
             self.turns.append([])
             self._begun = time.perf_counter()
         if (turn + epoch) % 2:
             begun = time.perf_counter()
-            super().iteration(epoch, iteration, loss, values)
+            super().iteration(epoch, iteration, loss, sums, examples)
             self._called += time.perf_counter() - begun
         if iteration % TURN == 0:
             now = time.perf_counter()

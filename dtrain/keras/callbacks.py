@@ -170,13 +170,10 @@ def _overrides(callback: Callback, event: str) -> bool:
 
 
 class Following(Observer):
-    """A fit's callbacks, and what it prints, as they follow a run.
+    """A fit's callbacks, and what it prints, as they follow a run."""
 
-    results: of sums over some examples the loss and metrics by name.
-    """
-
-    def __init__(self, model: Sequential, callbacks: Callbacks, results: Callable[..., Any]) -> None:
-        self._model, self._callbacks, self._results = model, callbacks, results
+    def __init__(self, model: Sequential, callbacks: Callbacks) -> None:
+        self._model, self._callbacks = model, callbacks
         self._about: Any = callbacks.params
 
     @property
@@ -196,9 +193,9 @@ class Following(Observer):
 
     def batch_end(self, at: Any) -> None:
         if self._progress.due():
-            self._progress.moves(at.examples, self._results(at.loss_sum, at.sums, at.examples))
+            self._progress.moves(at.examples, self.results(at.loss_sum, at.sums, at.examples))
         if self._callbacks.listen_to_batches:
-            number, results = at.iteration - 1, self._results(at.loss_sum, at.sums, at.examples)
+            number, results = at.iteration - 1, self.results(at.loss_sum, at.sums, at.examples)
             self._callbacks("train_batch_end", number, {"batch": number, **results})
 
     def epoch(self, **facts: Any) -> None:

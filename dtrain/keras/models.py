@@ -220,7 +220,7 @@ class Sequential(Stack):
         self.stop_training = False
         self._passes = max(initial_epoch, self._passes)
         at, found, begun = Progress(epoch=initial_epoch + 1), None, time.perf_counter()
-        observers: list[Observer] = [Following(self, call, network.results)]
+        observers: list[Observer] = [Following(self, call)]
         with ExitStack() as stack:
             around: dict[str, Any] = {}
             if recorded is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,6 +77,7 @@ class Engine:
         self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
         self._checkpoints, self._request = checkpoints, request
         self._survivors, self._resume = survivors or nullcontext(), resume
+        events.follow(network.results)
 
     def run(self) -> None:
         """Train.
@@ -107,8 +107,7 @@ class Engine:
             taken = self._network.step(window, self._request.vote() if self._request else None)
             for loss, sums, _ in taken:
                 at.add(loss, sums, window.total)
-                values = partial(self._network.results, loss * window.total, sums, window.total)
-                events.iteration(at.epoch, at.iteration, loss, values)
+                events.iteration(at.epoch, at.iteration, loss, sums, window.total)
             if taken[-1][2]:
                 self._save_and_stop()
             events.batch_end(at)

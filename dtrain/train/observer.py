@@ -6,7 +6,7 @@ each rank says, Following calls Keras's callbacks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,10 @@ from dtrain.errors import RanksLost
 
 if TYPE_CHECKING:
     from dtrain.train.state import Progress
+
+
+#: Of the loss's sum, the metrics' sums and their number of examples.
+Results = Callable[[float, Sequence[Any], int], dict[str, float]]
 
 
 class Observer:
@@ -25,6 +29,10 @@ class Observer:
     #: Whether the call that is in work is the last; alike on all ranks.
     stops = False
 
+    def follow(self, results: Results) -> None:
+        """Once, before all else: what gives the mean loss and the metrics, by name, of sums over examples."""
+        self.results = results
+
     def header(self, **facts: Any) -> None:
         """Once, before the first step: what runs where."""
 
@@ -34,12 +42,10 @@ class Observer:
     def batch_begin(self, number: int, examples: int) -> None:
         """Before each call that takes steps: the number of its first in the epoch, from 0, and its batch."""
 
-    def iteration(
-        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
-    ) -> None:
+    def iteration(self, epoch: int, iteration: int, loss: float, sums: Sequence[Any], examples: int) -> None:
         """After each step; epochs and their iterations are numbered from 1. It has to be cheap.
 
-        values: gives the loss and the metrics of that step by name.
+        loss: the mean. sums: over the step's examples, of what the metrics follow from by `results`.
         """
 
     def batch_end(self, at: Progress) -> None:
@@ -72,6 +78,12 @@ class Observers(Observer):
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+        #: Those that follow each step.
+        self._close = [o for o in observers if type(o).iteration is not Observer.iteration]
+
+    def follow(self, results: Results) -> None:
+        for observer in self._observers:
+            observer.follow(results)
 
     @property
     def stops(self) -> bool:  # type: ignore[override]
@@ -89,11 +101,9 @@ class Observers(Observer):
         for observer in self._observers:
             observer.batch_begin(number, examples)
 
-    def iteration(
-        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
-    ) -> None:
-        for observer in self._observers:
-            observer.iteration(epoch, iteration, loss, values)
+    def iteration(self, epoch: int, iteration: int, loss: float, sums: Sequence[Any], examples: int) -> None:
+        for observer in self._close:
+            observer.iteration(epoch, iteration, loss, sums, examples)
 
     def batch_end(self, at: Progress) -> None:
         for observer in self._observers:

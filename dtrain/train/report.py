@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -83,16 +83,14 @@ class Report(Observer):
             # on stderr as well as in the header, so that no redirection hides it
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr, flush=True)
 
-    def iteration(
-        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
-    ) -> None:
+    def iteration(self, epoch: int, iteration: int, loss: float, sums: Sequence[Any], examples: int) -> None:
         """Most calls only count."""
         if not self._speaks:
             return
         if self._bar_wanted:
             self._advance_bar(epoch, iteration, loss)
         elif iteration % self._every == 0:
-            found = {**values(), "loss": loss}
+            found = {**self.results(loss * examples, sums, examples), "loss": loss}
             text = (
                 f"  epoch {epoch}/{self._epochs}  iteration {iteration:>{len(str(self._iterations))}}"
                 f"/{self._iterations}{_numbers(found)}"

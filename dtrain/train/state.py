@@ -52,7 +52,11 @@ class Progress:
         self.iteration += 1
         self.examples += examples
         self.loss_sum += loss * examples
-        self.sums = [a + b for a, b in zip(self.sums, sums, strict=True)] if self.sums else list(sums)
+        if self.sums:
+            for i, value in enumerate(sums):
+                self.sums[i] = self.sums[i] + value
+        else:
+            self.sums = list(sums)
 
     def finish_epoch(self, tested: dict[str, float]) -> None:
         """Go on to the next epoch; tested: {} where there was no test."""

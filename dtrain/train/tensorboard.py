@@ -10,7 +10,7 @@ import importlib.util
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -115,9 +115,7 @@ class TensorBoard(Observer):
         values = {name: asdict(self._config)[name] for name in OPTIONS}
         self._values = values | {"dataset": facts["dataset"], "ranks": facts["ranks"]}
 
-    def iteration(
-        self, epoch: int, iteration: int, loss: float, values: Callable[[], dict[str, float]]
-    ) -> None:
+    def iteration(self, epoch: int, iteration: int, loss: float, sums: Sequence[Any], examples: int) -> None:
         if not self._speaks:
             return
         step = (epoch - 1) * self._per_epoch + iteration
@@ -125,7 +123,7 @@ class TensorBoard(Observer):
             self._begun = step
         self._count += 1
         self._loss += loss
-        self._accuracy += values()["accuracy"]
+        self._accuracy += sums[0] / examples
         if self._count < self._window and iteration < self._per_epoch:
             return
         now = time.time()

@@ -240,8 +240,8 @@ class Seen(Observer):
     def __init__(self):
         self.steps, self.epochs = [], []
 
-    def iteration(self, epoch, iteration, loss, values):
-        self.steps.append([loss, values()["accuracy"]])
+    def iteration(self, epoch, iteration, loss, sums, examples):
+        self.steps.append([loss, sums[0] / examples])
 
     def epoch(self, **facts):
         self.epochs.append([facts[k] for k in ("loss", "accuracy", "test_loss", "test_accuracy")])

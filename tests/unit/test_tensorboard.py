@@ -246,7 +246,7 @@ def test_a_run_that_is_gone_on_with_replaces_what_it_had_written(tmp_path: Path)
         board = tensorboard.TensorBoard(tmp_path, TrainConfig(), session, network, data)
         board.header(**facts)
         for step in range(first, last + 1):
-            board.iteration(*(n + 1 for n in divmod(step - 1, 40)), loss, lambda: {"accuracy": 0.5})
+            board.iteration(*(n + 1 for n in divmod(step - 1, 40)), loss, [2], 4)
         board.close()
 
     steps(1, 80, 4.0)
