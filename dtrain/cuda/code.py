@@ -26,6 +26,7 @@ from dtrain.cuda.loops import (
     update,
 )
 from dtrain.cuda.windows import COUNTABLE, Windows
+from dtrain.errors import EnvironmentProblem
 from dtrain.native.code import axes_of
 from dtrain.native.compiler import HERE as NATIVE
 from dtrain.native.loops import TYPES, Untranslatable, named
@@ -121,6 +122,8 @@ class Code:
         self.comm = _Ranks(env.comm)
         self._backend, self._env = backend, env
         self._sources: dict[str, str] = {}
+        self.node: Any = None  # the operation whose kernels are asked for
+        self._of: dict[str, Any] = {}  # the first that asked for each source
         self.control = backend.block(8 * (STATE + LENT * TABLES + TRANSFER * transfers)).view(np.int64)
         self.control.fill(0)
         self.lent: list[np.ndarray] = []
@@ -185,7 +188,7 @@ class Code:
         n, axes = out.itemsize, axes_of(out, x)
         type = {1: "uint8_t", 2: "uint16_t", 4: "int32_t", 8: "int64_t"}[n]
         symbol, source = copy(type, len(axes), out.size >= COUNTABLE)
-        self._sources[symbol] = source
+        self._add(symbol, source)
         words = (out, x, *(w for size, to, of in axes for w in (size, to // n, of // n)))
         return [Launch(symbol, words, blocks_for(out.size), THREADS)]
 
@@ -245,7 +248,7 @@ class Code:
         arrays = dict(zip(results, outs, strict=True))
         calls: list[Launch] = []
         for part, grid in zip(parts, grids, strict=True):
-            self._sources[part.symbol] = part.source
+            self._add(part.symbol, part.source)
             if grid is None:
                 words = (*sizes, *ins, *(arrays[v] for v in part.written))
                 if prod(sizes):
@@ -277,7 +280,7 @@ class Code:
         for v in sums:
             n = outs[v].size
             name, source = add_parts(loop.joins(v), loop.wide(v), loop.types[v])
-            self._sources[name] = source
+            self._add(name, source)
             calls.append(Launch(name, (parts[v], grid.splits, n, outs[v]), blocks_for(n), THREADS))
         return calls
 
@@ -294,7 +297,7 @@ class Code:
     def update(self, text: str, type: str, slots: int, rate: Any, run: Sequence[Any]) -> list[Launch]:
         """A launch of an update (see ops/update.py) of flat arrays: variable, gradient, slots."""
         symbol, source = update(text, type, slots)
-        self._sources[symbol] = source
+        self._add(symbol, source)
         n = run[0].size
         return [Launch(symbol, (n, rate, *run), blocks_for(n), THREADS)] if n else []
 
@@ -391,10 +394,34 @@ class Code:
         text += "".join(self._sources[symbol] for symbol in sorted(own))
         text += "".join(dict.fromkeys(source for _, source in sorted(made)))
         module = self._backend.module(header() + text, OPTIONS) if launches else None
-        return [
-            self._launcher(module.get_function(symbol), kernels)
-            for (symbol, _), kernels in zip(made, launches, strict=True)
-        ]
+        try:
+            return [
+                self._launcher(module.get_function(symbol), kernels)
+                for (symbol, _), kernels in zip(made, launches, strict=True)
+            ]
+        except Exception as error:  # CuPy's, of NVRTC
+            raise self._refused(sorted(own), error) from None
+
+    def _add(self, symbol: str, source: str) -> None:
+        self._sources[symbol] = source
+        self._of.setdefault(symbol, self.node)
+
+    def _refused(self, symbols: Sequence[str], error: Exception) -> EnvironmentProblem:
+        """What is to be said where NVRTC does not take the source: of which operation it is."""
+        whose = "these kernels"
+        for symbol in symbols:
+            probe = f'{self._sources[symbol]}extern "C" __global__ void probe_{symbol}(state *s) {{}}\n'
+            try:
+                self._backend.module(header() + probe, OPTIONS).get_function(f"probe_{symbol}")
+            except Exception as found:
+                error, made = found, self._of[symbol]
+                whose = f"the kernel of {made.kind.described(made.name)}"
+                break
+        lines = [line for line in str(error).splitlines() if "error" in line] or str(error).splitlines()[:1]
+        return EnvironmentProblem(
+            f"NVRTC does not take {whose}: {' '.join(lines)[:500]}. Report it with `dtrain info`, or train "
+            "with --device cpu."
+        )
 
     def _launcher(self, function: Any, kernels: Sequence[Launch]) -> Callable[[], Any]:
         grid, threads = (*kernels[0].blocks, 1), kernels[0].threads

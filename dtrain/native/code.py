@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.errors import DtrainError
+from dtrain.errors import DtrainError, EnvironmentProblem
 from dtrain.native import compiler, loops
 from dtrain.native.loops import TYPES, Loop, Untranslatable
 from dtrain.poison import poison
@@ -44,6 +46,10 @@ class _Loop(ctypes.Structure):
     )
 
 
+#: What stands before a plan's functions.
+INCLUDE = '#include "kernels.h"\n'
+
+
 class NativeCall(NamedTuple):
     """One call: the function's name, and its words: arrays (their address counts), integers, floats."""
 
@@ -63,6 +69,8 @@ class Code:
     def __init__(self, comm: Any) -> None:
         self.comm = comm
         self._sources: dict[str, str] = {}
+        self.node: Any = None  # the operation whose kernels are asked for
+        self._of: dict[str, Any] = {}  # the first that asked for each source
         self._library: ctypes.CDLL | None = None
         self._room = np.empty(0, np.uint8)
 
@@ -80,6 +88,7 @@ class Code:
     def function(self, symbol: str, source: str, *words: Any) -> NativeCall:
         """A call of a function that comes with its source."""
         self._sources[symbol] = source
+        self._of.setdefault(symbol, self.node)
         return NativeCall(symbol, words)
 
     def loop(
@@ -232,7 +241,7 @@ class Code:
     @property
     def source(self) -> str:
         """All functions of this plan that are not in kernels.c."""
-        return '#include "kernels.h"\n' + "".join(self._sources[s] for s in sorted(self._sources))
+        return INCLUDE + "".join(self._sources[s] for s in sorted(self._sources))
 
     def compile(self) -> None:
         """Make the library, or find it in the cache: one rank of the node compiles. Collective.
@@ -244,11 +253,23 @@ class Code:
         with self.comm.together():
             if source and self.comm.local_rank == 0:
                 with self.comm.board.compiling():
-                    compiler.load(source)
+                    self._load(source)
         with self.comm.together():
             if source:
                 with self.comm.board.compiling():
-                    self._library = compiler.load(source)
+                    self._library = self._load(source)
+
+    def _load(self, source: str) -> ctypes.CDLL:
+        try:
+            return compiler.load(source)
+        except compiler.SourceRefused:
+            for symbol, text in sorted(self._sources.items()):
+                try:
+                    compiler.library(INCLUDE + text)
+                except compiler.SourceRefused as error:
+                    made = self._of[symbol]
+                    raise EnvironmentProblem(f"{made.kind.described(made.name)}: {error}") from None
+            raise
 
     def program(self, calls: Sequence[NativeCall]) -> Program:
         """The calls, ready to run one after another."""
@@ -382,15 +403,25 @@ def own_products() -> bool:
     return _product().fast
 
 
+def _product_or_not() -> None:
+    with suppress(DtrainError):  # which comes again when the library is asked for
+        _product()
+
+
 def problem(comm: Any) -> str:
     """Why a rank cannot have kernels in C; '' where all can. Collective."""
     found = ""
     for turn in (comm.local_rank == 0, comm.local_rank != 0):  # one rank of a node compiles
         try:
             if turn:
-                for load in (fixed, _product):
-                    with comm.board.compiling():
-                        load()
+                with comm.board.compiling():
+                    beside = threading.Thread(target=_product_or_not)  # a compiler each, where none is kept
+                    beside.start()
+                    try:
+                        fixed()
+                    finally:
+                        beside.join()
+                    _product()
         except DtrainError as error:
             found = str(error)
         comm.barrier()

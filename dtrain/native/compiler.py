@@ -56,6 +56,10 @@ def name() -> str:
     return "zig cc" if "ziglang" in words else Path(words[0]).name if words else "none"
 
 
+class SourceRefused(EnvironmentProblem):
+    """The compiler ran, and did not take the source."""
+
+
 @cache
 def _processor() -> str:
     """What the compiler's -march=native depends on."""
@@ -146,7 +150,7 @@ def _compile_in(place: Path, source: str, name: str, rounding: str) -> Path:
     import subprocess  # these two take 10 ms of a start, and a warm one compiles nothing
     import tempfile
 
-    words = command()
+    words, kind = command(), EnvironmentProblem
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     with tempfile.TemporaryDirectory(prefix=".making-", dir=place) as work:
         text, made = Path(work, "kernels.c"), Path(work, "kernels.so")
@@ -169,10 +173,10 @@ def _compile_in(place: Path, source: str, name: str, rounding: str) -> Path:
                 path = place / f"{name}-{crc32(made.read_bytes()):08x}.so"
                 os.replace(made, path)  # another process may have made the same meanwhile
                 return path
-            problem = _errors(done.stderr)
+            problem, kind = _errors(done.stderr), SourceRefused
             if os.strerror(errno.ENOSPC) in problem:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
-    raise EnvironmentProblem(
+    raise kind(
         f"the C compiler {words[0]} could not make dtrain's kernels: {problem}. Check it with `{words[0]} "
         "--version`, name another in CC, or choose --kernels numpy."
     )

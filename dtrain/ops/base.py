@@ -135,6 +135,10 @@ class Op:
         """
         return None
 
+    def described(self, name: str) -> str:
+        """It and the name of its operation, for messages."""
+        return f"{type(self).__name__} '{name}'"
+
     @property
     def packs(self) -> range:
         """Inputs that are best made one behind the other in memory, in this order."""

@@ -85,10 +85,13 @@ class Fused(Op):
         for (op, args), name in zip(self.body, self.names, strict=True):
             (made,) = evaluate(op, [values[a] for a in args])
             if made.dtype.kind == "f" and not np.isfinite(made).all():
-                return f"{type(op).__name__} '{name}'"
+                return op.described(name)
             values.append(made)
+        return self.described("")
+
+    def described(self, name: str) -> str:
         pairs = zip(self.body, self.names, strict=True)
-        return "one of " + ", ".join(f"{type(op).__name__} '{name}'" for (op, _), name in pairs)
+        return "one of " + ", ".join(op.described(own) for (op, _), own in pairs)
 
     @classmethod
     def examples(cls) -> list[Example]:

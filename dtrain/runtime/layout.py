@@ -362,7 +362,7 @@ class Layout:
                     source, ins[k] = ins[k], self.env.xp.zeros(ins[k].shape, ins[k].dtype)
                     kernels += self._copy(source, ins[k])
         self.env.release()
-        self.env.node = node.name
+        self.env.node, self.code.node = node.name, node
         native = self._native(node, ins, outs)
         meets = self._meets(node, ins)
         if native is None:

@@ -12,7 +12,7 @@ import pytest
 from edges import MISSED, assert_near, assert_same_bits, elementwise_ops, tiny
 
 import dtrain as dt
-from dtrain.errors import InvalidArgumentError
+from dtrain.errors import EnvironmentProblem, InvalidArgumentError
 from dtrain.graph.graph import Spec
 from dtrain.native.loops import TYPES
 from dtrain.ops.base import REGISTRY, apply
@@ -136,6 +136,14 @@ def test_elementwise_ops_have_numpys_bits_at_100_000_numbers_and_edges(gpu: Back
             rounding = 64 * np.finfo(dtype).eps
             np.testing.assert_allclose(ours, numpys, rtol=rounding, atol=rounding, err_msg=repr(op))
     assert len(tried) >= {"float32": 60, "float64": 60, "bool": 10}.get(dtype, 25)
+
+
+def test_a_source_that_does_not_compile_is_one_sentence_with_its_op(
+    gpu: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(REGISTRY["Erf"], "cuda", "no_such_function({0})")
+    with pytest.raises(EnvironmentProblem, match=r"the kernel of Erf 'shape': .*--device cpu"):
+        run(gpu, lambda x: dt.matmul(dt.erf(x, name="shape"), x), np.ones((2, 2), "f"))
 
 
 # -- reductions ------------------------------------------------------------------------------------------

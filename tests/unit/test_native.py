@@ -562,6 +562,23 @@ def test_an_update_that_streams_gives_the_same_bits(dtype: str, n: int, start: i
     )
 
 
+def test_a_source_that_does_not_compile_is_one_sentence_with_its_op(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler, "folder", lambda: tmp_path)
+    x = dt.placeholder("float32", [3])
+    y = dt.matmul(dt.cos(dt.erf(x * 2, name="shape") + 1)[None], dt.ones([3, 1]))
+    monkeypatch.setattr(REGISTRY["Erf"], "c", "no_such_function({0})")
+    with pytest.raises(
+        EnvironmentProblem, match=r"one of Mul 'Mul', Erf 'shape', Add 'Add': (?s:.*)no_such_function"
+    ) as error:
+        session("c").run(y, {x: np.ones(3)})
+    assert "--kernels numpy" in str(error.value)
+    monkeypatch.undo()
+    found = session("c").run(y, {x: np.ones(3)})
+    np.testing.assert_allclose(found, [[3 * np.cos(1 + math.erf(2))]], rtol=1e-6)
+
+
 def test_errors_are_those_of_numpys_kernels_and_lose_nothing() -> None:
     table, at = dt.constant(np.arange(12.0).reshape(4, 3)), dt.placeholder("int32", [None])
     rows = dt.gather(table, at) * 2
