@@ -209,6 +209,7 @@ from dtrain.ops.variables import (
 )
 from dtrain.runtime.config import ConfigProto, GPUOptions, RunMetadata, RunOptions
 from dtrain.runtime.session import InteractiveSession, Session, Shard
+from dtrain.train.task import Task
 
 #: None, to put a new axis into x[...].
 newaxis = None
@@ -234,6 +235,7 @@ __all__ = [
     "RunOptions",
     "Session",
     "Shard",
+    "Task",
     "Tensor",
     "TensorShape",
     "Variable",

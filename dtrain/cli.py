@@ -91,6 +91,12 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     train.add_argument(
+        "file",
+        nargs="?",
+        metavar="FILE.py[:FUNCTION]",
+        help="what to train, as --task says; by default an image classifier",
+    )
+    train.add_argument(
         "--config", metavar="FILE", help="a TOML file of options, such as a run's own config.toml"
     )
     for f in fields(TrainConfig):
@@ -237,6 +243,8 @@ def make_parser() -> argparse.ArgumentParser:
 def run_train(args: argparse.Namespace) -> None:
     names = {f.name for f in fields(TrainConfig)}
     flags = {name: value for name, value in vars(args).items() if name in names}
+    if args.file is not None:
+        flags["task"] = args.file
     config = resolve(flags, os.environ, args.config)
     from dtrain.runtime.backend import take_gpu
 
@@ -278,10 +286,11 @@ def run_eval(args: argparse.Namespace) -> None:
 
             print(json_line({"event": "eval", **facts}))
         else:
+            names = [n for n in facts if n.startswith("test_") and n not in ("test_loss", "test_examples")]
+            found = "".join(f", {n.replace('_', ' ')} {facts[n]:.4f}" for n in names)
             print(
-                f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}, "
-                f"test accuracy {facts['test_accuracy']:.4f} on {facts['test_examples']:,} examples "
-                f"of {facts['dataset']}"
+                f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}{found} on "
+                f"{facts['test_examples']:,} examples of {facts['dataset']}"
             )
 
 
@@ -431,6 +440,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     if words[:2] == SCALING.split():
         words[:2] = [SCALING]
     args, rest = make_parser().parse_known_args(words)
+    if args.command == "train" and args.file is not None and ".py" not in args.file:
+        rest = rest or [args.file]  # a value of a switch that takes none
     if rest:
         at = words.index(rest[0])
         raise UsageError(_not_taken(args.command, rest[0], words[at - 1]))

@@ -66,6 +66,11 @@ class TrainConfig:
         UsageError: a value that cannot be meant, naming the option.
     """
 
+    task: str = option(
+        "",
+        "what is trained, said by a file: its function, by default task(), returns dt.Task(...)",
+        metavar="FILE.py[:FUNCTION]",
+    )
     model: str = option(
         "mlp",
         "logistic is 784-10, mlp 784-256-256-10 with ReLU, cnn two convolutions and 1024-10; or your own",
@@ -194,12 +199,12 @@ class TrainConfig:
         return int(first), int(last)
 
     #: What a run has from its first step to its last; the data set is compared by its content.
-    fixed: ClassVar[tuple[str, ...]] = ("model", "optimizer", "lr", "batch_size", "seed")
+    fixed: ClassVar[tuple[str, ...]] = ("task", "model", "optimizer", "lr", "batch_size", "seed")
 
     @property
     def label(self) -> str:
         """A word for the name of a new folder."""
-        return label(self.model)
+        return label(self.task or self.model)
 
     def kept(self) -> str:
         """The text of a run's config.toml."""
@@ -212,10 +217,10 @@ class TrainConfig:
 
     def with_whole_paths(self) -> TrainConfig:
         """The same with files and folders by their whole paths, as they are found from any folder."""
-        file, colon, function = self.model.rpartition(":")
         return replace(
             self,
-            model=f"{os.path.abspath(file)}:{function}" if colon else self.model,
+            task=_whole(self.task),
+            model=_whole(self.model),
             dataset=os.path.abspath(self.dataset) if os.path.isdir(self.dataset) else self.dataset,
             log_dir=os.path.abspath(self.log_dir) if self.log_dir else "",
         )
@@ -233,10 +238,18 @@ class TrainConfig:
         return "".join(lines)
 
 
+def _whole(own: str) -> str:
+    """FILE.py, or FILE.py:function, by its whole path; anything else as it is."""
+    if own.endswith(".py"):
+        return os.path.abspath(own)
+    file, colon, function = own.rpartition(":")
+    return f"{os.path.abspath(file)}:{function}" if colon else own
+
+
 def label(model: str) -> str:
     """A model as part of a folder's name."""
     file, colon, function = model.rpartition(":")
-    return f"{Path(file).stem}-{function}" if colon else model
+    return f"{Path(file).stem}-{function}" if colon else Path(model).stem
 
 
 def flag(name: str) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 import dtrain as dt
 from dtrain.runtime.backend import make_backend
 from dtrain.runtime.loop import Loop, Window
-from dtrain.task.trainer import TRAINING, build, make_optimizer
+from dtrain.task.network import TRAINING, build
+from dtrain.task.trainer import make_optimizer
 from dtrain.train.data import load
 
 STEPS, WARM_UP = 100, 3
@@ -36,7 +37,7 @@ def measure(batch: int, backend: Any) -> dict[str, Any]:
     session = dt.Session(graph=graph, device=backend)
     session.run(initialize)
     network.lend(session)
-    fetches = [network.loss, network.accuracy, network.stopping, minimize]
+    fetches = [network.loss, *network.sums, network.stopping, minimize]
     feeds = [network.indices, network.training, network.stop]
     steps = Loop(session, fetches, feeds, network.stopping)
     rows = np.random.default_rng(0).integers(0, 60_000, (STEPS + 1, batch)).astype(np.int32)

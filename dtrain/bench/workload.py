@@ -10,7 +10,8 @@ import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.runtime.plan import Plan
 from dtrain.runtime.session import Shard
-from dtrain.task.trainer import TRAINING, build, make_optimizer
+from dtrain.task.network import TRAINING, build
+from dtrain.task.trainer import make_optimizer
 from dtrain.train.batches import batches, epoch_order
 from dtrain.train.data import Dataset
 
@@ -42,7 +43,7 @@ class Workload:
         self._session.run(initialize)
         network.lend(self._session)
         feeds = [network.indices, network.training]
-        self._step = self._session.make_callable([network.loss, network.accuracy, minimize], feeds)
+        self._step = self._session.make_callable([network.loss, *network.sums, minimize], feeds)
         self._order = epoch_order(0, 1, examples)
 
     def batches(self, batch_size: int) -> Iterator[Shard]:

@@ -350,6 +350,7 @@ REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for na
 #: What dtrain offers beside TensorFlow 1's names.
 OWN: dict[str, str] = {
     "Shard": "this rank's rows of a batch, to feed: dt.Shard(rows, total)",
+    "Task": "what `dtrain train FILE.py` trains: data, model, loss, metrics, optimizer",
     "mul": "multiply, under the name that TensorFlow had for it before 1.0",
     "neg": "negative, likewise",
     "select": "where, likewise",

@@ -54,7 +54,7 @@ class Compiled:
                 "compile: loss is missing: give a name such as 'sparse_categorical_crossentropy'."
             )
         #: Each with whether examples are weighted in it, under the name that Keras gives it.
-        self.metrics = _named(_as_list(metrics), _as_list(weighted_metrics))
+        self.metrics = named_metrics(metrics, weighted_metrics)
         self.config = {
             "optimizer": self.optimizer,
             "loss": getattr(self.loss, "function", self.loss),
@@ -79,11 +79,12 @@ def _as_list(given: Any) -> list[Any]:
     return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _named(plain: Sequence[Any], weighted: Sequence[Any]) -> list[tuple[Metric, bool]]:
+def named_metrics(plain: Any, weighted: Any = None) -> list[tuple[Metric, bool]]:
     """Metrics with names that differ: a second 'x' is 'x_1', or 'weighted_x' if it is weighted."""
     found: list[tuple[Metric, bool]] = []
     counts: dict[str, int] = {}
-    for given, weighs in [*((m, False) for m in plain), *((m, True) for m in weighted)]:
+    both = [*((m, False) for m in _as_list(plain)), *((m, True) for m in _as_list(weighted))]
+    for given, weighs in both:
         metric = copy.copy(metrics.get(given))
         if weighs and metric.name in counts:
             metric.name = f"weighted_{metric.name}"
@@ -198,12 +199,12 @@ class Steps:
             optimizer.iterations.assign_add(len(taken))
         stops = [bool(values.pop()) if self._votes else False for values in taken]
         return [
-            (float(loss), [_wide(s) for s in sums], stop)
+            (float(loss), [wide(s) for s in sums], stop)
             for (loss, *sums, _), stop in zip(taken, stops, strict=True)
         ]
 
 
-def _wide(value: Any) -> Any:
+def wide(value: Any) -> Any:
     """A sum in float64, in which sums are added up."""
     return float(value) if value.ndim == 0 else value.astype(np.float64)
 
@@ -224,7 +225,7 @@ def test(
         loss, *sums = step(shard)
         penalty = sum(float(sums.pop()) for _ in range(penalties))
         loss_sum += float(loss) + penalty * shard.total
-        added = [a + _wide(b) for a, b in zip(added, sums, strict=True)] if added else [*map(_wide, sums)]
+        added = [a + wide(b) for a, b in zip(added, sums, strict=True)] if added else [*map(wide, sums)]
         done += shard.total
         progress(done)
     return network.results(loss_sum, added, done)

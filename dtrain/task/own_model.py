@@ -1,4 +1,4 @@
-"""--model FILE.py:function: a model of the user's own, in place of those of models.py."""
+"""Files of the user's own: --model FILE.py:function in place of models.py, and --task FILE.py."""
 
 from __future__ import annotations
 
@@ -23,24 +23,18 @@ from dtrain.errors import UsageError
 from dtrain.graph.shape import shape_text
 from dtrain.ops.nn import Softmax
 from dtrain.task.models import MODELS
+from dtrain.train.task import Task
 
 
-def logits(model: str, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Tensor:
-    """The logits [n, classes] of a model, by its name or as FILE.py:function, for images x [n, pixels].
-
-    The function takes (x, training) and gives the logits, or takes nothing and gives a keras Sequential.
+def logits(model: Any, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Tensor:
+    """The logits [n, classes] of a model for images x [n, pixels]; see output.
 
     Raises:
         UsageError: there is no such file or function, or what it gives are no logits for these classes.
     """
-    if model in MODELS:
-        return MODELS[model](x, training)
-    function = _find(model)
-    y = _of_sequential(function(), x, training, model) if _takes(function, 0) else function(x, training)
-    if isinstance(y, dt.keras.Sequential):
-        y = _of_sequential(y, x, training, model)
-    if not isinstance(y, dt.Tensor):
-        raise UsageError(f"--model {model} gives {y!r}: let it return the logits, or a keras Sequential.")
+    y = output(model, x, training)
+    if isinstance(model, str) and model in MODELS:
+        return y
     if isinstance(y.op.kind, Softmax):  # the loss does it again, stably
         y = y.op.inputs[0]
     shape = y.spec.shape
@@ -52,47 +46,90 @@ def logits(model: str, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Te
         or y.dtype != "float32"
     ):
         raise UsageError(
-            f"--model {model} gives {y.dtype.name}{shape_text(shape)}, and the data has {classes} classes: "
+            f"{_said(model)} gives {y.dtype.name}{shape_text(shape)}, and the data has {classes} classes: "
             f"let it end in a float32 logit for each, such as Dense({classes})."
         )
     return y
 
 
+def output(model: Any, x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+    """What a model gives for x: one of MODELS, FILE.py:function, a function or a keras Sequential.
+
+    A function takes (x, training) and gives the output, or takes nothing and gives a Sequential.
+
+    Raises:
+        UsageError: there is no such file or function, or it gives something else.
+    """
+    made = model
+    if isinstance(model, str):
+        made = MODELS[model] if model in MODELS else _find(model)
+    if callable(made) and not isinstance(made, dt.keras.Sequential):
+        made = made() if _takes(made, 0) else made(x, training)
+    y = _of_sequential(made, x, training, _said(model))
+    if not isinstance(y, dt.Tensor):
+        raise UsageError(f"{_said(model)} gives {y!r}: let it return the logits, or a keras Sequential.")
+    return y
+
+
+def _said(model: Any) -> str:
+    """A model as messages call it."""
+    return f"--model {model}" if isinstance(model, str) else "the task's model"
+
+
+def load_task(config: TrainConfig) -> Task:
+    """The task of --task FILE.py[:function]; that of the options alone where there is none.
+
+    Raises:
+        UsageError: there is no such file or function, or it gives no Task.
+    """
+    if not config.task:
+        return Task()
+    where = config.task if ".py:" in config.task else f"{config.task}:task"
+    made = _find(where, "--task", 0)()
+    if not isinstance(made, Task):
+        raise UsageError(f"--task {config.task} gives {made!r}: let it return dt.Task(...).")
+    return made
+
+
 def check(config: TrainConfig) -> TrainConfig:
-    """The options with the digest of the model's file as it is now, before anything of it runs.
+    """The options with the digest of --task's and --model's files as they are, before anything of them runs.
 
     Raises:
         UsageError: there is no such file, or it is not the one that the options name.
     """
-    model, known = config.model, config.model_digest
-    digest = "" if model in MODELS else hashlib.sha256(_read(model)).hexdigest()
-    if known not in ("", digest):
+    named = [("--task", config.task)] if config.task else []
+    named += [] if config.model in MODELS else [("--model", config.model)]
+    texts = [_read(name, own) for name, own in named]
+    digest = hashlib.sha256(b"".join(texts)).hexdigest() if named else ""
+    if config.model_digest not in ("", digest):
+        name, own = named[0] if named else ("--model", config.model)
         raise UsageError(
-            f"--model {model}: this file is not the one that trained: it was changed since the run began "
-            f"(--model-digest). Read what it does now, and say by --model {shlex.quote(model)} that it is "
+            f"{name} {own}: this file is not the one that trained: it was changed since the run began "
+            f"(--model-digest). Read what it does now, and say by {name} {shlex.quote(own)} that it is "
             "meant, or give another."
         )
     return replace(config, model_digest=digest)
 
 
-def _read(model: str) -> bytes:
-    path = Path(model.rpartition(":")[0])
+def _read(option: str, own: str) -> bytes:
+    path = Path(own if own.endswith(".py") else own.rpartition(":")[0])
     if not path.is_file():
-        raise UsageError(f"--model {model}: there is no file {path}: give FILE.py:function by --model.")
+        raise UsageError(f"{option} {own}: there is no file {path}: give FILE.py:function by {option}.")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"--model {model}: {path} cannot be read: {error.strerror}.") from None
+        raise UsageError(f"{option} {own}: {path} cannot be read: {error.strerror}.") from None
 
 
-def _find(model: str) -> Callable[..., Any]:
+def _find(model: str, option: str = "--model", arguments: int = 2) -> Callable[..., Any]:
+    """A file's function, which takes no arguments or so many."""
     file, _, name = model.rpartition(":")
     path = Path(file)
     try:
         module = _import(path.resolve())
     except SyntaxError as error:
         raise UsageError(
-            f"--model {model}: {error.filename or path} line {error.lineno} is not Python: {error.msg}."
+            f"{option} {model}: {error.filename or path} line {error.lineno} is not Python: {error.msg}."
         ) from None
     function = getattr(module, name, None)
     if not callable(function):
@@ -101,11 +138,15 @@ def _find(model: str) -> Callable[..., Any]:
         ]
         near = difflib.get_close_matches(name, own, 1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(own) or 'no functions'}."
-        raise UsageError(f"--model {model}: {path} has no function {name}; {hint}")
-    if not (_takes(function, 0) or _takes(function, 2)):
+        raise UsageError(f"{option} {model}: {path} has no function {name}; {hint}")
+    if not (_takes(function, 0) or _takes(function, arguments)):
         raise UsageError(
-            f"--model {model}: {name} takes {inspect.signature(function)}: let it take (x, training) and "
-            "return the logits, or nothing and return a keras Sequential."
+            f"{option} {model}: {name} takes {inspect.signature(function)}: let it take "
+            + (
+                "(x, training) and return the logits, or nothing and return a keras Sequential."
+                if arguments
+                else "nothing, and return dt.Task(...)."
+            )
         )
     return function
 
@@ -142,17 +183,18 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, model: str) -> Any:
-    """A Sequential on the images, in the shape that it takes; anything else as it is."""
+def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, said: str) -> Any:
+    """A Sequential on the examples, in the shape that it takes; anything else as it is."""
     if not isinstance(made, dt.keras.Sequential):
         return made
     if made.built:  # by summary(), say, in a graph of its own
         made = dt.keras.models.clone_model(made)
     shape = made.build_shape
-    pixels = x.shape.as_list()[1]
-    if shape is not None and prod(shape) != pixels:
+    given = tuple(x.shape.as_list()[1:])
+    if shape is not None and prod(shape) != prod(given):
+        what = f"images of {given[0]} pixels" if len(given) == 1 else f"examples of shape {given}"
         raise UsageError(
-            f"--model {model} takes examples of shape {shape}, and the data has images of {pixels} pixels: "
-            f"give its first layer input_shape=({pixels},) or another of as many."
+            f"{said} takes examples of shape {shape}, and the data has {what}: give its first layer "
+            f"input_shape={given} or another of as many."
         )
-    return made(x if shape is None else dt.reshape(x, [-1, *shape]), training)
+    return made(x if shape in (None, given) else dt.reshape(x, [-1, *shape]), training)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import dtrain as dt
 from dtrain import machine
@@ -18,14 +16,12 @@ from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
-from dtrain.ops.base import apply
-from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
-from dtrain.runtime.loop import Loop, Window
-from dtrain.runtime.session import Shard
 from dtrain.task import own_model
+from dtrain.task.examples import examples_of
+from dtrain.task.network import Steps, Trained, build, evaluate
 from dtrain.train import checkpoint, tensorboard
-from dtrain.train.batches import Pace, batches, epoch_order, iterations, shard_sizes
+from dtrain.train.batches import Pace, epoch_order, iterations, shard_sizes
 from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import Engine, about_ranks
@@ -38,90 +34,7 @@ from dtrain.train.report import Report
 from dtrain.train.run_dir import RunDir, hold, write_options
 from dtrain.train.saving import Checkpoints
 from dtrain.train.state import Progress, give_values, init_from, manifest_of, refuse_difference, resume
-
-#: Examples of one evaluation step over all ranks: large enough for full speed, small enough for any memory.
-EVAL_BATCH = 1_000
-#: What the placeholder `training` is fed.
-TRAINING, TESTING = np.float32(1), np.float32(0)
-
-
-@dataclass
-class Network:
-    """A model's graph over a data set: feed `indices` into it and `training`, 1 or 0; fetch the rest.
-
-    stop, stopping: one number a rank, whether it was asked to stop, and their sum.
-    parameters: all of the model's variables, statistics that are not trained included.
-    examples: the images and the labels, each with the table that the graph reads them from.
-    """
-
-    indices: dt.Tensor
-    training: dt.Tensor
-    stop: dt.Tensor
-    stopping: dt.Tensor
-    loss: dt.Tensor
-    accuracy: dt.Tensor
-    predicted: dt.Tensor
-    parameters: list[dt.Variable]
-    examples: list[tuple[Table, np.ndarray]]
-    losses: dt.Tensor  # of each example
-
-    def lend(self, session: dt.Session) -> None:
-        """Let the session's runs read the examples, which are no part of the graph."""
-        for table, rows in self.examples:
-            table.rows = session.backend.from_host(rows)
-
-
-def build(model: str, data: Dataset) -> Network:
-    """Build the graph from example numbers to loss and accuracy, both means over the global batch."""
-    indices = dt.placeholder("int32", [None], name="indices")
-    training = dt.placeholder("float32", [], name="training")
-    stop = dt.placeholder("float32", [None], name="stop")
-    stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
-    with dt.name_scope("input"):
-        examples = []
-        for name, rows in (("images", data.images), ("labels", data.labels)):
-            rows = np.ascontiguousarray(rows)
-            examples.append((Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)), rows))
-        pixels, classes = (apply(LentRows(table), indices, name=table.name) for table, _ in examples)
-        flat = dt.reshape(pixels, [-1, data.images[0].size])
-        x = dt.cast(flat, "float32") * (1 / 255)
-        labels = dt.cast(classes, "int32")
-    logits = own_model.logits(model, x, training, data.classes)
-    with dt.name_scope("loss"):
-        each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-        loss = dt.add_n([dt.reduce_mean(each), *dt.losses.get_regularization_losses()])
-    with dt.name_scope("accuracy"):
-        predicted = dt.cast(dt.argmax(logits, 1), "int32")
-        accuracy = dt.reduce_mean(dt.cast(dt.equal(predicted, labels), "float32"))
-    return Network(
-        indices,
-        training,
-        stop,
-        stopping,
-        loss,
-        accuracy,
-        predicted,
-        dt.global_variables(),
-        examples,
-        losses=each,
-    )
-
-
-class Steps:
-    """The network as an engine trains it: takes steps by a Loop, which fetches loss, accuracy and stop."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-
-    def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[int], bool]]:
-        return [
-            # a count, freed of float32's rounding
-            (float(loss), [round(float(accuracy) * window.total)], bool(stop))
-            for loss, accuracy, stop, _ in self._loop(window, TRAINING, vote)
-        ]
-
-    def results(self, loss: float, sums: Sequence[int], examples: int) -> dict[str, float]:
-        return {"loss": loss / examples, "accuracy": sums[0] / examples}
+from dtrain.train.task import Task
 
 
 def make_optimizer(name: str, lr: float) -> Optimizer:
@@ -153,6 +66,23 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
     return backend, devices
 
 
+def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
+    """The task that the options name, and its examples. Collective.
+
+    Raises:
+        UsageError: the task's file or its arrays are not what they should be, or differ between the ranks.
+    """
+    task = Task()
+    with comm.together():
+        task = own_model.load_task(config)
+    if task.data is None:
+        return task, load(config.dataset, comm)
+    with comm.together():
+        data = examples_of(task.data, config.task)
+    comm.agree_on_items("the data of the task", {"digest": data.digest})
+    return task, data
+
+
 def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict[str, Any]:
     """Train as the configuration says, on all ranks together; returns the facts of the footer.
 
@@ -169,7 +99,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     with comm.together():
         config = own_model.check(config)
     backend, devices = make_devices(config, comm)
-    data = load(config.dataset, comm)
+    task, data = prepared(config, comm)
     if len(data.train) < comm.size:
         error = UsageError(
             f"{comm.size} ranks share {len(data.train)} training examples, so some have none: start at most "
@@ -186,7 +116,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         )
     with hold(config, comm) as folder:
         comm.board.run_dir(str(folder.path))
-        return _train_in(folder, config, comm, backend, devices, data, observers, started)
+        return _train_in(folder, config, comm, backend, devices, task, data, observers, started)
 
 
 def _train_in(
@@ -195,6 +125,7 @@ def _train_in(
     comm: Communicator,
     backend: Backend,
     devices: list[str],
+    task: Task,
     data: Dataset,
     observers: tuple[Observer, ...],
     started: float,
@@ -206,12 +137,12 @@ def _train_in(
     graph.seed = config.seed
     with graph.as_default():
         with comm.together():
-            network = build(config.model, data)
-        updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
-        optimizer = make_optimizer(config.optimizer, config.lr)
-        if config.precision == "float16" and not backend.on_host:
-            optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
-        minimize = dt.group(optimizer.minimize(network.loss), updates)
+            network = build(task.model or config.model, data, task)
+            updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
+            optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
+            if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
+                optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
+            trained = Trained(optimizer, network)
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
     checks = dt.ConfigProto(
@@ -229,31 +160,34 @@ def _train_in(
         session.run(initialize)
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
-    feeds = [network.indices, network.training, network.stop]
-    fetches = [network.loss, network.accuracy, network.stopping, minimize]
+    steps = Steps(session, network, trained, updates)
     # a step in which ranks die has to be the only one of its call: those before it are done
     profiler, pace = None, Pace(comm, most=1 if comm.elastic else Pace.MOST)
+    if trained.keras is not None:
+        trained.keras.iterations = at.step
+        if trained.keras.decay:
+            pace = Pace(comm, most=1)
     if config.profile:
         from dtrain.train.profile import StepProfiler
 
-        profiler = StepProfiler(
-            session, session.make_callable(fetches, feeds), config.profile_window(), run_dir
-        )
+        single = session.make_callable(steps.fetches, steps.feeds)
+        profiler = StepProfiler(session, single, config.profile_window(), run_dir)
         pace = Pace(comm, most=1)
-    steps = Steps(Loop(session, fetches, feeds, network.stopping, profiler))
+    steps.begin(profiler)
 
     def about(at: Progress) -> dict[str, Any]:
         folder.check()
         return manifest_of(session, at, config, *same)
 
     def test() -> dict[str, float]:
-        mistakes = Mistakes(data) if at.epoch == config.epochs else None
-        loss, accuracy = evaluate(session, network, data.test, comm, mistakes)
+        last = at.epoch == config.epochs and network.predicted is not None
+        mistakes = Mistakes(data) if last else None
+        found = evaluate(session, network, data.test, comm, mistakes) if data.test else {}
         if mistakes:
             mistakes.save(run_dir, at.epoch, comm)
         if config.check_every:
             session.check_replicas()
-        return {"loss": loss, "accuracy": accuracy}
+        return found
 
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
     if watched:
@@ -272,10 +206,10 @@ def _train_in(
             examples=len(data.train),
             test_examples=len(data.test),
             shards=shard_sizes(data.train, config.batch_size, comm.size),
-            model=config.model,
+            model=config.label if task.model else config.model,
             parameters=sum(v.shape.num_elements() or 0 for v in network.parameters),
-            optimizer=config.optimizer,
-            lr=config.lr,
+            optimizer=config.optimizer if task.optimizer is None else trained.name,
+            lr=config.lr if task.optimizer is None else trained.lr,
             batch_size=config.batch_size,
             iterations_per_epoch=iterations(data.train, config.batch_size),
             epochs=config.epochs,
@@ -310,31 +244,6 @@ def _train_in(
     return facts
 
 
-def evaluate(
-    session: dt.Session,
-    network: Network,
-    examples: range,
-    comm: Communicator,
-    mistakes: Mistakes | None = None,
-) -> tuple[float, float]:
-    """Mean loss and accuracy over examples, each counted once; the same on every rank.
-
-    mistakes: gets the outcome of each example.
-    """
-    feeds = [network.indices, network.training]
-    each = [network.losses, network.predicted] if mistakes else []
-    run = session.make_callable([network.loss, network.accuracy, *each], feeds)
-    order = np.arange(examples.start, examples.stop, dtype=np.int32)
-    loss_sum, correct = 0.0, 0
-    for shard in batches(order, EVAL_BATCH, comm):
-        loss, accuracy, *outcomes = run(shard, TESTING)
-        if mistakes:
-            mistakes.add(*outcomes)
-        loss_sum += float(loss) * shard.total
-        correct += round(float(accuracy) * shard.total)
-    return loss_sum / len(order), correct / len(order)
-
-
 def evaluate_run(
     run_dir: Path, config: TrainConfig, comm: Communicator, best: bool = False
 ) -> dict[str, Any]:
@@ -344,10 +253,12 @@ def evaluate_run(
         CheckpointError: there are none, they are damaged, or they are of another model.
     """
     backend, _ = make_devices(config, comm)
-    data = load(config.dataset, comm)
+    task, data = prepared(config, comm)
+    if not data.test:
+        comm.agree(UsageError(f"{run_dir}: its task has no examples to test on."))
     graph = dt.Graph()
     with graph.as_default(), comm.together():
-        network = build(config.model, data)
+        network = build(task.model or config.model, data, task)
     session = dt.Session(graph=graph, comm=comm, device=backend)
     network.lend(session)
     wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in network.parameters}
@@ -367,15 +278,14 @@ def evaluate_run(
             said = json.dumps([found.step, at.epoch - 1, found.damaged])
     step, epoch, damaged = json.loads(comm.broadcast_text(said if comm.rank == 0 else ""))
     give_values(session, {v.op.name: v for v in network.parameters}, found.values)
-    loss, accuracy = evaluate(session, network, data.test, comm)
+    tested = evaluate(session, network, data.test, comm)
     return {
         "run_dir": str(run_dir),
-        "model": config.model,
+        "model": config.label if task.model else config.model,
         "epoch": epoch,
         "step": step,
         "dataset": data.name,
         "warning": " ".join([*filter(None, [data.warning]), *damaged]) or None,
         "test_examples": len(data.test),
-        "test_loss": loss,
-        "test_accuracy": accuracy,
+        **{f"test_{name}": value for name, value in tested.items()},
     }

@@ -141,7 +141,7 @@ def resume(
         for name in config.fixed:
             other = there.get(name) if isinstance(there, dict) else None
             # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same
-            if name == "model" and label(str(other)) == label(here[name]):
+            if name in ("task", "model") and label(str(other)) == label(here[name]):
                 continue
             if other != here[name]:
                 raise CheckpointError(

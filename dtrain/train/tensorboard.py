@@ -30,12 +30,13 @@ from dtrain.summary import FileWriter
 from dtrain.train.batches import batches
 from dtrain.train.data import Dataset
 from dtrain.train.observer import Observer
+from dtrain.train.state import Progress
 
 if TYPE_CHECKING:
-    from dtrain.task.trainer import Network
+    from dtrain.task.network import Network
 
-#: A point of a curve is the mean of ITERATIONS iterations, or of so many that a run has POINTS points: each
-#: costs as much as a quarter of a small step.
+#: A point of a curve is the mean over the examples of ITERATIONS iterations, or of so many that a run has
+#: POINTS points: each costs as much as a quarter of a small step.
 ITERATIONS, POINTS = 20, 500
 #: Points wait to be written together: to the end of the epoch, and in a longer one so many seconds. The
 #: thread that writes them would take a core from the steps, and no first step waits for TensorBoard's import.
@@ -46,18 +47,15 @@ PICTURES = 10
 COLUMNS, ROWS = 5, 5
 #: The examples of one step while looking for wrong ones.
 LOOK = 500
-#: Curves of an epoch: the tag of each fact.
+#: Facts of an epoch whose curves have other tags than epoch/NAME; '' has none.
 EPOCH_TAGS = {
-    "loss": "epoch/loss",
-    "accuracy": "epoch/accuracy",
-    "test_loss": "epoch/test_loss",
-    "test_accuracy": "epoch/test_accuracy",
+    "epoch": "",
+    "seconds": "",
     "images_per_second": "speed/images_per_second",
     "communication_fraction": "speed/communication_share",
 }
-#: What the table of hyper-parameters shows: options of a run, and curves whose last value is its result.
+#: Options of a run that the table of hyper-parameters shows.
 OPTIONS = ("model", "dataset", "optimizer", "lr", "batch_size", "epochs", "seed")
-METRICS = ("test_accuracy", "test_loss", "accuracy", "loss", "images_per_second")
 
 
 def wanted(choice: str, comm: Communicator) -> bool:
@@ -102,9 +100,9 @@ class TensorBoard(Observer):
         trained = set(session.graph.get_collection(GraphKeys.TRAINABLE_VARIABLES))
         self._parameters = [v for v in network.parameters if v in trained]
         self._gradients: list[Tensor | None] = []
-        self._points: list[tuple[int, float, float, float]] = []
+        self._points: list[tuple[int, float, dict[str, float]]] = []
         self._written = time.time()
-        self._count, self._loss, self._accuracy = 0, 0.0, 0.0
+        self._sum = Progress()  # since the last point
         self._begun = 0  # the first step that it saw
 
     # -- events ----------------------------------------------------------------------------------------
@@ -121,14 +119,13 @@ class TensorBoard(Observer):
         step = (epoch - 1) * self._per_epoch + iteration
         if not self._begun:
             self._begun = step
-        self._count += 1
-        self._loss += loss
-        self._accuracy += sums[0] / examples
-        if self._count < self._window and iteration < self._per_epoch:
+        at = self._sum
+        at.add(loss, sums, examples)
+        if at.step < self._window and iteration < self._per_epoch:
             return
         now = time.time()
-        self._points.append((step, now, self._loss / self._count, self._accuracy / self._count))
-        self._count, self._loss, self._accuracy = 0, 0.0, 0.0
+        self._points.append((step, now, self.results(at.loss_sum, at.sums, at.examples)))
+        self._sum = Progress()
         if now - self._written > DELAY:
             self._write_points()
 
@@ -138,12 +135,14 @@ class TensorBoard(Observer):
         if self._speaks:
             self._write_points()
         if self._speaks:
-            scalars = {tag: facts[name] for name, tag in EPOCH_TAGS.items() if facts[name] is not None}
+            tagged = ((EPOCH_TAGS.get(name, f"epoch/{name}"), value) for name, value in facts.items())
+            scalars = {tag: value for tag, value in tagged if tag and value is not None}
             scalars["epoch/learning_rate"] = self._config.lr
             self._write(summary_proto.scalars(scalars), step)
         if epoch % self._every == 0 or epoch == self._config.epochs:
             self._add_histograms(step)
-            self._add_wrong_images(step)
+            if self._network.predicted is not None:
+                self._add_wrong_images(step)
         if self._writer is not None:
             with self._survived():
                 self._writer.flush()
@@ -177,7 +176,11 @@ class TensorBoard(Observer):
                 self._folder, max_queue=2 * POINTS, flush_secs=DELAY, comm=self._session.comm
             )
             self._writer.add_graph(self._session.graph)  # which shows the training step's own gradients alone
-            metrics = {EPOCH_TAGS[name]: name.replace("_", " ") for name in METRICS}
+            names = ["loss", *(metric.name for metric, _ in self._network.metrics)]
+            metrics = {
+                f"epoch/{n}": n.replace("_", " ") for n in [*(f"test_{n}" for n in names[::-1]), *names]
+            }
+            metrics[EPOCH_TAGS["images_per_second"]] = "images per second"
             self._writer.add_summary(summary_proto.hyperparameters(self._values, metrics))
             if self._begun > 1:  # what a run that is gone on with had written of the steps to come
                 self._writer.add_event(summary_proto.restart(self._begun))
@@ -198,9 +201,9 @@ class TensorBoard(Observer):
             self._open()
         if not self._speaks:
             return
-        for step, when, loss, accuracy in self._points:
-            summary = summary_proto.scalars({"iteration/loss": loss, "iteration/accuracy": accuracy})
-            self._write(summary, step, when)
+        for step, when, values in self._points:
+            tagged = {f"iteration/{name}": value for name, value in values.items()}
+            self._write(summary_proto.scalars(tagged), step, when)
         self._points.clear()
         self._written = time.time()
 

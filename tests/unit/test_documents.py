@@ -106,7 +106,8 @@ def test_every_command_is_taken(
         return
     given = vars(args)
     if args.run is cli.run_train:
-        options = {name: value for name, value in given.items() if name not in ("command", "run", "config")}
+        own = {"command", "run", "config", "file"}
+        options = {name: value for name, value in given.items() if name not in own}
         if options.get("resume", "auto") != "auto":
             options["run_dir"] = options.pop("resume")  # a folder that is not here
         resolve(options, {})

@@ -141,7 +141,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
 
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
     monkeypatch.setattr(engine, "windows", ledger)
-    monkeypatch.setattr(trainer, "evaluate", lambda *args: (0.5, 0.5))
+    monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 0.5, "accuracy": 0.5})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
 
     def stopped(comm: Communicator, config: TrainConfig) -> str:
@@ -394,7 +394,7 @@ def test_eval_reads_the_newest_and_the_best(
 ) -> None:
     accuracies = iter([0.9, 0.1])
     real = trainer.evaluate
-    monkeypatch.setattr(trainer, "evaluate", lambda *args: (1.0, next(accuracies)))
+    monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 1.0, "accuracy": next(accuracies)})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
     trainer.train(replace(config, keep=1), SingleCommunicator())
     assert checkpoint.steps(Path(config.run_dir)) == [4, 8]

@@ -39,6 +39,9 @@ class Dataset:
     source: the folder it was read from, or "generated".
     digest: sha256 (hex) over all examples, the same wherever the same set was read from.
     warning: what to tell the user where this is not the set hoped for, otherwise None.
+    weights: of each example, float32 [n], where they are not all 1.
+
+    A task's own arrays are such a set, of examples and labels of any shape and number.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Dataset:
     digest: str
     classes: int = 10
     warning: str | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.images.flags.writeable = self.labels.flags.writeable = False
