@@ -286,12 +286,7 @@ _WHY: dict[str, str] = {
         tf.contrib.cluster_resolver
     """,
     "write the training loop around Session.run": """
-        tf.train.CheckpointSaverHook tf.train.ChiefSessionCreator tf.train.FeedFnHook
-        tf.train.LoggingTensorHook tf.train.MonitoredSession tf.train.MonitoredTrainingSession
-        tf.train.NanTensorHook tf.train.Scaffold tf.train.SessionCreator tf.train.SessionManager
-        tf.train.SessionRunArgs tf.train.SessionRunHook tf.train.SingularMonitoredSession
-        tf.train.StepCounterHook tf.train.StopAtStepHook tf.train.SummarySaverHook
-        tf.train.basic_train_loop
+        tf.train.SessionCreator tf.train.SessionManager tf.train.basic_train_loop
     """,
     "a graph is defined, then run": """
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager

@@ -107,7 +107,7 @@ class Report(Observer):
         found = {name: value for name, value in facts.items() if name not in about}
         text = (
             f"epoch {facts['epoch']}/{self._epochs}{_numbers(found)}  "
-            f"{facts['images_per_second']:,.0f} images/s  {facts['seconds']:.2f} s"
+            f"{facts['images_per_second']:,.0f} examples/s  {facts['seconds']:.2f} s"
         )
         if facts["communication_fraction"] is not None:
             text += f"  communication {facts['communication_fraction']:.1%}"

@@ -43,8 +43,20 @@ ALLOWED = {
     "python": {"errors", "runtime"},
     "info": {"hints", "comm", "files", "machine", "native", "__version__"},
     "train": {
-        *("errors", "files", "machine", "info", "config", "compat", "comm", "graph", "ops", "autodiff"),
-        *("runtime", "summary"),
+        *(
+            "python",
+            "errors",
+            "files",
+            "machine",
+            "info",
+            "config",
+            "compat",
+            "comm",
+            "graph",
+            "ops",
+            "autodiff",
+        ),
+        *("runtime", "summary", "python"),
     },
     "task": {
         *("errors", "machine", "config", "comm", "graph", "ops", "runtime", "train", "keras", "dtrain"),
