@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,36 +24,52 @@ def examples_of(data: Any, name: str) -> Dataset:
     if not isinstance(data, Sequence) or len(data) not in (2, 3):
         raise UsageError(f"--task {name}: data is (x, y), or ((x, y), (x_test, y_test)).")
     split = all(isinstance(part, Sequence) and len(part) in (2, 3) for part in data)
-    parts = [[_array(a, name) for a in part] for part in (data if split else [data])]
-    counts = []
-    for part in parts:
-        counts.append(len(part[0]))
-        if any(len(a) != len(part[0]) for a in part):
-            raise UsageError(f"--task {name}: data has {' and '.join(str(len(a)) for a in part)} examples.")
+    parts = [[_named(value, name) for value in part] for part in (data if split else [data])]
     if len(parts) > 2 or len({len(part) for part in parts}) > 1:
         raise UsageError(f"--task {name}: give a weight for each example, or for none.")
-    whole = []
-    for arrays in zip(*parts, strict=True):
-        if any(a.shape[1:] != arrays[0].shape[1:] or a.dtype != arrays[0].dtype for a in arrays):
-            said = " and ".join(f"{a.dtype.name}{a.shape}" for a in arrays)
-            raise UsageError(f"--task {name}: data to train and to test on are not alike: {said}.")
-        whole.append(np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0]))
+    counts = []
+    for part in parts:
+        lengths = [len(a) for arrays in part for a in arrays.values()]
+        counts.append(lengths[0])
+        if len({*lengths}) > 1:
+            raise UsageError(f"--task {name}: data has {' and '.join(map(str, lengths))} examples.")
     digest = hashlib.sha256()
-    for a in whole:
-        digest.update(f"{a.dtype.name}{a.shape}\n".encode() + a.tobytes())
+    whole = []
+    for of_parts in zip(*parts, strict=True):
+        if any(arrays.keys() != of_parts[0].keys() for arrays in of_parts):
+            said = " and ".join(", ".join(arrays) or "one array" for arrays in of_parts)
+            raise UsageError(f"--task {name}: data to train and to test on have other names: {said}.")
+        whole.append({key: _joined([arrays[key] for arrays in of_parts], name) for key in of_parts[0]})
+        for key, a in whole[-1].items():
+            digest.update(f"{key}{a.dtype.name}{a.shape}\n".encode() + a.tobytes())
     digest.update(str(counts).encode())
-    weights = whole[2].astype(np.float32).reshape(len(whole[0])) if len(whole) > 2 else None
-    test = range(counts[0], sum(counts))
+    x, y, *weights = (arrays.get("", arrays) for arrays in whole)
     return Dataset(
         "the task's arrays",
-        whole[0],
-        whole[1],
+        x,
+        y,
         range(counts[0]),
-        test,
+        range(counts[0], sum(counts)),
         name,
         digest.hexdigest(),
-        weights=weights,
+        weights=weights[0].astype(np.float32).reshape(sum(counts)) if weights else None,
     )
+
+
+def _named(value: Any, name: str) -> dict[str, np.ndarray]:
+    """Arrays by name; one alone has none."""
+    if not isinstance(value, Mapping):
+        return {"": _array(value, name)}
+    if not value or not all(isinstance(key, str) and key for key in value):
+        raise UsageError(f"--task {name}: data has arrays called {[*value]}: give each a name, a string.")
+    return {key: _array(a, name) for key, a in value.items()}
+
+
+def _joined(arrays: Sequence[np.ndarray], name: str) -> np.ndarray:
+    if any(a.shape[1:] != arrays[0].shape[1:] or a.dtype != arrays[0].dtype for a in arrays):
+        said = " and ".join(f"{a.dtype.name}{a.shape}" for a in arrays)
+        raise UsageError(f"--task {name}: data to train and to test on are not alike: {said}.")
+    return np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0])
 
 
 def _array(value: Any, name: str) -> np.ndarray:

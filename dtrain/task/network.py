@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from dtrain.comm.base import Communicator
 from dtrain.errors import UsageError
 from dtrain.keras import losses, optimizers
 from dtrain.keras.losses import per_example
-from dtrain.keras.metrics import Metric
+from dtrain.keras.metrics import Mean, Metric
 from dtrain.keras.training import named_metrics, wide
 from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
@@ -37,7 +38,9 @@ class Network:
     """A task's graph over its data: feed `indices` into it and `training`, 1 or 0; fetch the rest.
 
     stop, stopping: one number a rank, whether it was asked to stop, and their sum.
-    loss: the mean over the batch, with what regularizers add. sums: what the metrics follow from, over it.
+    loss: the mean over the batch, with what regularizers add. minimized: that, or where the task has several
+        losses the mean of each by its name, for an optimizer that is a function.
+    sums: what the metrics follow from, over the batch.
     tested: the same of a test, in float64: the sum of the losses, the metrics' sums, the regularizers' terms.
     parameters: all of the model's variables, statistics that are not trained included.
     examples: arrays, each with the table that the graph reads it from.
@@ -49,6 +52,7 @@ class Network:
     stop: dt.Tensor
     stopping: dt.Tensor
     loss: dt.Tensor
+    minimized: Any
     sums: list[dt.Tensor]
     tested: list[dt.Tensor]
     metrics: list[tuple[Metric, int]]
@@ -82,46 +86,48 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
     training = dt.placeholder("float32", [], name="training")
     stop = dt.placeholder("float32", [None], name="stop")
     stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
-    arrays = {"images": data.images, "labels": data.labels}
+    named = {"images": data.images, "labels": data.labels}
     if data.weights is not None:
-        arrays["weights"] = data.weights
+        named["weights"] = data.weights
+    examples: list[tuple[Table, np.ndarray]] = []
+
+    def read(name: str, rows: np.ndarray) -> dt.Tensor:
+        rows = np.ascontiguousarray(rows)
+        examples.append((Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)), rows))
+        return apply(LentRows(examples[-1][0]), indices, name=name)
+
     with dt.name_scope("input"):
-        examples = []
-        for name, rows in arrays.items():
-            rows = np.ascontiguousarray(rows)
-            examples.append((Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)), rows))
-        x, y, *weights = (apply(LentRows(table), indices, name=table.name) for table, _ in examples)
+        x, y, *weights = (
+            {key: read(f"{name}_{i}", rows) for i, (key, rows) in enumerate(arrays.items())}
+            if isinstance(arrays, dict)
+            else read(name, arrays)
+            for name, arrays in named.items()
+        )
         if task.data is None:
             x = dt.cast(dt.reshape(x, [-1, data.images[0].size]), "float32") * (1 / 255)
             y = dt.cast(y, "int32")
-        elif not x.dtype.is_floating:
-            x = dt.cast(x, "float32")
-    loss = losses.get(task.loss) or losses.SparseCategoricalCrossentropy(from_logits=True)
-    if task.loss is None and task.data is None:
-        output = own_model.logits(model, x, training, data.classes)
-    else:
-        output = own_model.output(model, x, training)
+    images = task.data is None and task.loss is None
+    output = (
+        own_model.logits(model, x, training, data.classes) if images else own_model.output(model, x, training)
+    )
+    penalties = dt.losses.get_regularization_losses()
     with dt.name_scope("loss"):
-        y, output = loss._compared(y, output)
-        each = loss.each(y, output)
-        if each.shape.ndims == 0:
-            raise UsageError(f"loss {loss.name} gives one number a batch: let it give one for each example.")
-        each = per_example(each)
-        each = each * dt.cast(weights[0], each.dtype) if weights else each
-        penalties = dt.losses.get_regularization_losses()
-        total = dt.add_n([dt.reduce_mean(each), *penalties])
-    default = ["accuracy"] if task.loss is None else []
-    found = [m for m, _ in named_metrics(default if task.metrics is None else task.metrics)]
+        compared = _losses(task, y, output)
+        each = {
+            name: e * dt.cast(weights[0], e.dtype) if weights else e for name, (e, _, _) in compared.items()
+        }
+        means = {name: dt.reduce_mean(e) for name, e in each.items()}
+        total = dt.add_n([*means.values(), *penalties])
+        whole = dt.add_n([*each.values()]) if len(each) > 1 else next(iter(each.values()))
     counts: list[tuple[Metric, int]] = []
     sums: list[dt.Tensor] = []
-    tested = [dt.reduce_sum(dt.cast(each, "float64"))]
+    tested = [dt.reduce_sum(dt.cast(whole, "float64"))]
     with dt.name_scope("metrics"):
-        for metric in found:
-            own = metric.sums(y, output, None, "float32")
+        for metric, labels, given in _metrics(task, compared, y, output, each):
+            own = metric.sums(labels, given, None, "float32")
             counts.append((metric, len(own)))
             sums += own
-            tested += metric.sums(y, output, None, "float64")
-        images = task.data is None and task.loss is None
+            tested += metric.sums(labels, given, None, "float64")
         predicted = dt.cast(dt.argmax(output, 1), "int32") if images else None
     return Network(
         indices,
@@ -129,19 +135,79 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
         stop,
         stopping,
         total,
+        means if isinstance(task.loss, Mapping) else total,
         sums,
         [*tested, *penalties],
         counts,
         dt.global_variables(),
         examples,
-        each,
+        whole,
         predicted,
         len(penalties),
     )
 
 
+def _losses(task: Task, y: Any, output: Any) -> dict[str, tuple[dt.Tensor, Any, Any]]:
+    """Each loss by its name: of each example, and the labels and the output that it compares."""
+    if isinstance(task.loss, Mapping):
+        found = {}
+        for name, given in task.loss.items():
+            if not isinstance(output, Mapping) or name not in output:
+                has = f"outputs {', '.join(output)}" if isinstance(output, Mapping) else "one output"
+                raise UsageError(
+                    f"there is a loss for {name!r}, and the model has {has}: let it give a dict."
+                )
+            if isinstance(y, Mapping) and name not in y:
+                raise UsageError(f"there is a loss for {name!r}, and data has labels for {', '.join(y)}.")
+            labels = y[name] if isinstance(y, Mapping) else y
+            found[name] = _compared(losses.get(given), labels, output[name])
+        return found
+    if isinstance(output, Mapping) or isinstance(y, Mapping):
+        if not callable(task.loss) or isinstance(task.loss, losses.Loss):
+            raise UsageError(
+                "there are several outputs or labels: let loss be a dict with a loss for each output by its "
+                "name, or a function (y_true, y_pred) of all of them."
+            )
+        each = dt.convert_to_tensor(task.loss(y, output))
+        return {"": (_by_example(each, getattr(task.loss, "__name__", "loss")), y, output)}
+    loss = losses.get(task.loss) or losses.SparseCategoricalCrossentropy(from_logits=True)
+    return {"": _compared(loss, y, output)}
+
+
+def _compared(loss: Any, y: Any, output: Any) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor]:
+    y, output = loss._compared(y, output)
+    return _by_example(loss.each(y, output), loss.name), y, output
+
+
+def _by_example(each: dt.Tensor, name: str) -> dt.Tensor:
+    if each.shape.ndims == 0:
+        raise UsageError(f"loss {name} gives one number a batch: let it give one for each example.")
+    return per_example(each)
+
+
+def _metrics(task: Task, compared: Mapping[str, Any], y: Any, output: Any, each: Mapping[str, Any]) -> Any:
+    """Each metric with the labels and the output that it takes; of several losses each is a metric, too."""
+    asked = task.metrics
+    if asked is None:
+        asked = ["accuracy"] if task.loss is None else []
+    if "" in compared:
+        if isinstance(asked, Mapping):
+            raise UsageError("metrics by the names of outputs go with losses by their names: see Task.")
+        return [(metric, *compared[""][1:]) for metric, _ in named_metrics(asked)]
+    found = [(Mean(lambda y, p, e=e: e, f"{name}_loss"), y, output) for name, e in each.items()]
+    if not isinstance(asked, Mapping):
+        return found + [(metric, y, output) for metric, _ in named_metrics(asked)]
+    for name, given in asked.items():
+        if name not in compared:
+            raise UsageError(f"there are metrics for {name!r}, and losses for {', '.join(compared)}.")
+        for metric, _ in named_metrics(given):
+            metric.name = f"{name}_{metric.name}"
+            found.append((metric, *compared[name][1:]))
+    return found
+
+
 class Trained:
-    """How a network's parameters are updated: by an optimizer of dt.train, or of dt.keras.
+    """How a network's parameters are updated: by an optimizer of dt.train, of dt.keras, or a function's op.
 
     keras, rate: what says the rate of each step, and where it is fed; None where it is a part of the graph.
     name, lr: of the optimizer, for the report.
@@ -154,6 +220,15 @@ class Trained:
             self.name, rate = given.get_name(), given.learning_rate
             self.lr = rate if isinstance(rate, int | float) else float("nan")
             self.step = given.minimize(network.loss)
+            return
+        if inspect.isfunction(given):
+            self.name, self.lr = given.__name__, float("nan")
+            self.step = given(network.minimized)
+            if not isinstance(self.step, dt.Operation | dt.Tensor):
+                raise UsageError(
+                    f"the task's optimizer {self.name} gives {self.step!r}: let it return the op of a step, "
+                    "such as what minimize() returns."
+                )
             return
         self.keras = optimizers.get(given)
         self.name, self.lr = self.keras.name, float(self.keras.learning_rate)

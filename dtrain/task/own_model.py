@@ -9,7 +9,7 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -35,6 +35,8 @@ def logits(model: Any, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Te
     y = output(model, x, training)
     if isinstance(model, str) and model in MODELS:
         return y
+    if not isinstance(y, dt.Tensor):
+        raise UsageError(f"{_said(model)} gives {', '.join(y)}: let it return the logits.")
     if isinstance(y.op.kind, Softmax):  # the loss does it again, stably
         y = y.op.inputs[0]
     shape = y.spec.shape
@@ -52,10 +54,11 @@ def logits(model: Any, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Te
     return y
 
 
-def output(model: Any, x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+def output(model: Any, x: Any, training: dt.Tensor) -> Any:
     """What a model gives for x: one of MODELS, FILE.py:function, a function or a keras Sequential.
 
-    A function takes (x, training) and gives the output, or takes nothing and gives a Sequential.
+    A function takes (x, training), where x may be tensors by name, and gives the output or several by name;
+    or it takes nothing and gives a Sequential.
 
     Raises:
         UsageError: there is no such file or function, or it gives something else.
@@ -66,6 +69,8 @@ def output(model: Any, x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
     if callable(made) and not isinstance(made, dt.keras.Sequential):
         made = made() if _takes(made, 0) else made(x, training)
     y = _of_sequential(made, x, training, _said(model))
+    if isinstance(y, Mapping) and y and all(isinstance(v, dt.Tensor) for v in y.values()):
+        return y
     if not isinstance(y, dt.Tensor):
         raise UsageError(f"{_said(model)} gives {y!r}: let it return the logits, or a keras Sequential.")
     return y
@@ -187,6 +192,13 @@ def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, said: str) -> A
     """A Sequential on the examples, in the shape that it takes; anything else as it is."""
     if not isinstance(made, dt.keras.Sequential):
         return made
+    if isinstance(x, Mapping):
+        raise UsageError(
+            f"{said} is a Sequential, which takes one array, and the data has {', '.join(x)}: write a "
+            "function (x, training) of x, a dict of tensors."
+        )
+    if not x.dtype.is_floating:
+        x = dt.cast(x, "float32")
     if made.built:  # by summary(), say, in a graph of its own
         made = dt.keras.models.clone_model(made)
     shape = made.build_shape

@@ -142,11 +142,10 @@ class Report(Observer):
         self._emit("profile", facts, summary_text(facts))
 
     def done(self, **facts: Any) -> None:
-        name = next((n for n in ("test_accuracy", "test_loss", "loss") if n in facts), "seconds")
-        text = (
-            f"done in {facts['seconds']:.1f} s: {name.replace('_', ' ')} {facts[name]:.4f}; "
-            f"again with `dtrain eval {shlex.quote(facts['run_dir'])}`"
-        )
+        text = f"done in {facts['seconds']:.1f} s"
+        if name := next((n for n in ("test_accuracy", "test_loss") if n in facts), ""):  # there was a test
+            text += f": {name.replace('_', ' ')} {facts[name]:.4f}; again with "
+            text += f"`dtrain eval {shlex.quote(facts['run_dir'])}`"
         self._emit("done", facts, text)
 
     def _emit(self, event: str, facts: dict[str, Any], text: str) -> None:

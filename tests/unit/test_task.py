@@ -92,6 +92,43 @@ def unknown():
     return dt.Task(split(x, y), lambda x, training: x, "mean_cube")
 
 
+def several(**changed):
+    x2, y2 = {"a": x, "b": x[:, :1]}, {"one": y[:, :1], "two": y}
+    parts = [{"x": {k: v[r] for k, v in x2.items()}, "y": {k: v[r] for k, v in y2.items()}}
+             for r in (slice(80), slice(80, None))]
+
+    def net(x, training):
+        return {"one": Dense(1)(x["b"]), "two": Dense(2)(x["a"])}
+
+    return dt.Task(**{"data": tuple((p["x"], p["y"]) for p in parts), "model": net,
+                      "loss": {"one": "mse", "two": "mae"}} | changed)
+
+
+def sequential_of_several():
+    return several(model=dt.keras.Sequential([Dense(2)]))
+
+
+def loss_of_none():
+    return several(loss={"three": "mse"})
+
+
+def one_loss():
+    return several(loss="mse")
+
+
+def metrics_of_none():
+    return several(metrics={"three": ["mae"]})
+
+
+def no_step():
+    return several(optimizer=lambda loss: None)
+
+
+def other_names():
+    (a, b), (c, d) = several().data
+    return several(data=((a, b), (c, {"one": d["one"]})))
+
+
 def nothing():
     return dt.Task(split(x, y), lambda x, training: None, "mse")
 """
@@ -203,6 +240,12 @@ def test_a_model_and_an_optimizer_on_the_data_of_the_command_line(
         ("unlike", "not alike: float32.101, 6. and float32.101, 3."),
         ("unknown", "mean_cube"),
         ("nothing", "the task's model gives None"),
+        ("sequential_of_several", "a Sequential, which takes one array, and the data has a, b"),
+        ("loss_of_none", "a loss for 'three', and the model has outputs one, two"),
+        ("one_loss", "let loss be a dict with a loss for each output by its name"),
+        ("metrics_of_none", "metrics for 'three', and losses for one, two"),
+        ("no_step", "optimizer <lambda> gives None: let it return the op of a step"),
+        ("other_names", "data to train and to test on have other names: one, two and one"),
     ],
 )
 def test_what_is_no_task_is_said(name: str, words: str, file: Path) -> None:

@@ -41,7 +41,7 @@ class Dataset:
     warning: what to tell the user where this is not the set hoped for, otherwise None.
     weights: of each example, float32 [n], where they are not all 1.
 
-    A task's own arrays are such a set, of examples and labels of any shape and number.
+    A task's own arrays are such a set, of examples and labels of any shape and number, or of several by name.
     """
 
     name: str
@@ -56,7 +56,9 @@ class Dataset:
     weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        self.images.flags.writeable = self.labels.flags.writeable = False
+        for arrays in (self.images, self.labels):
+            for array in arrays.values() if isinstance(arrays, dict) else [arrays]:
+                array.flags.writeable = False
 
 
 def load(dataset: str, comm: Communicator, environ: Mapping[str, str] = os.environ) -> Dataset:
