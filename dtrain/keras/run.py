@@ -47,8 +47,9 @@ class FitOptions:
     optimizer: str
     loss: str
     batch_size: int
+    steps_per_epoch: int
     epochs: int
-    fixed: ClassVar[tuple[str, ...]] = ("optimizer", "loss", "batch_size")
+    fixed: ClassVar[tuple[str, ...]] = ("optimizer", "loss", "batch_size", "steps_per_epoch")
 
     @property
     def label(self) -> str:
@@ -73,7 +74,12 @@ class FitOptions:
 
 
 def options_of(
-    model: Sequential, run_dir: str | os.PathLike[str], resume: Any, batch_size: int, epochs: int
+    model: Sequential,
+    run_dir: str | os.PathLike[str],
+    resume: Any,
+    batch_size: int,
+    steps_per_epoch: int | None,
+    epochs: int,
 ) -> FitOptions:
     """The options of a fit; raises UsageError for a resume that is none."""
     if resume not in (True, False, "auto"):
@@ -81,9 +87,8 @@ def options_of(
     folder = os.fspath(run_dir)
     optimizer, loss = type(model.optimizer).__name__, model.compiled.loss.name
     how = {True: folder, False: ""}.get(resume, "auto")
-    return FitOptions(
-        folder, how, os.path.abspath(sys.argv[0]), model.name, optimizer, str(loss), batch_size, epochs
-    )
+    program, steps = os.path.abspath(sys.argv[0]), steps_per_epoch or 0
+    return FitOptions(folder, how, program, model.name, optimizer, str(loss), batch_size, steps, epochs)
 
 
 class Recorded(NamedTuple):

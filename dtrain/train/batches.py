@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def batches(order: np.ndarray, batch_size: int, comm: Communicator) -> Iterator[
 
 def windows(
     order: np.ndarray, batch_size: int, comm: Communicator, steps: Callable[[], int]
-) -> Iterator[Window]:
+) -> Generator[Window]:
     """batches, several in one Window: as many as steps() says, and as are of one size.
 
     A batch of fewer examples than ranks each rank has whole: it could not be split among all.

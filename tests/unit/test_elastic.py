@@ -25,7 +25,7 @@ from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, RanksLost, UsageError
 from dtrain.ops.placement import shard_bounds
 from dtrain.task import models, trainer
-from dtrain.train import checkpoint, engine
+from dtrain.train import checkpoint
 from dtrain.train.report import Report
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10
@@ -171,7 +171,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
     here = threading.local()
     begun: dict[tuple[int, int, int], list[int]] = {}
     done: set[tuple[int, int, int]] = set()
-    order, windows, add = trainer.epoch_order, engine.windows, trainer.Progress.add
+    order, windows, add = trainer.epoch_order, trainer.windows, trainer.Progress.add
 
     def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
         here.epoch, here.step = epoch, EXAMPLES
@@ -189,7 +189,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
         add(self, *facts)
 
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
-    monkeypatch.setattr(engine, "windows", noted)
+    monkeypatch.setattr(trainer, "windows", noted)
     monkeypatch.setattr(trainer.Progress, "add", added)
     return lambda: Counter((key[0], example) for key in done for example in begun[key])
 

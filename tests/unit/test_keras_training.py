@@ -272,7 +272,8 @@ def test_numpys_seed_makes_the_order_where_there_is_no_other() -> None:
     for seed in (5, 5, 6):
         np.random.seed(seed)
         model = Sequential([Dense(1, input_shape=(5,))], comm=None)
-        seeds.append(model._order(0, range(100), True).tolist())
+        model._settle_order()
+        seeds.append(model._order(0, range(100)).tolist())
     assert seeds[0] == seeds[1] != seeds[2]
 
 
@@ -700,7 +701,14 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     [
         (lambda m: m.fit(X, Y[:3]), ["x has 23 examples and y has 3"]),
         (lambda m: m.fit(X), ["fit: y is missing"]),
-        (lambda m: m.fit(iter([X]), Y), ["x is a generator"]),
+        (lambda m: m.fit(X, iter([Y])), ["y is a generator"]),
+        (lambda m: m.fit(iter([(X, Y)]), Y), ["x gives batches", "leave out y"]),
+        (lambda m: m.fit(iter([(X, Y)]), validation_split=0.5), ["and validation_split"]),
+        (lambda m: m.fit(iter([])), ["fit: the list_iterator gives no batch"]),
+        (lambda m: m.fit(iter([X])), ["a batch is a ndarray", "tuple (x, y)"]),
+        (lambda m: m.fit(iter([(X, Y), (X, Y[:3])])), ["x has 23 examples and y has 3"]),
+        (lambda m: m.fit(X, Y, validation_data=iter([])), ["validation_data: the list_iterator"]),
+        (lambda m: m.evaluate(iter([(X, Y)]), Y), ["evaluate: x gives batches"]),
         (lambda m: m.fit(X[:0], Y[:0]), ["x has no examples"]),
         (lambda m: m.fit([[1, 2], [3]], Y), ["x is ragged"]),
         (lambda m: m.fit(np.array(["a"] * N), Y), ["numbers are needed"]),
@@ -717,8 +725,9 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         (lambda m: m.fit(X, Y, sample_weight=WEIGHTS[:4]), ["sample_weight has 4"]),
         (lambda m: m.fit(X, Y, sample_weight=-WEIGHTS), ["negative or not finite"]),
         (lambda m: m.fit(X, Y, class_weight={0: 1, 1: -1}), ["negative or not finite"]),
-        (lambda m: m.fit(X, Y, steps_per_epoch=3), ["leave out steps_per_epoch"]),
-        (lambda m: m.evaluate(X, Y, steps=1), ["evaluate: steps=1 is not supported", "x[:n]"]),
+        (lambda m: m.fit(X, Y, steps_per_epoch=0), ["steps_per_epoch=0: give a whole number"]),
+        (lambda m: m.fit(X, Y, validation_steps=0.5), ["validation_steps=0.5"]),
+        (lambda m: m.evaluate(X, Y, steps=-1), ["evaluate: steps=-1"]),
         (lambda m: m.predict(X, callbacks=[]), ["predict: callbacks=[] is not supported", "leave it out"]),
         (lambda m: m.compile("sgd", "mse", loss_weights=[1]), ["compile: loss_weights=[1] is not supported"]),
         (
