@@ -237,7 +237,9 @@ class Sequential(Stack):
             if given.split < given.count:
                 tested = Arrays(self, given, range(given.split, given.count), rows, validation_steps)
         if tests_batches:
-            tested = Batches(self, "fit: validation_data", validation_data, steps=validation_steps)
+            tested = Batches(
+                self, "fit: validation_data", validation_data, steps=validation_steps, tests=True
+            )
         elif validation is not None:
             held = data.examples(self, "fit: validation_data", *validation)
             tested = Arrays(self, held, range(held.count), rows, validation_steps)

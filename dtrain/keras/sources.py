@@ -100,12 +100,12 @@ class Batches:
 
     A generator is drawn from on and on. Another iterable is iterated anew for each pass. Of an object with
     __len__ and __getitem__, as a keras.utils.Sequence has them, batches are taken by number; its on_epoch_end
-    is called after each epoch. A pass that does not end with an epoch goes on in the next.
+    is called after each epoch. A pass that does not end with an epoch goes on in the next, but where `tests`.
 
     Args:
         what: the method and argument they are for, for messages.
         labelled: whether a batch is (x, y) or (x, y, sample_weight); if not, x, or a tuple with it first.
-        steps: batches of an epoch; None for a pass.
+        steps: batches of an epoch; None for a pass. tests: whether each begins a pass, as a test does.
         order: of batches that are taken by number, in a pass that begins with an epoch.
     """
 
@@ -120,7 +120,9 @@ class Batches:
         class_weight: Mapping[int, float] | None = None,
         steps: int | None = None,
         order: Callable[[int, range], np.ndarray] | None = None,
+        tests: bool = False,
     ) -> None:
+        self._begins = steps is None or tests
         self._model, self._what, self._source, self._labelled = model, what, source, labelled
         self._class_weight, self._steps, self._order = class_weight, steps, order
         self.once = hasattr(source, "__next__")
@@ -220,7 +222,7 @@ class Batches:
         begins = number == 0 and not self.once
         if number == 0:
             self._call("on_epoch_begin")
-        self._drawn = _END if begins and self._steps is None else next(self._pass, _END)
+        self._drawn = _END if begins and self._begins else next(self._pass, _END)
         if self._drawn is _END and begins:
             self._pass = self._begin(epoch)
             self._drawn = next(self._pass, _END)

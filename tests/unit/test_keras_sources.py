@@ -197,18 +197,16 @@ def test_steps_of_a_test(ranks: int, on_threads: Callable[..., list[Any]]) -> No
         np.testing.assert_allclose(made.predict(X, batch_size=5, steps=2), made.predict(X[:10]), rtol=1e-5)
         alone = (x for x, *_ in batches())
         np.testing.assert_allclose(made.predict_generator(alone, 4), made.predict(X), rtol=1e-5)
-        halves = [slice(0, 4), slice(4, 10)] * 2
+        halves = [(X[:4], Y[:4]), (X[4:10], Y[4:10])]
         still = {"epochs": 2, "verbose": 0, "batch_size": 5}
         made.optimizer.learning_rate = 0.0
-        for more in (
-            {"validation_data": (X, Y), "validation_steps": 2},
-            {"validation_data": (X, Y), "validation_steps": 1, "validation_batch_size": 10},
-            {
-                "validation_data": ((X[c], Y[c]) for c in halves),
-                "validation_steps": 2,
-            },
+        for tested, more in (
+            ((X, Y), {"validation_steps": 2}),
+            ((X, Y), {"validation_steps": 1, "validation_batch_size": 10}),
+            (iter(halves * 2), {"validation_steps": 2}),
+            ([*halves, (X, Y)], {"validation_steps": 2}),
         ):
-            found = made.fit(X, Y, **still, **more).history
+            found = made.fit(X, Y, validation_data=tested, **still, **more).history
             assert found["val_loss"] == pytest.approx([first[0]] * 2, rel=1e-5)
 
     on_threads(ranks, body)
