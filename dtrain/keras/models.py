@@ -22,7 +22,7 @@ from dtrain.keras.callbacks import Callback, Callbacks, Following, History
 from dtrain.keras.layers import Layer
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
-from dtrain.keras.sources import Arrays, Batches, Source, gives_batches
+from dtrain.keras.sources import Source, gives_batches, source_of
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
@@ -202,47 +202,34 @@ class Sequential(Stack):
             if run_dir is not None:
                 recorded = run.options_of(self, run_dir, resume, batch_size, steps_per_epoch, epochs)
                 _counts("fit", keep, "keep")
-            batched = gives_batches(x, y)
-            if batched and (y is not None or sample_weight is not None or validation_split):
-                raise UsageError(
-                    "fit: x gives batches: let each be (x, y) or (x, y, sample_weight), and leave out y, "
-                    "sample_weight and validation_split."
-                )
-            tests_batches = validation_data is not None and gives_batches(validation_data)
-            if tests_batches and self.comm.elastic and hasattr(validation_data, "__next__"):
-                raise UsageError(
-                    "fit: validation_data is a generator, which cannot go back to its first batch when ranks "
-                    "have died: give arrays or a Sequence."
-                )
-            validation = None if validation_data is None or tests_batches else _two_or_three(validation_data)
-        self._agree_on("fit", x=batched, validation_data=tests_batches, steps_per_epoch=steps_per_epoch)
+            validation = None
+            if validation_data is not None:
+                batched = gives_batches(validation_data)
+                validation = (validation_data,) if batched else _two_or_three(validation_data)
         verbose = _verbose(verbose)
 
         def order(epoch: int, numbers: range) -> np.ndarray:
             return self._order(first + epoch - 1, numbers)
 
         begin, first = initial_epoch + 1, 1
+        source = source_of(
+            self,
+            "fit",
+            (x, y, sample_weight),
+            batch_size,
+            steps_per_epoch,
+            class_weight=class_weight,
+            validation_split=validation_split if validation is None else 0.0,
+            begin=begin,
+            order=order if shuffle else None,
+        )
+        given = source.first(begin)
         rows = validation_batch_size or (batch_size if validation_steps else TEST_BATCH)
-        orders = order if shuffle else None
-        source: Source
-        tested: Source | None = None
-        if batched:
-            source = Batches(self, "fit", x, class_weight=class_weight, steps=steps_per_epoch, order=orders)
-            given = source.first(begin)
+        if validation is None:
+            tested = source.held_back(rows, validation_steps)
         else:
-            share = validation_split if validation_data is None else 0.0
-            given = data.examples(self, "fit", x, y, sample_weight, class_weight, validation_split=share)
-            trained = range(given.split)
-            source = Arrays(self, given, trained, batch_size, steps_per_epoch, begin, orders)
-            if given.split < given.count:
-                tested = Arrays(self, given, range(given.split, given.count), rows, validation_steps)
-        if tests_batches:
-            tested = Batches(
-                self, "fit: validation_data", validation_data, steps=validation_steps, tests=True
-            )
-        elif validation is not None:
-            held = data.examples(self, "fit: validation_data", *validation)
-            tested = Arrays(self, held, range(held.count), rows, validation_steps)
+            what = "fit: validation_data"
+            tested = source_of(self, what, validation, rows, validation_steps, tests=True)
         steps = training.Steps(self, votes=recorded is not None)
         network = steps.takes(given)
         if tested is not None:
@@ -257,14 +244,14 @@ class Sequential(Stack):
                 "batch_size": batch_size,
                 "epochs": epochs,
                 "samples": source.count,
-                "steps": source.steps if batched or steps_per_epoch else None,
+                "steps": source.steps if steps_per_epoch or source.count is None else None,
                 "verbose": verbose,
                 "do_validation": tested is not None,
                 "metrics": names + [f"val_{name}" for name in names] * (tested is not None),
                 "resumed": False,
             },
         )
-        if verbose and not batched:
+        if verbose and source.count:
             validated = f", validate on {tested.count} samples" if tested and tested.count else ""
             self.rank_zero.says(f"Train on {source.count} samples{validated}")
         self.stop_training = False
@@ -277,16 +264,16 @@ class Sequential(Stack):
                 facts = {
                     "examples": source.count,
                     "test_examples": tested.count if tested else 0,
-                    "shards": [] if batched else shard_sizes(trained, batch_size, self.comm.size),
+                    "shards": shard_sizes(range(source.count or 0), batch_size, self.comm.size),
                     "model": self.name,
                     "parameters": self.count_params(),
                     "optimizer": recorded.optimizer,
                     "lr": float(self.optimizer.learning_rate),
-                    "batch_size": given.count if batched else batch_size,
+                    "batch_size": batch_size if source.count else given.count,
                     "iterations_per_epoch": source.steps,
                     "epochs": epochs,
                     "seed": self.graph.seed,
-                    "dataset": "batches" if batched else "arrays",
+                    "dataset": "arrays" if source.count else "batches",
                     "source": recorded.program,
                 }
                 fit = run.recorded(self, recorded, given, followers, facts, at, checkpoint_every, keep)
@@ -314,7 +301,7 @@ class Sequential(Stack):
                 call("test_begin", {})
                 parts = tested.parts("testing", tests)
                 tests += 1
-                found = training.test(self, parts, TEST_BATCH if tests_batches else rows, _quiet)
+                found = training.test(self, parts, tested.batch_size, _quiet)
                 call("test_end", found)
                 return found
 
@@ -337,10 +324,6 @@ class Sequential(Stack):
                 report.done(**tested_last, seconds=seconds, run_dir=recorded.run_dir)
         call("train_end", {})
         return history
-
-    def _agree_on(self, what: str, **settings: Any) -> None:
-        """Raise on every rank where one of these, small numbers or None, differs. Collective."""
-        self.rank_zero.agrees(what, {name: np.array([value or 0]) for name, value in settings.items()})
 
     def _order(self, epoch: int, numbers: range) -> np.ndarray:
         """The order of examples, or of batches, in a pass: a function of the seed and the epoch."""
@@ -378,10 +361,9 @@ class Sequential(Stack):
             UsageError: the model is not compiled, or an argument does not fit.
         """
         _refuse("evaluate", {k: v for k, v in options.items() if k not in _NO_MEANING})
-        batched = gives_batches(x, y)
-        source, batch_size = self._tested("evaluate", batched, x, (y, sample_weight), batch_size, steps)
+        source = self._tested("evaluate", (x, y, sample_weight), batch_size, steps)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
-        found = training.test(self, source.parts("testing"), batch_size, _shows(progress))
+        found = training.test(self, source.parts("testing"), source.batch_size, _shows(progress))
         progress.ends(found)
         found = dict(zip(found, self.rank_zero.decides(list(found.values())), strict=True))
         values = list(found.values())
@@ -401,35 +383,31 @@ class Sequential(Stack):
         Of batches that are tuples the first is taken.
         """
         _refuse("predict", {k: v for k, v in options.items() if k not in _NO_MEANING})
-        source, batch_size = self._tested("predict", gives_batches(x), x, None, batch_size, steps)
+        source = self._tested("predict", (x,), batch_size, steps, labelled=False)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
-        outputs = training.predict(self, source.parts("predicting"), batch_size, _shows(progress))
+        outputs = training.predict(self, source.parts("predicting"), source.batch_size, _shows(progress))
         progress.ends({})
         return outputs
 
     def _tested(
-        self, what: str, batched: bool, x: Any, labels: Any, batch_size: int | None, steps: int | None
-    ) -> tuple[Source, int]:
-        """What a test of x goes over, and the examples of its steps.
-
-        labels: y and the weights; None to predict.
-        """
+        self,
+        what: str,
+        given: Sequence[Any],
+        batch_size: int | None,
+        steps: int | None,
+        labelled: bool = True,
+    ) -> Source:
+        """What evaluate and predict go over."""
         with self.comm.together():
-            size = batch_size if batch_size is not None else TEST_BATCH if steps is None or batched else 32
+            size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
             _counts(what, size)
             if steps is not None:
                 _counts(what, steps, "steps")
-            if labels is not None:
+            if labelled:
                 self.check_compiled(what)
-                if batched and any(given is not None for given in labels):
-                    raise UsageError(f"{what}: x gives batches: leave out y and sample_weight.")
-        self._agree_on(what, x=batched, steps=steps)
-        if batched:
-            source: Source = Batches(self, what, x, labels is not None, steps=steps)
-            source.first(0)
-            return source, size
-        given = data.examples(self, what, x, *(labels or ()), labelled=labels is not None)
-        return Arrays(self, given, range(given.count), size, steps), size
+        source = source_of(self, what, given, size, steps, labelled)
+        source.first(0)
+        return source
 
     def predict_classes(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
         """The class of each example: the largest output's number; of one output, whether it is above 1/2."""
@@ -468,10 +446,27 @@ class Sequential(Stack):
 
     # -- Keras 2's names -------------------------------------------------------------------------------
     def fit_generator(
-        self, generator: Any, steps_per_epoch: int | None = None, epochs: int = 1, **arguments: Any
+        self,
+        generator: Any,
+        steps_per_epoch: int | None = None,
+        epochs: int = 1,
+        verbose: int = 1,
+        callbacks: Sequence[Callback] | None = None,
+        validation_data: Any = None,
+        validation_steps: int | None = None,
+        **arguments: Any,
     ) -> History:
-        """fit."""
-        return self.fit(generator, steps_per_epoch=steps_per_epoch, epochs=epochs, **arguments)
+        """fit; validation_steps counts batches that are given, not those of arrays."""
+        return self.fit(
+            generator,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            validation_steps=validation_steps if gives_batches(validation_data) else None,
+            **arguments,
+        )
 
     def evaluate_generator(
         self, generator: Any, steps: int | None = None, verbose: int = 0, **options: Any

@@ -6,7 +6,7 @@ Either says which batches an epoch has, as windows of steps or as parts of a tes
 from __future__ import annotations
 
 import collections.abc
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.graph import TensorLike
 from dtrain.keras import data
-from dtrain.keras.training import Part, Steps
+from dtrain.keras.training import TEST_BATCH, Part, Steps
 from dtrain.runtime.loop import Window
 from dtrain.train.batches import windows
 from dtrain.train.state import Progress
@@ -61,7 +61,7 @@ class Arrays:
         begin: int = 1,
         order: Callable[[int, range], np.ndarray] | None = None,
     ) -> None:
-        self._model, self._examples, self._rows, self._batch_size = model, examples, rows, batch_size
+        self._model, self._examples, self._rows, self.batch_size = model, examples, rows, batch_size
         self._begin, self._order, self._short = begin, order, False
         self._most = len(rows) if steps is None else steps * batch_size
         #: Examples of an epoch, and its batches.
@@ -72,6 +72,11 @@ class Arrays:
         """What the model learns from what it is given."""
         return self._examples
 
+    def held_back(self, batch_size: int, steps: int | None) -> Arrays | None:
+        """Those that are not trained on, to test on."""
+        rows = range(self._examples.split, self._examples.count)
+        return Arrays(self._model, self._examples, rows, batch_size, steps) if rows else None
+
     def skip(self, begin: int, epoch: int, done: int) -> None:
         """Nothing: which rows an epoch has follows from its number."""
 
@@ -79,7 +84,7 @@ class Arrays:
         """The steps of the epoch in work that are left."""
         part = (at.epoch - self._begin) % -(-len(self._rows) // self._most)
         order = self._part(at.epoch - part, part)
-        return windows(order[at.examples :], self._batch_size, self._model.comm, pace)
+        return windows(order[at.examples :], self.batch_size, self._model.comm, pace)
 
     def parts(self, mode: str, number: int = 0) -> Iterator[Part]:
         """What a test goes over."""
@@ -89,7 +94,7 @@ class Arrays:
         rows = self._rows
         order = self._order(epoch, rows) if self._order else np.arange(rows.start, rows.stop, dtype=np.int32)
         order = order[number * self._most : (number + 1) * self._most]
-        if len(order) <= self._most - self._batch_size and not self._short:
+        if len(order) <= self._most - self.batch_size and not self._short:
             self._short = True
             self._model.rank_zero.warns(SHORT)
         return order
@@ -110,6 +115,8 @@ class Batches:
     """
 
     count: int | None = None
+    #: Examples of a step of a test.
+    batch_size = TEST_BATCH
 
     def __init__(
         self,
@@ -190,6 +197,10 @@ class Batches:
                 break
             yield found
         self._end(epoch)
+
+    def held_back(self, batch_size: int, steps: int | None) -> Arrays | None:
+        """None."""
+        return None
 
     def skip(self, begin: int, epoch: int, done: int) -> None:
         """Come to a step of an epoch as a fit does that began with epoch `begin`. Collective.
@@ -275,3 +286,46 @@ class Batches:
 
 
 Source = Arrays | Batches
+
+
+def source_of(
+    model: Sequential,
+    what: str,
+    given: Sequence[Any],
+    batch_size: int,
+    steps: int | None = None,
+    labelled: bool = True,
+    tests: bool = False,
+    class_weight: Mapping[int, float] | None = None,
+    validation_split: float = 0.0,
+    begin: int = 1,
+    order: Callable[[int, range], np.ndarray] | None = None,
+) -> Source:
+    """What a method was given, as Arrays or Batches, which say more. Collective.
+
+    given: x, y and sample_weight, the last of which may be left out.
+
+    Raises, on every rank:
+        UsageError: an array does not fit; batches come with what is for arrays; or the ranks differ in it.
+    """
+    x, y, sample_weight = (*given, None, None)[:3]
+    with model.comm.together():
+        batched, once = gives_batches(x, y), hasattr(x, "__next__")
+        if batched and (y is not None or sample_weight is not None or validation_split):
+            raise UsageError(
+                f"{what}: x gives batches: let each be (x, y) or (x, y, sample_weight), and leave out y, "
+                "sample_weight and validation_split."
+            )
+        if tests and once and model.comm.elastic:
+            raise UsageError(
+                f"{what} is a generator, which cannot go back to its first batch when ranks have died: give "
+                "arrays or a Sequence."
+            )
+    model.rank_zero.agrees(
+        what, {"x": np.array([batched, once]), "the number of steps": np.array([steps or 0])}
+    )
+    if batched:
+        return Batches(model, what, x, labelled, class_weight, steps, order, tests)
+    split = {"labelled": labelled, "validation_split": validation_split}
+    examples = data.examples(model, what, x, y, sample_weight, class_weight, **split)
+    return Arrays(model, examples, range(examples.split), batch_size, steps, begin, order)

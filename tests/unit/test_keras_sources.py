@@ -49,7 +49,7 @@ class Anew:
         return batches()
 
 
-class Numbered:
+class Numbered(dt.keras.utils.Sequence):
     """A keras.utils.Sequence, whose order changes after each epoch."""
 
     def __init__(self) -> None:
