@@ -162,8 +162,7 @@ def _train_in(
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
     steps = Steps(session, network, trained, updates)
-    # a step in which ranks die has to be the only one of its call: those before it are done
-    profiler, pace = None, Pace(comm, most=1 if comm.elastic else Pace.MOST)
+    profiler, pace = None, Pace(comm)
     if trained.keras is not None:
         trained.keras.iterations = at.step
         if trained.keras.decay:
