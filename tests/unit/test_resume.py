@@ -277,7 +277,7 @@ def test_a_manifest_that_was_made_up_is_refused(section: str, value: Any, config
     manifest = json.loads(path.read_text())
     del manifest["manifest_sha256"]
     manifest[section] = value
-    manifest["manifest_sha256"] = checkpoint._digest_of_all(manifest)
+    manifest["manifest_sha256"] = checkpoint.digest_of_all(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError):
         trainer.train(go_on(config), SingleCommunicator())
