@@ -150,16 +150,16 @@ class Batches:
         Raises, on every rank:
             UsageError: there is none, or it does not fit.
         """
-        comm = self._model.comm
-        with comm.together():
-            if not self._numbered:
-                self._draw(epoch, 0)
-                batch = self._drawn
-            else:
-                batch = self._source[0] if len(self._source) else _END
+
+        def draw() -> Any:
+            # which number an epoch begins with is not known yet where a run is resumed
+            some = not self._numbered or len(self._source)
+            batch = _END if not some else self._source[0] if self._numbered else self._draw(epoch, 0)
             if batch is _END:
                 raise UsageError(f"{self._what}: the {type(self._source).__name__} gives no batch.")
-        found = self._examples(batch)
+            return batch
+
+        found = self._examples(draw)
         assert found is not None
         if self._labelled:
             data.agrees_on_rate(self._model, self._what)
@@ -184,13 +184,13 @@ class Batches:
         Raises, on every rank:
             UsageError: a batch does not fit the model, or differs among ranks.
         """
+
+        def draw() -> Any:
+            found = self._draw(epoch, number)
+            return self._source[found] if self._numbered and found is not _END else found
+
         for number in count(done) if self._steps is None else range(done, self._steps):
-            with self._model.comm.together():
-                self._draw(epoch, number)
-                batch = self._drawn
-                if batch is not _END and self._numbered:
-                    batch = self._source[batch]
-            found = self._examples(batch)
+            found = self._examples(draw)
             if found is None:
                 if number == 0 or self._steps is not None:
                     self._warn()
@@ -214,8 +214,7 @@ class Batches:
             for at in range(begin, epoch + 1):
                 last = done if at == epoch else self._steps
                 for number in count() if last is None else range(last):
-                    self._draw(at, number)
-                    if self._drawn is _END:
+                    if self._draw(at, number) is _END:
                         break
                 if at < epoch:
                     self._end(at)
@@ -225,10 +224,10 @@ class Batches:
                     f"{epoch}, to which the run has come: give what it was trained on."
                 )
 
-    def _draw(self, epoch: int, number: int) -> None:
-        """Draw what a step has, unless it is drawn already: fit looked at it, or ranks died over it."""
+    def _draw(self, epoch: int, number: int) -> Any:
+        """What a step has; drawn once, also where fit has looked at it before, or ranks have died over it."""
         if self._at == (epoch, number):
-            return
+            return self._drawn
         self._at = epoch, number
         begins = number == 0 and not self.once
         if number == 0:
@@ -237,6 +236,7 @@ class Batches:
         if self._drawn is _END and begins:
             self._pass = self._begin(epoch)
             self._drawn = next(self._pass, _END)
+        return self._drawn
 
     def _begin(self, epoch: int) -> Iterator[Any]:
         """A pass that begins in an epoch."""
@@ -255,11 +255,11 @@ class Batches:
         if callable(method):
             method()
 
-    def _examples(self, batch: Any) -> data.Examples | None:
-        """A batch, checked, and the same on all ranks; None where there is no more."""
+    def _examples(self, draw: Callable[[], Any]) -> data.Examples | None:
+        """The batch that is drawn, checked, and the same on all ranks; None where there is no more."""
         model, arrays = self._model, dict[str, np.ndarray]()
         with model.comm.together():
-            if batch is not _END:
+            if (batch := draw()) is not _END:
                 x, *labels = self._parts(batch)
                 y, weights = (*labels, None, None)[:2]
                 how = (self._class_weight, self._labelled)
