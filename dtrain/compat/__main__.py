@@ -46,6 +46,9 @@ differs on purpose:
 - An optimizer's `decay` still works. The logs of a batch also have its number and size.
 - Metrics after a softmax rank classes by what went into it: probabilities that round to the same number are
   no ties.
+- A generator without more batches ends the training; Keras 3 goes on with epochs of no step. A test of a
+  generator's batches goes on where the one before ended; Keras 3 loses what it drew ahead there. `fit` may
+  weigh the classes of a generator's batches, and its batches may be lists.
 - `CSVLogger` writes no empty columns for a validation that there is not.
 - `layer.trainable` counts from the next call of fit on, whether the model is compiled anew or not; in Keras
   not before compile, once fit has run.

@@ -192,8 +192,8 @@ class Following(Observer):
             self._callbacks("train_batch_begin", number, {"batch": number, "size": examples})
 
     def batch_end(self, at: Any) -> None:
-        if self._progress.due():
-            self._progress.moves(at.examples, self.results(at.loss_sum, at.sums, at.examples))
+        if self._progress.due(at.examples):
+            self._progress.moves(self.results(at.loss_sum, at.sums, at.examples))
         if self._callbacks.listen_to_batches:
             number, results = at.iteration - 1, self.results(at.loss_sum, at.sums, at.examples)
             self._callbacks("train_batch_end", number, {"batch": number, **results})

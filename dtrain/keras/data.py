@@ -53,24 +53,57 @@ def examples(
         UsageError: an array is missing, does not fit another, the model or its loss, or differs among ranks.
     """
     with model.comm.together():
-        arrays = {"x": inputs(what, x, model.build_shape)}
-        split = _split(len(arrays["x"]), validation_split)
-        model.build(arrays["x"].shape[1:])
-        if labelled:
-            y = as_array(what, "y", y)
-            _alike(what, "x", arrays["x"], "y", y)
-            compiled = model.check_compiled(what)
-            layer, _, output = model.last_output()
-            arrays["y"] = compiled.loss.labels(y, output, layer, f"{what}: y")
-            weights = _weights(what, arrays["y"], sample_weight, class_weight, split)
-            if weights is not None:
-                arrays["sample_weight"] = weights
-    rate = {"optimizer.learning_rate": np.asarray(float(model.optimizer.learning_rate))} if labelled else {}
-    model.rank_zero.agrees(what, arrays | rate)
+        arrays, split = checked(model, what, x, y, sample_weight, class_weight, labelled, validation_split)
+    model.rank_zero.agrees(what, arrays | (_rate(model) if labelled else {}))
+    return lent(model, arrays, split)
+
+
+def checked(
+    model: Sequential,
+    what: str,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    labelled: bool = True,
+    validation_split: float = 0.0,
+) -> tuple[dict[str, np.ndarray], int]:
+    """This rank's arrays by name, and how many examples are left to train on; builds the model.
+
+    Raises:
+        UsageError: as examples does, but for what differs among ranks.
+    """
+    arrays = {"x": inputs(what, x, model.build_shape)}
+    split = _split(len(arrays["x"]), validation_split)
+    model.build(arrays["x"].shape[1:])
+    if labelled:
+        y = as_array(what, "y", y)
+        _alike(what, "x", arrays["x"], "y", y)
+        compiled = model.check_compiled(what)
+        layer, _, output = model.last_output()
+        arrays["y"] = compiled.loss.labels(y, output, layer, f"{what}: y")
+        weights = _weights(what, arrays["y"], sample_weight, class_weight, split)
+        if weights is not None:
+            arrays["sample_weight"] = weights
+    return arrays, split
+
+
+def lent(model: Sequential, arrays: dict[str, np.ndarray], split: int) -> Examples:
+    """Checked arrays, on the model's device."""
     backend = model.session.backend
     with model.session.lock:  # of the device
-        lent = {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()}
-    return Examples(arrays, lent, split)
+        return Examples(
+            arrays, {k: backend.from_host(np.ascontiguousarray(a)) for k, a in arrays.items()}, split
+        )
+
+
+def _rate(model: Sequential) -> dict[str, np.ndarray]:
+    return {"optimizer.learning_rate": np.asarray(float(model.optimizer.learning_rate))}
+
+
+def agrees_on_rate(model: Sequential, what: str) -> None:
+    """Raise on every rank where the learning rate is not the same on all. Collective."""
+    model.rank_zero.agrees(what, _rate(model))
 
 
 def _split(examples: int, share: float) -> int:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,11 @@ from dtrain.keras.callbacks import Callback, Callbacks, Following, History
 from dtrain.keras.layers import Layer
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
+from dtrain.keras.sources import Source, gives_batches, source_of
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
-from dtrain.train.batches import epoch_order, iterations, shard_sizes, windows
+from dtrain.train.batches import epoch_order, shard_sizes, windows
 from dtrain.train.engine import Engine
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.state import Progress
@@ -115,7 +117,7 @@ class Sequential(Stack):
         """What evaluate returns, in this order."""
         return ["loss", *(metric.name for metric, _ in self.compiled.metrics)]
 
-    def _network(self, mode: str, examples: data.Examples, votes: bool = False) -> training.Network:
+    def network(self, mode: str, examples: data.Examples, votes: bool = False) -> training.Network:
         """The graph for such examples, made once."""
         frozen = tuple(layer.trainable for layer in self._layers)
         key = (mode, examples.rows, frozen, votes)
@@ -139,8 +141,8 @@ class Sequential(Stack):
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
-        steps_per_epoch: None = None,
-        validation_steps: None = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | Sequence[int] = 1,
         run_dir: str | os.PathLike[str] | None = None,
@@ -152,22 +154,31 @@ class Sequential(Stack):
         """Train; returns the History, whose history has a list for the loss and for each metric.
 
         Args:
-            x, y: arrays of examples and labels, whole on every rank.
-            batch_size: examples of a step over all ranks together, 32 by default.
+            x, y: arrays of examples and labels, whole on every rank. Or x alone, which gives batches (x, y)
+                or (x, y, sample_weight), the same on every rank: a generator, another iterable, or an object
+                with __len__ and __getitem__ as keras.utils.Sequence has them. A generator that has no more
+                ends the training.
+            batch_size: examples of a step over all ranks together, 32 by default; of arrays.
             epochs: the number of the last epoch; initial_epoch: the number of the first, counted from 0.
             verbose: 0 prints nothing, 1 a bar for each epoch, 2 a line.
             validation_split: the share of the examples, from the end, that is not trained on but tested after
-                each epoch. validation_data: (x, y) or (x, y, sample_weight) to test on instead.
-            shuffle: whether each epoch has an order of its own, a function of the seed and the epoch alone.
+                each epoch. validation_data: (x, y), (x, y, sample_weight), or what gives such batches, to
+                test on instead.
+            shuffle: whether each epoch has an order of its own, a function of the seed and the epoch alone:
+                of the arrays' examples, or of a Sequence's batches.
             class_weight: class -> weight of its examples in the loss, 1 where it is not named; those held
                 back for validation are not weighed. sample_weight: one for each, also of those held back.
-            steps_per_epoch, validation_steps: only None: an epoch is a pass over the arrays.
-            validation_batch_size: examples of a step of the test; changes no result.
+            steps_per_epoch: batches of an epoch, by default a pass; the next goes on behind them. A pass over
+                arrays or a Sequence that ends within an epoch ends it, as in Keras 3. validation_steps:
+                batches of a test, of arrays the first.
+            validation_batch_size: examples of a step of the test, with validation_steps batch_size by
+                default; without them it changes no result.
             validation_freq: epochs from one test to the next, or the numbers of those with one, from 1.
             run_dir: a folder in which the fit is recorded and saved as a run of `dtrain train` is, behind
                 each epoch and every checkpoint_every steps; `dtrain report` reads it. A signal to stop
                 (SIGTERM, Ctrl-C) saves and ends the program. keep: how many checkpoints stay.
-            resume: True goes on with the run in run_dir, bit for bit; 'auto' where it holds one.
+            resume: True goes on with the run in run_dir, bit for bit; 'auto' where it holds one. Batches that
+                the run has had are skipped: those of a Sequence by number, others are drawn and dropped.
             options: Keras 2's max_queue_size, workers and use_multiprocessing have no meaning here.
 
         Raises, on every rank:
@@ -177,26 +188,52 @@ class Sequential(Stack):
         _refuse("fit", {k: v for k, v in options.items() if k not in _NO_MEANING})
         batch_size = 32 if batch_size is None else batch_size
         with self.comm.together():
-            _check_fit(batch_size, verbose, validation_split, steps_per_epoch, validation_steps)
-            if validation_batch_size is not None:
-                _counts("fit", validation_batch_size, "validation_batch_size")
+            _check_fit(batch_size, verbose, validation_split)
+            for name, number in (
+                ("steps_per_epoch", steps_per_epoch),
+                ("validation_steps", validation_steps),
+                ("validation_batch_size", validation_batch_size),
+            ):
+                if number is not None:
+                    _counts("fit", number, name)
             _check_freq(validation_freq)
             self.check_compiled("fit")
             recorded = None
             if run_dir is not None:
-                recorded = run.options_of(self, run_dir, resume, batch_size, epochs)
+                recorded = run.options_of(self, run_dir, resume, batch_size, steps_per_epoch, epochs)
                 _counts("fit", keep, "keep")
-            validation = None if validation_data is None else _two_or_three(validation_data)
+            validation = None
+            if validation_data is not None:
+                batched = gives_batches(validation_data)
+                validation = (validation_data,) if batched else _two_or_three(validation_data)
         verbose = _verbose(verbose)
-        share = validation_split if validation is None else 0.0
-        given = data.examples(self, "fit", x, y, sample_weight, class_weight, validation_split=share)
-        tested, trained_on, held_out = given, range(given.split), range(given.split, given.count)
-        if validation is not None:
-            tested = data.examples(self, "fit: validation_data", *validation)
-            held_out = range(tested.count)
-        test_order = np.arange(held_out.start, held_out.stop, dtype=np.int32)
-        network = self._network("training", given, votes=recorded is not None)
-        tester = self._network("testing", tested) if len(test_order) else None
+
+        def order(epoch: int, numbers: range) -> np.ndarray:
+            return self._order(first + epoch - 1, numbers)
+
+        begin, first = initial_epoch + 1, 1
+        source = source_of(
+            self,
+            "fit",
+            (x, y, sample_weight),
+            batch_size,
+            steps_per_epoch,
+            class_weight=class_weight,
+            validation_split=validation_split if validation is None else 0.0,
+            begin=begin,
+            order=order if shuffle else None,
+        )
+        given = source.first(begin)
+        rows = validation_batch_size or (batch_size if validation_steps else TEST_BATCH)
+        if validation is None:
+            tested = source.held_back(rows, validation_steps)
+        else:
+            what = "fit: validation_data"
+            tested = source_of(self, what, validation, rows, validation_steps, tests=True)
+        steps = training.Steps(self, votes=recorded is not None)
+        network = steps.takes(given)
+        if tested is not None:
+            self.network("testing", tested.first(0))
         names = self.metrics_names
         history = self.history = History()
         followers = [*(callbacks or ()), history]
@@ -206,37 +243,37 @@ class Sequential(Stack):
             {
                 "batch_size": batch_size,
                 "epochs": epochs,
-                "samples": len(trained_on),
-                "steps": None,
+                "samples": source.count,
+                "steps": source.steps if steps_per_epoch or source.count is None else None,
                 "verbose": verbose,
-                "do_validation": tester is not None,
-                "metrics": names + [f"val_{name}" for name in names] * (tester is not None),
+                "do_validation": tested is not None,
+                "metrics": names + [f"val_{name}" for name in names] * (tested is not None),
                 "resumed": False,
             },
         )
-        if verbose:
-            validated = f", validate on {len(test_order)} samples" if tester else ""
-            self.rank_zero.says(f"Train on {len(trained_on)} samples{validated}")
+        if verbose and source.count:
+            validated = f", validate on {tested.count} samples" if tested and tested.count else ""
+            self.rank_zero.says(f"Train on {source.count} samples{validated}")
         self.stop_training = False
         self._passes = max(initial_epoch, self._passes)
-        at, found, begun = Progress(epoch=initial_epoch + 1), None, time.perf_counter()
+        at, found, started = Progress(epoch=begin), None, time.perf_counter()
         observers: list[Observer] = [Following(self, call)]
         with ExitStack() as stack:
             around: dict[str, Any] = {}
             if recorded is not None:
                 facts = {
-                    "examples": len(trained_on),
-                    "test_examples": len(test_order),
-                    "shards": shard_sizes(trained_on, batch_size, self.comm.size),
+                    "examples": source.count,
+                    "test_examples": tested.count if tested else 0,
+                    "shards": shard_sizes(range(source.count or 0), batch_size, self.comm.size),
                     "model": self.name,
                     "parameters": self.count_params(),
                     "optimizer": recorded.optimizer,
                     "lr": float(self.optimizer.learning_rate),
-                    "batch_size": batch_size,
-                    "iterations_per_epoch": iterations(trained_on, batch_size),
+                    "batch_size": batch_size if source.count else given.count,
+                    "iterations_per_epoch": source.steps,
                     "epochs": epochs,
                     "seed": self.graph.seed,
-                    "dataset": "arrays",
+                    "dataset": "arrays" if source.count else "batches",
                     "source": recorded.program,
                 }
                 fit = run.recorded(self, recorded, given, followers, facts, at, checkpoint_every, keep)
@@ -248,14 +285,23 @@ class Sequential(Stack):
                 at = found.at
                 run.take(self, followers, found)
             first = self._passes - at.epoch + 1  # a model that was trained before goes on with other orders
+            if shuffle and not source.once:
+                self._settle_order()
+            tests = sum(_is_due(validation_freq, epoch) for epoch in range(begin, at.epoch))
+            if found is not None and at.epoch <= epochs:
+                source.skip(begin, at.epoch, at.iteration)
+                if tested is not None:
+                    tested.skip(0, tests, 0)
 
             def test() -> dict[str, float]:
+                nonlocal tests
                 self._passes = first + at.epoch
-                if tester is None or not _is_due(validation_freq, at.epoch):
+                if tested is None or not _is_due(validation_freq, at.epoch):
                     return {}
                 call("test_begin", {})
-                rows = validation_batch_size or TEST_BATCH
-                found = training.test(self, tester, tested, test_order, rows, _quiet)
+                parts = tested.parts("testing", tests)
+                tests += 1
+                found = training.test(self, parts, tested.batch_size, _quiet)
                 call("test_end", found)
                 return found
 
@@ -263,9 +309,8 @@ class Sequential(Stack):
             one = call.listen_to_batches or self.optimizer.decay
             Engine(
                 self.comm,
-                training.Steps(self, network, given),
-                lambda epoch: self._order(first + epoch - 1, trained_on, shuffle),
-                batch_size,
+                steps,
+                partial(source.windows, steps),
                 epochs,
                 at,
                 Observers(*observers),
@@ -275,21 +320,21 @@ class Sequential(Stack):
             ).run()
             if recorded is not None:
                 tested_last = {f"test_{name}": value for name, value in at.tested.items()}
-                seconds = time.perf_counter() - begun
+                seconds = time.perf_counter() - started
                 report.done(**tested_last, seconds=seconds, run_dir=recorded.run_dir)
         call("train_end", {})
         return history
 
-    def _order(self, epoch: int, examples: range, shuffle: bool) -> np.ndarray:
-        """The order of an epoch's examples: a function of the seed and the epoch."""
-        if not shuffle:
-            return np.arange(examples.start, examples.stop, dtype=np.int32)
+    def _order(self, epoch: int, numbers: range) -> np.ndarray:
+        """The order of examples, or of batches, in a pass: a function of the seed and the epoch."""
+        assert self._order_seed is not None
+        return epoch_order(self._order_seed, epoch, numbers)
+
+    def _settle_order(self) -> None:
+        """Draw the seed of the orders, where there is none; as Keras does, so that np.random.seed counts."""
         if self._order_seed is None:
-            drawn = self.rank_zero.decides([np.random.randint(2**31)])[
-                0
-            ]  # as Keras, so that np.random.seed counts
+            (drawn,) = self.rank_zero.decides([np.random.randint(2**31)])
             self._order_seed = int(drawn) if self.graph.seed is None else self.graph.seed
-        return epoch_order(self._order_seed, epoch, examples)
 
     @every_rank
     def evaluate(
@@ -299,28 +344,26 @@ class Sequential(Stack):
         batch_size: int | None = None,
         verbose: int | str = 1,
         sample_weight: Any = None,
+        steps: int | None = None,
         return_dict: bool = False,
         **options: Any,
     ) -> Any:
         """The loss over all examples or, with metrics, a list of the loss and them (metrics_names says
         which).
 
-        Exact over the whole set: batch_size, by default large, changes the speed and the memory, not the
-        result.
+        Args:
+            x, y, sample_weight: arrays; or x alone, which gives batches, as in fit.
+            batch_size: exact over the whole set: by default large, it changes the speed and the memory, not
+                the result.
+            steps: only so many batches, of arrays each of batch_size, by default then 32.
 
         Raises, on every rank:
             UsageError: the model is not compiled, or an argument does not fit.
         """
-        _refuse("evaluate", options)
-        batch_size = TEST_BATCH if batch_size is None else batch_size
-        with self.comm.together():
-            _counts("evaluate", batch_size)
-            self.check_compiled("evaluate")
-        given = data.examples(self, "evaluate", x, y, sample_weight)
-        network = self._network("testing", given)
-        progress = Bar(self.rank_zero, _verbose(verbose), given.count)
-        order = np.arange(given.count, dtype=np.int32)
-        found = training.test(self, network, given, order, batch_size, _shows(progress))
+        _refuse("evaluate", {k: v for k, v in options.items() if k not in _NO_MEANING})
+        source = self._tested("evaluate", (x, y, sample_weight), batch_size, steps)
+        progress = Bar(self.rank_zero, _verbose(verbose), source.count)
+        found = training.test(self, source.parts("testing"), source.batch_size, _shows(progress))
         progress.ends(found)
         found = dict(zip(found, self.rank_zero.decides(list(found.values())), strict=True))
         values = list(found.values())
@@ -328,19 +371,43 @@ class Sequential(Stack):
 
     @every_rank
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: int | str = 0, **options: Any
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        steps: int | None = None,
+        **options: Any,
     ) -> np.ndarray:
-        """The outputs for examples, in their order, float32 [n, ...]."""
-        _refuse("predict", options)
-        batch_size = TEST_BATCH if batch_size is None else batch_size
-        with self.comm.together():
-            _counts("predict", batch_size)
-        given = data.examples(self, "predict", x, labelled=False)
-        network = self._network("predicting", given)
-        progress = Bar(self.rank_zero, _verbose(verbose), given.count)
-        outputs = training.predict(self, network, given, batch_size, _shows(progress))
+        """The outputs for examples, in their order, float32 [n, ...]; x and steps as in evaluate.
+
+        Of batches that are tuples the first is taken.
+        """
+        _refuse("predict", {k: v for k, v in options.items() if k not in _NO_MEANING})
+        source = self._tested("predict", (x,), batch_size, steps, labelled=False)
+        progress = Bar(self.rank_zero, _verbose(verbose), source.count)
+        outputs = training.predict(self, source.parts("predicting"), source.batch_size, _shows(progress))
         progress.ends({})
         return outputs
+
+    def _tested(
+        self,
+        what: str,
+        given: Sequence[Any],
+        batch_size: int | None,
+        steps: int | None,
+        labelled: bool = True,
+    ) -> Source:
+        """What evaluate and predict go over."""
+        with self.comm.together():
+            size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
+            _counts(what, size)
+            if steps is not None:
+                _counts(what, steps, "steps")
+            if labelled:
+                self.check_compiled(what)
+        source = source_of(self, what, given, size, steps, labelled)
+        source.first(0)
+        return source
 
     def predict_classes(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
         """The class of each example: the largest output's number; of one output, whether it is above 1/2."""
@@ -361,7 +428,8 @@ class Sequential(Stack):
             self.check_compiled("train_on_batch")
         given = data.examples(self, "train_on_batch", x, y, sample_weight, class_weight)
         order = np.arange(given.count, dtype=np.int32)
-        steps = training.Steps(self, self._network("training", given), given)
+        steps = training.Steps(self)
+        steps.takes(given)
         (window,) = windows(order, given.count, self.comm, lambda: 1)
         ((loss, sums, _),) = steps.step(window, None)
         found = steps.results(loss * given.count, sums, given.count)
@@ -375,6 +443,42 @@ class Sequential(Stack):
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """predict."""
         return self.predict(x)
+
+    # -- Keras 2's names -------------------------------------------------------------------------------
+    def fit_generator(
+        self,
+        generator: Any,
+        steps_per_epoch: int | None = None,
+        epochs: int = 1,
+        verbose: int = 1,
+        callbacks: Sequence[Callback] | None = None,
+        validation_data: Any = None,
+        validation_steps: int | None = None,
+        **arguments: Any,
+    ) -> History:
+        """fit; validation_steps counts batches that are given, not those of arrays."""
+        return self.fit(
+            generator,
+            steps_per_epoch=steps_per_epoch,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            validation_steps=validation_steps if gives_batches(validation_data) else None,
+            **arguments,
+        )
+
+    def evaluate_generator(
+        self, generator: Any, steps: int | None = None, verbose: int = 0, **options: Any
+    ) -> Any:
+        """evaluate."""
+        return self.evaluate(generator, steps=steps, verbose=verbose, **options)
+
+    def predict_generator(
+        self, generator: Any, steps: int | None = None, verbose: int = 0, **options: Any
+    ) -> np.ndarray:
+        """predict."""
+        return self.predict(generator, steps=steps, verbose=verbose, **options)
 
     # -- files -----------------------------------------------------------------------------------------
     def to_json(self, **options: Any) -> str:
@@ -422,7 +526,7 @@ def _quiet(done: int) -> None: ...
 
 
 def _shows(progress: Bar) -> Callable[[int], None]:
-    return lambda done: progress.moves(done, {}) if progress.due() else None
+    return lambda done: progress.moves({}) if progress.due(done) else None
 
 
 #: Arguments of Keras's that change no result.
@@ -436,8 +540,7 @@ def _refuse(what: str, options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if value is not None:
             near = nearest(name, inspect.signature(getattr(Sequential, what)).parameters)
-            fix = "give it the examples that are meant, x[:n]" if name == "steps" else "leave it out"
-            fix = f"did you mean {near}?" if near else f"{fix}."
+            fix = f"did you mean {near}?" if near else "leave it out."
             raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}")
 
 
@@ -460,12 +563,8 @@ def _is_due(freq: Any, epoch: int) -> bool:
     return epoch in freq if isinstance(freq, list | tuple | set) else epoch % freq == 0
 
 
-def _check_fit(batch_size: Any, verbose: Any, validation_split: Any, *steps: Any) -> None:
+def _check_fit(batch_size: Any, verbose: Any, validation_split: Any) -> None:
     _counts("fit", batch_size)
-    if steps != (None, None):
-        raise UsageError(
-            "fit: an epoch is a pass over the arrays: leave out steps_per_epoch, validation_steps."
-        )
     if not 0 <= validation_split < 1:
         raise UsageError(f"fit: validation_split={validation_split}: give a share from 0 to less than 1.")
     if verbose not in (0, 1, 2, "auto"):
@@ -474,5 +573,5 @@ def _check_fit(batch_size: Any, verbose: Any, validation_split: Any, *steps: Any
 
 def _two_or_three(validation_data: Any) -> Any:
     if not isinstance(validation_data, list | tuple) or len(validation_data) not in (2, 3):
-        raise UsageError("fit: validation_data is (x, y) or (x, y, sample_weight).")
+        raise UsageError("fit: validation_data is (x, y) or (x, y, sample_weight), or gives such batches.")
     return validation_data

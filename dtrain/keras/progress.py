@@ -16,9 +16,10 @@ class Bar:
     """A pass over examples as it is seen.
 
     verbose: 0 nothing; 1 a bar, which moves on a terminal and is one line elsewhere; 2 a line without a bar.
+    examples: how many there are; None where that is not known before, and the picture has no bar.
     """
 
-    def __init__(self, rank_zero: RankZero, verbose: int, examples: int) -> None:
+    def __init__(self, rank_zero: RankZero, verbose: int, examples: int | None) -> None:
         from dtrain.train.report import on_terminal
 
         self._says = rank_zero.says
@@ -26,23 +27,24 @@ class Bar:
         self._examples = examples
         self._moves = verbose == 1 and on_terminal()
         self._begun = self._drawn = time.perf_counter()
-        self._longest = 0
+        self._longest = self._done = 0
 
-    def due(self) -> bool:
-        """Whether it is time for another picture."""
+    def due(self, done: int) -> bool:
+        """Whether it is time for another picture, after so many examples."""
+        self._done = done
         return self._moves and time.perf_counter() - self._drawn > EVERY
 
-    def moves(self, done: int, logs: Mapping[str, float]) -> None:
-        """A new picture, after this many examples."""
-        self._drawn = time.perf_counter()
+    def moves(self, logs: Mapping[str, float]) -> None:
+        """A new picture."""
+        self._drawn, done = time.perf_counter(), self._done
         seconds = self._drawn - self._begun
-        left = seconds / done * (self._examples - done)
-        self._draw(f"{self._bar(done)} - ETA: {left:.0f}s{_numbers(logs)}", end="")
+        left = "" if self._examples is None else f" - ETA: {seconds / done * (self._examples - done):.0f}s"
+        self._draw(f"{self._bar(done)}{left}{_numbers(logs)}", end="")
 
-    def ends(self, logs: Mapping[str, float], done: int | None = None) -> None:
+    def ends(self, logs: Mapping[str, float]) -> None:
         """The last line of the pass."""
         seconds = time.perf_counter() - self._begun
-        done = self._examples if done is None else done
+        done = self._done if self._examples is None else self._examples
         if self._verbose == 1:
             each = f" {_span(seconds / max(done, 1))}/sample"
             self._draw(f"{self._bar(done)} - {seconds:.0f}s{each}{_numbers(logs)}", end="\n")
@@ -55,6 +57,8 @@ class Bar:
         self._longest = len(line)
 
     def _bar(self, done: int) -> str:
+        if self._examples is None:
+            return f"{done}/Unknown"
         full = WIDTH * done // self._examples
         bar = "=" * full if full == WIDTH else ("=" * max(full - 1, 0) + ">" * (full > 0)).ljust(WIDTH, ".")
         return f"{done:>{len(str(self._examples))}}/{self._examples} [{bar}]"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.errors import CheckpointError, EnvironmentProblem, UsageError
+from dtrain.errors import CheckpointError, DamagedError, EnvironmentProblem, UsageError
+from dtrain.files import write_atomically
 from dtrain.runtime.batch import checksum
-from dtrain.train.checkpoint import write_atomically
+from dtrain.train.checkpoint import open_values, write_values
 
 
 class RankZero:
@@ -67,23 +69,26 @@ class RankZero:
                     f"{path} cannot be written: {error.strerror or error}. Give another path."
                 ) from None
 
-    def reads(self, path: str | os.PathLike[str]) -> bytes:
-        """A file's content, on every rank; raises CheckpointError where it cannot be read."""
-        data = b""
+    def saves(self, path: str | os.PathLike[str], values: Mapping[str, np.ndarray], about: str) -> None:
+        """Write a file of values and a text beside them; raises EnvironmentProblem where that cannot be."""
+        self._touches(Path(path), lambda p: write_values(p, values, about))
+
+    def reads(self, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str]:
+        """What saves() wrote, on every rank; raises CheckpointError where it cannot be read."""
+        values, about = dict[str, np.ndarray](), ""
         with self._comm.together():
             if self._speaks:
                 try:
-                    data = Path(path).read_bytes()
-                except OSError as error:
-                    raise CheckpointError(
-                        f"{path} cannot be read: {error.strerror or error}. Give the path that save() was "
-                        "given."
-                    ) from None
-        length = self._comm.broadcast(np.array([len(data)], np.int64))
-        buffer = np.empty(int(length[0]), np.uint8)
-        if self._speaks:
-            buffer[:] = np.frombuffer(data, np.uint8)
-        return self._comm.broadcast(buffer).tobytes() if buffer.size else b""
+                    with open_values(Path(path).resolve() if os.path.islink(path) else Path(path)) as file:
+                        values, about = {name: file.read(name) for name in file.specs}, file.about
+                except DamagedError as error:
+                    raise CheckpointError(f"{error} Give a file that save() wrote.") from None
+        kinds = [(name, value.dtype.name, value.shape) for name, value in values.items()]
+        about, kinds = json.loads(self._comm.broadcast_text(json.dumps([about, kinds])))
+        for name, dtype, shape in kinds:
+            value = values.setdefault(name, np.empty(shape, dtype))
+            self._comm.broadcast(value.reshape(-1).view(np.uint8))  # MPI knows bytes, not every dtype
+        return values, about
 
     def finds(self, path: str | os.PathLike[str]) -> bool:
         """Whether there is a file with something in it: what rank 0 sees, and False on the others."""

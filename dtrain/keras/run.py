@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -13,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import numpy as np
-
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.fingerprint import fingerprint
+from dtrain.train.checkpoint import digest_of, digest_of_all
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import about_ranks
 from dtrain.train.observer import Observer, Observers
@@ -47,8 +45,9 @@ class FitOptions:
     optimizer: str
     loss: str
     batch_size: int
+    steps_per_epoch: int
     epochs: int
-    fixed: ClassVar[tuple[str, ...]] = ("optimizer", "loss", "batch_size")
+    fixed: ClassVar[tuple[str, ...]] = ("optimizer", "loss", "batch_size", "steps_per_epoch")
 
     @property
     def label(self) -> str:
@@ -73,7 +72,12 @@ class FitOptions:
 
 
 def options_of(
-    model: Sequential, run_dir: str | os.PathLike[str], resume: Any, batch_size: int, epochs: int
+    model: Sequential,
+    run_dir: str | os.PathLike[str],
+    resume: Any,
+    batch_size: int,
+    steps_per_epoch: int | None,
+    epochs: int,
 ) -> FitOptions:
     """The options of a fit; raises UsageError for a resume that is none."""
     if resume not in (True, False, "auto"):
@@ -81,9 +85,8 @@ def options_of(
     folder = os.fspath(run_dir)
     optimizer, loss = type(model.optimizer).__name__, model.compiled.loss.name
     how = {True: folder, False: ""}.get(resume, "auto")
-    return FitOptions(
-        folder, how, os.path.abspath(sys.argv[0]), model.name, optimizer, str(loss), batch_size, epochs
-    )
+    program, steps = os.path.abspath(sys.argv[0]), steps_per_epoch or 0
+    return FitOptions(folder, how, program, model.name, optimizer, str(loss), batch_size, steps, epochs)
 
 
 class Recorded(NamedTuple):
@@ -117,7 +120,8 @@ def recorded(
     with hold(options, comm) as folder:
         comm.board.run_dir(str(folder.path), options.command)
         state = session.graph.get_collection(GraphKeys.GLOBAL_VARIABLES)
-        same = _digest(given.arrays), fingerprint(session.graph.operations)
+        data_digest = digest_of_all({name: digest_of(name, a) for name, a in given.arrays.items()})
+        same = data_digest[:16], fingerprint(session.graph.operations)
         found, origin = None, ""
         if folder.resuming:
             found = resume(session, state, folder.path, options, *same)
@@ -155,15 +159,6 @@ def recorded(
                 },
             )
         comm.board.run_dir("")
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """Of examples as they are given."""
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()[:16]
 
 
 def _told(model: Sequential, callbacks: Sequence[Callback]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""A model as one file: its arrays as safetensors, and in the header what it is made of, as JSON."""
+"""A model as one file of values (train/checkpoint.py), and beside them what it is made of, as JSON."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -33,8 +32,6 @@ def save(
     model: Sequential, path: str | os.PathLike[str], overwrite: bool, whole: bool, optimizer: bool
 ) -> None:
     """Write a model; whole: not its weights alone. Its methods save and save_weights say more."""
-    from safetensors.numpy import save as serialize
-
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix in OTHERS:
         model.rank_zero.warns(
@@ -58,10 +55,7 @@ def save(
                 arrays[f"{STATE}{i:04d}"] = np.asarray(value)
         described["iterations"] = int(model.optimizer.iterations)
     described |= {"epochs": model._passes, "order_seed": model._order_seed}
-    arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}
-    text = json.dumps(described)
-    header = {"dtrain": text, "sha256": _digest(arrays, text)}
-    model.rank_zero.writes(path, serialize(arrays, header))
+    model.rank_zero.saves(path, arrays, json.dumps(described))
 
 
 def load_model(
@@ -86,7 +80,7 @@ def load_model(
     path = os.fspath(filepath)
     scout = Sequential(**options)  # whose ranks read together
     with scout.comm.call("load_model"):
-        arrays, described = _parse(scout.rank_zero.reads(path), path)
+        arrays, described = _read(scout, path)
     if "config" not in described:
         raise CheckpointError(
             f"{path} holds weights without a model: build the model, then call its load_weights({path!r})."
@@ -123,7 +117,7 @@ def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, 
 
 def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Its method of this name says more."""
-    arrays, _ = _parse(model.rank_zero.reads(path), os.fspath(path))
+    arrays, _ = _read(model, path)
     _take(model, arrays, os.fspath(path))
 
 
@@ -167,36 +161,13 @@ def _check(
         )
 
 
-def _digest(arrays: Mapping[str, np.ndarray], described: str) -> str:
-    digest = hashlib.sha256(described.encode(errors="surrogatepass") + b"\n")
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype.name} {arrays[name].shape}\n".encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-def _parse(data: bytes, path: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A file's arrays, and what its header says."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as deserialize
-
-    try:
-        arrays = deserialize(data)
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])["__metadata__"]
-        whole = header["sha256"] == _digest(arrays, header["dtrain"])
-        described = json.loads(header["dtrain"])
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise _refused(
-            f"{path} is not a model that dt.keras saved, or was cut short: give a file that save() wrote."
-        ) from None
-    if not whole:
-        raise _refused(f"{path} is damaged: it does not have the digest that it says; save it again.")
-    return arrays, described
-
-
-def _refused(message: str) -> CheckpointError:
-    """What every rank raises, since all have the same bytes."""
-    error = CheckpointError(message)
-    error.agreed = True
-    return error
+def _read(model: Sequential, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A file's arrays, and what it says of the model. Collective."""
+    arrays, text = model.rank_zero.reads(path)
+    with model.comm.together():
+        try:
+            return arrays, dict(json.loads(text))
+        except (ValueError, TypeError, RecursionError):
+            raise CheckpointError(
+                f"{os.fspath(path)} is not a model that dt.keras saved: give a file that save() wrote."
+            ) from None

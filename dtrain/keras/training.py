@@ -8,7 +8,7 @@ added up here in float64: every example counts once, on any number of ranks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -185,11 +185,16 @@ class Network:
 
 
 class Steps:
-    """A model's network on some examples, as an engine trains it."""
+    """A model as an engine trains it, on the examples that lie there: takes(), before each step or once."""
 
-    def __init__(self, model: Sequential, network: Network, examples: Examples) -> None:
-        self._model, self._call, self.results = model, network.on(examples), network.results
-        self._votes = network.votes
+    def __init__(self, model: Sequential, votes: bool = False) -> None:
+        self._model, self._votes = model, votes
+
+    def takes(self, examples: Examples) -> Network:
+        """Let the next steps be of these."""
+        network = self._model.network("training", examples, self._votes)
+        self._call, self.results = network.on(examples), network.results
+        return network
 
     def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[Any], bool]]:
         """A step for each batch: its mean loss, its metrics' sums, and whether a rank was asked to stop."""
@@ -210,36 +215,36 @@ def wide(value: Any) -> Any:
 
 
 # -- the loops -------------------------------------------------------------------------------------------
+#: Examples of one kind, the network for them, and which they are, in order.
+Part = tuple[Network, Examples, np.ndarray]
+
+
 def test(
-    model: Sequential,
-    network: Network,
-    examples: Examples,
-    order: np.ndarray,
-    batch_size: int,
-    progress: Callable[[int], None],
+    model: Sequential, parts: Iterable[Part], batch_size: int, progress: Callable[[int], None]
 ) -> dict[str, float]:
-    """The loss and metrics over examples, each counted once."""
+    """The loss and metrics over examples, each counted once; {} where there are none."""
     loss_sum, added, done, penalties = 0.0, list[Any](), 0, len(model.losses)
-    step = network.on(examples)
-    for shard in batches(order, batch_size, model.comm):
-        loss, *sums = step(shard)
-        penalty = sum(float(sums.pop()) for _ in range(penalties))
-        loss_sum += float(loss) + penalty * shard.total
-        added = [a + wide(b) for a, b in zip(added, sums, strict=True)] if added else [*map(wide, sums)]
-        done += shard.total
-        progress(done)
-    return network.results(loss_sum, added, done)
+    for network, examples, order in parts:
+        step, results = network.on(examples), network.results
+        for shard in batches(order, batch_size, model.comm):
+            loss, *sums = step(shard)
+            penalty = sum(float(sums.pop()) for _ in range(penalties))
+            loss_sum += float(loss) + penalty * shard.total
+            added = [a + wide(b) for a, b in zip(added, sums, strict=True)] if added else [*map(wide, sums)]
+            done += shard.total
+            progress(done)
+    return results(loss_sum, added, done) if done else {}
 
 
 def predict(
-    model: Sequential, network: Network, examples: Examples, batch_size: int, progress: Callable[[int], None]
+    model: Sequential, parts: Iterable[Part], batch_size: int, progress: Callable[[int], None]
 ) -> np.ndarray:
     """The outputs for examples in their order, whole on every rank."""
-    order = np.arange(examples.count, dtype=np.int32)
-    parts, done = [], 0
-    step = network.on(examples)
-    for shard in batches(order, batch_size, model.comm):
-        parts += step(shard)
-        done += shard.total
-        progress(done)
-    return np.concatenate(parts)
+    outputs, done = [], 0
+    for network, examples, order in parts:
+        step = network.on(examples)
+        for shard in batches(order, batch_size, model.comm):
+            outputs += step(shard)
+            done += shard.total
+            progress(done)
+    return np.concatenate(outputs)

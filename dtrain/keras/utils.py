@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,29 @@ from dtrain.errors import UsageError
 from dtrain.graph.graph import set_random_seed as set_graph_seed
 from dtrain.keras.names import custom_object_scope
 
-__all__ = ["custom_object_scope", "normalize", "set_random_seed", "to_categorical"]
+__all__ = ["Sequence", "custom_object_scope", "normalize", "set_random_seed", "to_categorical"]
 
 __getattr__ = module_getattr("tf.keras.utils")
+
+
+class Sequence:
+    """Base of batches that fit, evaluate and predict take by number; as in Keras 2.
+
+    __getitem__(index) gives a batch, (x, y) or (x, y, sample_weight); __len__() how many there are. On
+    several ranks each asks for all of them, and they have to be the same: what is drawn is seeded alike.
+    """
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def on_epoch_end(self) -> None:
+        """After each epoch."""
 
 
 def to_categorical(y: Any, num_classes: int | None = None, dtype: Any = "float32") -> np.ndarray:

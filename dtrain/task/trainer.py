@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from dtrain.config import TrainConfig, flag
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
+from dtrain.runtime.loop import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
 from dtrain.task.network import Steps, Trained, build, evaluate
 from dtrain.train import checkpoint, tensorboard
-from dtrain.train.batches import Pace, epoch_order, iterations, shard_sizes
+from dtrain.train.batches import Pace, epoch_order, iterations, shard_sizes, windows
 from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import Engine, about_ranks
@@ -161,8 +162,7 @@ def _train_in(
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
     steps = Steps(session, network, trained, updates)
-    # a step in which ranks die has to be the only one of its call: those before it are done
-    profiler, pace = None, Pace(comm, most=1 if comm.elastic else Pace.MOST)
+    profiler, pace = None, Pace(comm)
     if trained.keras is not None:
         trained.keras.iterations = at.step
         if trained.keras.decay:
@@ -178,6 +178,10 @@ def _train_in(
     def about(at: Progress) -> dict[str, Any]:
         folder.check()
         return manifest_of(session, at, config, *same)
+
+    def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
+        order = epoch_order(config.seed, at.epoch, data.train)
+        return windows(order[at.examples :], config.batch_size, comm, steps)
 
     def test() -> dict[str, float]:
         last = at.epoch == config.epochs and network.predicted is not None
@@ -221,8 +225,7 @@ def _train_in(
         Engine(
             comm,
             steps,
-            lambda epoch: epoch_order(config.seed, epoch, data.train),
-            config.batch_size,
+            source,
             config.epochs,
             at,
             report,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def batches(order: np.ndarray, batch_size: int, comm: Communicator) -> Iterator[
 
 def windows(
     order: np.ndarray, batch_size: int, comm: Communicator, steps: Callable[[], int]
-) -> Iterator[Window]:
+) -> Generator[Window]:
     """batches, several in one Window: as many as steps() says, and as are of one size.
 
     A batch of fewer examples than ranks each rank has whole: it could not be split among all.
@@ -48,7 +48,7 @@ class Pace:
     """How many steps a call takes: as many as take some hundredths of a second, the same on all ranks.
 
     Between two calls a rank sees to signals, and says how far it is. Called before each; one step each until
-    enough were measured.
+    enough were measured. Where ranks may die each is alone in its call: those before it in one would be done.
     """
 
     SECONDS, MOST, LOOKS = 0.03, 25, 8
@@ -56,7 +56,7 @@ class Pace:
     def __init__(self, comm: Communicator, most: int = MOST) -> None:
         self._comm, self._most = comm, most
         self._times: list[float] = []
-        self._steps = 0 if most > 1 else 1
+        self._steps = 0 if most > 1 and not comm.elastic else 1
 
     def __call__(self) -> int:
         if not self._steps:

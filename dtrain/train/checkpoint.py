@@ -46,8 +46,10 @@ def spec_text(value: np.ndarray) -> str:
     return f"{value.dtype.name}{shape_text(value.shape)}"
 
 
-def write_values(path: Path, values: Mapping[str, np.ndarray]) -> str:
+def write_values(path: Path, values: Mapping[str, np.ndarray], about: str = "") -> str:
     """Write a safetensors file with the digest of each value in its metadata; returns the digest of them all.
+
+    about: a text beside them, in the metadata as "dtrain", with a digest of it and all values as "sha256".
 
     The arrays go from their memory to the file: the library's own writer would copy them twice.
 
@@ -55,8 +57,9 @@ def write_values(path: Path, values: Mapping[str, np.ndarray]) -> str:
         OSError: it cannot be written.
     """
     arrays = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in values.items()}
-    digests = {name: _digest(name, array) for name, array in arrays.items()}
-    header: dict[str, Any] = {"__metadata__": digests}
+    digests = {name: digest_of(name, array) for name, array in arrays.items()}
+    told = {"dtrain": about, "sha256": digest_of_all({**digests, "dtrain": about})} if about else {}
+    header: dict[str, Any] = {"__metadata__": digests | told}
     end = 0
     for name, array in arrays.items():
         start, end = end, end + array.nbytes
@@ -66,13 +69,13 @@ def write_values(path: Path, values: Mapping[str, np.ndarray]) -> str:
     text += b" " * (-len(text) % 8)
     buffers = (array.reshape(-1).view(np.uint8).data for array in arrays.values())
     write_atomically(path, len(text).to_bytes(8, "little"), text, *buffers)
-    return _digest_of_all(digests)
+    return digest_of_all(digests)
 
 
 class Values:
     """An open file of values: what it says that it holds. Each is read and checked when it is asked for.
 
-    specs: 'float32(784, 256)' by name. sha256: the digest of all values.
+    specs: 'float32(784, 256)' by name. sha256: the digest of all values. about: the text beside them.
     """
 
     def __init__(self, path: Path, opened: Any) -> None:
@@ -84,9 +87,14 @@ class Values:
             stored = opened.get_slice(name)
             dtype = names.get(stored.get_dtype(), stored.get_dtype())
             self.specs[name] = f"{dtype}{shape_text(stored.get_shape())}"
+        self.about, whole = "", ""
+        if self._digests.keys() - self.specs.keys() == {"dtrain", "sha256"}:
+            self.about, whole = self._digests.pop("dtrain"), self._digests.pop("sha256")
         if self.specs.keys() != self._digests.keys():
-            raise DamagedError(f"{path} is damaged, or dtrain did not write it: a value has no digest.")
-        self.sha256 = _digest_of_all(self._digests)
+            raise DamagedError(f"{path} is damaged, or this dtrain did not write it: a value has no digest.")
+        if self.about and whole != digest_of_all({**self._digests, "dtrain": self.about}):
+            raise DamagedError(f"{path} is damaged: its text does not have its digest.")
+        self.sha256 = digest_of_all(self._digests)
 
     def read(self, name: str) -> np.ndarray:
         """A value; takes as much memory as its spec says.
@@ -97,7 +105,7 @@ class Values:
         if self.specs[name].partition("(")[0] not in _CODES:
             raise DamagedError(f"{self._path} is damaged: {name} has a type that dtrain does not write.")
         value = self._opened.get_tensor(name)
-        if _digest(name, value) != self._digests[name]:
+        if digest_of(name, value) != self._digests[name]:
             raise DamagedError(f"{self._path} is damaged: the value of {name} does not have its digest.")
         return value
 
@@ -120,13 +128,15 @@ def open_values(path: Path) -> Iterator[Values]:
         raise DamagedError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
 
 
-def _digest(name: str, value: np.ndarray) -> str:
+def digest_of(name: str, value: np.ndarray) -> str:
+    """SHA-256 of a value with its name, dtype and shape, in hex."""
     digest = hashlib.sha256(f"{name} {spec_text(value)}\n".encode())
     digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
     return digest.hexdigest()
 
 
-def _digest_of_all(digests: Mapping[str, str]) -> str:
+def digest_of_all(digests: Mapping[str, Any]) -> str:
+    """SHA-256 of several by name, or of other plain data."""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
@@ -159,7 +169,7 @@ def save(run_dir: Path, step: int, values: Mapping[str, np.ndarray], about: Mapp
         if made:
             sync(run_dir)
         content = {**about, "format": FORMAT, "step": step, "sha256": write_values(data, values)}
-        content["manifest_sha256"] = _digest_of_all(content)
+        content["manifest_sha256"] = digest_of_all(content)
         write_atomically(manifest, (json.dumps(content, indent=1) + "\n").encode())
     except OSError as error:
         with suppress(OSError):
@@ -245,7 +255,7 @@ def _read_manifest(path: Path, step: int) -> dict[str, Any]:
     try:
         manifest = json.loads(read_regular(path, MOST_HEADER))
         said = manifest.pop("manifest_sha256", None) if isinstance(manifest, dict) else None
-        whole = said is not None and said == _digest_of_all(manifest)
+        whole = said is not None and said == digest_of_all(manifest)
     except FileNotFoundError:
         raise DamagedError(f"{path} is missing: that checkpoint was not written to its end.") from None
     except (OSError, ValueError, RecursionError) as error:

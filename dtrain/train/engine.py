@@ -7,8 +7,9 @@ follows the run (see observer.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,6 @@ from dtrain.comm.base import Communicator
 from dtrain.errors import SavedAndStopped
 from dtrain.runtime.loop import Window
 from dtrain.runtime.session import Session, Shard
-from dtrain.train.batches import windows
 from dtrain.train.observer import Observer
 from dtrain.train.preempt import StopRequest
 from dtrain.train.saving import Checkpoints
@@ -44,8 +44,8 @@ class Engine:
 
     Args:
         network: takes the steps.
-        order: the examples of an epoch, numbered from 1, in the order in which it uses them.
-        batch_size: examples of a step, over all ranks.
+        source: the batches of the epoch in work, from where the run is in it, several in a window: as many as
+            a call may take, which the source asks. An epoch without any ends the run.
         epochs: the number of the last.
         at: how far the run has come; it counts on, and is right whenever a collective may fail.
         events: who follows.
@@ -61,8 +61,7 @@ class Engine:
         self,
         comm: Communicator,
         network: Network,
-        order: Callable[[int], np.ndarray],
-        batch_size: int,
+        source: Callable[[Progress, Callable[[], int]], Generator[Window]],
         epochs: int,
         at: Progress,
         events: Observer,
@@ -73,7 +72,7 @@ class Engine:
         survivors: AbstractContextManager[Any] | None = None,
         resume: str = "",
     ) -> None:
-        self._comm, self._network, self._order, self._batch_size = comm, network, order, batch_size
+        self._comm, self._network, self._source = comm, network, source
         self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
         self._checkpoints, self._request = checkpoints, request
         self._survivors, self._resume = survivors or nullcontext(), resume
@@ -86,22 +85,27 @@ class Engine:
             SavedAndStopped: a rank was asked to stop, and the run is saved.
         """
         while self._at.epoch <= self._epochs and not self._events.stops:
-            with self._survivors:  # where ranks die, this ends, and those left go on from `at`
-                self._epoch()
+            # where ranks die, this ends, and those left go on from `at`
+            with self._survivors, closing(self._source(self._at, self._steps)) as windows:
+                first = list(islice(windows, 1))
+                if not first and not self._at.iteration:
+                    break
+                self._epoch(chain(first, windows))
         if self._checkpoints is not None:
             with self._survivors:
                 self._checkpoints.finish()
         self._comm.board.doing("")
         self._comm.board.step(-1)
 
-    def _epoch(self) -> None:
+    def _epoch(self, windows: Iterable[Window]) -> None:
         comm, at, events = self._comm, self._at, self._events
+        began, already = at.step, at.examples
         events.epoch_begin(at.epoch)
-        whole = self._order(at.epoch)
-        order, already = whole[at.examples :], at.examples
         begun, waited = time.perf_counter(), comm.seconds
         comm.board.doing("training")
-        for window in windows(order, self._batch_size, comm, self._steps):
+        for window in windows:
+            if self._checkpoints and self._checkpoints.due(at) and at.step > began:
+                self._checkpoints.save(at)
             comm.board.step(at.step + 1)
             events.batch_begin(at.iteration, window.total)
             taken = self._network.step(window, self._request.vote() if self._request else None)
@@ -111,8 +115,6 @@ class Engine:
             if taken[-1][2]:
                 self._save_and_stop()
             events.batch_end(at)
-            if self._checkpoints and self._checkpoints.due(at) and at.examples < len(whole):
-                self._checkpoints.save(at)
             if events.stops:
                 break
         seconds = time.perf_counter() - begun

@@ -77,7 +77,7 @@ class Report(Observer):
     # -- events ----------------------------------------------------------------------------------------
     def header(self, **facts: Any) -> None:
         """The facts that make a report comparable with another."""
-        self._epochs, self._iterations = facts["epochs"], facts["iterations_per_epoch"]
+        self._epochs, self._iterations = facts["epochs"], facts["iterations_per_epoch"] or "?"
         self._emit("header", facts, _header_text(facts))
         if facts["warning"] and self._speaks:
             # on stderr as well as in the header, so that no redirection hides it
@@ -210,10 +210,15 @@ def _numbers(values: Mapping[str, float]) -> str:
     return "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
 
 
+def _known(number: int | None) -> str:
+    """A number that batches of a program's own may leave open."""
+    return "?" if number is None else f"{number:,}"
+
+
 def _header_text(facts: dict[str, Any]) -> str:
     ranks, shards = facts["ranks"], facts["shards"]
-    low, high = min(shards), max(shards)
-    each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    low, high = (min(shards), max(shards)) if shards else (None, None)
+    each = _known(low) if low == high else f"{low:,} to {high:,}"
     rows = f"{facts['batch_size'] // ranks:,}"
     if facts["batch_size"] % ranks:
         rows += f" or {facts['batch_size'] // ranks + 1:,}"
@@ -225,11 +230,11 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"dtrain {facts['version']}  {facts['mpi'] or 'no MPI'}  {_count(ranks, 'rank')} on "
         f"{_count(facts['nodes'], 'node')}  {_runs(facts['devices'])}",
         f"  model    {facts['model']}, {facts['parameters']:,} parameters",
-        f"  data     {facts['dataset']}, {source}: {facts['examples']:,} training and "
-        f"{facts['test_examples']:,} test examples, {each}",
+        f"  data     {facts['dataset']}, {source}: {_known(facts['examples'])} training and "
+        f"{_known(facts['test_examples'])} test examples, {each}",
         f"  step     {facts['optimizer']}, learning rate {facts['lr']:g}, global batch "
         f"{facts['batch_size']:,} ({rows}), seed {facts['seed']}",
-        f"  length   {facts['iterations_per_epoch']:,} iterations per epoch, "
+        f"  length   {_known(facts['iterations_per_epoch'])} iterations per epoch, "
         f"{_count(facts['epochs'], 'epoch')}",
         f"  blas     {facts['blas']}{' a rank' if ranks > 1 else ''}",
         f"  kernels  {facts['kernels']}",

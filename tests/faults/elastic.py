@@ -42,12 +42,11 @@ def worker(arguments: list[str]) -> int:
     from dtrain.cli import main
     from dtrain.comm import launcher
     from dtrain.task import trainer
-    from dtrain.train import engine
     from dtrain.train.state import Progress
 
     ledger = os.open(f"ledger-{launcher.rank()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(ledger, f"pid {os.getpid()}\n".encode())
-    order, windows, add = trainer.epoch_order, engine.windows, Progress.add
+    order, windows, add = trainer.epoch_order, trainer.windows, Progress.add
     epoch = size = 0
 
     def epoch_order(seed: int, number: int, examples: range) -> np.ndarray:
@@ -68,7 +67,7 @@ def worker(arguments: list[str]) -> int:
         add(self, *facts)
         os.write(ledger, f"done {self.epoch} {self.iteration} {size} {time.time()}\n".encode())
 
-    trainer.epoch_order, engine.windows = epoch_order, noted
+    trainer.epoch_order, trainer.windows = epoch_order, noted
     Progress.add = added  # type: ignore[method-assign]
     return main(arguments)
 

@@ -36,10 +36,10 @@ def worker(arguments: list[str]) -> int:
     from dtrain.cli import main
     from dtrain.comm import launcher
     from dtrain.task import trainer
-    from dtrain.train import data, engine
+    from dtrain.train import data
 
     data.SYNTHETIC_TRAIN, data.SYNTHETIC_TEST = EXAMPLES, 1000
-    order, windows, epoch = trainer.epoch_order, engine.windows, 0
+    order, windows, epoch = trainer.epoch_order, trainer.windows, 0
     ledger = os.open(f"ledger-{launcher.rank()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def epoch_order(seed: int, number: int, examples: range) -> np.ndarray:
@@ -58,7 +58,7 @@ def worker(arguments: list[str]) -> int:
                 os.write(ledger, "".join(f"{epoch} {example}\n" for example in rows).encode())
                 time.sleep(0.005 * done)
 
-    trainer.epoch_order, engine.windows = epoch_order, noted
+    trainer.epoch_order, trainer.windows = epoch_order, noted
     return main(arguments)
 
 

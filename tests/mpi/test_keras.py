@@ -67,6 +67,21 @@ def test_optimizers_update_as_one_process_does(optimizer: str, comm: Communicato
         np.testing.assert_allclose(together, alone, rtol=5e-5, atol=5e-6)
 
 
+def test_batches_train_as_one_process_does(comm: Communicator) -> None:
+    """The last of a single example, which each rank has whole."""
+    found = []
+    for ranks in (None, comm):
+        model = keras_cases.network(Ours(ranks))
+        x, y = keras_cases.X, keras_cases.Y
+        cuts = [slice(at, min(at + 5, len(x) - 1)) for at in range(0, len(x) - 1, 5)] + [slice(-1, None)]
+        batches = [(x[cut], y[cut]) for cut in cuts]
+        tested = {"validation_data": iter(batches * 2), "validation_steps": len(batches)}
+        history = model.fit(iter(batches * 2), epochs=2, steps_per_epoch=len(batches), verbose=0, **tested)
+        found.append([*history.history.values(), *model.get_weights(), model.predict(iter(batches))])
+    for alone, together in zip(*found, strict=True):
+        np.testing.assert_allclose(together, alone, rtol=5e-5, atol=5e-6)
+
+
 @pytest.mark.filterwarnings("ignore:.*is written as safetensors")  # the name is real Keras's
 def test_the_best_of_two_fits_is_kept(comm: Communicator, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = Path(comm.broadcast_text(str(tmp_path_factory.mktemp("best"))))

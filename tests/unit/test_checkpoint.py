@@ -202,9 +202,9 @@ def test_what_is_larger_than_the_model_is_not_read(run: Path) -> None:
     text = json.dumps(header).encode()
     data.write_bytes(len(text).to_bytes(8, "little") + text)
     os.truncate(data, 8 + len(text) + 8_000_000_000)
-    digest = checkpoint._digest_of_all(header["__metadata__"])
+    digest = checkpoint.digest_of_all(header["__metadata__"])
     manifest = {**ABOUT, "format": checkpoint.FORMAT, "step": 7, "sha256": digest}
-    manifest["manifest_sha256"] = checkpoint._digest_of_all(manifest)
+    manifest["manifest_sha256"] = checkpoint.digest_of_all(manifest)
     (run / checkpoint.FOLDER / "step-00000007.json").write_text(json.dumps(manifest))
 
     def choose(manifest: dict[str, Any], specs: Any) -> list[str]:

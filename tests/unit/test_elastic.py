@@ -25,7 +25,7 @@ from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, RanksLost, UsageError
 from dtrain.ops.placement import shard_bounds
 from dtrain.task import models, trainer
-from dtrain.train import checkpoint, engine
+from dtrain.train import checkpoint
 from dtrain.train.report import Report
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10
@@ -171,7 +171,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
     here = threading.local()
     begun: dict[tuple[int, int, int], list[int]] = {}
     done: set[tuple[int, int, int]] = set()
-    order, windows, add = trainer.epoch_order, engine.windows, trainer.Progress.add
+    order, windows, add = trainer.epoch_order, trainer.windows, trainer.Progress.add
 
     def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
         here.epoch, here.step = epoch, EXAMPLES
@@ -189,7 +189,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
         add(self, *facts)
 
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
-    monkeypatch.setattr(engine, "windows", noted)
+    monkeypatch.setattr(trainer, "windows", noted)
     monkeypatch.setattr(trainer.Progress, "add", added)
     return lambda: Counter((key[0], example) for key in done for example in begun[key])
 
@@ -303,6 +303,45 @@ def test_before_the_first_step_all_end(config: TrainConfig) -> None:
     results = on_mortal_ranks(3, {1: 20}, body)
     assert isinstance(results[1], Died)
     assert isinstance(results[0], RanksLost) and isinstance(results[2], RanksLost)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "generator", "iterable"])
+def test_a_fit_goes_on_with_what_it_is_given(kind: str, tmp_path: Path) -> None:
+    """Each batch is used once, also one that was drawn when a rank died over it."""
+    random = np.random.default_rng(2)
+    x = random.normal(size=(93, 6)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+    batches = [(x[at : at + 3], y[at : at + 3]) for at in range(0, len(x), 3)]
+
+    def fit(comm: Communicator, run: Path) -> Any:
+        dt.set_random_seed(4)
+        model = dt.keras.Sequential([dt.keras.layers.Dense(2, "softmax", input_shape=(6,))], comm=comm)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        given: dict[str, Any] = {
+            "arrays": {"x": x, "y": y, "batch_size": 3},
+            "generator": {"x": iter(batches * 2), "steps_per_epoch": len(batches)},
+            "iterable": {"x": batches},
+        }[kind]
+
+        def begins(epoch: int, logs: Any) -> None:
+            if isinstance(comm, MortalCommunicator) and epoch == 0:
+                comm.base = comm.collectives
+
+        options = {"run_dir": run, "shuffle": False, "epochs": 2, "validation_data": (x, y), "verbose": 0}
+        following = [dt.keras.callbacks.LambdaCallback(on_epoch_begin=begins)]
+        return model.fit(**given, callbacks=following, **options).history, model.get_weights()
+
+    history, weights = fit(SingleCommunicator(), tmp_path / "alone")
+    for number in (5, 71, 83):
+        run = tmp_path / str(number)
+        died, *left = on_mortal_ranks(3, {0: number}, lambda comm, run=run: fit(comm, run))
+        assert isinstance(died, Died)
+        for result in left:
+            assert isinstance(result, tuple), result
+            for name, values in history.items():
+                np.testing.assert_allclose(result[0][name], values, rtol=1e-4, err_msg=name)
+            for one, other in zip(result[1], weights, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ ALLOWED = {
     "task": {
         *("errors", "machine", "config", "comm", "graph", "ops", "runtime", "train", "keras", "dtrain"),
     },
-    "keras": {"errors", "hints", "compat", "comm", "graph", "ops", "summary", "runtime", "train"},
+    "keras": {"errors", "files", "hints", "compat", "comm", "graph", "ops", "summary", "runtime", "train"},
     "examples": {"train"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},

@@ -76,5 +76,5 @@ def test_what_a_model_is_made_of_is_in_its_digest(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert data.count(b"relu") == 1
     path.write_bytes(data.replace(b"relu", b"selu"))
-    with pytest.raises(CheckpointError, match="is damaged: it does not have the digest"):
+    with pytest.raises(CheckpointError, match="is damaged: its text does not have its digest"):
         load_model(path)

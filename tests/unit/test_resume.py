@@ -22,7 +22,7 @@ from dtrain.config import TrainConfig, resolve
 from dtrain.errors import CheckpointError, SavedAndStopped, UsageError
 from dtrain.files import write_atomically
 from dtrain.task import models, trainer
-from dtrain.train import checkpoint, engine, preempt, saving
+from dtrain.train import checkpoint, preempt, saving
 
 EPOCHS, EXAMPLES, BATCH = 2, 33, 10  # 4 steps an epoch, the last of 3 examples: fewer than 4 ranks
 
@@ -126,7 +126,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     trainer.train(replace(config, run_dir=config.run_dir + "-whole"), SingleCommunicator())
     used: list[tuple[int, int]] = []  # what steps that were done used: (epoch, example)
     here = threading.local()
-    order, windows, vote = trainer.epoch_order, engine.windows, preempt.StopRequest.vote
+    order, windows, vote = trainer.epoch_order, trainer.windows, preempt.StopRequest.vote
 
     def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
         here.epoch = epoch
@@ -140,7 +140,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
                 used.extend((here.epoch, int(example)) for example in window.rows.reshape(-1))
 
     monkeypatch.setattr(trainer, "epoch_order", epoch_order)
-    monkeypatch.setattr(engine, "windows", ledger)
+    monkeypatch.setattr(trainer, "windows", ledger)
     monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 0.5, "accuracy": 0.5})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
 
@@ -277,7 +277,7 @@ def test_a_manifest_that_was_made_up_is_refused(section: str, value: Any, config
     manifest = json.loads(path.read_text())
     del manifest["manifest_sha256"]
     manifest[section] = value
-    manifest["manifest_sha256"] = checkpoint._digest_of_all(manifest)
+    manifest["manifest_sha256"] = checkpoint.digest_of_all(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError):
         trainer.train(go_on(config), SingleCommunicator())
