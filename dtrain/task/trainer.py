@@ -170,10 +170,8 @@ def _train_in(
     if config.profile:
         from dtrain.train.profile import StepProfiler
 
-        single = session.make_callable(steps.fetches, steps.feeds)
-        profiler = StepProfiler(session, single, config.profile_window(), run_dir)
+        steps.take = profiler = StepProfiler(session, steps.take, config.profile_window(), run_dir)
         pace = Pace(comm, most=1)
-    steps.begin(profiler)
 
     def about(at: Progress) -> dict[str, Any]:
         folder.check()

@@ -376,7 +376,7 @@ def test_a_death_in_a_step_that_lowers_its_loss_scale(death: int) -> None:
             except RanksLost:
                 comm.shrink()
                 session.forget_plans()
-        return done, {name: session._variables[name].copy() for name in wanted[1]}
+        return done, {name: session.variables.arrays[name].copy() for name in wanted[1]}
 
     results = on_mortal_ranks(3, {1: death}, body)
     assert isinstance(results[1], Died)
