@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from dtrain import choices
 from dtrain import comm as communicators
-from dtrain.choices import DEVICES, LOG_FORMATS, ON_OFF, SWITCH
+from dtrain.choices import DEVICES, LOG_FORMATS, SWITCH
 from dtrain.comm import failure, launcher
 from dtrain.config import TrainConfig, flag, read_run, resolve
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
@@ -102,8 +102,8 @@ def make_parser() -> argparse.ArgumentParser:
     for f in fields(TrainConfig):
         words = f.metadata["choices"]
         metavar = f.metadata["metavar"] or "|".join(words) or type(f.default).__name__.upper()
-        default = "" if f.default == "" else f" (default {f.default})"
-        switch = words in (SWITCH, ON_OFF)
+        default = "" if f.default == "" else f" (default {choices.word(f.default)})"
+        switch = words == SWITCH or isinstance(f.default, bool)
         keywords: dict[str, Any] = {"action": _Switch} if switch else {"metavar": metavar}
         if f.metadata["bare"]:
             keywords |= {"nargs": "?", "const": f.metadata["bare"]}
@@ -248,8 +248,8 @@ def run_train(args: argparse.Namespace) -> None:
     config = resolve(flags, os.environ, args.config)
     from dtrain.runtime.backend import take_gpu
 
-    take_gpu(config.device, config.share_gpu == "on")
-    comm = communicators.world(config.average, config.elastic == "on", config.overlap)
+    take_gpu(config.device, config.share_gpu)
+    comm = communicators.world(config.average, config.elastic, config.overlap)
     from dtrain.task.trainer import train
     from dtrain.train.rank_log import RankLog
 
@@ -258,7 +258,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_eval(args: argparse.Namespace) -> None:
-    values = {name: str(value) for name, value in read_run(args.run_dir).items()}
+    values = read_run(args.run_dir)
     for name in ("model", "dataset", "device", "log_format"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
@@ -267,7 +267,7 @@ def run_eval(args: argparse.Namespace) -> None:
     config = resolve(values, {})
     from dtrain.runtime.backend import take_gpu
 
-    take_gpu(config.device, config.share_gpu == "on")
+    take_gpu(config.device, config.share_gpu)
     comm = communicators.world()
     from dtrain.task import own_model
     from dtrain.task.trainer import evaluate_run

@@ -6,7 +6,6 @@ import json
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
 
     auto takes GPUs for all ranks, each its own, or for none: replicas of two kinds drift apart.
     """
-    share = config.share_gpu == "on"
+    share = config.share_gpu
     with comm.together():
         gpu = choose_gpu(config.device, comm.local_rank, share)
     if comm.size > 1 and config.device == "auto":
@@ -95,7 +94,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     comm.board.limits(config.stall_warn, config.stall_abort)
     comm.board.doing("preparation")
     # where the data lies may differ from node to node; what it is is compared when it is there
-    comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
+    comm.agree_on_items("the option", {flag(k): v for k, v in config.as_written().items() if k != "dataset"})
     with comm.together():
         config = own_model.check(config)
     backend, devices = make_devices(config, comm)
@@ -106,7 +105,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             f"{len(data.train)} ranks, or use a larger data set."
         )
         comm.agree(error)
-    if config.elastic == "on" and comm.size < config.min_ranks:
+    if config.elastic and comm.size < config.min_ranks:
         ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
         comm.agree(UsageError(f"--min-ranks {config.min_ranks}: the job has {ranks} from the start."))
     steps = config.epochs * iterations(data.train, config.batch_size)
@@ -145,9 +144,7 @@ def _train_in(
             trained = Trained(optimizer, network)
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
-    checks = dt.ConfigProto(
-        check_numerics=config.check_numerics == "on", check_replicas_every=config.check_every
-    )
+    checks = dt.ConfigProto(check_numerics=config.check_numerics, check_replicas_every=config.check_every)
     session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
     network.lend(session)
     same = data.digest, fingerprint(graph.operations)

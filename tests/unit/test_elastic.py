@@ -162,7 +162,7 @@ def config(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train
 
     monkeypatch.setitem(models.MODELS, "mlp", model)
     options = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.01, "tensorboard": "off"}
-    return TrainConfig(dataset=str(tiny), run_dir=str(tmp_path / "run"), elastic="on", **options)
+    return TrainConfig(dataset=str(tiny), run_dir=str(tmp_path / "run"), elastic=True, **options)
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_too_few_are_left(config: TrainConfig) -> None:
 
 def test_a_run_goes_on_without_being_elastic_again(config: TrainConfig) -> None:
     trainer.train(replace(config, epochs=1), SingleCommunicator())
-    assert resolve({"resume": config.run_dir}, {}).elastic == "off"
+    assert not resolve({"resume": config.run_dir}, {}).elastic
 
 
 def test_before_the_first_step_all_end(config: TrainConfig) -> None:
