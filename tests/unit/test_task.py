@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtrain.cli import _parse, main
+from dtrain.cli import main, parse
 from dtrain.comm import SingleCommunicator
 from dtrain.config import TrainConfig, read_run, resolve
 from dtrain.errors import UsageError
@@ -212,6 +212,6 @@ def test_what_is_no_task_is_said(name: str, words: str, file: Path) -> None:
 
 
 def test_the_command_takes_a_file_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _parse(["train", "mine.py:task", "--epochs", "3"]).file == "mine.py:task"
+    assert parse(["train", "mine.py:task", "--epochs", "3"]).file == "mine.py:task"
     assert main(["train", "nosuch.py"]) == 2 and "there is no file nosuch.py" in capsys.readouterr().err
     assert main(["train", "mnist"]) == 2 and "does not take mnist" in capsys.readouterr().err
