@@ -67,7 +67,7 @@ def main() -> None:
     _, tiny = training_step(2, 2, 2, 2)
     for step in (whole, empty, tiny):
         step()
-    plan = list(empty_session._plans.values())[-1]
+    plan = list(empty_session.plans.values())[-1]
     kernels = len(plan.kernels)
     plan.kernels[:] = [lambda: None] * kernels
 

@@ -208,7 +208,8 @@ from dtrain.ops.variables import (
     report_uninitialized_variables,
 )
 from dtrain.runtime.config import ConfigProto, GPUOptions, RunMetadata, RunOptions
-from dtrain.runtime.session import InteractiveSession, Session, Shard
+from dtrain.runtime.feeds import Shard
+from dtrain.runtime.session import InteractiveSession, Session
 from dtrain.train.task import Task
 
 #: None, to put a new axis into x[...].

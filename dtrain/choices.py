@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection
+from typing import Any
 
 from dtrain.errors import UsageError
 
@@ -20,8 +21,8 @@ PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 AVERAGES = ("auto", "shared", "mpi")
 #: The values of an option whose flags are --NAME (on) and --no-NAME (off).
 SWITCH = ("auto", "on", "off")
-#: The same where nothing is to be found out.
-ON_OFF = ("on", "off")
+#: The words of an option that is a boolean, in files, variables and messages; its flags are the same.
+ON_OFF = {"on": True, "off": False}
 
 
 def check(said: str, value: str, choices: Collection[str], also: str = "") -> None:
@@ -38,6 +39,17 @@ def check(said: str, value: str, choices: Collection[str], also: str = "") -> No
         raise UsageError(f"{said}: choose one of {', '.join(choices)}{also}{hint}.")
 
 
+def boolean(said: str, word: str) -> bool:
+    """What on or off means; see check."""
+    check(said, word, ON_OFF)
+    return ON_OFF[word]
+
+
+def word(value: Any) -> Any:
+    """A boolean as its user writes it, on or off; any other value as it is."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
 def of_environment(option: str, choices: Collection[str], default: str) -> str:
     """What DTRAIN_OPTION says in a program that no command line has configured, or the default.
 
@@ -48,3 +60,8 @@ def of_environment(option: str, choices: Collection[str], default: str) -> str:
     value = os.environ.get(variable, default)
     check(f"{variable}={value}", value, choices)
     return value
+
+
+def boolean_of_environment(option: str) -> bool:
+    """The same of a boolean, which is off by default."""
+    return ON_OFF[of_environment(option, ON_OFF, "off")]

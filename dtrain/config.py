@@ -23,7 +23,6 @@ from dtrain.choices import (
     KERNELS,
     LOG_FORMATS,
     MODELS,
-    ON_OFF,
     OPTIMIZERS,
     PRECISIONS,
     SWITCH,
@@ -99,9 +98,7 @@ class TrainConfig:
         "scales the loss, so that small gradients stay",
         PRECISIONS,
     )
-    share_gpu: str = option(
-        "off", "let the ranks of a node take its GPUs in turn, where it has fewer", ON_OFF
-    )
+    share_gpu: bool = option(False, "let the ranks of a node take its GPUs in turn, where it has fewer")
     kernels: str = option(
         "auto", "how a CPU's kernels are made: by the C compiler where there is one, or of NumPy's", KERNELS
     )
@@ -123,8 +120,8 @@ class TrainConfig:
         "go on with a run as if it had not stopped; auto: with that of --run-dir, where it holds one",
         metavar="RUN_DIR|auto",
     )
-    elastic: str = option(
-        "off", "go on without ranks that die; needs Open MPI and its mpirun --with-ft ulfm", ON_OFF
+    elastic: bool = option(
+        False, "go on without ranks that die; needs Open MPI and its mpirun --with-ft ulfm"
     )
     min_ranks: int = option(1, "where --elastic has fewer ranks left, the run is saved and ends")
     init_from: str = option(
@@ -136,10 +133,8 @@ class TrainConfig:
     tensorboard: str = option(
         "auto", "write event files into the run directory; auto: where TensorBoard is installed", SWITCH
     )
-    check_numerics: str = option(
-        "on",
-        "stop at a NaN or an infinity before it is in the parameters, and say which op made it",
-        ON_OFF,
+    check_numerics: bool = option(
+        True, "stop at a NaN or an infinity before it is in the parameters, and say which op made it"
     )
     check_every: int = option(100, "steps between two comparisons of the ranks' parameters; 0 for none")
     stall_warn: float = option(10.0, "seconds after which a rank that others wait for is named; 0: never")
@@ -154,6 +149,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             words, value = f.metadata["choices"], getattr(self, f.name)
+            assert isinstance(value, bool) == isinstance(f.default, bool), f"{f.name}={value!r}"
             if words and not (f.name == "model" and ".py:" in value):
                 own = ", or FILE.py:function" if f.name == "model" else ""
                 choices.check(f"{flag(f.name)} {value}", value, words, own)
@@ -180,11 +176,11 @@ class TrainConfig:
             raise UsageError("--resume auto: say by --run-dir which run is to be gone on with.")
         if self.resume not in ("", "auto", self.run_dir):
             raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
-        if self.average == "shared" and self.elastic == "on":
+        if self.average == "shared" and self.elastic:
             raise UsageError("--average shared: a rank that is killed spoils it; leave --elastic out.")
-        if self.overlap == "on" and self.elastic == "on":
+        if self.overlap == "on" and self.elastic:
             raise UsageError("--overlap: a death may leave a sum that has begun undone; leave --elastic out.")
-        if self.profile and self.elastic == "on":
+        if self.profile and self.elastic:
             raise UsageError("--profile records all ranks to its end; leave --elastic out.")
         if self.profile:
             first, last = self.profile_window()
@@ -210,6 +206,10 @@ class TrainConfig:
         """The text of a run's config.toml."""
         return replace(self, resume="").with_whole_paths().to_toml()
 
+    def as_written(self) -> dict[str, Any]:
+        """Each option and its value as files and messages have it: a boolean is on or off."""
+        return {name: choices.word(value) for name, value in asdict(self).items()}
+
     @staticmethod
     def said(name: str, value: Any) -> str:
         """An option with a value as its user writes it."""
@@ -232,7 +232,7 @@ class TrainConfig:
             UsageError: an option is not text that can be written, such as a name of a file that is not UTF-8.
         """
         lines = []
-        for name, value in asdict(self).items():
+        for name, value in self.as_written().items():
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
             lines.append(f"{name} = {_utf8(text, flag(name))}\n")
         return "".join(lines)
@@ -314,6 +314,8 @@ def _convert(default: Any, value: Any, where: str) -> Any:
     kind = type(default)
     if kind is str and isinstance(value, str):
         return _utf8(value, where)
+    if kind is bool:
+        return value if isinstance(value, bool) else choices.boolean(f"{where} {value}", f"{value}")
     try:
         if isinstance(value, bool) or kind is str:
             raise ValueError

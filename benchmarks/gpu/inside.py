@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import dtrain as dt
 from dtrain.runtime.backend import make_backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 from dtrain.task.network import TRAINING, build
 from dtrain.task.trainer import make_optimizer
 from dtrain.train.data import load
@@ -39,7 +40,7 @@ def measure(batch: int, backend: Any) -> dict[str, Any]:
     network.lend(session)
     fetches = [network.loss, *network.sums, network.stopping, minimize]
     feeds = [network.indices, network.training, network.stop]
-    steps = Loop(session, fetches, feeds, network.stopping)
+    steps = partial(session.make_callable(fetches, feeds).several, until=network.stopping)
     rows = np.random.default_rng(0).integers(0, 60_000, (STEPS + 1, batch)).astype(np.int32)
     vote = dt.Shard(np.zeros(1, np.float32), 1)
 
@@ -67,7 +68,7 @@ def measure(batch: int, backend: Any) -> dict[str, Any]:
     facts = {
         "batch": batch,
         "us_a_step": 1e6 * seconds / (STEPS + 1),
-        "kernels": session.latest.launches,
+        "kernels": [*session.plans.values()][-1].launches,
         "bytes_up_a_step": moved["up"] / windows,
         "bytes_down_a_step": moved["down"] / windows,
     }

@@ -8,8 +8,8 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
+from dtrain.runtime.feeds import Shard
 from dtrain.runtime.plan import Plan
-from dtrain.runtime.session import Shard
 from dtrain.task.network import TRAINING, build
 from dtrain.task.trainer import make_optimizer
 from dtrain.train.batches import batches, epoch_order
@@ -56,4 +56,4 @@ class Workload:
 
     def plan(self) -> Plan:
         """The plan of the last step."""
-        return list(self._session._plans.values())[-1]
+        return list(self._session.plans.values())[-1]

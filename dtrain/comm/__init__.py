@@ -89,7 +89,7 @@ def _made(average: str, elastic: bool, overlap: str) -> Communicator:
             from dtrain.comm.elastic import ElasticCommunicator
             from dtrain.comm.mpi import MPICommunicator
 
-            elastic = elastic or choices.of_environment("elastic", choices.ON_OFF, "off") == "on"
+            elastic = elastic or choices.boolean_of_environment("elastic")
             average = average or choices.of_environment("average", choices.AVERAGES, "auto")
             overlap = overlap or choices.of_environment("overlap", choices.SWITCH, "auto")
             choices.check(f"average {average}", average, choices.AVERAGES)

@@ -66,16 +66,15 @@ class Program:
         self._parts = (first, list(kernels), last)
         self._control = backend.pinned(code.control.nbytes)
         self._pinned, self._device = backend.pinned(0), backend.block(0)
-        self._kept = [np.zeros(a.shape, a.dtype) for a in feeds]
 
     def run(
         self,
         steps: int,
-        rows: Sequence[np.ndarray | None],
+        rows: Sequence[np.ndarray],
         until: Any = None,
         kernels: Sequence[Call] | None = None,
     ) -> Done:
-        """Take the steps; rows: of each feed an array for each step, or None: it stays as it was.
+        """Take the steps; rows: of each feed an array for each step, or one for all.
 
         until: where given, a float32 scalar on the device; a step in which it is not 0 is the last.
         kernels: what runs in place of the plan's, for one step.
@@ -91,7 +90,7 @@ class Program:
                 call()
         return self._collect(steps, *results)
 
-    def feed(self, rows: Sequence[np.ndarray | None]) -> None:
+    def feed(self, rows: Sequence[np.ndarray]) -> None:
         """Put one step's feeds in place, for kernels that are called one by one."""
         self._stage(1, rows, None)
         for call in self.alone[0]:
@@ -103,16 +102,13 @@ class Program:
         calls = launched(self._code, [[getattr(k, "alone", k)] for part in self._parts for k in part])
         return tuple(list(islice(calls, len(part))) for part in self._parts)
 
-    def _stage(self, steps: int, rows: Sequence[np.ndarray | None], until: Any) -> tuple[int, list[int]]:
+    def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> tuple[int, list[int]]:
         """Send what the steps need; returns where results begin in the window, and where each does."""
         self._backend.use()
         strides, arrays = [], []
-        for i, (buffer, given) in enumerate(zip(self._feeds, rows, strict=True)):
-            if given is not None:
-                given = np.ascontiguousarray(given, buffer.dtype)
-                self._kept[i] = np.array(given[-1])
-            strides.append(0 if given is None else buffer.nbytes)
-            arrays.append(self._kept[i][None] if given is None else given)
+        for buffer, given in zip(self._feeds, rows, strict=True):
+            strides.append(0 if len(given) == 1 else buffer.nbytes)
+            arrays.append(np.ascontiguousarray(given, buffer.dtype))
         places, at = [], 0
         for nbytes in (a.nbytes for a in arrays):
             places.append(at)

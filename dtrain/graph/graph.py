@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dtrain.ops.base import Op
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_COMMAND = os.path.join(_PACKAGE, "cli.py")
+_COMMAND = os.path.join(_PACKAGE, "cli") + os.sep
 
 
 class Spec(NamedTuple):
@@ -540,6 +540,6 @@ def _user_line() -> str:
     inside = frame
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         inside, frame = frame, frame.f_back
-    if inside is not None and inside.f_code.co_filename == _COMMAND:
+    if inside is not None and inside.f_code.co_filename.startswith(_COMMAND):
         return ""  # only the script that starts it lies outside
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""

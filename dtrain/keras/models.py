@@ -88,7 +88,7 @@ class Sequential(Stack):
             self._compiled = training.Compiled(self, optimizer, loss, metrics, weighted_metrics)
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
-            self.session.look_again()
+            self.session.numerics.look_again()
             self.check_compiled("compile")
 
     def check_compiled(self, what: str) -> training.Compiled:

@@ -16,7 +16,7 @@ from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.graph import TensorLike
 from dtrain.keras import data
 from dtrain.keras.training import TEST_BATCH, Part, Steps
-from dtrain.runtime.loop import Window
+from dtrain.runtime.feeds import Window
 from dtrain.train.batches import windows
 from dtrain.train.state import Progress
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,7 @@ from dtrain.ops.lend import LentRows, Table
 from dtrain.ops.math import add_n, cast
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 from dtrain.ops.state import Variable, group
-from dtrain.runtime.loop import Loop, Window
-from dtrain.runtime.session import Shard
+from dtrain.runtime.feeds import Shard, Window
 from dtrain.train.batches import Pace, batches
 
 if TYPE_CHECKING:
@@ -132,10 +132,8 @@ class Network:
         model.initialize()
         session = self._session = model.session
         self.votes, until = votes, stopping if votes else None
-        if mode == "training":
-            self._call: Callable[..., Any] = Loop(session, fetches, feeds, until)
-        else:
-            self._call = session.make_callable(fetches, feeds)
+        step = session.make_callable(fetches, feeds)
+        self._call: Callable[..., Any] = partial(step.several, until=until) if mode == "training" else step
         self.pace = Pace(model.comm)
 
     def _measure(

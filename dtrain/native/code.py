@@ -357,7 +357,8 @@ class Program:
         """Run all calls once for each step, and stop behind a step in which `until` is not 0.
 
         feeds, fetches: a buffer, and an array of what it is given before each step, or gives after.
-        number: counts the steps. Yields status, step and call: wherever a call refuses, and at the end.
+        number: counts the steps behind the first. Yields status, step and call: wherever a call refuses,
+        and at the end.
         """
         pairs = [*feeds, *fetches]
         transfers = (_Transfer * max(len(pairs), 1))()

@@ -68,7 +68,7 @@ int64_t run_steps(const call *calls, loop *l) {
     while (l->step < l->steps) {
         const transfer *t = l->transfers;
         if (!l->call) {
-            ++*l->number;
+            *l->number += l->step > 0; /* the first was counted before */
             for (int64_t i = 0; i < l->feeds; i++, t++) memcpy(t->buffer, t->rows + l->step * t->size, t->size);
         }
         for (; l->call < l->calls; l->call++) {

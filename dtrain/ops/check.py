@@ -24,13 +24,13 @@ LOSSES = "losses"
 class NotFinite(Exception):
     """What StopIfBad raises; the session says where the number comes from, or lowers a loss scale.
 
-    values, results: what that step was fed, and what the fetches of the steps before it gave, where it is one
-    of several in a call.
+    values, results: what that step was fed, and what each step before it gave, where it is one of several in
+    a call.
     """
 
-    def __init__(self, values: Sequence[Any] = (), results: Sequence[np.ndarray] = ()) -> None:
+    def __init__(self, values: Sequence[Any] = (), results: Sequence[list[Any]] = ()) -> None:
         super().__init__()
-        self.values, self.results = values, results
+        self.values, self.results = values, list(results)
 
 
 def largest(dtype: np.dtype, ranks: int) -> float:

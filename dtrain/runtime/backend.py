@@ -284,7 +284,7 @@ def take_gpu(device: str, share: bool | None = None) -> None:
 
 
 def _shared(share: bool | None) -> bool:
-    return choices.of_environment("share_gpu", choices.ON_OFF, "off") == "on" if share is None else share
+    return choices.boolean_of_environment("share_gpu") if share is None else share
 
 
 def bus_id(gpu: int) -> str:

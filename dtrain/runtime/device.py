@@ -16,7 +16,7 @@ from dtrain.ops.base import Kernel
 from dtrain.ops.check import NotFinite
 from dtrain.ops.collective import AllGather, AllReduce, BeginAllReduce
 from dtrain.runtime.layout import Layout
-from dtrain.runtime.plan import Plan
+from dtrain.runtime.plan import Plan, by_step
 
 
 class DevicePlan(Plan):
@@ -111,7 +111,7 @@ class DevicePlan(Plan):
             if buffer.dtype == object:
                 buffer[...] = values[index]
             else:
-                rows.append(None if values[index] is None else np.asarray(values[index])[None])
+                rows.append(np.asarray(values[index])[None])
         return rows
 
     def _feed(self, values: Sequence[Any]) -> None:
@@ -119,7 +119,7 @@ class DevicePlan(Plan):
         self._steps.feed(self._rows(values))
 
     def _look(
-        self, status: int, kernel: int, values: Sequence[Any], before: Sequence[np.ndarray] = ()
+        self, status: int, kernel: int, values: Sequence[Any], before: Sequence[list[Any]] = ()
     ) -> None:
         """Raise what stopped a step; values: what it was fed. before: results of the steps before it."""
         if status == NOT_FINITE:
@@ -131,13 +131,15 @@ class DevicePlan(Plan):
         strings = any(a.dtype == object for _, a in self._feeds)
         return self._windows and all(self._flat) and not strings
 
-    def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
+    def run_steps(self, rows: np.ndarray, values: Sequence[Any], until: int | None) -> list[list[Any]]:
         self._poison()
         self._board.row[PLAN] = self.number
         last = None if until is None else self._fetches[until]
-        done = self._steps.run(steps, [values[index] for index, _ in self._feeds], last)
-        self._board.number += done.steps + bool(done.status)  # one that stopped was begun
+        given = [rows, *(np.asarray(value)[None] for value in values[1:])]
+        done = self._steps.run(len(rows), [given[index] for index, _ in self._feeds], last)
+        # one that stopped was begun; the first was counted before
+        self._board.number += done.steps + bool(done.status) - 1
         self._board.row[POSITION] = -1
-        fed = [r if r is None else r[min(done.steps, steps - 1)] for r in values]
-        self._look(done.status, done.kernel, fed, done.results)
-        return done.results
+        results = by_step(done.results, done.steps)
+        self._look(done.status, done.kernel, [rows[min(done.steps, len(rows) - 1)], *values[1:]], results)
+        return results

@@ -198,18 +198,18 @@ class Plan:
         flat = all(a.flags.c_contiguous and a.dtype != object for a in arrays)
         return self._program is not None and flat
 
-    def run_steps(self, steps: int, values: Sequence[Any], until: int | None) -> list[np.ndarray]:
-        """run several times with nothing but kernels in between, if repeats(until).
+    def run_steps(self, rows: np.ndarray, values: Sequence[Any], until: int | None) -> list[list[Any]]:
+        """run once for each of the rows, with nothing but kernels in between, if repeats(until).
 
-        values: of each feed, in order, an array for each step; None: in each what the last run() was given.
-        It ends behind a step in which the fetch `until`, if any, is not 0. Returns of each fetch an array of
-        what the steps gave.
+        rows: what the first feed is given, in each step; values: as in run, of the others, alike in all.
+        It ends behind a step in which the fetch `until`, if any, is not 0. Returns what each step gave.
         """
         assert self._program is not None
-        # what stays is fed anew: a step may lay something else where a feed was
-        values = [self._kept[i].repeat(steps, 0) if rows is None else rows for i, rows in enumerate(values)]
+        steps = len(rows)
+        # what is alike is fed anew: a step may lay something else where a feed was
+        given = [rows, *(np.asarray(value)[None].repeat(steps, 0) for value in values[1:])]
         self._poison()
-        feeds = [(b, np.ascontiguousarray(values[index], b.dtype)) for index, b in self._feeds]
+        feeds = [(b, np.ascontiguousarray(given[index], b.dtype)) for index, b in self._feeds]
         outs = [np.empty((steps, *a.shape), a.dtype) for a in self._fetches]
         self._board.row[PLAN] = self.number
         done = 0
@@ -222,13 +222,13 @@ class Plan:
             self._board.number,
         ):
             if status == NOT_FINITE:
-                raise NotFinite([rows[done] for rows in values], [out[:done] for out in outs])
+                raise NotFinite([each[done] for each in given], by_step(outs, done))
             if status == ELSEWHERE:
                 raise UsageError(self._board.different_calls())
             if status == BAD_VALUE:
                 self._explain(self.kernel_nodes[call])
         self._board.row[POSITION] = -1
-        return [out[:done] for out in outs]
+        return by_step(outs, done)
 
     def _poison(self) -> None:
         if self._unwritten:
@@ -240,7 +240,6 @@ class Plan:
         self._poison()
         for index, buffer in self._feeds:
             buffer[...] = values[index]
-        self._kept = [np.asarray(value)[None] for value in values]
 
     def find_bad(self, values: Sequence[Any], ranks: int) -> tuple[int, str] | None:
         """Run again up to StopIfBad, and look where the first bad number comes from on this rank.
@@ -283,6 +282,11 @@ class Plan:
             return 0
         array = self._arrays[tensor]
         return int(is_bad(self.backend.xp, array, largest(array.dtype, ranks)).sum())
+
+
+def by_step(outs: Sequence[np.ndarray], steps: int) -> list[list[Any]]:
+    """Of each step what the fetches gave, of arrays that hold it for each fetch."""
+    return [[out[step] for out in outs] for step in range(steps)]
 
 
 def _first_in(node: Operation, ins: Sequence[Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,7 @@ from dtrain.keras.metrics import Mean, Metric
 from dtrain.keras.training import named_metrics, wide
 from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
-from dtrain.runtime.loop import Loop, Window
-from dtrain.runtime.session import Shard
+from dtrain.runtime.feeds import Shard, Window
 from dtrain.task import own_model
 from dtrain.train.batches import batches
 from dtrain.train.data import Dataset
@@ -238,26 +237,24 @@ class Trained:
 
 
 class Steps:
-    """The network as an engine trains it, once begin() was called."""
+    """The network as an engine trains it.
+
+    take: takes the steps of a window, as CompiledStep.several; a profiler may stand in its place.
+    """
 
     def __init__(
         self, session: dt.Session, network: Network, trained: Trained, updates: Sequence[Any]
     ) -> None:
         self.network, self._trained, self.results = network, trained, network.results
         rate = [] if trained.rate is None else [trained.rate]
-        self.feeds = [network.indices, network.training, network.stop, *rate]
-        self.fetches = [network.loss, network.stopping, *network.sums, dt.group(trained.step, *updates)]
-        self._session = session
-        self._loop: Loop | None = None
-
-    def begin(self, step: Any = None) -> None:
-        """Before the first step; step: takes single steps in place of the session, as a profiler does."""
-        self._loop = Loop(self._session, self.fetches, self.feeds, self.network.stopping, step)
+        feeds = [network.indices, network.training, network.stop, *rate]
+        fetches = [network.loss, network.stopping, *network.sums, dt.group(trained.step, *updates)]
+        self.take: Callable[..., list[Any]] = session.make_callable(fetches, feeds).several
 
     def step(self, window: Window, vote: Shard | None) -> list[tuple[float, Sequence[Any], bool]]:
-        assert self._loop is not None
         keras = self._trained.keras
-        taken = self._loop(window, TRAINING, vote, *([] if keras is None else [keras.rate]))
+        rate = [] if keras is None else [keras.rate]
+        taken = self.take(window, TRAINING, vote, *rate, until=self.network.stopping)
         if keras is not None:
             keras.iterations.assign_add(len(taken))
         return [(float(loss), [*map(wide, sums)], bool(stop)) for loss, stop, *sums, _ in taken]

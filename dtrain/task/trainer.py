@@ -6,7 +6,6 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dtrain.config import TrainConfig, flag
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
-from dtrain.runtime.loop import Window
+from dtrain.runtime.feeds import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
 from dtrain.task.network import Steps, Trained, build, evaluate
@@ -50,7 +49,7 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
 
     auto takes GPUs for all ranks, each its own, or for none: replicas of two kinds drift apart.
     """
-    share = config.share_gpu == "on"
+    share = config.share_gpu
     with comm.together():
         gpu = choose_gpu(config.device, comm.local_rank, share)
     if comm.size > 1 and config.device == "auto":
@@ -96,7 +95,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
     comm.board.limits(config.stall_warn, config.stall_abort)
     comm.board.doing("preparation")
     # where the data lies may differ from node to node; what it is is compared when it is there
-    comm.agree_on_items("the option", {flag(k): v for k, v in asdict(config).items() if k != "dataset"})
+    comm.agree_on_items("the option", {flag(k): v for k, v in config.as_written().items() if k != "dataset"})
     with comm.together():
         config = own_model.check(config)
     backend, devices = make_devices(config, comm)
@@ -107,7 +106,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
             f"{len(data.train)} ranks, or use a larger data set."
         )
         comm.agree(error)
-    if config.elastic == "on" and comm.size < config.min_ranks:
+    if config.elastic and comm.size < config.min_ranks:
         ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
         comm.agree(UsageError(f"--min-ranks {config.min_ranks}: the job has {ranks} from the start."))
     steps = config.epochs * iterations(data.train, config.batch_size)
@@ -146,9 +145,7 @@ def _train_in(
             trained = Trained(optimizer, network)
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
-    checks = dt.ConfigProto(
-        check_numerics=config.check_numerics == "on", check_replicas_every=config.check_every
-    )
+    checks = dt.ConfigProto(check_numerics=config.check_numerics, check_replicas_every=config.check_every)
     session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
     network.lend(session)
     same = data.digest, fingerprint(graph.operations)
@@ -170,10 +167,8 @@ def _train_in(
     if config.profile:
         from dtrain.train.profile import StepProfiler
 
-        single = session.make_callable(steps.fetches, steps.feeds)
-        profiler = StepProfiler(session, single, config.profile_window(), run_dir)
+        steps.take = profiler = StepProfiler(session, steps.take, config.profile_window(), run_dir)
         pace = Pace(comm, most=1)
-    steps.begin(profiler)
 
     def about(at: Progress) -> dict[str, Any]:
         folder.check()

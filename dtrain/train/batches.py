@@ -9,8 +9,7 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.ops.placement import shard_bounds
-from dtrain.runtime.loop import Window
-from dtrain.runtime.session import Shard
+from dtrain.runtime.feeds import Shard, Window
 
 
 def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:

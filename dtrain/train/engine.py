@@ -17,8 +17,8 @@ import numpy as np
 from dtrain import info, machine
 from dtrain.comm.base import Communicator
 from dtrain.errors import SavedAndStopped
-from dtrain.runtime.loop import Window
-from dtrain.runtime.session import Session, Shard
+from dtrain.runtime.feeds import Shard, Window
+from dtrain.runtime.session import Session
 from dtrain.train.observer import Observer
 from dtrain.train.preempt import StopRequest
 from dtrain.train.saving import Checkpoints

@@ -5,7 +5,7 @@ The loss is multiplied before the backward pass and the gradients are divided af
 
 A dynamic scale is two variables of the graph. It grows by operations of the step, behind the update, so it is
 captured and saved with all else. It falls where a step has overflowed: the session does that, and takes the
-same step again (Session.lower_scales).
+same step again (runtime/numerics.py).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.runtime.session import Shard
+from dtrain.runtime.feeds import Shard
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 #: Seconds within which a second SIGINT is the same key press: the terminal and mpirun both may send it.

@@ -33,7 +33,7 @@ class StepProfiler:
     takes about a microsecond longer.
 
     Args:
-        step: what session.make_callable returned.
+        step: takes a step: what session.make_callable returned, or its several() for windows of one.
         window: the numbers, from 0, of the first step to record and of the one behind the last.
         run_dir: gets trace.json, or trace.json.gz, once the last step is recorded.
         clock: nanoseconds; the same clock for all ranks of a node.
@@ -57,12 +57,12 @@ class StepProfiler:
         if self._first == 0:
             self._begin()
 
-    def __call__(self, *values: Any) -> Any:
+    def __call__(self, *values: Any, **named: Any) -> Any:
         records = self._first <= self._done < self._last
         if records:
             events = self._recorder.events
             begin = self._clock() if len(events) != self._events else self._end
-        results = self._step(*values)
+        results = self._step(*values, **named)
         if records:
             self._end = self._clock()
             self._spans.append((begin, self._end))

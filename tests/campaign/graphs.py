@@ -255,7 +255,7 @@ def graph(draw: Draw) -> tuple[list[str], list[str]]:
     ]
     if indexed:
         end += [
-            "take = Loop(session, [*fetches, step], [i])",
+            "take = session.make_callable([*fetches, step], [i]).several",
             f"order = np.concatenate([r.permutation({n}) for _ in range({epochs})]).astype('i4')",
             "all_ranks = comm or dt.comm.SingleCommunicator()",
             f"for window in windows(order, {draw.batch}, all_ranks, lambda: STEPS):",

@@ -199,7 +199,7 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
         "config = TrainConfig(",
         "    f'{folder}/model.py:model', dataset=folder, run_dir=f'{folder}/run', device='cpu',",
         "    tensorboard='off',",
-        "    kernels=os.environ['DTRAIN_KERNELS'], check_numerics='on' if CHECK else 'off',",
+        "    kernels=os.environ['DTRAIN_KERNELS'], check_numerics=CHECK,",
         f"    {', '.join(f'{k}={v!r}' for k, v in options.items())},",
         ")",
         "seen = Seen()",

@@ -34,7 +34,6 @@ from dtrain.keras import activations, callbacks, layers, losses, metrics, optimi
 from dtrain.keras.models import Sequential, load_model
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.batch import Batch
-from dtrain.runtime.loop import Loop
 from dtrain.train.batches import Pace, windows
 
 CHECK = {check}  # look for NaN and infinities

@@ -99,7 +99,7 @@ def test_one_bit_that_flips_is_reported_by_name(apart: MPICommunicator, name: st
         step()
     assert name in {v.op.name for v in state}
     if apart.rank == guilty:
-        session._variables[name].reshape(-1)[:1].view(np.uint32)[0] ^= (
+        session.variables.arrays[name].reshape(-1)[:1].view(np.uint32)[0] ^= (
             1 << 20
         )  # the lowest may be rounded away
     with pytest.raises(ReplicaError) as error:
@@ -123,7 +123,7 @@ def test_two_flips_do_not_hide_each_other(apart: MPICommunicator) -> None:
     session, _, step = train(apart, "sgd", 0)
     step()
     if apart.rank == 0:
-        session._variables["w"].reshape(-1)[:1].view(np.uint32)[0] += 1
-        session._variables["b"].reshape(-1)[:1].view(np.uint32)[0] -= 1
+        session.variables.arrays["w"].reshape(-1)[:1].view(np.uint32)[0] += 1
+        session.variables.arrays["b"].reshape(-1)[:1].view(np.uint32)[0] -= 1
     with pytest.raises(ReplicaError, match="variable w"):
         session.check_replicas()

@@ -71,7 +71,7 @@ class Training:
     def plan(self) -> Plan:
         """That of the step."""
         return next(
-            p for p in self.session._plans.values() if p.step.checked and "StopIfBad" in map(_type, p.nodes)
+            p for p in self.session.plans.values() if p.step.checked and "StopIfBad" in map(_type, p.nodes)
         )
 
 

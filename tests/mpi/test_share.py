@@ -57,7 +57,7 @@ def train(
 
 def exchanged(session: dt.Session) -> list[int]:
     """How many products each plan that trains computes by parts of the parameter."""
-    plans = [p for p in session._plans.values() if any(n.type.startswith("Apply") for n in p.nodes)]
+    plans = [p for p in session.plans.values() if any(n.type.startswith("Apply") for n in p.nodes)]
     return [sum(n.type == "RowsOfProduct" for n in p.kernel_nodes) for p in plans]
 
 
@@ -101,7 +101,7 @@ def test_without_room_to_share_all_ranks_sum(
     session, many = train(comm, [7, 25, 7], lambda: dt.train.AdamOptimizer(0.01))
     _, one = train(None, [7, 25, 7], lambda: dt.train.AdamOptimizer(0.01))
     assert exchanged(session) == [0, 0]
-    assert not any(n.type == "NodeBarrier" for p in session._plans.values() for n in p.nodes)
+    assert not any(n.type == "NodeBarrier" for p in session.plans.values() for n in p.nodes)
     assert len(comm._buckets) == (2 if lacking == "shared" else 0)
     for a, b in zip(many[-1], one[-1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

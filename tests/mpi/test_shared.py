@@ -55,7 +55,7 @@ def test_a_value_from_outside_waits_for_those_who_read_the_one_before(comm: MPIC
         w = dt.Variable(dt.zeros([1000]), name="w")
         session = dt.Session(graph=graph)
         session.run(w.initializer)
-    assert session.comm.is_shared(session._variables["w"])
+    assert session.comm.is_shared(session.variables.arrays["w"])
     for late in range(comm.size):
         if comm.rank == late:
             time.sleep(0.05)
@@ -178,7 +178,7 @@ def test_cores_that_are_far_apart_change_no_bit(
         low, high = shard_bounds(7, comm.rank, comm.size)
         feeds = {at: dt.Shard(np.arange(low, high, dtype=np.int32), 7), y: dt.Shard(labels[low:high], 7)}
         values = [session.run([loss, step], feeds)[0] for _ in range(40)]
-        plan = session.latest
+        plan = [*session.plans.values()][-1]
         symbols.append(
             [{s for s in plan.kernel_symbols if s.startswith(kind)} for kind in ("update", "loop")]
         )
@@ -205,7 +205,9 @@ def test_variables_are_one_memory_and_written_once(comm: MPICommunicator) -> Non
         np.testing.assert_array_equal(before, [k, 2, 4 - k])
         np.testing.assert_array_equal(behind, [1 + k, 2, 3 - k])
     assert session.run(counter) == 19
-    assert comm.is_shared(session._variables["v"]) and not comm.is_shared(session._variables["counter"])
+    assert comm.is_shared(session.variables.arrays["v"]) and not comm.is_shared(
+        session.variables.arrays["counter"]
+    )
 
 
 def test_parts_tile(comm: MPICommunicator) -> None:

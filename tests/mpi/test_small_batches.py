@@ -16,7 +16,6 @@ from dtrain.keras.layers import BatchNormalization, Conv2D, Dense, Dropout, Flat
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.batch import Batch
-from dtrain.runtime.loop import Loop
 from dtrain.train.batches import windows
 
 pytestmark = pytest.mark.mpi
@@ -147,10 +146,10 @@ def test_several_steps_in_a_call(batch: int, comm: Communicator) -> None:
         fetches = [loss, dt.train.AdamOptimizer(0.01).minimize(loss)]
         session = dt.Session(comm=comm, device=Backend(kernels))
         session.run(dt.global_variables_initializer())
-        steps, taken = Loop(session, fetches, [indices]), []
+        steps, taken = session.make_callable(fetches, [indices]).several, []
         for window in windows(np.arange(N, dtype=np.int32), batch, comm, lambda: 4):
             taken += [loss for loss, _ in steps(window)]
-            assert kernels == "numpy" or session.latest.repeats(None)  # type: ignore[union-attr]
+            assert kernels == "numpy" or [*session.plans.values()][-1].repeats(None)
         return [np.array(taken), *session.run(dt.trainable_variables())]
 
     for value, right in zip(trained(comm, "c"), trained(SingleCommunicator(), "numpy"), strict=True):

@@ -14,6 +14,7 @@ from dtrain.comm import Communicator
 from dtrain.comm.mpi import MPICommunicator
 from dtrain.errors import UsageError
 from dtrain.ops.placement import shard_bounds
+from dtrain.runtime.feeds import Window
 
 pytestmark = pytest.mark.mpi
 
@@ -74,8 +75,10 @@ def test_a_second_thread_is_refused_on_every_rank_and_the_first_goes_on(comm: Co
     [v] = session.graph.get_collection("variables")
     with session.graph.as_default():
         write, noise = dt.assign(v, np.zeros(3, "f4")), x * dt.random_normal([3])
+    window = Window(share(comm, rows).rows[None], len(rows))
     for _ in ("no plan yet", "the plans are there"):
         refused(on_threads(lambda: session.run(total, {x: share(comm, rows)})))
+        refused(on_threads(lambda: session.make_callable(total, [x]).several(window)))
         refused(on_threads(lambda: session.run([total, write], {x: rows})))
         refused(on_threads(lambda: session.run(noise, {x: rows})))
         refused(on_threads(lambda: v.load(np.zeros(3, "f4"), session)))

@@ -18,7 +18,6 @@ from dtrain.comm.shared import part
 from dtrain.keras.layers import BatchNormalization, Conv2D, Dense, Dropout, Flatten, MaxPooling2D
 from dtrain.native import compiler
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.loop import Loop
 from dtrain.train.batches import batches, windows
 
 pytestmark = pytest.mark.skipif(not compiler.command(), reason="NumPy's kernels are alike on all ranks")
@@ -146,7 +145,8 @@ def trained(net: Callable[..., dt.Tensor], batch: int, comm: Pretender) -> list[
     config = dt.ConfigProto(check_numerics=True)
     session = dt.Session(config=config, comm=comm, device=Backend("c"))
     session.run(dt.global_variables_initializer())
-    steps, order = Loop(session, fetches, [indices, scale]), np.arange(EXAMPLES, dtype=np.int32)
+    steps = session.make_callable(fetches, [indices, scale]).several
+    order = np.arange(EXAMPLES, dtype=np.int32)
     for window in windows(order, batch, comm, lambda: 4):
         comm.batch = window.total
         assert len(steps(window, 1.0)) == len(window)

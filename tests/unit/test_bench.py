@@ -95,8 +95,8 @@ def test_watching_a_step_changes_nothing() -> None:
     steps = [*shards[:2], *(shards[i % 5] for i in range(3) for _ in range(2))]
     for shard in steps:
         other.step(shard)
-    for name, values in work._session._variables.items():
-        np.testing.assert_array_equal(values, other._session._variables[name])
+    for name, values in work._session.variables.arrays.items():
+        np.testing.assert_array_equal(values, other._session.variables.arrays[name])
 
 
 def test_ranks_under_mpirun(mpirun: Callable[..., Any]) -> None:

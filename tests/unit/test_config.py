@@ -36,9 +36,28 @@ def test_what_a_run_writes_makes_the_same_run(tmp_path: Path) -> None:
     assert resolve({}, {}, str(tmp_path / "config.toml")) == config
 
 
+def test_a_boolean_is_one_wherever_it_is_written(tmp_path: Path) -> None:
+    """As true or false and, as in files of earlier runs, as on or off."""
+    file = tmp_path / "c.toml"
+    for word, value in (("true", True), ("false", False), ('"on"', True), ('"off"', False)):
+        file.write_text(f"elastic = {word}\nshare_gpu = {word}\ncheck_numerics = {word}\n")
+        config = resolve({}, {}, str(file))
+        assert (config.elastic, config.share_gpu, config.check_numerics) == (value,) * 3
+        assert "elastic = " + ('"on"' if value else '"off"') in config.to_toml()
+        environ = {"DTRAIN_ELASTIC": choices.word(not value)}
+        assert resolve({}, environ, str(file)).elastic is not value
+        assert resolve({"elastic": choices.word(value)}, environ, str(file)).elastic is value
+    assert resolve({}, {}).check_numerics is True and resolve({}, {}).elastic is False
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "words"),
     [
+        (
+            {},
+            {"DTRAIN_SHARE_GPU": "onn"},
+            ["DTRAIN_SHARE_GPU onn", "on, off", "did you mean on?"],
+        ),
         ({"epochs": "0"}, {}, ["--epochs 0", "from 1 up"]),
         ({"epochs": "2.5"}, {}, ["--epochs '2.5'", "whole number"]),
         ({"epochs": "many"}, {}, ["--epochs 'many'", "whole number"]),
@@ -73,6 +92,8 @@ def test_bad_options(flags: dict[str, str], environ: dict[str, str], words: list
         ("epoch = 3\n", ["epoch is not an option", "did you mean epochs?"]),
         ('epochs = "3x"\n', ["epochs '3x'"]),
         ("epochs = true\n", ["epochs True"]),
+        ("elastic = 1\n", ["elastic 1", "choose one of on, off"]),
+        ('check_numerics = ["on"]\n', ["check_numerics ['on']", "choose one of on, off"]),
         ("epochs = 2.5\n", ["epochs 2.5"]),
         ("model = 3\n", ["model 3", "text in quotes"]),
         ("epochs = \n", ["is not TOML"]),

@@ -104,7 +104,7 @@ def test_convolution_and_its_gradients_are_the_sums_that_define_them(
         grads = dt.gradients(y, [fed, kernel], grad_ys=[dt.constant(dy)])
         session = dt.Session(comm=None, device=device)
         found = session.run([y, *grads], {fed: x})
-        assert device.on_host or all(plan._windows for plan in session._plans.values())
+        assert device.on_host or all(plan._windows for plan in session.plans.values())
         right = [expected, to_images(dy, f, x.shape, *how), to_filter(x, dy, f.shape, *how)]
         for value, reference in zip(found, right, strict=True):
             assert value.shape == reference.shape
@@ -145,7 +145,7 @@ def test_four_channels_may_begin_anywhere_in_memory(device: Backend) -> None:
     for value, images in zip(found, (x[1:], x[:-1]), strict=True):
         right = convolve(images.reshape(2, 3, 3, 4), f, (1, 1), "SAME", (1, 1))
         np.testing.assert_array_equal(value, right)
-    (plan,) = session._plans.values()
+    (plan,) = session.plans.values()
     symbols = [s for s in plan.kernel_symbols if s.startswith("window_rows")]
     assert device.on_host or sorted(symbols) == ["window_rows<float4>", "window_rows<float>"]
 

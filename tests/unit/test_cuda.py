@@ -13,6 +13,7 @@ import subprocess
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from dtrain.cuda import code
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError, NumericError, UsageError
 from dtrain.keras import optimizers
 from dtrain.runtime.backend import Backend, make_backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 from dtrain.task.trainer import make_devices
 from dtrain.train import checkpoint
 from dtrain.train.loss_scale import DynamicLossScale, MixedPrecisionLossScaleOptimizer
@@ -138,7 +139,7 @@ def test_a_hundred_steps_are_those_of_the_cpu(cupy: Any, model: Any, name: str, 
 def test_a_window_is_one_graph_a_step_and_nothing_crosses(cupy: Any, model: Any) -> None:
     session, fetches, feeds, variables = model(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True)
     reference = model(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True)
-    steps = Loop(session, fetches, feeds, fetches[1])
+    steps = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     crossing = []
     for length in (9, 9, 5, 8):
         before = cupy.counts.copy()
@@ -182,7 +183,7 @@ def test_gradients_of_weights_are_computed_beside_the_backward_pass(
             for rows in x:
                 session.run(dt.global_variables_initializer())
                 session.run(step, {given: rows})
-                plan = session.latest
+                plan = [*session.plans.values()][-1]
                 found.append(session.run(weights))
     # the last gradient has nothing beside it
     assert sum(hasattr(call, "alone") for call in plan._steps._parts[1]) == 2 * 5
@@ -241,7 +242,7 @@ def test_small_kernels_together_are_those_alone_to_the_bit(cupy: Any) -> None:
         step = session.make_callable(fetches, feeds)
         first, *rows = batches(5)
         step(first)
-        plan = session.latest
+        plan = [*session.plans.values()][-1]
         before = cupy.counts["launches"]
         for row in rows:
             plan.run([row], plan.kernels if alone else None)
@@ -283,7 +284,7 @@ def test_a_window_ends_where_a_step_says_so(cupy: Any) -> None:
     reference = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
     rows = batches(8)
     rows[4, 2] = 89
-    results = Loop(session, fetches, feeds, fetches[1])(Window(rows, 21))
+    results = session.make_callable(fetches, feeds).several(Window(rows, 21), until=fetches[1])
     assert [r[1] for r in results] == [0, 0, 0, 0, 1]
     single = reference[0].make_callable(reference[1], reference[2])
     for row in rows[:5]:
@@ -294,7 +295,7 @@ def test_a_window_ends_where_a_step_says_so(cupy: Any) -> None:
 
 def test_a_number_out_of_range_changes_nothing_and_is_named(cupy: Any) -> None:
     session, fetches, feeds, variables = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
-    steps = Loop(session, fetches, feeds, fetches[1])
+    steps = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     steps(Window(batches(3), 21))
     before = session.run(variables)
     rows = batches(3)
@@ -309,7 +310,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_traced(cupy: Any) -> N
     config = dt.ConfigProto(check_numerics=True)
     optimizer = dt.train.GradientDescentOptimizer(1e30)
     session, fetches, feeds, variables = network(optimizer, make_backend("gpu", 0), config=config)
-    steps = Loop(session, fetches, feeds, fetches[1])
+    steps = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     with pytest.raises(NumericError, match="Nothing was updated"):
         steps(Window(batches(6), 21))
     assert all(np.isfinite(v).all() for v in session.run(variables))
@@ -426,7 +427,8 @@ def test_a_window_in_which_the_scale_falls_is_its_steps_to_the_bit(cupy: Any) ->
     session, fetches, feeds, _ = network(make, device, True)
     single = network(make, device, True)
     plain = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0), True)
-    steps, step = Loop(session, fetches, feeds, fetches[1]), single[0].make_callable(single[1], single[2])
+    steps = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
+    step = single[0].make_callable(single[1], single[2])
     rows = batches(40)
     taken = [steps(Window(rows[at : at + 20], 21)) for at in (0, 20)]
     assert [len(part) for part in taken] == [20, 20]

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dtrain import cli
+from dtrain import choices, cli
 from dtrain.bench import scaling
-from dtrain.choices import ON_OFF, SWITCH
+from dtrain.choices import SWITCH
+from dtrain.cli import cluster
+from dtrain.cli.parser import SCALING
+from dtrain.cli.scaling import FLAGS
 from dtrain.config import TrainConfig, flag, resolve
 from dtrain.errors import UsageError
 
@@ -100,25 +103,25 @@ def test_every_command_is_taken(
     if " ".join(words) in commands:  # its name alone
         return
     try:
-        args = cli._parse(words)
+        args = cli.parse(words)
     except SystemExit as end:
         assert end.code == 0 and "--help" in words
         return
     given = vars(args)
-    if args.run is cli.run_train:
+    if args.command == "train":
         own = {"command", "run", "config", "file"}
         options = {name: value for name, value in given.items() if name not in own}
         if options.get("resume", "auto") != "auto":
             options["run_dir"] = options.pop("resume")  # a folder that is not here
         resolve(options, {})
-    elif args.run is cli.run_cluster:
-        cli._program_of_the_job(args.program, "name")
-    elif args.run is cli.run_scaling:
-        scaling.from_flags({name: given[name] for name in cli.SCALING_FLAGS if name in given})
+    elif args.command == "cluster":
+        cluster.program_of(args, "name")
+    elif args.command == SCALING:
+        scaling.from_flags({name: given[name] for name in FLAGS if name in given})
         if args.ranks:
             numbers = scaling.parse_ranks(args.ranks)
             if args.through:
-                cli._parse(scaling.job(scaling.Options(), numbers[0], args.through)[3:])
+                cli.parse(scaling.job(scaling.Options(), numbers[0], args.through)[3:])
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -168,7 +171,7 @@ def test_readmes_table_is_true(forms: list[list[str]], default: str) -> None:
             continue
         option = options[name.replace("--no-", "--", 1)]
         words = option.metadata["choices"]
-        if words in (SWITCH, ON_OFF):
+        if words == SWITCH or isinstance(option.default, bool):
             assert not values, f"{name} takes no value"
             assert name in option_strings(), name
         else:
@@ -179,7 +182,9 @@ def test_readmes_table_is_true(forms: list[list[str]], default: str) -> None:
         if not name.startswith("--no-") and ".py" not in "".join(values):
             said = defaults.pop(0)
             said = said.partition("; ")[0] if option.name != "profile" else said
-            assert said == IN_WORDS.get(option.name, str(option.default)).removesuffix(".0"), name
+            assert said == IN_WORDS.get(option.name, str(choices.word(option.default))).removesuffix(".0"), (
+                name
+            )
     assert not defaults or defaults == [""]
 
 
@@ -192,4 +197,4 @@ def option_strings() -> set[str]:
 def test_a_switch_with_a_value_is_told_its_two_forms(words: list[str]) -> None:
     name = words[0].removeprefix("--")
     with pytest.raises(UsageError, match=f"--{name} {words[1]}: it takes no value; .*--no-{name} is off"):
-        cli._parse(["train", *words])
+        cli.parse(["train", *words])

@@ -162,7 +162,7 @@ def config(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train
 
     monkeypatch.setitem(models.MODELS, "mlp", model)
     options = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 0.01, "tensorboard": "off"}
-    return TrainConfig(dataset=str(tiny), run_dir=str(tmp_path / "run"), elastic="on", **options)
+    return TrainConfig(dataset=str(tiny), run_dir=str(tmp_path / "run"), elastic=True, **options)
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_too_few_are_left(config: TrainConfig) -> None:
 
 def test_a_run_goes_on_without_being_elastic_again(config: TrainConfig) -> None:
     trainer.train(replace(config, epochs=1), SingleCommunicator())
-    assert resolve({"resume": config.run_dir}, {}).elastic == "off"
+    assert not resolve({"resume": config.run_dir}, {}).elastic
 
 
 def test_before_the_first_step_all_end(config: TrainConfig) -> None:
@@ -415,7 +415,7 @@ def test_a_death_in_a_step_that_lowers_its_loss_scale(death: int) -> None:
             except RanksLost:
                 comm.shrink()
                 session.forget_plans()
-        return done, {name: session._variables[name].copy() for name in wanted[1]}
+        return done, {name: session.variables.arrays[name].copy() for name in wanted[1]}
 
     results = on_mortal_ranks(3, {1: death}, body)
     assert isinstance(results[1], Died)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import dtrain as dt
 from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.ops.base import REGISTRY, apply
 from dtrain.runtime.backend import Backend, make_backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 from dtrain.train.loss_scale import DynamicLossScale, MixedPrecisionLossScaleOptimizer
 
 pytestmark = pytest.mark.gpu
@@ -53,7 +54,7 @@ def test_every_op(gpu: Backend, name: str, number: int) -> None:
             outputs = list(apply(example.op, *feeds).op.outputs)
             session = dt.Session(graph=graph, device=device)
             found.append(session.run(outputs, dict(zip(feeds, arrays, strict=True))))
-            assert device is not gpu or all(plan._windows for plan in session._plans.values())
+            assert device is not gpu or all(plan._windows for plan in session.plans.values())
     for ours, numpys in zip(*found, strict=True):
         if numpys.dtype.kind == "f":
             np.testing.assert_allclose(ours, numpys, rtol=1e-4, atol=1e-5)
@@ -120,7 +121,7 @@ def test_a_window_is_its_steps_to_the_bit(gpu: Backend) -> None:
     """Captured and replayed, or launched one by one; and a run repeats to the bit."""
     runs = [Training(gpu, "AdamOptimizer", 0.5) for _ in range(3)]
     for run in runs[:2]:
-        loop = Loop(run.session, run.fetches, run.feeds, run.stop)
+        loop = partial(run.session.make_callable(run.fetches, run.feeds).several, until=run.stop)
         for low in range(0, 40, 10):
             loop(Window(batches(40)[low : low + 10], ROWS), 1.0)
     runs[2].steps(batches(40))
@@ -133,7 +134,7 @@ def test_a_loss_scale_falls_and_grows_in_windows_as_in_single_steps(gpu: Backend
     """In float16, from so large a scale that float32 overflows as well, and again wherever it has grown."""
     device = make_backend("gpu", local_rank=0, precision="float16")
     window, single = (Training(device, "AdamOptimizer", 0.5, 2.0**126) for _ in range(2))
-    loop = Loop(window.session, window.fetches, window.feeds, window.stop)
+    loop = partial(window.session.make_callable(window.fetches, window.feeds).several, until=window.stop)
     taken = [loop(Window(batches(40)[low : low + 10], ROWS), 1.0) for low in range(0, 40, 10)]
     losses = single.steps(batches(40))
     assert [float(loss) for part in taken for loss, *_ in part] == losses

@@ -304,13 +304,13 @@ def test_what_is_trained_on_is_not_kept() -> None:
     model = small()
     x = X.copy()
     model.fit(x, Y, batch_size=23, verbose=0)
-    plans, nodes = len(model.session._plans), len(model.graph.operations)
+    plans, nodes = len(model.session.plans), len(model.graph.operations)
     gone = weakref.ref(x)
     del x
     gc.collect()
     assert gone() is None
     model.fit(X[::-1].copy(), Y[::-1].copy(), batch_size=23, verbose=0)
-    assert (len(model.session._plans), len(model.graph.operations)) == (plans, nodes)
+    assert (len(model.session.plans), len(model.graph.operations)) == (plans, nodes)
 
 
 @pytest.mark.parametrize("kernels", ["numpy", "c"])
@@ -327,7 +327,7 @@ def test_lent_rows(kernels: str) -> None:
         np.testing.assert_array_equal(session.run(rows, {indices: [n - 1, 0]}), table.rows[[n - 1, 0]])
         with pytest.raises(dt.errors.InvalidArgumentError, match=f"x has {n} rows, and row {n} is read"):
             session.run(rows, {indices: [0, n]})
-    [plan] = session._plans.values()
+    [plan] = session.plans.values()
     assert [bool(symbol) for symbol in plan.kernel_symbols] == [kernels == "c"]
     table.rows = None
     with pytest.raises(AssertionError, match="nothing is lent to Table"):
@@ -347,7 +347,7 @@ def test_a_step_is_one_call_of_c_and_ends_where_numpys_does(optimizer: str) -> N
         model._session = dt.Session(graph=model.graph, comm=None, device=Backend(kernels))
         model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"])
         model.fit(X, Y, batch_size=11, epochs=4, verbose=0)
-        plans = [p for p in model.session._plans.values() if p.kernels and "LentRows" in _kinds(p)]
+        plans = [p for p in model.session.plans.values() if p.kernels and "LentRows" in _kinds(p)]
         assert {len(p.calls) == 1 for p in plans} == {kernels == "c"}
         found.append([*model.get_weights(), model.history.history["loss"]])
     for ours, right in zip(*found, strict=True):
@@ -365,9 +365,9 @@ def test_several_steps_of_a_call_are_those_of_single_ones(monkeypatch: pytest.Mo
     calls: list[int] = []
     run_steps = Plan.run_steps
 
-    def counted(self: Plan, steps: int, *rest: Any) -> Any:
-        calls.append(steps)
-        return run_steps(self, steps, *rest)
+    def counted(self: Plan, rows: np.ndarray, *rest: Any) -> Any:
+        calls.append(len(rows))
+        return run_steps(self, rows, *rest)
 
     monkeypatch.setattr(Plan, "run_steps", counted)
     found = []

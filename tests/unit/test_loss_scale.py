@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dtrain.errors import NumericError, UsageError
 from dtrain.native import compiler
 from dtrain.ops.check import StopIfBad
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 from dtrain.runtime.plan import Plan
 from dtrain.train.loss_scale import DynamicLossScale, FixedLossScale, MixedPrecisionLossScaleOptimizer
 
@@ -163,21 +164,22 @@ def test_a_window_goes_on_behind_a_step_that_overflows(large: int, monkeypatch: 
     rows, windows = batches(9, large), []
     run_steps = Plan.run_steps
 
-    def counted(plan: Plan, steps: int, *arguments: Any) -> Any:
-        windows.append(steps)
-        return run_steps(plan, steps, *arguments)
+    def counted(plan: Plan, rows: np.ndarray, *arguments: Any) -> Any:
+        windows.append(len(rows))
+        return run_steps(plan, rows, *arguments)
 
     monkeypatch.setattr(Plan, "run_steps", counted)
     training, single = (Training("c", lambda: DynamicLossScale(2.0**112, 3)) for _ in range(2))
     wanted = single.train(rows)
     assert windows == []
     training.session.comm.board.step(100)
-    taken = Loop(training.session, training.fetches, [training.x], training.fetches[1])(Window(rows, 9))
+    step = training.session.make_callable(training.fetches, [training.x])
+    taken = step.several(Window(rows, 9), until=training.fetches[1])
     assert [float(loss) for loss, *_ in taken] == wanted and all(nothing is None for *_, nothing in taken)
     assert_same(training.values(), single.values())
     assert training.session.random_state == single.session.random_state
-    # a first step is taken alone, as is the one again that overflowed
-    assert windows == {0: [8], 1: [8, 7], 4: [8, 4], 8: [8]}[large]
+    # the step that overflows does so at two scales: taken again it is the first of its call, then alone
+    assert windows == {0: [9, 8], 1: [9, 8, 7], 4: [9, 5, 4], 8: [9]}[large]
     assert training.session.comm.board.number[0] == 108
     assert training.scale < 2.0**112
 
@@ -246,7 +248,7 @@ def test_what_is_written_before_the_loss_is_written_once(kernels: str) -> None:
             fetches = [loss, loss * 0.0, step.minimize(loss)]
             session = dt.Session(graph=graph, comm=None, device=Backend(kernels))
             session.run(dt.global_variables_initializer())
-            loop = Loop(session, fetches, [x], fetches[1])
+            loop = partial(session.make_callable(fetches, [x]).several, until=fetches[1])
             assert len(loop(Window(np.ones((5, 1), np.float32), 1))) == 5
             return session.get_values([v, count])
 
@@ -285,7 +287,7 @@ def test_only_plans_that_read_a_dynamic_scale_are_checked() -> None:
     def checked(scale: Any) -> bool:
         training = Training("numpy", scale)
         training.train(batches(1))
-        plan = training.session.latest
+        plan = [*training.session.plans.values()][-1]
         assert plan is not None
         return any(isinstance(n.kind, StopIfBad) for n in plan.nodes)
 

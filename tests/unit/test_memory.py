@@ -131,7 +131,7 @@ def assert_as_reference(fetches: list[dt.Tensor], feeds: list[tuple[dt.Tensor, n
         for value, right in zip(session.run(fetches, fed), reference(fetches, fed), strict=True):
             assert np.shape(value) == right.shape
             np.testing.assert_allclose(value, right, rtol=1e-9, atol=1e-12)
-    (plan,) = session._plans.values()
+    (plan,) = session.plans.values()
     assert_no_kernel_writes_over_what_it_reads(plan)
 
 
@@ -212,7 +212,7 @@ def test_a_chain_of_in_place_ops_uses_one_buffer() -> None:
         y = dt.tanh(y)
     session = Session(comm=None)
     session.run(y, {x: np.zeros(1000, np.float32)})
-    (plan,) = session._plans.values()
+    (plan,) = session.plans.values()
     assert plan.arena_bytes == aligned(4000)
 
 
@@ -223,5 +223,5 @@ def test_lives_that_do_not_meet_share_memory() -> None:
         y = dt.matmul(y, np.eye(10, dtype=np.float32))  # not in place: two buffers in turn
     session = Session(comm=None)
     session.run(y, {x: np.zeros((100, 10), np.float32)})
-    (plan,) = session._plans.values()
+    (plan,) = session.plans.values()
     assert plan.arena_bytes == 2 * aligned(4000)

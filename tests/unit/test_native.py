@@ -66,7 +66,7 @@ def dense(x: dt.Tensor, inputs: int, units: int) -> dt.Tensor:
 
 
 def plan_of(made: dt.Session) -> Any:
-    return list(made._plans.values())[-1]
+    return list(made.plans.values())[-1]
 
 
 # -- one op at a time ------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_ops_that_are_not_elementwise_at_many_numbers_and_edges(
         else:
             np.testing.assert_array_equal(found, expected, repr(op))
     if device == "cuda":
-        assert all(plan._windows for plan in made._plans.values()), "CuPy computes some of it"
+        assert all(plan._windows for plan in made.plans.values()), "CuPy computes some of it"
     assert len({name for name, _ in tried}) > 35
 
 
@@ -791,7 +791,7 @@ import numpy as np, dtrain as dt
 x = dt.placeholder("float", [None, 300])
 y = dt.nn.relu(x * 2 + 1)
 s = dt.Session(comm=None)
-print(s.run(y, {x: np.ones((300, 300), np.float32)}).sum(), list(s._plans.values())[-1].step.native)
+print(s.run(y, {x: np.ones((300, 300), np.float32)}).sum(), list(s.plans.values())[-1].step.native)
 """
 
 

@@ -13,7 +13,7 @@ from dtrain.keras.layers import BatchNormalization, Dense, Dropout
 from dtrain.keras.models import Sequential
 from dtrain.runtime import plan
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 
 #: Widths whose arrays end within a cache line, at its end, and behind it.
 WIDTHS = (1, 2, 5, 8, 15, 16, 17, 32, 33)
@@ -35,7 +35,7 @@ def run(layers: Any, width: int, kernels: str, optimizer: str = "AdamOptimizer")
         config = dt.ConfigProto(check_numerics=True)
         session = dt.Session(graph=graph, config=config, comm=None, device=Backend(kernels))
         session.run(dt.global_variables_initializer())
-        taken = Loop(session, fetches, [x])(Window(rows, 12))
+        taken = session.make_callable(fetches, [x]).several(Window(rows, 12))
         return [*np.ravel([values[:2] for values in taken]), *session.run(dt.global_variables())]
 
 
@@ -77,7 +77,7 @@ def test_a_kernel_that_leaves_something_out_is_found(monkeypatch: pytest.MonkeyP
         session = dt.Session(graph=graph, comm=None, device=Backend(kernels))
         values = np.arange(5, dtype=np.float32)
         assert session.run(y, {x: values}) == 20
-        made = session.latest
+        made = [*session.plans.values()][-1]
         place = next(i for i, node in enumerate(made.kernel_nodes) if node.type == "Cumsum")
         made.kernels[place] = lambda: None
         made.calls = made.kernels

@@ -92,7 +92,7 @@ def test_pooling_and_its_gradient_are_loops_over_windows(
         (dx,) = dt.gradients(y, x, grad_ys=[dt.constant(flow[0])])
         session = dt.Session(comm=None, device=device)
         results = session.run([y, dx], {x: value})
-        assert device.on_host or all(plan._windows for plan in session._plans.values())
+        assert device.on_host or all(plan._windows for plan in session.plans.values())
         for found, right in zip(results, expected, strict=True):
             assert found.shape == right.shape
             np.testing.assert_allclose(found, right, rtol=1e-12, atol=1e-14)

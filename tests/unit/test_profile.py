@@ -70,7 +70,7 @@ def record(comm: Communicator, window: tuple[int, int], run_dir: Path, slow: int
         "losses": losses,
         "values": list(session.get_values(variables).values()),
         "facts": facts,
-        "plans": [plan for plan in session._plans.values() if any(n.type == "MatMul" for n in plan.nodes)],
+        "plans": [plan for plan in session.plans.values() if any(n.type == "MatMul" for n in plan.nodes)],
     }
 
 

@@ -194,7 +194,7 @@ def test_ranks_share_a_batch(size: int, on_threads: Any) -> None:
             for k in (4, 4, 1, 7):
                 images, _ = data.next_batch(k)
                 seen.append((len(images), *session.run([y, total], {x: images})))
-                plans = list(session._plans.values())
+                plans = list(session.plans.values())
                 local = [f.shape[0] for _, f in plans[-1]._feeds]
                 assert local == [k * (comm.rank + 1) // size - k * comm.rank // size]
             return seen

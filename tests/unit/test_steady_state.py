@@ -55,7 +55,7 @@ def test_a_step_allocates_nothing_that_stays_and_nothing_big(step: Any) -> None:
 def test_a_step_is_the_kernels_that_the_mathematics_needs(step: Any) -> None:
     session, call, feeds = step
     call(*feeds)
-    plan = list(session._plans.values())[-1]
+    plan = list(session.plans.values())[-1]
     found = Counter(node.type for node in plan.kernel_nodes)
     always = {
         "MatMul": 3 + 3 + 2,  # forward; to the weights; to the activations, but not to the images
@@ -85,7 +85,7 @@ def test_a_step_is_the_kernels_that_the_mathematics_needs(step: Any) -> None:
 def test_a_step_takes_no_more_memory_than_its_tensors_need(step: Any) -> None:
     session, call, feeds = step
     call(*feeds)
-    plan = list(session._plans.values())[-1]
+    plan = list(session.plans.values())[-1]
     parameters = [784 * 256, 256, 256 * 256, 256, 256 * 10, 10]
     assert plan.packed_bytes == sum(aligned(4 * n) for n in parameters)
     images, hidden = 4 * BATCH * 784, 4 * BATCH * 256

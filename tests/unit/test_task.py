@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtrain.cli import _parse, main
+from dtrain.cli import main, parse
 from dtrain.comm import SingleCommunicator
 from dtrain.config import TrainConfig, read_run, resolve
 from dtrain.errors import UsageError
@@ -211,7 +211,8 @@ def test_it_is_resumed_bit_for_bit_and_tested_again(file: Path, capsys: pytest.C
     assert epochs(file.parent / "run") == epochs(file.parent / "whole")
     capsys.readouterr()
     assert main(["eval", str(file.parent / "run")]) == 0
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert f"running the task's file that {file.parent / 'run' / 'config.toml'} names: {file}" in warned
     last = epochs(file.parent / "run")[-1]
     assert f"loss {last['test_loss']:.4f}, test mae {last['test_mae']:.4f} on 21 examples" in said
     assert read_run(str(file.parent / "run"))["task"] == str(file)
@@ -255,6 +256,6 @@ def test_what_is_no_task_is_said(name: str, words: str, file: Path) -> None:
 
 
 def test_the_command_takes_a_file_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _parse(["train", "mine.py:task", "--epochs", "3"]).file == "mine.py:task"
+    assert parse(["train", "mine.py:task", "--epochs", "3"]).file == "mine.py:task"
     assert main(["train", "nosuch.py"]) == 2 and "there is no file nosuch.py" in capsys.readouterr().err
     assert main(["train", "mnist"]) == 2 and "does not take mnist" in capsys.readouterr().err

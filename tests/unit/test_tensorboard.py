@@ -227,7 +227,7 @@ def test_the_graph_is_that_of_the_step(tmp_path: Path) -> None:
 
 
 def test_a_run_that_diverges_is_not_ended_by_being_watched(tmp_path: Path) -> None:
-    options = {"model": "logistic", "optimizer": "sgd", "lr": 1e38, "check_numerics": "off"}
+    options = {"model": "logistic", "optimizer": "sgd", "lr": 1e38, "check_numerics": False}
     folder = run(tmp_path / "run", **options)
     last = events(folder, "epoch")[-1]
     assert last["loss"] is None and last["not_finite"]["loss"] in ("nan", "inf")

@@ -16,7 +16,7 @@ import dtrain as dt
 from dtrain.native import compiler
 from dtrain.runtime import session as sessions
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 from dtrain.train.data.sets import DataSet
 
 THREADS, CALLS = 8, 1000
@@ -91,7 +91,7 @@ def test_plans_are_made_and_dropped_meanwhile(kernels: str, monkeypatch: pytest.
         for k in range(12):
             rows = np.full((1 + (i + k) % 7, 16), 10 * i + k, "f4")
             np.testing.assert_array_equal(session.run(sums, {x: rows}), 2 * rows.sum(1))
-            assert len(session._plans) <= 3
+            assert len(session.plans) <= 3
 
     side_by_side(work)
 
@@ -144,7 +144,7 @@ def test_windows_of_steps() -> None:
     update = total.assign_add(value, read_value=False)
     session = dt.Session(comm=None)
     session.run(dt.global_variables_initializer())
-    loop = Loop(session, [value, update], [rows, scale])
+    loop = session.make_callable([value, update], [rows, scale]).several
 
     def work(i: int) -> None:
         window = np.full((5, 4 + i % 2), i, "f4")
@@ -205,7 +205,7 @@ def test_a_session_is_closed_behind_the_runs_of_others() -> None:
                 np.testing.assert_array_equal(session.run(sums, {x: rows}), 2 * rows.sum(1))
 
     side_by_side(work)
-    assert dt.get_default_session() is None and not session._plans
+    assert dt.get_default_session() is None and not session.plans
 
 
 def test_a_traced_run_is_the_only_one_in_its_trace() -> None:
@@ -230,7 +230,7 @@ def test_a_traced_run_is_the_only_one_in_its_trace() -> None:
 # -- runs within runs -------------------------------------------------------------------------------------
 def within(session: dt.Session, then: Callable[[], Any]) -> None:
     """Let the session's latest plan call this in the middle of its next run, as a signal's handler may be."""
-    plan = session.latest
+    plan = [*session.plans.values()][-1]
     assert plan is not None
     waiting = [then]
     plan.calls.insert(0, lambda: waiting.pop()() if waiting else None)

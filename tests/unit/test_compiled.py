@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.errors import InvalidArgumentError
 from dtrain.native import compiler
 from dtrain.runtime.backend import Backend
-from dtrain.runtime.loop import Loop, Window
+from dtrain.runtime.feeds import Window
 from dtrain.train.batches import Pace, windows
 
 KERNELS = [
@@ -60,11 +61,11 @@ def test_a_loop_takes_the_steps_that_single_calls_take(kernels: str) -> None:
     wanted = variables(session)
 
     session, fetches, feeds = classifier(kernels)
-    loop = Loop(session, fetches, feeds, fetches[1])
+    loop = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     taken = [r for part in (rows(12)[:1], rows(12)[1:9], rows(12)[9:]) for r in loop(Window(part, 5), 0.0)]
     assert [(loss, ended) for loss, ended, _ in taken] == [(loss, ended) for loss, ended, _ in single]
     assert all(nothing is None for _, _, nothing in taken)
-    assert session.latest is not None and session.latest.repeats(1) == (kernels == "c")
+    assert [*session.plans.values()][-1].repeats(1) == (kernels == "c")
     for a, b in zip(wanted, variables(session), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -73,7 +74,7 @@ def test_a_loop_takes_the_steps_that_single_calls_take(kernels: str) -> None:
 @pytest.mark.parametrize("last", [0, 1, 6, 19])
 def test_it_ends_behind_the_step_that_says_so(kernels: str, last: int) -> None:
     session, fetches, feeds = classifier(kernels)
-    loop = Loop(session, fetches, feeds, fetches[1])
+    loop = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     several = rows(20)
     several[last, 3] = LAST
     assert [ended for _, ended, _ in loop(Window(several, 5), 1.0)] == [0] * last + [1]
@@ -83,7 +84,7 @@ def test_it_ends_behind_the_step_that_says_so(kernels: str, last: int) -> None:
 @pytest.mark.parametrize("kernels", KERNELS)
 def test_a_bad_value_in_the_middle_is_told_as_in_a_single_step(kernels: str) -> None:
     session, fetches, feeds = classifier(kernels)
-    loop = Loop(session, fetches, feeds, fetches[1])
+    loop = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     bad = rows(9)
     bad[4, 2] = 40
     with pytest.raises(InvalidArgumentError, match="40"):
@@ -115,9 +116,9 @@ def test_counters_copies_and_gradients_of_sums_do_not_break_a_loop() -> None:
     single = [session.run(fetches, {feeds[0]: rows}) for rows in several]
     wanted = variables(session)
     session, fetches, feeds = made("c")
-    taken = Loop(session, fetches, feeds, fetches[2])(Window(several, 4))
-    plan = session.latest
-    assert plan is not None and plan.repeats(2)
+    taken = session.make_callable(fetches, feeds).several(Window(several, 4), until=fetches[2])
+    plan = [*session.plans.values()][-1]
+    assert plan.repeats(2)
     assert {"AssignAdd", "AssignSub", "Identity", "BroadcastLike"} <= {n.type for n in plan.kernel_nodes}
     for ours, theirs in zip(taken, single, strict=True):
         for a, b in zip(ours, theirs, strict=True):
@@ -126,13 +127,42 @@ def test_counters_copies_and_gradients_of_sums_do_not_break_a_loop() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.skipif(not compiler.command(), reason="no C compiler")
-def test_the_steps_are_counted_where_others_see_it() -> None:
-    session, fetches, feeds = classifier("c")
-    loop = Loop(session, fetches, feeds, fetches[1])
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_what_is_fetched_has_its_structure_in_every_step(kernels: str) -> None:
+    with dt.Graph().as_default():
+        x, total = dt.placeholder("int32", [None]), dt.Variable(0)
+        add = total.assign_add(dt.reduce_sum(x), read_value=False)
+        with dt.Session(comm=None, device=Backend(kernels)) as session:
+            session.run(total.initializer)
+            window = Window(np.arange(12, dtype=np.int32).reshape(4, 3), 3)
+            assert session.make_callable(add, [x]).several(window) == [None] * 4
+            assert session.run(total) == 66
+            taken = session.make_callable({"sum": (dt.reduce_sum(x), add), "x": x}, [x]).several(window)
+            assert [values["sum"] for values in taken] == [(3, None), (12, None), (21, None), (30, None)]
+            np.testing.assert_array_equal([values["x"] for values in taken], window.rows)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_each_row_of_a_window_is_looked_at(kernels: str) -> None:
+    """Numbers of another dtype are taken where a step alone would take them, in any row."""
+    with dt.Graph().as_default():
+        x = dt.placeholder("int32", [None])
+        with dt.Session(comm=None, device=Backend(kernels)) as session:
+            step = session.make_callable(dt.reduce_sum(x), [x])
+            assert step.several(Window(np.array([[1.5, 2], [3, 4]]), 2)) == [3, 7]
+            for row in range(3):
+                rows = np.ones((3, 2))
+                rows[row, 1] = 1e12
+                with pytest.raises(InvalidArgumentError, match="float64"):
+                    step.several(Window(rows, 2))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_steps_are_counted_where_others_see_it(kernels: str) -> None:
+    session, fetches, feeds = classifier(kernels)
+    loop = partial(session.make_callable(fetches, feeds).several, until=fetches[1])
     session.comm.board.step(100)
     loop(Window(rows(9), 5), 0.0)
-    assert session.latest is not None and session.latest.repeats(1)
     assert session.comm.board.number[0] == 108
 
 
@@ -174,6 +204,6 @@ def test_what_is_fed_once_is_there_in_every_step(kernels: str) -> None:
         session = dt.Session(device=Backend(kernels))
         given = np.arange(1, 6, dtype=np.float32)
         batches = np.random.default_rng(0).integers(0, 9, (6, 7, 5)).astype(np.float32)
-        taken = Loop(session, [y, ended], [x, scale], ended)(Window(batches, 7), given)
-        assert session.latest is not None and session.latest.repeats(1) == (kernels == "c")
+        taken = session.make_callable([y, ended], [x, scale]).several(Window(batches, 7), given, until=ended)
+        assert [*session.plans.values()][-1].repeats(1) == (kernels == "c")
     np.testing.assert_array_equal([values[0] for values in taken], batches.sum(1) * given)

@@ -1,0 +1,71 @@
+"""`dtrain eval`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from dtrain import comm as communicators
+from dtrain.choices import DEVICES, LOG_FORMATS
+from dtrain.config import read_run, resolve
+
+
+def add_parser(commands: Any) -> None:
+    evaluate = commands.add_parser(
+        "eval",
+        help="test the parameters that a run saved",
+        description="Test the parameters that a run saved.",
+    )
+    evaluate.add_argument("run_dir", metavar="RUN_DIR", help="what `dtrain train` printed")
+    evaluate.add_argument(
+        "--best", action="store_true", help="those of the epoch with the best test accuracy, not the last"
+    )
+    evaluate.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
+    evaluate.add_argument("--dataset", metavar="NAME|DIR", help="instead of the run's own")
+    evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
+    evaluate.add_argument(
+        "--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)"
+    )
+    evaluate.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    values = read_run(args.run_dir)
+    for name in ("model", "dataset", "device", "log_format"):
+        if getattr(args, name) is not None:
+            values[name] = getattr(args, name)
+    if args.model is not None:
+        values.pop("model_digest", None)
+    config = resolve(values, {})
+    from dtrain.runtime.backend import take_gpu
+
+    take_gpu(config.device, config.share_gpu)
+    comm = communicators.world()
+    from dtrain.task import own_model
+    from dtrain.task.trainer import evaluate_run
+
+    with comm.together():
+        config = own_model.check(config)
+    if comm.rank == 0 and args.model is None and config.model_digest:
+        options = Path(args.run_dir, "config.toml")
+        named = f"the task's file that {options} names: {config.task}"
+        if not config.task:
+            named = f"the model's file that {options} names: {config.model}"
+        print(f"dtrain: running {named}", file=sys.stderr)
+    facts = evaluate_run(Path(args.run_dir), config, comm, best=args.best)
+    if comm.rank == 0:
+        if facts["warning"]:
+            print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr)
+        if config.log_format == "json":
+            from dtrain.train.report import json_line
+
+            print(json_line({"event": "eval", **facts}))
+        else:
+            names = [n for n in facts if n.startswith("test_") and n not in ("test_loss", "test_examples")]
+            found = "".join(f", {n.replace('_', ' ')} {facts[n]:.4f}" for n in names)
+            print(
+                f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}{found} on "
+                f"{facts['test_examples']:,} examples of {facts['dataset']}"
+            )
