@@ -183,16 +183,11 @@ class TrainConfig:
         if self.profile and self.elastic:
             raise UsageError("--profile records all ranks to its end; leave --elastic out.")
         if self.profile:
-            first, last = self.profile_window()
-            if not 0 <= first < last:
-                raise UsageError(f"--profile {self.profile}: FIRST has to be less than LAST, such as 10:30.")
+            self.profile_window()
 
     def profile_window(self) -> tuple[int, int]:
         """The first step that --profile records, from 0, and the one behind the last."""
-        first, _, last = self.profile.partition(":")
-        if not (first.isdecimal() and last.isdecimal()):
-            raise UsageError(f"--profile {self.profile}: give FIRST:LAST in whole numbers, such as 10:30.")
-        return int(first), int(last)
+        return steps_of(self.profile, f"--profile {self.profile}")
 
     #: What a run has from its first step to its last; the data set is compared by its content.
     fixed: ClassVar[tuple[str, ...]] = ("task", "model", "optimizer", "lr", "batch_size", "seed")
@@ -244,6 +239,20 @@ def _whole(own: str) -> str:
         return os.path.abspath(own)
     file, colon, function = own.rpartition(":")
     return f"{os.path.abspath(file)}:{function}" if colon else own
+
+
+def steps_of(window: str, said: str) -> tuple[int, int]:
+    """FIRST:LAST as numbers of steps, from 0; LAST is the one behind them. said: the option, for messages.
+
+    Raises:
+        UsageError: it is nothing like 10:30.
+    """
+    first, _, last = window.partition(":")
+    if not (first.isdecimal() and last.isdecimal()):
+        raise UsageError(f"{said}: give FIRST:LAST in whole numbers, such as 10:30.")
+    if int(first) >= int(last):
+        raise UsageError(f"{said}: FIRST has to be less than LAST, such as 10:30.")
+    return int(first), int(last)
 
 
 def label(model: str) -> str:

@@ -9,12 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm.base import every_rank
 from dtrain.compat import module_getattr
+from dtrain.config import steps_of
 from dtrain.errors import UsageError
 from dtrain.hints import nearest
 from dtrain.keras import data, run, saving, training
@@ -149,6 +151,7 @@ class Sequential(Stack):
         resume: bool | str = False,
         checkpoint_every: int = 0,
         keep: int = 3,
+        profile: str | None = None,
         **options: Any,
     ) -> History:
         """Train; returns the History, whose history has a list for the loss and for each metric.
@@ -179,6 +182,8 @@ class Sequential(Stack):
                 (SIGTERM, Ctrl-C) saves and ends the program. keep: how many checkpoints stay.
             resume: True goes on with the run in run_dir, bit for bit; 'auto' where it holds one. Batches that
                 the run has had are skipped: those of a Sequence by number, others are drawn and dropped.
+            profile: "FIRST:LAST", steps counted from 0, of which run_dir gets a timeline of all ranks,
+                trace.json, and its metrics a table of where their time went.
             options: Keras 2's max_queue_size, workers and use_multiprocessing have no meaning here.
 
         Raises, on every rank:
@@ -199,6 +204,9 @@ class Sequential(Stack):
             _check_freq(validation_freq)
             self.check_compiled("fit")
             recorded = None
+            window = None if profile is None else steps_of(profile, f"fit: profile={profile!r}")
+            if window and run_dir is None:
+                raise UsageError("fit: profile= needs run_dir=, the folder that gets the timeline.")
             if run_dir is not None:
                 recorded = run.options_of(self, run_dir, resume, batch_size, steps_per_epoch, epochs)
                 _counts("fit", keep, "keep")
@@ -230,6 +238,9 @@ class Sequential(Stack):
         else:
             what = "fit: validation_data"
             tested = source_of(self, what, validation, rows, validation_steps, tests=True)
+        total = source.steps and source.steps * (epochs - initial_epoch)
+        if window and total and window[0] >= total:
+            self.comm.agree(UsageError(f"fit: profile={profile!r}: this fit has {total} steps."))
         steps = training.Steps(self, votes=recorded is not None)
         network = steps.takes(given)
         if tested is not None:
@@ -306,7 +317,13 @@ class Sequential(Stack):
                 return found
 
             # a callback may change anything behind a batch, and a rate that decays is another in each step
-            one = call.listen_to_batches or self.optimizer.decay
+            one = call.listen_to_batches or self.optimizer.decay or window
+            profiler = None
+            if window is not None and recorded is not None:
+                from dtrain.train.profile import StepProfiler
+
+                profiler = StepProfiler(self.session, steps.step, window, Path(recorded.run_dir))
+                steps.step = profiler  # type: ignore[method-assign]
             Engine(
                 self.comm,
                 steps,
@@ -318,6 +335,8 @@ class Sequential(Stack):
                 (lambda: 1) if one else network.pace,
                 **around,
             ).run()
+            if profiler is not None:
+                report.profile(**profiler.finish())
             if recorded is not None:
                 tested_last = {f"test_{name}": value for name, value in at.tested.items()}
                 seconds = time.perf_counter() - started

@@ -142,3 +142,27 @@ def test_a_fit_that_a_callback_stopped_stays_stopped(tmp_path: Path) -> None:
     assert len(first.epoch) == 2 and second.history == first.history
     for a, b in zip(made.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_profile_of_some_steps_changes_nothing(
+    tmp_path: Path, on_threads: Callable[..., list[Any]]
+) -> None:
+    plain = fit(model(SingleCommunicator()), tmp_path / "plain")
+    assert fit(model(SingleCommunicator()), tmp_path / "profiled", profile="3:7") == plain
+    on_threads(2, lambda comm: fit(model(comm), tmp_path / "two", profile="9:11"))
+    for folder, first, steps in (("profiled", 3, 4), ("two", 9, 2)):
+        events = map(json.loads, (tmp_path / folder / "metrics.jsonl").read_text().splitlines())
+        (found,) = [e for e in events if e["event"] == "profile"]
+        assert (found["first"], found["steps"]) == (first, steps)
+        assert sum(sum(v) for v in found["parts_ms"].values()) > 0
+        trace = json.loads((tmp_path / folder / "trace.json").read_text())["traceEvents"]
+        assert {e["name"] for e in trace} >= {f"step {first + i}" for i in range(steps)}
+    for wrong, words in (
+        ("7:3", "FIRST has to be less"),
+        ("3", "give FIRST:LAST"),
+        ("24:25", "has 24 steps"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            fit(model(SingleCommunicator()), tmp_path / "wrong", profile=wrong)
+    with pytest.raises(UsageError, match="needs run_dir="):
+        fit(model(SingleCommunicator()), None, profile="3:7")
