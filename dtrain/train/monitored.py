@@ -16,14 +16,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.errors import CheckpointError, EnvironmentProblem, SavedAndStopped, UsageError
-from dtrain.files import read_regular, write_atomically
+from dtrain.errors import SavedAndStopped, UsageError
 from dtrain.graph.graph import get_default_graph
 from dtrain.ops.state import global_variables, global_variables_initializer
 from dtrain.ops.variables import local_variables, local_variables_initializer
@@ -39,11 +36,8 @@ from dtrain.train.hooks import (
     SummarySaverHook,
 )
 from dtrain.train.preempt import StopRequest
-from dtrain.train.saver import SUFFIX, Saver, latest_checkpoint
+from dtrain.train.saver import Saver, latest_checkpoint, saved_about
 from dtrain.train.step_counter import get_global_step
-
-#: What a checkpoint's random state is called behind its path; of at most so many bytes.
-RANDOM, MOST_BYTES = ".random.json", 1 << 20
 
 
 class Scaffold:
@@ -345,17 +339,8 @@ def MonitoredTrainingSession(
 
 # -- saving ----------------------------------------------------------------------------------------------
 def save(session: Session, saver: Saver | None, path: str, step: int) -> None:
-    """Save the variables under a path and step; rank 0 also what the next random numbers follow from."""
-    made = (saver or Saver()).save(session, path, global_step=step)
-    if session.comm.rank == 0:
-        try:
-            write_atomically(Path(made + RANDOM), json.dumps(session.random_state).encode())
-        except OSError as error:
-            raise EnvironmentProblem(f"{made + RANDOM} cannot be written: {error}.") from None
-        for old in Path(path).parent.glob(f"{Path(path).name}-*{RANDOM}"):
-            if not os.path.exists(str(old).removesuffix(RANDOM) + SUFFIX):  # gone by max_to_keep
-                with suppress(OSError):
-                    old.unlink()
+    """Save the variables under a path and step; with them what the next random numbers follow from."""
+    (saver or Saver()).save(session, path, global_step=step, about=json.dumps(session.random_state))
 
 
 def restore(session: Session, saver: Saver, folder: str | None, path: str | None = None) -> bool:
@@ -370,18 +355,12 @@ def restore(session: Session, saver: Saver, folder: str | None, path: str | None
     found = path or (latest_checkpoint(folder) if folder is not None else None)
     if not found:
         return False
+    saver.restore(session, found)
     random = ""
     with comm.together():
         if comm.rank == 0:
-            with suppress(FileNotFoundError):
-                random = read_regular(Path(found + RANDOM), MOST_BYTES).decode()
+            random = saved_about(found)
     random = comm.broadcast_text(random)
-    saver.restore(session, found)
-    if random:
-        try:
-            session.random_state = json.loads(random)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            problem = CheckpointError(f"{found + RANDOM} is damaged ({error}): delete it to draw others.")
-            problem.agreed = True
-            raise problem from None
+    if random:  # the file has their digest
+        session.random_state = json.loads(random)
     return True

@@ -136,12 +136,14 @@ class Saver:
         write_meta_graph: bool = True,
         write_state: bool = True,
         strip_default_attrs: bool = False,
+        about: str = "",
     ) -> str:
         """Write the variables' values and return the path to restore from, `save_path-global_step`.
 
         Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. There is
         no meta graph: the program builds the graph, so meta_graph_suffix, write_meta_graph and
-        strip_default_attrs are without a meaning.
+        strip_default_attrs are without a meaning. about: a text that the file holds beside the values; see
+        saved_about.
 
         Raises:
             FailedPreconditionError: a variable has no value.
@@ -165,7 +167,7 @@ class Saver:
             excess = len(kept) - self._max_to_keep if self._max_to_keep else 0
             old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
             if sess.comm.rank == 0:
-                _write(path, values)
+                _write(path, values, about)
                 if write_state:
                     update_checkpoint_state(
                         os.path.dirname(path), path, self._kept, latest_filename or STATE_FILE
@@ -202,10 +204,16 @@ def _file(path: str) -> Path:
     return Path(path + SUFFIX)
 
 
-def _write(path: str, values: Mapping[str, np.ndarray]) -> None:
+def saved_about(path: str) -> str:
+    """The text beside the values of a checkpoint, "" where there is none; raises CheckpointError."""
+    with open_values(_file(path)) as file:
+        return file.about
+
+
+def _write(path: str, values: Mapping[str, np.ndarray], about: str) -> None:
     try:
         _file(path).parent.mkdir(parents=True, exist_ok=True)
-        write_values(_file(path), values)
+        write_values(_file(path), values, about)
     except OSError as error:
         raise CheckpointError(f"the variables cannot be saved as {_file(path)}: {error}.") from None
 

@@ -88,7 +88,7 @@ def test_a_loop_goes_on_bit_for_bit_where_it_ended(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[1], whole[1])
     names = sorted(p.name for p in (tmp_path / "whole").iterdir() if p.name.startswith("model"))
     steps = (0, 14, 20, 7)
-    assert names == sorted(f"model.ckpt-{s}{end}" for s in steps for end in (".random.json", ".safetensors"))
+    assert names == sorted(f"model.ckpt-{s}.safetensors" for s in steps)
     assert dt.train.latest_checkpoint(tmp_path / "whole") == str(tmp_path / "whole" / "model.ckpt-20")
     assert train(tmp_path / "whole", last=20)[0] == 0, "there is nothing left to do"
 
@@ -145,10 +145,13 @@ def test_a_loss_that_is_nan_ends_the_loop() -> None:
             assert session.should_stop()
 
 
-def test_a_damaged_random_state_is_named(tmp_path: Path) -> None:
+def test_another_random_state_in_the_file_is_found(tmp_path: Path) -> None:
     train(tmp_path, last=2)
-    (tmp_path / "model.ckpt-2.random.json").write_text("[]")
-    with pytest.raises(dt.errors.CheckpointError, match=r"model.ckpt-2.random.json is damaged"):
+    path = tmp_path / "model.ckpt-2.safetensors"
+    data = path.read_bytes()
+    at = data.index(b"0", data.index(b'"dtrain": "'))
+    path.write_bytes(data[:at] + b"1" + data[at + 1 :])
+    with pytest.raises(dt.errors.CheckpointError, match=r"is damaged: its text does not have its digest"):
         train(tmp_path)
 
 
