@@ -197,7 +197,7 @@ def train(draw: Draw) -> tuple[list[str], list[str]]:
         f"    write_set(folder, r, {n}, {own.upto(1, 12)})",
         "comm.barrier()",
         "config = TrainConfig(",
-        "    f'{folder}/model.py:model', dataset=folder, run_dir=f'{folder}/run', device='cpu',",
+        "    model=f'{folder}/model.py:model', dataset=folder, run_dir=f'{folder}/run', device='cpu',",
         "    tensorboard='off',",
         "    kernels=os.environ['DTRAIN_KERNELS'], check_numerics=CHECK,",
         f"    {', '.join(f'{k}={v!r}' for k, v in options.items())},",

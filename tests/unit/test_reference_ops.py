@@ -35,6 +35,7 @@ WITHOUT_VALUES = {
     r"|reset_default_graph",
     "random numbers": r"random_.*|truncated_normal|set_random_seed|(glorot|variance|truncated).*_initializer",
     "of contrib, which TensorFlow 2 has not: see test_adaptive_optimizers": r"train\.(AdaMax|Nadam)Optimizer",
+    "what is around a step": r"train\.(.*Hook|.*Session|.*Creator|Scaffold|SessionRun.*|.*Timer|NanLoss.*)",
     "files, and the counter of steps": r"train\.(Optimizer|Saver|.*checkpoint.*|.*global_step)",
 }
 

@@ -40,7 +40,7 @@ def programs() -> list[str]:
 
 
 def test_what_is_typed_is_found() -> None:
-    assert len(commands()) >= 15 and len(programs()) == 2
+    assert len(commands()) >= 15 and len(programs()) == 3
     text = (ROOT / "README.md").read_text()
     assert all(f"    {left}" in text for left in LEFT_OUT)
 
@@ -85,8 +85,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory, small_set: Path) -> Shell:
     if "pip could not install" in made.stdout:
         pytest.skip("packages cannot be had here")
     assert made.returncode == 0 and made.stdout.endswith("type: source .venv/bin/activate\n"), made.stdout
-    first, keras = programs()
-    for file, text in (("example.py", first), ("keras_example.py", keras), ("../example.py", first)):
+    first, task, keras = programs()
+    files = {"example.py": first, "../example.py": first, "price.py": task, "keras_example.py": keras}
+    for file, text in files.items():
         (shell.clone / file).write_text(text)
     return shell
 
