@@ -230,9 +230,10 @@ def test_elastic_takes_open_mpi_in_an_environment_of_its_own(project: Project) -
 
 
 def test_elastic_takes_a_program(project: Project) -> None:
-    (project.root / "mine.py").touch()
-    done = project.start("local", "--elastic", "-n", "2", "mine.py", "3")
-    assert done.stdout.startswith(f"mpirun --with-ft ulfm -n 2 {project.venv}-openmpi/bin/python mine.py 3; ")
+    (program := project.root / "mine.py").touch()
+    done = project.start("local", "--elastic", "-n", "2", str(program), "3")
+    python = f"{project.venv}-openmpi/bin/python"
+    assert done.stdout.startswith(f"mpirun --with-ft ulfm -n 2 {python} {program} 3; ")
     assert done.stdout.endswith("elastic: on\n")
 
 
