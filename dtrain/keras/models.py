@@ -523,7 +523,9 @@ class Sequential(Stack):
 
     @every_rank
     def load_weights(self, filepath: str | os.PathLike[str]) -> None:
-        """Take the weights of a file that save or save_weights wrote.
+        """Take the weights of a file that save or save_weights wrote, or of a run's newest checkpoint.
+
+        filepath: the file, or the run_dir of a fit of such a model.
 
         Raises, on every rank:
             CheckpointError: it is missing, damaged, or of a model with other layers.

@@ -15,6 +15,7 @@ from dtrain.comm.base import Communicator
 from dtrain.errors import CheckpointError, DamagedError, EnvironmentProblem, UsageError
 from dtrain.files import write_atomically
 from dtrain.runtime.batch import checksum
+from dtrain.train import checkpoint
 from dtrain.train.checkpoint import open_values, write_values
 
 
@@ -74,10 +75,16 @@ class RankZero:
         self._touches(Path(path), lambda p: write_values(p, values, about))
 
     def reads(self, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], str]:
-        """What saves() wrote, on every rank; raises CheckpointError where it cannot be read."""
+        """What saves() wrote, on every rank; of a run directory the newest values, and no text.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
         values, about = dict[str, np.ndarray](), ""
         with self._comm.together():
-            if self._speaks:
+            if self._speaks and os.path.isdir(path):
+                values = checkpoint.load(Path(path)).values
+            elif self._speaks:
                 try:
                     with open_values(Path(path).resolve() if os.path.islink(path) else Path(path)) as file:
                         values, about = {name: file.read(name) for name in file.specs}, file.about

@@ -117,7 +117,10 @@ def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, 
 
 def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Its method of this name says more."""
-    arrays, _ = _read(model, path)
+    arrays, described = _read(model, path)
+    if not described:  # a run's, by the names of variables
+        named = {v.op.name: name for name, v in model.named_weights()}
+        arrays = {named[name]: value for name, value in arrays.items() if name in named}
     _take(model, arrays, os.fspath(path))
 
 
@@ -164,6 +167,8 @@ def _check(
 def _read(model: Sequential, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A file's arrays, and what it says of the model. Collective."""
     arrays, text = model.rank_zero.reads(path)
+    if not text and arrays:
+        return arrays, {}
     with model.comm.together():
         try:
             return arrays, dict(json.loads(text))

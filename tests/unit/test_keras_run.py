@@ -26,11 +26,14 @@ Y = (X[:, :2].sum(1) > 0).astype(np.int64)
 BATCH, EPOCHS, HELD = 10, 3, 0.25  # 80 examples to train on, so 8 steps an epoch
 
 
+def model_of(comm: Communicator) -> dt.keras.Sequential:
+    layers = [Dense(5, "relu", input_shape=(6,)), Dropout(0.3), Dense(2, "softmax")]
+    return dt.keras.Sequential(layers, name="net", comm=comm)
+
+
 def model(comm: Communicator, optimizer: Any = "adam") -> dt.keras.Sequential:
     graph_seed(3)
-    made = dt.keras.Sequential(
-        [Dense(5, "relu", input_shape=(6,)), Dropout(0.3), Dense(2, "softmax")], name="net", comm=comm
-    )
+    made = model_of(comm)
     made.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return made
 
@@ -166,3 +169,19 @@ def test_a_profile_of_some_steps_changes_nothing(
             fit(model(SingleCommunicator()), tmp_path / "wrong", profile=wrong)
     with pytest.raises(UsageError, match="needs run_dir="):
         fit(model(SingleCommunicator()), None, profile="3:7")
+
+
+def test_a_model_takes_the_weights_of_a_run(tmp_path: Path, on_threads: Callable[..., list[Any]]) -> None:
+    _, weights = fit(model(SingleCommunicator()), tmp_path / "run")
+
+    def taken(comm: Communicator) -> Any:
+        with dt.Graph().as_default():
+            made = model_of(comm)
+            made.load_weights(tmp_path / "run")
+            return [w.tolist() for w in made.get_weights()]
+
+    assert on_threads(3, taken) == [weights] * 3
+    with dt.Graph().as_default(), pytest.raises(CheckpointError, match="another model's weights"):
+        dt.keras.Sequential([Dense(6, input_shape=(6,))]).load_weights(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        model(SingleCommunicator()).load_weights(tmp_path)
