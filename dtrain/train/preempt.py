@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.comm.failure import report
+from dtrain.errors import SavedAndStopped
 from dtrain.runtime.feeds import Shard
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
@@ -28,6 +31,13 @@ def close_ears() -> None:
     """Ignore the signals in a process that ends anyway: a launcher may pass on what each rank got already."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _say_and_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A program of one process that was saved ends in a sentence and with its exit code."""
+    if isinstance(error, SavedAndStopped):
+        sys.exit(report(error))
+    sys.__excepthook__(kind, error, trace)
 
 
 class StopRequest:
@@ -52,6 +62,10 @@ class StopRequest:
         return next(filter(None, self._comm.gather_text(self.name)), "")
 
     def __enter__(self) -> StopRequest:
+        if (
+            self._comm.size == 1 and sys.excepthook is sys.__excepthook__
+        ):  # of several ranks see comm/failure.py
+            sys.excepthook = _say_and_end
         if threading.current_thread() is threading.main_thread():  # Python allows no other to do so
             self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
         return self

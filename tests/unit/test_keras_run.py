@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -185,3 +188,39 @@ def test_a_model_takes_the_weights_of_a_run(tmp_path: Path, on_threads: Callable
         dt.keras.Sequential([Dense(6, input_shape=(6,))]).load_weights(tmp_path / "run")
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         model(SingleCommunicator()).load_weights(tmp_path)
+
+
+PROGRAM = """
+import os, signal
+import numpy as np
+import dtrain as dt
+
+class Stop(dt.keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+model = dt.keras.Sequential([dt.keras.layers.Dense(1, input_shape=(2,))])
+model.compile("sgd", "mse")
+model.fit(np.zeros((99, 2)), np.zeros((99, 1)), 9, epochs=2, verbose=0, callbacks=[Stop()], run_dir="run")
+"""
+
+
+def test_a_program_of_one_process_ends_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PROGRAM)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "mine.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == SavedAndStopped.exit_code, done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "WARNING" not in line]
+    assert (
+        said.startswith("dtrain: stopped: by SIGTERM in epoch 1 after iteration ")
+        and "Resume it with" in said
+    )
