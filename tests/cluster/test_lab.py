@@ -309,7 +309,7 @@ def test_a_job_that_is_cancelled_saves_and_is_not_queued_again(lab: Lab) -> None
     lab.check(f"scancel {job}")
     state = lab.ended(job)
     assert (state["JobState"], state["Restarts"]) == ("CANCELLED", "0")
-    wait_for(lambda: "and saved. Go on with" in output(lab, job), 10, lab.told)
+    wait_for(lambda: "and saved. Resume it with" in output(lab, job), 10, lab.told)
     assert "queued again" not in output(lab, job)
 
 
