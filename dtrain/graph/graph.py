@@ -257,7 +257,8 @@ class Graph:
             specs = kind.infer(*(t.spec for t in inputs))
         except GraphError as error:
             operands = " and ".join(f"{t.name} {t.spec}" for t in inputs)
-            raise GraphError(f"{name} does not fit {operands}: {error} (at {_user_line()}).") from None
+            place = f" (at {line})" if (line := _user_line()) else ""  # none where dtrain adds the op
+            raise GraphError(f"{name} does not fit {operands}: {error}{place}.") from None
         control = tuple(dict.fromkeys((*self.here.control, *control_inputs)))
         source = self.source or _user_line()
         with self.lock:

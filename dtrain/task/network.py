@@ -11,7 +11,7 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
-from dtrain.errors import UsageError
+from dtrain.errors import GraphError, UsageError
 from dtrain.keras import losses, optimizers
 from dtrain.keras.losses import per_example
 from dtrain.keras.metrics import Mean, Metric
@@ -174,8 +174,14 @@ def _losses(task: Task, y: Any, output: Any) -> dict[str, tuple[dt.Tensor, Any, 
 
 
 def _compared(loss: Any, y: Any, output: Any) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor]:
-    y, output = loss._compared(y, output)
-    return _by_example(loss.each(y, output), loss.name), y, output
+    try:
+        y, output = loss._compared(y, output)
+        return _by_example(loss.each(y, output), loss.name), y, output
+    except GraphError as error:
+        raise UsageError(
+            f"loss {loss.name} does not fit labels {y.dtype.name}{y.shape} and the model's output "
+            f"{output.dtype.name}{output.shape}: {error}"
+        ) from None
 
 
 def _by_example(each: dt.Tensor, name: str) -> dt.Tensor:

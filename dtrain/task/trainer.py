@@ -79,7 +79,14 @@ def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
         return task, load(config.dataset, comm)
     with comm.together():
         data = examples_of(task.data, config.task)
-    comm.agree_on_items("the data of the task", {"digest": data.digest})
+    digests = comm.gather_text(data.digest)
+    if (other := next((i for i, d in enumerate(digests) if d != digests[0]), 0)) > 0:
+        error = UsageError(
+            f"--task {config.task}: its data is not the same on rank {other} as on rank 0: every rank calls "
+            "the function and has to get the same arrays: give np.random.default_rng() a seed, and all "
+            "ranks the same files."
+        )
+        comm.agree(error)
     return task, data
 
 

@@ -129,6 +129,15 @@ def other_names():
     return several(data=((a, b), (c, {"one": d["one"]})))
 
 
+def wide():
+    return dt.Task(split(x, y), lambda x, training: Dense(5)(x), "mse")
+
+
+def drawn():
+    other = np.random.default_rng().random((9, 3))
+    return dt.Task((other, np.zeros(9)), lambda x, training: Dense(1)(x), "mse")
+
+
 def nothing():
     return dt.Task(split(x, y), lambda x, training: None, "mse")
 """
@@ -241,6 +250,7 @@ def test_a_model_and_an_optimizer_on_the_data_of_the_command_line(
         ("unlike", "not alike: float32.101, 6. and float32.101, 3."),
         ("unknown", "mean_cube"),
         ("nothing", "the task's model gives None"),
+        ("wide", r"loss mean_squared_error does not fit labels float32\(\?, 2\) and the model's output"),
         ("sequential_of_several", "a Sequential, which takes one array, and the data has a, b"),
         ("loss_of_none", "a loss for 'three', and the model has outputs one, two"),
         ("one_loss", "let loss be a dict with a loss for each output by its name"),
@@ -253,6 +263,15 @@ def test_what_is_no_task_is_said(name: str, words: str, file: Path) -> None:
     with pytest.raises(UsageError, match=words):
         trainer.train(config_of(file, name), SingleCommunicator())
     assert not (file.parent / "run" / "checkpoints").exists()
+
+
+def test_data_that_differs_between_ranks_is_refused(file: Path, on_threads: Callable[..., list[Any]]) -> None:
+    def body(comm: Any) -> str:
+        with pytest.raises(UsageError) as caught:
+            trainer.train(config_of(file, "drawn"), comm)
+        return str(caught.value)
+
+    assert all("is not the same on rank 1 as on rank 0" in said for said in on_threads(2, body))
 
 
 def test_the_command_takes_a_file_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
