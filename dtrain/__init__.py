@@ -5,9 +5,8 @@ The names are TensorFlow 1's: `import dtrain as dt`.
 
 # first, since it loads NumPy with no more BLAS threads than wanted
 import dtrain.comm  # noqa: F401  # isort: skip
-from dtrain import contrib, errors, initializers, keras, losses, nn, summary, train
+from dtrain import errors, initializers, keras, losses, nn, summary, train
 from dtrain.autodiff import gradients
-from dtrain.compat import module_getattr
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.dimension import Dimension
 from dtrain.graph.dtypes import (
@@ -41,6 +40,7 @@ from dtrain.graph.graph import (
 )
 from dtrain.graph.graph_def import GraphDef, NodeDef
 from dtrain.graph.shape import TensorShape
+from dtrain.names import module_getattr
 from dtrain.ops.array import (
     broadcast_to,
     expand_dims,
@@ -272,7 +272,6 @@ __all__ = [
     "concat",
     "constant",
     "constant_initializer",
-    "contrib",
     "control_dependencies",
     "convert_to_tensor",
     "cos",

@@ -1,6 +1,6 @@
 """Initializers under TensorFlow 1's names: `dt.initializers.zeros()`, `dt.initializers.he_normal()`."""
 
-from dtrain.compat import module_getattr
+from dtrain.names import module_getattr
 from dtrain.ops.initializers import Constant as constant
 from dtrain.ops.initializers import Identity as identity
 from dtrain.ops.initializers import (

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.compat import module_getattr
 from dtrain.errors import GraphError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, shape_text
+from dtrain.names import module_getattr
 from dtrain.ops.array import reshape, squeeze, zeros_like
 from dtrain.ops.base import convert_to_tensor, same_shape
 from dtrain.ops.loss import (

@@ -1,6 +1,6 @@
 """dt.nn: activations, losses, convolution, pooling, normalisation and dropout, under TensorFlow 1's names."""
 
-from dtrain.compat import module_getattr
+from dtrain.names import module_getattr
 from dtrain.ops.conv import (
     atrous_conv2d,
     conv2d,

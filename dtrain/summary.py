@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from dtrain.comm import Communicator, launcher
-from dtrain.compat import module_getattr
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.graph.graph import Graph
 from dtrain.graph.graph_def import graph_def_of
+from dtrain.names import module_getattr
 from dtrain.ops import summary_proto
 from dtrain.ops.summary import histogram, image, merge, merge_all, scalar, text
 

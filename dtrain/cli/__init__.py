@@ -7,14 +7,15 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 
 from dtrain import comm as communicators
 from dtrain.choices import SWITCH
-from dtrain.cli import bench, cluster, data, doctor, evaluate, info, report, scaling, train
+from dtrain.cli import bench, cluster, data, doctor, evaluate, info, report, run, scaling, train
 from dtrain.cli.parser import SCALING, Parser
+from dtrain.cli.run import start as run_program
 from dtrain.comm import failure, launcher
 from dtrain.config import TrainConfig, flag
 from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
@@ -22,7 +23,7 @@ from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 #: What a full disk, a quota or a file that is lost says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The commands in the order of --help: each has its options in add_parser(commands), its work in run(args).
-COMMANDS = (train, evaluate, report, info, doctor, bench, scaling, cluster, data)
+COMMANDS = (train, run, evaluate, report, info, doctor, bench, scaling, cluster, data)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -93,8 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return int(end.code or 0)
         if (world := communicators.joined()) is not None:
             world.board.run_dir("")  # what ran before in this process is not what an error is about
-        run: Callable[[argparse.Namespace], None] = args.run
-        run(args)
+        args.run(args)
         sys.stdout.flush()
     except BrokenPipeError:  # `dtrain info | head`
         drop_stdout()
@@ -115,4 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return failure.report(error)
         failure.let_rank_0_speak()
         return getattr(error, "exit_code", 1)
+    if args.command == "run":
+        run_program(args)
     return 0

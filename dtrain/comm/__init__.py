@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import platform
+import sys
 import threading
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,6 +31,9 @@ SOURCES = (
 
 _world: Communicator | None = None
 alike.begin()
+if launcher.size() > 1 and isinstance(sys.stdout, io.TextIOWrapper):
+    # one write a line, so that the lines of ranks do not mix, PYTHONUNBUFFERED or not
+    sys.stdout.reconfigure(line_buffering=True, write_through=False)
 _making = threading.RLock()  # of several threads one makes it
 
 

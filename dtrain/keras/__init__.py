@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from dtrain.compat import module_getattr
+from dtrain.names import module_getattr
 
 __all__ = [
     "Input",

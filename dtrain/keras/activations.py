@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.compat import module_getattr
 from dtrain.graph.graph import Tensor
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 from dtrain.ops import math, nn
 from dtrain.ops.logic import where
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.keras.progress import Bar
+from dtrain.names import module_getattr
 from dtrain.train.observer import Observer
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.compat import module_getattr
 from dtrain.graph.dtypes import float32
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 from dtrain.ops import initializers as ops
 from dtrain.ops.initializers import (
     Constant,

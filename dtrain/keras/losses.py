@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.array import expand_dims, squeeze
 from dtrain.ops.base import convert_to_tensor

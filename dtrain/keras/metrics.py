@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.compat import module_getattr
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.graph.shape import shape_text
 from dtrain.keras import losses
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 from dtrain.ops.array import expand_dims, reshape
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.index import one_hot

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import every_rank
-from dtrain.compat import module_getattr
 from dtrain.config import steps_of
 from dtrain.errors import UsageError
 from dtrain.hints import nearest
@@ -27,6 +26,7 @@ from dtrain.keras.progress import Bar
 from dtrain.keras.sources import Source, gives_batches, source_of
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
+from dtrain.names import module_getattr
 from dtrain.ops.state import Variable
 from dtrain.train.batches import epoch_order, shard_sizes, windows
 from dtrain.train.engine import Engine

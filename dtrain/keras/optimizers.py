@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import float64
 from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 from dtrain.ops.adaptive import ApplyScheduledNadam
 from dtrain.ops.base import Op
 from dtrain.ops.clip import clip_by_global_norm, clip_by_norm, clip_by_value

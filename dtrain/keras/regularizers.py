@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.base import constant
 from dtrain.ops.reduce import reduce_sum

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.graph.graph import set_random_seed as set_graph_seed
 from dtrain.keras.names import custom_object_scope
+from dtrain.names import module_getattr
 
 __all__ = ["Sequence", "custom_object_scope", "normalize", "set_random_seed", "to_categorical"]
 

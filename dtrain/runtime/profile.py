@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.errors import UsageError
 from dtrain.graph.graph import Operation
 from dtrain.ops.array import Move
 from dtrain.ops.base import ELEMENTWISE, LOSS, MATRIX, MOVING, REDUCTION
@@ -222,3 +223,24 @@ def _nbytes(tensor: Any, step: Step, comm: Communicator) -> int:
 def to_json(trace: Sequence[dict[str, Any]]) -> str:
     """Events as JSON text, one a line, without the brackets around them."""
     return ",\n".join(json.dumps(event, separators=(",", ":")) for event in trace)
+
+
+class Timeline:
+    """The kernels of the runs that step_stats, a RunMetadata's, has recorded.
+
+    Raises:
+        UsageError: nothing was recorded.
+    """
+
+    def __init__(self, step_stats: Recorder | None) -> None:
+        if step_stats is None:
+            raise UsageError(
+                "Timeline: nothing was traced. Run with "
+                "options=RunOptions(trace_level=RunOptions.FULL_TRACE), run_metadata=metadata."
+            )
+        self._recorder = step_stats
+
+    def generate_chrome_trace_format(self, show_dataflow: bool = True, show_memory: bool = False) -> str:
+        """JSON text that chrome://tracing and Perfetto open; the two arguments change nothing."""
+        base = min((begin for _, _, _, begin, _, _ in self._recorder.events), default=0)
+        return f'{{"traceEvents":[\n{to_json(self._recorder.trace(base))}\n]}}\n'

@@ -1,6 +1,6 @@
 """What training needs around the graph: optimizers, data, report, checkpoint, and the loop itself."""
 
-from dtrain.compat import module_getattr
+from dtrain.names import module_getattr
 from dtrain.train import loss_scale as experimental
 from dtrain.train.hooks import (
     CheckpointSaverHook,

@@ -407,7 +407,7 @@ class ProfilerHook(_AtSteps):
         self._timer.update_last_triggered_step(self._at)
         if run_context.session.comm.rank == 0:
             from dtrain.files import write_atomically
-            from dtrain.python.client.timeline import Timeline
+            from dtrain.runtime.profile import Timeline
 
             text = Timeline(run_values.run_metadata.step_stats).generate_chrome_trace_format()
             self._folder.mkdir(parents=True, exist_ok=True)

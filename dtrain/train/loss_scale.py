@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.compat import module_getattr
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import float32, int64
 from dtrain.graph.graph import Operation, Tensor, TensorLike, control_dependencies, get_default_graph
+from dtrain.names import module_getattr
 from dtrain.ops.array import ones_like
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.check import LOSS_SCALES

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dtrain.python.client import timeline
 
 import dtrain as dt
 from dtrain.errors import FailedPreconditionError, GraphError, InvalidArgumentError, UsageError
-from dtrain.python.client import timeline
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """dt.keras.datasets: data sets as Keras hands them out."""
 
-from dtrain.compat import module_getattr
 from dtrain.keras.datasets import mnist
+from dtrain.names import module_getattr
 
 __all__ = ["mnist"]
 

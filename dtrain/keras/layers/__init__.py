@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.compat import module_getattr
 from dtrain.keras.layers.base import Input, InputLayer, Layer
 from dtrain.keras.layers.core import Activation, Dense, Dropout, Flatten, Reshape
 from dtrain.keras.layers.images import AveragePooling2D, Conv2D, GlobalAveragePooling2D, MaxPooling2D
 from dtrain.keras.layers.normalization import BatchNormalization
 from dtrain.keras.names import Names
+from dtrain.names import module_getattr
 
 __all__ = [
     "Activation",

@@ -353,3 +353,11 @@ OWN: dict[str, str] = {
     "train.NadamOptimizer": "tf.contrib.opt had it",
     "train.AdaMaxOptimizer": "tf.contrib.opt had it",
 }
+
+
+def refusal(module: str, name: str) -> str:
+    """What is said of a name of TensorFlow's that is not here; '' for one that TensorFlow has not either."""
+    if name not in NAMES.get(module, "").split() and f"{module}.{name}" not in NAMES:
+        return ""
+    why = REASONS.get(f"{module}.{name}", "it is not supported")
+    return f"dtrain has no {module}.{name}: {why}. docs/tensorflow1.md lists what there is."

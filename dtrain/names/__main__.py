@@ -1,21 +1,23 @@
-"""python -m dtrain.compat [FILE]: TensorFlow 1's names and which of them dtrain has, by the code."""
+"""python -m dtrain.names [FILE]: TensorFlow 1's names and which of them dtrain has, by the code."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
-import sys
 from pathlib import Path
 
-from dtrain.compat.names import NAMES, OWN, PARTIAL, REASONS
+from dtrain.names import late_names
+from dtrain.names.finder import ROOM, exists
+from dtrain.names.table import NAMES, OWN, PARTIAL, REASONS
 
 INTRODUCTION = """\
 # TensorFlow 1's names in dtrain
 
-Made by `python -m dtrain.compat docs/tensorflow1.md`; a test compares it with the code. A program of
-TensorFlow 1 begins `import dtrain as tf`, and takes MNIST by
-`from dtrain.examples.tutorials.mnist import input_data`, and timelines by `from dtrain.python.client import
-timeline`. It is started as it is, or by `mpirun -n N python program.py`: then every rank runs the whole
-program and works on its share of each batch.
+Made by `python -m dtrain.names docs/tensorflow1.md`; a test compares it with the code. A program of
+TensorFlow 1 or Keras is started as it is by `dtrain run program.py`, or by `mpirun -n N dtrain run program.py`:
+then every rank runs the whole program and works on its share of each batch. Or its imports are changed to
+dtrain's, by the same paths: `import dtrain as tf`, `from dtrain.examples.tutorials.mnist import input_data`,
+`from dtrain.contrib import layers`, `from dtrain.keras.layers import Dense`.
 
 **On several ranks** a program gets the same numbers as on one, if all ranks do the same:
 
@@ -63,11 +65,14 @@ arguments do what they do there, or are refused in a sentence.
 def has(name: str) -> bool:
     """Whether dtrain has what TensorFlow calls name, such as 'tf.nn.relu'."""
     found: object = importlib.import_module("dtrain")
+    module = "tf"
     for word in name.split(".")[1:]:
-        # a folder of dtrain's own, such as compat, is none of its public names
-        if not hasattr(found, word) or word not in getattr(found, "__all__", [word]):
+        # a folder of dtrain's own, such as passes, is none of its public names
+        public = [*getattr(found, "__all__", [word]), *late_names(module)]
+        if not hasattr(found, word) or (word not in public and not exists(f"{ROOM}{module[2:]}.{word}")):
             return False
         found = getattr(found, word)
+        module += f".{word}"
     return True
 
 
@@ -100,7 +105,9 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(table())
+    parser = argparse.ArgumentParser(prog="python -m dtrain.names", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="what to write; by default it is printed")
+    if (to := parser.parse_args().file) is not None:
+        to.write_text(table())
     else:
         print(table(), end="")

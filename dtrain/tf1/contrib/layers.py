@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
-from dtrain.compat import module_getattr
 from dtrain.errors import GraphError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor, get_collection, get_default_graph
+from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.initializers import VarianceScaling

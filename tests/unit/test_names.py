@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import dtrain as dt
-from dtrain.compat.__main__ import has, status, table
-from dtrain.compat.names import NAMES, OWN, PARTIAL, REASONS
 from dtrain.errors import GraphError, NotSupportedError
+from dtrain.names.__main__ import has, status, table
+from dtrain.names.table import NAMES, OWN, PARTIAL, REASONS
 from dtrain.train.data.sets import DataSet, DataSets
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorflow1.md"
 
 
 def test_the_page_is_made_from_the_code() -> None:
-    assert PAGE.read_text() == table(), "type: python -m dtrain.compat docs/tensorflow1.md"
+    assert PAGE.read_text() == table(), "type: python -m dtrain.names docs/tensorflow1.md"
 
 
 def test_what_is_said_of_names_is_said_of_names_that_are_known() -> None:
@@ -118,7 +118,7 @@ def test_other_names_fail_as_python_says() -> None:
 
 def test_the_page_can_be_printed() -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "dtrain.compat"],
+        [sys.executable, "-W", "error", "-m", "dtrain.names"],
         capture_output=True,
         text=True,
         timeout=30,

@@ -1,0 +1,42 @@
+"""`dtrain run`: a program written for TensorFlow 1 or Keras, as it is."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from dtrain.errors import UsageError
+from dtrain.names.finder import install
+
+#: What the program's imports find from now on.
+ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
+
+
+def add_parser(commands: Any) -> None:
+    run_parser = commands.add_parser(
+        "run",
+        help="a program written for TensorFlow 1 or Keras, unchanged",
+        description="Runs a Python program in which `import tensorflow` and `import keras` mean dtrain. "
+        "`mpirun -n 4 dtrain run program.py` runs it on four ranks that share each batch.",
+    )
+    run_parser.add_argument("program", metavar="PROGRAM.py")
+    run_parser.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="...", help="the program's own options"
+    )
+    run_parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    if not Path(args.program).is_file():
+        raise UsageError(f"dtrain run {args.program}: there is no such file.")
+
+
+def start(args: argparse.Namespace) -> None:
+    """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
+    install(ROOTS)
+    sys.argv = [args.program, *args.words]
+    sys.path[0] = str(Path(args.program).parent)  # as Python does for a program that it is given
+    runpy.run_path(args.program, run_name="__main__")

@@ -1,0 +1,17 @@
+"""Switches of tensorflow.compat.v1 between TensorFlow 1 and 2: here everything is TensorFlow 1."""
+
+
+def disable_v2_behavior() -> None:
+    """Changes nothing: there is no other behaviour."""
+
+
+def disable_eager_execution() -> None:
+    """Changes nothing: graphs are always built first."""
+
+
+def disable_v2_tensorshape() -> None:
+    """Changes nothing: a size of a shape has a value, as in TensorFlow 1."""
+
+
+def disable_resource_variables() -> None:
+    """Changes nothing: a variable that is read before an assignment has its former value, in either kind."""
