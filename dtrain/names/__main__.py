@@ -16,8 +16,8 @@ INTRODUCTION = """\
 Made by `python -m dtrain.names docs/tensorflow1.md`; a test compares it with the code. A program of
 TensorFlow 1 or Keras is started as it is by `dtrain run program.py`, or by `mpirun -n N dtrain run
 program.py`: then every rank runs the whole program and works on its share of each batch. Or its imports are
-changed to dtrain's, by the same paths: `import dtrain as tf`, `from dtrain.examples.tutorials.mnist import input_data`,
-`from dtrain.contrib import layers`, `from dtrain.keras.layers import Dense`.
+changed to dtrain's, by the same paths: `import dtrain as tf`, `from dtrain.contrib import layers`,
+`from dtrain.examples.tutorials.mnist import input_data`, `from dtrain.keras.layers import Dense`.
 
 **On several ranks** a program gets the same numbers as on one, if all ranks do the same:
 
