@@ -10,5 +10,10 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,
+        "dtrain.tf1.v0": """
+            batch_matmul histogram_summary image_summary inv merge_all_summaries merge_summary pack
+            scalar_summary unpack
+        """,
     },
+    "tf.train": {"dtrain.tf1.v0": "SummaryWriter"},
 }

@@ -341,11 +341,15 @@ def _tensors(values: Any, what: str) -> list[Tensor]:
 def concat(values: Any, axis: Any, name: str | None = None) -> Tensor:
     """Tensors one behind the other along an axis; their other sizes and their dtypes are the same.
 
+    concat(axis, values), the order before TensorFlow 1.0, is the same where axis is a number.
+
     Raises:
-        GraphError: they do not fit, or the arguments are in the order of TensorFlow before 1.0.
+        GraphError: they do not fit.
     """
+    if isinstance(values, int | np.integer) and isinstance(axis, Sequence):
+        values, axis = axis, values
     if not isinstance(values, Sequence | np.ndarray | TensorLike):
-        raise GraphError(f"concat({values!r}, ...): since TensorFlow 1.0 it is concat(values, axis).")
+        raise GraphError(f"concat({values!r}, ...): give concat(values, axis), values a list of tensors.")
     tensors = _tensors(values, "concat")
     if tensors[0].spec.shape == ():
         raise GraphError("concat of scalars: stack them")
@@ -369,7 +373,12 @@ def stack(values: Any, axis: int = 0, name: str | None = None) -> Tensor:
 def split(
     value: Any, num_or_size_splits: Any, axis: Any = 0, num: int | None = None, name: str | None = None
 ) -> list[Tensor]:
-    """A tensor cut along an axis into equal parts (an int), or into parts of these sizes (one may be -1)."""
+    """A tensor cut along an axis into equal parts (an int), or into parts of these sizes (one may be -1).
+
+    split(axis, number, value), the order before TensorFlow 1.0, is the same where both are numbers.
+    """
+    if isinstance(value, int | np.integer) and isinstance(axis, TensorLike):
+        value, axis = axis, value
     x, at = convert_to_tensor(value), static_int(axis, "split")
     if isinstance(num_or_size_splits, TensorLike):
         alone = num_or_size_splits.shape == ()

@@ -588,7 +588,6 @@ def test_a_shuffle_is_an_order_of_the_rows_and_another_each_time() -> None:
 MISFITS: dict[str, tuple[Callable[[], Any], str]] = {
     "concat of dtypes": (lambda: dt.concat([dt.zeros([1]), dt.zeros([1], "int32")], 0), "differ"),
     "concat of shapes": (lambda: dt.concat([ramp(2, 3), ramp(3, 2)], 0), "elsewhere than in axis 0"),
-    "concat in the old order": (lambda: dt.concat(0, [ramp(2), ramp(2)]), r"since TensorFlow 1\.0"),
     "concat of scalars": (lambda: dt.concat([1.0, 2.0], 0), "stack them"),
     "stack of shapes": (lambda: dt.stack([dt.zeros([2]), dt.zeros([3])]), "differ"),
     "stack of one": (lambda: dt.stack(dt.zeros([2])), "list of tensors"),
