@@ -17,7 +17,7 @@ from dtrain.native import compiler
 from dtrain.runtime import session as sessions
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.feeds import Window
-from dtrain.train.data.sets import DataSet
+from dtrain.tf1.examples.tutorials.mnist.sets import DataSet
 
 THREADS, CALLS = 8, 1000
 KERNELS = [
