@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,28 +20,16 @@ from typing import Any
 
 from dtrain import bench
 from dtrain.bench import allreduce
-from dtrain.comm import launcher
+from dtrain.comm import launcher, start
 from dtrain.comm.base import Communicator
 from dtrain.comm.threads import VARIABLES, usable_cores
 from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.files import make_new, write_atomically
-from dtrain.hints import pip_install
 from dtrain.report import scaling as page
 from dtrain.report.study import MACHINE, STUDY, TARGET, Study, collect, load, to_csv, to_json, to_mllog
 
 MODES = ("strong", "weak")
-#: Beginnings of variables by which a launcher tells a process who it is: not for the mpirun that we start.
-LAUNCHERS_OWN = (
-    "PMI",
-    "OMPI_COMM_WORLD",
-    "OMPI_UNIVERSE",
-    "PMIX_",
-    "PRTE_LAUNCHED",
-    "HYDRA",
-    "MPI_LOCAL",
-    "PALS_",
-)
 #: Steps that are recorded kernel by kernel; the epoch that holds them does not set the speed, a median does.
 PROFILE = "10:30"
 
@@ -191,7 +178,7 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
     if through:
         return _submit(options, ranks, through)
     options.train_config(ranks[0], to)  # a mistake is told before anything starts
-    mpirun = _mpirun()
+    mpirun = start.mpirun("`dtrain bench scaling`", ", or pass --through to submit a job of each size")
     try:
         to.mkdir(parents=True, exist_ok=True)
         if not make_new(to / f"ranks-{ranks[0]}"):  # by another study that began just now
@@ -204,7 +191,7 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
             command = [mpirun, "-n", str(n), sys.executable, "-m", "dtrain", *one.words()]
             done = subprocess.run(
                 command,
-                env=_environment(options.threads),
+                env=start.environment(options.threads),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -227,28 +214,6 @@ def _in_use(to: Path) -> UsageError:
         f"--to {to} holds runs of a study already: choose another folder, or delete it first. (`dtrain bench "
         f"scaling --collect --to {to}` makes its page again.)"
     )
-
-
-def _mpirun() -> str:
-    """The mpirun of this environment: named, beside its Python, or on the path."""
-    beside = Path(sys.executable).with_name("mpirun")
-    found = os.environ.get("DTRAIN_MPIRUN") or (str(beside) if beside.exists() else shutil.which("mpirun"))
-    if not found:
-        raise EnvironmentProblem(
-            f"`dtrain bench scaling` starts mpirun, and there is none: {pip_install('dtrain[mpi]')}, name "
-            "one in DTRAIN_MPIRUN, or pass --through to submit a job of each size."
-        )
-    return found
-
-
-def _environment(threads: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """That of the runs: as many BLAS threads as asked for, and nothing of a launcher's that started us."""
-    kept = {name: value for name, value in environ.items() if not name.startswith(LAUNCHERS_OWN)}
-    kept |= dict.fromkeys(VARIABLES, str(threads))
-    kept.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")  # Open MPI's word for it
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        kept |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return kept
 
 
 def job(options: Options, ranks: int, through: str) -> list[str]:

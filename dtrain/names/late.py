@@ -7,6 +7,7 @@ from __future__ import annotations
 
 LATE: dict[str, dict[str, str]] = {
     "tf": {
+        "dtrain.comm.launch": "launch",
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,

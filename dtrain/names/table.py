@@ -346,6 +346,7 @@ REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for na
 OWN: dict[str, str] = {
     "Shard": "this rank's rows of a batch, to feed: dt.Shard(rows, total)",
     "Task": "what `dtrain train FILE.py` trains: data, model, loss, metrics, optimizer",
+    "launch": "a function on several ranks, from a notebook or a script: dt.launch(4, function)",
     "mul": "multiply, under the name that TensorFlow had for it before 1.0",
     "neg": "negative, likewise",
     "select": "where, likewise",

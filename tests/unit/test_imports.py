@@ -82,7 +82,6 @@ ALLOWED = {
     "bench": {
         *(
             "errors",
-            "hints",
             "files",
             "machine",
             "info",

@@ -18,7 +18,7 @@ import pytest
 from dtrain.bench import allreduce, scaling
 from dtrain.bench.scaling import Options, job, parse_ranks
 from dtrain.cli import main
-from dtrain.comm import Communicator
+from dtrain.comm import Communicator, start
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.report import study as studies
 from dtrain.report.scaling import page
@@ -389,7 +389,7 @@ def test_the_runs_do_not_inherit_our_launcher() -> None:
         "OMPI_MCA_btl": "tcp",
         "PATH": "/bin",
     }
-    made = scaling._environment(4, given)
+    made = start.environment(4, given)
     assert made["OPENBLAS_NUM_THREADS"] == "4" and made["PATH"] == "/bin" and made["OMPI_MCA_btl"] == "tcp"
     assert not {"PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"} & set(made)
 
