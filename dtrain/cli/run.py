@@ -6,6 +6,7 @@ import argparse
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dtrain.errors import UsageError
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> None:
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
     install(ROOTS)
+    # TensorBoard's own word for doing without TensorFlow, for which it would take dtrain
+    sys.modules["tensorboard.compat.notf"] = ModuleType("tensorboard.compat.notf")
     sys.argv = [args.program, *args.words]
     sys.path[0] = str(Path(args.program).parent)  # as Python does for a program that it is given
     runpy.run_path(args.program, run_name="__main__")

@@ -52,6 +52,24 @@ def test_a_program_runs_as_it_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (5, "") and done.stdout == "['--epochs', '3'] 7 is 7\n"
 
 
+def test_a_program_writes_summaries(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    text = "import tensorflow as tf\ntf.summary.scalar('loss', tf.constant(1.0))\nwith tf.Session() as s:\n"
+    text += "    w = tf.summary.FileWriter('logs', s.graph)\n"
+    text += "    w.add_summary(s.run(tf.summary.merge_all()), 1)\n    w.close()\n"
+    (tmp_path / "mine.py").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-m", "dtrain", "run", "mine.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    (file,) = (tmp_path / "logs").iterdir()
+    assert b"loss" in file.read_bytes()
+
+
 def test_an_error_of_the_program_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import other\n")
     (tmp_path / "other.py").write_text("1 / 0\n")
