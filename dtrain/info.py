@@ -13,6 +13,8 @@ import numpy as np
 from dtrain import __version__, machine
 from dtrain.comm import launcher, threads
 from dtrain.comm.threads import usable_cores
+from dtrain.cuda import gpus
+from dtrain.errors import EnvironmentProblem
 from dtrain.files import cache_folder
 from dtrain.hints import pip_install
 
@@ -114,42 +116,38 @@ def _launcher() -> str:
 def gpu() -> dict[str, Any]:
     """The GPUs that this process sees, and what it could use them with.
 
-    cupy, nccl: versions, '' without. names, buses: of each GPU, in CuPy's order. problem: why there is none.
-    present: how many GPUs this machine's driver has, with or without CuPy.
+    cupy, nccl: versions, '' without. names, buses: of each GPU, in CuPy's order; none where they cannot be
+    used: problem says why, and advice what to do. present: how many there are, with or without CuPy.
     """
+    facts: dict[str, Any] = {"cupy": "", "nccl": "", "names": [], "buses": [], "present": gpus.present()}
+    facts["advice"] = gpus.advice()
     try:
-        present = len(os.listdir("/proc/driver/nvidia/gpus"))
-    except OSError:
-        present = 0
-    facts: dict[str, Any] = {"cupy": "", "nccl": "", "names": [], "buses": [], "present": present}
-    try:
-        import cupy
-    except ImportError:
-        return facts | {"problem": f"CuPy is not installed ({pip_install('dtrain[gpu]')})"}
-    facts["cupy"] = cupy.__version__
-    try:
-        runtime: Any = cupy.cuda.runtime
-        for i in range(runtime.getDeviceCount()):
-            facts["names"].append(runtime.getDeviceProperties(i)["name"].decode())
-            facts["buses"].append(runtime.deviceGetPCIBusId(i))
-        facts["driver"] = str(runtime.driverGetVersion())
-    except Exception as error:  # libraries missing, no driver, no GPU
-        return facts | {"problem": f"CuPy {cupy.__version__}, but no GPU: {error}"}
-    try:
-        from cupy.cuda import nccl
+        cupy = gpus.load()
+        facts["cupy"] = cupy.__version__
+        count = gpus.count()
+        facts["present"] = max(facts["present"], count)
+        rank = launcher.local_rank()
+        own = rank if rank < count else 0
+        if problem := gpus.problem(own):
+            return facts | {"problem": f"GPU {own}: {problem}"}
+    except EnvironmentProblem as error:
+        return facts | {"problem": str(error)}
+    runtime: Any = cupy.cuda.runtime
+    for i in range(count):
+        facts["names"].append(runtime.getDeviceProperties(i)["name"].decode())
+        facts["buses"].append(runtime.deviceGetPCIBusId(i))
+    facts["driver"] = str(runtime.driverGetVersion())
+    from dtrain.comm import nccl
 
-        from dtrain.comm.nccl import version_text
-
-        facts["nccl"] = version_text(nccl.get_version())
-    except Exception:
-        pass
+    library = nccl.load()
+    facts["nccl"] = nccl.version_text(library.get_version()) if library else ""
     return facts | {"problem": ""}
 
 
 def _gpu() -> str:
     facts = gpu()
     if facts["problem"]:
-        return str(facts["problem"])
+        return f"none can be used: {facts['problem']}. {facts['advice']}"
     nccl = f", NCCL {facts['nccl']}" if facts["nccl"] else ""
     return f"CuPy {facts['cupy']}, CUDA driver {facts['driver']}{nccl}: {', '.join(facts['names'])}"
 

@@ -12,6 +12,7 @@ the job: the rank prints pytest's closing report at once and aborts all ranks.
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import io
 import os
 import shlex
@@ -44,6 +45,9 @@ if SIZE > 1:
     # a root for temporary folders of each rank's own: pytest numbers and clears those of one root alone
     os.environ["PYTEST_DEBUG_TEMPROOT"] = _root = tempfile.mkdtemp(prefix=f"dtrain-rank{RANK}-")
     atexit.register(shutil.rmtree, _root, ignore_errors=True)
+
+if importlib.util.find_spec("cupy"):  # tests that want a GPU say so
+    os.environ.setdefault("DTRAIN_DEVICE", "cpu")
 
 #: Seconds by which each rank lets the one below speak first. Most failures are the same on all ranks, and
 #: the rank that speaks ends the others.

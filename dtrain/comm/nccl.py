@@ -9,6 +9,7 @@ import ctypes
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,10 @@ from dtrain.errors import EnvironmentProblem, RanksLost
 
 #: Seconds between two questions to NCCL whether it has lost a rank.
 LOOK = 0.5
+#: Seconds that it may take to join the ranks.
+JOIN = 60.0
+#: NCCL's communicators are never destroyed: that waits for ever while a graph holds a sum of theirs.
+_RINGS: list[Any] = []
 #: Bytes of the sum, and rows and columns of the products, that tell what sums take.
 PROBE, ROWS = 16 << 20, 1024
 
@@ -42,7 +47,7 @@ def gpu_aware() -> bool | None:
 def join(comm: Communicator, backend: Any) -> None:
     """Settle, once for a communicator, how its GPUs sum. Collective: every rank has one, the backend's."""
     if comm.size > 1 and comm.device_sums is None:
-        sums = comm.device_sums = DeviceSums(comm, backend.xp, backend.share)
+        sums = comm.device_sums = DeviceSums(comm, backend.xp, backend.identity, backend.share)
         comm.averaging = sums.name
         if comm.overlap != "off" and sums.by_nccl:
             sums.prepare(backend, forced=comm.overlap == "on")
@@ -54,8 +59,9 @@ def join(comm: Communicator, backend: Any) -> None:
 class DeviceSums:
     """How the ranks' GPUs sum. Making one is collective: every rank has a GPU, and calls it.
 
-    xp: CuPy. share: whether ranks may have one GPU. name: the way that was chosen, and why not a faster one,
-    for the report. link: what sums take, where some may begin early.
+    xp: CuPy. gpu: the bus of the GPU, a blank, and its id (see gpus.identity). share: whether ranks may have
+    one GPU. name: the way that was chosen, and why not a faster one, for the report. link: what sums take,
+    where some may begin early.
 
     Raises:
         EnvironmentProblem: on all ranks, where some share a GPU that should not, or have another NCCL.
@@ -63,11 +69,10 @@ class DeviceSums:
 
     link: Link | None = None
 
-    def __init__(self, comm: Communicator, xp: Any, share: bool = False) -> None:
+    def __init__(self, comm: Communicator, xp: Any, gpu: str, share: bool = False) -> None:
         self._comm, self._xp = comm, xp
         self._nccl: Any = None
-        bus = xp.cuda.runtime.deviceGetPCIBusId(xp.cuda.runtime.getDevice())
-        places = comm.gather_text(f"{comm.node[0]} {bus}")
+        places = comm.gather_text(f"{comm.node[0]} {gpu}")
         twice = next((r for r, place in enumerate(places) if place in places[:r]), None)
         if twice is not None and not share:
             first = places.index(places[twice])
@@ -79,35 +84,82 @@ class DeviceSums:
             )
             error.agreed = True
             raise error
-        nccl = _load()
+        nccl = load()
         found = comm.allgather(np.array([[nccl is not None, gpu_aware() is True]]))
         has = [bool(column.all()) for column in found.T]
         self._aware = False
         if twice is not None:
             self.name = "staged through the host (ranks share a GPU)"
+            return
+        if len({tuple(place.split()[:2]) for place in places}) < comm.size:
+            why = "NCCL does not join instances of one GPU (MIG)"
         elif has[0] and not comm.elastic:
             version = version_text(nccl.get_version())
             comm.agree_on("the version of NCCL", version)  # two of them may wait for each other for ever
-            self._join(nccl)
-            self.name = f"NCCL {version}"
-        elif has[1]:
-            self._aware = True
-            self.name = "GPU-aware MPI"
+            why = self._join(nccl)
+            if not why:
+                self.name = f"NCCL {version}"
+                return
+            why = f"NCCL {version} cannot join the ranks: {why}; NCCL_DEBUG=INFO says more"
         else:
             why = "--elastic" if has[0] else "no NCCL, and an MPI that does not say it takes memory of GPUs"
+        self._aware = has[1]
+        self.name = f"GPU-aware MPI ({why})" if has[0] else "GPU-aware MPI"
+        if not self._aware:
             self.name = f"staged through the host ({why})"
 
-    def _join(self, nccl: Any) -> None:
-        comm = self._comm
-        unique = np.zeros(128, np.uint8)
+    def _join(self, nccl: Any) -> str:
+        """Let NCCL join the ranks, and sum once; why a rank cannot, '' where all can. Collective."""
+        comm, why = self._comm, ""
+        unique = np.zeros(129, np.uint8)  # and whether there is one
         if comm.rank == 0:
-            unique[:] = np.frombuffer(nccl.get_unique_id(), np.uint8)
+            try:
+                unique[:] = *nccl.get_unique_id(), 1
+            except Exception as error:
+                why = _said(error)
         comm.broadcast(unique)
-        self._nccl = nccl
-        self._ring = nccl.NcclCommunicator(comm.size, unique.tobytes(), comm.rank)
-        self._stream = self._xp.cuda.Stream(non_blocking=True)
-        self._lost = ""
+        if unique[128]:
+            why = self._try(nccl, unique[:128].tobytes())
+        whys = comm.gather_text(why)
+        rank = next((r for r, said in enumerate(whys) if said), None)
+        if rank is not None:
+            return f"{comm.name(rank)}: {whys[rank]}"
+        self._nccl, self._lost = nccl, ""
         threading.Thread(target=self._watch, name="NCCL", daemon=True).start()
+        return ""
+
+    def _try(self, nccl: Any, unique: bytes) -> str:
+        """Make NCCL's communicator and sum by it; why that cannot be, on this rank.
+
+        In a thread: where another rank fails NCCL waits for it, without an end.
+        """
+        xp, size, rank = self._xp, self._comm.size, self._comm.rank
+        device = xp.cuda.runtime.getDevice()
+        said: list[str] = []
+
+        def work() -> None:
+            try:
+                xp.cuda.Device(device).use()
+                ring = nccl.NcclCommunicator(size, unique, rank)
+                _RINGS.append(ring)
+                stream = xp.cuda.Stream(non_blocking=True)
+                stream.use()
+                for count in (1, PROBE // 4):  # short and long ones may take different ways
+                    array = xp.asarray(np.ones(count, np.float32))
+                    at = (array.data.ptr, array.data.ptr, count)
+                    ring.allReduce(*at, nccl.NCCL_FLOAT32, nccl.NCCL_SUM, stream.ptr)
+                    total = float(array[:1].get()[0])  # waits for the stream
+                    if total != size:
+                        raise ArithmeticError(f"a sum of {size} ones is {total}")
+                self._ring, self._stream = ring, stream
+                said.append("")
+            except Exception as error:
+                said.append(_said(error))
+
+        thread = threading.Thread(target=work, name="NCCL joins", daemon=True)
+        thread.start()
+        thread.join(JOIN)
+        return said[0] if said else f"it waits for another rank, after {JOIN:g} s"
 
     @property
     def by_nccl(self) -> bool:
@@ -119,9 +171,10 @@ class DeviceSums:
             time.sleep(LOOK)
             try:
                 self._ring.check_async_error()
-            except self._nccl.NcclError as error:
-                self._lost = str(error)
-                self._ring.abort()  # kernels that wait for the other rank end
+            except Exception as error:  # CuPy has no word for some of NCCL's, and then raises a KeyError
+                self._lost = _said(error)
+                # kernels that wait for the other rank end; the call itself may not, while graphs hold sums
+                self._ring.abort()
 
     def check(self) -> None:
         """Raise RanksLost where NCCL has lost a rank: what it has summed since is nothing."""
@@ -205,8 +258,8 @@ class DeviceSums:
         nccl, at = self._nccl, (source.data.ptr, out.data.ptr, source.size)
         try:
             self._ring.allReduce(*at, self._type(source), nccl.NCCL_SUM, self._stream.ptr)
-        except nccl.NcclError as error:
-            self._lost = self._lost or str(error)
+        except Exception as error:
+            self._lost = self._lost or _said(error)
             self.check()
 
     def _by_mpi(self, source: Any, out: Any) -> Callable[[], Any]:
@@ -231,16 +284,24 @@ class DeviceSums:
         return kernel
 
 
+def _said(error: BaseException) -> str:
+    """An error in a line."""
+    text = " ".join(str(error).split())
+    return text[:200] or type(error).__name__
+
+
 def version_text(number: int) -> str:
     """'2.32.3' for NCCL's 23203; before 2.9 it counted 2.8.4 as 2804."""
     major, rest = divmod(number, 10_000 if number >= 10_000 else 1_000)
     return f"{major}.{rest // 100}.{rest % 100}"
 
 
-def _load() -> Any:
+def load() -> Any:
     """CuPy's NCCL, or None where it or its library is missing."""
     try:
-        from cupy.cuda import nccl
+        with warnings.catch_warnings():  # of a page of advice on each rank
+            warnings.simplefilter("ignore")
+            from cupy.cuda import nccl
     except Exception:
         return None
     return nccl if getattr(nccl, "available", True) else None

@@ -1,1 +1,1 @@
-"""Kernels in CUDA, and what runs them. Nothing here imports CuPy: the backend has it."""
+"""Kernels in CUDA, and what runs them. Only gpus.py and nvrtc.py import CuPy, where they are asked to."""

@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import finalize
 
 from dtrain.errors import EnvironmentProblem
 
@@ -35,6 +36,7 @@ class Blas:
         handle = ctypes.c_void_p()
         _check("cublasCreate", library.cublasCreate_v2(ctypes.byref(handle)))
         self._handle = handle
+        finalize(self, library.cublasDestroy_v2, handle).atexit = False
         # in this order: a new stream takes the workspace away
         _check("cublasSetStream", library.cublasSetStream_v2(handle, ctypes.c_void_p(stream)))
         memory = ctypes.c_void_p(workspace.data.ptr)

@@ -25,6 +25,7 @@ from dtrain.cuda.loops import (
     split,
     update,
 )
+from dtrain.cuda.nvrtc import Refused
 from dtrain.cuda.windows import COUNTABLE, Windows
 from dtrain.errors import EnvironmentProblem
 from dtrain.native.code import axes_of
@@ -32,8 +33,6 @@ from dtrain.native.compiler import HERE as NATIVE
 from dtrain.native.loops import TYPES, Untranslatable, named
 
 HERE = Path(__file__).parent
-#: Without contraction to fused multiply-adds, elementwise kernels give the bits of those in C.
-OPTIONS = ("--fmad=false",)
 #: int64 words of the control block: the state, then where tables are lent to, then transfers.
 STATE, LENT, TRANSFER = 4, 2, 4
 #: Tables that one plan may read.
@@ -329,22 +328,20 @@ class Code:
             return None
         if not (out.size and a.size):
             return [] if add or not out.size else self.move(out, 0)
-        blas = self._backend.blas
-        call = blas.product(a, b, out, across_a, across_b, add) if blas is not None else None
+        call = self._backend.blas.product(a, b, out, across_a, across_b, add)
         return None if call is None else Product(call)
 
     def product_beside(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> Any:
         """What `beside` makes of a product, None where it cannot be made."""
         there = self._backend.beside[1]
-        if there is None or not (out.size and a.size and all(x.flags.c_contiguous for x in (a, b, out))):
+        if not (out.size and a.size and all(x.flags.c_contiguous for x in (a, b, out))):
             return None
         products = [blas.product(a, b, out, across_a, across_b) for blas in (self._backend.blas, there)]
         return None if None in products else beside(self._backend, *products)
 
     def products(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> list[Any] | None:
         """The products of the matrices in the last two axes; the axes before broadcast to those of out."""
-        blas = self._backend.blas
-        if blas is None or not all(x.flags.c_contiguous for x in (a, b, out)):
+        if not all(x.flags.c_contiguous for x in (a, b, out)):
             return None
         if not (out.size and a.size):
             return self.move(out, 0)
@@ -361,7 +358,7 @@ class Code:
         for first in range(0, len(ia), run):
             i, j = int(ia[first]), int(ib[first])
             far = [int(n[first + 1] - n[first]) * x[0].size if run > 1 else 0 for n, x in ((ia, a), (ib, b))]
-            call = blas.product(a[i], b[j], out[first], across_a, across_b, batch=(run, *far))
+            call = self._backend.blas.product(a[i], b[j], out[first], across_a, across_b, batch=(run, *far))
             if call is None:
                 return None
             calls.append(Product(call))
@@ -385,35 +382,37 @@ class Code:
     def launchers(self, launches: Sequence[Sequence[Launch]]) -> list[Callable[[], Any]]:
         """Calls that launch each of these: one kernel, or several small ones in turn by one block.
 
-        The entries for them are compiled, or found in CuPy's cache on disk.
+        The entries for them are compiled, or found in the cache on disk.
         """
+        if not launches:
+            return []
         made = [entry(kernels) for kernels in launches]
         own = {k.symbol for kernels in launches for k in kernels} & self._sources.keys()
         names = {k.symbol.partition("<")[0] for kernels in launches for k in kernels} & written().keys()
         text = "".join(text_of(file) for file in sorted({written()[name].file for name in names}))
         text += "".join(self._sources[symbol] for symbol in sorted(own))
         text += "".join(dict.fromkeys(source for _, source in sorted(made)))
-        module = self._backend.module(header() + text, OPTIONS) if launches else None
         try:
-            return [
-                self._launcher(module.get_function(symbol), kernels)
-                for (symbol, _), kernels in zip(made, launches, strict=True)
-            ]
-        except Exception as error:  # CuPy's, of NVRTC
+            module = self._backend.module(header() + text)
+        except Refused as error:
             raise self._refused(sorted(own), error) from None
+        return [
+            self._launcher(module.get_function(symbol), kernels)
+            for (symbol, _), kernels in zip(made, launches, strict=True)
+        ]
 
     def _add(self, symbol: str, source: str) -> None:
         self._sources[symbol] = source
         self._of.setdefault(symbol, self.node)
 
-    def _refused(self, symbols: Sequence[str], error: Exception) -> EnvironmentProblem:
+    def _refused(self, symbols: Sequence[str], error: Refused) -> EnvironmentProblem:
         """What is to be said where NVRTC does not take the source: of which operation it is."""
         whose = "these kernels"
         for symbol in symbols:
             probe = f'{self._sources[symbol]}extern "C" __global__ void probe_{symbol}(state *s) {{}}\n'
             try:
-                self._backend.module(header() + probe, OPTIONS).get_function(f"probe_{symbol}")
-            except Exception as found:
+                self._backend.module(header() + probe)
+            except Refused as found:
                 error, made = found, self._of[symbol]
                 whose = f"the kernel of {made.kind.described(made.name)}"
                 break

@@ -121,6 +121,12 @@ INLINE int32_t highest(int32_t) { return 2147483647; }
 INLINE int64_t highest(int64_t) { return 9223372036854775807ll; }
 INLINE uint8_t highest(uint8_t) { return 255; }
 
+/* Of a float its integer part; what T cannot hold becomes its lowest number, as processors and C have it. */
+template <class T, class R> INLINE T whole(R x) {
+    const R low = (R)lowest(T());
+    return x >= low && x < -low ? (T)x : lowest(T());
+}
+
 /* How entries become one, and what they are joined to first; of largest and smallest a NaN stays one. */
 #define JOIN(NAME, START, RESULT)                                                                               \
     struct NAME {                                                                                               \

@@ -8,7 +8,7 @@ to say.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ import numpy as np
 from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product, fit
 
 ALIGNMENT = 64
+#: Steps in a graph, where so many follow one another: between two graphs a GPU waits.
+MANY = 16
 
 Call = Callable[[], Any]
 
@@ -35,6 +37,7 @@ class Program:
     hold it.
 
     feeds, fetches: the arrays that they read and write, C-contiguous. wait: returns when all is done.
+    agree: whether what is said is true on all ranks that the kernels sum with; collective then.
     launches: how many there are in a step, products included, where each is launched by itself.
     """
 
@@ -47,8 +50,9 @@ class Program:
         feeds: Sequence[Any],
         fetches: Sequence[Any],
         wait: Call,
+        agree: Callable[[bool], bool],
     ) -> None:
-        self._backend, self._code, self._wait = backend, code, wait
+        self._backend, self._code, self._wait, self._agree = backend, code, wait, agree
         self._feeds, self._fetches = list(feeds), list(fetches)
         most = max((a.nbytes for a in (*feeds, *fetches)), default=0)
         first = code.transfer("feed", 0, len(feeds), most)
@@ -57,12 +61,14 @@ class Program:
         whole += [(k, True) for k in last]
         groups, flags = _in_turn(whole)
         self.launches = sum(not getattr(group[0], "waits", False) for group in groups)
+        calls = zip(launched(code, groups), flags, strict=True)
         self.segments = [
-            Segment(backend, [k for k, _ in group]) if yes else _Plain([k for k, _ in group])
-            for yes, group in groupby(
-                zip(launched(code, groups), flags, strict=True), key=lambda pair: pair[1]
-            )
+            Segment([k for k, _ in group], yes) for yes, group in groupby(calls, key=lambda pair: pair[1])
         ]
+        #: What a step calls: none before the first, which launches each kernel, so that all is loaded.
+        self._calls: Sequence[Call] | None = None
+        #: The same for MANY steps, once so many were asked for; [] where they cannot be one graph.
+        self._many: Sequence[Call] | None = None
         self._parts = (first, list(kernels), last)
         self._control = backend.pinned(code.control.nbytes)
         self._pinned, self._device = backend.pinned(0), backend.block(0)
@@ -81,14 +87,44 @@ class Program:
         """
         results = self._stage(steps, rows, until)
         if kernels is None:
-            for _ in range(steps):
-                for segment in self.segments:
-                    segment()
+            self._take(steps)
         else:
             before, _, after = self.alone
             for call in (*before, *kernels, *after):
                 call()
         return self._collect(steps, *results)
+
+    def _take(self, steps: int) -> None:
+        if self._calls is None:
+            self._calls = []
+            for segment in self.segments:
+                segment()
+            steps -= 1
+        if steps and not self._calls:
+            self._calls = self._graphs(self.segments) or self.segments
+        if steps >= MANY and self._many is None:
+            whole = len(self.segments) == 1 and self._calls is not self.segments
+            self._many = self._graphs([Segment([*self.segments[0].kernels] * MANY, True)]) if whole else []
+        if self._many:
+            for _ in range(steps // MANY):
+                self._many[0]()
+            steps %= MANY
+        for _ in range(steps):
+            for call in self._calls:
+                call()
+
+    def _graphs(self, segments: Sequence[Segment]) -> list[Call]:
+        """Segments as calls: launches of graphs where they may be; [] where one cannot be made on a rank."""
+        made: list[Call] = []
+        done = True
+        for segment in segments:
+            if not segment.captured or len(segment.kernels) < 2:
+                made.append(segment)
+                continue
+            graph = self._backend.capture(segment)
+            done = done and graph is not None
+            made.append(partial(graph.launch, self._backend.stream) if done else segment)
+        return made if self._agree(done) else []
 
     def feed(self, rows: Sequence[np.ndarray]) -> None:
         """Put one step's feeds in place, for kernels that are called one by one."""
@@ -182,34 +218,12 @@ def launched(code: Code, groups: Sequence[Sequence[Any]]) -> Iterator[Call]:
             yield group[0].call if isinstance(group[0], Product) else group[0]
 
 
-class _Plain:
-    """Kernels that are called as they are."""
+class Segment:
+    """Kernels that follow one another. captured: whether a graph may hold them."""
 
-    def __init__(self, kernels: Sequence[Call]) -> None:
-        self.kernels = kernels
+    def __init__(self, kernels: Sequence[Call], captured: bool) -> None:
+        self.kernels, self.captured = kernels, captured
 
     def __call__(self) -> None:
         for kernel in self.kernels:
             kernel()
-
-
-class Segment(_Plain):
-    """Kernels that become one graph: called once as they are, so that all is loaded, then captured.
-
-    graph: what is launched in their place, None before.
-    """
-
-    graph: Any = None
-
-    def __init__(self, backend: Any, kernels: Sequence[Call]) -> None:
-        super().__init__(kernels)
-        self._backend, self._calls = backend, 0
-
-    def __call__(self) -> None:
-        self._calls += 1
-        if self.graph is None and self._calls == 2 and len(self.kernels) > 1:
-            self.graph = self._backend.capture(super().__call__)
-        if self.graph is None:
-            super().__call__()
-        else:
-            self.graph.launch(self._backend.stream)

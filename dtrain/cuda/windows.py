@@ -136,5 +136,5 @@ class Windows:
 
 
 def _whole(calls: list[Any]) -> list[Any] | None:
-    """None where one of the calls cannot be made: there is no cuBLAS."""
+    """None where one of the calls cannot be made: cuBLAS has no products of the dtype."""
     return None if None in calls else calls

@@ -250,8 +250,7 @@ def gpus(facts: Facts) -> Finding:
             return Finding(
                 WARN,
                 f"{host} has {_count(present, 'GPU')}, but dtrain cannot use any: {ranks[0].gpu['problem']}",
-                f"{pip_install('dtrain[gpu]')} (CuPy for CUDA 12; cupy-cuda13x for 13), and see nvidia-smi "
-                "and CUDA_VISIBLE_DEVICES",
+                f"{ranks[0].gpu['advice']} and CUDA_VISIBLE_DEVICES",
             )
         own = [_own_gpu(rank) for rank in ranks]
         without = [rank for rank, bus in zip(ranks, own, strict=True) if not bus]
@@ -281,12 +280,13 @@ def gpus(facts: Facts) -> Finding:
             )
     mine = facts.ranks[0].gpu
     if not mine.get("buses"):
-        return Finding(PASS, "none here: ranks compute on their CPUs")
+        why = f" (CuPy {mine['cupy']}: {mine['problem']})" if mine.get("cupy") else ""
+        return Finding(PASS, f"none here: ranks compute on their CPUs{why}")
     return Finding(PASS, f"one a rank: {', '.join(dict.fromkeys(mine['names']))}, CuPy {mine['cupy']}")
 
 
 def _own_gpu(rank: Rank) -> str:
-    """The bus id of the GPU that a rank takes, as backend.choose_gpu has it; '' where there is none."""
+    """The bus id of the GPU that a rank takes, as runtime.backend chooses it; '' where there is none."""
     buses = rank.gpu.get("buses", [])
     if len(buses) == 1:
         return str(buses[0])
@@ -304,8 +304,8 @@ def gpu_sums(facts: Facts) -> Finding | None:
         return Finding(
             WARN,
             f"{said}: gradients are staged through the host's memory",
-            f"install NCCL for CuPy ({pip_install('nvidia-nccl-cu12')}), or load a GPU-aware MPI (Cray: "
-            "MPICH_GPU_SUPPORT_ENABLED=1)",
+            f"install NCCL for CuPy ({pip_install('nvidia-nccl-cu12')}, or -cu13), or load a GPU-aware MPI "
+            "(Cray: MPICH_GPU_SUPPORT_ENABLED=1)",
         )
     return Finding(PASS, said)
 

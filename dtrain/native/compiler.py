@@ -112,11 +112,11 @@ def library(source: str, rounding: str = EXACT) -> Path:
     headers = "".join((HERE / name).read_text() for name in ("kernels.h", "numbers.h"))
     digest = hashlib.sha256("\0".join((source, headers, rounding, _identity())).encode()).hexdigest()
     name = digest[:32]
-    return _kept(name) or _compile(source, name, rounding)
+    return kept(name) or _compile(source, name, rounding)
 
 
-def _kept(name: str) -> Path | None:
-    """The library of this name in the cache, if it is there and whole."""
+def kept(name: str) -> Path | None:
+    """The library of this name in the cache, or what else is kept there, if it is there and whole."""
     place = folder()
     try:
         found = [place / file for file in os.listdir(place) if file.startswith(f"{name}-")]

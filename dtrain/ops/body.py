@@ -55,7 +55,7 @@ def kernels(
 def _still_read(xp: Any, body: Sequence[Instruction], i: int, ins: Sequence[Array], out: Array) -> bool:
     """Whether instruction i may not write over an input's memory, which it or a later one reads."""
     for k, x in enumerate(ins):
-        if x.size and xp.shares_memory(x, out):
+        if x.size and xp.may_share_memory(x, out):
             op, args = body[i]
             here = any(a == k and p not in op.inplace for p, a in enumerate(args))
             if here or any(k in later.args for later in body[i + 1 :]):

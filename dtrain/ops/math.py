@@ -393,10 +393,13 @@ class Cast(Elementwise):
             return f"{args[0]} != 0"
         if dtypes[0].is_bool:  # which compilers make no conversion of each entry
             return f"{args[0]} ? ({result})1 : 0"
-        if not (dtypes[0].is_floating and self.to.name == "uint8"):
-            return f"({result}){args[0]}"
-        # what does not fit is left to NumPy, whose answer differs from C's
-        return f"(uint8_t)(int32_t){args[0]}" if cuda else None
+        if cuda and dtypes[0].is_floating and self.to.is_integer:
+            # by itself a GPU takes the nearest that fits, and 0 for NaN
+            wide = "int32_t" if self.to.name == "uint8" else result
+            return f"({result})whole<{wide}>({args[0]})"
+        if dtypes[0].is_floating and self.to.name == "uint8":
+            return None  # what does not fit is left to NumPy, whose answer differs from C's
+        return f"({result}){args[0]}"
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         source = node.inputs[0].dtype

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dtrain import choices
 from dtrain.comm import launcher
+from dtrain.cuda import gpus, nvrtc
 from dtrain.cuda.blas import WORKSPACE, Blas
 from dtrain.cuda.code import Code as CudaCode
 from dtrain.errors import EnvironmentProblem
-from dtrain.hints import pip_install
 from dtrain.native.code import Code
 from dtrain.poison import poison
 
@@ -30,12 +29,14 @@ class Backend:
     kernels: on the host, c, numpy, or auto, which is c for steps that are worth it where there is a compiler;
     by default what DTRAIN_KERNELS says.
     lock: held by whoever gives the device work; None where sessions do not come in one another's way.
+    why: on the host, what stands against a GPU that its user may expect, in a sentence; '' for nothing.
     """
 
     xp: Any = np
     on_host = True
     name = "cpu"
     lock: Any = None
+    why = ""
 
     def __init__(self, kernels: str = "") -> None:
         self.kernels = kernels or choices.of_environment("kernels", choices.KERNELS, "auto")
@@ -68,12 +69,12 @@ class Backend:
 
 
 class CupyBackend(Backend):
-    """One GPU, chosen by the rank on its node.
+    """One GPU, chosen by the rank on its node; one that gpus.problem has nothing against.
 
     precision: what the operands of float32 products are rounded to (see cuda/blas.py). share: whether other
-    ranks may have the same GPU.
+    ranks may have the same GPU. identity: what tells it from others (see gpus.identity).
     stream: where everything runs; no stream that others wait for, since it is captured.
-    blas: cuBLAS on it; None where its library was not found.
+    blas: cuBLAS on it.
     """
 
     on_host = False
@@ -86,22 +87,19 @@ class CupyBackend(Backend):
         self.precision, self.share = precision, _shared(share)
         self._device = cupy.cuda.Device(device)
         properties = cupy.cuda.runtime.getDeviceProperties(device)
+        self.identity = gpus.identity(device)
         self.name = f"gpu {device} ({properties['name'].decode()})"
         self._device.use()
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
-        self._library = _cublas()
         self.blas = self._blas_on(self.stream)
-        self._modules: dict[str, Any] = {}
         self._told: set[str] = set()
 
-    def _blas_on(self, stream: Any) -> Blas | None:
-        if self._library is None:
-            return None
-        return Blas(self._library, stream.ptr, self.block(WORKSPACE), self.precision)
+    def _blas_on(self, stream: Any) -> Blas:
+        return Blas(gpus.cublas(), stream.ptr, self.block(WORKSPACE), self.precision)
 
     @cached_property
-    def beside(self) -> tuple[Any, Blas | None]:
+    def beside(self) -> tuple[Any, Blas]:
         """A second stream, and cuBLAS on it, for products that nothing waits for at once."""
         stream = self.xp.cuda.Stream(non_blocking=True)
         return stream, self._blas_on(stream)
@@ -122,15 +120,19 @@ class CupyBackend(Backend):
             return self.xp.asarray(array)
 
     @contextmanager
-    def _room_for(self, nbytes: int) -> Iterator[None]:
-        """Within, memory that the device has not is told with what was asked for and what is there."""
+    def _room_for(self, nbytes: int, where: str = "") -> Iterator[None]:
+        """Within, memory that is not to be had is told with what was asked for and what is there."""
         try:
             yield
-        except MemoryError:  # CuPy's is one
+        except (MemoryError, self.xp.cuda.runtime.CUDARuntimeError) as error:
+            # of pinned memory CuPy has no error of its own
+            if not isinstance(error, MemoryError) and "MemoryAllocation" not in str(error):
+                raise
             free, total = self.xp.cuda.runtime.memGetInfo()
             raise EnvironmentProblem(
-                f"{self.name}: no memory for {nbytes:,} bytes: {free:,} of {total:,} are free. Take a "
-                "smaller --batch-size, fewer ranks on this GPU, or see in `nvidia-smi` what else is on it."
+                f"{self.name}: no memory for {nbytes:,} bytes{where and ' ' + where}: {free:,} of {total:,} "
+                "are free on the device. Take a smaller --batch-size, fewer ranks on this GPU, or see in "
+                "`nvidia-smi` what else is on it."
             ) from None
 
     def to_host(self, array: Any) -> np.ndarray:
@@ -143,15 +145,15 @@ class CupyBackend(Backend):
     def code(self, env: Any, transfers: int) -> Any:
         return CudaCode(self, env, transfers)
 
-    def module(self, source: str, options: tuple[str, ...]) -> Any:
-        """The kernels of a source, compiled where CuPy's cache on disk has them not."""
-        if source not in self._modules:
-            self._modules[source] = self.xp.RawModule(code=source, options=options)
-        return self._modules[source]
+    def module(self, source: str) -> Any:
+        """The kernels of a source; see nvrtc.load."""
+        self.use()
+        return nvrtc.load(self.xp, source, self._device.id)
 
     def pinned(self, nbytes: int) -> np.ndarray:
         """Bytes on the host that the device reads and writes by itself."""
-        memory = self.xp.cuda.alloc_pinned_memory(max(nbytes, 1))
+        with self._room_for(nbytes, "to be pinned on the host"):
+            memory = self.xp.cuda.alloc_pinned_memory(max(nbytes, 1))
         return np.frombuffer(memory, np.uint8, nbytes)
 
     def upload(self, source: np.ndarray, out: Any) -> None:
@@ -186,19 +188,6 @@ class CupyBackend(Backend):
             warnings.warn(text, stacklevel=2)
 
 
-def _cublas() -> Any:
-    """The cuBLAS that CuPy has loaded; None where it cannot be found."""
-    try:
-        from cupy_backends.cuda.libs import cublas
-
-        cublas.getVersion  # noqa: B018  # the name of the module alone may load nothing
-        with open("/proc/self/maps") as file:
-            paths = {line.split()[-1] for line in file if "libcublas.so" in line}
-        return ctypes.CDLL(paths.pop())
-    except (ImportError, OSError, KeyError):
-        return None
-
-
 def make_backend(
     device: str = "cpu",
     local_rank: int | None = None,
@@ -209,65 +198,77 @@ def make_backend(
     """The backend for --device: cpu, gpu, or auto, as choose_gpu says.
 
     kernels: on the host, how they are made. precision: on a GPU, of products. share: see choose_gpu.
+    Where auto takes the CPU against what may be expected, a warning says why.
 
     Raises:
         EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
     """
-    return backend_on(choose_gpu(device, local_rank, share), kernels, precision, share)
+    backend = backend_on(choose_gpu(device, local_rank, share), kernels, precision, share)
+    if backend.why and not launcher.rank():
+        warnings.warn(backend.why, stacklevel=3)
+    return backend
 
 
 def backend_on(
-    gpu: int | None, kernels: str = "", precision: str = "float32", share: bool | None = None
+    choice: Choice, kernels: str = "", precision: str = "float32", share: bool | None = None
 ) -> Backend:
-    """The backend on a GPU, by its number in CuPy's order, or on the host."""
-    if gpu is None:
-        return Backend(kernels)
-    import cupy
+    """The backend of what choose_gpu chose."""
+    if choice.gpu is None:
+        backend = Backend(kernels)
+        backend.why = choice.why
+        return backend
+    return CupyBackend(gpus.load(), choice.gpu, precision, share)
 
-    return CupyBackend(cupy, gpu, precision, share)
+
+class Choice(NamedTuple):
+    """A device: a GPU by its number in CuPy's order, and what tells it from others; None: the CPU.
+
+    why: why it is the CPU, in a sentence, where its user may expect a GPU.
+    """
+
+    gpu: int | None
+    why: str = ""
+    identity: str = ""
 
 
-def choose_gpu(device: str, local_rank: int | None = None, share: bool | None = None) -> int | None:
-    """The number, in CuPy's order, of the GPU that a rank takes for --device; None: its CPU.
+def choose_gpu(device: str, local_rank: int | None = None, share: bool | None = None) -> Choice:
+    """The GPU that a rank takes for --device, which has been seen to work; or its CPU.
 
     It is that of its local rank; or the only one that it sees, since a scheduler may show each rank a GPU of
-    its own: whether two then have the same one, the ranks have to look together (bus_id). share: whether the
-    ranks of a node may take its GPUs in turn, where it has fewer; by default what DTRAIN_SHARE_GPU says, on
-    or off.
+    its own: whether two then have the same one, the ranks have to look together (gpus.identity). share:
+    whether the ranks of a node may take its GPUs in turn, where it has fewer; by default what
+    DTRAIN_SHARE_GPU says, on or off.
 
     Raises:
         EnvironmentProblem: gpu was asked for and CuPy, a GPU, or one for every rank of the node is missing.
     """
     if device == "cpu":
-        return None
+        return Choice(None)
     rank = launcher.local_rank() if local_rank is None else local_rank
     if "DTRAIN_OWN_GPU" in os.environ:  # launch/bind: this rank sees no GPU but its own
         rank = 0
+    fits, count, gpu = True, 0, 0
     try:
-        import cupy
-
-        count = cupy.cuda.runtime.getDeviceCount()
-    except Exception as error:  # CuPy missing, its libraries missing, no driver, no GPU: all mean no GPU
-        if device == "auto":
-            return None
-        why = "CuPy is not installed" if isinstance(error, ImportError) else str(error)
-        raise EnvironmentProblem(
-            f"--device gpu: no GPU can be used here ({why}). Install CuPy for your CUDA "
-            f"({pip_install('dtrain[gpu]')}), check `nvidia-smi`, or train with --device cpu."
-        ) from None
-    if count and _shared(share):
-        return rank % count
-    if rank < count or count == 1:
-        return min(rank, count - 1)
-    if device == "auto":
-        return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    seen = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
-    raise EnvironmentProblem(
-        f"--device gpu: local rank {rank} has no GPU of its own, the node shows {count}{seen}. Start at "
-        f"most {count} ranks a node, let them share (--share-gpu, or DTRAIN_SHARE_GPU=on), or "
-        "train with --device cpu."
-    )
+        count = gpus.count()
+        gpu = rank % count
+        fits = _shared(share) or rank < count or count == 1
+        problem = gpus.problem(gpu) if fits else ""
+        why = problem and f"no GPU can be used here: GPU {gpu}: {problem}"
+    except EnvironmentProblem as error:
+        why = f"no GPU can be used here: {error}"
+    if fits and not why:
+        return Choice(gpu, identity=gpus.identity(gpu))
+    cure = gpus.advice()
+    if not fits:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else ""
+        why = f"local rank {rank} has no GPU of its own, the node shows {count}{seen}"
+        cure = f"Start at most {count} ranks a node, let them share (--share-gpu, or DTRAIN_SHARE_GPU=on)"
+    if device == "gpu":
+        raise EnvironmentProblem(f"--device gpu: {why}. {cure}, or train with --device cpu.")
+    if not gpus.expected():
+        return Choice(None)
+    return Choice(None, f"--device auto takes the CPU: {why}. {cure}, or say --device cpu.")
 
 
 def take_gpu(device: str, share: bool | None = None) -> None:
@@ -276,19 +277,10 @@ def take_gpu(device: str, share: bool | None = None) -> None:
     What is wrong with it is told when the ranks have met.
     """
     with suppress(EnvironmentProblem):
-        gpu = choose_gpu(device, share=share)
+        gpu = choose_gpu(device, share=share).gpu
         if gpu is not None:
-            import cupy
-
-            cupy.cuda.Device(gpu).use()
+            gpus.load().cuda.Device(gpu).use()
 
 
 def _shared(share: bool | None) -> bool:
     return choices.boolean_of_environment("share_gpu") if share is None else share
-
-
-def bus_id(gpu: int) -> str:
-    """What tells a GPU from the others of its node, whatever a rank sees of them."""
-    import cupy
-
-    return str(cupy.cuda.runtime.deviceGetPCIBusId(gpu))

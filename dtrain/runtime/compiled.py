@@ -106,6 +106,7 @@ class CompiledStep:
         arrays, specs = accept(session.comm, self._feeds, values)  # may run the caller's code: not locked
         key = (self._tensors, self._targets, self._feeds, specs)
         with session.lock:
+            session.backend.use()  # this thread may be new
             plan = session.plan(key, partial(self._plan, specs))
             session.variables.require(plan.required)
             try:

@@ -44,8 +44,17 @@ class DevicePlan(Plan):
             yes and isinstance(node.kind, AllReduce | BeginAllReduce)
             for node, yes in zip(self.kernel_nodes, capturable, strict=True)
         )
+        comm = layout.env.comm
+        alone = bool(others)
+        if self._sums:  # whether a sum is captured has to be the same on all ranks
+            alone = bool(comm.allreduce(np.array([alone], np.int8), "max")[0])
         # what begins in one graph cannot end in another
-        captured = [mine or (yes and not others) for mine, yes in zip(own, capturable, strict=True)]
+        captured = [mine or (yes and not alone) for mine, yes in zip(own, capturable, strict=True)]
+
+        def agree(said: bool) -> bool:
+            """Whether it is so on all ranks: of those that sum in graphs either all launch theirs or none."""
+            return bool(comm.allreduce(np.array([said], np.int8), "min")[0]) if self._sums else said
+
         #: Whether steps can be taken several at a time: no kernel asks the host for anything.
         self._windows = not others
         if others and self.updates:
@@ -59,7 +68,7 @@ class DevicePlan(Plan):
         fed = [a for _, a in self._feeds if a.dtype != object]
         fetched = [a for a, yes in zip(self._fetches, self._flat, strict=True) if yes]
         self._device_sums = layout.env.comm.device_sums
-        self._steps = Program(self.backend, code, bound, captured, fed, fetched, self._wait)
+        self._steps = Program(self.backend, code, bound, captured, fed, fetched, self._wait, agree)
         # one by one they run to be looked at alone, which few plans come to
         single = [partial(self._call, i) for i in range(len(bound))]
         return single, single

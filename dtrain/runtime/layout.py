@@ -428,7 +428,8 @@ class Layout:
         x, out = self.arrays[node.inputs[0]], node.outputs[0]
         view = node.kind.view(self.env, x, self._local(out))
         self.arrays[out] = view
-        if view.size == 0 or self.env.xp.shares_memory(view, x):
+        # where memory lies is enough: CuPy's shares_memory compares the addresses of all entries
+        if view.size == 0 or self.env.xp.may_share_memory(view, x):
             return []
         # a reshape of a transposed array: no view of it exists, so its values are copied at every run
         flat = view.reshape(x.shape)

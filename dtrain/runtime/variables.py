@@ -100,6 +100,7 @@ class Variables:
             )
         self._comm.check_thread()
         with self.lock:
+            self._backend.use()
             self.allocate()
             memory = self.arrays[variable.op.name]
 
@@ -113,10 +114,12 @@ class Variables:
 
     def kept(self, names: Sequence[str], draws: Draws) -> Callable[[], None]:
         """What puts back the values of these, and the random numbers that come next."""
+        self._backend.use()
         counts = draws.counted()
         values = {name: self.arrays[name].copy() for name in names}
 
         def undo() -> None:
+            self._backend.use()
             draws.back_to(counts)
             for name, value in values.items():
                 self.arrays[name][...] = value
@@ -126,6 +129,7 @@ class Variables:
     def check_replicas(self) -> None:
         """Raise ReplicaError on every rank unless all hold the same bits in all variables. Collective."""
         with self.lock:
+            self._backend.use()
             values = {name: array for name, array in self.arrays.items() if name in self.initialized}
             check_replicas(self._comm, self._backend, self._graph, values)
 

@@ -16,7 +16,7 @@ from dtrain.config import TrainConfig, flag
 from dtrain.data import Dataset, load
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
-from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
+from dtrain.runtime.backend import Backend, Choice, backend_on, choose_gpu
 from dtrain.runtime.feeds import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
@@ -51,13 +51,20 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
     """
     share = config.share_gpu
     with comm.together():
-        gpu = choose_gpu(config.device, comm.local_rank, share)
+        choice = choose_gpu(config.device, comm.local_rank, share)
     if comm.size > 1 and config.device == "auto":
-        places = comm.gather_text("cpu" if gpu is None else f"{comm.node[0]} {bus_id(gpu)}")
-        if "cpu" in places or (len(set(places)) < comm.size and not share):
-            gpu = None
+        places = comm.gather_text("" if choice.gpu is None else f"{comm.node[0]} {choice.identity}")
+        whys = comm.gather_text(choice.why)
+        if "" in places:
+            choice = Choice(None, next(filter(None, whys), ""))
+        elif len(set(places)) < comm.size and not share:
+            choice = Choice(
+                None,
+                "--device auto takes the CPU: ranks of a node see one GPU together. Let them share it "
+                "(--share-gpu), or start as many ranks a node as it has GPUs.",
+            )
     with comm.together():
-        backend = backend_on(gpu, config.kernels, config.precision, share)
+        backend = backend_on(choice, config.kernels, config.precision, share)
     devices = comm.gather_text(backend.name)
     if not backend.on_host:
         from dtrain.comm import nccl  # a start on CPUs has no use for it
@@ -209,7 +216,7 @@ def _train_in(
             dataset=data.name,
             source=data.source,
             data_digest=data.digest,
-            warning=" ".join([*filter(None, [data.warning]), *notes, *machine.held_back()]) or None,
+            warning=" ".join(filter(None, [data.warning, backend.why, *notes, *machine.held_back()])) or None,
             examples=len(data.train),
             test_examples=len(data.test),
             shards=shard_sizes(data.train, config.batch_size, comm.size),

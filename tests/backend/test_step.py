@@ -10,7 +10,7 @@ from dtrain.errors import EnvironmentProblem
 from dtrain.runtime.backend import Backend, make_backend
 
 
-@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=[pytest.mark.gpu, pytest.mark.timeout(300)])])
 def backend(request: pytest.FixtureRequest) -> Backend:
     try:
         return make_backend(request.param, local_rank=0)

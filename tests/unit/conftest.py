@@ -18,6 +18,7 @@ import pytest
 import dtrain as dt
 from dtrain import machine
 from dtrain.comm import Communicator
+from dtrain.cuda import gpus
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import Backend, make_backend
 
@@ -312,16 +313,26 @@ def mutations() -> Callable[..., Iterator[tuple[str, bytes]]]:
 
 @pytest.fixture
 def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The stand-in under CuPy's name."""
+    """The stand-in under CuPy's name, also where a real one is installed or has been imported."""
+    real = {name: module for name, module in sys.modules.items() if name.split(".")[0] in CUPY}
     monkeypatch.syspath_prepend(str(STANDIN))
-    before = {name for name in sys.modules if name.split(".")[0] in ("cupy", "cupy_backends")}
-    assert not before
+    _forget_cupy()
     import cupy
 
     yield cupy
     cupy.check_memory()
-    for name in [n for n in sys.modules if n.split(".")[0] in ("cupy", "cupy_backends")]:
+    _forget_cupy()
+    sys.modules.update(real)
+
+
+#: The packages of CuPy.
+CUPY = ("cupy", "cupy_backends", "cupyx")
+
+
+def _forget_cupy() -> None:
+    for name in [n for n in sys.modules if n.split(".")[0] in CUPY]:
         del sys.modules[name]
+    gpus.problem.cache_clear()
 
 
 @pytest.fixture(params=["cpu", "gpu"])

@@ -27,7 +27,9 @@ from dtrain.doctor.facts import Facts, Rank
 from dtrain.errors import EnvironmentProblem
 
 GPU = {"cupy": "13.6", "nccl": "22705", "names": ["H100"] * 2, "buses": ["01:00", "02:00"], "present": 2}
+GPU |= {"advice": ""}
 NO_GPU = {"cupy": "", "nccl": "", "names": [], "buses": [], "present": 0, "problem": "CuPy is not installed"}
+NO_GPU |= {"advice": "Install CuPy (pip install 'dtrain[gpu]')"}
 VERSIONS = {"dtrain": "0.1.0 (aa)", "NumPy": "2.4.6", "MPI": "MPICH 5.0.2", "processor": "fast"}
 DIGEST, OTHER = "a" * 64, "b" * 64
 
@@ -417,7 +419,8 @@ def test_gpus_of_the_driver_are_counted_without_cupy() -> None:
 
     if info.gpu()["cupy"]:
         pytest.skip("CuPy is installed")
-    assert "pip install 'dtrain[gpu]'" in info.gpu()["problem"]
+    assert info.gpu()["problem"] == "CuPy is not installed"
+    assert "pip install 'dtrain[gpu]'" in info.gpu()["advice"]
     assert set(NO_GPU) == set(info.gpu())
 
 

@@ -22,7 +22,8 @@ from dtrain.runtime.backend import Backend, make_backend
 from dtrain.runtime.feeds import Window
 from dtrain.train.loss_scale import DynamicLossScale, MixedPrecisionLossScaleOptimizer
 
-pytestmark = pytest.mark.gpu
+# a cold cache of kernels: ranks make a context each, and NVRTC takes seconds for a step
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 EXAMPLES = [(name, i) for name, kind in sorted(REGISTRY.items()) for i in range(len(kind.examples()))]
 ROWS = 21
 ROOT = Path(__file__).parents[2]

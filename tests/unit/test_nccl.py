@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,15 +18,16 @@ from dtrain.comm import SingleCommunicator, nccl
 from dtrain.errors import EnvironmentProblem, RanksLost
 
 ROOT = Path(__file__).parents[2]
+GPU = "01:00 a"
 
 
 class Two(SingleCommunicator):
     """Rank 0 of two that hold the same; places: where their GPUs are."""
 
-    size, places, hosts = 2, ("0 01:00", "0 02:00"), ("n0", "n1")
+    size, places, hosts = 2, ("0 01:00 a", "0 02:00 b"), ("n0", "n1")
 
     def gather_text(self, text: str) -> list[str]:
-        return list(self.places) if " " in text else [text, text]
+        return list(self.places) if text.endswith(GPU) else [text, text]
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:
         array *= 2
@@ -38,8 +41,14 @@ class Memory:
         self.dtype, self.size, self.nbytes = self.values.dtype, len(values), self.values.nbytes
         self.data = SimpleNamespace(ptr=self)
 
-    def get(self, out: np.ndarray) -> None:
+    def __getitem__(self, at: slice) -> Memory:
+        return self
+
+    def get(self, out: np.ndarray | None = None) -> np.ndarray:
+        if out is None:
+            return self.values
         out[...] = self.values
+        return out
 
     def set(self, array: np.ndarray) -> None:
         self.values[...] = array
@@ -48,6 +57,9 @@ class Memory:
 class Stream:
     def __init__(self, log: list[Any], name: str) -> None:
         self.ptr, self.log = name, log
+
+    def use(self) -> None:
+        pass
 
     def wait_event(self, event: Any) -> None:
         self.log.append((self.ptr, "waits", event.at))
@@ -68,7 +80,8 @@ def fakes(log: list[Any]) -> tuple[Any, Any]:
     """CuPy and NCCL, which write down what is asked of them."""
     main = Stream(log, "main")
     cuda = SimpleNamespace(
-        runtime=SimpleNamespace(getDevice=lambda: 0, deviceGetPCIBusId=lambda device: "01:00"),
+        runtime=SimpleNamespace(getDevice=lambda: 0),
+        Device=lambda number: SimpleNamespace(use=lambda: None),
         Stream=lambda non_blocking: Stream(log, "nccl"),
         Event=Event,
         get_current_stream=lambda: main,
@@ -107,6 +120,7 @@ def fakes(log: list[Any]) -> tuple[Any, Any]:
     return SimpleNamespace(
         cuda=cuda,
         copyto=lambda out, source: out.set(source.values),
+        asarray=Memory,
         zeros=lambda shape, dtype: Memory([0.0] * int(np.prod(shape))),
         matmul=lambda a, b, out: None,
     ), library
@@ -115,8 +129,10 @@ def fakes(log: list[Any]) -> tuple[Any, Any]:
 def test_nccl_sums_on_a_stream_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[Any] = []
     cupy, library = fakes(log)
-    monkeypatch.setattr(nccl, "_load", lambda: library)
-    sums = nccl.DeviceSums(Two(), cupy)
+    monkeypatch.setattr(nccl, "load", lambda: library)
+    sums = nccl.DeviceSums(Two(), cupy, GPU)
+    assert [entry[2] for entry in log] == [1, nccl.PROBE // 4]  # tried, with short and long sums
+    log.clear()
     source, out = Memory([1, 2, 3]), Memory([0, 0, 0])
     reduce = sums.reducer(source, out)
     reduce()
@@ -128,9 +144,10 @@ def test_nccl_sums_on_a_stream_between_two_events(monkeypatch: pytest.MonkeyPatc
 def test_a_sum_that_is_begun_is_waited_for_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[Any] = []
     cupy, library = fakes(log)
-    monkeypatch.setattr(nccl, "_load", lambda: library)
-    sums = nccl.DeviceSums(Two(), cupy)
+    monkeypatch.setattr(nccl, "load", lambda: library)
+    sums = nccl.DeviceSums(Two(), cupy, GPU)
     pairs = [(Memory([1, 2, 3]), Memory([0, 0, 0])), (Memory([4]), Memory([0]))]
+    log.clear()
     begin, end = sums.begun(pairs)
     assert begin.capturable and end.capturable  # type: ignore[attr-defined]
     begin()
@@ -150,10 +167,11 @@ def test_a_rank_that_nccl_lost_ends_what_waits_for_it(monkeypatch: pytest.Monkey
     """Nothing is launched meanwhile, as while a captured step is replayed: the watch asks."""
     log: list[Any] = []
     cupy, library = fakes(log)
-    monkeypatch.setattr(nccl, "_load", lambda: library)
+    monkeypatch.setattr(nccl, "load", lambda: library)
     monkeypatch.setattr(nccl, "LOOK", 0.01)
-    sums = nccl.DeviceSums(Two(), cupy)
+    sums = nccl.DeviceSums(Two(), cupy, GPU)
     sums.check()
+    log.clear()
     library.NcclCommunicator.lost = True
     deadline = time.monotonic() + 5
     while "abort" not in log and time.monotonic() < deadline:
@@ -167,8 +185,8 @@ def test_a_rank_that_nccl_lost_ends_what_waits_for_it(monkeypatch: pytest.Monkey
 
 def test_a_dtype_that_nccl_does_not_know_goes_through_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy, library = fakes([])
-    monkeypatch.setattr(nccl, "_load", lambda: library)
-    sums = nccl.DeviceSums(Two(), cupy)
+    monkeypatch.setattr(nccl, "load", lambda: library)
+    sums = nccl.DeviceSums(Two(), cupy, GPU)
     memory = Memory([1, 2])
     memory.values, memory.dtype, memory.nbytes = memory.values.astype("i2"), np.dtype("i2"), 4
     reduce = sums.reducer(memory, memory)
@@ -176,19 +194,92 @@ def test_a_dtype_that_nccl_does_not_know_goes_through_the_host(monkeypatch: pyte
     assert memory.values.tolist() == [2, 4] and not reduce.capturable  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_that_nccl_does_not_join_go_through_the_host(
+    monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """Where it fails here, or on another rank; its own words are told."""
+    cupy, library = fakes([])
+    monkeypatch.setattr(nccl, "load", lambda: library)
+
+    def refused(*_: Any) -> None:
+        raise library.NcclError("unhandled system error: /dev/shm is full")
+
+    comm = Two()
+    if rank == 0:
+        library.NcclCommunicator.allReduce = refused
+    else:
+        whys = [["", "unhandled system error: /dev/shm is full"], list(Two.places), ["2.27.3"] * 2]
+        gather = {"": whys[0], "2.27.3": whys[2]}
+        monkeypatch.setattr(comm, "gather_text", lambda text: gather.get(text, whys[1]))
+    sums = nccl.DeviceSums(comm, cupy, GPU)
+    assert not sums.by_nccl
+    assert re.fullmatch(
+        rf"staged through the host \(NCCL 2.27.3 cannot join the ranks: rank {rank}.*: unhandled system "
+        r"error: /dev/shm is full; NCCL_DEBUG=INFO says more\)",
+        sums.name,
+    )
+    memory = Memory([1, 2, 3])
+    sums.reducer(memory, memory)()
+    assert memory.values.tolist() == [2, 4, 6]
+
+
+def test_a_rank_without_a_unique_id_or_with_another_sum_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, library = fakes([])
+    monkeypatch.setattr(nccl, "load", lambda: library)
+    monkeypatch.setattr(library.NcclCommunicator, "allReduce", lambda *_: None)
+    assert "a sum of 2 ones is 1.0" in nccl.DeviceSums(Two(), cupy, GPU).name
+
+    def refused() -> bytes:
+        raise KeyError(7)
+
+    library.get_unique_id = refused
+    assert "rank 0 on n0: 7;" in nccl.DeviceSums(Two(), cupy, GPU).name
+
+
+def test_a_rank_that_waits_for_one_that_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL itself waits without an end."""
+    cupy, library = fakes([])
+    monkeypatch.setattr(nccl, "load", lambda: library)
+    monkeypatch.setattr(nccl, "JOIN", 0.05)
+    over = threading.Event()
+    monkeypatch.setattr(library, "NcclCommunicator", lambda *_: over.wait(30))
+    try:
+        assert "it waits for another rank, after 0.05 s" in nccl.DeviceSums(Two(), cupy, GPU).name
+    finally:
+        over.set()
+
+
+def test_an_error_that_cupy_has_no_word_for_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy, library = fakes([])
+    monkeypatch.setattr(nccl, "load", lambda: library)
+    monkeypatch.setattr(nccl, "LOOK", 0.01)
+    sums = nccl.DeviceSums(Two(), cupy, GPU)
+
+    def unknown(ring: Any) -> None:
+        raise KeyError(7)  # as CuPy's NcclError(7) does
+
+    monkeypatch.setattr(library.NcclCommunicator, "check_async_error", unknown)
+    deadline = time.monotonic() + 5
+    while not sums._lost and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(RanksLost, match="NCCL lost another rank"):
+        sums.check()
+
+
 def test_another_nccl_on_another_rank_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy, library = fakes([])
-    monkeypatch.setattr(nccl, "_load", lambda: library)
+    monkeypatch.setattr(nccl, "load", lambda: library)
     comm = Two()
 
     def gather(text: str) -> list[str]:
-        return list(Two.places) if " " in text else [text, "2.18.5"]
+        return list(Two.places) if text.endswith(GPU) else [text, "2.18.5"]
 
     monkeypatch.setattr(comm, "gather_text", gather)
     with pytest.raises(
         EnvironmentProblem, match=r"the version of NCCL: rank 0 .* has 2\.27\.3, .* has 2\.18\.5"
     ):
-        nccl.DeviceSums(comm, cupy)
+        nccl.DeviceSums(comm, cupy, GPU)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +290,11 @@ def test_what_sums_take_is_measured_where_some_may_begin_early(
 ) -> None:
     log: list[Any] = []
     cupy, library = fakes(log)
-    monkeypatch.setattr(nccl, "_load", lambda: library)
+    monkeypatch.setattr(nccl, "load", lambda: library)
     comm = Two()
     comm.overlap = overlap
-    backend = SimpleNamespace(xp=cupy, share=False, blas=None, synchronize=lambda: None)
+    blas = SimpleNamespace(product=lambda *_: None)
+    backend = SimpleNamespace(xp=cupy, share=False, identity=GPU, blas=blas, synchronize=lambda: None)
     nccl.join(comm, backend)
     link = comm.device_sums.link
     assert comm.averaging.startswith(f"NCCL 2.27.3{said}")
@@ -223,12 +315,12 @@ def test_ranks_that_share_a_gpu_or_have_no_nccl_go_through_the_host(monkeypatch:
     cupy, library = fakes([])
     comm = Two()
     for found, places, why in (
-        (library, ("0 01:00", "0 01:00"), "share a GPU"),
+        (library, ("0 01:00 a", "0 01:00 a"), "share a GPU"),
         (None, Two.places, "no NCCL"),
     ):
-        monkeypatch.setattr(nccl, "_load", lambda found=found: found)
+        monkeypatch.setattr(nccl, "load", lambda found=found: found)
         comm.places = places
-        sums = nccl.DeviceSums(comm, cupy, share=True)
+        sums = nccl.DeviceSums(comm, cupy, GPU, share=True)
         assert why in sums.name
         memory = Memory([1, 2, 3])
         reduce = sums.reducer(memory, memory)
@@ -241,11 +333,11 @@ def test_an_mpi_that_says_it_takes_gpu_memory_gets_it_after_the_stream(
 ) -> None:
     log: list[Any] = []
     cupy, _ = fakes(log)
-    monkeypatch.setattr(nccl, "_load", lambda: None)
+    monkeypatch.setattr(nccl, "load", lambda: None)
     monkeypatch.setattr(nccl, "gpu_aware", lambda: True)
     comm = Two()
     monkeypatch.setattr(comm, "allreduce", lambda out: log.append(("MPI", out.values.tolist())))
-    sums = nccl.DeviceSums(comm, cupy)
+    sums = nccl.DeviceSums(comm, cupy, GPU)
     sums.reducer(Memory([1, 2]), Memory([0, 0]))()
     assert sums.name == "GPU-aware MPI"
     assert log == [("main", "synchronize"), ("MPI", [1, 2])]

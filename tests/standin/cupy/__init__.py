@@ -9,15 +9,18 @@ what crosses the bus. It says nothing of speed, nor of what a GPU's threads do a
 from __future__ import annotations
 
 import operator
+import os
 from typing import Any
 
 import numpy as np
 
 from cupy import cuda
 from cupy._device import allocate, check_memory, counts, settle
-from cupy._raw import RawModule
 
-__all__ = ["RawModule", "asarray", "asnumpy", "check_memory", "counts", "cuda", "ndarray", "zeros"]
+__all__ = ["asarray", "asnumpy", "check_memory", "counts", "cuda", "ndarray", "zeros"]
+__version__ = os.environ.get("STANDIN_VERSION", "14.2.0")
+# as CuPy does, whose import fails where it cannot
+os.makedirs(os.environ.get("CUPY_CACHE_DIR", os.path.expanduser("~/.cupy/kernel_cache")), exist_ok=True)
 uint8, bool_ = np.uint8, np.bool_
 
 
@@ -190,12 +193,17 @@ def _wrapped(result: Any) -> Any:
 
 def zeros(shape: Any, dtype: Any = float) -> ndarray:
     settle()
+    made = empty(shape, dtype)
+    made._host.fill(0)
+    return made
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """What it holds is what was there before."""
+    settle()
     count = int(np.prod(shape, dtype=np.int64))
     memory = allocate(count * np.dtype(dtype).itemsize)
     return ndarray(memory.view(dtype).reshape(shape))
-
-
-empty = zeros
 
 
 def asarray(value: Any, dtype: Any = None) -> ndarray:
@@ -212,7 +220,11 @@ def asnumpy(array: Any) -> np.ndarray:
 
 
 def shares_memory(a: ndarray, b: ndarray) -> bool:
-    return np.shares_memory(a._host, b._host)
+    raise AssertionError("it writes down, sorts and compares the address of each entry of both arrays")
+
+
+def may_share_memory(a: ndarray, b: ndarray) -> bool:
+    return np.may_share_memory(a._host, b._host)
 
 
 class _Function:

@@ -54,9 +54,20 @@ class CaptureError(RuntimeError):
     """cudaErrorStreamCaptureUnsupported, or one of its kin"""
 
 
+class LegacyStream(RuntimeError):
+    """A thread that has not said where it works: it does on GPU 0, and in no order with other streams."""
+
+
+def here() -> Any:
+    """The stream that the thread works on."""
+    if current.stream is None:
+        raise LegacyStream("this thread uses the legacy stream of GPU 0, which waits for no other")
+    return current.stream
+
+
 def give(call: Callable[[], Any], stream: Any = None) -> None:
     """A launch or a copy: into the graph under capture, or a stream."""
-    add(Entry(current.stream if stream is None else stream, call))
+    add(Entry(here() if stream is None else stream, call))
 
 
 def add(entry: Entry) -> None:
@@ -75,6 +86,9 @@ def end_capture() -> list[Entry]:
     entries, streams, captured = captured, list(capturing), None
     capturing.clear()
     assert entries is not None
+    failing = os.environ.get("STANDIN_CAPTURE_FAILS")
+    if failing is not None and failing == os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")):
+        raise CaptureError("cudaErrorMemoryAllocation: the stand-in was asked to fail on this rank")
     for stream in streams[1:]:
         last = [e for e in entries if e.stream == stream][-1]
         if last.record is None or not any(e.stream == streams[0] and e.wait == last.record for e in entries):
@@ -106,7 +120,7 @@ def settle(stream: Any = None) -> None:
     """Do what a stream has been given, the current one by default, as who waits for it sees it."""
     if captured is not None:
         raise CaptureError("operation not permitted when stream is capturing")
-    stream = current.stream if stream is None else stream
+    stream = here() if stream is None else stream
     early = os.environ.get("STANDIN_STREAMS") == "early"
     with np.errstate(all="ignore"):  # a device does not warn
         while queues.get(stream) or (early and any(queues.values())):
@@ -131,7 +145,6 @@ def allocate(nbytes: int) -> np.ndarray:
     counts["allocations"] += 1
     raw = np.full(nbytes + 2 * GUARD + 512, CANARY, np.uint8)
     start = GUARD + -(raw.ctypes.data + GUARD) % 512
-    raw[start : start + nbytes] = 0
     _blocks.append((weakref.ref(raw), start, nbytes))
     return raw[start : start + nbytes]
 

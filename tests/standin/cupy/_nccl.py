@@ -1,6 +1,7 @@
 """NCCL's calls, over MPI: a sum is made when its stream comes to it, on every rank.
 
-There where STANDIN_GPUS says how many GPUs a node has.
+There where STANDIN_GPUS says how many GPUs a node has. STANDIN_NCCL=refuse: it joins no ranks. A sum that is
+captured on some ranks and not on others ends in an error, where NCCL would wait for ever.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class NcclCommunicator:
         from mpi4py import MPI
 
         assert unique == b"u" * 128
+        if os.environ.get("STANDIN_NCCL") == "refuse":
+            raise NcclError("NCCL_ERROR_SYSTEM_ERROR: unhandled system error")
         self._mpi = MPI
         self._comm = MPI.COMM_WORLD.Dup()
         assert (self._comm.size, self._comm.rank) == (size, rank)
@@ -47,7 +50,13 @@ class NcclCommunicator:
         assert op == NCCL_SUM
         given, result = (self._array(at, count, _TYPES[dtype]) for at in (source, out))
 
+        captured = np.array([_device.captured is not None])
+
         def total() -> None:
+            uniform = np.empty(self._comm.size, bool)
+            self._comm.Allgather(captured, uniform)
+            if (uniform != captured).any():
+                raise NcclError("a sum is captured on some ranks only")
             terms = given.copy()
             result.fill(np.nan if dtype in (NCCL_FLOAT32, NCCL_FLOAT64) else -1)  # as it may be meanwhile
             self._comm.Allreduce(terms, result, op=self._mpi.SUM)

@@ -22,6 +22,10 @@ _CALL = re.compile(r"(\w+)(?:<[\w, ]*>)?\(")
 _KERNEL = re.compile(r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)\)')
 
 
+class BuildError(Exception):
+    """What the compiler said."""
+
+
 def build(text: str, name: str = "") -> Path:
     """The library of a C++ text, from the cache or the compiler."""
     digest = hashlib.sha256("\0".join((text, *FLAGS)).encode()).hexdigest()[:24]
@@ -35,23 +39,23 @@ def build(text: str, name: str = "") -> Path:
             done = subprocess.run(
                 ["g++", *FLAGS, source, "-o", made], capture_output=True, text=True, check=False
             )
-            assert done.returncode == 0, done.stderr[:3000]
+            if done.returncode:
+                raise BuildError(done.stderr[:3000])
             os.replace(made, path)
     return path
 
 
-class RawModule:
-    def __init__(self, code: str, options: tuple[str, ...] = ()) -> None:
-        self.code, self.options = code, options
-        self._library: ctypes.CDLL | None = None
+class Module:
+    """Kernels, of what the stand-in for NVRTC gave for machine code."""
+
+    def load(self, code: bytes) -> None:
+        # it keeps the interpreter's lock: a library's threads and blocks are variables of its own
+        self._library = ctypes.PyDLL(str(build(code.decode())))
+        self._library.standin_memory.restype = ctypes.c_size_t
+        nbytes = self._library.standin_memory(None)
+        self._library.standin_memory(ctypes.c_void_p(_fibres(nbytes).ctypes.data))
 
     def get_function(self, name: str) -> Any:
-        if self._library is None:
-            # it keeps the interpreter's lock: a library's threads and blocks are variables of its own
-            self._library = ctypes.PyDLL(str(build(_translated(self.code))))
-            self._library.standin_memory.restype = ctypes.c_size_t
-            nbytes = self._library.standin_memory(None)
-            self._library.standin_memory(ctypes.c_void_p(_fibres(nbytes).ctypes.data))
         return Kernel(self._library["launch_" + name])
 
 
@@ -61,15 +65,22 @@ def _fibres(nbytes: int) -> np.ndarray:
     return np.zeros(nbytes, np.uint8)
 
 
-def _translated(code: str) -> str:
+def translated(code: str, flush: bool) -> str:
+    """CUDA as C++. flush: whether denormals are 0.
+
+    Raises:
+        BuildError: it is none.
+    """
     done = subprocess.run(
-        ["g++", "-E", "-P", "-x", "c++", "-"], input=code, capture_output=True, text=True, check=True
+        ["g++", "-E", "-P", "-x", "c++", "-"], input=code, capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        raise BuildError(done.stderr[:3000])
     text = done.stdout
-    pieces = [(HERE / "emulate.h").read_text(), text]
+    pieces = [f"#define FLUSH {int(flush)}", (HERE / "emulate.h").read_text(), text]
     waiting = _waiting(text)
     found = list(_KERNEL.finditer(text))
-    for match, behind in zip(found, [*found[1:], None], strict=True):
+    for match, behind in zip(found, [*found, None][1:], strict=True):
         name, arguments = match.groups()
         types = [re.sub(r"\w+$", "", a.strip()) for a in arguments.split(",")]
         body = text[match.end() : behind.start() if behind else None]
@@ -87,7 +98,7 @@ def _waiting(text: str) -> set[str]:
     """The functions in which threads wait for one another."""
     bodies = {}
     found = list(re.finditer(r"__forceinline__\s[^()=;{}]*?\b(\w+)\(", text))
-    for match, behind in zip(found, [*found[1:], None], strict=True):
+    for match, behind in zip(found, [*found, None][1:], strict=True):
         bodies[match.group(1)] = set(_CALL.findall(text[match.end() : behind.start() if behind else None]))
     waiting = {"__syncthreads"}
     while more := {name for name, called in bodies.items() if called & waiting} - waiting:

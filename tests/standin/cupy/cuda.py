@@ -11,7 +11,9 @@ from typing import Any
 
 from cupy import _device, _nccl
 from cupy._device import Entry, counts, give, settle
+from cupy._raw import Module
 
+__all__ = ["Device", "Event", "Graph", "Module", "Stream", "nccl", "runtime"]
 nccl = _nccl
 _numbers = count(4711)
 _streams: dict[Any, Stream] = {}
@@ -77,7 +79,7 @@ def get_current_stream() -> Stream:
 def alloc_pinned_memory(nbytes: int) -> Any:
     if _device.captured is not None:
         raise _device.CaptureError("memory is allocated while a stream is capturing")
-    return (ctypes.c_char * nbytes)()
+    return (ctypes.c_char * nbytes).from_buffer(bytearray(b"\xa5" * nbytes))  # what was there before
 
 
 def _memcpy(to: int, source: int, nbytes: int, kind: int, stream: int) -> None:
@@ -91,7 +93,13 @@ def _visible() -> int:
     return int(os.environ.get("STANDIN_GPUS", "1")) if named is None else len(named.split(","))
 
 
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
 runtime = SimpleNamespace(
+    CUDARuntimeError=CUDARuntimeError,
+    driverGetVersion=lambda: 13000,
     getDeviceCount=_visible,
     getDevice=lambda: _device.current.device,
     deviceGetPCIBusId=lambda device: f"0000:{device + 1:02x}:00.0",
@@ -101,6 +109,7 @@ runtime = SimpleNamespace(
         "totalGlobalMem": 8 << 30,
         "major": 9,
         "minor": 0,
+        "uuid": bytes([number + 1] * 16),
     },
     memcpyAsync=_memcpy,
     memcpyHostToDevice=1,

@@ -4,9 +4,13 @@
 #include <cmath>
 #include <csetjmp>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <ucontext.h>
+#if FLUSH
+#include <xmmintrin.h>
+#endif
 
 #define __global__
 #define __device__
@@ -37,6 +41,13 @@ static inline unsigned long long atomicCAS(unsigned long long *at, unsigned long
     const unsigned long long was = *at;
     if (was == old) *at = now;
     return was;
+}
+
+/* What is right does not hang on the order of threads between two barriers; STANDIN_THREADS=reverse turns it round. */
+static unsigned nth_thread(unsigned i) {
+    static const char *const order = getenv("STANDIN_THREADS");
+    static const bool reverse = order && !strcmp(order, "reverse");
+    return reverse ? blockDim.x - 1 - i : i;
 }
 
 namespace fibres {
@@ -90,11 +101,13 @@ static void block(std::function<void()> &thread) {
     for (unsigned t = 0; t < blockDim.x; t++) all[t].done = false;
     for (volatile bool more = true; more;) {
         more = false;
-        for (volatile unsigned t = 0; t < blockDim.x; t = t + 1)
+        for (volatile unsigned i = 0; i < blockDim.x; i = i + 1) {
+            const unsigned t = nth_thread(i);
             if (!all[t].done) {
                 enter(t);
                 more = more || !all[t].done;
             }
+        }
     }
 }
 } // namespace fibres
@@ -107,6 +120,13 @@ extern "C" size_t standin_memory(void *memory) {
 static inline void __syncthreads() { fibres::leave(); }
 
 static void run(const unsigned *grid, const unsigned *block, bool waits, std::function<void()> thread) {
+#if FLUSH
+    struct flush {
+        const unsigned before = _mm_getcsr();
+        flush() { _mm_setcsr(before | 0x8040); }
+        ~flush() { _mm_setcsr(before); }
+    } flushing;
+#endif
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     for (unsigned y = 0; y < grid[1]; y++)
@@ -114,8 +134,8 @@ static void run(const unsigned *grid, const unsigned *block, bool waits, std::fu
             blockIdx = {x, y, 0};
             if (waits) fibres::block(thread);
             else
-                for (unsigned t = 0; t < block[0]; t++) {
-                    threadIdx = {t, 0, 0};
+                for (unsigned i = 0; i < block[0]; i++) {
+                    threadIdx = {nth_thread(i), 0, 0};
                     thread();
                 }
         }

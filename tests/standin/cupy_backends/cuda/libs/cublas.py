@@ -25,9 +25,12 @@ struct handle {
     void *stream;
 };
 static void (*hook)(const gemm *);
+static int handles;
 extern "C" {
+int standin_handles() { return handles; }
 void standin_hook(void (*f)(const gemm *)) { hook = f; }
-int cublasCreate_v2(handle **made) { *made = new handle(); return 0; }
+int cublasCreate_v2(handle **made) { *made = new handle(); handles++; return 0; }
+int cublasDestroy_v2(handle *of) { delete of; handles--; return 0; }
 int cublasSetStream_v2(handle *of, void *stream) { of->stream = stream; return 0; }
 int cublasSetWorkspace_v2(handle *of, void *memory, size_t bytes) { return (size_t)memory % 256 ? 7 : 0; }
 int cublasGemmEx(handle *of, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int at,
@@ -113,8 +116,11 @@ def _hook(pointer: ctypes._Pointer[_Gemm]) -> None:
 
 
 _callback = ctypes.CFUNCTYPE(None, ctypes.POINTER(_Gemm))(_hook)
-_library = ctypes.CDLL(str(build(_SOURCE, "libcublas.so.12")))
+#: The extension's file, through which the library that it is linked to is found.
+__file__ = str(build(_SOURCE, "cublas.so"))
+_library = ctypes.CDLL(__file__)
 _library.standin_hook(_callback)
+handles = _library.standin_handles
 
 
 def getVersion(handle: int = 0) -> int:
