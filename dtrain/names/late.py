@@ -11,4 +11,9 @@ LATE: dict[str, dict[str, str]] = {
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,
     },
+    "tf.data": {
+        "dtrain.tf1.dataset": """
+            Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset
+        """,
+    },
 }
