@@ -192,7 +192,10 @@ def recall_at_k(
     updates_collections: Any = None,
     name: str | None = None,
 ) -> Metric:
-    """How often the label, one of an example, is among the k classes of the highest predictions."""
+    """How often the label, one of an example, is among the k classes of the highest predictions.
+
+    Before there are examples it is NaN.
+    """
     if class_id is not None:
         raise GraphError("recall_at_k: class_id is not supported; leave it out.")
     with variable_scope(name, f"recall_at_{k}"):
@@ -203,7 +206,7 @@ def recall_at_k(
         truth, weights = logical_or(found, True), _weights(weights, found)
         right = _count(truth, found, weights, True, True, f"true_positive_at_{k}")
         missed = _count(truth, found, weights, False, True, f"false_negative_at_{k}")
-        metric = _share(right[0], missed[0]), _share(right[1], missed[1])
+        metric = right[0] / (right[0] + missed[0]), right[1] / (right[1] + missed[1])
         return _told(metric, metrics_collections, updates_collections)
 
 
