@@ -165,7 +165,10 @@ def mean_per_class_accuracy(
     updates_collections: Any = None,
     name: str | None = None,
 ) -> Metric:
-    """The mean over the classes of how often predictions are right of those of the class."""
+    """The mean over the classes of how often predictions are right of those of the class.
+
+    update_op gives the number of each class.
+    """
     with variable_scope(name, "mean_accuracy"):
         labels, predictions, weights = _matched(labels, predictions, weights)
         of_class = one_hot(labels, num_classes)
@@ -178,7 +181,7 @@ def mean_per_class_accuracy(
             assign_add(hits, reduce_sum(of_class * expand_dims(right, -1), axes)),
             assign_add(count, reduce_sum(of_class, axes)),
         )
-        metric = reduce_mean(_over(hits, count)), reduce_mean(_over(*sums))
+        metric = reduce_mean(_over(hits, count)), _over(*sums)
         return _told(metric, metrics_collections, updates_collections)
 
 
@@ -400,5 +403,3 @@ def _told(metric: Metric, values: Any, updates: Any) -> Metric:
         if names:
             graph.add_to_collections([names] if isinstance(names, str) else list(names), tensor)
     return value, update
-
-

@@ -54,7 +54,9 @@ def test_metrics_are_tensorflows(
 
 def test_collections_names_and_refusals() -> None:
     with dt.Graph().as_default() as graph:
-        value, update = dt.metrics.mean([1.0, 2.0], name="mine", metrics_collections="a", updates_collections=["b"])
+        value, update = dt.metrics.mean(
+            [1.0, 2.0], name="mine", metrics_collections="a", updates_collections=["b"]
+        )
         assert graph.get_collection("a") == [value] and graph.get_collection("b") == [update]
         assert [v.name for v in dt.get_collection("local_variables", scope="mine")] == [
             "mine/total:0",
