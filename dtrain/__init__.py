@@ -5,7 +5,7 @@ The names are TensorFlow 1's: `import dtrain as dt`.
 
 # first, since it loads NumPy with no more BLAS threads than wanted
 import dtrain.comm  # noqa: F401  # isort: skip
-from dtrain import errors, initializers, keras, losses, nn, summary, train
+from dtrain import data, errors, initializers, keras, losses, nn, summary, train
 from dtrain.autodiff import gradients
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.dimension import Dimension
@@ -278,6 +278,7 @@ __all__ = [
     "cosh",
     "count_nonzero",
     "cumsum",
+    "data",
     "diag",
     "diag_part",
     "div",

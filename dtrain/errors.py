@@ -120,6 +120,12 @@ class FailedPreconditionError(DtrainError, RuntimeError):
     exit_code = 2
 
 
+class OutOfRangeError(DtrainError, RuntimeError):
+    """A data set or a queue has no more elements."""
+
+    exit_code = 2
+
+
 class NotSupportedError(DtrainError, AttributeError):
     """A name of TensorFlow 1 that dtrain does not have."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
-from dtrain.data import Dataset
+from dtrain.data.dataset import Dataset
 from dtrain.runtime.feeds import Shard
 from dtrain.runtime.plan import Plan
 from dtrain.task.network import TRAINING, build

@@ -16,13 +16,18 @@ from types import ModuleType
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.data import dataset as sets
 from dtrain.data import idx
-from dtrain.data.dataset import Dataset, Part
+from dtrain.data.dataset import Part
 from dtrain.data.pool import Pool, held
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder
+from dtrain.names import module_getattr
 
-__all__ = ["Dataset", "Part", "cache_folder", "load"]
+__all__ = ["Part", "cache_folder", "load"]
+
+#: tf.data, whose names load on first use.
+__getattr__ = module_getattr("tf.data")
 
 SYNTHETIC_SEED = 0
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
@@ -34,7 +39,7 @@ def load(
     label: str | None = None,
     validation: str = "",
     environ: Mapping[str, str] = os.environ,
-) -> Dataset:
+) -> sets.Dataset:
     """The data set that --dataset names; collective, every rank gets the same.
 
     spec: "mnist", "synthetic", a folder, or "auto": MNIST, and generated digits where it is neither there
@@ -48,7 +53,7 @@ def load(
     return validated(_found(spec, comm, label, environ), validation, comm, label, environ)
 
 
-def _found(spec: str, comm: Communicator, label: str | None, environ: Mapping[str, str]) -> Dataset:
+def _found(spec: str, comm: Communicator, label: str | None, environ: Mapping[str, str]) -> sets.Dataset:
     """The set as it was found. Other formats are read here, as _read reads IDX files."""
     if label is not None:
         comm.agree(UsageError(f"--label {label}: {spec} is no table with columns; leave --label out."))
@@ -68,8 +73,8 @@ def _found(spec: str, comm: Communicator, label: str | None, environ: Mapping[st
 
 
 def validated(
-    data: Dataset, validation: str, comm: Communicator, label: str | None, environ: Mapping[str, str]
-) -> Dataset:
+    data: sets.Dataset, validation: str, comm: Communicator, label: str | None, environ: Mapping[str, str]
+) -> sets.Dataset:
     """The set with the examples of --validation: a share or a number of its own, or another set. Collective.
 
     Raises, on every rank:
@@ -100,7 +105,7 @@ def validated(
     return data.holding_back(count)
 
 
-def _refuse_other_kind(data: Dataset, other: Dataset, said: str) -> None:
+def _refuse_other_kind(data: sets.Dataset, other: sets.Dataset, said: str) -> None:
     for what, here, there in (
         ("examples", _spec(data.x), _spec(other.x)),
         ("targets", f"{data.kind} {_row(data.y)}", f"{other.kind} {_row(other.y)}"),
@@ -160,7 +165,7 @@ def _download_where_absent(folder: Path | None, comm: Communicator) -> str:
     return next(filter(None, comm.gather_text(str(absent or ""))), "")
 
 
-def _read(folder: Path, dataset: str, comm: Communicator) -> Dataset:
+def _read(folder: Path, dataset: str, comm: Communicator) -> sets.Dataset:
     other = dataset not in ("auto", "mnist")
     pool = held(
         comm,
@@ -182,9 +187,9 @@ def _read(folder: Path, dataset: str, comm: Communicator) -> Dataset:
     return of_pool(pool, name, str(folder), digest)
 
 
-def of_pool(pool: Pool, name: str, source: str, digest: str, warning: str | None = None) -> Dataset:
+def of_pool(pool: Pool, name: str, source: str, digest: str, warning: str | None = None) -> sets.Dataset:
     """A pool's examples as a set."""
-    return Dataset(
+    return sets.Dataset(
         name=name,
         source=source,
         digest=digest,
@@ -198,7 +203,7 @@ def of_pool(pool: Pool, name: str, source: str, digest: str, warning: str | None
     )
 
 
-def _generate(comm: Communicator, warning: str | None = None) -> Dataset:
+def _generate(comm: Communicator, warning: str | None = None) -> sets.Dataset:
     """Generated digits, made once and kept as if they had been read."""
     from dtrain.data import synthetic
 

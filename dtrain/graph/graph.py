@@ -209,7 +209,10 @@ class Graph:
     Several threads may build it, each in scopes of its own, while others run it.
 
     lock: held while the graph changes, by whoever looks before it adds.
+    captures: whether it takes tensors of other graphs, as that of a function within a graph does.
     """
+
+    captures = False
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

@@ -17,4 +17,9 @@ LATE: dict[str, dict[str, str]] = {
         """,
     },
     "tf.train": {"dtrain.tf1.v0": "SummaryWriter"},
+    "tf.data": {
+        "dtrain.tf1.dataset": """
+            Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset
+        """,
+    },
 }

@@ -247,7 +247,7 @@ _WHY: dict[str, str] = {
     "there are no queues and readers: feed batches, such as those of next_batch": """
         tf.FIFOQueue tf.PriorityQueue tf.RandomShuffleQueue tf.ReaderBase tf.TFRecordReader
         tf.TextLineReader tf.decode_csv tf.decode_raw tf.parse_example tf.FixedLenFeature tf.VarLenFeature
-        tf.data tf.python_io tf.train.Coordinator tf.train.LooperThread tf.train.QueueRunner
+        tf.python_io tf.train.Coordinator tf.train.LooperThread tf.train.QueueRunner
         tf.train.add_queue_runner tf.train.batch tf.train.batch_join tf.train.input_producer
         tf.train.limit_epochs tf.train.maybe_batch tf.train.range_input_producer tf.train.shuffle_batch
         tf.train.slice_input_producer tf.train.start_queue_runners tf.train.string_input_producer

@@ -77,6 +77,8 @@ class Op:
     takes_strings: ClassVar[bool] = False
     #: What a profile counts its time as, such as MATRIX; '' for ELEMENTWISE or, where it is not, other work.
     category: ClassVar[str] = ""
+    #: Why it is in no plan, where it runs in Python alone, in the functions of data sets.
+    only_in: ClassVar[str] = ""
     #: Said why, where an op with floating inputs has no gradient.
     no_gradient: ClassVar[str] = ""
 
@@ -392,7 +394,9 @@ def apply(op: Op, *inputs: Any, name: str | None = None) -> Tensor:
             tensors.append(convert_to_tensor(value))
         else:
             tensors.append(convert_to_tensor(value, dtype))
-    graph = tensors[0].graph if tensors else get_default_graph()
+    graph = get_default_graph()
+    if tensors and not graph.captures:
+        graph = tensors[0].graph
     return graph.add(op, tuple(tensors), name).outputs[0]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.graph.dtypes import as_dtype
+from dtrain.graph.dtypes import as_dtype, string
 from dtrain.graph.graph import Graph, Spec, Tensor
 from dtrain.graph.shape import is_static
 from dtrain.ops.base import Const, Op, apply, constant
@@ -30,16 +30,16 @@ class HostEnv:
         raise AssertionError("an op that reads variables is never folded")
 
 
-def evaluate(op: Op, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The outputs of op on host arrays."""
+def evaluate(op: Op, inputs: Sequence[np.ndarray], env: Any = None) -> list[np.ndarray]:
+    """The outputs of op on host arrays; env: what its kernel is bound in, by default without a session."""
     if type(op).bind is Op.bind and type(op).kernel is Op.kernel and not op.is_view:
         with Graph().as_default():
             node = apply(op, *map(constant, inputs)).op
             result = op.lower(node, node.inputs)
         assert result is not None, f"{type(op).__name__} has neither a kernel nor simpler ops"
         return [_value_of(result)]
-    env = HostEnv()
-    specs = op.infer(*(Spec(a.shape, as_dtype(a.dtype)) for a in inputs))
+    env = env or HostEnv()
+    specs = op.infer(*(Spec(a.shape, string if a.dtype == object else as_dtype(a.dtype)) for a in inputs))
     if op.is_view:
         return [np.array(op.view(env, inputs[0], specs[0].shape), order="C")]  # type: ignore[arg-type]
     assert all(is_static(s.shape) for s in specs)

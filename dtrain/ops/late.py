@@ -90,7 +90,7 @@ class Late(Op):
                     "for the shapes of what is fed, before there are values: take it from dt.shape(...)."
                 )
             values.append(value)
-        return _filled(self.kind, values), tuple(inputs[: self.own])
+        return filled(self.kind, values), tuple(inputs[: self.own])
 
 
 def late(kind: Op, inputs: Sequence[Any], values: Sequence[Tensor] = (), name: str | None = None) -> Tensor:
@@ -100,7 +100,7 @@ def late(kind: Op, inputs: Sequence[Any], values: Sequence[Tensor] = (), name: s
     return apply(kind, *inputs, name=name)
 
 
-def _filled(kind: Op, values: Sequence[np.ndarray]) -> Op:
+def filled(kind: Op, values: Sequence[np.ndarray]) -> Op:
     def fill(attribute: Any) -> Any:
         if isinstance(attribute, Later):
             value = values[attribute.input]

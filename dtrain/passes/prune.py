@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from dtrain.errors import GraphError, InvalidArgumentError
@@ -32,7 +32,7 @@ def prune(
         InvalidArgumentError: a placeholder is needed and not fed, or the fed shapes do not fit an op.
     """
     fed = {feed.tensor: i for i, feed in enumerate(feeds)}
-    needed = _needed(fetches, targets, fed)
+    needed = needed_by(fetches, targets, fed)
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
@@ -50,6 +50,8 @@ def prune(
                 operations[node] = tensors[node.outputs[0]].op
                 continue
             raise InvalidArgumentError(_not_fed(node))
+        if node.kind.only_in:
+            raise InvalidArgumentError(f"{node.name}{built(node)}: {node.kind.only_in}.")
         inputs = tuple(tensors[t] for t in node.inputs)
         control = tuple(operations[c] for c in node.control_inputs)
         copy = _at_known_shapes(graph, node, inputs, control)
@@ -65,8 +67,8 @@ def prune(
     )
 
 
-def _needed(
-    fetches: Sequence[Tensor], targets: Sequence[Operation], fed: dict[Tensor, int]
+def needed_by(
+    fetches: Sequence[Tensor], targets: Sequence[Operation], fed: Container[Tensor]
 ) -> set[Operation]:
     """Operations to run: a fed tensor needs nothing of what would have made it."""
     seen: set[Operation] = set()

@@ -15,7 +15,9 @@ import numpy as np
 from dtrain.errors import RanksLost
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.check import NotFinite
+from dtrain.ops.sources import SOURCES, Taking
 from dtrain.ops.state import VariableOp
+from dtrain.passes.prune import needed_by
 from dtrain.runtime.collection import paused
 from dtrain.runtime.feeds import Shard, Window, accept, as_fed, check_alike
 from dtrain.runtime.plan import Plan
@@ -45,7 +47,16 @@ class CompiledStep:
         self._elements = elements = [session.element(leaf) for leaf in leaves]
         self._tensors = tuple(e for e in elements if isinstance(e, Tensor))
         self._targets = tuple(e for e in elements if isinstance(e, Operation))
-        self._feeds = tuple(session.feed_tensor(feed) for feed in feed_list)
+        self._given_feeds = self._feeds = tuple(session.feed_tensor(feed) for feed in feed_list)
+        #: What is fed besides: the next elements of the graph's data sets and queues.
+        self._taking: Taking | None = None
+        if SOURCES in session.graph.kept:
+            key = (self._tensors, self._targets, self._feeds)
+            if key not in session.takings:
+                needed = needed_by(self._tensors, self._targets, self._feeds)
+                session.takings[key] = Taking(session.graph, needed, self._feeds)
+            if taking := session.takings[key]:
+                self._taking, self._feeds = taking, (*self._feeds, *taking.tensors)
         place = {t: i for i, t in enumerate(self._tensors)}
         self._places = [place[e] if isinstance(e, Tensor) else None for e in elements]
         variables = [t.op.name for t in self._tensors if isinstance(t.op.kind, VariableOp)]
@@ -65,6 +76,9 @@ class CompiledStep:
             if any(isinstance(value, Shard) for value in values):
                 session.comm.check_thread()  # the other rows are other ranks'
             return session.reader().make_callable(*self._given)(*values)
+        if self._taking is not None:
+            feeds = dict(zip(self._given_feeds, values, strict=True))
+            values = (*values, *self._taking.values(session, feeds))
         return self._result(self._take(values)[0])
 
     def several(self, window: Window, *values: Any, until: Any = None) -> list[Any]:

@@ -28,6 +28,7 @@ from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.check import LOSS_SCALES, LOSSES
 from dtrain.ops.placement import Placement
+from dtrain.ops.sources import Taking
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
@@ -71,6 +72,7 @@ class Session:
     profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
     lock: held by each run; while a thread holds it, no other's run comes between its own.
     plans: those that it keeps, by what they are for; the one that ran last is the last.
+    takings: what runs of the same fetches and feeds take from data sets and queues.
     updates: runs so far that have updated parameters.
     variables, draws, numerics: the values, the random numbers, and what is done about bad numbers.
     """
@@ -105,6 +107,7 @@ class Session:
         self.draws = Draws(self.graph, self.comm, self.backend)
         self.numerics = Numerics(config.check_numerics, self.comm, self.backend, self.variables, self.draws)
         self.plans: dict[Any, Plan] = {}
+        self.takings: dict[Any, Taking] = {}
         self._reads: Session | None = None
         self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
         self._problem = ""  # why there are no kernels in C
@@ -146,6 +149,7 @@ class Session:
                 self._reads.close()
             self.variables.clear()
             self.plans.clear()
+            self.takings.clear()
             self._constants.clear()
 
     def check_open(self) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
-from dtrain.data import Dataset, Part
+from dtrain.data import Part
+from dtrain.data.dataset import Dataset
 from dtrain.errors import GraphError, UsageError
 from dtrain.keras import losses, optimizers
 from dtrain.keras.losses import per_example

@@ -13,7 +13,8 @@ import dtrain as dt
 from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
-from dtrain.data import Dataset, load
+from dtrain.data import load
+from dtrain.data.dataset import Dataset
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, Choice, backend_on, choose_gpu

@@ -21,7 +21,7 @@ import numpy as np
 from dtrain.autodiff import gradients as gradients_of
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
-from dtrain.data import Dataset
+from dtrain.data.dataset import Dataset
 from dtrain.errors import EnvironmentProblem
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor

@@ -19,7 +19,8 @@ import pytest
 from dtrain import data
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.data import Dataset, fetch, idx, load, pool
+from dtrain.data import fetch, idx, load, pool
+from dtrain.data.dataset import Dataset
 from dtrain.errors import DataError, UsageError
 
 REAL = os.environ.get("DTRAIN_DATA")

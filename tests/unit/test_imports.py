@@ -42,11 +42,11 @@ ALLOWED = {
     "initializers": "names ops",
     "summary": "comm errors graph names ops",
     "info": "__version__ comm cuda errors files hints machine native",
-    "data": "comm errors files",
+    "data": "comm errors files names",
     "train": "autodiff comm config data errors files graph info machine names ops runtime summary",
     "task": "comm config data dtrain errors graph keras machine ops runtime train",
     "keras": "comm config data errors files graph hints names ops runtime summary train",
-    "tf1": "comm data errors graph names ops runtime summary train",
+    "tf1": "comm data errors graph names ops passes runtime summary train",
     "report": "__version__ config errors files hints",
     "jobs": "__version__ errors info",
     "bench": "comm config data dtrain errors files info machine ops report runtime task train",
@@ -54,7 +54,7 @@ ALLOWED = {
     "cli": "__version__ bench choices comm config data doctor "
     "errors info jobs names report runtime task train",
     "__main__": "cli",
-    "dtrain": "autodiff comm errors graph initializers keras losses names nn ops runtime summary train",
+    "dtrain": "autodiff comm data errors graph initializers keras losses names nn ops runtime summary train",
 }
 ALLOWED = {part: {*names.split()} for part, names in ALLOWED.items()}
 

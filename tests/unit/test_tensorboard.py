@@ -17,7 +17,7 @@ import pytest
 import dtrain as dt
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
-from dtrain.data import Dataset
+from dtrain.data.dataset import Dataset
 from dtrain.errors import EnvironmentProblem
 from dtrain.ops import summary_proto
 from dtrain.task import models, trainer
@@ -319,7 +319,7 @@ def test_off_it_is_not_imported_and_nothing_is_added_to_the_graph(tmp_path: Path
         "import numpy as np\n"
         "from dtrain.cli import main\n"
         "from dtrain.task import trainer\n"
-        "from dtrain.data import Dataset\n"
+        "from dtrain.data.dataset import Dataset\n"
         "images, labels = np.zeros((9, 28, 28), np.uint8), np.zeros(9, np.uint8)\n"
         "parts = {'train': range(5), 'test': range(5, 9), 'classes': ('0',) * 10}\n"
         "data = Dataset('none', 'generated', '', images, labels, **parts)\n"

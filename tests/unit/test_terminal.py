@@ -30,7 +30,7 @@ import logging, sys, time, warnings
 import numpy as np
 from dtrain import cli, comm
 from dtrain.task import trainer
-from dtrain.data import Dataset
+from dtrain.data.dataset import Dataset
 
 fail = int(sys.argv.pop(1))
 

@@ -1,0 +1,104 @@
+"""Placeholders that a session feeds by itself, such as those of a data set's get_next.
+
+What they are fed comes from a source, which the graph keeps by name: a run that needs one of its tensors
+takes one element of it, before the run, alike on all ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Protocol
+
+from dtrain.graph.dtypes import DType
+from dtrain.graph.graph import Graph, Operation, Tensor, get_default_graph
+from dtrain.graph.shape import Dims
+from dtrain.ops.base import Placeholder, register
+from dtrain.ops.state import NoOp
+
+#: Under which name a graph keeps its sources.
+SOURCES = "sources"
+
+
+class Source(Protocol):
+    """Where the elements come from. Each session has its own place in it."""
+
+    def start(self, session: Any, feeds: Mapping[Tensor, Any], argument: Any) -> None:
+        """What a run of one of its operations does; feeds: what the run is fed."""
+
+    def take(self, session: Any, feeds: Mapping[Tensor, Any], argument: Any) -> Sequence[Any]:
+        """The next element: a value for each tensor of a call. Raises OutOfRangeError at the end."""
+
+
+@register
+class Taken(Placeholder):
+    """One part of a source's next element.
+
+    call: the number of the call that made it; a run takes one element for each call that it needs.
+    part: which of the element's values; argument: what the source is told.
+    """
+
+    shape: Dims
+    dtype: DType
+    source: str
+    call: int
+    part: int
+    argument: Any = None
+
+
+@register
+class Start(NoOp):
+    """Tells a source something, such as to begin anew, before the run that it is in."""
+
+    source: str
+    argument: Any = None
+
+
+def add_source(name: str, source: Source) -> str:
+    """Keep a source with the default graph; returns its name there."""
+    sources = get_default_graph().kept.setdefault(SOURCES, {})
+    full = name if name not in sources else f"{name}_{len(sources)}"
+    sources[full] = source
+    return full
+
+
+def taken(
+    source: str, shapes: Sequence[Dims], dtypes: Sequence[DType], name: str, argument: Any = None
+) -> list[Tensor]:
+    """The tensors of the next element of a source: one call, with a tensor for each of its values."""
+    graph = get_default_graph()
+    call = len(graph.operations)
+    return [
+        graph.add(Taken(shape, dtype, source, call, part, argument), (), name).outputs[0]
+        for part, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True))
+    ]
+
+
+def start(source: str, name: str, argument: Any = None) -> Operation:
+    """An operation that tells a source something."""
+    return get_default_graph().add(Start(source, argument), (), name)
+
+
+class Taking:
+    """What a run takes from the sources of its graph: tensors to feed, and where their values come from."""
+
+    def __init__(self, graph: Graph, needed: set[Operation], fed: Container[Tensor]) -> None:
+        self._sources = graph.kept.get(SOURCES, {})
+        ordered = sorted(needed, key=lambda node: node.id)
+        self._starts = [node.kind for node in ordered if isinstance(node.kind, Start)]
+        takes = [node for node in ordered if isinstance(node.kind, Taken) and node.outputs[0] not in fed]
+        self.tensors = tuple(node.outputs[0] for node in takes)
+        self._kinds = [node.kind for node in takes]
+
+    def __bool__(self) -> bool:
+        return bool(self._starts or self._kinds)
+
+    def values(self, session: Any, feeds: Mapping[Tensor, Any]) -> list[Any]:
+        """The values of `tensors`: one element of each source for each call. Raises OutOfRangeError."""
+        for kind in self._starts:
+            self._sources[kind.source].start(session, feeds, kind.argument)
+        elements: dict[int, Sequence[Any]] = {}
+        for kind in self._kinds:
+            if kind.call not in elements:
+                source = self._sources[kind.source]
+                elements[kind.call] = source.take(session, feeds, kind.argument)
+        return [elements[kind.call][kind.part] for kind in self._kinds]
