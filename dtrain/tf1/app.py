@@ -12,7 +12,7 @@ __all__ = ["flags", "run"]
 
 
 def run(main: Callable[[list[str]], Any] | None = None, argv: Sequence[str] | None = None) -> None:
-    """Set FLAGS from the command line, call main(what is left of it), and end the process with what it returns.
+    """Set FLAGS from the command line, call main(what is left of it), and end with what it returns.
 
     main: by default the one of the program that was started. Words that are no flag stay in the list.
     """

@@ -167,14 +167,14 @@ def Remove(filename: Path) -> None:
 
 
 def Rename(oldname: Path, newname: Path, overwrite: bool = False) -> None:
-    """Move a file or folder. Rank 0 does. Raises UsageError where there is one of the new name, unless overwrite."""
+    """Move a file or folder. Rank 0 does. UsageError where the new name is taken, unless overwrite."""
     if launcher.rank() == 0:
         _free(newname, overwrite)
         os.replace(oldname, newname)
 
 
 def Copy(oldpath: Path, newpath: Path, overwrite: bool = False) -> None:
-    """Copy a file. Rank 0 does. Raises UsageError where there is one of the new name, unless overwrite."""
+    """Copy a file. Rank 0 does. UsageError where the new name is taken, unless overwrite."""
     if launcher.rank() == 0:
         _free(newpath, overwrite)
         shutil.copyfile(oldpath, newpath)

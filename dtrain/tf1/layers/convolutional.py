@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from dtrain.graph.graph import Tensor
@@ -138,20 +139,17 @@ class Conv2DTranspose(_Conv):
     def call(self, inputs: Tensor) -> Tensor:
         if self.channels_first:
             inputs = transpose(inputs, [0, 2, 3, 1])
-        now, sizes = sizes_of(inputs), inputs.spec.shape or (None,) * 4
-        to = [
-            self._size(
-                now[1 + i] if sizes[1 + i] is None else sizes[1 + i], self.kernel_size[i], self.strides[i]
-            )  # type: ignore[index]
-            for i in (0, 1)
-        ]
-        examples = now[0] if sizes[0] is None else sizes[0]  # type: ignore[index]
-        y = transposed(inputs, self.kernel, [examples, *to, self.filters], self.strides, self.padding)
+        to = self.enlarged(inputs, self.kernel_size, self.strides, self.padding)
+        y = transposed(inputs, self.kernel, [*to, self.filters], self.strides, self.padding)
         return self._finished(transpose(y, [0, 3, 1, 2]) if self.channels_first else y)
 
-    def _size(self, size: Any, kernel: int, stride: int) -> Any:
-        """Of the result, along an axis."""
-        return size * stride + (max(kernel - stride, 0) if self.padding == "VALID" else 0)
+    @staticmethod
+    def enlarged(images: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> list[Any]:
+        """[n, height, width] of the result."""
+        now, sizes = sizes_of(images), images.spec.shape or (None,) * 4
+        examples, *old = (now[i] if sizes[i] is None else sizes[i] for i in range(3))  # type: ignore[index]
+        rests = [max(k - s, 0) if padding == "VALID" else 0 for k, s in zip(kernel, strides, strict=True)]
+        return [examples, *(n * s + rest for n, s, rest in zip(old, strides, rests, strict=True))]
 
 
 class SeparableConv2D(_Conv):
