@@ -163,6 +163,10 @@ class Op:
         """Simpler ops that do the same, once all shapes are known; None to stay."""
         return None
 
+    def settled(self, node: Operation) -> Op:
+        """The op of a plan, where it depends on what the program said of its operation."""
+        return self
+
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         """Placements that the inputs should have and the outputs then get; None: all replicated."""
         return None

@@ -6,14 +6,14 @@ pieces that stay in the cache: next to the products, writing out the windows cos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Operation, Spec, Tensor
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
 from dtrain.graph.shape import Dims, compatible, shape_text, size_of
-from dtrain.ops.array import zeros
+from dtrain.ops.array import transpose, zeros
 from dtrain.ops.base import (
     MATRIX,
     Array,
@@ -32,6 +32,7 @@ from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 from dtrain.ops.window import (
     Axis,
     Padded,
+    channels_last,
     columns_of,
     contiguous,
     each_entry,
@@ -298,9 +299,14 @@ def conv2d(
         padding: SAME (results = inputs / strides, rounded up) or VALID (only whole windows).
         use_cudnn_on_gpu: means nothing here.
 
+        data_format: NHWC or NCHW, which is computed as NHWC between two transpositions.
+
     Raises:
-        GraphError: the shapes do not fit, or data_format is not NHWC.
+        GraphError: the shapes do not fit.
     """
+    if data_format == "NCHW":
+        moved = channels_last(strides), padding, True, "NHWC", channels_last(dilations), name
+        return _as_nhwc(input, lambda x: conv2d(x, filter, *moved, filters=filters))
     kind = Conv2D(*_how(strides, padding, dilations, data_format))
     return apply(kind, input, filter if filters is None else filters, name=name)
 
@@ -349,6 +355,9 @@ def conv2d_transpose(
     name: str | None = None,
 ) -> Tensor:
     """The transpose of conv2d: value [n, h, w, in], filter [height, width, out, in], to output_shape."""
+    if data_format == "NCHW":
+        to, by = channels_last(_sizes(output_shape)), channels_last(strides)
+        return _as_nhwc(value, lambda x: conv2d_transpose(x, filter, to, by, padding, name=name))
     return conv2d_backprop_input(
         output_shape,
         filter,
@@ -363,6 +372,16 @@ def conv2d_transpose(
 def atrous_conv2d(value: Any, filters: Any, rate: int, padding: Any, name: str | None = None) -> Tensor:
     """conv2d at stride 1 with the entries of the filter `rate` apart."""
     return conv2d(value, filters, 1, padding, dilations=rate, name=name or "atrous_conv2d")
+
+
+def _as_nhwc(images: Any, op: Callable[[Tensor], Tensor]) -> Tensor:
+    """op of images whose channels stand behind the examples."""
+    return transpose(op(transpose(images, [0, 2, 3, 1])), [0, 3, 1, 2])
+
+
+def _sizes(shape: Any) -> Any:
+    """A shape as a list of its sizes."""
+    return [shape[i] for i in range(4)] if isinstance(shape, TensorLike) else shape  # type: ignore[index]
 
 
 def _how(

@@ -1,56 +1,164 @@
-"""What Python computes of single elements: reading files, decoding images and records.
+"""Python functions that a step calls on the host: py_func, Print, Assert.
 
-What comes out, and of which shape, depends on values, so it is in no plan: it runs in the functions of data
-sets, or at once where its inputs are constants.
+Every rank calls them, with whole arrays that are alike on all ranks; Print writes on rank 0.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from dtrain.graph.dtypes import DType
-from dtrain.graph.graph import Spec, Tensor, get_default_graph
-from dtrain.graph.shape import Dims
-from dtrain.ops.base import Op, constant, convert_to_tensor, register, to_array
-from dtrain.ops.late import known_value
+from dtrain.errors import InvalidArgumentError
+from dtrain.graph.dtypes import DType, as_dtype
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
+from dtrain.graph.shape import Dims, is_static
+from dtrain.ops.array import identity
+from dtrain.ops.base import Array, Env, Kernel, Op, convert_to_tensor, register
+
+
+class Function:
+    """A Python function as an op's attribute: only itself is equal to it, and ranks compare its name."""
+
+    def __init__(self, call: Callable[..., Any], name: str = "") -> None:
+        self.call = call
+        self.name = name or getattr(call, "__qualname__", type(call).__name__)
+
+    def __repr__(self) -> str:
+        return f"function {self.name}"
 
 
 @register
-class HostOp(Op):
-    """A function of Python's on arrays, which returns one or, for several dtypes, a list of them."""
+class HostCall(Op):
+    """What a Python function, called as function(rank, *values), makes of the inputs' values.
 
-    function: Callable[..., Any]
+    shapes: of the results; None is that of the first input, where set_shape does not say another.
+    """
+
+    function: Function
     dtypes: tuple[DType, ...]
     shapes: tuple[Dims, ...]
-    takes_strings = True
     stateful = True
-    no_gradient = "it is computed by Python"
-    only_in = "it runs in Python, in the function of a data set: call it in Dataset.map, or on constants"
+    no_gradient = "it is a Python function"
+    takes_strings = True
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return [Spec(shape, dtype) for shape, dtype in zip(self.shapes, self.dtypes, strict=True)]
+        first = specs[0].shape if specs else ()
+        return [Spec(first if s is None else s, d) for s, d in zip(self.shapes, self.dtypes, strict=True)]
 
-    def compute(self, *arrays: np.ndarray) -> list[np.ndarray]:
-        """The outputs, as arrays of the dtypes."""
-        results = self.function(*(a[()] if a.ndim == 0 else a for a in map(np.asarray, arrays)))
-        every = results if len(self.dtypes) != 1 else [results]
-        return [to_array(value, dtype) for value, dtype in zip(every, self.dtypes, strict=True)]
+    def settled(self, node: Operation) -> HostCall:
+        said = tuple(o.spec.shape if is_static(o.spec.shape) else None for o in node.outputs)
+        return HostCall(self.function, self.dtypes, said)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        to_host: Callable[[Any], Any] = np.array if env.on_host else env.xp.asnumpy
+        rank = env.comm.rank
+
+        def kernel() -> None:
+            given = [x.copy() if x.dtype == object else to_host(x) for x in ins]
+            results = self.function.call(rank, *given)
+            for out, dtype, value in zip(outs, self.dtypes, results, strict=True):
+                array = np.asarray(value)
+                if array.shape != out.shape or (array.dtype != dtype.numpy and not dtype.is_string):
+                    raise InvalidArgumentError(
+                        f"{self.function} gives {array.dtype.name}{list(array.shape)} where "
+                        f"{dtype.name}{list(out.shape)} is expected: Tout says the dtype, and set_shape on "
+                        "what py_func returns the shape, which is else that of its first input."
+                    )
+                out[...] = array if env.on_host or dtype.is_string else env.xp.asarray(array)
+
+        return kernel
 
 
-def on_host(
-    function: Callable[..., Any],
-    inputs: Sequence[Any],
-    dtypes: Sequence[DType],
-    shapes: Sequence[Dims],
-    name: str,
-) -> list[Tensor]:
-    """The outputs of a function of Python's, of these dtypes and (as far as they are known) shapes."""
-    tensors = [convert_to_tensor(value) for value in inputs]
-    kind = HostOp(function, tuple(dtypes), tuple(shapes))
-    values = [known_value(t) for t in tensors]
-    if all(v is not None for v in values):
-        return [constant(value, name=name) for value in kind.compute(*values)]  # type: ignore[arg-type]
-    return list(get_default_graph().add(kind, tuple(tensors), name).outputs)
+def host_call(call: Callable[..., Any], inputs: Sequence[Any], name: str) -> Operation:
+    """An operation without a result that calls call(rank, *values)."""
+    tensors = tuple(convert_to_tensor(x) for x in inputs)
+    graph = tensors[0].graph if tensors else get_default_graph()
+    return graph.add(HostCall(Function(call, name), (), ()), tensors, name)
+
+
+# -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+def Print(
+    input_: Any,
+    data: Sequence[Any],
+    message: str | None = None,
+    first_n: int | None = None,
+    summarize: int | None = None,
+    name: str | None = None,
+) -> Tensor:
+    """input_, and when it is computed rank 0 writes the values of data on stderr.
+
+    message: before them. first_n: how many times. summarize: entries of each, 3 by default.
+    """
+    left = [-1 if first_n is None else first_n]
+
+    def show(rank: int, *values: np.ndarray) -> tuple[()]:
+        if rank == 0 and left[0]:
+            left[0] -= 1
+            print(f"{message or ''}{''.join(_short(v, summarize or 3) for v in values)}", file=sys.stderr)
+        return ()
+
+    x = convert_to_tensor(input_)
+    with x.graph.control_dependencies([host_call(show, data, "Print/write")]):
+        return identity(x, name=name or "Print")
+
+
+def Assert(
+    condition: Any, data: Sequence[Any], summarize: int | None = None, name: str | None = None
+) -> Operation:
+    """An operation that fails unless condition, a scalar, is true; the message has the values of data.
+
+    Raises:
+        InvalidArgumentError: while running.
+    """
+    texts = [None if isinstance(d, TensorLike) else d for d in data]
+
+    def check(rank: int, holds: np.ndarray, *values: np.ndarray) -> tuple[()]:
+        if not holds.all():
+            given = iter(values)
+            parts = [_short(next(given), summarize or 3) if t is None else str(t) for t in texts]
+            raise InvalidArgumentError(f"assertion failed: {' '.join(parts)}")
+        return ()
+
+    tensors = [d for d in data if isinstance(d, TensorLike)]
+    return host_call(check, [condition, *tensors], name or "Assert")
+
+
+def py_func(
+    func: Callable[..., Any], inp: Sequence[Any], Tout: Any, stateful: bool = True, name: str | None = None
+) -> Any:
+    """What func makes of arrays, when it is computed: a tensor, or a list of them where Tout is a list.
+
+    Every rank calls it, with the whole arrays, so func has to give the same on all. A result has the shape of
+    the first input; another one is told by set_shape, with all sizes. No gradient flows through it.
+
+    Raises:
+        InvalidArgumentError: while running, where a result has another dtype or shape.
+    """
+    several = isinstance(Tout, list | tuple)
+    dtypes = tuple(as_dtype(d) for d in (Tout if several else [Tout]))
+
+    def call(rank: int, *values: np.ndarray) -> Sequence[Any]:
+        results = func(*values)
+        if len(dtypes) == 1 and not (isinstance(results, list | tuple) and len(results) == 1):
+            return [results]
+        return list(results) if isinstance(results, list | tuple) else [results]
+
+    inputs = tuple(convert_to_tensor(x) for x in inp)
+    graph = inputs[0].graph if inputs else get_default_graph()
+    named = Function(call, getattr(func, "__qualname__", "py_func"))
+    node = graph.add(HostCall(named, dtypes, (None,) * len(dtypes)), inputs, name or "PyFunc")
+    for output, dtype in zip(node.outputs, dtypes, strict=True):
+        output.spec = Spec(None, dtype)  # until set_shape says it
+    if not several:
+        return node.outputs[0]
+    return list(node.outputs)
+
+
+def _short(value: np.ndarray, count: int) -> str:
+    """The first entries of an array, as TensorFlow prints them."""
+    flat = value.ravel()
+    shown = [v.decode(errors="replace") if isinstance(v, bytes) else f"{v:g}" for v in flat[:count].tolist()]
+    return f"[{' '.join(shown)}{'...' if flat.size > count else ''}]"

@@ -12,6 +12,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.dtypes import int32, uint8
 from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.graph.shape import Dims, compatible, shape_text
+from dtrain.ops.array import transpose
 from dtrain.ops.base import (
     Array,
     Env,
@@ -30,6 +31,7 @@ from dtrain.ops.placement import Placement, Sharded
 from dtrain.ops.window import (
     Axis,
     Padded,
+    channels_last,
     each_entry,
     images,
     padding_of,
@@ -385,8 +387,12 @@ def max_pool(
     """The largest entry of each window of images [n, height, width, channels].
 
     ksize, strides: [1, down, across, 1], or one or two ints. Padding never wins. Among equal entries the
-    gradient goes to the first. Raises GraphError where no window fits, or data_format is not NHWC.
+    gradient goes to the first. data_format is NHWC or NCHW. Raises GraphError where no
+    window fits.
     """
+    if data_format == "NCHW":
+        moved = channels_last(ksize), channels_last(strides), padding, "NHWC", name
+        return transpose(max_pool(transpose(value, [0, 2, 3, 1]), *moved), [0, 3, 1, 2])
     return apply(MaxPool(*_how(ksize, strides, padding, data_format)), value, name=name)
 
 
@@ -399,6 +405,9 @@ def avg_pool(
     name: str | None = None,
 ) -> Tensor:
     """The mean of each window of images [n, height, width, channels], without the padding; as max_pool."""
+    if data_format == "NCHW":
+        moved = channels_last(ksize), channels_last(strides), padding, "NHWC", name
+        return transpose(avg_pool(transpose(value, [0, 2, 3, 1]), *moved), [0, 3, 1, 2])
     return apply(AvgPool(*_how(ksize, strides, padding, data_format)), value, name=name)
 
 

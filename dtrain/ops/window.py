@@ -75,7 +75,7 @@ def two(value: Any, what: str, data_format: str | None = "NHWC") -> tuple[int, i
         GraphError: another length, a size below 1, or one above 1 along examples or channels.
     """
     if data_format not in (None, "NHWC"):
-        raise GraphError(f"data_format {data_format}: images are NHWC here; dt.transpose(x, [0, 2, 3, 1])")
+        raise GraphError(f"{what}: data_format {data_format!r} is none of NHWC and NCHW.")
     sizes = [int(value)] if isinstance(value, Integral) else [int(v) for v in value]
     if len(sizes) == 4:
         if (sizes[0], sizes[3]) != (1, 1):
@@ -84,6 +84,13 @@ def two(value: Any, what: str, data_format: str | None = "NHWC") -> tuple[int, i
     if len(sizes) not in (1, 2) or min(sizes) < 1:
         raise GraphError(f"{what} {sizes}: give [1, height, width, 1], each at least 1")
     return sizes[0], sizes[-1]
+
+
+def channels_last(sizes: Any) -> Any:
+    """TensorFlow 1's [1, 1, height, width] of NCHW as [1, height, width, 1]; others stay."""
+    if isinstance(sizes, Integral) or len(sizes) != 4:
+        return sizes
+    return [sizes[0], sizes[2], sizes[3], sizes[1]]
 
 
 def padding_of(padding: Any) -> str:

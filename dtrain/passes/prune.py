@@ -85,7 +85,7 @@ def needed_by(
 def _at_known_shapes(
     graph: Graph, node: Operation, inputs: tuple[Tensor, ...], control: tuple[Operation, ...]
 ) -> Operation:
-    kind = node.kind
+    kind = node.kind.settled(node)
     try:
         if isinstance(kind, Late):  # what its attributes come from is a constant at these shapes
             with graph.as_default():

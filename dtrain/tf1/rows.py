@@ -18,11 +18,11 @@ from dtrain.ops import array, index, join, reduce, slicing
 from dtrain.ops.base import Const, Op, Placeholder
 from dtrain.ops.elementwise import Elementwise
 from dtrain.ops.evaluate import HostEnv, evaluate
-from dtrain.ops.host import HostOp
 from dtrain.ops.late import Late, Shape, filled
 from dtrain.ops.nn import LogSoftmax, Softmax
 from dtrain.ops.random import RandomIntegers, RandomNormal, RandomUniform
 from dtrain.ops.state import VariableOp
+from dtrain.ops.unplanned import HostOp
 from dtrain.passes.prune import needed_by
 
 #: Makes the generator of an op's next run, given its name and seed.

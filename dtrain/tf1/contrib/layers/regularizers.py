@@ -9,15 +9,19 @@ from typing import Any
 from dtrain.errors import GraphError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor, get_collection, get_default_graph
-from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.base import convert_to_tensor
-from dtrain.ops.initializers import VarianceScaling
 from dtrain.ops.reduce import reduce_sum
 
-Regularizer = Callable[[Any], Tensor | None]
+__all__ = [
+    "apply_regularization",
+    "l1_l2_regularizer",
+    "l1_regularizer",
+    "l2_regularizer",
+    "sum_regularizer",
+]
 
-__getattr__ = module_getattr("tf.contrib.layers")
+Regularizer = Callable[[Any], Tensor | None]
 
 
 def l1_regularizer(scale: float, scope: str | None = None) -> Regularizer:
@@ -59,13 +63,6 @@ def apply_regularization(regularizer: Regularizer, weights_list: Sequence[Any] |
     total = _total(losses) if losses else convert_to_tensor(0.0)
     get_default_graph().add_to_collection(GraphKeys.REGULARIZATION_LOSSES, total)
     return total
-
-
-def xavier_initializer(
-    uniform: bool = True, seed: int | None = None, dtype: Any = "float32"
-) -> VarianceScaling:
-    """Glorot & Bengio 2010, the contrib name of glorot_uniform and glorot_normal."""
-    return VarianceScaling(1.0, "fan_avg", "uniform" if uniform else "truncated_normal", seed, dtype)
 
 
 def _check(scale: float) -> None:
