@@ -1,0 +1,201 @@
+"""Public programs for TensorFlow 1 and Keras, as they are, on dtrain: which run, and why the others do not.
+
+    python tests/campaign/public.py FOLDER --to OUT [--ranks 2] [--seconds 60] [--match WORD]
+
+FOLDER holds a checkout of each repository. Of a notebook the code cells are run. Nothing is changed in a
+program but counts of steps and epochs (so that it ends in a minute), and Python 2 becomes Python 3. OUT gets
+what each printed, and results.json; a table by repository is printed. PUBLIC.md has the last one. No text of
+such programs is kept here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+#: What is not written for TensorFlow 1 or Keras 2 on one machine.
+ELSEWHERE = re.compile(
+    r"enable_eager_execution|contrib\.eager|tf\.function\b|GradientTape|experimental_run_v2|contrib\.tpu|\bTPU"
+    r"|boosted_trees|tensor_forest|tensorflow_hub|tf\.load_op_library"
+)
+#: What a program needs that is not there, or what is wrong with it on any TensorFlow 1, by its last words.
+NEEDS = (
+    ("the network", r"URLError|ConnectionError|gaierror|Name or service not known|is not in the cache"),
+    ("another package", r"No module named '(?!tensorflow|keras|dtrain)|cannot import name"),
+    ("a file", r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk"),
+    (
+        "a word on its command line",
+        r"the following arguments are required|IndexError: list index out of range",
+    ),
+    ("mending in itself", r"SyntaxError|IndentationError|TabError|NameError|UnboundLocalError"),
+    (
+        "an older NumPy, SciPy or matplotlib",
+        r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg",
+    ),
+)
+
+
+def programs(folder: Path) -> Iterator[Path]:
+    """Files that import TensorFlow or Keras, speak of MNIST and do something when they are run."""
+    for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.ipynb")]):
+        if ".ipynb_checkpoints" in path.parts or not path.is_file():
+            continue
+        text = source(path)
+        if not re.search(r"^\s*(import|from)\s+(tensorflow|keras)\b", text, re.M):
+            continue
+        if (
+            not re.search("mnist", text, re.I)
+            or ELSEWHERE.search(text)
+            or path.with_suffix(".py").exists() > (path.suffix == ".py")
+        ):
+            continue
+        if path.suffix == ".ipynb" or _acts(text):
+            yield path
+
+
+def source(path: Path) -> str:
+    """The code of a file, or of a notebook's cells."""
+    text = path.read_text(errors="replace")
+    if path.suffix == ".py":
+        return text
+    try:
+        book = json.loads(text)
+    except ValueError:
+        return ""
+    cells = book.get("cells") or [c for sheet in book.get("worksheets", []) for c in sheet.get("cells", [])]
+    parts = [c.get("source", c.get("input", "")) for c in cells if c.get("cell_type") == "code"]
+    lines = "\n\n".join(p if isinstance(p, str) else "".join(p) for p in parts).split("\n")
+    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!", "get_ipython")))
+
+
+def _acts(text: str) -> bool:
+    """Whether a file does something besides defining functions and classes."""
+    try:
+        body = ast.parse(text).body
+    except SyntaxError:
+        return True
+    return any(isinstance(n, ast.For | ast.With | ast.If | ast.Expr) and not _is_text(n) for n in body)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def shortened(text: str) -> str:
+    """The same with few epochs and steps."""
+
+    def fewer(found: re.Match[str]) -> str:
+        name, count = found[1], int(found[2])
+        if "epoch" in name.lower():
+            return f"{name}{min(count, 1)}"
+        many = count >= 100 and not re.search("display|save|print", name.lower())
+        return f"{name}{30 if many else found[2]}"
+
+    words = r"epochs?|iters?|iterations?|steps?"
+    text = re.sub(rf"(?i)(\b\w*(?:{words})\w*\s*=\s*)(\d{{1,8}})\b", fewer, text)
+    text = re.sub(rf"(?i)(['\"](?:\w*(?:{words}))['\"]\s*,\s*)(\d{{1,7}})\b", fewer, text)
+    return re.sub(r"\b(x?range\()(\d{3,8})\)", lambda m: f"{m[1]}{min(int(m[2]), 40)})", text)
+
+
+def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[str, object]:
+    """Run one program beside copies of its neighbours; what became of it."""
+    name = path.relative_to(folder).as_posix()
+    with tempfile.TemporaryDirectory() as place:
+        work = Path(place, "work")
+        shutil.copytree(path.parent, work, ignore=shutil.ignore_patterns("*.gz", ".git", "*.ckpt*"))
+        program = work / (path.stem + ("_notebook.py" if path.suffix == ".ipynb" else ".py"))
+        program.write_text(source(path))
+        for file in work.glob("*.py"):
+            text = file.read_text(errors="replace")
+            try:
+                compile(text, file.name, "exec")
+            except (SyntaxError, ValueError):
+                subprocess.run([sys.executable, "-m", "lib2to3", "-w", "-n", str(file)], capture_output=True)
+                text = file.read_text(errors="replace").expandtabs(8)
+            file.write_text(shortened(text))
+        command = [sys.executable, "-m", "dtrain", "run", program.name]
+        if ranks > 1:
+            command = [os.environ.get("DTRAIN_MPIRUN", "mpirun"), "-n", str(ranks), *command]
+        began = time.monotonic()
+        done = subprocess.run(
+            ["timeout", "-k", "5", str(seconds), *command],
+            cwd=work,
+            env={**os.environ, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    text = done.stdout.decode(errors="replace")
+    (to / (name.replace("/", "__") + ".txt")).write_text(text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = next((x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b|dtrain: error", x)), "")
+    # one that was still running without an error when its time was up runs
+    state = "runs" if done.returncode in (0, 124, 137) else "stops"
+    if state == "stops":
+        state = next((f"needs {what}" for what, words in NEEDS if re.search(words, said)), "stops")
+    return {
+        "program": name,
+        "state": state,
+        "seconds": round(time.monotonic() - began, 1),
+        "ended": done.returncode == 0,
+        "said": said[:300],
+    }
+
+
+def table(results: list[dict[str, object]]) -> str:
+    """By repository: programs, those that could run here, and those that do."""
+    rows: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for found in results:
+        state = str(found["state"])
+        for key in (str(found["program"]).split("/")[0], "all"):
+            rows[key][state if state in ("runs", "stops") else "needs"] += 1
+    lines = [
+        "| repository | programs | need something else | run | of those that could |",
+        "|---|---|---|---|---|",
+    ]
+    for name in (*sorted(set(rows) - {"all"}), "all"):
+        c = rows[name]
+        could = c["runs"] + c["stops"]
+        share = f"{100 * c['runs'] / could:.0f} %" if could else ""
+        lines.append(f"| {name.replace('+', '/')} | {c.total()} | {c['needs']} | {c['runs']} | {share} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--to", type=Path, required=True)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--match", default="")
+    options = parser.parse_args()
+    options.to.mkdir(parents=True, exist_ok=True)
+    paths = [p for p in programs(options.folder) if re.search(options.match, str(p))]
+    results = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [(p, options.folder, options.to, options.ranks, options.seconds) for p in paths]
+        for found in pool.map(lambda job: run(*job), jobs):
+            results.append(found)
+            (options.to / "results.json").write_text(json.dumps(results, indent=0))
+            print(
+                f"{found['state']:<10} {found['seconds']:>6} s  {found['program']}  {found['said']}",
+                flush=True,
+            )
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
