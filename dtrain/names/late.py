@@ -10,5 +10,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,
+        "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
+        "dtrain.tf1.tensor_array": "TensorArray",
     },
 }

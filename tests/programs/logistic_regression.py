@@ -1,7 +1,8 @@
 """Logistic regression in epochs of whole batches, with the average cost of each epoch."""
 
-import dtrain as tf
 from dtrain.examples.tutorials.mnist import input_data
+
+import dtrain as tf
 
 tf.set_random_seed(1)
 mnist = input_data.read_data_sets("/tmp/data/", one_hot=True)

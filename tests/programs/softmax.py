@@ -1,7 +1,8 @@
 """Softmax regression with the cross entropy written out, by plain gradient descent."""
 
-import dtrain as tf
 from dtrain.examples.tutorials.mnist import input_data
+
+import dtrain as tf
 
 tf.set_random_seed(1)
 data = input_data.read_data_sets("/tmp/data/", one_hot=True)
