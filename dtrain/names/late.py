@@ -13,4 +13,9 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
         "dtrain.tf1.tensor_array": "TensorArray",
     },
+    "tf.nn": {
+        "dtrain.tf1.recurrent": """
+            bidirectional_dynamic_rnn dynamic_rnn static_bidirectional_rnn static_rnn
+        """,
+    },
 }

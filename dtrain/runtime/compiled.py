@@ -108,7 +108,7 @@ class CompiledStep:
         deciders = session.graph.kept.get(DECIDERS)
         if deciders:  # a plan is for their values
             specs = tuple(
-                (*spec, array.item()) if feed in deciders else spec
+                (*spec, array.item()) if feed in deciders and array.ndim == 0 else spec
                 for feed, array, spec in zip(self._feeds, arrays, specs, strict=True)
             )
         key = (self._tensors, self._targets, self._feeds, specs)

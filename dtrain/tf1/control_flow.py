@@ -97,7 +97,7 @@ def _decides(condition: Tensor, *, integers: bool = False) -> None:
     while stack:
         tensor = stack.pop()
         kind, dtype = tensor.op.kind, tensor.dtype
-        fed = isinstance(kind, Placeholder | PlaceholderWithDefault) and tensor.spec.shape == ()
+        fed = isinstance(kind, Placeholder | PlaceholderWithDefault) and tensor.spec.shape in ((), None)
         if fed and (dtype.is_bool or (integers and dtype.is_integer)):
             tensor.graph.kept.setdefault(DECIDERS, set()).add(tensor)
         if tensor not in seen and not kind.shape_only:
