@@ -15,15 +15,19 @@ from dtrain.ops.array import SumLike
 from dtrain.ops.base import apply, convert_to_tensor
 from dtrain.ops.check import LOSSES
 from dtrain.ops.math import add
+from dtrain.ops.subgraph import Subgraph
 
 
-def gradients(ys: Any, xs: Any, grad_ys: Any = None, name: str = "gradients") -> list[Tensor | None]:
+def gradients(
+    ys: Any, xs: Any, grad_ys: Any = None, name: str = "gradients", *, stop_gradients: Any = None
+) -> list[Tensor | None]:
     """d sum(ys) / dx for each x, as new tensors of the graph; None for an x that no y depends on.
 
     Args:
         ys: a tensor or several; they are summed, as are their entries.
         xs: tensors or variables, one or several.
         grad_ys: what flows into each y, by default ones.
+        stop_gradients: tensors that count as constants: nothing flows through them.
 
     Raises:
         GraphError: a y is not floating, or an op on the way has no gradient.
@@ -41,13 +45,18 @@ def gradients(ys: Any, xs: Any, grad_ys: Any = None, name: str = "gradients") ->
     graph = targets[0].graph
     graph.kept.setdefault(LOSSES, set()).update(targets)
     with graph.as_default(), graph.name_scope(name):
-        return _backward(targets, sources, incoming)
+        stops = [convert_to_tensor(x) for x in _as_list(stop_gradients)] if stop_gradients is not None else ()
+        return _backward(targets, sources, incoming, stops)
 
 
 def _backward(
-    targets: Sequence[Tensor], sources: Sequence[Tensor], incoming: Sequence[Any]
+    targets: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    incoming: Sequence[Any],
+    stops: Sequence[Tensor] = (),
 ) -> list[Tensor | None]:
-    path, wanted = _between(sources, targets), set(sources)
+    stopped = set(stops)
+    path, wanted = _between(sources, targets, stopped), set(sources)
     flowing: dict[Tensor, list[Tensor]] = {}
     for y, dy in zip(targets, incoming, strict=True):
         seed = _seed(y) if dy is None else convert_to_tensor(dy, y.dtype)
@@ -55,7 +64,7 @@ def _backward(
             raise GraphError(f"grad_ys: {seed!r} is not of the shape of {y!r}.")
         flowing.setdefault(y, []).append(seed)
     for node in sorted(path, key=lambda n: n.id, reverse=True):
-        dys = [_total(flowing, out) for out in node.outputs]
+        dys = [None if out in stopped else _total(flowing, out) for out in node.outputs]
         if all(dy is None for dy in dys):
             continue
         with node.graph.name_scope(f"{node.name}_grad"):
@@ -78,7 +87,14 @@ def _seed(y: Tensor) -> Tensor:
 def _rule(node: Operation, dys: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     if node.kind.no_gradient:
         return [None] * len(node.inputs)
+    if isinstance(node.kind, Subgraph):
+        return node.kind.backward(node, dys, _of_body)
     return node.kind.grad(node, *dys)
+
+
+def _of_body(ys: Sequence[Tensor], xs: Sequence[Tensor], grad_ys: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients within a body, whose arguments count as given."""
+    return _backward(ys, xs, grad_ys, xs)
 
 
 def _like(dx: Tensor, x: Tensor) -> Tensor:
@@ -98,25 +114,25 @@ def _total(flowing: dict[Tensor, list[Tensor]], x: Tensor) -> Tensor | None:
     return parts[0]
 
 
-def _between(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> set[Operation]:
+def _between(sources: Sequence[Tensor], targets: Sequence[Tensor], stops: set[Tensor]) -> set[Operation]:
     """The operations on a path from a source to a target, the sources' own excluded where they end one."""
     reached: set[Operation] = set()
     wanted = set(sources)
-    below = _ancestors(targets)
+    below = _ancestors(targets, stops)
     for node in sorted(below, key=lambda n: n.id):
-        if any(x in wanted or x.op in reached for x in node.inputs):
+        if any(x in wanted or (x.op in reached and x not in stops) for x in node.inputs):
             reached.add(node)
     return reached
 
 
-def _ancestors(tensors: Sequence[Tensor]) -> set[Operation]:
+def _ancestors(tensors: Sequence[Tensor], stops: set[Tensor]) -> set[Operation]:
     seen: set[Operation] = set()
-    stack = [t.op for t in tensors]
+    stack = [t.op for t in tensors if t not in stops]
     while stack:
         node = stack.pop()
         if node not in seen:
             seen.add(node)
-            stack.extend(x.op for x in node.inputs)
+            stack.extend(x.op for x in node.inputs if x not in stops)
     return seen
 
 

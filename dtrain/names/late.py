@@ -15,11 +15,18 @@ LATE: dict[str, dict[str, str]] = {
             batch_matmul histogram_summary image_summary inv merge_all_summaries merge_summary pack
             scalar_summary unpack
         """,
+        "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
+        "dtrain.tf1.tensor_array": "TensorArray",
     },
     "tf.train": {"dtrain.tf1.v0": "SummaryWriter"},
     "tf.data": {
         "dtrain.tf1.dataset": """
             Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset
+        """,
+    },
+    "tf.nn": {
+        "dtrain.tf1.recurrent": """
+            bidirectional_dynamic_rnn dynamic_rnn static_bidirectional_rnn static_rnn
         """,
     },
 }

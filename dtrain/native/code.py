@@ -73,6 +73,7 @@ class Code:
         self._of: dict[str, Any] = {}  # the first that asked for each source
         self._library: ctypes.CDLL | None = None
         self._room = np.empty(0, np.uint8)
+        self._gapless = np.empty(0, np.uint8)
 
     # -- what ops ask for ------------------------------------------------------------------------------
     def call(self, symbol: str, *words: Any) -> NativeCall:
@@ -98,12 +99,16 @@ class Code:
         values: Sequence[Any],
         ins: Sequence[np.ndarray],
         outs: Sequence[np.ndarray],
-    ) -> NativeCall | None:
+    ) -> NativeCall | list[NativeCall] | None:
         """A call of the loop for a body of elementwise instructions and sums (see loops.py).
 
-        values: the spec of each value, inputs first, global; ins, outs: arrays. None: it has no form in C.
+        values: the spec of each value, inputs first, global; ins, outs: arrays, of which inputs may be views,
+        that are copied before. None: it has no form in C.
         """
-        if not all(a.flags.c_contiguous for a in (*ins, *outs)):
+        if not all(a.flags.c_contiguous for a in outs) or any(a.dtype == object for a in ins):
+            return None
+        copies, ins = self._copied(ins)
+        if copies is None:
             return None
         try:
             streamed = [v for v, out in zip(results, outs, strict=True) if self._is_read_far(out)]
@@ -112,7 +117,27 @@ class Code:
         except Untranslatable:
             return None
         sizes = loop.sizes([a.shape for a in ins])
-        return self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
+        call = self.function(loop.symbol, loop.source, *sizes, *ins, *outs)
+        return [*copies, call] if copies else call
+
+    def _copied(self, arrays: Sequence[np.ndarray]) -> tuple[list[NativeCall] | None, list[np.ndarray]]:
+        """Copies of those arrays that are views with gaps, in memory that the next kernel gets too.
+
+        A recurrent net's gradients are columns of others, and NumPy would need a call for each instruction.
+        """
+        gaps = [a for a in arrays if not a.flags.c_contiguous]
+        ends = np.cumsum([0, *(-(-a.nbytes // 64) * 64 for a in gaps)]).tolist()
+        if ends[-1] > self._gapless.size:  # kernels made before keep the old block
+            self._gapless = poison(np.empty(2 * ends[-1], np.uint8))
+        calls: list[NativeCall] = []
+        copies: dict[int, np.ndarray] = {}
+        for x, at in zip(gaps, ends, strict=False):
+            copy = copies[id(x)] = self._gapless[at : at + x.nbytes].view(x.dtype).reshape(x.shape)
+            made = self.move(copy, x)
+            if made is None:
+                return None, []
+            calls += made if isinstance(made, list) else [made]
+        return calls, [copies.get(id(a), a) for a in arrays]
 
     def share(self, array: np.ndarray) -> tuple[int, int]:
         """Half-open range of the entries of a flat array that this rank updates."""

@@ -1,15 +1,41 @@
-"""Waiting without handing on a value: tuple."""
+"""Waiting without handing on a value: tuple; and a check of conditions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from dtrain.errors import GraphError
-from dtrain.graph.graph import Tensor, as_operation
+from dtrain.errors import GraphError, InvalidArgumentError
+from dtrain.graph.graph import Spec, Tensor, as_operation
 from dtrain.ops.array import identity
-from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.base import Array, Op, apply, convert_to_tensor, register
 from dtrain.ops.state import group
+
+
+@register
+class SoMany(Op):
+    """The first of some boolean scalars, if at least and at most so many of them are true."""
+
+    least: int
+    most: int
+    no_gradient = "its result is boolean"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return [specs[0]]
+
+    def kernel(self, xp: Any, *ins: Array, out: Array) -> None:
+        true = sum(bool(x) for x in ins)
+        if not self.least <= true <= self.most:
+            raise InvalidArgumentError(
+                f"case: {true} of its {len(ins)} conditions are true: "
+                + ("there is no default." if true < self.least else "exclusive says that only one is.")
+            )
+        xp.copyto(out, ins[0])
+
+
+def so_many(preds: Sequence[Tensor], least: int, most: int) -> Tensor:
+    """The first of some boolean scalars; InvalidArgumentError, when run, unless so many are true."""
+    return apply(SoMany(least, most), *preds)
 
 
 def tuple(tensors: Sequence[Any], name: str | None = None, control_inputs: Any = None) -> list[Tensor | None]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dtrain.errors import GraphError, InvalidArgumentError
+import numpy as np
+
+from dtrain.errors import InvalidArgumentError
 from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Graph, Operation, Spec, Tensor, built
 from dtrain.graph.shape import Dims
-from dtrain.ops.base import Feed, Placeholder
-from dtrain.ops.late import Late
+from dtrain.ops.base import Const, Feed, Op, Placeholder, Value
 from dtrain.ops.placement import Placement
+from dtrain.ops.subgraph import whole
+from dtrain.passes.copies import Copier, Copies
 from dtrain.passes.step import Step
 
 
 class FeedSpec(NamedTuple):
-    """What is fed for a tensor: its global shape, and where the ranks hold it."""
+    """What is fed for a tensor: its global shape, and where the ranks hold it.
+
+    value: of a scalar that decides on branches or steps, what it is: the plan is for this value alone.
+    """
 
     tensor: Tensor
     shape: tuple[int, ...]
     placement: Placement
+    value: Any = None
 
 
 def prune(
@@ -28,43 +35,40 @@ def prune(
 ) -> Step:
     """Copy what the fetches and targets need, each fed tensor becoming a Feed, and infer all shapes anew.
 
+    Of an op that holds bodies there are copies of these in its place (see ops/subgraph.py).
+
     Raises:
         InvalidArgumentError: a placeholder is needed and not fed, or the fed shapes do not fit an op.
     """
+    feeds = [FeedSpec(*feed) for feed in feeds]
     fed = {feed.tensor: i for i, feed in enumerate(feeds)}
     needed = needed_by(fetches, targets, fed)
     graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
+    copies = Copies()
     placements: dict[Tensor, Placement] = {}
     for i, feed in enumerate(feeds):
-        kind = Feed(i, feed.shape, feed.tensor.dtype)
-        specs = [Spec(feed.shape, feed.tensor.dtype)]
+        dtype = feed.tensor.dtype
+        kind: Op = Feed(i, feed.shape, dtype)
+        if feed.value is not None:
+            kind = Const(Value(np.array(feed.value, dtype.numpy)))
+        specs = [Spec(feed.shape, dtype)]
         node = Operation(graph, feed.tensor.op.name, kind, (), (), specs, feed.tensor.op.source)
         graph.operations.append(node)
-        tensors[feed.tensor] = node.outputs[0]
+        copies.tensors[feed.tensor] = node.outputs[0]
         placements[node.outputs[0]] = feed.placement
-    for node in sorted(needed, key=lambda n: n.id):
-        if isinstance(node.kind, Placeholder):
-            if node.outputs[0] in fed:
-                operations[node] = tensors[node.outputs[0]].op
+    with graph.as_default():
+        copier = Copier(graph, prune)
+        for node in sorted(needed, key=lambda n: n.id):
+            if isinstance(node.kind, Placeholder):
+                if node.outputs[0] not in fed:
+                    raise InvalidArgumentError(_not_fed(node))
+                copies.operations[node] = whole(copies.tensors[node.outputs[0]]).op
                 continue
-            raise InvalidArgumentError(_not_fed(node))
-        if node.kind.only_in:
-            raise InvalidArgumentError(f"{node.name}{built(node)}: {node.kind.only_in}.")
-        inputs = tuple(tensors[t] for t in node.inputs)
-        control = tuple(operations[c] for c in node.control_inputs)
-        copy = _at_known_shapes(graph, node, inputs, control)
-        operations[node] = copy
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            tensors.setdefault(old, new)
-    return Step(
-        graph,
-        tuple(tensors[t] for t in fetches),
-        tuple(operations[o] for o in targets),
-        ranks,
-        placements,
-    )
+            if node.kind.only_in:
+                raise InvalidArgumentError(f"{node.name}{built(node)}: {node.kind.only_in}.")
+            copier.add(node, copies)
+        found = tuple(whole(copies.tensors[t]) for t in fetches)
+    return Step(graph, found, tuple(copies.operations[o] for o in targets), ranks, placements)
 
 
 def needed_by(
@@ -80,25 +84,6 @@ def needed_by(
             stack.extend(t.op for t in node.inputs if t not in fed)
             stack.extend(node.control_inputs)
     return seen
-
-
-def _at_known_shapes(
-    graph: Graph, node: Operation, inputs: tuple[Tensor, ...], control: tuple[Operation, ...]
-) -> Operation:
-    kind = node.kind.settled(node)
-    try:
-        if isinstance(kind, Late):  # what its attributes come from is a constant at these shapes
-            with graph.as_default():
-                kind, inputs = kind.resolve(inputs)
-        specs = kind.infer(*(t.spec for t in inputs))
-    except GraphError as error:
-        operands = " and ".join(f"{t.op.name} {t.spec}" for t in inputs)
-        raise InvalidArgumentError(
-            f"{node.name}{built(node)} does not fit what is fed: with {operands}, {error}."
-        ) from None
-    copy = Operation(graph, node.name, kind, inputs, control, specs, node.source)
-    graph.operations.append(copy)
-    return copy
 
 
 #: The names that TensorFlow 1's own message uses.

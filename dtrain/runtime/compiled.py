@@ -17,6 +17,7 @@ from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.check import NotFinite
 from dtrain.ops.sources import SOURCES, Taking
 from dtrain.ops.state import VariableOp
+from dtrain.ops.subgraph import DECIDERS
 from dtrain.passes.prune import needed_by
 from dtrain.runtime.collection import paused
 from dtrain.runtime.feeds import Shard, Window, accept, as_fed, check_alike
@@ -118,6 +119,12 @@ class CompiledStep:
         """
         session = self._session
         arrays, specs = accept(session.comm, self._feeds, values)  # may run the caller's code: not locked
+        deciders = session.graph.kept.get(DECIDERS)
+        if deciders:  # a plan is for their values
+            specs = tuple(
+                (*spec, array.item()) if feed in deciders and array.ndim == 0 else spec
+                for feed, array, spec in zip(self._feeds, arrays, specs, strict=True)
+            )
         key = (self._tensors, self._targets, self._feeds, specs)
         with session.lock:
             session.backend.use()  # this thread may be new

@@ -27,7 +27,6 @@ from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.check import LOSS_SCALES, LOSSES
-from dtrain.ops.placement import Placement
 from dtrain.ops.sources import Taking
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
@@ -276,12 +275,13 @@ class Session:
         tensors: Sequence[Tensor],
         targets: Sequence[Operation],
         feeds: Sequence[Tensor],
-        specs: Sequence[tuple[tuple[int, ...], Placement]],
+        specs: Sequence[tuple[Any, ...]],
         call: str,
         look: bool,
     ) -> Plan:
         """Make a plan, and make sure that all ranks made the same.
 
+        specs: of each feed the global shape, the placement and, of one that decides on branches, the value.
         call: the one that it is for, in words. look: whether it may have a check that leads to a warning.
         """
         self.check_open()  # another thread may have closed it since the run began
@@ -289,9 +289,7 @@ class Session:
         native = self._native()
         link = (self.comm if self.backend.on_host else self.comm.device_sums or self.comm).link
         try:
-            feed_specs = [
-                FeedSpec(t, shape, placement) for t, (shape, placement) in zip(feeds, specs, strict=True)
-            ]
+            feed_specs = [FeedSpec(t, *spec) for t, spec in zip(feeds, specs, strict=True)]
             scales = self.graph.kept.get(LOSS_SCALES, {})
             behind = ancestors([*(t.op for t in tensors), *targets], frozenset(t.op for t in feeds))
             stops = self.numerics.stops or any(n.name in scales for n in behind)
