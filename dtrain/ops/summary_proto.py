@@ -226,7 +226,7 @@ def graph(definition: GraphDef) -> bytes:
 
 
 def run_metadata(trace: Iterable[dict[str, Any]]) -> bytes:
-    """The kernels of a trace in Chrome's format as a RunMetadata: of each operation, when and how long it ran."""
+    """The kernels of a trace in Chrome's format as a RunMetadata: when each ran, and how long."""
     from tensorboard.compat.proto import config_pb2, step_stats_pb2
 
     nodes = []

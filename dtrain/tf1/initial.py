@@ -25,7 +25,7 @@ __all__ = [
 
 
 class orthogonal(Initializer):
-    """A matrix with orthogonal rows or columns (Saxe et al. 2014), times gain; all axes but the last are rows.
+    """Orthogonal rows or columns (Saxe et al. 2014), times gain; all axes but the last are rows.
 
     Raises, when called:
         GraphError: the shape has less than two axes.

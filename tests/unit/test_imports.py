@@ -73,7 +73,9 @@ ALLOWED = {
         "runtime",
         "train",
     },
-    "tf1": {"errors", "graph", "ops", "names", "runtime", "train"},
+    "tf1": {
+        *("errors", "names", "comm", "graph", "ops", "summary", "losses", "runtime", "train", "keras"),
+    },
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {

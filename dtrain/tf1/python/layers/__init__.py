@@ -1,0 +1,1 @@
+"""tensorflow.python.layers: where TensorFlow keeps layers; names/finder.py says what stands for its modules."""

@@ -1,0 +1,1 @@
+"""tensorflow.python.ops: where TensorFlow keeps operations; names/finder.py says what stands for its modules."""
