@@ -13,7 +13,8 @@ NAMES: dict[str, str] = {
         AggregationMethod all_variables app arg_max arg_min argmax argmin as_dtype as_string asin asinh
         Assert assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
         assert_negative assert_non_negative assert_non_positive assert_none_equal assert_positive
-        assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type assert_variables_initialized assign assign_add assign_sub atan atan2
+        assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type
+        assert_variables_initialized assign assign_add assign_sub atan atan2
         atanh AttrValue AUTO_REUSE batch_to_space betainc bincount bitcast bitwise bool boolean_mask
         broadcast_dynamic_shape broadcast_static_shape broadcast_to case cast ceil check_numerics cholesky
         clip_by_average_norm clip_by_global_norm clip_by_norm clip_by_value colocate_with complex
@@ -68,7 +69,8 @@ NAMES: dict[str, str] = {
     "tf.nn": """
         all_candidate_sampler atrous_conv2d avg_pool avg_pool3d batch_normalization bias_add
         bidirectional_dynamic_rnn compute_accidental_hits conv1d conv2d conv2d_backprop_filter
-        conv2d_backprop_input conv2d_transpose conv3d conv3d_transpose convolution crelu ctc_beam_search_decoder ctc_loss
+        conv2d_backprop_input conv2d_transpose conv3d conv3d_transpose convolution crelu
+        ctc_beam_search_decoder ctc_loss
         depthwise_conv2d dilation2d dropout dynamic_rnn elu embedding_lookup embedding_lookup_sparse
         erosion2d fixed_unigram_candidate_sampler fractional_max_pool fused_batch_norm in_top_k l2_loss
         l2_normalize leaky_relu local_response_normalization log_poisson_loss log_softmax
@@ -303,7 +305,7 @@ PARTIAL: dict[str, str] = {
     "tf.nn.pool": "dilation_rate is 1",
     "tf.norm": "of matrices no spectral norm",
     "tf.OptimizerOptions": "its fields are taken and change nothing",
-    "tf.py_func": "every rank calls it with whole arrays; results are shaped as the first input, or by set_shape",
+    "tf.py_func": "every rank calls it with whole arrays; see its docstring for shapes",
     "tf.reverse_sequence": "batch_axis is 0",
     "tf.space_to_depth": "data_format is NHWC",
     "tf.train.ClusterSpec": "mpirun starts the ranks; addresses are kept and change nothing",

@@ -1,1 +1,1 @@
-"""tensorflow.python.framework: where TensorFlow keeps graphs, dtypes, errors; names/finder.py says what stands for its modules."""
+"""tensorflow.python.framework: names/finder.py says what stands for its modules."""

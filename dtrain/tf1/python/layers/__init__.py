@@ -1,1 +1,1 @@
-"""tensorflow.python.layers: where TensorFlow keeps layers; names/finder.py says what stands for its modules."""
+"""tensorflow.python.layers: names/finder.py says what stands for its modules."""

@@ -1,1 +1,1 @@
-"""tensorflow.python.ops: where TensorFlow keeps operations; names/finder.py says what stands for its modules."""
+"""tensorflow.python.ops: names/finder.py says what stands for its modules."""

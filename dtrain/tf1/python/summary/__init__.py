@@ -1,1 +1,1 @@
-"""tensorflow.python.summary: where TensorFlow keeps summaries; names/finder.py says what stands for its modules."""
+"""tensorflow.python.summary: names/finder.py says what stands for its modules."""

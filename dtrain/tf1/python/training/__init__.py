@@ -1,1 +1,1 @@
-"""tensorflow.python.training: where TensorFlow keeps training; names/finder.py says what stands for its modules."""
+"""tensorflow.python.training: names/finder.py says what stands for its modules."""
