@@ -16,6 +16,41 @@ from types import ModuleType
 #: Where the modules are that only programs of TensorFlow 1 need.
 ROOM = "dtrain.tf1"
 
+#: Modules of TensorFlow's own folders, within `tensorflow.python`, and what holds their names here.
+SAME = {
+    f"{ROOM}.python.{folder}.{name}": real
+    for real, modules in {
+        "dtrain": {
+            "framework": "constant_op dtypes ops random_seed tensor_shape",
+            "ops": """
+                array_ops check_ops clip_ops control_flow_ops gradients_impl init_ops linalg_ops logging_ops
+                math_ops random_ops script_ops state_ops variable_scope variables
+            """,
+        },
+        "dtrain.errors": {"framework": "errors errors_impl"},
+        "dtrain.nn": {"ops": "candidate_sampling_ops embedding_ops nn nn_impl nn_ops rnn"},
+        "dtrain.summary": {"summary": "summary"},
+        "dtrain.tf1.averages": {"training": "moving_averages"},
+        "dtrain.tf1.app": {"platform": "app"},
+        "dtrain.tf1.flags": {"platform": "flags"},
+        "dtrain.tf1.gfile": {"platform": "gfile"},
+        "dtrain.tf1.layers": {"layers": "layers"},
+        "dtrain.tf1.layers.base": {"layers": "base"},
+        "dtrain.tf1.layers.convolutional": {"layers": "convolutional"},
+        "dtrain.tf1.layers.core": {"layers": "core"},
+        "dtrain.tf1.layers.normalization": {"layers": "normalization"},
+        "dtrain.tf1.logging": {"platform": "tf_logging"},
+        "dtrain.train": {
+            "training": """
+                adam basic_session_run_hooks gradient_descent learning_rate_decay momentum monitored_session
+                optimizer saver session_run_hook training training_util
+            """,
+        },
+    }.items()
+    for folder, names in modules.items()
+    for name in names.split()
+}
+
 
 class Alias(Loader):
     """Gives the module of another name."""
@@ -56,6 +91,8 @@ class Room(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if name in SAME:
+            return ModuleSpec(name, Alias(SAME[name]))
         if not name.startswith("dtrain.") or f"{name}.".startswith(f"{ROOM}."):
             return None
         return _alias(name, ROOM + name[len("dtrain") :])

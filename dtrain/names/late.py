@@ -8,25 +8,102 @@ from __future__ import annotations
 LATE: dict[str, dict[str, str]] = {
     "tf": {
         "dtrain.comm.launch": "launch",
-        "dtrain.tf1.v1": """
-            disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
+        "dtrain.ops.asserts": """
+            assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
+            assert_negative assert_non_negative assert_non_positive assert_none_equal assert_positive
+            assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type is_non_decreasing
+            is_strictly_increasing
         """,
+        "dtrain.ops.host": "Assert Print print py_func",
+        "dtrain.ops.sampling": "multinomial random_crop",
+        "dtrain.ops.tensors": """
+            accumulate_n bincount broadcast_static_shape check_numerics clip_by_average_norm
+            confusion_matrix count_up_to cross cumprod depth_to_space div_no_nan einsum erfc
+            histogram_fixed_width identity_n invert_permutation is_numeric_tensor log_sigmoid
+            matrix_band_part matrix_set_diag meshgrid norm realdiv reverse_sequence reverse_v2 scalar_mul
+            scatter_add scatter_nd scatter_sub scatter_update shape_n space_to_depth tensordot truncatediv
+            truncatemod unsorted_segment_sum verify_tensor_all_finite
+        """,
+        "dtrain.runtime.config": "GraphOptions OptimizerOptions",
+        "dtrain.tf1.averages": "moving_average_variables",
+        "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
+        "dtrain.tf1.devices": "colocate_with container device",
+        "dtrain.tf1.initial": "orthogonal_initializer uniform_unit_scaling_initializer",
+        "dtrain.tf1.messages": "Event Summary",
+        "dtrain.tf1.templates": "make_template",
+        "dtrain.tf1.tensor_array": "TensorArray",
         "dtrain.tf1.v0": """
             batch_matmul histogram_summary image_summary inv merge_all_summaries merge_summary pack
             scalar_summary unpack
         """,
-        "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
-        "dtrain.tf1.tensor_array": "TensorArray",
-    },
-    "tf.train": {"dtrain.tf1.v0": "SummaryWriter"},
-    "tf.data": {
-        "dtrain.tf1.dataset": """
-            Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset
+        "dtrain.tf1.v1": """
+            disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,
+    },
+    "tf.data": {
+        "dtrain.tf1.dataset": "Dataset FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+    },
+    "tf.debugging": {
+        "dtrain": """
+            Assert assert_equal assert_greater assert_greater_equal assert_integer assert_less
+            assert_less_equal assert_negative assert_non_negative assert_non_positive assert_none_equal
+            assert_positive assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type
+            check_numerics is_finite is_inf is_nan is_non_decreasing is_numeric_tensor
+            is_strictly_increasing
+        """,
+    },
+    "tf.initializers": {
+        "dtrain.tf1.initial": "orthogonal uniform_unit_scaling",
+    },
+    "tf.io": {
+        "dtrain.tf1.graphs": "write_graph",
+    },
+    "tf.linalg": {
+        "dtrain": "cross einsum eye matmul matrix_transpose norm tensordot trace",
+        "dtrain.nn": "l2_normalize",
+        "dtrain.tf1.newer": "band_part diag diag_part set_diag tensor_diag tensor_diag_part transpose",
+    },
+    "tf.manip": {
+        "dtrain": "gather_nd reshape reverse scatter_nd tile",
+    },
+    "tf.math": {
+        "dtrain": """
+            abs accumulate_n acos acosh add add_n argmax argmin asin asinh atan atanh bincount ceil
+            confusion_matrix cos cosh count_nonzero cross cumprod cumsum div_no_nan divide equal erf erfc
+            exp expm1 floor floordiv floormod greater greater_equal invert_permutation less less_equal log
+            log1p log_sigmoid logical_and logical_not logical_or logical_xor maximum minimum mod multiply
+            negative not_equal pow reciprocal reduce_all reduce_any reduce_logsumexp reduce_max reduce_mean
+            reduce_min reduce_prod reduce_sum rint round rsqrt scalar_mul sigmoid sign sin sinh sqrt square
+            squared_difference subtract tan tanh truediv truncatediv truncatemod unsorted_segment_sum
+        """,
+        "dtrain.nn": "in_top_k l2_normalize log_softmax softmax softplus softsign top_k zero_fraction",
+        "dtrain.tf1.newer": "is_finite is_inf is_nan",
     },
     "tf.nn": {
-        "dtrain.tf1.recurrent": """
-            bidirectional_dynamic_rnn dynamic_rnn static_bidirectional_rnn static_rnn
+        "dtrain.ops.convolutions": """
+            avg_pool3d conv1d conv3d convolution depthwise_conv2d local_response_normalization lrn
+            max_pool3d pool separable_conv2d
         """,
+        "dtrain.ops.sampling": """
+            log_uniform_candidate_sampler nce_loss sampled_softmax_loss uniform_candidate_sampler
+        """,
+        "dtrain.tf1.recurrent": "bidirectional_dynamic_rnn dynamic_rnn static_bidirectional_rnn static_rnn",
+    },
+    "tf.random": {
+        "dtrain": "multinomial set_random_seed truncated_normal",
+        "dtrain.tf1.newer": "categorical normal shuffle uniform",
+    },
+    "tf.summary": {
+        "dtrain.tf1.graphs": "FileWriterCache",
+        "dtrain.tf1.messages": "Event SessionLog Summary SummaryDescription",
+    },
+    "tf.train": {
+        "dtrain.tf1.averages": "ExponentialMovingAverage",
+        "dtrain.tf1.cluster": "ClusterSpec replica_device_setter Server Supervisor SyncReplicasOptimizer",
+        "dtrain.tf1.graphs": "write_graph",
+        "dtrain.tf1.optimizers": """
+            AdagradDAOptimizer FtrlOptimizer ProximalAdagradOptimizer ProximalGradientDescentOptimizer
+        """,
+        "dtrain.tf1.v0": "SummaryWriter",
     },
 }

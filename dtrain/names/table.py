@@ -11,9 +11,10 @@ NAMES: dict[str, str] = {
     "tf": """
         abs accumulate_n acos acosh add add_check_numerics_ops add_n add_to_collection add_to_collections
         AggregationMethod all_variables app arg_max arg_min argmax argmin as_dtype as_string asin asinh
-        assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
+        Assert assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
         assert_negative assert_non_negative assert_non_positive assert_none_equal assert_positive
-        assert_rank assert_scalar assert_variables_initialized assign assign_add assign_sub atan atan2
+        assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type
+        assert_variables_initialized assign assign_add assign_sub atan atan2
         atanh AttrValue AUTO_REUSE batch_to_space betainc bincount bitcast bitwise bool boolean_mask
         broadcast_dynamic_shape broadcast_static_shape broadcast_to case cast ceil check_numerics cholesky
         clip_by_average_norm clip_by_global_norm clip_by_norm clip_by_value colocate_with complex
@@ -68,7 +69,8 @@ NAMES: dict[str, str] = {
     "tf.nn": """
         all_candidate_sampler atrous_conv2d avg_pool avg_pool3d batch_normalization bias_add
         bidirectional_dynamic_rnn compute_accidental_hits conv1d conv2d conv2d_backprop_filter
-        conv2d_backprop_input conv2d_transpose conv3d convolution crelu ctc_beam_search_decoder ctc_loss
+        conv2d_backprop_input conv2d_transpose conv3d conv3d_transpose convolution crelu
+        ctc_beam_search_decoder ctc_loss
         depthwise_conv2d dilation2d dropout dynamic_rnn elu embedding_lookup embedding_lookup_sparse
         erosion2d fixed_unigram_candidate_sampler fractional_max_pool fused_batch_norm in_top_k l2_loss
         l2_normalize leaky_relu local_response_normalization log_poisson_loss log_softmax
@@ -104,10 +106,53 @@ NAMES: dict[str, str] = {
         FixedLossScale LossScale MixedPrecisionLossScaleOptimizer PythonState
     """,
     "tf.layers": """
-        average_pooling1d average_pooling2d AveragePooling2D batch_normalization BatchNormalization conv1d
-        conv2d Conv2D conv2d_transpose conv3d Dense dense Dropout dropout flatten Flatten Layer
-        max_pooling1d max_pooling2d MaxPooling2D separable_conv2d
+        average_pooling1d average_pooling2d average_pooling3d AveragePooling1D AveragePooling2D
+        AveragePooling3D batch_normalization BatchNormalization Conv1D conv1d Conv2D conv2d
+        conv2d_transpose Conv2DTranspose Conv3D conv3d conv3d_transpose Conv3DTranspose Dense dense Dropout
+        dropout Flatten flatten InputSpec Layer max_pooling1d max_pooling2d max_pooling3d MaxPooling1D
+        MaxPooling2D MaxPooling3D separable_conv1d separable_conv2d SeparableConv1D SeparableConv2D
     """,
+    "tf.app": "flags run",
+    "tf.flags": """
+        DEFINE DEFINE_alias DEFINE_bool DEFINE_boolean DEFINE_enum DEFINE_flag DEFINE_float DEFINE_integer
+        DEFINE_list DEFINE_multi_enum DEFINE_multi_float DEFINE_multi_integer DEFINE_multi_string
+        DEFINE_spaceseplist DEFINE_string Flag FLAGS FlagValues mark_flag_as_required
+        mark_flags_as_required register_validator
+    """,
+    "tf.gfile": """
+        Copy DeleteRecursively Exists FastGFile GFile Glob IsDirectory ListDirectory MakeDirs MkDir Open
+        Remove Rename Stat Walk
+    """,
+    "tf.logging": """
+        DEBUG debug ERROR error FATAL fatal flush get_verbosity INFO info log log_every_n log_first_n log_if
+        set_verbosity TaskLevelStatusMessage vlog WARN warn warning
+    """,
+    "tf.debugging": """
+        Assert assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
+        assert_negative assert_non_negative assert_non_positive assert_none_equal assert_positive
+        assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type check_numerics is_finite
+        is_inf is_nan is_non_decreasing is_numeric_tensor is_strictly_increasing
+    """,
+    "tf.linalg": """
+        band_part cholesky cross det diag diag_part einsum eye inv l2_normalize logdet matmul
+        matrix_transpose norm qr set_diag solve svd tensor_diag tensor_diag_part tensordot trace transpose
+    """,
+    "tf.manip": "gather_nd reshape reverse roll scatter_nd tile",
+    "tf.math": """
+        abs accumulate_n acos acosh add add_n argmax argmin asin asinh atan atan2 atanh betainc bincount
+        ceil confusion_matrix cos cosh count_nonzero cross cumprod cumsum digamma div_no_nan divide equal
+        erf erfc exp expm1 floor floordiv floormod greater greater_equal igamma in_top_k invert_permutation
+        is_finite is_inf is_nan l2_normalize less less_equal lgamma log log1p log_sigmoid log_softmax
+        logical_and logical_not logical_or logical_xor maximum minimum mod multiply negative not_equal
+        polygamma pow reciprocal reduce_all reduce_any reduce_logsumexp reduce_max reduce_mean reduce_min
+        reduce_prod reduce_sum rint round rsqrt scalar_mul segment_sum sigmoid sign sin sinh softmax
+        softplus softsign sqrt square squared_difference subtract tan tanh top_k truediv truncatediv
+        truncatemod unsorted_segment_sum zero_fraction zeta
+    """,
+    "tf.random": """
+        categorical gamma multinomial normal poisson set_random_seed shuffle truncated_normal uniform
+    """,
+    "tf.io": "decode_csv decode_raw gfile matching_files parse_example read_file write_file write_graph",
     "tf.losses": """
         absolute_difference add_loss compute_weighted_loss cosine_distance get_losses
         get_regularization_loss get_regularization_losses get_total_loss hinge_loss huber_loss log_loss
@@ -133,15 +178,43 @@ NAMES: dict[str, str] = {
         PermissionDeniedError ResourceExhaustedError UnavailableError UnimplementedError UnknownError
     """,
     "tf.contrib": """
-        autograph cluster_resolver crf data distributions eager estimator framework layers learn metrics
-        opt rnn seq2seq slim staging summary tensorboard training
+        autograph cluster_resolver crf data distributions eager estimator framework layers learn losses
+        metrics opt rnn seq2seq slim staging summary tensorboard training
     """,
     "tf.contrib.layers": """
-        apply_regularization avg_pool2d batch_norm bias_add conv2d dropout embed_sequence flatten
-        fully_connected l1_l2_regularizer l1_regularizer l2_regularizer layer_norm linear max_pool2d
-        one_hot_encoding optimize_loss relu repeat separable_conv2d softmax stack sum_regularizer
-        summarize_tensor
-        variance_scaling_initializer xavier_initializer xavier_initializer_conv2d
+        apply_regularization avg_pool2d avg_pool3d batch_norm bias_add conv1d conv2d conv2d_in_plane
+        conv2d_transpose conv3d conv3d_transpose convolution convolution1d convolution2d
+        convolution2d_transpose convolution3d dense_to_sparse dropout elu embed_sequence flatten
+        fully_connected gdn group_norm images_to_sequence instance_norm l1_l2_regularizer l1_regularizer
+        l2_regularizer layer_norm linear max_pool2d max_pool3d maxout one_hot_encoding OPTIMIZER_CLS_NAMES
+        OPTIMIZER_SUMMARIES optimize_loss pool relu relu6 repeat safe_embedding_lookup_sparse
+        separable_conv2d separable_convolution2d softmax spatial_softmax stack sum_regularizer
+        summarize_activation summarize_activations summarize_collection summarize_tensor summarize_tensors
+        unit_norm variance_scaling_initializer xavier_initializer xavier_initializer_conv2d
+    """,
+    "tf.contrib.framework": """
+        add_arg_scope add_model_variable arg_scope arg_scoped_arguments assert_global_step
+        assign_from_checkpoint assign_from_checkpoint_fn create_global_step current_arg_scope
+        filter_variables get_global_step get_local_variables get_model_variables get_or_create_global_step
+        get_trainable_variables get_unique_variable get_variables get_variables_by_name
+        get_variables_by_suffix get_variables_to_restore has_arg_scope init_from_checkpoint is_tensor
+        list_variables load_variable local_variable model_variable nest variable
+    """,
+    "tf.contrib.losses": """
+        absolute_difference add_loss compute_weighted_loss cosine_distance get_losses
+        get_regularization_losses get_total_loss hinge_loss log_loss mean_pairwise_squared_error
+        mean_squared_error sigmoid_cross_entropy softmax_cross_entropy sparse_softmax_cross_entropy
+    """,
+    "tf.contrib.slim": """
+        add_arg_scope arg_scope avg_pool2d batch_norm bias_add conv2d conv2d_transpose create_train_op data
+        dataset dropout evaluation flatten fully_connected get_model_variables get_or_create_global_step
+        get_variables get_variables_to_restore l1_regularizer l2_regularizer layer_norm layers learning
+        losses max_pool2d metrics model_variable nets one_hot_encoding repeat separable_conv2d softmax stack
+        tfexample_decoder utils variable variance_scaling_initializer xavier_initializer
+    """,
+    "tf.contrib.opt": """
+        AdamWOptimizer AdaMaxOptimizer ExternalOptimizerInterface LazyAdamOptimizer MomentumWOptimizer
+        NadamOptimizer ScipyOptimizerInterface
     """,
     "tf.keras": """
         activations applications backend callbacks constraints datasets estimator initializers Input
@@ -208,8 +281,39 @@ NAMES: dict[str, str] = {
 PARTIAL: dict[str, str] = {
     "tf.assign": "validate_shape is True",
     "tf.boolean_mask": "the mask is a constant",
+    "tf.bincount": "minlength and maxlength are given, and the same",
     "tf.ConfigProto": "fields that mean nothing here are taken and change nothing",
-    "tf.contrib": "layers",
+    "tf.confusion_matrix": "num_classes is given",
+    "tf.contrib.framework.variable": "no partitioner",
+    "tf.contrib.layers.batch_norm": "no batch_weights, renorm, adjustment and zero_debias_moving_mean",
+    "tf.contrib.layers.optimize_loss": "no gradient_noise_scale; of names those of OPTIMIZER_CLS_NAMES",
+    "tf.contrib.slim.learning": "create_train_op and train, whose loop is a MonitoredTrainingSession's",
+    "tf.cumprod": "the size of the axis is known",
+    "tf.depth_to_space": "data_format is NHWC",
+    "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is told once",
+    "tf.einsum": "no '...', and no label twice in a tensor",
+    "tf.gfile": "what writes, moves or deletes is done by rank 0",
+    "tf.GraphOptions": "its fields are taken and change nothing",
+    "tf.layers.BatchNormalization": "no renorm, virtual_batch_size and adjustment; one axis",
+    "tf.layers.batch_normalization": "no renorm, virtual_batch_size and adjustment; one axis",
+    "tf.layers.conv3d": "all sizes but that of the batch are known",
+    "tf.layers.Conv3D": "all sizes but that of the batch are known",
+    "tf.layers.Layer": "no InputSpec and compute_output_shape",
+    "tf.matrix_set_diag": "the matrices are square",
+    "tf.nn.conv3d": "all sizes but that of the batch are known",
+    "tf.nn.depthwise_conv2d": "all sizes but that of the batch are known",
+    "tf.nn.pool": "dilation_rate is 1",
+    "tf.norm": "of matrices no spectral norm",
+    "tf.OptimizerOptions": "its fields are taken and change nothing",
+    "tf.py_func": "every rank calls it with whole arrays; see its docstring for shapes",
+    "tf.reverse_sequence": "batch_axis is 0",
+    "tf.space_to_depth": "data_format is NHWC",
+    "tf.train.ClusterSpec": "mpirun starts the ranks; addresses are kept and change nothing",
+    "tf.train.replica_device_setter": "every rank holds all variables",
+    "tf.train.Server": "target is ''; a task of the job ps is refused",
+    "tf.train.Supervisor": "its session is a MonitoredSession; no ready_op and session_manager",
+    "tf.train.SyncReplicasOptimizer": "a step is of all ranks; no variable_averages",
+    "tf.train.write_graph": "its operations are dtrain's",
     "tf.get_variable": "no partitioner",
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients, aggregation_method and stop_gradients",
@@ -221,7 +325,6 @@ PARTIAL: dict[str, str] = {
     "tf.Session": "target is ''",
     "tf.Variable": "its sizes are known when it is made and do not change",
     "tf.where": "with a condition alone, it is a constant",
-    "tf.contrib.layers": "initializers and regularizers",
     "tf.keras.datasets": "mnist",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
     "tf.keras.callbacks.TensorBoard": "no gradients, images and embeddings",
@@ -265,7 +368,7 @@ _WHY: dict[str, str] = {
     """,
     "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
     "read and write files in Python, outside of the graph": """
-        tf.matching_files tf.read_file tf.write_file tf.gfile tf.io
+        tf.matching_files tf.read_file tf.write_file tf.io.matching_files tf.io.read_file tf.io.write_file
     """,
     "it has no recurrent layers": """
         tf.nn.bidirectional_dynamic_rnn tf.nn.dynamic_rnn tf.nn.raw_rnn tf.nn.rnn_cell
@@ -274,16 +377,15 @@ _WHY: dict[str, str] = {
     """,
     "it has no matrix decompositions; NumPy computes them outside of the graph": """
         tf.cholesky tf.matrix_determinant tf.matrix_inverse tf.matrix_solve tf.matrix_solve_ls
-        tf.matrix_triangular_solve tf.qr tf.self_adjoint_eig tf.svd tf.linalg
+        tf.matrix_triangular_solve tf.qr tf.self_adjoint_eig tf.svd tf.linalg.cholesky tf.linalg.det
+        tf.linalg.inv tf.linalg.logdet tf.linalg.qr tf.linalg.solve tf.linalg.svd
     """,
     "variables are not split: every rank holds all of them": """
         tf.create_partitioned_variables tf.fixed_size_partitioner tf.min_max_variable_partitioner
         tf.variable_axis_size_partitioner
     """,
     "there are no servers: start the ranks with mpirun, every one runs the whole program": """
-        tf.distribute tf.tpu tf.train.ClusterDef tf.train.ClusterSpec tf.train.Server tf.train.ServerDef
-        tf.train.Supervisor tf.train.SyncReplicasOptimizer tf.train.replica_device_setter
-        tf.contrib.cluster_resolver
+        tf.distribute tf.tpu tf.train.ClusterDef tf.train.ServerDef tf.contrib.cluster_resolver
     """,
     "write the training loop around Session.run": """
         tf.train.SessionCreator tf.train.SessionManager tf.train.basic_train_loop
@@ -293,22 +395,32 @@ _WHY: dict[str, str] = {
     """,
     "checkpoints and graphs are not kept in TensorFlow's formats": """
         tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph
-        tf.train.import_meta_graph tf.train.write_graph tf.train.SaverDef tf.make_tensor_proto
+        tf.train.import_meta_graph tf.train.SaverDef tf.make_tensor_proto
         tf.make_ndarray
     """,
     "it is another layer above the graph, out of scope": """
         tf.estimator tf.feature_column tf.distributions tf.contrib.estimator tf.contrib.learn
-        tf.contrib.slim
     """,
-    "NumPy functions work on what Session.run returns, outside of the graph": "tf.py_func",
+    "its gradient is not that of a draw; NumPy draws outside of the graph": """
+        tf.random_gamma tf.random_poisson tf.random.gamma tf.random.poisson
+    """,
+    "how many there are is not known before a run, and a plan has fixed shapes": """
+        tf.unique tf.setdiff1d tf.dynamic_partition tf.segment_max tf.segment_mean tf.segment_min
+        tf.segment_prod tf.segment_sum tf.math.segment_sum
+    """,
+    "a file beside the program is found by Python's __file__": "tf.resource_loader",
     "the gradients of several uses are added up in one way": "tf.AggregationMethod",
-    "the device is one for a session: Session(device='gpu') or --device": "tf.device",
     "an op's gradient is its class's: see dtrain/ops/base.py": "tf.RegisterGradient",
-    "AdagradOptimizer is close": "tf.train.AdagradDAOptimizer",
-    "the optimizers are those of Ruder's overview": """
-        tf.train.FtrlOptimizer tf.train.ProximalAdagradOptimizer tf.train.ProximalGradientDescentOptimizer
+    "optimizers are those of dt.train": """
+        tf.contrib.opt.AdamWOptimizer tf.contrib.opt.LazyAdamOptimizer tf.contrib.opt.MomentumWOptimizer
     """,
-    "dt.train has NadamOptimizer and AdaMaxOptimizer": "tf.contrib.opt",
+    "SciPy's optimizers are not wrapped: minimize by those of dt.train": """
+        tf.contrib.opt.ExternalOptimizerInterface tf.contrib.opt.ScipyOptimizerInterface
+    """,
+    "it has no pretrained networks and their data sets": """
+        tf.contrib.slim.nets tf.contrib.slim.data tf.contrib.slim.dataset
+        tf.contrib.slim.tfexample_decoder
+    """,
     "what products are rounded to is the session's: its device's precision, or --precision": """
         tf.train.experimental.disable_mixed_precision_graph_rewrite
         tf.train.experimental.enable_mixed_precision_graph_rewrite

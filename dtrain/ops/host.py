@@ -5,6 +5,7 @@ Every rank calls them, with whole arrays that are alike on all ranks; Print writ
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from dtrain.ops.base import Array, Env, Kernel, Op, convert_to_tensor, register
 
 
 class Function:
-    """A Python function as an op's attribute: only itself is equal to it, and ranks compare its name."""
+    """A Python function as an op's attribute: equal to itself alone; ranks compare its name."""
 
     def __init__(self, call: Callable[..., Any], name: str = "") -> None:
         self.call = call
@@ -64,8 +65,8 @@ class HostCall(Op):
                 if array.shape != out.shape or (array.dtype != dtype.numpy and not dtype.is_string):
                     raise InvalidArgumentError(
                         f"{self.function} gives {array.dtype.name}{list(array.shape)} where "
-                        f"{dtype.name}{list(out.shape)} is expected: Tout says the dtype, and set_shape on "
-                        "what py_func returns the shape, which is else that of its first input."
+                        f"{dtype.name}{list(out.shape)} is expected: Tout says the dtype, and set_shape "
+                        "on what py_func returns the shape, which is else that of its first input."
                     )
                 out[...] = array if env.on_host or dtype.is_string else env.xp.asarray(array)
 
@@ -97,7 +98,9 @@ def Print(
     def show(rank: int, *values: np.ndarray) -> tuple[()]:
         if rank == 0 and left[0]:
             left[0] -= 1
-            print(f"{message or ''}{''.join(_short(v, summarize or 3) for v in values)}", file=sys.stderr)
+            builtins.print(
+                f"{message or ''}{''.join(_short(v, summarize or 3) for v in values)}", file=sys.stderr
+            )
         return ()
 
     x = convert_to_tensor(input_)
@@ -162,3 +165,39 @@ def _short(value: np.ndarray, count: int) -> str:
     flat = value.ravel()
     shown = [v.decode(errors="replace") if isinstance(v, bytes) else f"{v:g}" for v in flat[:count].tolist()]
     return f"[{' '.join(shown)}{'...' if flat.size > count else ''}]"
+
+
+def print(
+    *inputs: Any,
+    output_stream: Any = None,
+    summarize: int = 3,
+    sep: str = " ",
+    end: str = "\n",
+    name: str | None = None,
+) -> Operation:
+    """An operation by which rank 0 writes values, and what is no tensor as it is, on stderr.
+
+    output_stream: sys.stderr, sys.stdout, or another object with write.
+    """
+    texts = [None if isinstance(x, TensorLike) else str(x) for x in inputs]
+
+    def show(rank: int, *values: np.ndarray) -> tuple[()]:
+        if rank == 0:
+            given = iter(values)
+            parts = [_long(next(given), summarize) if t is None else t for t in texts]
+            builtins.print(*parts, sep=sep, end=end, file=output_stream or sys.stderr)
+        return ()
+
+    return host_call(show, [x for x in inputs if isinstance(x, TensorLike)], name or "PrintV2")
+
+
+def _long(value: np.ndarray, count: int) -> str:
+    """An array as tf.print writes it: `count` entries at both ends of each axis."""
+    if value.ndim == 0:
+        item = value.item()
+        return item.decode(errors="replace") if isinstance(item, bytes) else f"{item:g}"
+    most = value.size if count < 0 else 2 * count
+    parts = [_long(v, count) for v in value]
+    if len(parts) > most:
+        parts = [*parts[:count], "...", *parts[-count:]]
+    return "[" + ("\n " if value.ndim > 1 else " ").join(parts) + "]"

@@ -225,6 +225,30 @@ def graph(definition: GraphDef) -> bytes:
     return pb.graph_pb2.GraphDef(node=nodes, versions=versions).SerializeToString()
 
 
+def run_metadata(trace: Iterable[dict[str, Any]]) -> bytes:
+    """The kernels of a trace in Chrome's format as a RunMetadata: when each ran, and how long."""
+    from tensorboard.compat.proto import config_pb2, step_stats_pb2
+
+    nodes = []
+    for event in trace:
+        if event["ph"] == "X" and event["tid"] == 1:
+            ran = max(round(event["dur"]), 1)
+            nodes.append(
+                step_stats_pb2.NodeExecStats(
+                    node_name=event["name"],
+                    all_start_micros=round(event["ts"]),
+                    op_end_rel_micros=ran,
+                    all_end_rel_micros=ran,
+                    timeline_label=f"{event['name']} = {event['args'].get('op', '')}",
+                )
+            )
+    device = step_stats_pb2.DeviceStepStats(
+        device="/job:localhost/replica:0/task:0/device:CPU:0", node_stats=nodes
+    )
+    stats = step_stats_pb2.StepStats(dev_stats=[device])
+    return config_pb2.RunMetadata(step_stats=stats).SerializeToString()
+
+
 #: TensorFlow's names of the dtypes whose name there is not ours in capitals.
 _TYPE_NAMES = {"float16": "DT_HALF", "float32": "DT_FLOAT", "float64": "DT_DOUBLE"}
 

@@ -35,9 +35,44 @@ class _Options:
 
 
 class GPUOptions(_Options):
-    """How TensorFlow 1 takes GPU memory. dtrain takes what a plan needs, so neither changes anything."""
+    """How TensorFlow 1 takes GPUs and their memory: none of it changes anything.
 
-    known: ClassVar[dict[str, Any]] = {"allow_growth": False, "per_process_gpu_memory_fraction": 0.0}
+    A session takes the memory that a plan needs, and each rank the GPU of its local rank.
+    """
+
+    known: ClassVar[dict[str, Any]] = {
+        "allow_growth": False,
+        "per_process_gpu_memory_fraction": 0.0,
+        "allocator_type": "",
+        "deferred_deletion_bytes": 0,
+        "force_gpu_compatible": False,
+        "visible_device_list": "",
+    }
+
+
+class OptimizerOptions(_Options):
+    """How TensorFlow 1 rewrites graphs. A plan is compiled in one way, so none of it changes anything."""
+
+    L1, L0 = 0, -1
+    DEFAULT, OFF, ON_1, ON_2 = 0, -1, 1, 2
+    known: ClassVar[dict[str, Any]] = {
+        "do_common_subexpression_elimination": False,
+        "do_constant_folding": False,
+        "do_function_inlining": False,
+        "global_jit_level": 0,
+        "opt_level": 0,
+    }
+
+
+class GraphOptions(_Options):
+    """OptimizerOptions, and others that change nothing either."""
+
+    known: ClassVar[dict[str, Any]] = {
+        "optimizer_options": OptimizerOptions,
+        "build_cost_model": 0,
+        "infer_shapes": False,
+        "place_pruned_graph": False,
+    }
 
 
 class ConfigProto(_Options):
@@ -52,7 +87,8 @@ class ConfigProto(_Options):
     check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
         variables; errors.ReplicaError names the first that differs. 0 for none. These two are dtrain's own.
     Without a meaning here, since a session runs on one device, one operation after the other:
-    inter_op_parallelism_threads, allow_soft_placement, log_device_placement, gpu_options.
+    inter_op_parallelism_threads, use_per_session_threads, allow_soft_placement, log_device_placement,
+    gpu_options, graph_options, device_filters.
 
     Raises:
         UsageError: for any other option.
@@ -64,7 +100,10 @@ class ConfigProto(_Options):
         "inter_op_parallelism_threads": 0,
         "allow_soft_placement": False,
         "log_device_placement": False,
+        "use_per_session_threads": False,
         "gpu_options": GPUOptions,
+        "graph_options": GraphOptions,
+        "device_filters": list,
         "check_numerics": "warn",
         "check_replicas_every": 0,
     }

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dtrain.names import module_getattr
 from dtrain.tf1 import flags
 
 __all__ = ["flags", "run"]
+
+__getattr__ = module_getattr("tf.app")
 
 
 def run(main: Callable[[list[str]], Any] | None = None, argv: Sequence[str] | None = None) -> None:

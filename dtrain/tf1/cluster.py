@@ -2,8 +2,9 @@
 
 There a worker is a process with a share of the batches, and parameter servers hold the variables. Here
 `mpirun -n 4 dtrain run program.py --job_name=worker` starts four ranks of the same program. Each is the
-worker that the command line says, every batch is shared among them, and its gradients are averaged before each
-step: no rank is a server, and all do what the chief does (rank 0 writes). So the number of ranks changes no result.
+worker that the command line says, every batch is shared among them, and gradients are averaged before each
+step: no rank is a server, and all do what the chief does (rank 0 writes). So the number of ranks changes no
+result.
 """
 
 from __future__ import annotations

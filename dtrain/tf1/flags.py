@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from dtrain.errors import UsageError
+from dtrain.names import module_getattr
 
 __all__ = [
     "FLAGS",
@@ -35,6 +36,8 @@ __all__ = [
     "mark_flag_as_required",
     "mark_flags_as_required",
 ]
+
+__getattr__ = module_getattr("tf.flags")
 
 
 class Flag:

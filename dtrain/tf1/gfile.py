@@ -16,6 +16,7 @@ from typing import Any
 
 from dtrain.comm import launcher
 from dtrain.errors import UsageError
+from dtrain.names import module_getattr
 
 __all__ = [
     "Copy",
@@ -34,6 +35,8 @@ __all__ = [
     "Stat",
     "Walk",
 ]
+
+__getattr__ = module_getattr("tf.gfile")
 
 Path = str | os.PathLike[str]
 

@@ -9,6 +9,7 @@ import logging
 from typing import Any
 
 from dtrain.comm import launcher
+from dtrain.names import module_getattr
 
 __all__ = [
     "DEBUG",
@@ -31,6 +32,8 @@ __all__ = [
     "warn",
     "warning",
 ]
+
+__getattr__ = module_getattr("tf.logging")
 
 DEBUG, INFO, WARN, ERROR, FATAL = 10, 20, 30, 40, 50
 

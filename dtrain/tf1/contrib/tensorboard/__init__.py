@@ -1,0 +1,3 @@
+"""tf.contrib.tensorboard: the projector's configuration."""
+
+__all__: list[str] = []

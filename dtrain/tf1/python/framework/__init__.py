@@ -1,0 +1,1 @@
+"""tensorflow.python.framework: names/finder.py says what stands for its modules."""

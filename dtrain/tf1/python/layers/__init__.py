@@ -1,0 +1,1 @@
+"""tensorflow.python.layers: names/finder.py says what stands for its modules."""

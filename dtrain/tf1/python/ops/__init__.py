@@ -1,0 +1,1 @@
+"""tensorflow.python.ops: names/finder.py says what stands for its modules."""

@@ -1,0 +1,1 @@
+"""tensorflow.python.summary: names/finder.py says what stands for its modules."""
