@@ -31,7 +31,7 @@ class HostEnv:
 
 
 def evaluate(op: Op, inputs: Sequence[np.ndarray], env: Any = None) -> list[np.ndarray]:
-    """The outputs of op on host arrays; env: what its kernel is bound in, by default without a session."""
+    """The outputs of op on host arrays; env: what its kernel is bound in, by default no session's."""
     if type(op).bind is Op.bind and type(op).kernel is Op.kernel and not op.is_view:
         with Graph().as_default():
             node = apply(op, *map(constant, inputs)).op

@@ -6,11 +6,11 @@ takes one element of it, before the run, alike on all ranks.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dtrain.graph.dtypes import DType
-from dtrain.graph.graph import Graph, Operation, Tensor, get_default_graph
+from dtrain.graph.graph import Operation, Tensor, get_default_graph
 from dtrain.graph.shape import Dims
 from dtrain.ops.base import Placeholder, register
 from dtrain.ops.state import NoOp
@@ -76,29 +76,3 @@ def taken(
 def start(source: str, name: str, argument: Any = None) -> Operation:
     """An operation that tells a source something."""
     return get_default_graph().add(Start(source, argument), (), name)
-
-
-class Taking:
-    """What a run takes from the sources of its graph: tensors to feed, and where their values come from."""
-
-    def __init__(self, graph: Graph, needed: set[Operation], fed: Container[Tensor]) -> None:
-        self._sources = graph.kept.get(SOURCES, {})
-        ordered = sorted(needed, key=lambda node: node.id)
-        self._starts = [node.kind for node in ordered if isinstance(node.kind, Start)]
-        takes = [node for node in ordered if isinstance(node.kind, Taken) and node.outputs[0] not in fed]
-        self.tensors = tuple(node.outputs[0] for node in takes)
-        self._kinds = [node.kind for node in takes]
-
-    def __bool__(self) -> bool:
-        return bool(self._starts or self._kinds)
-
-    def values(self, session: Any, feeds: Mapping[Tensor, Any]) -> list[Any]:
-        """The values of `tensors`: one element of each source for each call. Raises OutOfRangeError."""
-        for kind in self._starts:
-            self._sources[kind.source].start(session, feeds, kind.argument)
-        elements: dict[int, Sequence[Any]] = {}
-        for kind in self._kinds:
-            if kind.call not in elements:
-                source = self._sources[kind.source]
-                elements[kind.call] = source.take(session, feeds, kind.argument)
-        return [elements[kind.call][kind.part] for kind in self._kinds]

@@ -15,13 +15,14 @@ import numpy as np
 from dtrain.errors import RanksLost
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.check import NotFinite
-from dtrain.ops.sources import SOURCES, Taking
+from dtrain.ops.sources import SOURCES
 from dtrain.ops.state import VariableOp
 from dtrain.ops.subgraph import DECIDERS
 from dtrain.passes.prune import needed_by
 from dtrain.runtime.collection import paused
 from dtrain.runtime.feeds import Shard, Window, accept, as_fed, check_alike
 from dtrain.runtime.plan import Plan
+from dtrain.runtime.taking import Taking
 
 if TYPE_CHECKING:
     from dtrain.runtime.session import Session

@@ -27,7 +27,6 @@ from dtrain.native import compiler
 from dtrain.native.code import problem as native_problem
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.check import LOSS_SCALES, LOSSES
-from dtrain.ops.sources import Taking
 from dtrain.ops.state import Variable, VariableOp
 from dtrain.passes import FeedSpec, compile_step
 from dtrain.passes.order import schedule
@@ -41,6 +40,7 @@ from dtrain.runtime.draws import Draws
 from dtrain.runtime.layout import NoRoom, PlanEnv
 from dtrain.runtime.numerics import Numerics
 from dtrain.runtime.plan import Plan
+from dtrain.runtime.taking import Taking
 from dtrain.runtime.variables import Variables
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.

@@ -22,7 +22,7 @@ from dtrain.ops.late import Late, Shape, filled
 from dtrain.ops.nn import LogSoftmax, Softmax
 from dtrain.ops.random import RandomIntegers, RandomNormal, RandomUniform
 from dtrain.ops.state import VariableOp
-from dtrain.ops.unplanned import HostOp
+from dtrain.ops.unplanned import computed
 from dtrain.passes.prune import needed_by
 
 #: Makes the generator of an op's next run, given its name and seed.
@@ -122,10 +122,8 @@ class Rows:
             varies = [t in many for t in inputs]
             if not node.outputs:
                 continue
-            if isinstance(kind, Const):
-                results = [kind.value.array]
-            elif not any(varies) and not kind.draws:
-                results = _compute(kind, given, env)
+            if not any(varies) and not kind.draws:
+                results = computed(kind, given, env)
             else:
                 rule = _rule(kind)
                 found = rule(kind, n, given, varies, inputs) if rule is not None else None
@@ -161,15 +159,11 @@ def _one_by_one(
         if isinstance(kind, Late):
             rows.append(evaluate(filled(kind.kind, arrays[kind.own :]), arrays[: kind.own], env))
         else:
-            rows.append(_compute(kind, arrays, env))
+            rows.append(computed(kind, arrays, env))
     columns = list(zip(*rows, strict=True))
     if any(value.shape != column[0].shape for column in columns for value in column):
         raise Ragged
     return [stacked(column) for column in columns]
-
-
-def _compute(kind: Op, arrays: Sequence[np.ndarray], env: _Env) -> list[np.ndarray]:
-    return kind.compute(*arrays) if isinstance(kind, HostOp) else evaluate(kind, arrays, env)
 
 
 def stacked(values: Sequence[Any]) -> np.ndarray:

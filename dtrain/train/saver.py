@@ -210,6 +210,19 @@ def saved_about(path: str) -> str:
         return file.about
 
 
+def read_variables(path: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The values of a checkpoint's variables by name, by default of all.
+
+    Raises:
+        CheckpointError: it cannot be read, or has no such variable.
+    """
+    with open_values(_file(path)) as file:
+        wanted = list(file.specs if names is None else names)
+        if missing := [name for name in wanted if name not in file.specs]:
+            raise CheckpointError(f"Key {missing[0]} not found in checkpoint {path}.")
+        return {name: file.read(name) for name in wanted}
+
+
 def _write(path: str, values: Mapping[str, np.ndarray], about: str) -> None:
     try:
         _file(path).parent.mkdir(parents=True, exist_ok=True)
