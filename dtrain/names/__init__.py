@@ -68,8 +68,10 @@ def _load(module: str, name: str) -> tuple[bool, Any]:
     for where, names in LATE.get(module, {}).items():
         if name in names.split():
             return True, getattr(importlib.import_module(where), name)
+    from dtrain.names.table import known
+
     room = f"{ROOM}{module[2:]}.{name}"
-    if exists(room):
+    if known(module, name) and exists(room):
         return True, importlib.import_module(room)
     return False, None
 

@@ -478,9 +478,14 @@ OWN: dict[str, str] = {
 }
 
 
+def known(module: str, name: str) -> bool:
+    """Whether TensorFlow has the name, of a module such as 'tf.nn'."""
+    return name in NAMES.get(module, "").split() or f"{module}.{name}" in NAMES
+
+
 def refusal(module: str, name: str) -> str:
     """What is said of a name of TensorFlow's that is not here; '' for one that TensorFlow has not either."""
-    if name not in NAMES.get(module, "").split() and f"{module}.{name}" not in NAMES:
+    if not known(module, name):
         return ""
     why = REASONS.get(f"{module}.{name}", "it is not supported")
     return f"dtrain has no {module}.{name}: {why}. docs/tensorflow1.md lists what there is."
