@@ -12,10 +12,10 @@ from dtrain.examples.tutorials.mnist import input_data
 
 import dtrain as dt
 from dtrain.comm import Communicator
+from dtrain.data.order import epoch_order
 from dtrain.errors import InvalidArgumentError, UsageError
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.tf1.examples.tutorials.mnist.sets import DataSet
-from dtrain.train.batches import epoch_order
 
 SMALL = 10
 
