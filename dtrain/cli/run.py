@@ -9,11 +9,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from dtrain.errors import UsageError
 from dtrain.names.finder import install
 
 #: What the program's imports find from now on.
 ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
+#: Names that NumPy had when such programs were written, and what it says to write instead.
+NUMPY = {"int": int, "float": float, "bool": bool, "object": object, "str": str, "complex": complex}
 
 
 def add_parser(commands: Any) -> None:
@@ -38,6 +42,9 @@ def run(args: argparse.Namespace) -> None:
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
     install(ROOTS)
+    for name, kind in NUMPY.items():
+        if name not in vars(np):
+            setattr(np, name, kind)
     # TensorBoard's own word for doing without TensorFlow, for which it would take dtrain
     sys.modules["tensorboard.compat.notf"] = ModuleType("tensorboard.compat.notf")
     sys.argv = [args.program, *args.words]

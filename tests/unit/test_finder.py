@@ -10,6 +10,7 @@ import pytest
 
 PROGRAM = """\
 import sys
+import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as v1
 from tensorflow.examples.tutorials.mnist import input_data
@@ -22,6 +23,7 @@ import dtrain.tf1.contrib.layers as layers
 assert tf is dtrain and v1 is dtrain, (tf, v1)
 assert tf.contrib.layers is layers and layers.l2_regularizer is l2_regularizer
 assert layers.__spec__.name == "dtrain.tf1.contrib.layers"
+assert np.zeros(2, np.int).dtype == int and np.float is float and np.bool(1)
 assert Dense is dtrain.keras.layers.Dense and __name__ == "__main__"
 try:
     import tensorflow.contrib.eager
