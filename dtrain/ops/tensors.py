@@ -16,7 +16,7 @@ from dtrain.ops.base import apply, convert_to_tensor
 from dtrain.ops.functions import ceil, erf, floor
 from dtrain.ops.index import FlatIndex, ScatterAddLike, gather, one_hot
 from dtrain.ops.join import concat, reverse
-from dtrain.ops.late import known_value, static_int
+from dtrain.ops.late import Attributes, Later, known_value, late, static_int
 from dtrain.ops.late import shape as sizes_of
 from dtrain.ops.linalg import matmul
 from dtrain.ops.logic import is_finite, logical_and, where
@@ -452,6 +452,36 @@ def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) 
     like = zeros([int(np.prod(outer)), *rest], x.dtype)
     summed = apply(ScatterAddLike(), reshape(x, [-1, *rest]), index, like)
     return reshape(summed, dims, name=name or "ScatterNd")
+
+
+def sparse_to_dense(
+    sparse_indices: Any,
+    output_shape: Any,
+    sparse_values: Any,
+    default_value: Any = 0,
+    validate_indices: bool = True,
+    name: str | None = None,
+) -> Tensor:
+    """An array of default_value with the values at indices: [n, rank], or [n] of a vector.
+
+    sparse_values: [n], or one number for all. An index that is out of range is an error in the run; one that
+    is there twice, an error in TensorFlow where validate_indices is set, has the sum of what both change.
+    """
+    positions = cast(convert_to_tensor(sparse_indices), int64)
+    values = convert_to_tensor(sparse_values)
+    default = convert_to_tensor(default_value, values.dtype)
+    attributes = Attributes()
+    sizes = attributes.vector(output_shape, "sparse_to_dense")
+    known = positions.spec.shape
+    fits = known is not None and (len(known) < 2 or (len(known) == 2 and known[1] == len(sizes)))
+    if isinstance(sizes, Later) or not fits:
+        raise GraphError(f"sparse_to_dense: {positions!r} are no indices [n, rank] for {output_shape!r}.")
+    positions = reshape(positions, [-1, len(sizes)])
+    index = late(FlatIndex(sizes), [positions], attributes.values)  # type: ignore[arg-type]
+    change = values - default + zeros_like(index, values.dtype)
+    empty = zeros([reduce_prod(convert_to_tensor(output_shape))], values.dtype)
+    filled = default + apply(ScatterAddLike(), change, index, empty)
+    return reshape(filled, output_shape, name=name or "SparseToDense")
 
 
 def _known(shape: Any, what: str) -> tuple[int, ...]:

@@ -612,3 +612,19 @@ def test_what_does_not_fit_is_an_error_at_its_line(name: str) -> None:
     build, message = MISFITS[name]
     with pytest.raises(GraphError, match=message):
         build()
+
+
+def test_sparse_to_dense_fills_what_is_not_named() -> None:
+    labels = dt.placeholder("int32", [None])
+    rows = dt.expand_dims(dt.range(dt.size(labels)), 1)
+    indices = dt.concat([rows, dt.expand_dims(labels, 1)], 1)
+    one_hot = dt.sparse_to_dense(indices, dt.stack([dt.size(labels), 4]), 1.0, 0.0)
+    session = dt.Session(comm=None)
+    np.testing.assert_array_equal(session.run(one_hot, {labels: [0, 3, 1]}), np.eye(4)[[0, 3, 1]])
+    np.testing.assert_array_equal(
+        session.run(dt.sparse_to_dense([1, 3], [5], [7, 8], -1)), [-1, 7, -1, 8, -1]
+    )
+    with pytest.raises(InvalidArgumentError, match=r"axis 1: the index 9 is not in 0\.\.3"):
+        session.run(one_hot, {labels: [0, 9]})
+    with pytest.raises(GraphError, match=r"sparse_to_dense: .* are no indices \[n, rank\]"):
+        dt.sparse_to_dense([[1, 2]], [5], 1)
