@@ -301,7 +301,7 @@ class _Monitor(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.knows(self.monitor)
-        known = Logs((metric.name, metric.direction) for metric, _ in self.model.compiled.metrics)
+        known = Logs((metric.name, metric.direction) for metric, _, _ in self.model.compiled.metrics)
         known["loss"] = "down"
         direction = {"min": "down", "max": "up"}.get(self.mode) or known.get(
             self.monitor.removeprefix("val_")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -167,6 +168,9 @@ class Topology(Layer):
         given = [x[name] for name in self.input_names] if isinstance(x, dict) else flat(x)
         made, _ = self.replayed(given, training)
         return made[0] if len(made) == 1 else made
+
+    def _scope(self, graph: Graph) -> Any:
+        return nullcontext()
 
     def _make(self, graph: Graph, form: Any, x: Any) -> None:
         if self._graph is None:

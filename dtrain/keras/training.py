@@ -63,10 +63,9 @@ class Compiled:
         self.given = loss, metrics, weighted_metrics, loss_weights
         self.flags = model.flags()
         #: A model that is built when it is fitted has as many outputs as losses.
-        many = len(loss) if isinstance(loss, list | tuple | Mapping) else 1
-        names = model.output_names if model.built else ["output"] * many
-        if isinstance(loss, Mapping) and not model.built:
-            names = list(loss)
+        by_name = isinstance(loss, Mapping) and "class_name" not in loss
+        many = len(loss) if isinstance(loss, list | tuple) else 1
+        names = model.output_names if model.built else list(loss) if by_name else ["output"] * many
         what = "compile: loss"
         self.losses: list[Loss | None] = [losses.get(g) for g in _by_output(loss, names, what)]
         if all(g is None for g in self.losses) and not model.may_lack_loss:
@@ -144,7 +143,7 @@ class OutputLoss(Metric):
 
 def _plain(loss: Any) -> Any:
     """What stands for a loss in a file."""
-    if isinstance(loss, Mapping):
+    if isinstance(loss, Mapping) and "class_name" not in loss:
         return {k: _plain(v) for k, v in loss.items()}
     if isinstance(loss, list | tuple):
         return [_plain(v) for v in loss]

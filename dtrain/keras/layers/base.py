@@ -177,8 +177,7 @@ class Layer(metaclass=_Modern):
         sizes_ = () if shape is None else open_sizes(shape, f"{self.name}: shape of {name or 'a weight'}")
         if None in sizes_:
             raise GraphError(
-                f"the shape {sizes_} of its weight {name or ''} is not known: give the model's input all the "
-                "sizes that it follows from"
+                f"all sizes but the first have to be known: its weight {name or ''} would have the shape {sizes_}"
             )
         if number < len(self._first_values):
             given = self._first_values[number]
@@ -237,7 +236,10 @@ class Layer(metaclass=_Modern):
             GraphError: the input does not fit, or is of another graph than the layer's weights.
         """
         x = _tensors(x)
-        inputs = flat((x, more, options))
+        options |= dict(zip(call_arguments(type(self))[2:], more, strict=False))
+        training = options.pop("training", training)
+        mask = options.pop("mask", mask)
+        inputs = flat((x, options))
         if not inputs:
             raise GraphError(f"layer {self.name} is called on {x!r}: give a tensor, or a list of them.")
         graph = inputs[0].graph
@@ -250,11 +252,11 @@ class Layer(metaclass=_Modern):
                 )
         batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
         form: Any = batch[0] if isinstance(x, Tensor) else batch
-        with graph.as_default(), graph.name_scope(self.name), inside() as outermost:
+        with graph.as_default(), self._scope(graph), inside() as outermost:
             try:
                 self._make(graph, form, x)
                 self.updates = []
-                y = self._called(x, more, training, mask, options)
+                y = self._called(x, training, mask, options)
             except GraphError as error:
                 words = f"layer {self.name} ({type(self).__name__}): "
                 text = str(error)
@@ -269,8 +271,12 @@ class Layer(metaclass=_Modern):
         self.output_shape = made[0].spec.shape if len(made) == 1 else [t.spec.shape for t in made]
         if outermost:
             extra = {} if training is None else {"training": training}
-            Call(self, (x, *more), options | extra, y).record()
+            Call(self, (x,), options | extra, y).record()
         return y
+
+    def _scope(self, graph: Graph) -> Any:
+        """Where its ops get their names."""
+        return graph.name_scope(self.name)
 
     def _make(self, graph: Graph, form: Any, x: Any) -> None:
         """Make the weights, or check that they fit."""
@@ -285,15 +291,13 @@ class Layer(metaclass=_Modern):
             if len(known) != len(given) or (None not in (known[-1], given[-1]) and known[-1] != given[-1]):
                 raise GraphError(f"its weights are for {_batch(known)}, and its input is {_batch(given)}")
 
-    def _called(
-        self, x: Any, more: tuple[Any, ...], training: Any, mask: Any, options: dict[str, Any]
-    ) -> Any:
-        accepted, _ = _arguments(type(self))
+    def _called(self, x: Any, training: Any, mask: Any, options: dict[str, Any]) -> Any:
+        accepted = call_arguments(type(self))
         if "training" in accepted:
             options = {"training": learning_phase(self.graph) if training is None else training, **options}
-        if "mask" in accepted and "mask" not in options:
+        if "mask" in accepted:
             options = {"mask": self._mask(x) if mask is None else mask, **options}
-        return self.call(x, *more, **options)
+        return self.call(x, **options)
 
     def _mask(self, x: Any) -> Any:
         return mask_of(x) if isinstance(x, Tensor) else [mask_of(t) for t in flat(x)]
@@ -483,15 +487,13 @@ def _own_tensors(y: Any, inputs: list[Tensor]) -> Any:
     return new
 
 
-_accepted: dict[type, tuple[set[str], bool]] = {}
+_accepted: dict[type, tuple[str, ...]] = {}
 
 
-def _arguments(cls: type) -> tuple[set[str], bool]:
-    """The names of what a layer's call takes, and whether it takes any."""
+def call_arguments(cls: type) -> tuple[str, ...]:
+    """The names of what a layer's call takes, self first."""
     if cls not in _accepted:
-        found = inspect.signature(cls.call).parameters  # type: ignore[attr-defined]
-        any_ = any(p.kind is p.VAR_KEYWORD for p in found.values())
-        _accepted[cls] = set(found), any_
+        _accepted[cls] = tuple(inspect.signature(cls.call).parameters)  # type: ignore[attr-defined]
     return _accepted[cls]
 
 

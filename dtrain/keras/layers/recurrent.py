@@ -13,7 +13,7 @@ from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, initializers
 from dtrain.keras.calls import flat
-from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, positive
+from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, call_arguments, positive
 from dtrain.keras.names import as_data
 from dtrain.ops.array import expand_dims, ones_like, squeeze, zeros, zeros_like
 from dtrain.ops.base import placeholder
@@ -293,10 +293,7 @@ def _build(cell: Any, shape: Sizes) -> None:
 
 def _step(cell: Any, x: Tensor, states: States, training: Any) -> tuple[Tensor, list[Tensor]]:
     """A step of any cell, a user's own included."""
-    from dtrain.keras.layers.base import _arguments
-
-    accepted, _ = _arguments(type(cell))
-    more = {"training": training} if "training" in accepted else {}
+    more = {"training": training} if "training" in call_arguments(type(cell)) else {}
     if not isinstance(cell, Cell | StackedRNNCells):
         sizes = _listed(cell.state_size)
         states = [zeros([batch_size(x), n]) if s is None else s for s, n in zip(states, sizes, strict=True)]
