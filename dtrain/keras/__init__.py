@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from dtrain.compat import module_getattr
+from dtrain.keras import old_paths
 
 __all__ = [
     "Input",
@@ -34,6 +35,7 @@ __all__ = [
 
 #: Where the names that are no modules come from.
 _FROM = {"Input": "layers", "Model": "models", "Sequential": "models"}
+old_paths.install()
 _missing = module_getattr("tf.keras")
 
 

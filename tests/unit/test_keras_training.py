@@ -732,7 +732,10 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         (lambda m: m.fit(X, Y, validation_steps=0.5), ["validation_steps=0.5"]),
         (lambda m: m.evaluate(X, Y, steps=-1), ["evaluate: steps=-1"]),
         (lambda m: m.predict(X, callbacks=[]), ["predict: callbacks=[] is not supported", "leave it out"]),
-        (lambda m: m.compile("sgd", "mse", loss_weights=[1, 2]), ["compile: loss_weights has 2 entries", "dense_1"]),
+        (
+            lambda m: m.compile("sgd", "mse", loss_weights=[1, 2]),
+            ["compile: loss_weights has 2 entries", "dense_1"],
+        ),
         (
             lambda m: m.compile("sgd", "mse", metrcs=["mae"]),
             ["metrcs=['mae'] is not supported", "mean metrics?"],

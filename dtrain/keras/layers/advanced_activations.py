@@ -8,6 +8,7 @@ from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations
 from dtrain.keras.layers.base import Layer, Sizes, Weighted
+from dtrain.keras.names import other_layers
 from dtrain.ops.math import cast, greater
 from dtrain.ops.nn import leaky_relu, relu
 
@@ -118,3 +119,6 @@ class Softmax(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         return activations.softmax(x, self.axis)
+
+
+__getattr__ = other_layers

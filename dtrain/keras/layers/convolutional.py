@@ -13,6 +13,7 @@ from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, settings
 from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, pair, positive, several, sizes
+from dtrain.keras.names import other_layers
 from dtrain.ops.array import expand_dims, reshape, squeeze, transpose
 from dtrain.ops.conv import conv2d, conv2d_transpose
 from dtrain.ops.join import pad, tile
@@ -402,3 +403,6 @@ class Cropping1D(Cropping2D):
 
     def __init__(self, cropping: Any = (1, 1), **options: Any) -> None:
         super().__init__(cropping, **options)
+
+
+__getattr__ = other_layers

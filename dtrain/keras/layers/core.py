@@ -11,7 +11,7 @@ from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, regularizers, settings
 from dtrain.keras.layers.base import Layer, Sizes, Weighted, positive, sizes
-from dtrain.keras.names import as_data
+from dtrain.keras.names import as_data, other_layers
 from dtrain.ops.array import expand_dims, reshape, transpose
 from dtrain.ops.dropout import dropout
 from dtrain.ops.join import tile
@@ -282,3 +282,6 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
 ]
+
+
+__getattr__ = other_layers

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from dtrain.graph.graph import Tensor
 from dtrain.keras.layers.base import Sizes, Weighted, positive
+from dtrain.keras.names import other_layers
 from dtrain.ops.index import gather
 from dtrain.ops.math import cast, not_equal
 
@@ -51,3 +52,6 @@ class Embedding(Weighted):
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return not_equal(inputs, 0) if self.mask_zero else None
+
+
+__getattr__ = other_layers

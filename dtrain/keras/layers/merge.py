@@ -10,6 +10,7 @@ from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras.layers.base import Layer
 from dtrain.keras.layers.core import Lambda
+from dtrain.keras.names import other_layers
 from dtrain.ops import math
 from dtrain.ops.array import expand_dims, reshape, transpose
 from dtrain.ops.join import concat
@@ -235,3 +236,6 @@ def merge(
     if mode not in kinds:
         raise UsageError(f"merge: mode={mode!r}: give one of {', '.join(kinds)}, or a function.")
     return kinds[mode]()(list(inputs))
+
+
+__getattr__ = other_layers

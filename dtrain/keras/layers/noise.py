@@ -7,6 +7,7 @@ from typing import Any
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras.layers.base import Layer
+from dtrain.keras.names import other_layers
 from dtrain.ops.late import shape
 from dtrain.ops.math import cast, greater_equal
 from dtrain.ops.random import random_normal, random_uniform
@@ -75,3 +76,6 @@ class AlphaDropout(_OfRate):
         a = ((1 - self.rate) * (1 + self.rate * SATURATED**2)) ** -0.5
         b = -a * SATURATED * self.rate
         return (x * kept + SATURATED * (1 - kept)) * a + b
+
+
+__getattr__ = other_layers

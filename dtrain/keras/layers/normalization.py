@@ -8,6 +8,7 @@ from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import constraints, initializers, regularizers
 from dtrain.keras.layers.base import Layer, Sizes, Weighted
+from dtrain.keras.names import other_layers
 from dtrain.ops.array import stop_gradient
 from dtrain.ops.base import apply
 from dtrain.ops.logic import where
@@ -164,3 +165,6 @@ class LayerNormalization(Weighted):
         y = deviation * rsqrt(reduce_mean(square(deviation), -1, keepdims=True) + self.epsilon)
         y = y if self.gamma is None else y * self.gamma
         return y if self.beta is None else y + self.beta
+
+
+__getattr__ = other_layers

@@ -7,6 +7,7 @@ from typing import Any
 from dtrain.graph.graph import Tensor
 from dtrain.keras.layers.base import several
 from dtrain.keras.layers.convolutional import Spatial, padding_of
+from dtrain.keras.names import other_layers
 from dtrain.ops.array import expand_dims, squeeze
 from dtrain.ops.math import cast
 from dtrain.ops.pool import avg_pool, max_pool
@@ -129,3 +130,6 @@ class GlobalAveragePooling1D(_Global):
 
     def spatial(self, x: Tensor) -> Tensor:
         return reduce_mean(x, 1)
+
+
+__getattr__ = other_layers

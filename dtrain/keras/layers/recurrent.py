@@ -14,7 +14,7 @@ from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, initializers
 from dtrain.keras.calls import flat
 from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, call_arguments, positive
-from dtrain.keras.names import as_data
+from dtrain.keras.names import as_data, other_layers
 from dtrain.ops.array import expand_dims, ones_like, squeeze, zeros, zeros_like
 from dtrain.ops.base import placeholder
 from dtrain.ops.dropout import dropout
@@ -490,3 +490,6 @@ class GRU(_OfCell):
     """
 
     kind = GRUCell
+
+
+__getattr__ = other_layers

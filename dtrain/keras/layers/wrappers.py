@@ -9,7 +9,7 @@ from dtrain.graph.graph import Tensor
 from dtrain.keras.calls import flat
 from dtrain.keras.layers.base import Layer
 from dtrain.keras.layers.core import Activation, Dense
-from dtrain.keras.names import as_data
+from dtrain.keras.names import as_data, other_layers
 from dtrain.ops.array import reshape
 from dtrain.ops.join import concat, reverse
 
@@ -129,3 +129,6 @@ class Bidirectional(Wrapper):
             "layer": {**layer, "config": {**layer["config"], "name": name}},
             "merge_mode": self.merge_mode,
         }
+
+
+__getattr__ = other_layers
