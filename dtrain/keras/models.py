@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -718,6 +719,7 @@ class Sequential(Model):
                 number += 1
             layer.name = f"{layer.name}_{number}"
         self._layers.append(layer)
+        layer.owner = weakref.ref(self)
         self.built = False
         self._changed()
 

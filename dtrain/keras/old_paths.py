@@ -21,6 +21,7 @@ PATHS = {
     "legacy": "layers",
     "legacy.layers": "layers",
     "objectives": "losses",
+    "utils.data_utils": "utils",
     "utils.generic_utils": "utils",
     "utils.layer_utils": "utils",
     "utils.np_utils": "utils",

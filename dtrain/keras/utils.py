@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dtrain.compat import module_getattr
-from dtrain.errors import NotSupportedError, UsageError
+from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.graph.graph import set_random_seed as set_graph_seed
 from dtrain.keras.names import GLOBAL, custom_object_scope
 
@@ -19,6 +20,7 @@ __all__ = [
     "Sequence",
     "custom_object_scope",
     "get_custom_objects",
+    "get_file",
     "normalize",
     "plot_model",
     "set_random_seed",
@@ -121,6 +123,34 @@ class Progbar:
         self.update(self.seen_so_far + n, values)
 
 
-def plot_model(model: Any, to_file: str = "model.png", **options: Any) -> None:
-    """Refused: summary() says the layers and what they are connected to."""
-    raise NotSupportedError("plot_model is not supported: summary() says what each layer is connected to.")
+def plot_model(
+    model: Any, to_file: str = "model.svg", show_shapes: bool = False, show_layer_names: bool = True, **_: Any
+) -> None:
+    """Draw the layers and what they are connected to, as SVG; a name that ends otherwise gets .svg. Rank 0 writes.
+
+    Raises:
+        EnvironmentProblem: the file cannot be written.
+    """
+    from dtrain.keras.plot import drawing
+
+    path = to_file if to_file.endswith(".svg") else f"{to_file}.svg"
+    if path != to_file:
+        model.rank_zero.warns(f"plot_model: {path} is written, an SVG, which browsers show.")
+    model.rank_zero.writes(path, drawing(model, show_shapes, show_layer_names).encode())
+
+
+def get_file(fname: str, origin: str = "", **options: Any) -> str:
+    """The path of a file in Keras's cache, ~/.keras/datasets.
+
+    Raises:
+        EnvironmentProblem: it is not there; nothing is downloaded.
+    """
+    folder = Path(
+        options.get("cache_dir") or Path.home() / ".keras", options.get("cache_subdir") or "datasets"
+    )
+    path = folder / fname
+    if not path.exists():
+        raise EnvironmentProblem(
+            f"get_file: {path} is not there, and dtrain downloads nothing but MNIST: put {origin or 'it'} there."
+        )
+    return str(path)

@@ -131,6 +131,7 @@ class Layer(metaclass=_Modern):
         self._moving: set[Variable] = set()
         self._penalties: dict[Variable, Tensor] = {}  # what its regularizers add to the loss
         self.updates: list[Any] = []  # of the last call while training
+        self.owner: Any = getattr(self, "owner", None)  # of a Sequential's layer, what gives the Sequential
         self.calls: list[Call] = []  # that define models
 
     # -- for subclasses --------------------------------------------------------------------------------
@@ -397,8 +398,15 @@ class Layer(metaclass=_Modern):
         for layer in self.parts:
             yield from ((f"{self.name}/{name}", w) for name, w in layer.named_weights())
 
+    def _have_weights(self) -> None:
+        """Let the Sequential that it is a layer of be built, if its shapes are known."""
+        model = None if self.graph is not None or self.owner is None else self.owner()
+        if model is not None and model.is_complete:
+            model.build()
+
     def get_weights(self) -> list[np.ndarray]:
         """Copies of its weights. Collective where they have no values yet."""
+        self._have_weights()
         return [] if self.graph is None else home_of(self.graph).read(self.weights)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
@@ -407,12 +415,14 @@ class Layer(metaclass=_Modern):
         Raises:
             UsageError: there are more or fewer, or one has another shape.
         """
+        self._have_weights()
         if self.graph is None:
             raise UsageError(f"{self.name}.set_weights: it has no weights yet: call it, or build its model.")
         home_of(self.graph).write([*self.named_weights()], weights, f"{self.name}.set_weights")
 
     # -- calls -----------------------------------------------------------------------------------------
     def _only_call(self, what: str) -> Call:
+        self._have_weights()
         if len(self.calls) != 1:
             many = f"is called {len(self.calls)} times: get_output_at(i) and get_input_at(i) have each"
             raise AttributeError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, regularizers, settings
-from dtrain.keras.layers.base import Layer, Sizes, Weighted, positive, sizes
+from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, positive, sizes
 from dtrain.keras.names import as_data, other_layers
 from dtrain.ops.array import expand_dims, reshape, transpose
 from dtrain.ops.dropout import dropout
@@ -141,6 +141,7 @@ class Reshape(Layer):
     """Each example in another shape, of which one size may be -1."""
 
     arguments = ("target_shape",)
+    any_size = True
 
     def __init__(self, target_shape: Sequence[int], **options: Any) -> None:
         super().__init__(**options)
@@ -149,6 +150,8 @@ class Reshape(Layer):
             raise UsageError(f"{self.name}: target_shape={target_shape!r}: one size at most may be -1.")
 
     def call(self, x: Tensor) -> Tensor:
+        if None in x.spec.shape[1:]:  # type: ignore[index]
+            return reshape(x, [batch_size(x), *self.target_shape])
         have = prod(x.spec.shape[1:])  # type: ignore[index, arg-type]
         known = prod(n for n in self.target_shape if n > 0)
         if have != known and (-1 not in self.target_shape or have % known):

@@ -372,7 +372,7 @@ class RNN(Layer):
         states: list[Any] = list(initial_state or [None] * len(sizes))
         known = isinstance(cell, Cell)
         whole = cell.before(x, training) if known else x
-        dropped = cell.masked(whole, training) if known else None
+        dropped = cell.masked(whole[:, 0], training) if known else None
         parts = list(enumerate(unstack(whole, axis=1)))
         counts = None if mask is None else unstack(mask, steps, axis=1)
         outputs: list[Any] = []
