@@ -1,4 +1,4 @@
-"""dt.keras: Sequential, layers, compile / fit / evaluate / predict and callbacks, under Keras's names.
+"""dt.keras: Model, Sequential, layers, compile / fit / evaluate / predict and callbacks, under Keras's names.
 
 Formulas and defaults are those of Keras 3; tests/reference holds values that Keras 3.15 gave, with which the
 tests compare. docs/tensorflow1.md says what differs on purpose. Its modules are imported when they are used.
@@ -9,13 +9,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from dtrain.keras import old_paths
 from dtrain.names import module_getattr
 
 __all__ = [
     "Input",
+    "Model",
     "Sequential",
     "activations",
+    "backend",
     "callbacks",
+    "constraints",
     "datasets",
     "initializers",
     "layers",
@@ -23,12 +27,15 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "preprocessing",
     "regularizers",
     "utils",
+    "wrappers",
 ]
 
 #: Where the names that are no modules come from.
-_FROM = {"Input": "layers", "Sequential": "models"}
+_FROM = {"Input": "layers", "Model": "models", "Sequential": "models"}
+old_paths.install()
 _missing = module_getattr("tf.keras")
 
 

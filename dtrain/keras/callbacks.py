@@ -21,7 +21,7 @@ from dtrain.names import module_getattr
 from dtrain.train.observer import Observer
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model
 
 __all__ = [
     "CSVLogger",
@@ -66,10 +66,10 @@ class Callback:
     resumed.
     """
 
-    model: Sequential
+    model: Model
     params: dict[str, Any]
 
-    def set_model(self, model: Sequential) -> None:
+    def set_model(self, model: Model) -> None:
         self.model = model
 
     def set_params(self, params: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class Callback:
 class Callbacks:
     """The callbacks of one fit, called in turn, and what all ranks then take over from rank 0."""
 
-    def __init__(self, model: Sequential, callbacks: Sequence[Callback], params: dict[str, Any]) -> None:
+    def __init__(self, model: Model, callbacks: Sequence[Callback], params: dict[str, Any]) -> None:
         self._model, self._list = model, list(callbacks)
         with model.comm.together():
             for callback in self._list:
@@ -172,7 +172,7 @@ def _overrides(callback: Callback, event: str) -> bool:
 class Following(Observer):
     """A fit's callbacks, and what it prints, as they follow a run."""
 
-    def __init__(self, model: Sequential, callbacks: Callbacks) -> None:
+    def __init__(self, model: Model, callbacks: Callbacks) -> None:
         self._model, self._callbacks = model, callbacks
         self._about: Any = callbacks.params
 
@@ -301,7 +301,7 @@ class _Monitor(Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.knows(self.monitor)
-        known = Logs((metric.name, metric.direction) for metric, _ in self.model.compiled.metrics)
+        known = Logs((metric.name, metric.direction) for metric, _, _ in self.model.compiled.metrics)
         known["loss"] = "down"
         direction = {"min": "down", "max": "up"}.get(self.mode) or known.get(
             self.monitor.removeprefix("val_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from dtrain.graph.dtypes import ALL
 from dtrain.graph.graph import TensorLike
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model
 
 _KNOWN = {d.numpy for d in ALL}
 
@@ -20,14 +20,14 @@ _KNOWN = {d.numpy for d in ALL}
 class Examples:
     """Arrays of one length, by the names x, y and sample_weight, whole and alike on every rank.
 
-    x: float32, or the integers that were given, which the graph converts row by row. y: as the loss takes it.
+    Of several inputs or outputs they are x_0, x_1 and so on. x: float32, or the integers that were given, which the graph converts row by row. y: as the loss takes it.
     count: how many examples there are. split: how many of them, from the start, are not held back for
     testing. lent: the arrays on the session's device.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], lent: dict[str, Any], split: int) -> None:
         self.arrays, self.lent, self.split = arrays, lent, split
-        self.count = len(arrays["x"])
+        self.count = len(next(iter(arrays.values())))
 
     @property
     def rows(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
@@ -36,7 +36,7 @@ class Examples:
 
 
 def examples(
-    model: Sequential,
+    model: Model,
     what: str,
     x: Any,
     y: Any = None,
@@ -59,7 +59,7 @@ def examples(
 
 
 def checked(
-    model: Sequential,
+    model: Model,
     what: str,
     x: Any,
     y: Any = None,
@@ -73,22 +73,82 @@ def checked(
     Raises:
         UsageError: as examples does, but for what differs among ranks.
     """
-    arrays = {"x": inputs(what, x, model.build_shape)}
-    split = _split(len(arrays["x"]), validation_split)
-    model.build(arrays["x"].shape[1:])
+    arrays = inputs(what, x, model)
+    count = len(next(iter(arrays.values())))
+    split = _split(count, validation_split)
+    if not model.built:
+        shapes = [(None, *a.shape[1:]) for a in arrays.values()]
+        model.build(shapes[0] if len(shapes) == 1 else shapes)
     if labelled:
-        y = as_array(what, "y", y)
-        _alike(what, "x", arrays["x"], "y", y)
         compiled = model.check_compiled(what)
-        layer, _, output = model.last_output()
-        arrays["y"] = compiled.loss.labels(y, output, layer, f"{what}: y")
-        weights = _weights(what, arrays["y"], sample_weight, class_weight, split)
-        if weights is not None:
-            arrays["sample_weight"] = weights
+        wanted = [
+            (n, loss, end)
+            for n, loss, end in zip(model.output_names, compiled.losses, model.ends(), strict=True)
+            if loss is not None
+        ]
+        names = [name for name, _, _ in wanted]
+        ys = _named(what, "y", y, names)
+        weights = _named_weights(what, sample_weight, names)
+        if len(names) > 1 and class_weight is not None:
+            raise UsageError(
+                f"{what}: class_weight goes with one output: give sample_weight for each output."
+            )
+        for key, (_, loss, (layer, _, output)) in zip(keys("y", len(names)), wanted, strict=True):
+            label = as_array(what, key, ys[key])
+            _alike(what, next(iter(arrays)), count, key, len(label))
+            arrays[key] = loss.labels(label, output, layer, f"{what}: {key}")
+            own = key.replace("y", "sample_weight")
+            found = _weights(what, own, arrays[key], weights[own], class_weight, split)
+            if found is not None:
+                arrays[own] = found
     return arrays, split
 
 
-def lent(model: Sequential, arrays: dict[str, np.ndarray], split: int) -> Examples:
+def keys(kind: str, count: int) -> list[str]:
+    """What the arrays of this kind are called: x, or x_0, x_1 and so on where there are several."""
+    return [kind] if count == 1 else [f"{kind}_{i}" for i in range(count)]
+
+
+def all_keys(model: Model) -> list[str]:
+    """What arrays there may be for a model, alike on every rank."""
+    inputs = keys("x", len(model.inputs) or 1)
+    losses = [] if model._compiled is None else [la for la in model._compiled.losses if la is not None]
+    return [*inputs, *keys("y", len(losses)), *keys("sample_weight", len(losses))]
+
+
+def _named(what: str, kind: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What is given for each of these inputs or outputs, by the names that keys() gives."""
+    called = keys(kind, len(names))
+    if isinstance(value, Mapping):
+        wrong = [name for name in value if name not in names]
+        missing = [name for name in names if name not in value]
+        if wrong or missing:
+            raise UsageError(
+                f"{what}: {kind} has {', '.join(map(str, value))}, and the model takes {', '.join(names)}."
+            )
+        return {key: value[name] for key, name in zip(called, names, strict=True)}
+    if len(names) == 1:
+        return {called[0]: value}
+    if not names:
+        return {}
+    if not isinstance(value, list | tuple) or len(value) != len(names):
+        given = f"a list of {len(value)}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
+        raise UsageError(
+            f"{what}: {kind} is {given}: give a list of arrays, one for each of {', '.join(names)}, or a dict."
+        )
+    return dict(zip(called, value, strict=True))
+
+
+def _named_weights(what: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
+    called = keys("sample_weight", len(names))
+    if isinstance(value, Mapping):
+        return {key: value.get(name) for key, name in zip(called, names, strict=True)}
+    if len(names) > 1 and value is not None and not isinstance(value, list | tuple):
+        return dict.fromkeys(called, value)
+    return dict.fromkeys(called) if value is None else _named(what, "sample_weight", value, names)
+
+
+def lent(model: Model, arrays: dict[str, np.ndarray], split: int) -> Examples:
     """Checked arrays, on the model's device."""
     backend = model.session.backend
     with model.session.lock:  # of the device
@@ -97,11 +157,11 @@ def lent(model: Sequential, arrays: dict[str, np.ndarray], split: int) -> Exampl
         )
 
 
-def _rate(model: Sequential) -> dict[str, np.ndarray]:
+def _rate(model: Model) -> dict[str, np.ndarray]:
     return {"optimizer.learning_rate": np.asarray(float(model.optimizer.learning_rate))}
 
 
-def agrees_on_rate(model: Sequential, what: str) -> None:
+def agrees_on_rate(model: Model, what: str) -> None:
     """Raise on every rank where the learning rate is not the same on all. Collective."""
     model.rank_zero.agrees(what, _rate(model))
 
@@ -134,43 +194,69 @@ def as_array(what: str, name: str, value: Any) -> np.ndarray:
     return array
 
 
-def inputs(what: str, x: Any, shape: tuple[int, ...] | None) -> np.ndarray:
-    """x, fit for a first layer that takes examples of this shape (None: any)."""
-    array = as_array(what, "x", x)
-    if shape is not None and array.shape[1:] != shape:
-        same = int(np.prod(array.shape[1:])) == int(np.prod(shape))
+def inputs(what: str, x: Any, model: Model) -> dict[str, np.ndarray]:
+    """The arrays of x by keys(), fit for the inputs that a model has."""
+    specs = model.input_specs()
+    if not specs:  # a class of one's own, which finds out
+        several = isinstance(x, list | tuple) and len(x) > 1 and all(hasattr(v, "shape") for v in x)
+        specs = [(f"input_{i}", None, "float32") for i in range(len(x) if several else 1)]
+    found = {}
+    given = _named(what, "x", x, [name for name, _, _ in specs])
+    for (key, value), (_, shape, dtype) in zip(given.items(), specs, strict=True):
+        found[key] = _input(what, key, value, shape, dtype)
+        _alike(what, next(iter(found)), len(next(iter(found.values()))), key, len(found[key]))
+    return found
+
+
+def _input(what: str, key: str, x: Any, shape: tuple[int | None, ...] | None, dtype: str) -> np.ndarray:
+    """An array, fit for an input that takes examples of this shape (None: any)."""
+    array = as_array(what, key, x)
+    if shape is not None and (1,) == shape == (array.shape[1:] or (1,)):
+        array = array.reshape(-1, 1)  # as Keras does
+    fits = shape is None or (
+        len(shape) == array.ndim - 1
+        and all(a in (None, b) for a, b in zip(shape, array.shape[1:], strict=True))
+    )
+    if not fits:
+        assert shape is not None
+        known = None not in shape
+        same = known and int(np.prod(array.shape[1:])) == int(np.prod(shape))  # type: ignore[arg-type]
         target = ", ".join(map(str, (-1, *shape)))
-        fix = f"x.reshape({target}) makes it so" if same else "give the first layer that input_shape"
+        fix = f"{key}.reshape({target}) makes it so" if same else "give the first layer that input_shape"
         raise UsageError(
-            f"{what}: x has examples of shape {array.shape[1:]}, and the model takes {shape}: {fix}."
+            f"{what}: {key} has examples of shape {array.shape[1:]}, and the model takes {shape}: {fix}."
         )
+    if dtype != "float32":
+        return array.astype(dtype, copy=False)
     if array.dtype.kind == "f" or array.dtype not in _KNOWN:
         return array.astype(np.float32, copy=False)
     return array.view(np.uint8) if array.dtype == bool else array
 
 
-def _alike(what: str, a: str, first: np.ndarray, b: str, second: np.ndarray) -> None:
-    if len(first) != len(second):
+def _alike(what: str, a: str, first: int, b: str, second: int) -> None:
+    if first != second:
         raise UsageError(
-            f"{what}: {a} has {len(first):,} examples and {b} has {len(second):,}: give one entry of {b} for "
-            "each."
+            f"{what}: {a} has {first:,} examples and {b} has {second:,}: give one entry of {b} for each."
         )
 
 
 def _weights(
-    what: str, y: np.ndarray, sample_weight: Any, class_weight: Mapping[int, float] | None, split: int
+    what: str,
+    name: str,
+    y: np.ndarray,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | None,
+    split: int,
 ) -> np.ndarray | None:
     """The weight of each example, float32 [n]; None where all are 1. Classes weigh the first `split`."""
     found = None
     if sample_weight is not None:
-        found = as_array(what, "sample_weight", sample_weight).astype(np.float32)
+        found = as_array(what, name, sample_weight).astype(np.float32)
         if found.shape[1:] == (1,):
             found = found[:, 0]
         if found.ndim != 1:
-            raise UsageError(
-                f"{what}: sample_weight has shape {found.shape}: give one number for each example."
-            )
-        _alike(what, "x", y, "sample_weight", found)
+            raise UsageError(f"{what}: {name} has shape {found.shape}: give one number for each example.")
+        _alike(what, "x", len(y), name, len(found))
     if class_weight is not None:
         if not isinstance(class_weight, Mapping):
             raise UsageError(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from dtrain.graph.dtypes import float32
 from dtrain.keras.names import Names
 from dtrain.names import module_getattr
 from dtrain.ops import initializers as ops
+from dtrain.ops import random
+from dtrain.ops.array import reshape, transpose
 from dtrain.ops.initializers import (
     Constant,
     Identity,
@@ -22,12 +25,14 @@ from dtrain.ops.initializers import (
     lecun_normal,
     lecun_uniform,
 )
+from dtrain.ops.linalg import matmul
 
 __all__ = [
     "Constant",
     "Identity",
     "Initializer",
     "Ones",
+    "Orthogonal",
     "RandomNormal",
     "RandomUniform",
     "TruncatedNormal",
@@ -44,6 +49,7 @@ __all__ = [
     "lecun_uniform",
     "normal",
     "ones",
+    "orthogonal",
     "random_normal",
     "random_uniform",
     "truncated_normal",
@@ -81,6 +87,28 @@ class RandomUniform(ops.RandomUniform):
         super().__init__(minval, maxval, seed, dtype)
 
 
+class Orthogonal(Initializer):
+    """Matrices with orthonormal rows or columns, whichever are fewer, times gain; others as rows of the last axis.
+
+    What is drawn is a normal matrix; it becomes the orthogonal one nearest to it by Newton's iteration
+    X <- X (3 - X'X) / 2 (Björck & Bowie 1971), so it is distributed evenly.
+    """
+
+    def __init__(self, gain: float = 1.0, seed: int | None = None, dtype: Any = float32) -> None:
+        super().__init__(dtype)
+        self.gain, self.seed = float(gain), seed
+
+    def make(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        flat = (min(rows, columns), max(rows, columns))
+        x = random.random_normal(flat, dtype=dtype, seed=self.seed)
+        x = x / (math.sqrt(flat[0]) + math.sqrt(flat[1]))  # its norm is then about 1
+        for _ in range(12 + 3 * flat[0].bit_length()):
+            x = 1.5 * x - 0.5 * matmul(matmul(x, x, transpose_b=True), x)
+        return reshape(self.gain * (x if rows <= columns else transpose(x)), shape)
+
+
+orthogonal = Orthogonal
 zeros, ones, constant, identity = Zeros, Ones, Constant, Identity
 normal = random_normal = RandomNormal
 uniform = random_uniform = RandomUniform

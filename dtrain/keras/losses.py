@@ -18,36 +18,58 @@ from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.array import expand_dims, squeeze
 from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.logic import where
 from dtrain.ops.loss import (
     sigmoid_cross_entropy_with_logits,
     softmax_cross_entropy_with_logits_v2,
     sparse_softmax_cross_entropy_with_logits,
 )
 from dtrain.ops.math import Sigmoid, cast, log, maximum, minimum, square
-from dtrain.ops.nn import Softmax
-from dtrain.ops.reduce import reduce_mean, reduce_sum
+from dtrain.ops.nn import Softmax, softplus
+from dtrain.ops.reduce import reduce_all, reduce_max, reduce_mean, reduce_sum
 
 __all__ = [
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
+    "CategoricalHinge",
+    "CosineSimilarity",
+    "Hinge",
     "Huber",
     "KLDivergence",
+    "LogCosh",
     "Loss",
     "MeanAbsoluteError",
+    "MeanAbsolutePercentageError",
     "MeanSquaredError",
+    "MeanSquaredLogarithmicError",
+    "Poisson",
     "SparseCategoricalCrossentropy",
+    "SquaredHinge",
     "binary_crossentropy",
     "categorical_crossentropy",
+    "categorical_hinge",
+    "cosine",
+    "cosine_proximity",
+    "cosine_similarity",
     "get",
+    "hinge",
     "huber",
     "kl_divergence",
     "kld",
     "kullback_leibler_divergence",
+    "log_cosh",
+    "logcosh",
     "mae",
+    "mape",
     "mean_absolute_error",
+    "mean_absolute_percentage_error",
     "mean_squared_error",
+    "mean_squared_logarithmic_error",
     "mse",
+    "msle",
+    "poisson",
     "sparse_categorical_crossentropy",
+    "squared_hinge",
 ]
 
 __getattr__ = module_getattr("tf.keras.losses")
@@ -335,6 +357,91 @@ class KLDivergence(Loss):
         return reduce_sum(p * log(p / q), -1)
 
 
+class MeanAbsolutePercentageError(Loss):
+    """100 times the mean of |prediction - label| / |label| over an example's outputs."""
+
+    name = "mean_absolute_percentage_error"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return 100 * reduce_mean(math.abs((y_true - y_pred) / maximum(math.abs(y_true), EPSILON)), -1)
+
+
+class MeanSquaredLogarithmicError(Loss):
+    """The mean of (log(1 + prediction) - log(1 + label))^2 over an example's outputs, none of them below 0."""
+
+    name = "mean_squared_logarithmic_error"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        a, b = (log(maximum(y, EPSILON) + 1) for y in (y_true, y_pred))
+        return reduce_mean(square(b - a), -1)
+
+
+def _signs(y_true: Tensor) -> Tensor:
+    """Labels of -1 and 1, of which 0 stands for -1 where all are 0 or 1."""
+    binary = reduce_all(math.equal(y_true * (y_true - 1), 0.0))
+    return where(binary, 2 * y_true - 1, y_true)
+
+
+class Hinge(Loss):
+    """The mean of max(1 - label * prediction, 0) over an example's outputs; labels are -1 or 1, or 0 or 1."""
+
+    name = "hinge"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return reduce_mean(maximum(1 - _signs(y_true) * y_pred, 0.0), -1)
+
+
+class SquaredHinge(Loss):
+    """The mean of max(1 - label * prediction, 0)^2 over an example's outputs; labels as for hinge."""
+
+    name = "squared_hinge"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return reduce_mean(square(maximum(1 - _signs(y_true) * y_pred, 0.0)), -1)
+
+
+class CategoricalHinge(Loss):
+    """max(1 + the largest output of another class - that of the label's, 0)."""
+
+    name = "categorical_hinge"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        right = reduce_sum(y_true * y_pred, -1)
+        wrong = reduce_max((1 - y_true) * y_pred, -1)
+        return maximum(wrong - right + 1, 0.0)
+
+
+class LogCosh(Loss):
+    """The mean of log(cosh(prediction - label)) over an example's outputs."""
+
+    name = "log_cosh"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        error = y_pred - y_true
+        return reduce_mean(error + softplus(-2.0 * error) - 0.6931471805599453, -1)
+
+
+class Poisson(Loss):
+    """The mean of prediction - label * log(prediction) over an example's outputs."""
+
+    name = "poisson"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return reduce_mean(y_pred - y_true * log(y_pred + EPSILON), -1)
+
+
+class CosineSimilarity(Loss):
+    """Minus the cosine of the angle between labels and outputs."""
+
+    name = "cosine_similarity"
+
+    def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        a, b = (
+            y * math.rsqrt(maximum(reduce_sum(square(y), -1, keepdims=True), 1e-12)) for y in (y_true, y_pred)
+        )
+        return -reduce_sum(a * b, -1)
+
+
 class FunctionLoss(Loss):
     """A user's function of (y_true, y_pred): a loss for each example, or a mean over all of them."""
 
@@ -375,6 +482,13 @@ mae = mean_absolute_error = _function(MeanAbsoluteError())
 huber = _function(Huber())
 kl_divergence = kld = kullback_leibler_divergence = _function(KLDivergence())
 
+mape = mean_absolute_percentage_error = _function(MeanAbsolutePercentageError())
+msle = mean_squared_logarithmic_error = _function(MeanSquaredLogarithmicError())
+hinge, squared_hinge, categorical_hinge = (_function(c()) for c in (Hinge, SquaredHinge, CategoricalHinge))
+log_cosh = logcosh = _function(LogCosh())
+poisson = _function(Poisson())
+cosine_similarity = cosine = cosine_proximity = _function(CosineSimilarity())
+
 CLASSES = {
     cls.__name__: cls
     for cls in (
@@ -385,6 +499,14 @@ CLASSES = {
         MeanAbsoluteError,
         Huber,
         KLDivergence,
+        MeanAbsolutePercentageError,
+        MeanSquaredLogarithmicError,
+        Hinge,
+        SquaredHinge,
+        CategoricalHinge,
+        LogCosh,
+        Poisson,
+        CosineSimilarity,
     )
 }
 _NAMES = Names(
@@ -399,6 +521,13 @@ _NAMES = Names(
         "kld": KLDivergence,
         "KLD": KLDivergence,
         "kullback_leibler_divergence": KLDivergence,
+        "mape": MeanAbsolutePercentageError,
+        "MAPE": MeanAbsolutePercentageError,
+        "msle": MeanSquaredLogarithmicError,
+        "MSLE": MeanSquaredLogarithmicError,
+        "logcosh": LogCosh,
+        "cosine": CosineSimilarity,
+        "cosine_proximity": CosineSimilarity,
     }
     | CLASSES,
 )

@@ -1,4 +1,4 @@
-"""Sequential: layers one after the other, trained, tested and saved as Keras does it."""
+"""Model and Sequential: networks of layers, trained, tested and saved as Keras does it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,36 +15,65 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.comm.base import every_rank
+from dtrain.comm.base import Communicator, every_rank
 from dtrain.config import steps_of
 from dtrain.data.order import epoch_order
-from dtrain.errors import UsageError
+from dtrain.errors import GraphError, NotSupportedError, UsageError
+from dtrain.graph.graph import Graph, Tensor, get_default_graph
 from dtrain.hints import nearest
-from dtrain.keras import data, run, saving, training
+from dtrain.keras import data, legacy, run, saving, training
 from dtrain.keras.callbacks import Callback, Callbacks, Following, History
-from dtrain.keras.layers import Layer
+from dtrain.keras.calls import Replay, call_of, flat, gathered, inside, learning_phase, order, phase
+from dtrain.keras.home import WORLD
+from dtrain.keras.layers import Layer, deserialize
+from dtrain.keras.layers.base import Input, InputLayer, sizes
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
 from dtrain.keras.sources import Source, gives_batches, source_of
-from dtrain.keras.stack import Stack
+from dtrain.keras.topology import Topology
 from dtrain.keras.training import TEST_BATCH
 from dtrain.names import module_getattr
 from dtrain.ops.state import Variable
+from dtrain.runtime.config import ConfigProto
 from dtrain.train.batches import shard_sizes, windows
 from dtrain.train.engine import Engine
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.state import Progress
 
-__all__ = ["Sequential", "clone_model", "load_model", "model_from_json"]
+__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
 
 __getattr__ = module_getattr("tf.keras.models")
 
 
-class Sequential(Stack):
-    __doc__ = Stack.__doc__
+class Model(Topology):
+    """The network between inputs, tensors that Input() gave, and outputs, made of them by calls of layers.
+
+    Several inputs or outputs are lists. Or a class of one's own with a method `call`, whose layers are its
+    attributes, and which fit or build completes.
+
+    A model lives in the graph of its inputs, with the models that it shares layers with. Its random numbers
+    follow from dt.set_random_seed, where that was called before. Any thread may call it: steps follow one
+    another, and each is as if it were alone. On several ranks every method is collective: each rank calls it,
+    from one thread and with the same arrays, and gets the same results.
+
+    Args:
+        comm: the ranks that work together, by default all; None for this rank alone.
+        device: cpu, gpu or auto; by default $DTRAIN_DEVICE, else cpu.
+        config: options of its session, such as ConfigProto(check_numerics=True).
+
+    Raises:
+        UsageError: an output does not depend on the inputs alone.
+    """
 
     def __init__(
-        self, layers: Sequence[Layer] | None = None, name: str | None = None, **options: Any
+        self,
+        inputs: Any = None,
+        outputs: Any = None,
+        name: str | None = None,
+        *,
+        comm: Communicator | None = WORLD,
+        device: str | None = None,
+        config: ConfigProto | None = None,
     ) -> None:
         self.stop_training = False
         self.history: History | None = None
@@ -52,10 +82,88 @@ class Sequential(Stack):
         self._passes = 0  # epochs of training, which number the orders of the examples
         self._order_seed: int | None = None
         self._optimizer_state: list[np.ndarray] | None = None  # loaded, for slots that are made when fit runs
-        super().__init__(layers, name, **options)
+        self.added_losses: list[Tensor] = []
+        self.added_metrics: list[tuple[str, Tensor]] = []
+        super().__init__(name, comm=comm, device=device, config=config)
+        if (inputs is None) != (outputs is None):
+            raise UsageError(f"{self.name}: give inputs and outputs.")
+        if inputs is not None:
+            tensors = flat(inputs), flat(outputs)
+            if not all(tensors):
+                raise UsageError(
+                    f"{self.name}: inputs={inputs!r}, outputs={outputs!r}: give tensors, those of Input() and "
+                    "those that layers made of them."
+                )
+            self._define(*tensors)
 
     def _changed(self) -> None:
         self._networks.clear()
+
+    # -- a class of one's own --------------------------------------------------------------------------
+    @every_rank
+    def build(self, input_shape: Any = None) -> None:
+        """Make what has no weights yet, for batches of this shape, or of these: a list of shapes.
+
+        Raises:
+            UsageError: the shapes are not known.
+        """
+        if self.built:
+            return
+        if input_shape is None:
+            raise UsageError(
+                f"{self.name} does not know the shape of an example yet: call build or fit first."
+            )
+        shapes = input_shape if isinstance(input_shape, list) else [input_shape]
+        with self._building, self.comm.together(), self.graph.as_default(), inside(0):
+            inputs = [Input(tuple(s)[1:] if tuple(s)[:1] == (None,) else tuple(s)) for s in shapes]
+            own = self._tracked
+            x = inputs[0] if len(inputs) == 1 else inputs
+            self._define(inputs, flat(self._own_call(x, None)))
+            self._layers = [*own, *(layer for layer in self._layers if layer not in own)]
+
+    @property
+    def _tracked(self) -> list[Layer]:
+        return Layer.parts.fget(self)  # type: ignore[attr-defined]
+
+    @property
+    def parts(self) -> list[Layer]:
+        return self._layers or self._tracked
+
+    def _own_call(self, x: Any, training: Any) -> Any:
+        takes = inspect.signature(self.call).parameters
+        return self.call(x, training=training) if "training" in takes else self.call(x)
+
+    @property
+    def _is_own(self) -> bool:
+        return type(self).call is not Topology.call
+
+    def replayed(self, inputs: Sequence[Tensor], training: Any) -> tuple[list[Tensor], Replay]:
+        if not self._is_own:
+            return super().replayed(inputs, training)
+        replay = Replay(dict(zip(self.inputs, inputs, strict=True)), training)
+        with replay.block():
+            return flat(self._own_call(inputs[0] if len(inputs) == 1 else list(inputs), training)), replay
+
+    def _make(self, graph: Graph, form: Any, x: Any) -> None:
+        super()._make(graph, form, x)
+        if self._is_own and not self.built:
+            self.built, self.input_shape = True, form
+            self._layers = self._tracked
+
+    def add_loss(self, losses: Any, inputs: Any = None) -> None:
+        """Add a tensor that was computed of the model's to its loss."""
+        if gathered() is not None:
+            super().add_loss(losses)
+        else:
+            self.added_losses += losses if isinstance(losses, list | tuple) else [losses]
+            self._changed()
+
+    def add_metric(self, value: Tensor, name: str | None = None, aggregation: str | None = "mean") -> None:
+        """Tell the mean over the examples of a tensor that was computed of the model's, under this name."""
+        if aggregation not in (None, "mean"):
+            raise UsageError(f"add_metric: aggregation={aggregation!r}: only 'mean' is supported.")
+        self.added_metrics.append((name or f"metric_{len(self.added_metrics)}", value))
+        self._changed()
 
     def initialize(self, more: Sequence[Variable] = ()) -> None:
         state = self._compiled.variables if self._compiled else []
@@ -72,23 +180,29 @@ class Sequential(Stack):
         loss: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
+        loss_weights: Any = None,
+        sample_weight_mode: Any = None,
         **options: Any,
     ) -> None:
         """Say how the model is trained and measured; the optimizer's state starts anew.
 
         Args:
             optimizer: a name such as 'adam', or an object of dt.keras.optimizers or dt.train.
-            loss: a name, an object of dt.keras.losses, or a function (y_true, y_pred).
+            loss: a name, an object of dt.keras.losses, or a function (y_true, y_pred); of several outputs a
+                list, or a dict by their names, in which None is no loss. None where add_loss says all.
             metrics: names, objects or functions; 'accuracy' is the one that fits the loss. weighted_metrics:
-                those that sample_weight and class_weight weigh.
+                those that sample_weight and class_weight weigh. Of several outputs a list for each, a dict by
+                their names, or some that each output has.
+            loss_weights: factors of the outputs' losses, as a list or a dict.
             options: run_eagerly, jit_compile, steps_per_execution and auto_scale_loss have no meaning here.
 
         Raises:
             UsageError: one of them is not known, or the loss does not fit the last layer.
         """
-        _refuse("compile", {k: v for k, v in options.items() if k not in _NO_MEANING})
+        _refuse("compile", {"sample_weight_mode": sample_weight_mode} | _meant(options))
         with self._building, self.comm.together():
-            self._compiled = training.Compiled(self, optimizer, loss, metrics, weighted_metrics)
+            how = loss, metrics, weighted_metrics, loss_weights
+            self._compiled = training.Compiled(self, optimizer, *how)
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
             self.session.numerics.look_again()
@@ -101,10 +215,22 @@ class Sequential(Stack):
                 f"{what}: {self.name} is not compiled: call {self.name}.compile(optimizer='adam', loss=...) "
                 "first."
             )
-        if self.build_shape is not None:
-            layer, activation, output = self.last_output()
-            self._compiled.loss.fits(layer, activation, output)
+        if self.is_complete:
+            for loss, end in zip(self._compiled.losses, self.ends(), strict=True):
+                if loss is not None:
+                    loss.fits(*end)
         return self._compiled
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its shapes are known."""
+        return self.built
+
+    @property
+    def may_lack_loss(self) -> bool:
+        """Whether add_loss, here or in a layer of the user's own, may say all of the loss."""
+        own = any(not type(layer).__module__.startswith("dtrain.") for layer in _all_parts(self))
+        return bool(self.added_losses) or own or self._is_own
 
     @property
     def compiled(self) -> training.Compiled:
@@ -118,17 +244,17 @@ class Sequential(Stack):
     @property
     def metrics_names(self) -> list[str]:
         """What evaluate returns, in this order."""
-        return ["loss", *(metric.name for metric, _ in self.compiled.metrics)]
+        return self.compiled.names
 
     def network(self, mode: str, examples: data.Examples, votes: bool = False) -> training.Network:
         """The graph for such examples, made once."""
-        frozen = tuple(layer.trainable for layer in self._layers)
-        key = (mode, examples.rows, frozen, votes)
+        key = (mode, examples.rows, votes)
         with self._building:
             if key not in self._networks:
                 self._networks[key] = training.Network(self, mode, examples.rows, votes)
             return self._networks[key]
 
+    @legacy.named
     @every_rank
     def fit(
         self,
@@ -191,7 +317,7 @@ class Sequential(Stack):
             UsageError: the model is not compiled, or an argument does not fit.
             CheckpointError: the run is to be resumed and cannot be.
         """
-        _refuse("fit", {k: v for k, v in options.items() if k not in _NO_MEANING})
+        _refuse("fit", _meant(options))
         batch_size = 32 if batch_size is None else batch_size
         with self.comm.together():
             _check_fit(batch_size, verbose, validation_split)
@@ -358,6 +484,7 @@ class Sequential(Stack):
             (drawn,) = self.rank_zero.decides([np.random.randint(2**31)])
             self._order_seed = int(drawn) if self.graph.seed is None else self.graph.seed
 
+    @legacy.named
     @every_rank
     def evaluate(
         self,
@@ -382,7 +509,7 @@ class Sequential(Stack):
         Raises, on every rank:
             UsageError: the model is not compiled, or an argument does not fit.
         """
-        _refuse("evaluate", {k: v for k, v in options.items() if k not in _NO_MEANING})
+        _refuse("evaluate", _meant(options))
         source = self._tested("evaluate", (x, y, sample_weight), batch_size, steps)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
         found = training.test(self, source.parts("testing"), source.batch_size, _shows(progress))
@@ -391,6 +518,7 @@ class Sequential(Stack):
         values = list(found.values())
         return found if return_dict else values if len(values) > 1 else values[0]
 
+    @legacy.named
     @every_rank
     def predict(
         self,
@@ -399,12 +527,12 @@ class Sequential(Stack):
         verbose: int | str = 0,
         steps: int | None = None,
         **options: Any,
-    ) -> np.ndarray:
+    ) -> Any:
         """The outputs for examples, in their order, float32 [n, ...]; x and steps as in evaluate.
 
-        Of batches that are tuples the first is taken.
+        Of several outputs a list. Of batches that are tuples the first is taken.
         """
-        _refuse("predict", {k: v for k, v in options.items() if k not in _NO_MEANING})
+        _refuse("predict", _meant(options))
         source = self._tested("predict", (x,), batch_size, steps, labelled=False)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
         outputs = training.predict(self, source.parts("predicting"), source.batch_size, _shows(progress))
@@ -431,16 +559,11 @@ class Sequential(Stack):
         source.first(0)
         return source
 
-    def predict_classes(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
-        """The class of each example: the largest output's number; of one output, whether it is above 1/2."""
-        outputs = self.predict(x, batch_size, verbose)
-        return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs > 0.5).astype(np.int32)
-
     @every_rank
     def train_on_batch(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
@@ -458,15 +581,18 @@ class Sequential(Stack):
         values = list(found.values())
         return found if return_dict else values if len(values) > 1 else values[0]
 
-    def test_on_batch(self, x: Any, y: Any, sample_weight: Any = None, return_dict: bool = False) -> Any:
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
         """evaluate, without printing."""
         return self.evaluate(x, y, verbose=0, sample_weight=sample_weight, return_dict=return_dict)
 
-    def predict_on_batch(self, x: Any) -> np.ndarray:
+    def predict_on_batch(self, x: Any) -> Any:
         """predict."""
         return self.predict(x)
 
     # -- Keras 2's names -------------------------------------------------------------------------------
+    @legacy.named
     def fit_generator(
         self,
         generator: Any,
@@ -490,12 +616,14 @@ class Sequential(Stack):
             **arguments,
         )
 
+    @legacy.named
     def evaluate_generator(
         self, generator: Any, steps: int | None = None, verbose: int = 0, **options: Any
     ) -> Any:
         """evaluate."""
         return self.evaluate(generator, steps=steps, verbose=verbose, **options)
 
+    @legacy.named
     def predict_generator(
         self, generator: Any, steps: int | None = None, verbose: int = 0, **options: Any
     ) -> np.ndarray:
@@ -506,6 +634,10 @@ class Sequential(Stack):
     def to_json(self, **options: Any) -> str:
         """get_config as JSON, which model_from_json takes."""
         return json.dumps(saving.about(self), **options)
+
+    def to_yaml(self, **options: Any) -> str:
+        """Refused: models are written as JSON."""
+        raise NotSupportedError("to_yaml is not supported: models are written as JSON; to_json() gives it.")
 
     def save(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, include_optimizer: bool = True
@@ -525,25 +657,301 @@ class Sequential(Stack):
         saving.save(self, filepath, overwrite, whole=False, optimizer=False)
 
     @every_rank
-    def load_weights(self, filepath: str | os.PathLike[str]) -> None:
+    def load_weights(self, filepath: str | os.PathLike[str], by_name: bool = False) -> None:
         """Take the weights of a file that save or save_weights wrote, or of a run's newest checkpoint.
 
-        filepath: the file, or the run_dir of a fit of such a model.
+        filepath: the file, or the run_dir of a fit of such a model. by_name: only of the layers that have the
+        names of layers there.
 
         Raises, on every rank:
             CheckpointError: it is missing, damaged, or of a model with other layers.
         """
-        saving.load_weights(self, filepath)
+        saving.load_weights(self, filepath, by_name)
+
+
+class Sequential(Model):
+    """Layers one after the other.
+
+    It has a graph and a session of its own until it is called on a tensor of another graph, or holds a model
+    of one: then it lives there, with its weights.
+
+    Args:
+        layers: the first says the shape of an example, by input_shape or as Input(shape); or fit finds it
+            out.
+        comm, device, config: as of Model.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer] | None = None,
+        name: str | None = None,
+        *,
+        comm: Communicator | None = WORLD,
+        device: str | None = None,
+        config: ConfigProto | None = None,
+    ) -> None:
+        self._tensors: list[Tensor] = []  # of the layers built so far, for a batch of any size
+        super().__init__(name=name, comm=comm, device=device, config=config)
+        for layer in layers or ():
+            self.add(layer)
+
+    # -- layers ----------------------------------------------------------------------------------------
+    def add(self, layer: Any) -> None:
+        """Put a layer behind the others.
+
+        Raises:
+            UsageError: it is no layer, or a layer of this name is there already.
+        """
+        if isinstance(layer, type) and issubclass(layer, Layer):
+            raise UsageError(
+                f"{self.name}.add({layer.__name__}): this is a class: write {layer.__name__}(...)."
+            )
+        if isinstance(layer, Tensor) and (call := call_of(layer)) is not None and call.layer.is_input:
+            layer = InputLayer(call.layer.input_shape_given, call.layer.dtype)
+        if not isinstance(layer, Layer):
+            raise UsageError(f"{self.name}.add({layer!r}): this is no layer, such as Dense(10) is.")
+        names = {other.name for other in self._layers}
+        if layer.name in names:
+            if layer.named or layer.built or layer in self._layers:
+                raise UsageError(
+                    f"{self.name} has a layer {layer.name} already: give each its own object, and its own "
+                    "name."
+                )
+            number = 1
+            while f"{layer.name}_{number}" in names:
+                number += 1
+            layer.name = f"{layer.name}_{number}"
+        self._layers.append(layer)
+        layer.owner = weakref.ref(self)
+        self.built = False
+        self._changed()
+
+    def pop(self) -> None:
+        """Take the last layer away; raises UsageError where there is none."""
+        if not self.layers:
+            raise UsageError(f"{self.name}.pop(): it has no layers.")
+        self._layers.pop()
+        del self._tensors[len(self._layers) :]
+        if self.built:
+            self._settle()
+        self._changed()
+
+    @property
+    def parts(self) -> list[Layer]:
+        return self._layers
+
+    @property
+    def layers(self) -> list[Layer]:
+        return [layer for layer in self._layers if not layer.is_input]
+
+    def _new_graph(self) -> Graph:
+        found = next((g for layer in self._layers if (g := _graph_of(layer)) is not None), None)
+        if found is not None:
+            return found
+        outer, graph = get_default_graph(), Graph()
+        with outer.lock:
+            number = outer.kept[_COUNT] = outer.kept.get(_COUNT, -1) + 1
+        # models made under one seed differ, and the first has the seed itself
+        graph.seed = None if outer.seed is None else (outer.seed + number * 1_000_003) % 2**62
+        return graph
+
+    @property
+    def build_shape(self) -> tuple[Any, ...] | None:
+        """The shape of one example, if it is known."""
+        if self.inputs:
+            return tuple(self.inputs[0].spec.shape or ())[1:]
+        first = self._layers[0] if self._layers else None
+        if isinstance(first, Sequential):
+            return first.build_shape
+        if isinstance(first, Model) and first.built:
+            return tuple(first.input_shape[1:])
+        return None if first is None else first.input_shape_given
+
+    @property
+    def is_complete(self) -> bool:
+        return self.build_shape is not None
+
+    @every_rank
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Make the weights of the layers that have none yet, for examples of this shape.
+
+        input_shape: of one example or, as in Keras, of a batch, its first size None.
+
+        Raises:
+            UsageError: there are no layers, or the shape is not known.
+            GraphError: a layer does not fit what comes before it.
+        """
+        if not self.built or not self._layers:
+            with self._building, self.comm.together():
+                self._build(input_shape)
+
+    def _build(self, input_shape: Sequence[int | None] | None) -> None:
+        shape = self.build_shape
+        if shape is None and input_shape is not None:
+            given = list(input_shape)
+            shape = sizes(given[1:] if given[:1] == [None] else given, f"{self.name}.build: input_shape")
+        if not self._layers:
+            raise UsageError(f"{self.name} has no layers: add some, such as Dense(10).")
+        if shape is None:
+            raise UsageError(
+                f"{self.name} does not know the shape of an example yet: give its first layer "
+                "input_shape=(...), or call build or fit first."
+            )
+        with self.graph.as_default():
+            if not self.inputs:
+                first = self._layers[0]
+                kind = first.dtype if first.is_input else _dtype_of(first)
+                with self.graph.name_scope(None):
+                    self.inputs = [InputLayer(shape, kind, name="input").tensor()]
+            self._go_on(False)
+
+    def _go_on(self, training: Any) -> None:
+        """Call the layers that are not called yet."""
+        with inside(0), phase(training):
+            x = self._tensors[-1] if self._tensors else self.inputs[0]
+            for layer in self._layers[len(self._tensors) :]:
+                x = x if layer.is_input else layer(x)
+                self._tensors.append(x)
+        self._settle()
+
+    def _settle(self) -> None:
+        self.outputs = self._tensors[-1:] or self.inputs
+        self._steps = order(self.outputs, self.inputs)
+        self.built = True
+        self.input_names, self.output_names = ["input"], [self._layers[-1].name if self._layers else "input"]
+        for layer in self._layers:
+            layer.named = True
+        self.input_shape = (None, *(self.build_shape or ()))
+        self.output_shape = (None, *(self.outputs[0].spec.shape or ())[1:])
+
+    def _complete(self) -> None:
+        self.build()
+
+    def _make(self, graph: Graph, form: Any, x: Any) -> None:
+        if not isinstance(x, Tensor):
+            raise GraphError(f"{self.name} is a Sequential, which takes one tensor")
+        if self._graph is None:
+            self._graph = next((g for layer in self._layers if (g := _graph_of(layer)) is not None), graph)
+        if self._graph is not graph:
+            self._move(graph)
+        if not self.built:
+            if not self.inputs:
+                self.inputs = [x]
+            self._go_on(learning_phase(graph))
+
+    def _move(self, graph: Graph) -> None:
+        """Live in another graph from here on, with the weights and how it is compiled."""
+        walked = [self, *_all_parts(self)]
+        if any(isinstance(layer, Model) and not isinstance(layer, Sequential) for layer in walked):
+            super()._make(graph, None, [*graph.operations[-1].outputs])
+        values = state = None
+        compiled, shape = self._compiled, self.build_shape
+        if self.built:
+            home = self.home
+            values = home.read(self.weights)
+            if compiled is not None and compiled.variables:
+                state = home.read(compiled.variables)
+        for layer in walked:
+            if isinstance(layer, Sequential):
+                layer._tensors, layer.inputs, layer.outputs = [], [], []
+                layer._where = WORLD, None, None
+                layer._changed()
+            layer._forget()
+        for layer in walked:
+            if isinstance(layer, Sequential):
+                layer._graph = graph
+        if values is not None:
+            self.build(shape)
+            self.home.write(self.named_weights(), values, self.name)
+        if compiled is not None:
+            flags = compiled.flags
+            with graph.as_default():
+                self._compiled = training.Compiled(self, compiled.optimizer, *compiled.given)
+            self._compiled.flags = flags
+            self._optimizer_state = state
+
+    @property  # type: ignore[override]
+    def output_shape(self) -> tuple[int | None, ...]:
+        self.build()
+        return self._output_shape
+
+    @output_shape.setter
+    def output_shape(self, shape: Any) -> None:
+        self._output_shape = shape
+
+    @property  # type: ignore[override]
+    def input_shape(self) -> Any:
+        if self._layers:
+            self.build()
+        return self._input_shape
+
+    @input_shape.setter
+    def input_shape(self, shape: Any) -> None:
+        self._input_shape = shape
+
+    # -- description -----------------------------------------------------------------------------------
+    def get_config(self) -> dict[str, Any]:
+        """The layers and their arguments as plain data."""
+        shape = self.build_shape
+        return {
+            "name": self.name,
+            "input_shape": None if shape is None else list(shape),
+            "layers": [{"class_name": type(la).__name__, "config": la.get_config()} for la in self._layers],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **options: Any) -> Any:
+        """A model with such layers and new weights."""
+        model = cls([deserialize(layer) for layer in config["layers"]], config.get("name"), **options)
+        if config.get("input_shape") is not None:
+            model.build(config["input_shape"])
+        return model
+
+    def predict_classes(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
+        """The class of each example: the largest output's number; of one output, whether it is above 1/2."""
+        outputs = self.predict(x, batch_size, verbose)
+        return outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs > 0.5).astype(np.int32)
+
+    def predict_proba(self, x: Any, batch_size: int | None = None, verbose: int = 0) -> np.ndarray:
+        """predict."""
+        return self.predict(x, batch_size, verbose)
+
+
+#: Under this name a graph counts the models that were made while it was the default one.
+_COUNT = "keras models"
+
+
+def _graph_of(layer: Layer) -> Graph | None:
+    """Where a layer has its weights."""
+    return layer._graph if isinstance(layer, Topology) else layer.graph if layer.weights else None
+
+
+def _all_parts(layer: Layer) -> Iterator[Layer]:
+    for part in layer.parts:
+        yield part
+        yield from _all_parts(part)
+
+
+def _dtype_of(layer: Layer) -> str:
+    """Of the examples that a layer takes."""
+    return "float32"
 
 
 # -- functions -------------------------------------------------------------------------------------------
 load_model, model_from_json = saving.load_model, saving.model_from_json
 
 
-def clone_model(model: Sequential) -> Sequential:
+def clone_model(model: Model) -> Any:
     """A model with the same layers and new weights."""
-    config = {**model.get_config(), "input_shape": None}
-    return Sequential.from_config(config, comm=model.comm)
+    if isinstance(model, Sequential):
+        config = {**model.get_config(), "input_shape": None}
+        return Sequential.from_config(config, comm=model.comm)
+    return type(model).from_config(model.get_config())
+
+
+def save_model(model: Model, filepath: Any, overwrite: bool = True, include_optimizer: bool = True) -> None:
+    """model.save(filepath)."""
+    model.save(filepath, overwrite, include_optimizer)
 
 
 def _quiet(done: int) -> None: ...
@@ -559,11 +967,15 @@ _NO_MEANING = {"run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_
 }
 
 
+def _meant(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k not in _NO_MEANING}
+
+
 def _refuse(what: str, options: Mapping[str, Any]) -> None:
     """Raise UsageError for an argument that there is not here, unless it is None."""
     for name, value in options.items():
         if value is not None:
-            near = nearest(name, inspect.signature(getattr(Sequential, what)).parameters)
+            near = nearest(name, inspect.signature(getattr(Model, what)).parameters)
             fix = f"did you mean {near}?" if near else "leave it out."
             raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}")
 

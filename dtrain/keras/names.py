@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,10 +14,15 @@ from dtrain.errors import UsageError
 _custom: ContextVar[Mapping[str, Any]] = ContextVar("custom objects", default={})  # noqa: B039 - never changed
 
 
+#: What names mean everywhere.
+GLOBAL: dict[str, Any] = {}
+
+
 @contextmanager
-def custom_object_scope(objects: Mapping[str, Any] | None) -> Iterator[None]:
+def custom_object_scope(*objects: Mapping[str, Any] | None) -> Iterator[None]:
     """Let names inside also mean these objects: a user's own layers, losses and functions."""
-    token = _custom.set({**_custom.get(), **(objects or {})})
+    more = {name: value for given in objects for name, value in (given or {}).items()}
+    token = _custom.set({**_custom.get(), **more})
     try:
         yield
     finally:
@@ -58,7 +64,7 @@ class Names:
         return found
 
     def _find(self, name: str) -> Any:
-        known = {**self.known, **_custom.get()}
+        known = {**self.known, **GLOBAL, **_custom.get()}
         if name in known:
             return known[name]
         words = set(name.split("_"))
@@ -85,3 +91,10 @@ def as_data(value: Any) -> Any:
     if hasattr(value, "__name__"):
         return value.__name__
     raise UsageError(f"{value!r} cannot be written into a file: give it a get_config() that can.")
+
+
+def other_layers(name: str) -> Any:
+    """A module's __getattr__: the layers of other modules, as Keras 1 had some elsewhere."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return getattr(importlib.import_module("dtrain.keras.layers"), name)

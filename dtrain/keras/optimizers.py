@@ -23,7 +23,24 @@ from dtrain.ops.state import Variable
 from dtrain.ops.update import ApplyVelocity
 from dtrain.train import optimizers as graph_optimizers
 
-__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "Adamax", "Nadam", "Optimizer", "RMSprop", "get"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Adamax",
+    "Nadam",
+    "Optimizer",
+    "RMSprop",
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "get",
+    "nadam",
+    "rmsprop",
+    "sgd",
+]
 
 __getattr__ = module_getattr("tf.keras.optimizers")
 
@@ -402,6 +419,8 @@ def _epsilon(value: float | None) -> float:
 
 
 _CLASSES = (SGD, RMSprop, Adagrad, Adadelta, Adam, Adamax, Nadam)
+sgd, rmsprop, adagrad, adadelta, adam, adamax, nadam = SGD, RMSprop, Adagrad, Adadelta, Adam, Adamax, Nadam
+
 _NAMES = Names("optimizer", {c.__name__.lower(): c for c in _CLASSES} | {c.__name__: c for c in _CLASSES})
 
 

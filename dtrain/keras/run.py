@@ -28,7 +28,7 @@ from dtrain.train.state import Progress, Resumed, manifest_of, resume
 if TYPE_CHECKING:
     from dtrain.keras.callbacks import Callback
     from dtrain.keras.data import Examples
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model
 
 #: Steps between two lines of a run's metrics.
 LOG_EVERY = 100
@@ -72,7 +72,7 @@ class FitOptions:
 
 
 def options_of(
-    model: Sequential,
+    model: Model,
     run_dir: str | os.PathLike[str],
     resume: Any,
     batch_size: int,
@@ -83,7 +83,7 @@ def options_of(
     if resume not in (True, False, "auto"):
         raise UsageError(f"fit: resume={resume!r}: give True, False, or 'auto', True where there is a run.")
     folder = os.fspath(run_dir)
-    optimizer, loss = type(model.optimizer).__name__, model.compiled.loss.name
+    optimizer, loss = type(model.optimizer).__name__, model.compiled.loss_name
     how = {True: folder, False: ""}.get(resume, "auto")
     program, steps = os.path.abspath(sys.argv[0]), steps_per_epoch or 0
     return FitOptions(folder, how, program, model.name, optimizer, str(loss), batch_size, steps, epochs)
@@ -99,7 +99,7 @@ class Recorded(NamedTuple):
 
 @contextmanager
 def recorded(
-    model: Sequential,
+    model: Model,
     options: FitOptions,
     given: Examples,
     callbacks: Sequence[Callback],
@@ -161,7 +161,7 @@ def recorded(
         comm.board.run_dir("")
 
 
-def _told(model: Sequential, callbacks: Sequence[Callback]) -> dict[str, Any]:
+def _told(model: Model, callbacks: Sequence[Callback]) -> dict[str, Any]:
     """What a fit goes on from besides variables: its rate, its orders, and its callbacks' plain numbers."""
     return {
         "iterations": int(model.optimizer.iterations),
@@ -173,7 +173,7 @@ def _told(model: Sequential, callbacks: Sequence[Callback]) -> dict[str, Any]:
     }
 
 
-def take(model: Sequential, callbacks: Sequence[Callback], found: Resumed) -> None:
+def take(model: Model, callbacks: Sequence[Callback], found: Resumed) -> None:
     """Give the model and its callbacks what _told said."""
     more = found.more
     try:

@@ -15,7 +15,7 @@ from dtrain.keras.names import as_data, custom_object_scope
 from dtrain.ops.state import Variable
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model
 
 #: Endings of names by which other programs know formats that are not what is written.
 OTHERS = (".h5", ".hdf5", ".keras", ".onnx", ".pb", ".pt", ".tf")
@@ -23,14 +23,24 @@ OTHERS = (".h5", ".hdf5", ".keras", ".onnx", ".pb", ".pt", ".tf")
 STATE = "optimizer/"
 
 
-def about(model: Sequential) -> dict[str, Any]:
-    """What a model is made of, as plain data."""
-    return {"class_name": "Sequential", "config": model.get_config()}
+def about(model: Model) -> dict[str, Any]:
+    """What a model is made of, as plain data.
+
+    Raises:
+        UsageError: it is of a class of the user's own.
+    """
+    from dtrain.keras import models
+
+    kind = "Sequential" if isinstance(model, models.Sequential) else "Model"
+    if model._is_own:
+        raise UsageError(
+            f"{model.name} is of a class of your own, {type(model).__name__}, which a file does not hold: "
+            "save_weights, and load_weights into a new one."
+        )
+    return {"class_name": kind, "config": model.get_config()}
 
 
-def save(
-    model: Sequential, path: str | os.PathLike[str], overwrite: bool, whole: bool, optimizer: bool
-) -> None:
+def save(model: Model, path: str | os.PathLike[str], overwrite: bool, whole: bool, optimizer: bool) -> None:
     """Write a model; whole: not its weights alone. Its methods save and save_weights say more."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix in OTHERS:
@@ -63,7 +73,7 @@ def load_model(
     custom_objects: Mapping[str, Any] | None = None,
     compile: bool = True,
     **options: Any,
-) -> Sequential:
+) -> Any:
     """The model that save wrote, with its weights, and compiled with its optimizer's state. Collective.
 
     Args:
@@ -86,7 +96,7 @@ def load_model(
             f"{path} holds weights without a model: build the model, then call its load_weights({path!r})."
         )
     with custom_object_scope(custom_objects):
-        model = Sequential.from_config(described["config"], **options)
+        model = _made(described, options)
         _take(model, arrays, path)
         model._passes, model._order_seed = int(described.get("epochs", 0)), described.get("order_seed")
         settled = described.get("compile")
@@ -98,33 +108,47 @@ def load_model(
     return model
 
 
-def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, **options: Any) -> Sequential:
+def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, **options: Any) -> Any:
     """A model of the layers that to_json said, with new weights.
 
     Raises:
         UsageError: it is not such JSON, or a name in it is not known.
     """
-    from dtrain.keras.models import Sequential
-
     try:
         with custom_object_scope(custom_objects):
-            return Sequential.from_config(json.loads(text)["config"], **options)
+            return _made(json.loads(text), options)
     except DtrainError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UsageError(f"model_from_json: the text is not what to_json() gave ({error}).") from error
 
 
-def load_weights(model: Sequential, path: str | os.PathLike[str]) -> None:
+def _made(described: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """A model of what about() said, with new weights."""
+    from dtrain.keras import models
+
+    kind = models.Sequential if described.get("class_name") == "Sequential" else models.Model
+    return kind.from_config(described["config"], **options)
+
+
+def load_weights(model: Model, path: str | os.PathLike[str], by_name: bool = False) -> None:
     """Its method of this name says more."""
     arrays, described = _read(model, path)
     if not described:  # a run's, by the names of variables
         named = {v.op.name: name for name, v in model.named_weights()}
         arrays = {named[name]: value for name, value in arrays.items() if name in named}
+    if by_name:
+        named = {name: v for name, v in model.named_weights() if name in arrays}
+        arrays = {name: arrays[name] for name in named}
+        with model.comm.together():
+            _check(model, list(named.items()), arrays, os.fspath(path))
+        model.initialize()
+        model.assign(list(named.values()), list(arrays.values()))
+        return
     _take(model, arrays, os.fspath(path))
 
 
-def restore_state(model: Sequential, variables: Sequence[Variable], arrays: Sequence[np.ndarray]) -> None:
+def restore_state(model: Model, variables: Sequence[Variable], arrays: Sequence[np.ndarray]) -> None:
     """Give the optimizer's variables what was saved of them."""
     found = [(list(a.shape), a.dtype.name) for a in arrays]
     if found != [(v.shape.as_list(), v.dtype.name) for v in variables]:
@@ -135,7 +159,7 @@ def restore_state(model: Sequential, variables: Sequence[Variable], arrays: Sequ
     model.assign(variables, arrays)
 
 
-def _take(model: Sequential, arrays: Mapping[str, np.ndarray], path: str) -> None:
+def _take(model: Model, arrays: Mapping[str, np.ndarray], path: str) -> None:
     """Give the weights the values of a file; raises CheckpointError at the first that does not fit."""
     named = model.named_weights()
     with model.comm.together():
@@ -144,7 +168,7 @@ def _take(model: Sequential, arrays: Mapping[str, np.ndarray], path: str) -> Non
 
 
 def _check(
-    model: Sequential, named: Sequence[tuple[str, Variable]], arrays: Mapping[str, np.ndarray], path: str
+    model: Model, named: Sequence[tuple[str, Variable]], arrays: Mapping[str, np.ndarray], path: str
 ) -> None:
     for name, variable in named:
         wanted = shape_text(tuple(variable.shape.as_list()))
@@ -164,7 +188,7 @@ def _check(
         )
 
 
-def _read(model: Sequential, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _read(model: Model, path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A file's arrays, and what it says of the model. Collective."""
     arrays, text = model.rank_zero.reads(path)
     if not text and arrays:

@@ -21,7 +21,7 @@ from dtrain.train.batches import windows
 from dtrain.train.state import Progress
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model
 
 #: What Keras warns of.
 SHORT = (
@@ -53,7 +53,7 @@ class Arrays:
 
     def __init__(
         self,
-        model: Sequential,
+        model: Model,
         examples: data.Examples,
         rows: range,
         batch_size: int,
@@ -120,7 +120,7 @@ class Batches:
 
     def __init__(
         self,
-        model: Sequential,
+        model: Model,
         what: str,
         source: Any,
         labelled: bool = True,
@@ -264,10 +264,9 @@ class Batches:
                 y, weights = (*labels, None, None)[:2]
                 how = (self._class_weight, self._labelled)
                 arrays, _ = data.checked(model, self._what, x, y, weights, *how)
-        names = ("x", "y", "sample_weight")
-        given = {name: arrays.get(name, _NOTHING) for name in names}
+        given = {name: arrays.get(name, _NOTHING) for name in data.all_keys(model)}
         model.rank_zero.agrees(self._what, {"the number of batches": np.array([len(arrays) > 0]), **given})
-        return data.lent(model, arrays, len(arrays["x"])) if arrays else None
+        return data.lent(model, arrays, len(next(iter(arrays.values())))) if arrays else None
 
     def _parts(self, batch: Any) -> tuple[Any, ...]:
         if not self._labelled:
@@ -289,7 +288,7 @@ Source = Arrays | Batches
 
 
 def source_of(
-    model: Sequential,
+    model: Model,
     what: str,
     given: Sequence[Any],
     batch_size: int,

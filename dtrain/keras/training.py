@@ -8,7 +8,8 @@ added up here in float64: every example counts once, on any number of ranks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import as_dtype
-from dtrain.graph.graph import Operation, Tensor, get_default_graph
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.keras import losses, metrics, optimizers
-from dtrain.keras.data import Examples
-from dtrain.keras.losses import per_example
-from dtrain.keras.metrics import Metric
+from dtrain.keras.calls import Replay, mask_of
+from dtrain.keras.data import Examples, keys
+from dtrain.keras.losses import Loss, per_example
+from dtrain.keras.metrics import Mean, Metric
 from dtrain.ops.array import zeros_like
-from dtrain.ops.base import apply, placeholder
+from dtrain.ops.base import apply, convert_to_tensor, placeholder
 from dtrain.ops.lend import LentRows, Table
 from dtrain.ops.math import add_n, cast
 from dtrain.ops.reduce import reduce_mean, reduce_sum
@@ -31,39 +33,93 @@ from dtrain.runtime.feeds import Shard, Window
 from dtrain.train.batches import Pace, batches
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model
 
 #: Examples of a step that only tests, where no batch_size is given: fast, and small enough for any memory.
 TEST_BATCH = 1000
 
 
 class Compiled:
-    """What compile() settles: the optimizer, the loss and the metrics of a model's graph.
+    """What compile() settles: the optimizer, the losses and the metrics of a model's graph.
+
+    losses: of each output, None where it has none. factors: of the losses. metrics: each with whether examples
+    are weighted in it and the number of its output, under the name that Keras gives it. flags: which layers
+    are trained.
 
     Raises:
         UsageError: one of them is not known.
     """
 
     def __init__(
-        self, model: Sequential, optimizer: Any, loss: Any, metrics: Any, weighted_metrics: Any
+        self,
+        model: Model,
+        optimizer: Any,
+        loss: Any,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        loss_weights: Any = None,
     ) -> None:
         self.optimizer = optimizers.get(optimizer)
-        self.loss = losses.get(loss)
-        if self.loss is None:
+        self.given = loss, metrics, weighted_metrics, loss_weights
+        self.flags = model.flags()
+        #: A model that is built when it is fitted has as many outputs as losses.
+        by_name = isinstance(loss, Mapping) and "class_name" not in loss
+        many = len(loss) if isinstance(loss, list | tuple) else 1
+        names = model.output_names if model.built else list(loss) if by_name else ["output"] * many
+        what = "compile: loss"
+        self.losses: list[Loss | None] = [losses.get(g) for g in _by_output(loss, names, what)]
+        if all(g is None for g in self.losses) and not model.may_lack_loss:
             raise UsageError(
                 "compile: loss is missing: give a name such as 'sparse_categorical_crossentropy'."
             )
-        #: Each with whether examples are weighted in it, under the name that Keras gives it.
-        self.metrics = named_metrics(metrics, weighted_metrics)
-        self.config = {
+        factors = _by_output(loss_weights, names, "compile: loss_weights")
+        self.factors = [1.0 if f is None else float(f) for f in factors]
+        self.metrics = self._measures(names, metrics, weighted_metrics)
+        self.names = ["loss", *(metric.name for metric, _, _ in self.metrics)]
+        self.config: dict[str, Any] = {
             "optimizer": self.optimizer,
-            "loss": getattr(self.loss, "function", self.loss),
-            "metrics": _as_list(metrics),
+            "loss": _plain(loss),
+            "metrics": metrics if isinstance(metrics, Mapping) else _as_list(metrics),
             "weighted_metrics": _as_list(weighted_metrics),
         }
+        if loss_weights is not None:
+            self.config["loss_weights"] = loss_weights
         with model.graph.as_default():
             self.rate = placeholder("float64", [], name="learning_rate")
             self._graph_optimizer = self.optimizer.make(self.rate)
+
+    @property
+    def loss_name(self) -> str:
+        """What the losses are called."""
+        return ", ".join(loss.name for loss in self.losses if loss is not None)
+
+    def _measures(self, names: Sequence[str], plain: Any, weighted: Any) -> list[tuple[Metric, bool, int]]:
+        if len(names) == 1:
+            flat = [_one(given, names[0]) for given in (plain, weighted)]
+            return [(metric, weighs, 0) for metric, weighs in named_metrics(*flat)]
+        found: list[tuple[Metric, bool, int]] = [
+            (OutputLoss(f"{name}_loss"), True, i)
+            for i, name in enumerate(names)
+            if self.losses[i] is not None
+        ]
+        both = [_metrics_by_output(given, names) for given in (plain, weighted)]
+        for i, name in enumerate(names):
+            for metric, weighs in named_metrics(both[0][i], both[1][i]):
+                metric.name = f"{name}_{metric.name}"
+                found.append((metric, weighs, i))
+        return found
+
+    @contextmanager
+    def as_compiled(self) -> Iterator[None]:
+        """Layers inside are trained as they were when the model was compiled."""
+        now = [(layer, layer._trainable) for layer, _ in self.flags]
+        for layer, flag in self.flags:
+            layer._trainable = flag
+        try:
+            yield
+        finally:
+            for layer, flag in now:
+                layer._trainable = flag
 
     def minimize(self, loss: Tensor, variables: Sequence[Variable]) -> Operation:
         """A training step against the gradient of the loss."""
@@ -73,6 +129,56 @@ class Compiled:
     def variables(self) -> list[Variable]:
         """The optimizer's state so far."""
         return self._graph_optimizer.variables()
+
+
+class OutputLoss(Metric):
+    """The loss of one of several outputs."""
+
+    def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
+        return [reduce_sum(cast(p, dtype))]
+
+    def result(self, sums: Sequence[Any], examples: int) -> float:
+        return float(sums[0]) / examples
+
+
+def _plain(loss: Any) -> Any:
+    """What stands for a loss in a file."""
+    if isinstance(loss, Mapping) and "class_name" not in loss:
+        return {k: _plain(v) for k, v in loss.items()}
+    if isinstance(loss, list | tuple):
+        return [_plain(v) for v in loss]
+    found = losses.get(loss)
+    return getattr(found, "function", found)
+
+
+def _by_output(given: Any, names: Sequence[str], what: str) -> list[Any]:
+    """One for each output, of what is meant for all, a list, or a dict by their names."""
+    if isinstance(given, Mapping) and "class_name" not in given:
+        wrong = [name for name in given if name not in names]
+        if wrong:
+            raise UsageError(f"{what} names {wrong[0]!r}, and the model has {', '.join(names)}.")
+        return [given.get(name) for name in names]
+    if isinstance(given, list | tuple):
+        if len(given) != len(names):
+            raise UsageError(
+                f"{what} has {len(given)} entries, and the model has outputs {', '.join(names)}."
+            )
+        return list(given)
+    return [given] * len(names)
+
+
+def _one(given: Any, name: str) -> Any:
+    """The metrics of the only output."""
+    if isinstance(given, Mapping):
+        return _by_output(given, [name], "compile: metrics")[0]
+    return given[0] if isinstance(given, list | tuple) and given and isinstance(given[0], list) else given
+
+
+def _metrics_by_output(given: Any, names: Sequence[str]) -> list[Any]:
+    nested = isinstance(given, list | tuple) and any(isinstance(g, list | tuple) for g in given)
+    if isinstance(given, Mapping) or nested:
+        return _by_output(given, names, "compile: metrics")
+    return [given] * len(names)
 
 
 def _as_list(given: Any) -> list[Any]:
@@ -103,32 +209,45 @@ class Network:
     votes: whether a step of training sums, over the ranks, whether they were asked to stop.
     """
 
+    penalties = 0  # how many numbers of a test are added to the loss as they are
+
     def __init__(
-        self, model: Sequential, mode: str, rows: Sequence[tuple[str, tuple[int, ...], str]], votes: bool
+        self, model: Model, mode: str, rows: Sequence[tuple[str, tuple[int, ...], str]], votes: bool
     ) -> None:
         self.metrics: list[metrics.Metric] = []
         self.counts: list[int] = []
-        with model.graph.as_default(), get_default_graph().name_scope(mode):
+        compiled = model.compiled if mode != "predicting" else None
+        with ExitStack() as stack:
+            stack.enter_context(model.graph.as_default())
+            stack.enter_context(model.graph.name_scope(mode))
+            if compiled is not None:
+                stack.enter_context(compiled.as_compiled())
             indices = placeholder("int32", [None], name="indices")
             self.tables = {name: Table(name, shape, as_dtype(dtype)) for name, shape, dtype in rows}
             given = {name: apply(LentRows(table), indices, name=name) for name, table in self.tables.items()}
-            x = given["x"] if given["x"].dtype == "float32" else cast(given["x"], "float32")
-            output = model.call(x, training=mode == "training")
-            feeds, fetches = [indices], [output]
+            xs = [
+                given[key] if given[key].dtype == dtype else cast(given[key], dtype)
+                for key, (_, _, dtype) in zip(keys("x", len(model.inputs)), model.input_specs(), strict=True)
+            ]
+            outputs, replay = model.replayed(xs, mode == "training")
+            feeds, fetches = [indices], outputs
             if mode == "training":
-                each, sums = self._measure(model, given, output, "float32")
-                loss = add_n([reduce_mean(each), *model.losses], name="loss")
+                each, sums = self._measure(model, given, outputs, replay, "float32")
+                penalties = [*model.losses, *self._added(model, replay)]
+                loss = add_n([reduce_mean(each), *penalties], name="loss")
                 weights = model.trainable_weights
                 steps = [model.compiled.minimize(loss, weights)] if weights else []
-                fetches = [loss, *sums, group(*steps, *model.updates)]
+                fetches = [loss, *sums, group(*steps, *replay.updates)]
                 feeds.append(model.compiled.rate)
                 if votes:
                     feeds.append(placeholder("float32", [None], name="stop"))
                     stopping = reduce_sum(feeds[-1])  # in the message of the gradients
                     fetches.append(stopping)
             elif mode == "testing":
-                each, sums = self._measure(model, given, output, "float64")
-                fetches = [reduce_sum(cast(each, "float64")), *sums, *model.losses]
+                each, sums = self._measure(model, given, outputs, replay, "float64")
+                penalties = [*model.losses, *self._added(model, replay)]
+                self.penalties = len(penalties)
+                fetches = [reduce_sum(cast(each, "float64")), *sums, *penalties]
         model.initialize()
         session = self._session = model.session
         self.votes, until = votes, stopping if votes else None
@@ -136,27 +255,66 @@ class Network:
         self._call: Callable[..., Any] = partial(step.several, until=until) if mode == "training" else step
         self.pace = Pace(model.comm)
 
+    def _added(self, model: Model, replay: Replay) -> list[Tensor]:
+        """What layers, and add_loss, add to the loss."""
+        added = [*replay.losses, *replay.of([convert_to_tensor(t) for t in model.added_losses])]
+        return [t if t.shape.ndims == 0 else reduce_mean(t) for t in added]
+
     def _measure(
-        self, model: Sequential, given: Mapping[str, Tensor], output: Tensor, dtype: str
+        self, model: Model, given: Mapping[str, Tensor], outputs: Sequence[Tensor], replay: Replay, dtype: str
     ) -> tuple[Tensor, list[Tensor]]:
         """The weighted loss of each example, and the metrics' sums."""
-        y, weights, compiled = given["y"], given.get("sample_weight"), model.compiled
-        each = compiled.loss.each(y, output)
-        if each.shape.ndims == 0:  # a user's own mean over the batch
-            if weights is not None:
-                raise UsageError(
-                    f"loss {compiled.loss.name} gives one number for a batch, which cannot be weighted: let "
-                    "it give one for each example, or leave out sample_weight and class_weight."
-                )
-            each = each + zeros_like(per_example(output))
-        each = per_example(each)
+        compiled, total = model.compiled, None
+        labels = keys("y", sum(loss is not None for loss in compiled.losses))
+        compared: list[Any] = []
+        replay.also([*outputs, *given.values()])
+        for loss, factor, output in zip(compiled.losses, compiled.factors, outputs, strict=True):
+            if loss is None:
+                compared.append(None)
+                continue
+            key = labels.pop(0)
+            y, weights = given[key], given.get(key.replace("y", "sample_weight"))
+            (each,) = replay.of([loss.each(y, output)])
+            if each.shape.ndims == 0:  # a user's own mean over the batch
+                if weights is not None:
+                    raise UsageError(
+                        f"loss {loss.name} gives one number for a batch, which cannot be weighted: let "
+                        "it give one for each example, or leave out sample_weight and class_weight."
+                    )
+                each = each + zeros_like(per_example(output))
+            mask = mask_of(output)
+            if mask is not None and each.shape.ndims == 2:
+                counts = cast(mask, each.dtype)
+                each = each * counts / reduce_mean(counts)
+            each = per_example(each)
+            each = each if weights is None else each * weights
+            compared.append((y, output, weights, each, mask))
+            each = each if factor == 1 else each * factor
+            total = each if total is None else total + each
         sums: list[Tensor] = []
-        for metric, weighted in compiled.metrics:
-            own = metric.sums(y, output, weights if weighted else None, dtype)
+        for metric, weighted, number in compiled.metrics:
+            if compared[number] is None:
+                raise UsageError(f"compile: the metric {metric.name} needs labels: give its output a loss.")
+            y, output, weights, each, mask = compared[number]
+            if mask is not None and len(output.spec.shape) == 3 and not isinstance(metric, OutputLoss):
+                raise UsageError(
+                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or let the "
+                    "last layer have no mask."
+                )
+            own = [y, each] if isinstance(metric, OutputLoss) else [y, output]
+            found = replay.of(metric.sums(*own, weights if weighted else None, dtype))
             self.metrics.append(metric)
-            self.counts.append(len(own))
-            sums += own
-        return each if weights is None else each * weights, sums
+            self.counts.append(len(found))
+            sums += found
+        for name, value in model.added_metrics:
+            (made,) = replay.of([convert_to_tensor(value)])
+            found = Mean(lambda y, p, m=made: m, name).sums(made, outputs[0], None, dtype)
+            self.metrics.append(Mean(lambda y, p: p, name))
+            self.counts.append(len(found))
+            sums += found
+        if total is None:
+            total = zeros_like(per_example(cast(outputs[0], "float32")))
+        return total, sums
 
     def on(self, examples: Examples) -> Callable[..., list[Any]]:
         """The call of a step, in training of a window of them, that reads these examples."""
@@ -185,7 +343,7 @@ class Network:
 class Steps:
     """A model as an engine trains it, on the examples that lie there: takes(), before each step or once."""
 
-    def __init__(self, model: Sequential, votes: bool = False) -> None:
+    def __init__(self, model: Model, votes: bool = False) -> None:
         self._model, self._votes = model, votes
 
     def takes(self, examples: Examples) -> Network:
@@ -218,15 +376,15 @@ Part = tuple[Network, Examples, np.ndarray]
 
 
 def test(
-    model: Sequential, parts: Iterable[Part], batch_size: int, progress: Callable[[int], None]
+    model: Model, parts: Iterable[Part], batch_size: int, progress: Callable[[int], None]
 ) -> dict[str, float]:
     """The loss and metrics over examples, each counted once; {} where there are none."""
-    loss_sum, added, done, penalties = 0.0, list[Any](), 0, len(model.losses)
+    loss_sum, added, done = 0.0, list[Any](), 0
     for network, examples, order in parts:
         step, results = network.on(examples), network.results
         for shard in batches(order, batch_size, model.comm):
             loss, *sums = step(shard)
-            penalty = sum(float(sums.pop()) for _ in range(penalties))
+            penalty = sum(float(sums.pop()) for _ in range(network.penalties))
             loss_sum += float(loss) + penalty * shard.total
             added = [a + wide(b) for a, b in zip(added, sums, strict=True)] if added else [*map(wide, sums)]
             done += shard.total
@@ -234,15 +392,15 @@ def test(
     return results(loss_sum, added, done) if done else {}
 
 
-def predict(
-    model: Sequential, parts: Iterable[Part], batch_size: int, progress: Callable[[int], None]
-) -> np.ndarray:
-    """The outputs for examples in their order, whole on every rank."""
-    outputs, done = [], 0
+def predict(model: Model, parts: Iterable[Part], batch_size: int, progress: Callable[[int], None]) -> Any:
+    """The outputs for examples in their order, whole on every rank; of several a list."""
+    outputs: list[Any] = []
+    done = 0
     for network, examples, order in parts:
         step = network.on(examples)
         for shard in batches(order, batch_size, model.comm):
-            outputs += step(shard)
+            outputs.append(step(shard))
             done += shard.total
             progress(done)
-    return np.concatenate(outputs)
+    whole = [np.concatenate(rows) for rows in zip(*outputs, strict=True)]
+    return whole[0] if len(whole) == 1 else whole

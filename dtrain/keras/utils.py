@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dtrain.errors import UsageError
+from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.graph.graph import set_random_seed as set_graph_seed
-from dtrain.keras.names import custom_object_scope
+from dtrain.keras.names import GLOBAL, custom_object_scope
 from dtrain.names import module_getattr
 
-__all__ = ["Sequence", "custom_object_scope", "normalize", "set_random_seed", "to_categorical"]
+__all__ = [
+    "CustomObjectScope",
+    "Progbar",
+    "Sequence",
+    "custom_object_scope",
+    "get_custom_objects",
+    "get_file",
+    "normalize",
+    "plot_model",
+    "set_random_seed",
+    "to_categorical",
+]
+
+#: Nothing lies below; old_paths.py knows utils.np_utils and the like.
+__path__: list[str] = []
 
 __getattr__ = module_getattr("tf.keras.utils")
 
@@ -71,3 +86,71 @@ def set_random_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     set_graph_seed(seed)
+
+
+CustomObjectScope = custom_object_scope
+
+
+def get_custom_objects() -> dict[str, Any]:
+    """What names mean everywhere besides their own meaning; what is put into it stays."""
+    return GLOBAL
+
+
+class Progbar:
+    """A line that says how far a program's own loop has come: update(done, [(name, value), ...])."""
+
+    def __init__(self, target: int | None, width: int = 30, verbose: int = 1, **options: Any) -> None:
+        self.target, self.width, self.verbose, self.seen_so_far = target, width, verbose, 0
+        self._sums: dict[str, list[float]] = {}
+
+    def update(self, current: int, values: Any = None, force: bool = False, finalize: Any = None) -> None:
+        """Say that so much is done; values are averaged over it."""
+        step = current - self.seen_so_far
+        for name, value in values or ():
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            total[0] += float(value) * step
+            total[1] += step
+        self.seen_so_far = current
+        if self.verbose:
+            share = current / self.target if self.target else 0
+            done = "=" * int(self.width * share)
+            means = "".join(f" - {n}: {a / max(b, 1):.4f}" for n, (a, b) in self._sums.items())
+            end = "\n" if current == self.target else ""
+            print(f"\r{current}/{self.target or '?'} [{done:.<{self.width}}]{means}", end=end, flush=True)
+
+    def add(self, n: int, values: Any = None) -> None:
+        """Say that n more are done."""
+        self.update(self.seen_so_far + n, values)
+
+
+def plot_model(
+    model: Any, to_file: str = "model.svg", show_shapes: bool = False, show_layer_names: bool = True, **_: Any
+) -> None:
+    """Draw the layers and what they are connected to, as SVG; a name that ends otherwise gets .svg. Rank 0 writes.
+
+    Raises:
+        EnvironmentProblem: the file cannot be written.
+    """
+    from dtrain.keras.plot import drawing
+
+    path = to_file if to_file.endswith(".svg") else f"{to_file}.svg"
+    if path != to_file:
+        model.rank_zero.warns(f"plot_model: {path} is written, an SVG, which browsers show.")
+    model.rank_zero.writes(path, drawing(model, show_shapes, show_layer_names).encode())
+
+
+def get_file(fname: str, origin: str = "", **options: Any) -> str:
+    """The path of a file in Keras's cache, ~/.keras/datasets.
+
+    Raises:
+        EnvironmentProblem: it is not there; nothing is downloaded.
+    """
+    folder = Path(
+        options.get("cache_dir") or Path.home() / ".keras", options.get("cache_subdir") or "datasets"
+    )
+    path = folder / fname
+    if not path.exists():
+        raise EnvironmentProblem(
+            f"get_file: {path} is not there, and dtrain downloads nothing but MNIST: put {origin or 'it'} there."
+        )
+    return str(path)

@@ -21,8 +21,8 @@ LATE: dict[str, dict[str, str]] = {
             confusion_matrix count_up_to cross cumprod depth_to_space div_no_nan einsum erfc
             histogram_fixed_width identity_n invert_permutation is_numeric_tensor log_sigmoid
             matrix_band_part matrix_set_diag meshgrid norm realdiv reverse_sequence reverse_v2 scalar_mul
-            scatter_add scatter_nd scatter_sub scatter_update shape_n space_to_depth sparse_to_dense tensordot truncatediv
-            truncatemod unsorted_segment_sum verify_tensor_all_finite
+            scatter_add scatter_nd scatter_sub scatter_update shape_n space_to_depth sparse_to_dense
+            tensordot truncatediv truncatemod unsorted_segment_sum verify_tensor_all_finite
         """,
         "dtrain.runtime.config": "GraphOptions OptimizerOptions",
         "dtrain.tf1.averages": "moving_average_variables",

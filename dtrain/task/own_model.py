@@ -76,7 +76,7 @@ def output(model: Any, x: Any, training: dt.Tensor) -> Any:
     made = model
     if isinstance(model, str):
         made = _find(model)
-    if callable(made) and not isinstance(made, dt.keras.Sequential):
+    if callable(made) and not isinstance(made, dt.keras.Model):
         made = made() if _takes(made, 0) else made(x, training)
     y = _of_sequential(made, x, training, _said(model))
     if isinstance(y, Mapping) and y and all(isinstance(v, dt.Tensor) for v in y.values()):
@@ -200,7 +200,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, said: str) -> Any:
     """A Sequential on the examples, in the shape that it takes; anything else as it is."""
-    if not isinstance(made, dt.keras.Sequential):
+    if not isinstance(made, dt.keras.Model):
         return made
     if isinstance(x, Mapping):
         raise UsageError(

@@ -20,7 +20,7 @@ pytestmark = [
 #: Cases in which dtrain differs on purpose, as docs/tensorflow1.md says, and why.
 DIFFERENT = {
     "activations/softmax of NaN": "the whole row is NaN; TensorFlow's kernel on a CPU gives 0 beside the NaN",
-    "frozen/normalization, compiled before, trained": "trainable counts from the next fit on",
+    "frozen/normalization, compiled before, new": "trainable counts as it was when the model was compiled",
     "losses/kl_divergence labels without an axis": "Keras's function spreads [n] against [n, 1] to [n, n]",
     "utils/normalize along 0": "Keras divides by the norms of axis 0 along the last axis",
 }

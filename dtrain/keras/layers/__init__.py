@@ -4,34 +4,69 @@ from __future__ import annotations
 
 from typing import Any
 
-from dtrain.keras.layers.base import Input, InputLayer, Layer
-from dtrain.keras.layers.core import Activation, Dense, Dropout, Flatten, Reshape
-from dtrain.keras.layers.images import AveragePooling2D, Conv2D, GlobalAveragePooling2D, MaxPooling2D
-from dtrain.keras.layers.normalization import BatchNormalization
+from dtrain.keras.layers import advanced_activations, convolutional, core, merge, noise, pooling, recurrent
+from dtrain.keras.layers import embeddings as _embeddings
+from dtrain.keras.layers import wrappers as _wrappers
+from dtrain.keras.layers.base import Input, InputLayer, InputSpec, Layer
+from dtrain.keras.layers.normalization import BatchNormalization, LayerNormalization
 from dtrain.keras.names import Names
 from dtrain.names import module_getattr
 
+_MODULES = (
+    advanced_activations,
+    convolutional,
+    core,
+    merge,
+    noise,
+    pooling,
+    recurrent,
+    _embeddings,
+    _wrappers,
+)
+_ALL = {name: getattr(module, name) for module in _MODULES for name in module.__all__}
+globals().update(_ALL)
+
+#: Other names of layers, of Keras 1 and of later ones.
+_ALSO = {
+    "AvgPool1D": "AveragePooling1D",
+    "AvgPool2D": "AveragePooling2D",
+    "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "Convolution2DTranspose": "Conv2DTranspose",
+    "CuDNNGRU": "GRU",
+    "CuDNNLSTM": "LSTM",
+    "GlobalAvgPool1D": "GlobalAveragePooling1D",
+    "GlobalAvgPool2D": "GlobalAveragePooling2D",
+    "GlobalMaxPool1D": "GlobalMaxPooling1D",
+    "GlobalMaxPool2D": "GlobalMaxPooling2D",
+    "MaxPool1D": "MaxPooling1D",
+    "MaxPool2D": "MaxPooling2D",
+    "SeparableConvolution2D": "SeparableConv2D",
+}
+globals().update({old: globals()[new] for old, new in _ALSO.items()})
+
 __all__ = [
-    "Activation",
-    "AveragePooling2D",
     "BatchNormalization",
-    "Conv2D",
-    "Dense",
-    "Dropout",
-    "Flatten",
-    "GlobalAveragePooling2D",
     "Input",
     "InputLayer",
+    "InputSpec",
     "Layer",
-    "MaxPooling2D",
-    "Reshape",
+    "LayerNormalization",
+    *_ALL,
+    *_ALSO,
 ]
 
 __getattr__ = module_getattr("tf.keras.layers")
 
-_NAMES = Names("layer", {n: globals()[n] for n in __all__ if n not in ("Input", "Layer")})
+_NAMES = Names(
+    "layer", {n: globals()[n] for n in __all__ if n[0].isupper() and n not in ("Input", "InputSpec", "Layer")}
+)
 
 
 def deserialize(config: Any) -> Any:
     """The layer that {"class_name", "config"} stands for; raises UsageError for a class that is not known."""
+    if config.get("class_name") in ("Model", "Sequential"):
+        from dtrain.keras import models
+
+        return getattr(models, config["class_name"]).from_config(config["config"])
     return _NAMES.get(config)

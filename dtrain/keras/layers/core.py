@@ -1,66 +1,53 @@
-"""Layers that work on features: Dense, Activation, Dropout, Flatten, Reshape."""
+"""Layers that work on features, shapes and functions: Dense, Activation, Dropout, Reshape, Lambda and others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
-from dtrain.keras import activations, initializers, regularizers
-from dtrain.keras.layers.base import Layer, Sizes, positive, sizes
-from dtrain.ops.array import reshape
+from dtrain.keras import activations, regularizers, settings
+from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, positive, sizes
+from dtrain.keras.names import as_data, other_layers
+from dtrain.ops.array import expand_dims, reshape, transpose
 from dtrain.ops.dropout import dropout
+from dtrain.ops.join import tile
 from dtrain.ops.linalg import matmul
+from dtrain.ops.math import cast, not_equal
+from dtrain.ops.reduce import reduce_any
 
 
-class Dense(Layer):
+class Dense(Weighted):
     """activation(x kernel + bias), along the last axis: [batch, ..., inputs] -> [batch, ..., units].
+
+    Args:
+        options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint; and Layer's.
 
     Raises:
         UsageError: units is no whole number from 1 up, or a name is not known.
     """
 
-    arguments = (
-        "units",
-        "activation",
-        "use_bias",
-        "kernel_initializer",
-        "bias_initializer",
-        "kernel_regularizer",
-        "bias_regularizer",
-    )
+    arguments = ("units", "activation", "use_bias")
+    roles: ClassVar[dict[str, Any]] = {"kernel": "glorot_uniform", "bias": "zeros"}
+    any_size, supports_masking = True, True
 
-    def __init__(
-        self,
-        units: int,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, units: int, activation: Any = None, use_bias: bool = True, **options: Any) -> None:
         super().__init__(**options)
         self.units = positive(units, f"{self.name}: units")
         self.activation = activations.get(activation)
         self.use_bias = bool(use_bias)
-        self.kernel_initializer = initializers.get(kernel_initializer)
-        self.bias_initializer = initializers.get(bias_initializer)
-        self.kernel_regularizer = regularizers.get(kernel_regularizer)
-        self.bias_regularizer = regularizers.get(bias_regularizer)
 
     def build(self, input_shape: Sizes) -> None:
-        if not input_shape:
+        if len(input_shape) < 2:
             raise GraphError("its input is [batch]: it takes [batch, inputs]; x.reshape(-1, 1) makes it so")
-        shape = (input_shape[-1], self.units)
-        self.kernel = self.add_weight("kernel", shape, self.kernel_initializer, self.kernel_regularizer)
+        self.kernel = self.weight("kernel", (input_shape[-1], self.units))
         if self.use_bias:
-            self.bias = self.add_weight("bias", (self.units,), self.bias_initializer, self.bias_regularizer)
+            self.bias = self.weight("bias", (self.units,))
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor) -> Tensor:
         y = matmul(x, self.kernel)
         return self.activation(y + self.bias if self.use_bias else y)
 
@@ -69,12 +56,13 @@ class Activation(Layer):
     """A function of each batch, by name or as it is."""
 
     arguments = ("activation",)
+    any_size, supports_masking = True, True
 
     def __init__(self, activation: Any, **options: Any) -> None:
         super().__init__(**options)
         self.activation = activations.get(activation)
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor) -> Tensor:
         return self.activation(x)
 
 
@@ -89,6 +77,7 @@ class Dropout(Layer):
     """
 
     arguments = ("rate", "noise_shape", "seed")
+    any_size, supports_masking = True, True
 
     def __init__(self, rate: float, noise_shape: Any = None, seed: int | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -100,20 +89,59 @@ class Dropout(Layer):
         if training is False or self.rate == 0:
             return x
         rate = self.rate if training is True else self.rate * training
-        return dropout(x, noise_shape=self.noise_shape, seed=self.seed, rate=rate)
+        return dropout(x, noise_shape=self._noise(x), seed=self.seed, rate=rate)
+
+    def _noise(self, x: Tensor) -> Any:
+        return self.noise_shape
+
+
+class SpatialDropout1D(Dropout):
+    """Dropout of whole channels of [batch, steps, channels]."""
+
+    arguments = ("rate", "seed")
+
+    def __init__(self, rate: float, **options: Any) -> None:
+        super().__init__(rate, **options)
+
+    def _noise(self, x: Tensor) -> Any:
+        return [None, 1, x.spec.shape[-1]]  # type: ignore[index]
+
+
+class SpatialDropout2D(Dropout):
+    """Dropout of whole channels of images [batch, height, width, channels]."""
+
+    arguments = ("rate", "data_format", "seed")
+
+    def __init__(self, rate: float, data_format: str | None = None, **options: Any) -> None:
+        super().__init__(rate, **options)
+        self.data_format = data_format or settings.image_data_format()
+
+    def _noise(self, x: Tensor) -> Any:
+        sizes_: Any = x.spec.shape
+        return [None, 1, 1, sizes_[-1]] if self.data_format == "channels_last" else [None, sizes_[1], 1, 1]
 
 
 class Flatten(Layer):
     """Each example as a row: [batch, ...] -> [batch, product of the rest]."""
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
-        return reshape(x, [-1, prod(x.spec.shape[1:])])  # type: ignore[index, arg-type]
+    arguments = ("data_format",)
+
+    def __init__(self, data_format: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.data_format = data_format
+
+    def call(self, x: Tensor) -> Tensor:
+        shape: Any = x.spec.shape
+        if self.data_format == "channels_first" and len(shape) > 2:
+            x = transpose(x, [0, *range(2, len(shape)), 1])
+        return reshape(x, [-1, prod(shape[1:])])
 
 
 class Reshape(Layer):
     """Each example in another shape, of which one size may be -1."""
 
     arguments = ("target_shape",)
+    any_size = True
 
     def __init__(self, target_shape: Sequence[int], **options: Any) -> None:
         super().__init__(**options)
@@ -121,9 +149,142 @@ class Reshape(Layer):
         if sum(n < 1 for n in self.target_shape) > 1 or min(self.target_shape, default=1) < -1:
             raise UsageError(f"{self.name}: target_shape={target_shape!r}: one size at most may be -1.")
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor) -> Tensor:
+        if None in x.spec.shape[1:]:  # type: ignore[index]
+            return reshape(x, [batch_size(x), *self.target_shape])
         have = prod(x.spec.shape[1:])  # type: ignore[index, arg-type]
         known = prod(n for n in self.target_shape if n > 0)
         if have != known and (-1 not in self.target_shape or have % known):
             raise GraphError(f"examples of {have} numbers do not fit the shape {self.target_shape}")
         return reshape(x, [-1, *(have // known if n == -1 else n for n in self.target_shape)])
+
+
+class Permute(Layer):
+    """The axes of each example in another order, counted from 1."""
+
+    arguments = ("dims",)
+    any_size = True
+
+    def __init__(self, dims: Sequence[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.dims = sizes(dims, f"{self.name}: dims")
+        if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
+            raise UsageError(f"{self.name}: dims={dims!r}: give each of 1 to {len(self.dims)} once.")
+
+    def build(self, input_shape: Sizes) -> None:
+        if len(input_shape) != len(self.dims) + 1:
+            raise GraphError(f"examples of {len(input_shape) - 1} axes do not fit dims={self.dims}")
+
+    def call(self, x: Tensor) -> Tensor:
+        return transpose(x, [0, *self.dims])
+
+
+class RepeatVector(Layer):
+    """Each row n times: [batch, features] -> [batch, n, features]."""
+
+    arguments = ("n",)
+
+    def __init__(self, n: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.n = positive(n, f"{self.name}: n")
+
+    def build(self, input_shape: Sizes) -> None:
+        self.fits(input_shape, 1, "[batch, features]", "put Flatten() before it")
+
+    def call(self, x: Tensor) -> Tensor:
+        return tile(expand_dims(x, 1), [1, self.n, 1])
+
+
+class Lambda(Layer):
+    """A function of the input, or of the list of inputs, as a layer.
+
+    function: from tensors to tensors; where it takes `mask` or `training` it is given them. arguments: more
+    keyword arguments of it. A model with it is saved with the function's name, and load_model is given the
+    function in custom_objects.
+    """
+
+    any_size = True
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        output_shape: Any = None,
+        mask: Any = None,
+        arguments: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if isinstance(function, str):
+            from dtrain.keras.names import Names
+
+            function = Names("function", {}, made=True).get(function)
+        if not callable(function):
+            raise UsageError(f"{self.name}: {function!r} is no function of a tensor.")
+        self.function, self._arguments, self._mask_given = function, arguments or {}, mask
+        self._asked = set(inspect.signature(function).parameters) if callable(function) else set()
+
+    def call(self, x: Any, mask: Any = None, training: Any = None) -> Any:
+        more = {k: v for k, v in (("mask", mask), ("training", training)) if k in self._asked}
+        return self.function(x, **{**more, **self._arguments})
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return self._mask_given(inputs, mask) if callable(self._mask_given) else self._mask_given
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "function": as_data(self.function),
+            "arguments": as_data(self._arguments),
+        }
+
+
+class Masking(Layer):
+    """Says that steps all of whose features are mask_value do not count; they become 0."""
+
+    arguments = ("mask_value",)
+    any_size, makes_mask = True, True
+
+    def __init__(self, mask_value: float = 0.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.mask_value = float(mask_value)
+
+    def build(self, input_shape: Sizes) -> None:
+        self.fits(input_shape, 2, "[batch, steps, features]", "put Reshape((steps, features)) before it")
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return reduce_any(not_equal(inputs, self.mask_value), -1)
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * cast(reduce_any(not_equal(x, self.mask_value), -1, keepdims=True), x.dtype)
+
+
+class ActivityRegularization(Layer):
+    """x itself; l1 * sum |x| + l2 * sum x^2, over the number of examples, is added to the loss."""
+
+    arguments = ("l1", "l2")
+    any_size, supports_masking = True, True
+
+    def __init__(self, l1: float = 0.0, l2: float = 0.0, **options: Any) -> None:
+        super().__init__(activity_regularizer=regularizers.L1L2(l1, l2), **options)
+        self.l1, self.l2 = float(l1), float(l2)
+
+    def get_config(self) -> dict[str, Any]:
+        return {k: v for k, v in super().get_config().items() if k != "activity_regularizer"}
+
+
+__all__ = [
+    "Activation",
+    "ActivityRegularization",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Lambda",
+    "Masking",
+    "Permute",
+    "RepeatVector",
+    "Reshape",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+]
+
+
+__getattr__ = other_layers

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor
-from dtrain.keras import initializers, regularizers
-from dtrain.keras.layers.base import Layer, Sizes
+from dtrain.keras import constraints, initializers, regularizers
+from dtrain.keras.layers.base import Layer, Sizes, Weighted
+from dtrain.keras.names import other_layers
 from dtrain.ops.array import stop_gradient
 from dtrain.ops.base import apply
 from dtrain.ops.logic import where
@@ -43,8 +44,12 @@ class BatchNormalization(Layer):
         "moving_variance_initializer",
         "beta_regularizer",
         "gamma_regularizer",
+        "beta_constraint",
+        "gamma_constraint",
         "synchronized",
     )
+
+    supports_masking = True
 
     def __init__(
         self,
@@ -59,6 +64,8 @@ class BatchNormalization(Layer):
         moving_variance_initializer: Any = "ones",
         beta_regularizer: Any = None,
         gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
         synchronized: bool = True,
         **options: Any,
     ) -> None:
@@ -71,16 +78,26 @@ class BatchNormalization(Layer):
         self.moving_variance_initializer = initializers.get(moving_variance_initializer)
         self.beta_regularizer = regularizers.get(beta_regularizer)
         self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
 
     def build(self, input_shape: Sizes) -> None:
-        if self.axis not in (-1, len(input_shape)) or not input_shape:
+        if self.axis not in (-1, len(input_shape) - 1) or len(input_shape) < 2:
             raise GraphError(f"axis={self.axis} is not supported: channels lie along the last axis, -1")
         shape = input_shape[-1:]
         self.gamma = self.beta = None
         if self.scale:
-            self.gamma = self.add_weight("gamma", shape, self.gamma_initializer, self.gamma_regularizer)
+            self.gamma = self.add_weight(
+                "gamma",
+                shape,
+                self.gamma_initializer,
+                self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+            )
         if self.center:
-            self.beta = self.add_weight("beta", shape, self.beta_initializer, self.beta_regularizer)
+            self.beta = self.add_weight(
+                "beta", shape, self.beta_initializer, self.beta_regularizer, constraint=self.beta_constraint
+            )
         self.moving_mean = self.add_weight(
             "moving_mean", shape, self.moving_mean_initializer, trainable=False
         )
@@ -117,3 +134,37 @@ class BatchNormalization(Layer):
             step = (1 - self.momentum) * (stop_gradient(batch) - moving)
             self.add_update(moving.assign_add(step, read_value=False))
         return y
+
+
+class LayerNormalization(Weighted):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta along the last axis (Ba et al. 2016)."""
+
+    arguments = ("axis", "epsilon", "center", "scale")
+    roles: ClassVar[dict[str, Any]] = {"gamma": "ones", "beta": "zeros"}
+    any_size, supports_masking = True, True
+
+    def __init__(
+        self, axis: int = -1, epsilon: float = 0.001, center: bool = True, scale: bool = True, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.axis, self.epsilon, self.center, self.scale = (
+            int(axis),
+            float(epsilon),
+            bool(center),
+            bool(scale),
+        )
+
+    def build(self, input_shape: Sizes) -> None:
+        if self.axis not in (-1, len(input_shape) - 1):
+            raise GraphError(f"axis={self.axis} is not supported: features lie along the last axis, -1")
+        self.gamma = self.weight("gamma", input_shape[-1:]) if self.scale else None
+        self.beta = self.weight("beta", input_shape[-1:]) if self.center else None
+
+    def call(self, x: Tensor) -> Tensor:
+        deviation = x - reduce_mean(x, -1, keepdims=True)
+        y = deviation * rsqrt(reduce_mean(square(deviation), -1, keepdims=True) + self.epsilon)
+        y = y if self.gamma is None else y * self.gamma
+        return y if self.beta is None else y + self.beta
+
+
+__getattr__ = other_layers

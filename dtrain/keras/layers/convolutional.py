@@ -1,0 +1,408 @@
+"""Convolutions, and what makes images and sequences larger or smaller.
+
+Images are [batch, height, width, channels], sequences [batch, steps, channels]; with data_format
+'channels_first' the channels lie behind the batch, and are moved before and after the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from dtrain.errors import GraphError, UsageError
+from dtrain.graph.graph import Tensor
+from dtrain.keras import activations, settings
+from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, pair, positive, several, sizes
+from dtrain.keras.names import other_layers
+from dtrain.ops.array import expand_dims, reshape, squeeze, transpose
+from dtrain.ops.conv import conv2d, conv2d_transpose
+from dtrain.ops.join import pad, tile
+from dtrain.ops.math import add_n
+from dtrain.ops.window import place_windows
+
+__all__ = [
+    "Conv1D",
+    "Conv2D",
+    "Conv2DTranspose",
+    "Cropping1D",
+    "Cropping2D",
+    "DepthwiseConv2D",
+    "SeparableConv2D",
+    "UpSampling1D",
+    "UpSampling2D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+]
+
+FORMS = {
+    2: ("images [batch, height, width, channels]", "put Reshape((height, width, channels)) before it"),
+    1: ("sequences [batch, steps, channels]", "put Reshape((steps, channels)) before it"),
+}
+
+
+def padding_of(padding: str, name: str, more: Sequence[str] = ()) -> str:
+    """'valid' or 'same'; raises UsageError for anything else."""
+    if str(padding).lower() not in ("valid", "same", *more):
+        raise UsageError(f"{name}: padding={padding!r}: give 'valid' (whole windows) or 'same'.")
+    return str(padding).lower()
+
+
+class Spatial(Layer):
+    """Base of layers on images (axes = 2) or sequences (1), wherever their channels lie.
+
+    A subclass says `spatial` of what has its channels last.
+    """
+
+    axes = 2
+    any_size = True
+    _first = False
+
+    def _lies(self, data_format: str | None) -> str:
+        """Settle where the channels lie; raises UsageError for what is no place."""
+        data_format = data_format or (settings.image_data_format() if self.axes == 2 else "channels_last")
+        if data_format not in settings.ORDERINGS.values():
+            raise UsageError(
+                f"{self.name}: data_format={data_format!r}: give channels_last or channels_first."
+            )
+        self._first = data_format == "channels_first"
+        return data_format
+
+    def build(self, input_shape: Sizes) -> None:
+        self.fits(input_shape, self.axes + 1, *FORMS[self.axes])
+
+    def channels(self, input_shape: Sizes) -> int:
+        """How many there are in a batch of this shape."""
+        self.fits(input_shape, self.axes + 1, *FORMS[self.axes])
+        found = input_shape[1 if self._first else -1]
+        if found is None:
+            raise GraphError("the number of channels has to be known")
+        return int(found)
+
+    def call(self, x: Tensor) -> Tensor:
+        last = [0, *range(2, self.axes + 2), 1]
+        y = self.spatial(transpose(x, last) if self._first else x)
+        moved = self._first and len(y.spec.shape or ()) == self.axes + 2
+        return transpose(y, [0, self.axes + 1, *range(1, self.axes + 1)]) if moved else y
+
+    def spatial(self, x: Tensor) -> Tensor:
+        """The output; both have their channels last."""
+        raise NotImplementedError
+
+
+class _Convolution(Spatial, Weighted):
+    """activation(convolution + bias): [batch, ..., channels] -> [batch, ..., filters].
+
+    Args:
+        filters: channels of the output. kernel_size, strides, dilation_rate: one int, or one for each direction.
+        padding: 'valid' takes whole windows only; 'same' gives sizes of inputs / strides, rounded up.
+        options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint; and Layer's.
+
+    Raises:
+        UsageError: an argument cannot be meant.
+    """
+
+    arguments = (
+        "filters",
+        "kernel_size",
+        "strides",
+        "padding",
+        "data_format",
+        "dilation_rate",
+        "activation",
+        "use_bias",
+    )
+    roles: ClassVar[dict[str, Any]] = {"kernel": "glorot_uniform", "bias": "zeros"}
+    #: More words that padding may be.
+    paddings: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Any = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.filters = positive(filters, f"{self.name}: filters")
+        self.kernel_size = several(kernel_size, self.axes, f"{self.name}: kernel_size")
+        self.strides = several(strides, self.axes, f"{self.name}: strides")
+        self.padding = padding_of(padding, self.name, self.paddings)
+        self.data_format = self._lies(data_format)
+        self.dilation_rate = several(dilation_rate, self.axes, f"{self.name}: dilation_rate")
+        self.activation = activations.get(activation)
+        self.use_bias = bool(use_bias)
+
+    def build(self, input_shape: Sizes) -> None:
+        self.kernel = self.weight("kernel", (*self.kernel_size, self.channels(input_shape), self.filters))
+        if self.use_bias:
+            self.bias = self.weight("bias", (self.filters,))
+
+    def spatial(self, x: Tensor) -> Tensor:
+        y = self.convolved(x)
+        return self.activation(y + self.bias if self.use_bias else y)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.kernel, self.strides, self.padding.upper(), dilations=self.dilation_rate)
+
+
+class Conv2D(_Convolution):
+    __doc__ = _Convolution.__doc__
+
+
+class Conv1D(_Convolution):
+    """As Conv2D, of sequences; padding may also be 'causal': a step sees none behind it."""
+
+    axes = 1
+    paddings = ("causal",)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if padding == "causal":
+            x = pad(x, [[0, 0], [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0], [0, 0]])
+            padding = "valid"
+        how = (1, *self.strides), padding.upper()
+        y = conv2d(expand_dims(x, 1), expand_dims(self.kernel, 0), *how, dilations=(1, *self.dilation_rate))
+        return squeeze(y, [1])
+
+
+class Conv2DTranspose(_Convolution):
+    """The transpose of Conv2D: from images of a convolution's outputs to those of its inputs' sizes."""
+
+    def __init__(
+        self, filters: int, kernel_size: Any, *more: Any, output_padding: Any = None, **options: Any
+    ):
+        super().__init__(filters, kernel_size, *more, **options)
+        if output_padding is not None:
+            raise UsageError(f"{self.name}: output_padding is not supported: leave it out.")
+        if self.dilation_rate != (1, 1):
+            raise UsageError(f"{self.name}: dilation_rate={self.dilation_rate} is not supported, only 1.")
+
+    def build(self, input_shape: Sizes) -> None:
+        self.kernel = self.weight("kernel", (*self.kernel_size, self.filters, self.channels(input_shape)))
+        if self.use_bias:
+            self.bias = self.weight("bias", (self.filters,))
+
+    def convolved(self, x: Tensor) -> Tensor:
+        shape: Any = x.spec.shape
+        if None in shape[1:3]:
+            raise GraphError("height and width have to be known")
+        found = [
+            n * s if self.padding == "same" else n * s + max(k - s, 0)
+            for n, s, k in zip(shape[1:3], self.strides, self.kernel_size, strict=True)
+        ]
+        size = [batch_size(x), *found, self.filters]
+        return conv2d_transpose(x, self.kernel, size, self.strides, self.padding.upper())
+
+
+class DepthwiseConv2D(Spatial, Weighted):
+    """A convolution of each channel by kernels of its own, depth_multiplier of them."""
+
+    arguments = (
+        "kernel_size",
+        "strides",
+        "padding",
+        "depth_multiplier",
+        "data_format",
+        "activation",
+        "use_bias",
+    )
+    roles: ClassVar[dict[str, Any]] = {"depthwise": "glorot_uniform", "bias": "zeros"}
+
+    def __init__(
+        self,
+        kernel_size: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        depth_multiplier: int = 1,
+        data_format: str | None = None,
+        activation: Any = None,
+        use_bias: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.kernel_size = pair(kernel_size, f"{self.name}: kernel_size")
+        self.strides = pair(strides, f"{self.name}: strides")
+        self.padding = padding_of(padding, self.name)
+        self.depth_multiplier = positive(depth_multiplier, f"{self.name}: depth_multiplier")
+        self.data_format = self._lies(data_format)
+        self.activation, self.use_bias = activations.get(activation), bool(use_bias)
+
+    def build(self, input_shape: Sizes) -> None:
+        channels = self.channels(input_shape)
+        self.depthwise_kernel = self.weight("depthwise", (*self.kernel_size, channels, self.depth_multiplier))
+        if self.use_bias:
+            self.bias = self.weight("bias", (channels * self.depth_multiplier,))
+
+    def spatial(self, x: Tensor) -> Tensor:
+        y = depthwise(x, self.depthwise_kernel, self.strides, self.padding)
+        return self.activation(y + self.bias if self.use_bias else y)
+
+
+def depthwise(x: Tensor, kernel: Any, strides: Sequence[int], padding: str) -> Tensor:
+    """Images by a kernel [height, width, channels, multiplier], each channel by its own."""
+    shape: Any = x.spec.shape
+    if None in shape[1:3]:
+        raise GraphError("height and width have to be known")
+    rows, columns, channels, times = kernel.shape.as_list()
+    found, pads = [], []
+    for n, k, s in zip(shape[1:3], (rows, columns), strides, strict=True):
+        axis = place_windows(n, k, s, 1, padding.upper())
+        found.append(axis.count)
+        pads.append([axis.before, axis.after])
+    x = pad(x, [[0, 0], *pads, [0, 0]]) if any(map(any, pads)) else x
+    if times > 1:  # each channel beside itself
+        x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]
+    flat = reshape(kernel, [rows, columns, channels * times])
+    (h, w), (down, across) = found, strides
+    parts = [
+        x[:, i : i + (h - 1) * down + 1 : down, j : j + (w - 1) * across + 1 : across, :] * flat[i, j]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+    return add_n(parts)
+
+
+class SeparableConv2D(_Convolution):
+    """A depthwise convolution, then one of 1 by 1 that mixes the channels."""
+
+    arguments = (*_Convolution.arguments, "depth_multiplier")
+    roles: ClassVar[dict[str, Any]] = {
+        "depthwise": "glorot_uniform",
+        "pointwise": "glorot_uniform",
+        "bias": "zeros",
+    }
+
+    def __init__(self, filters: int, kernel_size: Any, *more: Any, depth_multiplier: int = 1, **options: Any):
+        super().__init__(filters, kernel_size, *more, **options)
+        self.depth_multiplier = positive(depth_multiplier, f"{self.name}: depth_multiplier")
+        if self.dilation_rate != (1, 1):
+            raise UsageError(f"{self.name}: dilation_rate={self.dilation_rate} is not supported, only 1.")
+
+    def build(self, input_shape: Sizes) -> None:
+        channels = self.channels(input_shape)
+        wide = channels * self.depth_multiplier
+        self.depthwise_kernel = self.weight("depthwise", (*self.kernel_size, channels, self.depth_multiplier))
+        self.pointwise_kernel = self.weight("pointwise", (1, 1, wide, self.filters))
+        if self.use_bias:
+            self.bias = self.weight("bias", (self.filters,))
+
+    def convolved(self, x: Tensor) -> Tensor:
+        wide = depthwise(x, self.depthwise_kernel, self.strides, self.padding)
+        return conv2d(wide, self.pointwise_kernel, 1, "VALID")
+
+
+# -- larger and smaller ----------------------------------------------------------------------------------
+class UpSampling2D(Spatial):
+    """Each row and column so many times."""
+
+    arguments = ("size", "data_format", "interpolation")
+
+    def __init__(
+        self,
+        size: Any = (2, 2),
+        data_format: str | None = None,
+        interpolation: str = "nearest",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.size = several(size, self.axes, f"{self.name}: size")
+        self.data_format = self._lies(data_format)
+        if interpolation != "nearest":
+            raise UsageError(
+                f"{self.name}: interpolation={interpolation!r} is not supported, only 'nearest'."
+            )
+        self.interpolation = interpolation
+
+    def spatial(self, x: Tensor) -> Tensor:
+        shape: Any = x.spec.shape
+        if None in shape[1:]:
+            raise GraphError("the sizes of an example have to be known")
+        for axis, times in enumerate(self.size, 1):
+            if times == 1:
+                continue
+            shape = x.spec.shape
+            ones = [1] * (len(shape) + 1)
+            ones[axis + 1] = times
+            larger = [-1, *shape[1:axis], shape[axis] * times, *shape[axis + 1 :]]
+            x = reshape(tile(expand_dims(x, axis + 1), ones), larger)
+        return x
+
+
+class UpSampling1D(UpSampling2D):
+    """Each step so many times."""
+
+    axes = 1
+    arguments = ("size",)
+
+    def __init__(self, size: int = 2, **options: Any) -> None:
+        super().__init__(size, **options)
+
+
+def _ends(value: Any, count: int, what: str) -> list[list[int]]:
+    """[before, behind] of each direction, of one int, one for each, or such pairs."""
+    if not isinstance(value, list | tuple):
+        return [[sizes(value, what)[0]] * 2] * count
+    if count == 1:
+        return [list(several(value, 2, what, 0))]
+    if len(value) != count:
+        raise UsageError(f"{what}={value!r}: give an int, {count} of them, or {count} pairs of them.")
+    return [list(several(v, 2, what, 0)) for v in value]
+
+
+class ZeroPadding2D(Spatial):
+    """Rows and columns of zeros around images: one int, (down, across), or ((top, bottom), (left, right))."""
+
+    arguments = ("padding", "data_format")
+
+    def __init__(self, padding: Any = (1, 1), data_format: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.padding = _ends(padding, self.axes, f"{self.name}: padding")
+        self.data_format = self._lies(data_format)
+
+    def spatial(self, x: Tensor) -> Tensor:
+        return pad(x, [[0, 0], *self.padding, [0, 0]])
+
+
+class ZeroPadding1D(ZeroPadding2D):
+    """Steps of zeros around sequences: one int, or (before, behind)."""
+
+    axes = 1
+    arguments = ("padding",)
+
+    def __init__(self, padding: Any = 1, **options: Any) -> None:
+        super().__init__(padding, **options)
+
+
+class Cropping2D(Spatial):
+    """Images without their outer rows and columns, said as in ZeroPadding2D."""
+
+    arguments = ("cropping", "data_format")
+
+    def __init__(
+        self, cropping: Any = ((0, 0), (0, 0)), data_format: str | None = None, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.cropping = _ends(cropping, self.axes, f"{self.name}: cropping")
+        self.data_format = self._lies(data_format)
+
+    def spatial(self, x: Tensor) -> Tensor:
+        ends = [slice(before, -behind or None) for before, behind in self.cropping]
+        return x[(slice(None), *ends)]
+
+
+class Cropping1D(Cropping2D):
+    """Sequences without their outer steps: one int, or (before, behind)."""
+
+    axes = 1
+    arguments = ("cropping",)
+
+    def __init__(self, cropping: Any = (1, 1), **options: Any) -> None:
+        super().__init__(cropping, **options)
+
+
+__getattr__ = other_layers

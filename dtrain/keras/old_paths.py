@@ -1,0 +1,62 @@
+"""Where programs for Keras 1 and 2 import from: modules that are others here, each by the one that has its names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+#: A module's path in Keras -> the one of dtrain.keras that has what is imported from it.
+PATHS = {
+    "engine": "layers",
+    "engine.base_layer": "layers",
+    "engine.input_layer": "layers",
+    "engine.topology": "layers",
+    "engine.training": "models",
+    "layers.local": "layers",
+    "legacy": "layers",
+    "legacy.layers": "layers",
+    "objectives": "losses",
+    "utils.data_utils": "utils",
+    "utils.generic_utils": "utils",
+    "utils.layer_utils": "utils",
+    "utils.np_utils": "utils",
+    "utils.vis_utils": "utils",
+    "utils.visualize_util": "utils",
+}
+#: What a module there has under another name than here.
+NAMES = {"plot": "plot_model"}
+
+_PACKAGE = "dtrain.keras."
+
+
+class _Alias(ModuleType):
+    """A module that has the names of another."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__dict__["_means"]), NAMES.get(name, name))
+
+
+class _Finder(MetaPathFinder, Loader):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        means = PATHS.get(name.removeprefix(_PACKAGE)) if name.startswith(_PACKAGE) else None
+        return None if means is None else ModuleSpec(name, self, is_package=name.count(".") == 2)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _Alias(spec.name)
+        module.__dict__["_means"] = _PACKAGE + PATHS[spec.name.removeprefix(_PACKAGE)]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None: ...
+
+
+def install() -> None:
+    """Let these paths be imported."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
