@@ -15,7 +15,7 @@ LATE: dict[str, dict[str, str]] = {
     },
     "tf.nn": {
         "dtrain.tf1.recurrent": """
-            bidirectional_dynamic_rnn dynamic_rnn static_bidirectional_rnn static_rnn
+            bidirectional_dynamic_rnn bidirectional_rnn dynamic_rnn rnn static_bidirectional_rnn static_rnn
         """,
     },
 }

@@ -68,7 +68,8 @@ NAMES: dict[str, str] = {
     "tf.nn": """
         all_candidate_sampler atrous_conv2d avg_pool avg_pool3d batch_normalization bias_add
         bidirectional_dynamic_rnn compute_accidental_hits conv1d conv2d conv2d_backprop_filter
-        conv2d_backprop_input conv2d_transpose conv3d convolution crelu ctc_beam_search_decoder ctc_loss
+        conv2d_backprop_input conv2d_transpose conv3d convolution crelu
+        ctc_beam_search_decoder ctc_greedy_decoder ctc_loss
         depthwise_conv2d dilation2d dropout dynamic_rnn elu embedding_lookup embedding_lookup_sparse
         erosion2d fixed_unigram_candidate_sampler fractional_max_pool fused_batch_norm in_top_k l2_loss
         l2_normalize leaky_relu local_response_normalization log_poisson_loss log_softmax
@@ -107,6 +108,27 @@ NAMES: dict[str, str] = {
         average_pooling1d average_pooling2d AveragePooling2D batch_normalization BatchNormalization conv1d
         conv2d Conv2D conv2d_transpose conv3d Dense dense Dropout dropout flatten Flatten Layer
         max_pooling1d max_pooling2d MaxPooling2D separable_conv2d
+    """,
+    "tf.contrib.rnn": """
+        AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell
+        CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell GridLSTMCell GRUBlockCell GRUCell
+        HighwayWrapper InputProjectionWrapper LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell
+        LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell OutputProjectionWrapper
+        PhasedLSTMCell ResidualWrapper RNNCell stack_bidirectional_dynamic_rnn stack_bidirectional_rnn
+        static_bidirectional_rnn static_rnn TimeFreqLSTMCell UGRNNCell
+    """,
+    "tf.contrib.seq2seq": """
+        AttentionWrapper BahdanauAttention BasicDecoder BeamSearchDecoder dynamic_decode
+        GreedyEmbeddingHelper LuongAttention sequence_loss tile_batch TrainingHelper
+    """,
+    "tf.contrib.legacy_seq2seq": """
+        attention_decoder basic_rnn_seq2seq embedding_attention_seq2seq embedding_rnn_decoder
+        embedding_rnn_seq2seq model_with_buckets rnn_decoder sequence_loss sequence_loss_by_example
+        tied_rnn_seq2seq
+    """,
+    "tf.nn.rnn_cell": """
+        BasicLSTMCell BasicRNNCell DeviceWrapper DropoutWrapper GRUCell LSTMCell LSTMStateTuple
+        MultiRNNCell ResidualWrapper RNNCell
     """,
     "tf.losses": """
         absolute_difference add_loss compute_weighted_loss cosine_distance get_losses
@@ -212,7 +234,8 @@ PARTIAL: dict[str, str] = {
     "tf.contrib": "layers",
     "tf.get_variable": "no partitioner",
     "tf.GPUOptions": "its fields are taken and change nothing",
-    "tf.gradients": "no gate_gradients, aggregation_method and stop_gradients",
+    "tf.cond": "where the condition follows from values both branches are computed, without optimizers",
+    "tf.gradients": "no gate_gradients and aggregation_method",
     "tf.keras": "models are Sequential; modules as below",
     "tf.pad": "mode is CONSTANT",
     "tf.sequence_mask": "maxlen has to be given",
@@ -220,6 +243,8 @@ PARTIAL: dict[str, str] = {
     "tf.RunOptions": "trace_level",
     "tf.Session": "target is ''",
     "tf.Variable": "its sizes are known when it is made and do not change",
+    "tf.TensorArray": "indices follow from counters and shapes; no handle and split",
+    "tf.while_loop": "where its steps cannot be counted no gradient without maximum_iterations; no writes",
     "tf.where": "with a condition alone, it is a constant",
     "tf.contrib.layers": "initializers and regularizers",
     "tf.keras.datasets": "mnist",
@@ -267,10 +292,20 @@ _WHY: dict[str, str] = {
     "read and write files in Python, outside of the graph": """
         tf.matching_files tf.read_file tf.write_file tf.gfile tf.io
     """,
-    "it has no recurrent layers": """
-        tf.nn.bidirectional_dynamic_rnn tf.nn.dynamic_rnn tf.nn.raw_rnn tf.nn.rnn_cell
-        tf.nn.static_bidirectional_rnn tf.nn.static_rnn tf.nn.ctc_loss tf.nn.ctc_beam_search_decoder
-        tf.contrib.rnn tf.contrib.seq2seq tf.contrib.crf
+    "write the loop with while_loop, or take dynamic_rnn with sequence_length": "tf.nn.raw_rnn",
+    "it has no connectionist temporal classification": """
+        tf.nn.ctc_loss tf.nn.ctc_greedy_decoder tf.nn.ctc_beam_search_decoder
+    """,
+    "it has no decoders and attention": """
+        tf.contrib.crf tf.contrib.rnn.AttentionCellWrapper tf.contrib.seq2seq.AttentionWrapper
+        tf.contrib.seq2seq.BasicDecoder tf.contrib.seq2seq.BeamSearchDecoder
+        tf.contrib.seq2seq.BahdanauAttention tf.contrib.seq2seq.LuongAttention
+        tf.contrib.seq2seq.GreedyEmbeddingHelper tf.contrib.seq2seq.TrainingHelper
+        tf.contrib.seq2seq.dynamic_decode tf.contrib.seq2seq.tile_batch
+        tf.contrib.legacy_seq2seq.attention_decoder tf.contrib.legacy_seq2seq.basic_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_rnn_decoder tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.model_with_buckets tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
     """,
     "it has no matrix decompositions; NumPy computes them outside of the graph": """
         tf.cholesky tf.matrix_determinant tf.matrix_inverse tf.matrix_solve tf.matrix_solve_ls
@@ -336,9 +371,6 @@ _WHY: dict[str, str] = {
         tf.keras.regularizers.deserialize tf.keras.utils.deserialize_keras_object
     """,
     "fit prints its own progress": "tf.keras.callbacks.ProgbarLogger tf.keras.callbacks.BaseLogger",
-    "a graph has no loops or branches: write them in Python, while building it or around Session.run": """
-        tf.case tf.cond tf.foldl tf.foldr tf.map_fn tf.scan tf.while_loop tf.TensorArray
-    """,
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}
 

@@ -1,9 +1,9 @@
 """Loops and branches: ops that hold parts of the graph, of which a plan has a copy each time one is taken.
 
 A part is built into the user's graph like anything else and then cut out of it: a Body is what lies between
-its arguments and its results. `prune` puts copies of it in the op's place, one for each step of a Loop, one or
-both of a Cond. So no pass and no kernel knows of loops, a step's ops are placed among the ranks as all are, and
-ranks cannot take different ways around a sum. A gradient is the same kind of op on the body's gradient: it
+its arguments and its results. `prune` puts copies of it in the op's place, one for each step of a Loop, one
+or both of a Cond. So no pass and no kernel knows of loops, a step's ops are placed among the ranks as all are,
+and ranks cannot take different ways around a sum. A gradient is the same kind of op on the body's gradient: it
 computes the body's values again, and `cse` finds that they are there already.
 """
 
@@ -25,13 +25,13 @@ from dtrain.ops.logic import logical_not, where
 from dtrain.ops.math import add
 from dtrain.ops.state import VariableOp
 
-#: Under this name a graph keeps the scalar placeholders that conditions are made of: a plan knows their values.
+#: Under this name a graph keeps the scalar placeholders that conditions are made of: plans know their values.
 DECIDERS = "deciders"
 
 #: Steps of a loop that a plan holds at most.
 MOST_STEPS = 100_000
 
-#: Gradients of ys to xs, which count as given, where grad_ys flow into ys: (ys, xs, grad_ys) -> one for each x.
+#: Gradients of ys to xs, which count as given, where grad_ys flow into ys: (ys, xs, grad_ys) -> for each x.
 Backward = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], "list[Tensor | None]"]
 
 
@@ -49,7 +49,7 @@ class Argument(Op):
 class Body:
     """A part of a graph: what lies between its formal arguments and its results.
 
-    captures: what it reads from outside, the same in all steps. waits: operations outside that come before it.
+    captures: what it reads from outside, the same in all steps. waits: operations outside that come before.
     nodes: its operations, each behind those that it depends on.
     saved: what a gradient cannot compute again, such as random numbers, and what comes behind a write.
     """
@@ -111,7 +111,7 @@ def argument(spec: Spec, name: str) -> Tensor:
     return apply(Argument(spec.shape, spec.dtype), name=name)
 
 
-# -- tensors of a plan -----------------------------------------------------------------------------------------
+# -- tensors of a plan -------------------------------------------------------------------------------------
 class Pieces:
     """A tensor as its entries along axis 0, put together only where somebody asks for all."""
 
@@ -135,7 +135,7 @@ class Pieces:
                 self._whole = zeros((0, *shape), self._spec.dtype)
             else:
                 raise InvalidArgumentError(
-                    "a loop of no steps has no outputs whose shape is known: give it an input that has entries"
+                    "a loop of no steps has no outputs whose shape is known: give it inputs with entries"
                 )
         return self._whole
 
@@ -232,7 +232,7 @@ def _slopes(found: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[T
 
 # -- branches ------------------------------------------------------------------------------------------------
 class Cond(Subgraph):
-    """Inputs: a boolean scalar, formal arguments, captures. Outputs: the results, and what either branch saves.
+    """Inputs: a boolean scalar, formal arguments, captures. Outputs: the results, and what each branch saves.
 
     Where the condition is known when a plan is made, the plan has that branch alone. Else it has both, each
     writes on its condition, and the results are chosen: the cost is that of both.
@@ -306,7 +306,7 @@ def common(a: Dims, b: Dims) -> Dims:
     return tuple(m if m == n else None for m, n in zip(a, b, strict=True))
 
 
-# -- loops -----------------------------------------------------------------------------------------------------
+# -- loops -------------------------------------------------------------------------------------------------
 class Loop(Subgraph):
     """A body taken for each entry of some inputs, or while a test holds.
 
@@ -368,8 +368,8 @@ class Loop(Subgraph):
         for step in reversed(range(*lengths)) if self.backwards else steps:
             if step == MOST_STEPS:
                 raise InvalidArgumentError(
-                    f"{node.name}{built(node)}: it takes more than {MOST_STEPS:,} steps, each of which would be "
-                    "a part of the plan."
+                    f"{node.name}{built(node)}: it takes more than {MOST_STEPS:,} steps, each of which would "
+                    "be a part of the plan."
                 )
             if self.test is not None:
                 more, _ = copy.body(self.test, carried, captures, step=step, once=once)
@@ -461,6 +461,6 @@ def check_carried(what: str, before: Spec, after: Spec) -> None:
         )
     if not compatible(before.shape, after.shape):
         raise GraphError(
-            f"{what} has the shape {shape_text(before.shape)} before a step and {shape_text(after.shape)} behind "
-            "it; say with shape_invariants which sizes change."
+            f"{what} has the shape {shape_text(before.shape)} before a step and {shape_text(after.shape)} "
+            "behind it; say with shape_invariants which sizes change."
         )

@@ -6,12 +6,12 @@ of what is fed. Sequences of a batch that end earlier have outputs of 0 and keep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import as_dtype, int32
-from dtrain.graph.graph import Spec, Tensor, get_default_graph
+from dtrain.graph.graph import Spec, Tensor
 from dtrain.graph.shape import compatible, shape_text
 from dtrain.ops.array import transpose, zeros_like
 from dtrain.ops.base import constant, convert_to_tensor
@@ -19,7 +19,7 @@ from dtrain.ops.join import concat
 from dtrain.ops.late import shape as shape_of
 from dtrain.ops.logic import where
 from dtrain.ops.math import cast
-from dtrain.ops.scopes import get_variable_scope, variable_scope
+from dtrain.ops.scopes import variable_scope
 from dtrain.ops.subgraph import Loop, Recorder, argument, check_carried
 from dtrain.tf1.nn.rnn_cell import check_cell
 from dtrain.tf1.structure import check_same, flatten, map_structure, pack
@@ -93,7 +93,9 @@ def _over_time(
 def _swapped(x: Tensor) -> Tensor:
     """A tensor with its first two axes exchanged."""
     if x.spec.shape is None:
-        raise GraphError(f"{x.name} has no known rank: say the shape of the placeholder, with None for sizes.")
+        raise GraphError(
+            f"{x.name} has no known rank: say the shape of the placeholder, with None for sizes."
+        )
     return transpose(x, [1, 0, *range(2, len(x.spec.shape))])
 
 
@@ -120,9 +122,7 @@ def _lengths(lengths: Any, x: Tensor, axis: int) -> Tensor | None:
     return found
 
 
-def _masked(
-    time: Any, lengths: Tensor | None, output: Any, before: Any, after: Any
-) -> tuple[Any, Any]:
+def _masked(time: Any, lengths: Tensor | None, output: Any, before: Any, after: Any) -> tuple[Any, Any]:
     """What a step gives, where it is behind the end of a sequence zeros and the state from before."""
     if lengths is None:
         return output, after
@@ -232,4 +232,14 @@ def static_bidirectional_rnn(
     return sides, last_fw, last_bw
 
 
-__all__ = ["bidirectional_dynamic_rnn", "dynamic_rnn", "static_bidirectional_rnn", "static_rnn"]
+#: What TensorFlow called them before 1.0.
+rnn, bidirectional_rnn = static_rnn, static_bidirectional_rnn
+
+__all__ = [
+    "bidirectional_dynamic_rnn",
+    "bidirectional_rnn",
+    "dynamic_rnn",
+    "rnn",
+    "static_bidirectional_rnn",
+    "static_rnn",
+]

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dtrain.errors import GraphError
-from dtrain.graph.dtypes import float32
-from dtrain.graph.graph import Spec, Tensor, TensorLike, get_default_graph
+from dtrain.graph.graph import Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import TensorShape, as_dims, shape_text
-from dtrain.nn import bias_add, dropout, relu, tanh
+from dtrain.nn import bias_add, dropout, tanh
 from dtrain.ops.array import ones, zeros
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.clip import clip_by_value
@@ -22,7 +21,7 @@ from dtrain.ops.initializers import Constant, Zeros
 from dtrain.ops.join import concat, split
 from dtrain.ops.linalg import matmul
 from dtrain.ops.math import sigmoid
-from dtrain.ops.scopes import VariableScope, get_variable, get_variable_scope, variable_scope
+from dtrain.ops.scopes import VariableScope, get_variable, variable_scope
 from dtrain.ops.state import Variable
 from dtrain.tf1.structure import check_same, flatten, is_nested, map_structure, pack
 
@@ -81,7 +80,9 @@ class RNNCell:
 
     def call(self, inputs: Any, state: Any) -> tuple[Any, Any]:
         """The outputs and the next state."""
-        raise NotImplementedError(f"{type(self).__name__} says what it computes in a method call(inputs, state)")
+        raise NotImplementedError(
+            f"{type(self).__name__} says what it computes in a method call(inputs, state)"
+        )
 
     def __call__(self, inputs: Any, state: Any, scope: Any = None) -> tuple[Any, Any]:
         """One step: outputs and the next state. scope: where its variables are, for the first call."""
@@ -107,15 +108,29 @@ class RNNCell:
         return result
 
     def _label(self) -> str:
-        return self._name or re.sub(r"(?<=[a-z0-9])([A-Z])|(?<!^)([A-Z])(?=[a-z])", r"_\1\2", type(self).__name__).lower()
+        return (
+            self._name
+            or re.sub(r"(?<=[a-z0-9])([A-Z])|(?<!^)([A-Z])(?=[a-z])", r"_\1\2", type(self).__name__).lower()
+        )
 
     def add_variable(
-        self, name: str, shape: Any, dtype: Any = None, initializer: Any = None, regularizer: Any = None,
-        trainable: bool = True, constraint: Any = None,
+        self,
+        name: str,
+        shape: Any,
+        dtype: Any = None,
+        initializer: Any = None,
+        regularizer: Any = None,
+        trainable: bool = True,
+        constraint: Any = None,
     ) -> Variable:
         """get_variable in the cell's scope, for build."""
         return get_variable(
-            name, shape, dtype or self.dtype, initializer, regularizer, trainable and self.trainable,
+            name,
+            shape,
+            dtype or self.dtype,
+            initializer,
+            regularizer,
+            trainable and self.trainable,
             constraint=constraint,
         )
 
@@ -193,7 +208,13 @@ class _Cell(LayerRNNCell):
     _gates = 1
 
     def __init__(
-        self, num_units: int, activation: Any, reuse: bool | None, name: str | None, dtype: Any, **options: Any
+        self,
+        num_units: int,
+        activation: Any,
+        reuse: bool | None,
+        name: str | None,
+        dtype: Any,
+        **options: Any,
     ) -> None:
         super().__init__(name=name, dtype=dtype, _reuse=reuse, **options)
         self._num_units = int(num_units)
@@ -220,8 +241,13 @@ class BasicRNNCell(_Cell):
     """
 
     def __init__(
-        self, num_units: int, activation: Any = None, reuse: bool | None = None, name: str | None = None,
-        dtype: Any = None, **kwargs: Any,
+        self,
+        num_units: int,
+        activation: Any = None,
+        reuse: bool | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_units, activation, reuse, name, dtype, **kwargs)
 
@@ -245,9 +271,15 @@ class GRUCell(_Cell):
     """
 
     def __init__(
-        self, num_units: int, activation: Any = None, reuse: bool | None = None,
-        kernel_initializer: Any = None, bias_initializer: Any = None, name: str | None = None,
-        dtype: Any = None, **kwargs: Any,
+        self,
+        num_units: int,
+        activation: Any = None,
+        reuse: bool | None = None,
+        kernel_initializer: Any = None,
+        bias_initializer: Any = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_units, activation, reuse, name, dtype, **kwargs)
         self._kernel_initializer, self._bias_initializer = kernel_initializer, bias_initializer
@@ -301,8 +333,15 @@ class BasicLSTMCell(_LSTM):
     """
 
     def __init__(
-        self, num_units: int, forget_bias: float = 1.0, state_is_tuple: bool = True, activation: Any = None,
-        reuse: bool | None = None, name: str | None = None, dtype: Any = None, **kwargs: Any,
+        self,
+        num_units: int,
+        forget_bias: float = 1.0,
+        state_is_tuple: bool = True,
+        activation: Any = None,
+        reuse: bool | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_units, activation, reuse, name, dtype, **kwargs)
         self._forget_bias, self._state_is_tuple = forget_bias, state_is_tuple
@@ -334,15 +373,28 @@ class LSTMCell(_LSTM):
     """
 
     def __init__(
-        self, num_units: int, use_peepholes: bool = False, cell_clip: float | None = None,
-        initializer: Any = None, num_proj: int | None = None, proj_clip: float | None = None,
-        num_unit_shards: None = None, num_proj_shards: None = None, forget_bias: float = 1.0,
-        state_is_tuple: bool = True, activation: Any = None, reuse: bool | None = None,
-        name: str | None = None, dtype: Any = None, **kwargs: Any,
+        self,
+        num_units: int,
+        use_peepholes: bool = False,
+        cell_clip: float | None = None,
+        initializer: Any = None,
+        num_proj: int | None = None,
+        proj_clip: float | None = None,
+        num_unit_shards: None = None,
+        num_proj_shards: None = None,
+        forget_bias: float = 1.0,
+        state_is_tuple: bool = True,
+        activation: Any = None,
+        reuse: bool | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_units, activation, reuse, name, dtype, **kwargs)
         if num_unit_shards not in (None, 1) or num_proj_shards not in (None, 1):
-            raise GraphError("LSTMCell: num_unit_shards and num_proj_shards are not supported: leave them out.")
+            raise GraphError(
+                "LSTMCell: num_unit_shards and num_proj_shards are not supported: leave them out."
+            )
         self._peepholes, self._initializer = use_peepholes, initializer
         self._cell_clip, self._num_proj, self._proj_clip = cell_clip, num_proj, proj_clip
         self._forget_bias, self._state_is_tuple = forget_bias, state_is_tuple
@@ -482,9 +534,16 @@ class DropoutWrapper(_Wrapper):
     """
 
     def __init__(
-        self, cell: Any, input_keep_prob: Any = 1.0, output_keep_prob: Any = 1.0, state_keep_prob: Any = 1.0,
-        variational_recurrent: bool = False, input_size: Any = None, dtype: Any = None,
-        seed: int | None = None, dropout_state_filter_visitor: Callable[[Any], Any] | None = None,
+        self,
+        cell: Any,
+        input_keep_prob: Any = 1.0,
+        output_keep_prob: Any = 1.0,
+        state_keep_prob: Any = 1.0,
+        variational_recurrent: bool = False,
+        input_size: Any = None,
+        dtype: Any = None,
+        seed: int | None = None,
+        dropout_state_filter_visitor: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(cell)
         self._keep = {"input": input_keep_prob, "state": state_keep_prob, "output": output_keep_prob}
@@ -497,7 +556,9 @@ class DropoutWrapper(_Wrapper):
             if dtype is None:
                 raise GraphError("DropoutWrapper: variational_recurrent needs dtype.")
             if input_size is None and self._drops("input"):
-                raise GraphError("DropoutWrapper: variational_recurrent with input_keep_prob needs input_size.")
+                raise GraphError(
+                    "DropoutWrapper: variational_recurrent with input_keep_prob needs input_size."
+                )
             sizes = {"input": input_size, "state": cell.state_size, "output": cell.output_size}
             self._masks = {
                 what: [

@@ -1,0 +1,1 @@
+"""Paths of TensorFlow's own modules that programs import."""
