@@ -111,7 +111,8 @@ NAMES: dict[str, str] = {
     """,
     "tf.contrib.rnn": """
         AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell
-        CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell GridLSTMCell GRUBlockCell GRUCell
+        CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
+        GridLSTMCell GRUBlockCell GRUCell
         HighwayWrapper InputProjectionWrapper LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell
         LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell OutputProjectionWrapper
         PhasedLSTMCell ResidualWrapper RNNCell stack_bidirectional_dynamic_rnn stack_bidirectional_rnn

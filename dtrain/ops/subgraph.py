@@ -2,9 +2,9 @@
 
 A part is built into the user's graph like anything else and then cut out of it: a Body is what lies between
 its arguments and its results. `prune` puts copies of it in the op's place, one for each step of a Loop, one
-or both of a Cond. So no pass and no kernel knows of loops, a step's ops are placed among the ranks as all are,
-and ranks cannot take different ways around a sum. A gradient is the same kind of op on the body's gradient: it
-computes the body's values again, and `cse` finds that they are there already.
+or both of a Cond. So no pass and no kernel knows of loops, a step's ops are placed among the ranks as all
+are, and ranks cannot take different ways around a sum. A gradient is the same kind of op on the body's
+gradient: it computes the body's values again, and `cse` finds that they are there already.
 """
 
 from __future__ import annotations
@@ -441,7 +441,7 @@ class Loop(Subgraph):
         results += [d for d in found[len(results) :] if d is not None]
         formals = [*into, *body.formals[:first], *body.saved, *body.formals[first:], *slices]
         loop = Loop(
-            recorder.body(formals, results), None, len(into), len(formals) - len(into), sum(summed), True
+            recorder.body(formals, results), None, len(into), len(formals) - len(into), sum(summed), not self.backwards
         )
         zeros = [apply(ZerosLike(), node.outputs[i]) if dys[i] is None else dys[i] for i in turning]
         scanned = [*hidden, *node.inputs[first:fixed], *(dy for _, dy in back)]

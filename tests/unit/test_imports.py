@@ -73,7 +73,7 @@ ALLOWED = {
         "runtime",
         "train",
     },
-    "tf1": {"errors", "graph", "ops", "names", "runtime", "train"},
+    "tf1": {"errors", "graph", "ops", "names", "runtime", "train", "keras"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {

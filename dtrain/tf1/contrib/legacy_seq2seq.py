@@ -8,10 +8,10 @@ from typing import Any
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor, get_default_graph
 from dtrain.names import module_getattr
-from dtrain.nn import sparse_softmax_cross_entropy_with_logits
 from dtrain.ops.array import reshape
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.late import shape
+from dtrain.ops.loss import sparse_softmax_cross_entropy_with_logits
 from dtrain.ops.math import add_n, cast
 from dtrain.ops.reduce import reduce_sum
 from dtrain.ops.scopes import get_variable_scope, variable_scope

@@ -9,13 +9,15 @@ from typing import Any
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor
 from dtrain.names import module_getattr
-from dtrain.nn import bias_add, dropout, embedding_lookup, moments, tanh
 from dtrain.ops.array import reshape
 from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.dropout import dropout
 from dtrain.ops.initializers import Constant, RandomUniform, Zeros
 from dtrain.ops.join import concat, split
 from dtrain.ops.linalg import matmul
-from dtrain.ops.math import rsqrt, sigmoid
+from dtrain.ops.math import rsqrt, sigmoid, tanh
+from dtrain.ops.nn import bias_add, embedding_lookup
+from dtrain.ops.normalize import moments
 from dtrain.ops.scopes import get_variable, variable_scope
 from dtrain.tf1.nn.rnn_cell import (
     _LSTM,
