@@ -311,22 +311,29 @@ class Loop(Subgraph):
     """A body taken for each entry of some inputs, or while a test holds.
 
     Formal arguments of the body: `carried` values that go round, then an entry of each of `scanned` inputs.
-    Its results: the next carried values; what is stacked, one entry a step; and `summed` that are added up.
+    Its results: the next carried values; what is stacked, one entry a step; and what is added up.
     Inputs: the first carried values, the scanned ones, captures. Outputs: the last carried values; what is
     stacked, followed by each step's carried values and what it saves, for the gradient; the sums.
 
     test: takes the carried values, and says whether there is another step. It has to follow from shapes and
     constants, or the whole loop becomes one op that has no gradient; unless its second result, a bound on
     the number of steps, does.
-    backwards: whether it begins with the last entry.
+    likes: captures that have the shapes of what is added up. backwards: whether it begins with the last entry.
     """
 
     body: Body
     test: Body | None
     carried: int
     scanned: int
-    summed: int = 0
+    likes: tuple[Tensor, ...] = ()
     backwards: bool = False
+
+    @property
+    def summed(self) -> int:
+        return len(self.likes)
+
+    def captures(self) -> list[Tensor]:
+        return list(dict.fromkeys((*super().captures(), *self.likes)))
 
     @property
     def own(self) -> int:
@@ -388,14 +395,11 @@ class Loop(Subgraph):
             carried = results[:first]
         made = [stack[::-1] if self.backwards else stack for stack in stacks]
         pieces = [Pieces(m, t.spec) for m, t in zip(made, self._stacked(), strict=True)]
-        return [*carried, *pieces, *(self._sum(node, terms) for terms in sums)]
-
-    def _sum(self, node: Operation, terms: list[Tensor]) -> Planned:
-        if not terms:
-            return Missing(f"{node.name}: a loop of no steps has no gradient.")
-        while len(terms) > 1:
-            terms[:2] = [add(terms[0], terms[1])]
-        return terms[0]
+        return [
+            *carried,
+            *pieces,
+            *(_sum(terms, whole(captures[t])) for terms, t in zip(sums, self.likes, strict=True)),
+        ]
 
     def _by_values(self, node: Operation, inputs: Sequence[Planned], copy: Copier) -> list[Planned]:
         assert self.test is not None
@@ -436,21 +440,35 @@ class Loop(Subgraph):
         captured = [t for t in self.captures() if t.dtype.is_floating]
         sources = [*around, *given, *captured]
         found = gradients(ys, sources, [*into, *slices, *(dy for _, dy in totals)])
-        summed = [d is not None for d in found[len(sources) - len(captured) :]]
+        pairs = zip(captured, found[len(sources) - len(captured) :], strict=True)
+        likes = tuple(t for t, d in pairs if d is not None)
         results = _slopes(found[: len(around) + len(given)], [*around, *given])
         results += [d for d in found[len(results) :] if d is not None]
         formals = [*into, *body.formals[:first], *body.saved, *body.formals[first:], *slices]
         loop = Loop(
-            recorder.body(formals, results), None, len(into), len(formals) - len(into), sum(summed), not self.backwards
+            recorder.body(formals, results),
+            None,
+            len(into),
+            len(formals) - len(into),
+            likes,
+            not self.backwards,
         )
         zeros = [apply(ZerosLike(), node.outputs[i]) if dys[i] is None else dys[i] for i in turning]
         scanned = [*hidden, *node.inputs[first:fixed], *(dy for _, dy in back)]
         made = loop.add([*zeros, *scanned], "Loop").outputs  # type: ignore[list-item]
         slopes: dict[Tensor, Tensor] = dict(zip(around, made, strict=False))
         slopes.update(zip(given, made[len(into) :], strict=False))
-        flowing = (t for t, flows in zip(captured, summed, strict=True) if flows)
-        slopes.update(zip(flowing, made[len(made) - sum(summed) :], strict=True))
+        slopes.update(zip(likes, made[len(made) - len(likes) :], strict=True))
         return [slopes.get(t) for t in (*body.formals, *self.captures())]
+
+
+def _sum(terms: list[Tensor], like: Tensor) -> Tensor:
+    """Terms added up; zeros in the shape of `like` where there are none."""
+    if not terms:
+        return apply(ZerosLike(), like)
+    while len(terms) > 1:
+        terms[:2] = [add(terms[0], terms[1])]
+    return terms[0]
 
 
 def check_carried(what: str, before: Spec, after: Spec) -> None:

@@ -406,7 +406,7 @@ def _folded(
         check_carried("what is accumulated", before.spec, after.spec)
     n = len(states)
     body = recorder.body([*states, *formals], [*found, *found] if stacked else found)
-    outs = Loop(body, None, n, len(xs), 0, reverse).add([*begin, *xs], "Scan").outputs
+    outs = Loop(body, None, n, len(xs), (), reverse).add([*begin, *xs], "Scan").outputs
     return first, begin, list(outs[n : 2 * n] if stacked else outs[:n])
 
 

@@ -84,7 +84,7 @@ def _over_time(
     results = [time - 1 if backwards else time + 1, *flatten(after), *outputs]
     body = recorder.body([time, *states, *entries], results)
     carried = 1 + len(states)
-    loop = Loop(body, None, carried, len(xs), 0, backwards).add([begin, *flatten(state), *xs], "while")
+    loop = Loop(body, None, carried, len(xs), (), backwards).add([begin, *flatten(state), *xs], "while")
     stacked = loop.outputs[carried : carried + len(outputs)]
     found = list(stacked) if time_major else [_swapped(t) for t in stacked]
     return pack(output, found), pack(state, loop.outputs[1:carried])

@@ -272,7 +272,9 @@ def map_(tf: Any, x: Any, n: Any, b: Any) -> Any:
 
 @case
 def map_two(tf: Any, x: Any, n: Any, b: Any) -> Any:
-    return tf.map_fn(lambda p: (p[0] * tf.cast(p[1], tf.float32), p[1] + 1), (x, n), dtype=(tf.float32, tf.int32))
+    return tf.map_fn(
+        lambda p: (p[0] * tf.cast(p[1], tf.float32), p[1] + 1), (x, n), dtype=(tf.float32, tf.int32)
+    )
 
 
 @case
@@ -287,7 +289,9 @@ def scan_(tf: Any, x: Any, n: Any, b: Any) -> Any:
 def scan_two(tf: Any, x: Any, n: Any, b: Any) -> Any:
     xs = tf.transpose(x, [1, 0, 2])
     return tf.scan(
-        lambda a, y: (a[0] + y[0] * a[1], a[1] * 0.9), (xs, xs * xs), (tf.ones([BATCH, DEPTH]), tf.constant(2.0))
+        lambda a, y: (a[0] + y[0] * a[1], a[1] * 0.9),
+        (xs, xs * xs),
+        (tf.ones([BATCH, DEPTH]), tf.constant(2.0)),
     )
 
 
