@@ -47,7 +47,7 @@ with tf.Session() as sess:
             print("epoch {} loss {:.2f}".format(epoch + 1, np.mean(losses)))
     text, state = "round and", None
     state = sess.run(last, {letters: [[LETTERS.index(letter) for letter in text[:-1]]]})
-    for _ in range(40):
+    for _ in range(39):
         feed = {letters: [[LETTERS.index(text[-1])]]}
         for (c, h), (c_value, h_value) in zip(first, state):
             feed[c], feed[h] = c_value, h_value
