@@ -14,7 +14,11 @@ def draw():
     values = random.uniform(-1, 1, (BATCH, STEPS, 1)).astype(np.float32)
     inside = np.arange(STEPS)[None, :, None] < lengths[:, None, None]
     # what is behind the end says the opposite
-    return np.where(inside, values, -5 * values), lengths, ((values * inside).sum((1, 2)) > 0).astype(np.int32)
+    return (
+        np.where(inside, values, -5 * values),
+        lengths,
+        ((values * inside).sum((1, 2)) > 0).astype(np.int32),
+    )
 
 
 values = tf.placeholder(tf.float32, [None, STEPS, 1], name="values")

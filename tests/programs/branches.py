@@ -25,7 +25,9 @@ inputs = tf.cond(training, noisy, lambda: tf.identity(x))
 def layers(value):
     # three layers of the same weights
     w = tf.get_variable("w", [3, 3])
-    _, value = tf.while_loop(lambda i, v: i < 3, lambda i, v: (i + 1, v + 0.1 * tf.tanh(tf.matmul(v, w))), [0, value])
+    _, value = tf.while_loop(
+        lambda i, v: i < 3, lambda i, v: (i + 1, v + 0.1 * tf.tanh(tf.matmul(v, w))), [0, value]
+    )
     return value
 
 
@@ -51,7 +53,11 @@ with tf.Session() as sess:
             print("step {} loss {:.3f} rate {:.2f}".format(i, found, sess.run(rate)))
     before = sess.run(moved)
     tested = sess.run(loss, {x: given, y: given.sum(1, keepdims=True), training: False})
-    print("tested {:.3f}, statistics moved by training alone {}".format(tested, (before == sess.run(moved)).all()))
+    print(
+        "tested {:.3f}, statistics moved by training alone {}".format(
+            tested, (before == sess.run(moved)).all()
+        )
+    )
     print("near 0.5: {}".format(bool(np.abs(before - 0.5).max() < 0.3)))
     print("root {:.3f} in {} steps".format(*sess.run([root, steps], {number: 10.0})))
     print(sess.run(products).tolist(), sess.run(norms).tolist())

@@ -27,7 +27,9 @@ embedded = tf.nn.embedding_lookup(tf.get_variable("embedding", [len(LETTERS), 16
 outputs, last = tf.nn.dynamic_rnn(cell, embedded, initial_state=first)
 with tf.variable_scope("softmax"):
     w, b = tf.get_variable("w", [UNITS, len(LETTERS)]), tf.get_variable("b", [len(LETTERS)])
-logits = tf.reshape(tf.matmul(tf.reshape(outputs, [-1, UNITS]), w) + b, [-1, tf.shape(letters)[1], len(LETTERS)])
+logits = tf.reshape(
+    tf.matmul(tf.reshape(outputs, [-1, UNITS]), w) + b, [-1, tf.shape(letters)[1], len(LETTERS)]
+)
 loss = tf.contrib.seq2seq.sequence_loss(logits, following, tf.ones_like(following, tf.float32))
 gradients, _ = tf.clip_by_global_norm(tf.gradients(loss, tf.trainable_variables()), 5.0)
 train = tf.train.AdamOptimizer(0.01).apply_gradients(zip(gradients, tf.trainable_variables()))

@@ -177,7 +177,7 @@ def inputs_of_two(tf: Any, x: Any, n: Any, b: Any) -> Any:
     return tf.nn.dynamic_rnn(Sum(), (x, x * x), n, dtype=tf.float32)
 
 
-# -- control flow ------------------------------------------------------------------------------------------------
+# -- control flow ----------------------------------------------------------------------------------------
 @case
 def cond_fed(tf: Any, x: Any, n: Any, b: Any) -> Any:
     w = tf.get_variable("w", [DEPTH])
@@ -302,7 +302,7 @@ def folds(tf: Any, x: Any, n: Any, b: Any) -> Any:
     return left, tf.foldr(lambda a, y: tf.sin(a) + y, x, tf.ones([TIME, DEPTH]))
 
 
-# -- both sides --------------------------------------------------------------------------------------------------
+# -- both sides ------------------------------------------------------------------------------------------
 def flat(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return [leaf for part in value for leaf in flat(part)]
