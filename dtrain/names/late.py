@@ -87,7 +87,9 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.ops.sampling": """
             log_uniform_candidate_sampler nce_loss sampled_softmax_loss uniform_candidate_sampler
         """,
-        "dtrain.tf1.recurrent": "bidirectional_dynamic_rnn dynamic_rnn static_bidirectional_rnn static_rnn",
+        "dtrain.tf1.recurrent": """
+            bidirectional_dynamic_rnn bidirectional_rnn dynamic_rnn rnn static_bidirectional_rnn static_rnn
+        """,
     },
     "tf.random": {
         "dtrain": "multinomial set_random_seed truncated_normal",

@@ -1,4 +1,4 @@
-"""What TensorArray is made of: in a plan a list of tensors, of which steps of loops read and write entries."""
+"""What TensorArray is made of: in a plan a list of tensors, whose entries steps of loops read and write."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class _ArrayOp(Subgraph):
         known = copy.known(planned)
         if known is None:
             raise InvalidArgumentError(
-                f"{node.name}{built(node)}: {what} of a TensorArray follows from values, which a plan is made "
-                "before: take a counter of the loop, or a size from dt.shape(...)."
+                f"{node.name}{built(node)}: {what} of a TensorArray follows from values, and a plan is made "
+                "before there are: take a counter of the loop, or a size from dt.shape(...)."
             )
         return int(known)
 
@@ -55,7 +55,7 @@ class ArrayNew(_ArrayOp):
 
 
 class ArrayWrite(_ArrayOp):
-    """Inputs: an array, an index and a value. The array with this value there, longer where grows allows it."""
+    """Inputs: an array, an index, a value. The array with this value there, longer where grows allows it."""
 
     grows: bool
 
@@ -68,8 +68,8 @@ class ArrayWrite(_ArrayOp):
             array += [None] * (at + 1 - len(array))
         if not 0 <= at < len(array):
             raise InvalidArgumentError(
-                f"{node.name}{built(node)}: entry {at} is beyond the {len(array)} of the TensorArray: give it "
-                "another size, or dynamic_size=True."
+                f"{node.name}{built(node)}: entry {at} is beyond the {len(array)} of the TensorArray: give "
+                "it another size, or dynamic_size=True."
             )
         array[at] = inputs[2]
         like = node.inputs[2].spec

@@ -1,10 +1,10 @@
 """Loops and branches: ops that hold parts of the graph, of which a plan has a copy each time one is taken.
 
 A part is built into the user's graph like anything else and then cut out of it: a Body is what lies between
-its arguments and its results. `prune` puts copies of it in the op's place, one for each step of a Loop, one or
-both of a Cond. So no pass and no kernel knows of loops, a step's ops are placed among the ranks as all are, and
-ranks cannot take different ways around a sum. A gradient is the same kind of op on the body's gradient: it
-computes the body's values again, and `cse` finds that they are there already.
+its arguments and its results. `prune` puts copies of it in the op's place, one for each step of a Loop, one
+or both of a Cond. So no pass and no kernel knows of loops, a step's ops are placed among the ranks as all
+are, and ranks cannot take different ways around a sum. A gradient is the same kind of op on the body's
+gradient: it computes the body's values again, and `cse` finds that they are there already.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from dtrain.ops.logic import logical_not, where
 from dtrain.ops.math import add
 from dtrain.ops.state import VariableOp
 
-#: Under this name a graph keeps the scalar placeholders that conditions are made of: a plan knows their values.
+#: Under this name a graph keeps the scalar placeholders that conditions are made of: plans know their values.
 DECIDERS = "deciders"
 
 #: Steps of a loop that a plan holds at most.
 MOST_STEPS = 100_000
 
-#: Gradients of ys to xs, which count as given, where grad_ys flow into ys: (ys, xs, grad_ys) -> one for each x.
+#: Gradients of ys to xs, which count as given, where grad_ys flow into ys: (ys, xs, grad_ys) -> for each x.
 Backward = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], "list[Tensor | None]"]
 
 
@@ -49,7 +49,7 @@ class Argument(Op):
 class Body:
     """A part of a graph: what lies between its formal arguments and its results.
 
-    captures: what it reads from outside, the same in all steps. waits: operations outside that come before it.
+    captures: what it reads from outside, the same in all steps. waits: operations outside that come before.
     nodes: its operations, each behind those that it depends on.
     saved: what a gradient cannot compute again, such as random numbers, and what comes behind a write.
     """
@@ -111,7 +111,7 @@ def argument(spec: Spec, name: str) -> Tensor:
     return apply(Argument(spec.shape, spec.dtype), name=name)
 
 
-# -- tensors of a plan -----------------------------------------------------------------------------------------
+# -- tensors of a plan -------------------------------------------------------------------------------------
 class Pieces:
     """A tensor as its entries along axis 0, put together only where somebody asks for all."""
 
@@ -135,7 +135,7 @@ class Pieces:
                 self._whole = zeros((0, *shape), self._spec.dtype)
             else:
                 raise InvalidArgumentError(
-                    "a loop of no steps has no outputs whose shape is known: give it an input that has entries"
+                    "a loop of no steps has no outputs whose shape is known: give it inputs with entries"
                 )
         return self._whole
 
@@ -232,7 +232,7 @@ def _slopes(found: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[T
 
 # -- branches ------------------------------------------------------------------------------------------------
 class Cond(Subgraph):
-    """Inputs: a boolean scalar, formal arguments, captures. Outputs: the results, and what either branch saves.
+    """Inputs: a boolean scalar, formal arguments, captures. Outputs: the results, and what each branch saves.
 
     Where the condition is known when a plan is made, the plan has that branch alone. Else it has both, each
     writes on its condition, and the results are chosen: the cost is that of both.
@@ -306,27 +306,34 @@ def common(a: Dims, b: Dims) -> Dims:
     return tuple(m if m == n else None for m, n in zip(a, b, strict=True))
 
 
-# -- loops -----------------------------------------------------------------------------------------------------
+# -- loops -------------------------------------------------------------------------------------------------
 class Loop(Subgraph):
     """A body taken for each entry of some inputs, or while a test holds.
 
     Formal arguments of the body: `carried` values that go round, then an entry of each of `scanned` inputs.
-    Its results: the next carried values; what is stacked, one entry a step; and `summed` that are added up.
+    Its results: the next carried values; what is stacked, one entry a step; and what is added up.
     Inputs: the first carried values, the scanned ones, captures. Outputs: the last carried values; what is
     stacked, followed by each step's carried values and what it saves, for the gradient; the sums.
 
     test: takes the carried values, and says whether there is another step. It has to follow from shapes and
     constants, or the whole loop becomes one op that has no gradient; unless its second result, a bound on
     the number of steps, does.
-    backwards: whether it begins with the last entry.
+    likes: captures that have the shapes of what is added up. backwards: whether it begins with the last entry.
     """
 
     body: Body
     test: Body | None
     carried: int
     scanned: int
-    summed: int = 0
+    likes: tuple[Tensor, ...] = ()
     backwards: bool = False
+
+    @property
+    def summed(self) -> int:
+        return len(self.likes)
+
+    def captures(self) -> list[Tensor]:
+        return list(dict.fromkeys((*super().captures(), *self.likes)))
 
     @property
     def own(self) -> int:
@@ -368,8 +375,8 @@ class Loop(Subgraph):
         for step in reversed(range(*lengths)) if self.backwards else steps:
             if step == MOST_STEPS:
                 raise InvalidArgumentError(
-                    f"{node.name}{built(node)}: it takes more than {MOST_STEPS:,} steps, each of which would be "
-                    "a part of the plan."
+                    f"{node.name}{built(node)}: it takes more than {MOST_STEPS:,} steps, each of which would "
+                    "be a part of the plan."
                 )
             if self.test is not None:
                 more, _ = copy.body(self.test, carried, captures, step=step, once=once)
@@ -388,14 +395,11 @@ class Loop(Subgraph):
             carried = results[:first]
         made = [stack[::-1] if self.backwards else stack for stack in stacks]
         pieces = [Pieces(m, t.spec) for m, t in zip(made, self._stacked(), strict=True)]
-        return [*carried, *pieces, *(self._sum(node, terms) for terms in sums)]
-
-    def _sum(self, node: Operation, terms: list[Tensor]) -> Planned:
-        if not terms:
-            return Missing(f"{node.name}: a loop of no steps has no gradient.")
-        while len(terms) > 1:
-            terms[:2] = [add(terms[0], terms[1])]
-        return terms[0]
+        return [
+            *carried,
+            *pieces,
+            *(_sum(terms, whole(captures[t])) for terms, t in zip(sums, self.likes, strict=True)),
+        ]
 
     def _by_values(self, node: Operation, inputs: Sequence[Planned], copy: Copier) -> list[Planned]:
         assert self.test is not None
@@ -436,21 +440,35 @@ class Loop(Subgraph):
         captured = [t for t in self.captures() if t.dtype.is_floating]
         sources = [*around, *given, *captured]
         found = gradients(ys, sources, [*into, *slices, *(dy for _, dy in totals)])
-        summed = [d is not None for d in found[len(sources) - len(captured) :]]
+        pairs = zip(captured, found[len(sources) - len(captured) :], strict=True)
+        likes = tuple(t for t, d in pairs if d is not None)
         results = _slopes(found[: len(around) + len(given)], [*around, *given])
         results += [d for d in found[len(results) :] if d is not None]
         formals = [*into, *body.formals[:first], *body.saved, *body.formals[first:], *slices]
         loop = Loop(
-            recorder.body(formals, results), None, len(into), len(formals) - len(into), sum(summed), True
+            recorder.body(formals, results),
+            None,
+            len(into),
+            len(formals) - len(into),
+            likes,
+            not self.backwards,
         )
         zeros = [apply(ZerosLike(), node.outputs[i]) if dys[i] is None else dys[i] for i in turning]
         scanned = [*hidden, *node.inputs[first:fixed], *(dy for _, dy in back)]
         made = loop.add([*zeros, *scanned], "Loop").outputs  # type: ignore[list-item]
         slopes: dict[Tensor, Tensor] = dict(zip(around, made, strict=False))
         slopes.update(zip(given, made[len(into) :], strict=False))
-        flowing = (t for t, flows in zip(captured, summed, strict=True) if flows)
-        slopes.update(zip(flowing, made[len(made) - sum(summed) :], strict=True))
+        slopes.update(zip(likes, made[len(made) - len(likes) :], strict=True))
         return [slopes.get(t) for t in (*body.formals, *self.captures())]
+
+
+def _sum(terms: list[Tensor], like: Tensor) -> Tensor:
+    """Terms added up; zeros in the shape of `like` where there are none."""
+    if not terms:
+        return apply(ZerosLike(), like)
+    while len(terms) > 1:
+        terms[:2] = [add(terms[0], terms[1])]
+    return terms[0]
 
 
 def check_carried(what: str, before: Spec, after: Spec) -> None:
@@ -461,6 +479,6 @@ def check_carried(what: str, before: Spec, after: Spec) -> None:
         )
     if not compatible(before.shape, after.shape):
         raise GraphError(
-            f"{what} has the shape {shape_text(before.shape)} before a step and {shape_text(after.shape)} behind "
-            "it; say with shape_invariants which sizes change."
+            f"{what} has the shape {shape_text(before.shape)} before a step and {shape_text(after.shape)} "
+            "behind it; say with shape_invariants which sizes change."
         )

@@ -21,10 +21,10 @@ class Part(NamedTuple):
 
 @register
 class While(Op):
-    """Takes steps while the test holds. Inputs: whether to begin, carried values, and what steps read besides.
+    """Takes steps while the test holds. Inputs: whether to begin, carried values, what steps read besides.
 
-    Every rank has the whole values and computes all steps, so all take as many. It computes op by op, in NumPy
-    or CuPy: for small loops, such as a search.
+    Every rank has the whole values and computes all steps, so all take as many. It computes op by op, in
+    NumPy or CuPy: for small loops, such as a search.
     """
 
     test: Part

@@ -1,4 +1,4 @@
-"""How nodes of the user's graph become nodes of a plan: at known shapes, and bodies in place of what holds them."""
+"""How nodes of the user's graph become those of a plan: at known shapes, with bodies for what holds them."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ class Copier:
             return variable, where(self._under, value, constant(0, value.dtype))
         raise InvalidArgumentError(
             f"{node.type} '{node.name}'{built(node)} is in a branch that is taken by values, where only "
-            "assign, assign_add and assign_sub can be, since a plan is made before there are values. Make the "
-            "condition of a boolean placeholder, or run the operation by a call of its own."
+            "assign, assign_add and assign_sub can be, since a plan is made before there are values. Make "
+            "the condition of a boolean placeholder, or run the operation by a call of its own."
         )
 
     # -- what ops with bodies ask for ----------------------------------------------------------------------
@@ -185,7 +185,7 @@ class Copier:
                 step = simpler(step)
             for written in (n for n in step.graph.operations if n.kind.writes):
                 raise InvalidArgumentError(
-                    f"{where_} it writes {written.inputs[0].op.name}: only a loop whose steps are counted can."
+                    f"{where_} it writes {written.inputs[0].op.name}: only a loop with counted steps can."
                 )
             parts.append(Part(tuple(step.graph.operations), step.fetches))
         for before, after in zip(carried, parts[1].results, strict=True):

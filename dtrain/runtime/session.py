@@ -168,7 +168,8 @@ class Session:
 
         Args:
             fetches: a tensor, variable, operation or name, or lists, tuples and dicts of them.
-            feed_dict: values for placeholders (or any tensor), as arrays or Shards.
+            feed_dict: values for placeholders (or any tensor), as arrays or Shards; for a tuple of tensors
+                a tuple of values.
             options: RunOptions(trace_level=RunOptions.FULL_TRACE) records the run into run_metadata.
 
         Returns:
@@ -195,7 +196,7 @@ class Session:
                     self.profiler = before
             return results
         items = sorted(
-            ((self.feed_tensor(key), value) for key, value in (feed_dict or {}).items()),
+            ((self.feed_tensor(key), value) for key, value in _flat_items(feed_dict or {})),
             key=lambda item: (item[0].op.id, item[0].index),
         )
         return self.make_callable(fetches, [t for t, _ in items])(*(v for _, v in items))
@@ -399,6 +400,20 @@ class Session:
     def set_value(self, variable: Variable, value: Any) -> None:
         """Give a variable a value, of its shape and dtype. Collective: every rank gives the same."""
         self.variables.write(variable, value)
+
+
+def _flat_items(feeds: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """The items of a feed_dict; a tuple of tensors, such as a recurrent net's state, as the pairs in it."""
+    for key, value in feeds.items():
+        if not isinstance(key, tuple):
+            yield key, value
+            continue
+        if not isinstance(value, tuple | list) or len(value) != len(key):
+            raise InvalidArgumentError(
+                f"Cannot feed {value!r} for a tuple of {len(key)} tensors: feed a tuple of as many values."
+            )
+        for pair in zip(key, value, strict=True):
+            yield from _flat_items(dict([pair]))
 
 
 class InteractiveSession(Session):

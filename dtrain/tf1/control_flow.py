@@ -1,8 +1,8 @@
 """Branches and loops in a graph: cond, case, while_loop, map_fn, scan, foldl, foldr.
 
 A plan is made before there are values. So a branch costs nothing where its condition follows from a constant,
-a shape or a boolean placeholder that is fed; otherwise both are computed and one is chosen. A loop whose steps
-can be counted is a step of the plan after the other. See ops/subgraph.py.
+a shape or a boolean placeholder that is fed; otherwise both are computed and one is chosen. Steps of a loop
+that can be counted are a part of the plan. See ops/subgraph.py.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def _shapes(invariants: Any) -> list[Any]:
     return [shape for part in invariants for shape in _shapes(part)]
 
 
-# -- over the entries of a tensor ------------------------------------------------------------------------------
+# -- over the entries of a tensor --------------------------------------------------------------------------
 def map_fn(
     fn: Callable[[Any], Any],
     elems: Any,
@@ -406,7 +406,7 @@ def _folded(
         check_carried("what is accumulated", before.spec, after.spec)
     n = len(states)
     body = recorder.body([*states, *formals], [*found, *found] if stacked else found)
-    outs = Loop(body, None, n, len(xs), 0, reverse).add([*begin, *xs], "Scan").outputs
+    outs = Loop(body, None, n, len(xs), (), reverse).add([*begin, *xs], "Scan").outputs
     return first, begin, list(outs[n : 2 * n] if stacked else outs[:n])
 
 

@@ -84,7 +84,7 @@ def _over_time(
     results = [time - 1 if backwards else time + 1, *flatten(after), *outputs]
     body = recorder.body([time, *states, *entries], results)
     carried = 1 + len(states)
-    loop = Loop(body, None, carried, len(xs), 0, backwards).add([begin, *flatten(state), *xs], "while")
+    loop = Loop(body, None, carried, len(xs), (), backwards).add([begin, *flatten(state), *xs], "while")
     stacked = loop.outputs[carried : carried + len(outputs)]
     found = list(stacked) if time_major else [_swapped(t) for t in stacked]
     return pack(output, found), pack(state, loop.outputs[1:carried])
@@ -232,4 +232,14 @@ def static_bidirectional_rnn(
     return sides, last_fw, last_bw
 
 
-__all__ = ["bidirectional_dynamic_rnn", "dynamic_rnn", "static_bidirectional_rnn", "static_rnn"]
+#: What TensorFlow called them before 1.0.
+rnn, bidirectional_rnn = static_rnn, static_bidirectional_rnn
+
+__all__ = [
+    "bidirectional_dynamic_rnn",
+    "bidirectional_rnn",
+    "dynamic_rnn",
+    "rnn",
+    "static_bidirectional_rnn",
+    "static_rnn",
+]

@@ -174,12 +174,41 @@ def test_logging(printed: Printed, mnist_dir: Path, tmp_path: Path) -> None:
     assert {"InputData", "Model", "Loss", "SGD", "Accuracy"} <= nodes
 
 
+def test_rows_of_digits_through_an_lstm(printed: Printed, mnist_dir: Path) -> None:
+    shapes, *steps, accuracy = printed("lstm_rows")
+    assert shapes == "(?, 28, 64) (?, 64) ['rnn/basic_lstm_cell/kernel:0', 'rnn/basic_lstm_cell/bias:0']"
+    assert len(steps) == 4 and last_number(steps[3]) < last_number(steps[0])
+    assert last_number(accuracy) > 0.5
+
+
+def test_sequences_of_different_lengths_from_both_ends(printed: Printed) -> None:
+    first, last, right = printed("bidirectional")
+    assert last_number(first) > 0.5 > 0.2 > last_number(last)
+    assert float(re.findall(NUMBER, right)[0]) > 0.9 and right.endswith("behind the ends 0.0")
+
+
+def test_a_text_by_heart(printed: Printed) -> None:
+    *epochs, text = printed("characters")
+    losses = [last_number(line) for line in epochs]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.3
+    assert text == "round and round the ragged rocks the rascal ran;"
+
+
+def test_branches_and_loops(printed: Printed) -> None:
+    *steps, tested, near, root, folded = printed("branches")
+    assert [line[-4:] for line in steps] == ["0.10", "0.10", "0.02"]
+    assert float(re.findall(NUMBER, tested)[0]) < 0.2 and tested.endswith("training alone True")
+    assert near.endswith("True")
+    assert root == "root 3.162 in 5 steps"
+    assert folded == "[1, 2, 6, 24, 120] [5.0, 10.0]"
+
+
 # -- on two ranks ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "program",
     """
-    autoencoder event_log layer linear_regression logistic_regression nearest_neighbour placeholder
-    save_restore sharing softmax summaries uninitialised variables
+    autoencoder bidirectional branches characters event_log layer linear_regression logistic_regression
+    lstm_rows nearest_neighbour placeholder save_restore sharing softmax summaries uninitialised variables
     """.split(),  # noqa: SIM905
 )
 def test_two_ranks_print_what_one_does(

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import TensorShape, as_dims, shape_text
-from dtrain.nn import bias_add, dropout, tanh
 from dtrain.ops.array import ones, zeros
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.clip import clip_by_value
+from dtrain.ops.dropout import dropout
 from dtrain.ops.initializers import Constant, Zeros
 from dtrain.ops.join import concat, split
 from dtrain.ops.linalg import matmul
-from dtrain.ops.math import sigmoid
+from dtrain.ops.math import sigmoid, tanh
+from dtrain.ops.nn import bias_add
 from dtrain.ops.scopes import VariableScope, get_variable, variable_scope
 from dtrain.ops.state import Variable
 from dtrain.tf1.structure import check_same, flatten, is_nested, map_structure, pack

@@ -1,0 +1,1 @@
+"""Paths of TensorFlow's models before 1.0."""

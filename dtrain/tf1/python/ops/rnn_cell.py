@@ -1,0 +1,4 @@
+"""tf.nn.rnn_cell under the path of TensorFlow's own module."""
+
+from dtrain.tf1.nn.rnn_cell import *  # noqa: F403
+from dtrain.tf1.nn.rnn_cell import __all__ as __all__
