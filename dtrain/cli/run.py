@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dtrain.errors import UsageError
-from dtrain.names.finder import install
+from dtrain.names.finder import exists, install
 
 #: What the program's imports find from now on.
 ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
+#: And what they find where it is not installed: TensorFlow 1 brought six along.
+MISSING = {"six": "dtrain.tf1.six"}
 
 
 def add_parser(commands: Any) -> None:
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
-    install(ROOTS)
+    install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
     sys.argv = [args.program, *args.words]
     sys.path[0] = str(Path(args.program).parent)  # as Python does for a program that it is given
     runpy.run_path(args.program, run_name="__main__")
