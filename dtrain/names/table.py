@@ -152,6 +152,11 @@ NAMES: dict[str, str] = {
     "tf.random": """
         categorical gamma multinomial normal poisson set_random_seed shuffle truncated_normal uniform
     """,
+    "tf.test": """
+        assert_equal_graph_def Benchmark benchmark_config compute_gradient compute_gradient_error
+        get_temp_dir gpu_device_name is_built_with_cuda is_gpu_available main mock StubOutForTesting
+        test_src_dir_path TestCase
+    """,
     "tf.io": "decode_csv decode_raw gfile matching_files parse_example read_file write_file write_graph",
     "tf.losses": """
         absolute_difference add_loss compute_weighted_loss cosine_distance get_losses
@@ -308,6 +313,7 @@ PARTIAL: dict[str, str] = {
     "tf.py_func": "every rank calls it with whole arrays; see its docstring for shapes",
     "tf.reverse_sequence": "batch_axis is 0",
     "tf.space_to_depth": "data_format is NHWC",
+    "tf.test.TestCase": "test_session, evaluate, and comparisons of arrays",
     "tf.train.ClusterSpec": "mpirun starts the ranks; addresses are kept and change nothing",
     "tf.train.replica_device_setter": "every rank holds all variables",
     "tf.train.Server": "target is ''; a task of the job ps is refused",
