@@ -1,12 +1,12 @@
 """Names of Python 2 for what Python 3 has: `from six.moves import xrange, urllib`."""
 
+import builtins
 import pickle as cPickle
 import queue
 import urllib
 import urllib.error
 import urllib.parse
 import urllib.request
-from builtins import filter, input, map, range, zip
 from functools import reduce
 from itertools import zip_longest
 
@@ -24,4 +24,5 @@ __all__ = [
     "zip_longest",
 ]
 
+filter, input, map, range, zip = (getattr(builtins, n) for n in ("filter", "input", "map", "range", "zip"))
 xrange = range
