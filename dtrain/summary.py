@@ -123,18 +123,13 @@ class FileWriter:
             self._add(global_step, None, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
 
     def add_run_metadata(self, run_metadata: Any, tag: str, global_step: Any = None) -> None:
-        """Add what a traced run took: TensorBoard's graph shows it as the session run `tag`.
+        """Add what a run with a trace_level took: TensorBoard's graph shows it as the session run `tag`.
 
-        Raises:
-            UsageError: nothing was traced, or the writer is closed.
+        Of a run without one it is empty. Raises UsageError where the writer is closed.
         """
-        if run_metadata.step_stats is None:
-            raise UsageError(
-                "add_run_metadata: nothing was traced. Run with "
-                "options=RunOptions(trace_level=RunOptions.FULL_TRACE), run_metadata=metadata."
-            )
         if self._ready():
-            data = summary_proto.run_metadata(run_metadata.step_stats.trace())
+            recorder = run_metadata.step_stats
+            data = summary_proto.run_metadata([] if recorder is None else recorder.trace())
             tagged = summary_proto.protos().event_pb2.TaggedRunMetadata(tag=tag, run_metadata=data)
             self._add(global_step, None, tagged_run_metadata=tagged)
 

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import UsageError
-from dtrain.names.finder import install
+from dtrain.names.finder import exists, install
 
 #: What the program's imports find from now on.
 ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
 #: Names that NumPy had when such programs were written, and what it says to write instead.
 NUMPY = {"int": int, "float": float, "bool": bool, "object": object, "str": str, "complex": complex}
+#: And what they find where it is not installed: TensorFlow 1 brought six along.
+MISSING = {"six": "dtrain.tf1.six"}
 
 
 def add_parser(commands: Any) -> None:
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
-    install(ROOTS)
+    install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
     for name, kind in NUMPY.items():
         if name not in vars(np):
             setattr(np, name, kind)

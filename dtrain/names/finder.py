@@ -49,6 +49,8 @@ SAME = {
     }.items()
     for folder, names in modules.items()
     for name in names.split()
+} | {
+    f"{ROOM}.six.moves.{name}": name for name in ("urllib", "urllib.error", "urllib.parse", "urllib.request")
 }
 
 

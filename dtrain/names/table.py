@@ -290,6 +290,11 @@ NAMES: dict[str, str] = {
         BasicLSTMCell BasicRNNCell DeviceWrapper DropoutWrapper GRUCell LSTMCell LSTMStateTuple MultiRNNCell
         ResidualWrapper RNNCell
     """,
+    "tf.test": """
+        assert_equal_graph_def Benchmark benchmark_config compute_gradient compute_gradient_error get_temp_dir
+        gpu_device_name is_built_with_cuda is_gpu_available main mock StubOutForTesting test_src_dir_path
+        TestCase
+    """,
 }
 
 #: What differs from TensorFlow 1 in names that are there.
@@ -342,6 +347,7 @@ PARTIAL: dict[str, str] = {
     "tf.Session": "target is ''",
     "tf.space_to_depth": "data_format is NHWC",
     "tf.TensorArray": "indices follow from counters and shapes; no handle and split",
+    "tf.test.TestCase": "test_session, evaluate, and comparisons of arrays",
     "tf.train.AdadeltaOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdagradOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdamOptimizer": "only the learning rate may be a tensor",

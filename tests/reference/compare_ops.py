@@ -71,7 +71,8 @@ DIFFERENT = (
 #: elu and selu are exp(x) - 1 in TensorFlow, whose digits are lost near 0.
 SUMS = re.compile(
     r"matmul|conv2d|pool|moments|batch_norm|normalize|norm\(|softmax|cross_entropy|losses|tanh|sigmoid|softplus|elu|swish|reduce|cumsum|trace"
-    r"|l2_loss|xw_plus|relu_layer|decay|Optimizer"
+    r"|l2_loss|xw_plus|relu_layer|decay|Optimizer|einsum|tensordot|convolution|conv[13]d|lrn|local_response|nce_loss"
+    r"|sampled_softmax|erfc|cumprod"
 )
 #: Ops whose zeros may have either sign: of 0 and -0 either is the larger, and a remainder has the divisor's.
 UNSIGNED = re.compile(r"max|elu\(|floormod|mod\(|%")

@@ -165,6 +165,7 @@ def cases() -> Iterator[Case]:
     yield from _network()
     yield from _losses()
     yield from _training()
+    yield from _words()
 
 
 def _unary(names: str, dtypes: tuple[str, ...]) -> Iterator[Case]:
@@ -707,12 +708,119 @@ def _losses() -> Iterator[Case]:
         yield Case(f"tf.gradients({ys}, [x, y])", {"x": some(3), "y": some(1, 3)[0]})
 
 
+def _words() -> Iterator[Case]:
+    """What old programs use beside the rest."""
+    m, v, images = some(3, 4), some(5), some(2, 5, 4, 3)
+    for text, inputs in (
+        ("tf.einsum('ij,jk->ik', x, y)", {"x": m, "y": some(4, 2)}),
+        ("tf.einsum('bij,jk->bik', x, y)", {"x": some(2, 3, 4), "y": some(4, 5)}),
+        ("tf.einsum('bij,bkj->bik', x, y)", {"x": some(2, 3, 4), "y": some(2, 5, 4)}),
+        ("tf.einsum('bi,bj->ij', x, y)", {"x": m, "y": some(3, 2)}),
+        ("tf.einsum('i,j', x, y)", {"x": v, "y": some(2, 2)[0]}),
+        ("tf.einsum('ij->ji', x)", {"x": m}),
+        ("tf.einsum('ijk->k', x)", {"x": some(2, 3, 4)}),
+        ("tf.einsum('ab,bc,cd->da', x, y, z)", {"x": m, "y": some(4, 2), "z": some(2, 5)}),
+        ("tf.tensordot(x, y, 1)", {"x": some(2, 3, 4), "y": some(4, 5)}),
+        ("tf.tensordot(x, y, [[1, 0], [0, 1]])", {"x": m, "y": some(4, 3)}),
+        ("tf.tensordot(x, y, 0)", {"x": v, "y": some(2, 2)}),
+        ("tf.scalar_mul(3.0, x)", {"x": m}),
+        ("tf.accumulate_n([x, x, y])", {"x": m, "y": some(4, 3).T.copy()}),
+        ("tf.cross(x, y)", {"x": some(4, 3), "y": some(3, 4).T.copy()}),
+        ("tf.norm(x)", {"x": m}),
+        ("tf.norm(x, axis=1)", {"x": m}),
+        ("tf.norm(x, 1, axis=0, keepdims=True)", {"x": m}),
+        ("tf.norm(x, 3, axis=1)", {"x": m}),
+        ("tf.norm(x, np.inf, axis=-1)", {"x": m}),
+        ("tf.norm(x, 'fro', axis=[0, 1])", {"x": m}),
+        ("tf.norm(x, 1, axis=[-2, -1])", {"x": some(2, 3, 4)}),
+        ("tf.cumprod(x)", {"x": v}),
+        ("tf.cumprod(x, 1, exclusive=True)", {"x": m}),
+        ("tf.cumprod(x, 1, reverse=True)", {"x": m}),
+        ("tf.cumprod(x, 0, exclusive=True, reverse=True)", {"x": m}),
+        ("tf.erfc(x)", {"x": m}),
+        ("tf.log_sigmoid(x)", {"x": np.array([-100, -1, 0, 2, 90], "float32")}),
+        ("tf.realdiv(x, y)", {"x": v, "y": some(5) + 3}),
+        ("tf.div_no_nan(x, y)", {"x": v, "y": np.array([1, 0, -2, 0, 3], "float32")}),
+        (
+            "tf.truncatediv(x, y)",
+            {"x": np.array([7, -7, 7, -7], "int32"), "y": np.array([2, 2, -2, -2], "int32")},
+        ),
+        (
+            "tf.truncatemod(x, y)",
+            {"x": np.array([7, -7, 7, -7], "int32"), "y": np.array([2, 2, -2, -2], "int32")},
+        ),
+        ("tf.clip_by_average_norm(x, 0.2)", {"x": m}),
+        ("tf.clip_by_average_norm(x, 9.0)", {"x": m}),
+        ("tf.verify_tensor_all_finite(x, 'bad')", {"x": v}),
+        ("tf.check_numerics(x, 'bad')", {"x": np.array([1, np.nan], "float32")}),
+        ("tf.meshgrid(x, y)", {"x": v, "y": some(2, 2)[0]}),
+        ("tf.meshgrid(x, y, z, indexing='ij')", {"x": v, "y": some(2, 2)[0], "z": some(3)}),
+        ("tf.reverse_v2(x, [1])", {"x": m}),
+        ("tf.reverse_sequence(x, [2, 0, 3], seq_axis=1)", {"x": some(3, 4, 2)}),
+        ("tf.invert_permutation(x)", {"x": np.array([2, 0, 3, 1], "int32")}),
+        ("tf.space_to_depth(x, 2)", {"x": some(2, 4, 6, 3)}),
+        ("tf.depth_to_space(x, 2)", {"x": some(2, 3, 2, 8)}),
+        ("tf.matrix_band_part(x, 1, 0)", {"x": some(2, 3, 4)}),
+        ("tf.matrix_band_part(x, -1, 1)", {"x": m}),
+        ("tf.matrix_set_diag(x, y)", {"x": some(2, 3, 3), "y": some(2, 3)}),
+        ("tf.confusion_matrix(x, y, 4)", {"x": np.array([0, 1, 3, 1]), "y": np.array([0, 2, 3, 1])}),
+        (
+            "tf.confusion_matrix(x, y, 3, 'float32', weights=w)",
+            {"x": np.array([0, 1, 2, 1]), "y": np.array([0, 2, 2, 1]), "w": some(2, 2).ravel()},
+        ),
+        ("tf.unsorted_segment_sum(x, i, 4)", {"x": some(4, 3), "i": np.array([3, 0, 3, 1])}),
+        ("tf.scatter_nd(i, x, [4, 3])", {"i": np.array([[3], [0], [3]]), "x": some(3, 3)}),
+        ("tf.scatter_nd(i, x, [3, 4])", {"i": np.array([[2, 1], [0, 3]]), "x": some(2, 2)[0]}),
+        ("tf.histogram_fixed_width(x, [-1.0, 1.0], 5)", {"x": some(30)}),
+        ("tf.is_non_decreasing(x)", {"x": np.array([1, 2, 2, 3])}),
+        ("tf.is_strictly_increasing(x)", {"x": np.array([1, 2, 2, 3])}),
+        ("tf.identity_n([x, y])", {"x": v, "y": m}),
+        ("tf.shape_n([x, y])", {"x": v, "y": m}),
+        ("tf.broadcast_static_shape(x.shape, y.shape).as_list()", {"x": m, "y": some(4)}),
+        ("tf.nn.conv1d(x, f, 2, 'SAME')", {"x": some(2, 5, 3), "f": some(3, 3, 2)}),
+        ("tf.nn.conv1d(x, f, 1, 'VALID')", {"x": some(2, 5, 3), "f": some(2, 3, 2)}),
+        ("tf.nn.conv3d(x, f, [1, 2, 1, 2, 1], 'SAME')", {"x": some(2, 4, 3, 4, 2), "f": some(3, 2, 2, 2, 3)}),
+        (
+            "tf.nn.conv3d(x, f, [1, 1, 1, 1, 1], 'VALID')",
+            {"x": some(2, 4, 3, 4, 2), "f": some(2, 2, 3, 2, 2)},
+        ),
+        ("tf.nn.depthwise_conv2d(x, f, [1, 1, 1, 1], 'SAME')", {"x": images, "f": some(3, 2, 3, 2)}),
+        ("tf.nn.depthwise_conv2d(x, f, [1, 2, 2, 1], 'VALID')", {"x": images, "f": some(2, 2, 3, 1)}),
+        (
+            "tf.nn.separable_conv2d(x, f, p, [1, 2, 2, 1], 'SAME')",
+            {"x": images, "f": some(3, 3, 3, 2), "p": some(1, 1, 6, 4)},
+        ),
+        (
+            "tf.nn.convolution(x, f, 'SAME', dilation_rate=[2, 2])",
+            {"x": some(1, 4, 4, 2), "f": some(2, 2, 2, 2)},
+        ),
+        ("tf.nn.pool(x, [2, 3], 'MAX', 'SAME', strides=[2, 1])", {"x": images}),
+        ("tf.nn.pool(x, [2], 'AVG', 'VALID')", {"x": some(2, 5, 3)}),
+        ("tf.nn.max_pool3d(x, [1, 2, 2, 2, 1], [1, 2, 1, 2, 1], 'SAME')", {"x": some(2, 4, 3, 5, 2)}),
+        ("tf.nn.avg_pool3d(x, [1, 2, 2, 2, 1], [1, 2, 2, 2, 1], 'VALID')", {"x": some(2, 4, 4, 5, 2)}),
+        ("tf.nn.lrn(x, 1, bias=1.5, alpha=0.3, beta=0.75)", {"x": images}),
+        ("tf.nn.local_response_normalization(x)", {"x": some(1, 2, 2, 7)}),
+    ):
+        yield Case(text, inputs)
+    sampled = "(np.array([2, 4, 1]), np.array([[0.6], [0.2], [0.3]], 'float32'), np.array([0.5, 0.1, 0.2], 'float32'))"
+    given = {"w": some(5, 4), "b": some(5), "x": m, "i": np.array([[2], [0], [1]])}
+    for how in ("", ", remove_accidental_hits=True"):
+        yield Case(f"tf.nn.nce_loss(w, b, i, x, 3, 5, sampled_values={sampled}{how})", given)
+    yield Case(f"tf.nn.sampled_softmax_loss(w, b, i, x, 3, 5, sampled_values={sampled})", given)
+    yield Case("tf.nn.log_uniform_candidate_sampler(i, 1, 4, False, 6)[1]", {"i": np.array([[2], [0], [1]])})
+
+
 #: What makes an optimizer, of tf.train, and how many of its slots beside the variables are compared: none.
 OPTIMIZERS = (
     "GradientDescentOptimizer(0.1)", "MomentumOptimizer(0.1, 0.9)", "MomentumOptimizer(0.1, 0.9, use_nesterov=True)", "AdagradOptimizer(0.1)",
     "AdagradOptimizer(0.1, initial_accumulator_value=0.5)", "AdadeltaOptimizer(0.5)", "AdadeltaOptimizer(0.3, rho=0.9, epsilon=1e-6)",
     "RMSPropOptimizer(0.1)", "RMSPropOptimizer(0.1, decay=0.8, momentum=0.7)", "RMSPropOptimizer(0.1, momentum=0.3, centered=True)",
     "AdamOptimizer(0.1)", "AdamOptimizer(0.01, beta1=0.5, beta2=0.9, epsilon=0.1)",
+    "FtrlOptimizer(0.1)", "FtrlOptimizer(0.5, -0.7, 0.2, 0.1, 0.01)",
+    "FtrlOptimizer(0.1, l2_shrinkage_regularization_strength=0.1, l1_regularization_strength=0.01)",
+    "ProximalGradientDescentOptimizer(0.1)", "ProximalGradientDescentOptimizer(0.1, 0.5, 0.3)",
+    "ProximalAdagradOptimizer(0.1)", "ProximalAdagradOptimizer(0.3, 0.2, 0.3, 0.1)",
+    "AdagradDAOptimizer(0.3, tf.constant(0, 'int64'))", "AdagradDAOptimizer(0.5, tf.constant(3, 'int64'), 0.2, 0.05, 0.01)",
 )  # fmt: skip
 STEPS = 4
 

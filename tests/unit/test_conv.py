@@ -262,8 +262,8 @@ MISFITS: dict[str, Callable[[], Any]] = {
     "a stride over examples": lambda: dt.nn.conv2d(
         np.zeros((1, 4, 4, 1)), np.zeros((3, 3, 1, 1)), [2, 1, 1, 1], "SAME"
     ),
-    "NCHW": lambda: dt.nn.conv2d(
-        np.zeros((1, 1, 4, 4)), np.zeros((3, 3, 1, 1)), 1, "SAME", data_format="NCHW"
+    "CHWN": lambda: dt.nn.conv2d(
+        np.zeros((1, 1, 4, 4)), np.zeros((3, 3, 1, 1)), 1, "SAME", data_format="CHWN"
     ),
     "no strides": lambda: dt.nn.conv2d(np.zeros((1, 4, 4, 1)), np.zeros((3, 3, 1, 1)), padding="SAME"),
     "a padding of another name": lambda: dt.nn.conv2d(

@@ -165,7 +165,7 @@ MISFITS: dict[str, Callable[[], Any]] = {
     "windows over channels": lambda: dt.nn.max_pool(np.zeros((1, 2, 4, 1)), [1, 1, 1, 2], 2, "SAME"),
     "a window of nothing": lambda: dt.nn.max_pool(np.zeros((1, 2, 4, 1)), 0, 2, "SAME"),
     "three sizes": lambda: dt.nn.max_pool(np.zeros((1, 2, 4, 1)), [1, 2, 2], 2, "SAME"),
-    "NCHW": lambda: dt.nn.avg_pool(np.zeros((1, 1, 4, 4)), 2, 2, "SAME", data_format="NCHW"),
+    "CHWN": lambda: dt.nn.avg_pool(np.zeros((1, 1, 4, 4)), 2, 2, "SAME", data_format="CHWN"),
 }
 
 

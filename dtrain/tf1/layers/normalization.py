@@ -74,6 +74,8 @@ class BatchNormalization(Layer):
     def build(self, input_shape: Any) -> None:
         if input_shape.ndims is None:
             raise GraphError(f"layer {self.name}: the rank of its inputs has to be known.")
+        if self.fused and not self._of_images(input_shape.ndims):
+            raise GraphError(f"layer {self.name}: fused=True is for images of rank 4, and channels.")
         shape = [size_along(input_shape, self.axis, f"layer {self.name}")]
         if self.scale:
             self.gamma = self.add_weight("gamma", shape, **self._gamma)
@@ -106,12 +108,12 @@ class BatchNormalization(Layer):
             self._average(training, mean, self._unbiased(inputs, others, variance))
         return chosen(training, trained, lambda: normal(self.moving_mean, self.moving_variance))
 
+    def _of_images(self, rank: int) -> bool:
+        return rank == 4 and self.axis % 4 in (1, 3)
+
     def _unbiased(self, inputs: Tensor, axes: list[int], variance: Tensor) -> Tensor:
         """The variance that is averaged; TensorFlow's fast form for images divides by count - 1."""
-        images = inputs.shape.ndims == 4 and self.axis % 4 in (1, 3)
-        if self.fused and not images:
-            raise GraphError(f"layer {self.name}: fused=True is for images of rank 4, and channels.")
-        if self.fused is False or not images:
+        if self.fused is False or not self._of_images(inputs.shape.ndims):
             return variance
         count = apply(CountLike(tuple(axes)), inputs)
         return variance * (count / maximum(count - 1, 1))

@@ -295,7 +295,7 @@ def batch_norm(
     """
     refused = {"batch_weights": batch_weights, "renorm": renorm, "adjustment": adjustment}
     refused["zero_debias_moving_mean"] = zero_debias_moving_mean
-    if given := [name for name, value in refused.items() if value]:
+    if given := [name for name, value in refused.items() if value is not None and value is not False]:
         raise GraphError(f"batch_norm: {', '.join(given)} is not supported: leave it out.")
     x = convert_to_tensor(inputs)
     rank = x.shape.ndims

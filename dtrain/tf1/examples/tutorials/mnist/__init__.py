@@ -1,5 +1,5 @@
-"""dtrain.examples.tutorials.mnist: its input_data."""
+"""dtrain.examples.tutorials.mnist: its data, and the network of its tutorial."""
 
-from dtrain.tf1.examples.tutorials.mnist import input_data
+from dtrain.tf1.examples.tutorials.mnist import input_data, mnist
 
-__all__ = ["input_data"]
+__all__ = ["input_data", "mnist"]
