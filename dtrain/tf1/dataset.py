@@ -191,7 +191,7 @@ class Dataset:
         return _Taken(self, count)
 
     def skip(self, count: Any) -> Dataset:
-        """All but the first count elements; -1: none."""
+        """All but the first count elements; -1: nothing is left."""
         return _Skipped(self, count)
 
     def concatenate(self, dataset: Dataset) -> Dataset:
@@ -767,6 +767,8 @@ class _Skipped(_Step):
 
     def _chunks(self, context: Context) -> Iterates[Chunk]:
         left = context.number(self._numbers[0])
+        if left < 0:
+            return
         for chunk in self._of._chunks(context):
             n = len(chunk[0])
             if left < n:

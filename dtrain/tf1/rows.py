@@ -173,7 +173,7 @@ def stacked(values: Sequence[Any]) -> np.ndarray:
         return np.stack(values)
     column = np.empty((len(values), *(() if text else values[0].shape)), object)
     for i, value in enumerate(values):
-        column[i] = value
+        column[i] = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     return column
 
 
