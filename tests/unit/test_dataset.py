@@ -1,4 +1,4 @@
-"""tf.data: what TensorFlow's data sets give (tests/reference/tensorflow_data.py), iterators, and the ranks."""
+"""tf.data: what TensorFlow's data sets give (tests/reference/tensorflow_data.py), iterators, ranks."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_queues_are_data_sets(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_text("".join(f"{name},{i}\n" for i in range(5)))
     files = dt.train.string_input_producer([str(tmp_path / n) for n in "ab"], num_epochs=2, shuffle=False)
-    key, line = dt.TextLineReader().read(files)
+    _key, line = dt.TextLineReader().read(files)
     letter, number = dt.decode_csv(line, [["-"], [0]])
     letters, numbers = dt.train.batch([letter, number * 2], 4, allow_smaller_final_batch=True)
     x, y = dt.train.slice_input_producer([X, np.arange(23)], num_epochs=1, shuffle=True)
