@@ -14,6 +14,7 @@ LATE: dict[str, dict[str, str]] = {
             FixedLenFeature decode_csv decode_raw parse_example parse_single_example read_file
             string_to_number
         """,
+        "dtrain.tf1.tables": "initialize_all_tables tables_initializer",
         "dtrain.tf1.queues": "FixedLengthRecordReader TFRecordReader TextLineReader WholeFileReader",
     },
     "tf.data": {

@@ -10,7 +10,7 @@ import numpy as np
 from dtrain.errors import InvalidArgumentError
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.ops.base import Placeholder
-from dtrain.ops.host import computed
+from dtrain.ops.python import computed
 from dtrain.ops.sources import SOURCES, Start, Taken
 from dtrain.runtime.batch import Batch
 
@@ -18,7 +18,7 @@ from dtrain.runtime.batch import Batch
 class Taking:
     """What a run takes from the sources of its graph: tensors to feed, and where their values come from.
 
-    What Python computes of them (ops/host.py) is computed here, too, and fed.
+    What Python computes of them (ops/python.py) is computed here, too, and fed.
     """
 
     def __init__(self, graph: Graph, needed: set[Operation], fed: Container[Tensor]) -> None:

@@ -21,7 +21,7 @@ from dtrain.ops.array import expand_dims, transpose
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.clip import clip_by_value
 from dtrain.ops.functions import floor
-from dtrain.ops.host import on_host
+from dtrain.ops.python import in_python
 from dtrain.ops.index import gather
 from dtrain.ops.join import pad, reverse, stack, tile, unstack
 from dtrain.ops.late import shape as shape_of
@@ -464,12 +464,12 @@ def decode_image(
 
 def encode_png(image: Any, compression: int = -1, name: str | None = None) -> Tensor:
     """The bytes of a PNG of uint8 pixels, by Pillow."""
-    return on_host(lambda x: _bytes_of(x, "PNG"), [image], [string], [[]], name or "EncodePng")[0]
+    return in_python(lambda x: _bytes_of(x, "PNG"), [image], [string], [[]], name or "EncodePng")[0]
 
 
 def encode_jpeg(image: Any, format: str = "", quality: int = 95, name: str | None = None) -> Tensor:
     """The bytes of a JPEG of uint8 pixels, by Pillow."""
-    return on_host(
+    return in_python(
         lambda x: _bytes_of(x, "JPEG", quality=quality), [image], [string], [[]], name or "EncodeJpeg"
     )[0]
 
@@ -489,7 +489,7 @@ def _decoded(contents: Any, channels: int, dtype: Any, name: str) -> Tensor:
             raise DataError(f"{name}: {error}") from None
         return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
-    return on_host(decode, [contents], [dtype], [[None, None, channels or None]], name)[0]
+    return in_python(decode, [contents], [dtype], [[None, None, channels or None]], name)[0]
 
 
 def _bytes_of(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

@@ -13,7 +13,7 @@ from dtrain.graph.dtypes import as_dtype, float32, string
 from dtrain.graph.graph import Tensor
 from dtrain.graph.shape import as_dims, is_static, size_of
 from dtrain.ops.base import convert_to_tensor, to_array
-from dtrain.ops.host import on_host
+from dtrain.ops.python import in_python
 from dtrain.tf1.example import Example
 
 __all__ = [
@@ -37,7 +37,7 @@ def read_file(filename: Any, name: str | None = None) -> Tensor:
         except OSError as error:
             raise DataError(f"read_file: {path.decode()}: {error.strerror}.") from None
 
-    return on_host(read, [filename], [string], [[]], name or "ReadFile")[0]
+    return in_python(read, [filename], [string], [[]], name or "ReadFile")[0]
 
 
 def decode_raw(bytes: Any, out_type: Any, little_endian: bool = True, name: str | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def decode_raw(bytes: Any, out_type: Any, little_endian: bool = True, name: str 
 
     outer = strings.spec.shape
     shape = None if outer is None else (*outer, None)
-    return on_host(decode, [strings], [dtype], [shape], name or "DecodeRaw")[0]
+    return in_python(decode, [strings], [dtype], [shape], name or "DecodeRaw")[0]
 
 
 def string_to_number(string_tensor: Any, out_type: Any = float32, name: str | None = None) -> Tensor:
@@ -66,7 +66,7 @@ def string_to_number(string_tensor: Any, out_type: Any = float32, name: str | No
         array = np.asarray(value, object)
         return _numbers(array.ravel().tolist(), dtype).reshape(array.shape)
 
-    return on_host(decode, [strings], [dtype], [strings.spec.shape], name or "StringToNumber")[0]
+    return in_python(decode, [strings], [dtype], [strings.spec.shape], name or "StringToNumber")[0]
 
 
 def decode_csv(
@@ -120,7 +120,7 @@ def decode_csv(
         return columns if len(columns) > 1 else columns[0]  # type: ignore[return-value]
 
     shapes = [lines.spec.shape] * len(dtypes)
-    return on_host(decode, [lines], dtypes, shapes, name or "DecodeCSV")
+    return in_python(decode, [lines], dtypes, shapes, name or "DecodeCSV")
 
 
 def _numbers(texts: Sequence[Any], dtype: Any) -> np.ndarray:
@@ -214,7 +214,7 @@ def _parsed(
             values = [np.stack(column) for column in columns]
         return values if len(values) > 1 else values[0]
 
-    tensors = on_host(
+    tensors = in_python(
         parse, [serialized], [kinds[k] for k in names], [(*outer, *shapes[k]) for k in names], name
     )
     return dict(zip(names, tensors, strict=True))

@@ -18,7 +18,7 @@ from dtrain.ops import array, index, join, reduce, slicing
 from dtrain.ops.base import Const, Op, Placeholder
 from dtrain.ops.elementwise import Elementwise
 from dtrain.ops.evaluate import HostEnv, evaluate
-from dtrain.ops.host import computed
+from dtrain.ops.python import computed
 from dtrain.ops.late import Late, Shape, filled
 from dtrain.ops.nn import LogSoftmax, Softmax
 from dtrain.ops.random import RandomIntegers, RandomNormal, RandomUniform

@@ -18,7 +18,7 @@ from dtrain.ops import nn
 from dtrain.ops.array import expand_dims, reshape, squeeze, zeros_like
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.dropout import dropout as dropped
-from dtrain.ops.host import on_host
+from dtrain.ops.python import in_python
 from dtrain.ops.initializers import Zeros, glorot_uniform
 from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
@@ -147,7 +147,7 @@ class _Classes(_Head):
                 array = np.asarray(values)
                 return np.array([places[v] for v in array.ravel().tolist()], np.int64).reshape(array.shape)
 
-            labels = on_host(found, [labels], [int64], [labels.spec.shape], "class_ids")[0]
+            labels = in_python(found, [labels], [int64], [labels.spec.shape], "class_ids")[0]
         if labels.dtype.is_string:
             raise UsageError("labels are text: give label_vocabulary.")
         return reshape(cast(labels, int64), [-1, 1])
