@@ -18,13 +18,13 @@ from dtrain.graph.graph import Tensor
 from dtrain.names import module_getattr
 from dtrain.ops.array import expand_dims, ones_like, reshape
 from dtrain.ops.base import convert_to_tensor
-from dtrain.ops.python import in_python
 from dtrain.ops.index import one_hot
 from dtrain.ops.initializers import TruncatedNormal, Zeros
 from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
 from dtrain.ops.logic import where
 from dtrain.ops.math import cast, equal, floormod, greater_equal, maximum
+from dtrain.ops.python import in_python
 from dtrain.ops.reduce import reduce_sum
 from dtrain.ops.scopes import get_variable, variable_scope
 

@@ -21,7 +21,6 @@ from dtrain.ops.array import expand_dims, transpose
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.clip import clip_by_value
 from dtrain.ops.functions import floor
-from dtrain.ops.python import in_python
 from dtrain.ops.index import gather
 from dtrain.ops.join import pad, reverse, stack, tile, unstack
 from dtrain.ops.late import shape as shape_of
@@ -29,6 +28,7 @@ from dtrain.ops.logic import where
 from dtrain.ops.make import range_
 from dtrain.ops.math import cast, maximum, minimum
 from dtrain.ops.nn import relu
+from dtrain.ops.python import in_python
 from dtrain.ops.random import random_uniform
 from dtrain.ops.reduce import reduce_max, reduce_mean, reduce_min, reduce_prod, reduce_sum
 from dtrain.ops.slicing import slice_

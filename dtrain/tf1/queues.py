@@ -6,6 +6,7 @@ of them. start_queue_runners has nothing to start, and a Coordinator is told to 
 
 from __future__ import annotations
 
+import glob
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Iterator as Iterates
@@ -18,7 +19,7 @@ from dtrain.errors import OutOfRangeError, UsageError
 from dtrain.graph.dtypes import string
 from dtrain.graph.graph import Tensor, get_default_graph
 from dtrain.ops.array import identity
-from dtrain.ops.base import convert_to_tensor
+from dtrain.ops.base import constant, convert_to_tensor
 from dtrain.ops.sources import SOURCES, Taken
 from dtrain.passes.prune import needed_by
 from dtrain.tf1.dataset import (
@@ -200,10 +201,9 @@ def limit_epochs(tensor: Any, num_epochs: int | None = None, name: str | None = 
 
 def match_filenames_once(pattern: Any, name: str | None = None) -> Tensor:
     """The names of the files that match, as they are now."""
-    import glob
-
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    return convert_to_tensor(sorted({found for p in patterns for found in glob.glob(p)}), string)
+    names = np.array(sorted({found for p in patterns for found in glob.glob(p)}), object)
+    return constant(names, string, name=name or "matching_filenames")
 
 
 # -- readers -----------------------------------------------------------------------------------------------

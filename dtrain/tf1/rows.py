@@ -18,9 +18,9 @@ from dtrain.ops import array, index, join, reduce, slicing
 from dtrain.ops.base import Const, Op, Placeholder
 from dtrain.ops.elementwise import Elementwise
 from dtrain.ops.evaluate import HostEnv, evaluate
-from dtrain.ops.python import computed
 from dtrain.ops.late import Late, Shape, filled
 from dtrain.ops.nn import LogSoftmax, Softmax
+from dtrain.ops.python import computed
 from dtrain.ops.random import RandomIntegers, RandomNormal, RandomUniform
 from dtrain.ops.state import VariableOp
 from dtrain.passes.prune import needed_by

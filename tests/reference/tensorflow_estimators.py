@@ -64,7 +64,9 @@ def model_fn(tf: Any) -> Any:
         logits = tf.matmul(features["x"], weights)
         found = tf.argmax(logits, 1)
         if mode == tf.estimator.ModeKeys.PREDICT:
-            return tf.estimator.EstimatorSpec(mode, predictions={"class": found, "share": tf.nn.softmax(logits)})
+            return tf.estimator.EstimatorSpec(
+                mode, predictions={"class": found, "share": tf.nn.softmax(logits)}
+            )
         loss = tf.losses.sparse_softmax_cross_entropy(labels, logits)
         step = tf.train.GradientDescentOptimizer(params["rate"]).minimize(loss, tf.train.get_global_step())
         measured = {"accuracy": tf.metrics.accuracy(labels, found)}

@@ -31,7 +31,9 @@ def reference() -> ModuleType:
 
 
 @pytest.fixture
-def as_ranks(monkeypatch: pytest.MonkeyPatch, on_threads: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+def as_ranks(
+    monkeypatch: pytest.MonkeyPatch, on_threads: Callable[..., list[Any]]
+) -> Callable[..., list[Any]]:
     """as_ranks(size, body): body() on that many ranks, whose sessions work together."""
     make, here = monitored.Session, threading.local()
     monkeypatch.setattr(monitored, "Session", lambda *given: make(*given, comm=here.comm))
@@ -82,7 +84,9 @@ def own(folder: Path, **named: Any) -> Any:
         measured = {"accuracy": dt.metrics.accuracy(labels, found)} if mode == "eval" else None
         return dt.estimator.EstimatorSpec(mode, found, loss, step, measured)
 
-    config = dt.estimator.RunConfig(tf_random_seed=4, log_step_count_steps=None, save_summary_steps=None, **named)
+    config = dt.estimator.RunConfig(
+        tf_random_seed=4, log_step_count_steps=None, save_summary_steps=None, **named
+    )
     return dt.estimator.Estimator(model_fn, folder, config)
 
 
@@ -152,7 +156,12 @@ def test_a_network_learns_words_and_embeddings(tmp_path: Path) -> None:
     both = {"word": word, "x": x}
     config = dt.estimator.RunConfig(tf_random_seed=1, log_step_count_steps=None, save_summary_steps=None)
     deep = dt.estimator.DNNClassifier(
-        [8], columns, tmp_path / "a", label_vocabulary=["no", "yes"], optimizer=lambda: dt.train.AdamOptimizer(0.05), config=config
+        [8],
+        columns,
+        tmp_path / "a",
+        label_vocabulary=["no", "yes"],
+        optimizer=lambda: dt.train.AdamOptimizer(0.05),
+        config=config,
     )
     wide = dt.estimator.DNNLinearCombinedClassifier(
         tmp_path / "b",
@@ -170,12 +179,14 @@ def test_a_network_learns_words_and_embeddings(tmp_path: Path) -> None:
         metrics = estimator.evaluate(inputs.numpy_input_fn(both, kind, 64, 1, shuffle=False))
         assert metrics["accuracy"] > 0.9 and metrics["global_step"] == 120
         rows = list(estimator.predict(inputs.numpy_input_fn(both, None, 64, 1, shuffle=False), ["classes"]))
-        assert np.mean([r["classes"][0].decode() == k for r, k in zip(rows, kind, strict=True)]) == pytest.approx(
-            metrics["accuracy"]
-        )
+        assert np.mean(
+            [r["classes"][0].decode() == k for r, k in zip(rows, kind, strict=True)]
+        ) == pytest.approx(metrics["accuracy"])
     number = dt.estimator.DNNRegressor([16], columns[:1], tmp_path / "c", optimizer="Adam", config=config)
     number.train(inputs.numpy_input_fn(both, x * 3 + 1, 50, None, shuffle=True), steps=300)
-    assert number.evaluate(inputs.numpy_input_fn(both, x * 3 + 1, 200, 1, shuffle=False))["average_loss"] < 0.5
+    assert (
+        number.evaluate(inputs.numpy_input_fn(both, x * 3 + 1, 200, 1, shuffle=False))["average_loss"] < 0.5
+    )
 
 
 def test_what_is_refused_says_so(tmp_path: Path) -> None:
@@ -223,7 +234,9 @@ def test_learn_fits_arrays(tmp_path: Path) -> None:
 
     def model(features: Any, target: Any, mode: str, params: Any) -> Any:
         logits = dt.matmul(features, dt.get_variable("w", [4, 2]))
-        loss = None if mode == learn.ModeKeys.INFER else dt.losses.sparse_softmax_cross_entropy(target, logits)
+        loss = (
+            None if mode == learn.ModeKeys.INFER else dt.losses.sparse_softmax_cross_entropy(target, logits)
+        )
         step = None
         if mode == learn.ModeKeys.TRAIN:
             step = dt.train.AdamOptimizer(params["rate"]).minimize(loss, dt.train.get_global_step())

@@ -18,12 +18,12 @@ from dtrain.ops import nn
 from dtrain.ops.array import expand_dims, reshape, squeeze, zeros_like
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.dropout import dropout as dropped
-from dtrain.ops.python import in_python
 from dtrain.ops.initializers import Zeros, glorot_uniform
 from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
 from dtrain.ops.loss import sigmoid_cross_entropy_with_logits, sparse_softmax_cross_entropy_with_logits
 from dtrain.ops.math import cast, greater, maximum, sigmoid, square
+from dtrain.ops.python import in_python
 from dtrain.ops.reduce import argmax, reduce_sum
 from dtrain.ops.scopes import get_variable, variable_scope
 from dtrain.ops.state import assign_add, group, trainable_variables
