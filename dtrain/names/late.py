@@ -30,6 +30,12 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.devices": "colocate_with container device",
         "dtrain.tf1.initial": "orthogonal_initializer uniform_unit_scaling_initializer",
         "dtrain.tf1.messages": "Event Summary",
+        "dtrain.tf1.parsing": """
+            decode_csv decode_raw FixedLenFeature parse_example parse_single_example read_file
+            string_to_number
+        """,
+        "dtrain.tf1.queues": "FixedLengthRecordReader TextLineReader TFRecordReader WholeFileReader",
+        "dtrain.tf1.tables": "initialize_all_tables tables_initializer",
         "dtrain.tf1.templates": "make_template",
         "dtrain.tf1.tensor_array": "TensorArray",
         "dtrain.tf1.v0": """
@@ -102,9 +108,15 @@ LATE: dict[str, dict[str, str]] = {
     "tf.train": {
         "dtrain.tf1.averages": "ExponentialMovingAverage",
         "dtrain.tf1.cluster": "ClusterSpec replica_device_setter Server Supervisor SyncReplicasOptimizer",
+        "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
         "dtrain.tf1.graphs": "write_graph",
         "dtrain.tf1.optimizers": """
             AdagradDAOptimizer FtrlOptimizer ProximalAdagradOptimizer ProximalGradientDescentOptimizer
+        """,
+        "dtrain.tf1.queues": """
+            batch batch_join Coordinator input_producer limit_epochs match_filenames_once
+            range_input_producer shuffle_batch shuffle_batch_join slice_input_producer start_queue_runners
+            string_input_producer
         """,
         "dtrain.tf1.v0": "SummaryWriter",
     },

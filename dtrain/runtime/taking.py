@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from dtrain.errors import InvalidArgumentError
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.ops.base import Placeholder
+from dtrain.ops.python import computed
 from dtrain.ops.sources import SOURCES, Start, Taken
-from dtrain.ops.unplanned import computed
 from dtrain.runtime.batch import Batch
+from dtrain.runtime.feeds import as_fed
 
 
 class Taking:
     """What a run takes from the sources of its graph: tensors to feed, and where their values come from.
 
-    What Python computes of them (ops/host.py) is computed here, too, and fed.
+    What Python computes of them (ops/python.py) is computed here, too, and fed.
     """
 
     def __init__(self, graph: Graph, needed: set[Operation], fed: Container[Tensor]) -> None:
@@ -60,7 +59,7 @@ class Taking:
                 name = missing[0].op.name
                 raise InvalidArgumentError(f"You must feed a value for placeholder tensor '{name}'.")
             given = [values[t] for t in node.inputs]
-            results = computed(node.kind, [np.asarray(v) for v in given])
+            results = computed(node.kind, [as_fed(t, v) for t, v in zip(node.inputs, given, strict=True)])
             rows = any(isinstance(v, Batch) for v in given)
             for tensor, value in zip(node.outputs, results, strict=True):
                 fits = rows and value.ndim and value.dtype != object

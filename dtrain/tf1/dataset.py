@@ -10,30 +10,33 @@ from __future__ import annotations
 import glob
 import gzip
 import itertools
-import weakref
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Iterator as Iterates
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from dtrain.errors import (
-    DataError,
-    FailedPreconditionError,
-    GraphError,
-    InvalidArgumentError,
-    OutOfRangeError,
-    UsageError,
-)
+from dtrain.errors import DataError, GraphError, InvalidArgumentError, UsageError
 from dtrain.graph.dtypes import DType, as_dtype, bool_, int64, string
-from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
-from dtrain.graph.shape import TensorShape, as_dims, compatible, merge
+from dtrain.graph.graph import Spec, Tensor, TensorLike, get_default_graph
+from dtrain.graph.shape import TensorShape, compatible, merge
 from dtrain.ops.base import Const, Placeholder, convert_to_tensor, to_array
-from dtrain.ops.sources import add_source, start, taken
-from dtrain.runtime.batch import Batch
-from dtrain.runtime.feeds import Shard, as_fed
+from dtrain.tf1.chunks import (
+    MOST_ELEMENTS,
+    Chunk,
+    Picked,
+    Pieces,
+    collected,
+    count_of,
+    cut,
+    drawn,
+    gathered,
+    in_lots,
+    listed,
+    most_of,
+)
+from dtrain.tf1.iterator import Context, Iterator, as_string_too, shapes_of
 from dtrain.tf1.nest import flat, is_structure, mapped, packed
 from dtrain.tf1.records import records_of
 from dtrain.tf1.rows import FunctionGraph, Ragged, Rows, stacked
@@ -45,43 +48,6 @@ __all__ = [
     "TFRecordDataset",
     "TextLineDataset",
 ]
-
-#: Some elements, one after another: an array [n, ...] for each part of an element.
-Chunk = list[np.ndarray]
-
-#: A chunk has at most so many elements, and bytes.
-MOST_ELEMENTS, MOST_BYTES = 1024, 1 << 20
-
-#: Arrays, and which of their entries are elements, one after another, as slices or arrays of numbers.
-Picked = tuple[Chunk, Iterates[Any]]
-
-
-class Context:
-    """What a pass over a data set needs: values of tensors, random numbers, and what its steps keep."""
-
-    def __init__(self, session: Any, values: dict[Tensor, np.ndarray], name: str) -> None:
-        self._session, self.values, self._name = session, values, name
-        self.kept: dict[Any, Any] = {}
-
-    def value(self, source: Any) -> np.ndarray:
-        """The array that a tensor stands for; an array itself."""
-        if not isinstance(source, Tensor):
-            return source
-        kind = source.op.kind
-        return kind.value.array if isinstance(kind, Const) else self.values[source]
-
-    def number(self, source: Any) -> int:
-        return int(self.value(source))
-
-    def stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
-        """The generators of a step's next draws, alike on all ranks."""
-        return self._session.draws.stream(f"{self._name}/{name}", seed)
-
-    def inside(self, values: dict[Tensor, np.ndarray]) -> Context:
-        """The same for a data set that a function made of an element."""
-        inner = Context(self._session, self.values | values, self._name)
-        inner.kept = self.kept
-        return inner
 
 
 class Dataset:
@@ -225,7 +191,7 @@ class Dataset:
         return _Taken(self, count)
 
     def skip(self, count: Any) -> Dataset:
-        """All but the first count elements; -1: none."""
+        """All but the first count elements; -1: nothing is left."""
         return _Skipped(self, count)
 
     def concatenate(self, dataset: Dataset) -> Dataset:
@@ -355,17 +321,17 @@ class _Slices(Dataset):
             return [stacked([column]) for column in columns]
         if len({len(column) for column in columns}) > 1:
             raise InvalidArgumentError(
-                f"from_tensor_slices: arrays of {[len(c) for c in columns]} entries; all need the same."
+                f"from_tensor_slices: arrays of {[len(c) for c in columns]} entries; all need as many."
             )
         return columns
 
     def _picked(self, context: Context) -> Picked:
         columns = self._whole(context)
-        n, most = len(columns[0]), _most(columns)
+        n, most = len(columns[0]), most_of(columns)
         return columns, (slice(i, min(i + most, n)) for i in range(0, n, most))
 
     def _chunks(self, context: Context) -> Iterates[Chunk]:
-        return _gathered(self._picked(context))
+        return gathered(self._picked(context))
 
 
 class _Range(Dataset):
@@ -376,7 +342,7 @@ class _Range(Dataset):
         super().__init__(Spec((), int64), (), self._args, False)
 
     def _chunks(self, context: Context) -> Iterates[Chunk]:
-        return _cut([np.arange(*(context.number(a) for a in self._args), dtype=np.int64)])
+        return cut([np.arange(*(context.number(a) for a in self._args), dtype=np.int64)])
 
 
 class _Generated(Dataset):
@@ -385,7 +351,7 @@ class _Generated(Dataset):
             raise UsageError("from_generator: generator has to be a function that makes one.")
         self._generator, self._args = generator, [_as_source(a) for a in args]
         dtypes = mapped(as_string_too, types)
-        dims = [None] * len(flat(dtypes)) if shapes is None else _shapes_of(shapes, dtypes)
+        dims = [None] * len(flat(dtypes)) if shapes is None else shapes_of(shapes, dtypes)
         specs = [Spec(d, t) for d, t in zip(dims, flat(dtypes), strict=True)]
         super().__init__(packed(dtypes, specs), (), self._args, False, outside=True)
 
@@ -416,7 +382,7 @@ class _Files(Dataset):
         names = sorted({name for p in patterns for name in glob.glob(p.decode())})
         if not names:
             raise InvalidArgumentError(f"list_files: no files match {[p.decode() for p in patterns]}.")
-        return _cut([to_array(names, string)])
+        return cut([to_array(names, string)])
 
 
 class _OfFiles(Dataset):
@@ -612,7 +578,7 @@ class _Interleaved(_Calling):
             for chunks in begun:
                 yield from chunks
             return
-        turns = [_Pieces(chunks) for chunks in itertools.islice(begun, cycle)]
+        turns = [Pieces(chunks) for chunks in itertools.islice(begun, cycle)]
         while turns:
             for turn in list(turns):
                 taken, given = 0, 0
@@ -622,25 +588,7 @@ class _Interleaved(_Calling):
                     yield chunk
                 if taken < block:  # it has ended: another takes its place
                     at = turns.index(turn)
-                    turns[at : at + 1] = [_Pieces(chunks) for chunks in itertools.islice(begun, 1)]
-
-
-class _Pieces:
-    """Chunks in pieces of at most so many elements."""
-
-    def __init__(self, chunks: Iterates[Chunk]) -> None:
-        self._chunks, self._left = chunks, [np.empty(0)]
-
-    def next(self, most: int) -> Chunk | None:
-        """Up to `most` elements; None at the end."""
-        while not len(self._left[0]):
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return None
-            self._left = chunk
-        piece = [column[:most] for column in self._left]
-        self._left = [column[most:] for column in self._left]
-        return piece
+                    turns[at : at + 1] = [Pieces(chunks) for chunks in itertools.islice(begun, 1)]
 
 
 class _Batched(_Step):
@@ -664,11 +612,11 @@ class _Batched(_Step):
         picked = self._of._picked(context)
         if picked is not None:  # a batch is gathered as one
             columns, numbers = picked
-            for which in _in_lots(numbers, size):
-                if _count(which) == size or not self._drops:
+            for which in in_lots(numbers, size):
+                if count_of(which) == size or not self._drops:
                     yield self._joined([[column[which] for column in columns]])
             return
-        pieces = _Pieces(self._of._chunks(context))
+        pieces = Pieces(self._of._chunks(context))
         parts: list[Chunk] = []
         count = 0
         while (piece := pieces.next(size - count)) is not None:
@@ -696,7 +644,7 @@ class _Padded(_Batched):
     def __init__(
         self, of: Dataset, batch_size: Any, drop_remainder: Any, shapes: Any, values: Any = None
     ) -> None:
-        dims = _shapes_of(shapes, of._structure)
+        dims = shapes_of(shapes, of._structure)
         specs = flat(of._structure)
         self._dims = dims
         fills = [None] * len(dims) if values is None else flat(values)
@@ -745,17 +693,17 @@ class _Shuffled(_Step):
             raise InvalidArgumentError(f"shuffle: buffer_size is {size}; it has to be positive.")
         picked = self._of._picked(context)
         if picked is not None:
-            yield from _gathered(self._in_order(*picked, size, random))
+            yield from gathered(self._in_order(*picked, size, random))
             return
         places = ((chunk, i) for chunk in self._of._chunks(context) for i in range(len(chunk[0])))
         chosen: list[tuple[Chunk, int]] = []
-        for place in _drawn(places, size, random):
+        for place in drawn(places, size, random):
             chosen.append(place)
-            if len(chosen) == _most(place[0]):
-                yield from _collected(chosen)
+            if len(chosen) == most_of(place[0]):
+                yield from collected(chosen)
                 chosen = []
         if chosen:
-            yield from _collected(chosen)
+            yield from collected(chosen)
 
     def _picked(self, context: Context) -> Picked | None:
         if (picked := self._of._picked(context)) is None:
@@ -763,12 +711,12 @@ class _Shuffled(_Step):
         return self._in_order(*picked, context.number(self._numbers[0]), self._random(context))
 
     def _in_order(self, columns: Chunk, numbers: Iterates[Any], size: int, random: Any) -> Picked:
-        most = _most(columns)
+        most = most_of(columns)
 
         def lots() -> Iterates[np.ndarray]:
-            every = (i for which in numbers for i in _listed(which))
-            drawn = _drawn(every, size, random)
-            while lot := list(itertools.islice(drawn, most)):
+            every = (i for which in numbers for i in listed(which))
+            order = drawn(every, size, random)
+            while lot := list(itertools.islice(order, most)):
                 yield np.array(lot)
 
         return columns, lots()
@@ -819,6 +767,8 @@ class _Skipped(_Step):
 
     def _chunks(self, context: Context) -> Iterates[Chunk]:
         left = context.number(self._numbers[0])
+        if left < 0:
+            return
         for chunk in self._of._chunks(context):
             n = len(chunk[0])
             if left < n:
@@ -899,162 +849,13 @@ class Computed(_Step):
                     yield self._rows([column[i : i + 1] for column in chunk], {}, streams)
 
 
-# -- iterators -------------------------------------------------------------------------------------------
-class _Pass:
-    """Where a session is in a data set."""
-
-    def __init__(self, dataset: Dataset, context: Context) -> None:
-        self._chunks = dataset._chunks(context)
-        self._chunk: Chunk = []
-        self._next = 0
-        self._batched, self.outside = dataset._batched, dataset._outside
-
-    def element(self) -> list[Any]:
-        """The parts of the next element. Raises OutOfRangeError."""
-        while not self._chunk or self._next == len(self._chunk[0]):
-            try:
-                self._chunk, self._next = next(self._chunks), 0
-            except StopIteration:
-                raise OutOfRangeError("End of sequence: the iterator has no more elements.") from None
-        at, self._next = self._next, self._next + 1
-        return [self._part(column[at]) for column in self._chunk]
-
-    def _part(self, value: Any) -> Any:
-        if self._batched and isinstance(value, np.ndarray) and value.ndim and value.dtype != object:
-            return value.view(Batch)
-        return value
-
-
-class Iterator:
-    """Gives the elements of a data set, one for each run that needs what get_next returned.
-
-    `initializer` begins a pass over its data set; make_initializer(dataset) over another of such elements.
-    """
-
-    def __init__(
-        self,
-        structure: Any,
-        dataset: Dataset | None = None,
-        begins: bool = False,
-        handle: Tensor | None = None,
-    ) -> None:
-        self._structure, self._begins, self._handle = structure, begins, handle
-        self._datasets: list[Dataset] = [] if dataset is None else [dataset]
-        self._passes: weakref.WeakKeyDictionary[Any, _Pass] = weakref.WeakKeyDictionary()
-        self._name = add_source("Iterator", self)
-        self._initializer: Operation | None = None
-        if dataset is not None and not begins:
-            self._initializer = start(self._name, "MakeIterator", 0)
-
-    @staticmethod
-    def from_structure(
-        output_types: Any,
-        output_shapes: Any = None,
-        shared_name: str | None = None,
-        output_classes: Any = None,
-    ) -> Iterator:
-        """An iterator over whatever data set of such elements make_initializer is given."""
-        return Iterator(_structure_of(output_types, output_shapes))
-
-    @staticmethod
-    def from_string_handle(
-        string_handle: Any, output_types: Any, output_shapes: Any = None, output_classes: Any = None
-    ) -> Iterator:
-        """The iterator whose string_handle is fed at the run."""
-        return Iterator(_structure_of(output_types, output_shapes), handle=convert_to_tensor(string_handle))
-
-    @property
-    def initializer(self) -> Operation:
-        """The operation that begins a pass over the data set that the iterator was made of."""
-        if self._initializer is None:
-            raise UsageError(
-                "this iterator has no initializer: it begins by itself, or takes make_initializer(dataset)."
-            )
-        return self._initializer
-
-    def make_initializer(self, dataset: Dataset, name: str | None = None) -> Operation:
-        """An operation that begins a pass over a data set."""
-        mine, other = flat(self._structure), flat(dataset._structure)
-        fits = len(mine) == len(other) and all(
-            a.dtype == b.dtype and compatible(a.shape, b.shape) for a, b in zip(mine, other, strict=True)
-        )
-        if not fits:
-            raise UsageError(f"make_initializer: the elements of {dataset} are not the iterator's {mine}.")
-        self._datasets.append(dataset)
-        return start(self._name, name or "MakeIterator", len(self._datasets) - 1)
-
-    def get_next(self, name: str | None = None) -> Any:
-        """The tensors of the next element, in its structure; each run that needs them takes one."""
-        specs = flat(self._structure)
-        tensors = taken(
-            self._name, [s.shape for s in specs], [s.dtype for s in specs], name or "IteratorGetNext"
-        )
-        return packed(self._structure, tensors)
-
-    def string_handle(self, name: str | None = None) -> Tensor:
-        """What is fed to use it where Iterator.from_string_handle was given a placeholder."""
-        return convert_to_tensor(self._name.encode(), name=name or "IteratorToStringHandle")
-
-    output_types = Dataset.output_types
-    output_shapes = Dataset.output_shapes
-    output_classes = Dataset.output_classes
-
-    @property
-    def dataset(self) -> Dataset:
-        """The data set that it was made of."""
-        return self._datasets[0]
-
-    # -- as a source of a session (ops/sources.py) -------------------------------------------------------
-    def start(self, session: Any, feeds: Mapping[Tensor, Any], argument: Any) -> None:
-        dataset = self._datasets[argument]
-        values: dict[Tensor, np.ndarray] = {}
-        missing = []
-        for tensor in dict.fromkeys(dataset._tensors()):
-            if tensor not in feeds:
-                missing.append(tensor)
-                continue
-            if isinstance(feeds[tensor], Shard):
-                raise InvalidArgumentError(
-                    f"{tensor.name}: a data set is fed whole arrays, alike on all ranks."
-                )
-            values[tensor] = np.asarray(as_fed(tensor, feeds[tensor]))
-        if missing:
-            found = session.run(missing, dict(feeds))
-            values |= {t: np.asarray(v) for t, v in zip(missing, found, strict=True)}
-        self._passes[session] = _Pass(dataset, Context(session, values, self._name))
-
-    def take(self, session: Any, feeds: Mapping[Tensor, Any], argument: Any) -> Sequence[Any]:
-        if self._handle is not None:
-            handle = feeds[self._handle] if self._handle in feeds else session.run(self._handle)
-            name = handle.decode() if isinstance(handle, bytes) else str(np.asarray(handle)[()])
-            other = session.graph.kept["sources"].get(name)
-            if not isinstance(other, Iterator):
-                raise InvalidArgumentError(
-                    f"{name!r} is no iterator's handle: feed session.run(iterator.string_handle())."
-                )
-            return other.take(session, feeds, argument)
-        if session not in self._passes:
-            if not self._begins:
-                raise FailedPreconditionError(
-                    "GetNext() failed because the iterator has not been initialized: run its initializer "
-                    "(iterator.initializer, or what make_initializer returned) first."
-                )
-            self.start(session, {}, 0)
-        one = self._passes[session]
-        with session.comm.together() if one.outside and session.comm.size > 1 else nullcontext():
-            try:
-                return one.element()
-            except OutOfRangeError as error:
-                error.agreed = not one.outside
-                raise
+# -- what Dataset.apply takes ----------------------------------------------------------------------------
+def unbatched() -> Callable[[Dataset], Dataset]:
+    """The entries of axis 0 of each element, one after another."""
+    return _Unbatched
 
 
 # -- helpers ---------------------------------------------------------------------------------------------
-def as_string_too(dtype: Any) -> DType:
-    """as_dtype, which also knows strings."""
-    return string if dtype in (string, str, bytes, "string") else as_dtype(dtype)
-
-
 def _as_source(value: Any) -> Any:
     """A tensor, or the array that a value is: what slices are cut of."""
     return (
@@ -1074,23 +875,6 @@ def _spec_of(source: Any) -> Spec:
     return Spec(source.shape, string if source.dtype == object else as_dtype(source.dtype))
 
 
-def _structure_of(types: Any, shapes: Any) -> Any:
-    dtypes = mapped(as_string_too, types)
-    dims = [None] * len(flat(dtypes)) if shapes is None else _shapes_of(shapes, dtypes)
-    return packed(dtypes, [Spec(d, t) for d, t in zip(dims, flat(dtypes), strict=True)])
-
-
-def _shapes_of(shapes: Any, like: Any) -> list[Any]:
-    """The shapes of the parts of a structure: they may be lists or tuples of numbers, as sizes are."""
-    if not is_structure(like):
-        return [as_dims(shapes)]
-    if isinstance(like, Mapping):
-        return [d for key in sorted(like) for d in _shapes_of(shapes[key], like[key])]
-    if len(shapes) != len(like):
-        raise UsageError(f"{len(shapes)} shapes for elements of {len(like)} parts.")
-    return [d for part, of in zip(shapes, like, strict=True) for d in _shapes_of(part, of)]
-
-
 def _converted(value: Any, dtype: DType) -> np.ndarray:
     """An element's part as an array of its dtype, which numbers are made to be."""
     try:
@@ -1105,73 +889,3 @@ def _common(a: Any, b: Any) -> Any:
     return (
         merge(a, b) if compatible(a, b) else tuple(x if x == y else None for x, y in zip(a, b, strict=True))
     )
-
-
-def _most(chunk: Chunk) -> int:
-    """How many elements a chunk of such has."""
-    bytes_each = sum(column.nbytes // max(len(column), 1) for column in chunk)
-    return max(1, min(MOST_ELEMENTS, MOST_BYTES // max(bytes_each, 1)))
-
-
-def _cut(whole: Chunk) -> Iterates[Chunk]:
-    """All elements, in chunks."""
-    most = _most(whole)
-    return ([column[i : i + most] for column in whole] for i in range(0, len(whole[0]), most))
-
-
-def _gathered(picked: Picked) -> Iterates[Chunk]:
-    columns, numbers = picked
-    return ([column[which] for column in columns] for which in numbers)
-
-
-def _listed(which: Any) -> Sequence[int]:
-    return range(which.start, which.stop) if isinstance(which, slice) else which.tolist()
-
-
-def _count(which: Any) -> int:
-    return which.stop - which.start if isinstance(which, slice) else len(which)
-
-
-def _in_lots(numbers: Iterates[Any], size: int) -> Iterates[Any]:
-    """The same entries in lots of one size; the last may have fewer."""
-    lot: list[Any] = []
-    count = 0
-    for which in numbers:
-        first = 0
-        while first < _count(which):
-            part = _part(which, first, size - count)
-            lot.append(part)
-            count += _count(part)
-            first += _count(part)
-            if count == size:
-                yield lot[0] if len(lot) == 1 else np.concatenate([_listed(w) for w in lot]).astype(np.intp)
-                lot, count = [], 0
-    if lot:
-        yield lot[0] if len(lot) == 1 else np.concatenate([_listed(w) for w in lot]).astype(np.intp)
-
-
-def _part(which: Any, first: int, most: int) -> Any:
-    if isinstance(which, slice):
-        return slice(which.start + first, min(which.start + first + most, which.stop))
-    return which[first : first + most]
-
-
-def _drawn(places: Iterates[Any], size: int, random: np.random.Generator) -> Iterates[Any]:
-    """Places in another order: each is drawn of the next `size` ones."""
-    buffer = list(itertools.islice(places, size))
-    while some := list(itertools.islice(places, MOST_ELEMENTS)):
-        for place, slot in zip(some, random.integers(0, size, len(some)).tolist(), strict=True):
-            yield buffer[slot]
-            buffer[slot] = place
-    for slot in random.permutation(len(buffer)).tolist():
-        yield buffer[slot]
-
-
-def _collected(places: Sequence[tuple[Chunk, int]]) -> Iterates[Chunk]:
-    """Elements from where they are: one chunk, or one each where their shapes differ."""
-    columns = [[chunk[c][i] for chunk, i in places] for c in range(len(places[0][0]))]
-    try:
-        yield [stacked(column) for column in columns]
-    except ValueError:
-        for row in zip(*columns, strict=True):
-            yield [stacked([value]) for value in row]

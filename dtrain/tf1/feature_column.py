@@ -24,9 +24,9 @@ from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
 from dtrain.ops.logic import where
 from dtrain.ops.math import cast, equal, floormod, greater_equal, maximum
+from dtrain.ops.python import in_python
 from dtrain.ops.reduce import reduce_sum
 from dtrain.ops.scopes import get_variable, variable_scope
-from dtrain.ops.unplanned import on_host
 
 __all__ = [
     "bucketized_column",
@@ -44,11 +44,12 @@ __getattr__ = module_getattr("tf.feature_column")
 
 
 class Column:
-    """A column: its name, how many numbers it gives, and whether it counts categories."""
+    """A column: its name, how many numbers it gives, whether it counts categories, and is for input_layer."""
 
     name: str
     width: int
     categorical = False
+    is_dense = True
 
     def dense(self, features: Mapping[str, Any]) -> Tensor:
         """What it makes of the features: [n, width] of float32."""
@@ -91,6 +92,7 @@ class _Categorical(Column):
     """Categories by number, in any of the axes behind the first; a number below 0 counts nowhere."""
 
     categorical = True
+    is_dense = False
 
     def __init__(self, key: str, width: int) -> None:
         self.name = self.key = key
@@ -118,7 +120,7 @@ class _Vocabulary(_Categorical):
     def numbers(self, values: Tensor) -> Tensor:
         if values.dtype.is_string != self._texts:
             raise GraphError(f"{self.key}: its vocabulary and its values are of other dtypes.")
-        return on_host(self._found, [values], [int64], [values.spec.shape], f"{self.key}_lookup")[0]
+        return in_python(self._found, [values], [int64], [values.spec.shape], f"{self.key}_lookup")[0]
 
     def _found(self, values: Any) -> np.ndarray:
         array = np.asarray(values)
@@ -148,7 +150,7 @@ class _Identity(_Categorical):
 
 class _Hashed(_Categorical):
     def numbers(self, values: Tensor) -> Tensor:
-        return on_host(self._found, [values], [int64], [values.spec.shape], f"{self.key}_hash")[0]
+        return in_python(self._found, [values], [int64], [values.spec.shape], f"{self.key}_hash")[0]
 
     def _found(self, values: Any) -> np.ndarray:
         array = np.asarray(values)
@@ -253,7 +255,7 @@ def input_layer(
     """The columns side by side, by their names: [n, all widths]."""
     columns = _columns(feature_columns)
     for column in columns:
-        if column.categorical:
+        if not column.is_dense:
             raise UsageError(
                 f"input_layer: {column.name} is categorical: wrap it in indicator_column or embedding_column."
             )

@@ -20,9 +20,9 @@ from dtrain.ops.elementwise import Elementwise
 from dtrain.ops.evaluate import HostEnv, evaluate
 from dtrain.ops.late import Late, Shape, filled
 from dtrain.ops.nn import LogSoftmax, Softmax
+from dtrain.ops.python import computed
 from dtrain.ops.random import RandomIntegers, RandomNormal, RandomUniform
 from dtrain.ops.state import VariableOp
-from dtrain.ops.unplanned import computed
 from dtrain.passes.prune import needed_by
 
 #: Makes the generator of an op's next run, given its name and seed.
@@ -168,12 +168,12 @@ def _one_by_one(
 
 def stacked(values: Sequence[Any]) -> np.ndarray:
     """np.stack, which takes the strings of an array of objects apart."""
-    first = np.asarray(values[0])
-    if first.dtype != object:
+    text = isinstance(values[0], bytes)  # of which NumPy's own strings lose zeros at the end
+    if not text and np.asarray(values[0]).dtype != object:
         return np.stack(values)
-    column = np.empty((len(values), *first.shape), object)
+    column = np.empty((len(values), *(() if text else values[0].shape)), object)
     for i, value in enumerate(values):
-        column[i] = value
+        column[i] = value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value
     return column
 
 
@@ -265,8 +265,11 @@ def _argmax(kind: Any, n: int, given: Any, varies: Any, inputs: Any) -> Found:
 
 
 def _gather(kind: Any, n: int, given: Any, varies: Any, inputs: Any) -> Found:
-    # of one table, the entries of all elements
-    return (kind, list(given)) if list(varies) == [False, True] and kind.axis == 0 else None
+    if list(varies) == [False, True] and kind.axis == 0:  # of one table, the entries of all elements
+        return kind, list(given)
+    if list(varies) == [True, False]:
+        return index.Gather(kind.axis % (given[0].ndim - 1) + 1), list(given)
+    return None
 
 
 def _drawn(kind: Any, n: int, given: Any, varies: Any, inputs: Any) -> Found:

@@ -23,10 +23,10 @@ from dtrain.ops.join import concat
 from dtrain.ops.linalg import matmul
 from dtrain.ops.loss import sigmoid_cross_entropy_with_logits, sparse_softmax_cross_entropy_with_logits
 from dtrain.ops.math import cast, greater, maximum, sigmoid, square
+from dtrain.ops.python import in_python
 from dtrain.ops.reduce import argmax, reduce_sum
 from dtrain.ops.scopes import get_variable, variable_scope
 from dtrain.ops.state import assign_add, group, trainable_variables
-from dtrain.ops.unplanned import on_host
 from dtrain.tf1 import metrics
 from dtrain.tf1.estimator.estimator import Estimator
 from dtrain.tf1.estimator.spec import EstimatorSpec, ModeKeys, RunConfig
@@ -147,7 +147,7 @@ class _Classes(_Head):
                 array = np.asarray(values)
                 return np.array([places[v] for v in array.ravel().tolist()], np.int64).reshape(array.shape)
 
-            labels = on_host(found, [labels], [int64], [labels.spec.shape], "class_ids")[0]
+            labels = in_python(found, [labels], [int64], [labels.spec.shape], "class_ids")[0]
         if labels.dtype.is_string:
             raise UsageError("labels are text: give label_vocabulary.")
         return reshape(cast(labels, int64), [-1, 1])

@@ -47,8 +47,8 @@ class Estimator:
     """A model function with a folder of checkpoints.
 
     Args:
-        model_fn: model_fn(features, labels, mode, params, config) -> EstimatorSpec; arguments that it does not
-            name are not given.
+        model_fn: model_fn(features, labels, mode, params, config) -> EstimatorSpec; arguments that it does
+            not name are not given.
         model_dir: where checkpoints and event files lie; by default config's, or a new folder in the
             machine's temporary one.
         params: what model_fn gets as params.
@@ -65,8 +65,8 @@ class Estimator:
     ) -> None:
         if warm_start_from is not None:
             raise UsageError(
-                "Estimator: warm_start_from is not supported: give the EstimatorSpec a Scaffold whose init_fn "
-                "restores a Saver's checkpoint."
+                "Estimator: warm_start_from is not supported: give the EstimatorSpec a Scaffold whose "
+                "init_fn restores a Saver's checkpoint."
             )
         self._config = config or RunConfig()
         if not isinstance(self._config, RunConfig):
@@ -331,7 +331,7 @@ class Estimator:
         path = path or self.latest_checkpoint()
         if path is None or not checkpoint_exists(path):
             raise UsageError(
-                f"Estimator.{what}: Could not find trained model in model_dir: {self.model_dir}. Train it first."
+                f"Estimator.{what}: Could not find trained model in model_dir: {self.model_dir}. Train it."
             )
         return path
 

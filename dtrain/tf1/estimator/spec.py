@@ -96,8 +96,8 @@ class RunConfig:
         distribute = train_distribute or eval_distribute or experimental_distribute
         if distribute is not None or device_fn is not None:
             raise UsageError(
-                "RunConfig: leave distribution strategies and device_fn out: `mpirun -n N` starts N ranks, which "
-                "share each batch."
+                "RunConfig: leave distribution strategies and device_fn out: `mpirun -n N` starts N ranks, "
+                "which share each batch."
             )
         if save_checkpoints_steps is not None and save_checkpoints_secs is not None:
             raise UsageError("RunConfig: give save_checkpoints_steps or save_checkpoints_secs, not both.")

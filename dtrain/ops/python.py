@@ -21,7 +21,7 @@ from dtrain.ops.sources import SOURCES
 
 
 @register
-class HostOp(Op):
+class PythonOp(Op):
     """A function of Python's on arrays, which returns one or, for several dtypes, a list of them."""
 
     function: Callable[..., Any]
@@ -47,12 +47,12 @@ class HostOp(Op):
 
 def computed(kind: Op, arrays: Sequence[np.ndarray], env: Any = None) -> list[np.ndarray]:
     """The outputs of an op on arrays, be it one of Python's or not; env: as of evaluate."""
-    if isinstance(kind, HostOp):
+    if isinstance(kind, PythonOp):
         return kind.compute(*arrays)
     return [kind.value.array] if isinstance(kind, Const) else evaluate(kind, arrays, env)
 
 
-def on_host(
+def in_python(
     function: Callable[..., Any],
     inputs: Sequence[Any],
     dtypes: Sequence[DType],
@@ -61,7 +61,7 @@ def on_host(
 ) -> list[Tensor]:
     """The outputs of a function of Python's, of these dtypes and (as far as they are known) shapes."""
     tensors = [convert_to_tensor(value) for value in inputs]
-    kind = HostOp(function, tuple(dtypes), tuple(as_dims(shape) for shape in shapes))
+    kind = PythonOp(function, tuple(dtypes), tuple(as_dims(shape) for shape in shapes))
     values = [known_value(t) for t in tensors]
     if all(v is not None for v in values):
         return [constant(value, name=name) for value in kind.compute(*values)]  # type: ignore[arg-type]

@@ -1,0 +1,5 @@
+"""tf.contrib.learn.estimators, by the paths that programs import from."""
+
+from dtrain.tf1.contrib.learn.estimators import estimator, model_fn
+
+__all__ = ["estimator", "model_fn"]

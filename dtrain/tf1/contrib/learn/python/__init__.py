@@ -1,0 +1,1 @@
+"""tensorflow.contrib.learn.python, whose `learn` is tf.contrib.learn."""
