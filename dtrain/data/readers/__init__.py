@@ -1,0 +1,82 @@
+"""Readers: a file of each is one format. find() says whose a path is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from dtrain.data.readers import arrow, cifar, idx, images
+from dtrain.data.readers.arrow import Arrow
+from dtrain.data.readers.cifar import Cifar
+from dtrain.data.readers.csv import Csv
+from dtrain.data.readers.idx import Idx
+from dtrain.data.readers.images import Images
+from dtrain.data.readers.npy import Npy
+from dtrain.data.readers.source import Label, Source, names_in, parts_in
+from dtrain.errors import DataError
+
+__all__ = ["TAKEN", "Label", "Source", "find"]
+
+#: What --dataset takes besides names.
+TAKEN = (
+    "a folder of IDX files, of CIFAR's binary files, of images in a folder for each class, or one that "
+    "`dtrain data import` wrote; an .npz, .csv, .parquet, .arrow or .feather file, a folder that holds "
+    "train.csv (.parquet, ...) and test.csv, or x.npy,y.npy"
+)
+
+
+def find(said: str) -> Source:
+    """The reader of a file, a folder or two files with a comma between. Nothing has been read yet.
+
+    Raises:
+        DataError: there is no such thing, or nothing that dtrain reads.
+    """
+    path = Path(said)
+    if not os.path.lexists(path) and said.count(",") == 1:
+        pair = [Path(part.strip()) for part in said.split(",")]
+        if all(part.suffix.lower() == ".npy" for part in pair):
+            for part in pair:
+                if not part.is_file():
+                    raise DataError(f"--dataset {said!r}: there is no file {part}.")
+            return Npy(*pair)
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.exists():
+        raise DataError(f"--dataset {said!r}: there is no such file or folder.")
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return Npy(path)
+    if suffix in (".csv", ".tsv"):
+        return Csv(path)
+    if suffix in arrow.SUFFIXES:
+        return Arrow(path)
+    if suffix == ".npy":
+        raise DataError(f"--dataset {said!r}: give the targets as well: --dataset {said},y.npy")
+    raise DataError(f"--dataset {said!r} is a file of no kind that dtrain reads. It takes {TAKEN}.")
+
+
+def _of_folder(path: Path) -> Source:
+    found: dict[str, type[Source]] = {}
+    names = names_in(path)
+    if idx.find(path):
+        found["IDX files"] = Idx
+    if cifar.layout(path):
+        found["CIFAR's files"] = Cifar
+    if parts_in(path, "{}.csv"):
+        found["tables as text"] = Csv
+    if any(parts_in(path, f"{{}}{suffix}") for suffix in arrow.SUFFIXES):
+        found["tables in columns"] = Arrow
+    if any(name.endswith(".npy") for name in names):
+        found[".npy files"] = Npy
+    if not found and images.parts_of(path):
+        found["images"] = Images
+    if len(found) > 1:
+        raise DataError(f"{path}: holds {' and '.join(found)}: put one set into a folder.")
+    for reader in found.values():
+        return reader(path)  # type: ignore[call-arg]
+    if cifar.pickled(path):
+        raise DataError(
+            f"{path}: holds CIFAR's version for Python, which is pickled; nothing is unpickled. Get the "
+            "binary version, or type --dataset cifar10 or cifar100 on a machine with a network."
+        )
+    raise DataError(f"{path}: holds no data that dtrain reads. It takes {TAKEN}.")
