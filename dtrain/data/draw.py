@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,7 +43,9 @@ def beside(blocks: Sequence[Sequence[str]], widths: Sequence[int], gap: str = " 
     high = max(map(len, blocks), default=0)
     rows = [[block[i] if i < len(block) else None for block in blocks] for i in range(high)]
     return [
-        gap.join(" " * width if line is None else line for line, width in zip(row, widths, strict=True)).rstrip()
+        gap.join(
+            " " * width if line is None else line for line, width in zip(row, widths, strict=True)
+        ).rstrip()
         for row in rows
     ]
 
@@ -90,7 +93,7 @@ def _halves(upper: np.ndarray, lower: np.ndarray) -> str:
 def _curve(values: np.ndarray, blocks: bool) -> str:
     marks = BARS if blocks else PLAIN_BARS
     edges = np.linspace(0, len(values), min(CURVE, len(values)) + 1).astype(int)
-    means = np.array([values[a:b].mean() for a, b in zip(edges, edges[1:], strict=False)])
+    means = np.array([values[a:b].mean() for a, b in pairwise(edges)])
     low, high = means.min(), means.max()
     at = (means - low) / (high - low) * (len(marks) - 1) if high > low else np.zeros(len(means))
     return "".join(marks[round(float(v))] for v in at)

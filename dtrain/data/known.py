@@ -21,7 +21,8 @@ class Download(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A set: its files of IDX, or an archive that holds those of CIFAR; the mirrors' URLs end with a slash."""
+    """A set: its files of IDX, or an archive that holds those of CIFAR; the mirrors' URLs end with a
+    slash."""
 
     name: str
     title: str

@@ -96,9 +96,10 @@ def csv(folder: Path) -> Made:
     place.mkdir()
     files = []
     for name, rows in (("train", slice(0, TRAIN)), ("test", slice(TRAIN, None))):
-        lines = [",".join(f"{v:.9g}" for v in (*a[:2], b, *a[2:])) for a, b in zip(x[rows], y[rows],
-        strict=True)] files.append(place / f"{name}.csv") files[-1].write_text("area,rooms,price,age,floor\n"
-        + "\n".join(lines) + "\n")
+        cells = np.insert(x[rows], 2, y[rows], axis=1)
+        lines = [",".join(f"{cell:.9g}" for cell in row) for row in cells]
+        files.append(place / f"{name}.csv")
+        files[-1].write_text("\n".join(["area,rooms,price,age,floor", *lines, ""]))
     return Made(str(place), "price", files, x, y, {"train": TRAIN, "test": TEST}, "numbers")
 
 

@@ -108,6 +108,7 @@ class _Table:
     def __init__(self, path: Path) -> None:
         try:
             import pyarrow
+            import pyarrow.compute
             import pyarrow.ipc
             import pyarrow.parquet
         except ImportError:

@@ -167,6 +167,8 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield image
     except DataError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: says that it is too large ({error}).") from None
     except Exception as error:  # of damaged files Pillow raises anything
         said = " ".join(str(error).split())[:120].replace(str(path), "it") or type(error).__name__
         raise DataError(f"{path}: is no image, or damaged ({said}).") from None

@@ -35,8 +35,8 @@ MOST_ROW = 256 << 20  # bytes of one example
 MOST_CLASSES = 65_536
 #: Whole numbers up to here are taken for classes where nothing is said.
 MOST_WHOLE = 1_000
-#: A source that unpacks to more than this, and to more than 500 times its size, is not read: a zip bomb.
-BOMB_BYTES, BOMB_RATIO = 1 << 30, 500
+#: A source that unpacks to more than this, and to more than 200 times its size, is not read: a zip bomb.
+BOMB_BYTES, BOMB_RATIO = 1 << 30, 200
 
 
 class Column(NamedTuple):
@@ -418,7 +418,7 @@ def parts_in(folder: Path, pattern: str) -> dict[str, str]:
                         f"{folder}: holds {found[part]} and {name}, both of them {part}: keep one."
                     )
                 found[part] = name
-    return found
+    return {part: found[part] for part in PARTS if part in found}
 
 
 def stored_dtype(dtype: np.dtype) -> str:
