@@ -21,9 +21,9 @@ import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -37,7 +37,18 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 PIECE = 1 << 20  # bytes under one checksum
 MOST_MANIFEST = 256 << 20  # bytes: eleven for each MiB of the columns
+BLOCK = 1 << 16  # numbers whose mean is taken at once: they stay in the cache
 DTYPES = ("uint8", "int32", "float32")
+MOST_MOMENTS = 1 << 16  # means and deviations that are kept; of a longer last axis there is one of each
+
+
+class Moments(NamedTuple):
+    """Of the training examples: mean and deviation for each index of the last axis; least and most of all."""
+
+    mean: list[float]
+    deviation: list[float]
+    least: float
+    most: float
 
 
 @dataclass(frozen=True)
@@ -46,8 +57,8 @@ class Manifest:
 
     parts: how many examples each has, in the order in which they lie. columns: "x" and "y". sums: the CRC-32
     of each MiB of a column; sha256: of the whole. digest: of all that examples are, so two stores of the same
-    have the same. mean, deviation: of the training examples, for each index of the last axis of x, and of y
-    where that is numbers. source: what it was read from.
+    have the same. counts: of each class or label, by the part. moments: of x, and of y where that is numbers.
+    source: what it was read from.
     """
 
     name: str
@@ -58,12 +69,9 @@ class Manifest:
     sums: dict[str, list[int]]
     sha256: dict[str, str]
     digest: str
-    counts: dict[str, list[int]] = field(default_factory=dict)
-    mean: dict[str, list[float]] = field(default_factory=dict)
-    deviation: dict[str, list[float]] = field(default_factory=dict)
-    least: float = 0.0
-    most: float = 0.0
-    source: str = ""
+    counts: dict[str, list[int]]
+    moments: dict[str, Moments]
+    source: str
 
     @property
     def examples(self) -> int:
@@ -97,7 +105,8 @@ class Manifest:
         if said.pop("format") != FORMAT:
             raise ValueError(f"it is of another format than {FORMAT}, which this version of dtrain reads")
         columns = {name: Column(dtype, tuple(shape)) for name, (dtype, shape) in said.pop("columns").items()}
-        found = cls(classes=tuple(said.pop("classes")), columns=columns, **said)
+        moments = {name: Moments(*m) for name, m in said.pop("moments").items()}
+        found = cls(classes=tuple(said.pop("classes")), columns=columns, moments=moments, **said)
         found.check()
         return found
 
@@ -117,7 +126,17 @@ class Manifest:
             good = good and all(whole(n, 1) for n in column.shape)
             good = good and len(self.sums[name]) == -(-self.bytes_of(name) // PIECE)
             good = good and all(whole(n) for n in self.sums[name])
+        for name, (mean, deviation, least, most) in self.moments.items():
+            numbers = [*mean, *deviation, least, most]
+            good = good and all(isinstance(n, float) and math.isfinite(n) for n in numbers)
+            last = self.columns[name].shape[-1:] or (1,)
+            good = good and len(mean) == len(deviation) == (last[0] if last[0] <= MOST_MOMENTS else 1)
+        for part, counted in self.counts.items():
+            good = (
+                good and part in self.parts and len(counted) == len(self.classes) and all(map(whole, counted))
+            )
         y = self.columns["y"]
+        good = good and {*self.moments} == ({"x", "y"} if y.dtype == "float32" else {"x"})
         good = good and (y.dtype == "float32") == (self.kind == "numbers")
         good = good and (len(self.classes) > 0 and y.shape == () if self.kind == "classes" else True)
         if not good:
@@ -145,14 +164,19 @@ class Store(NamedTuple):
         manifest = read_manifest(path)
         return cls(path, manifest, *(_map(path, manifest, name) for name in ("x", "y")))
 
-    def damage(self, share: Callable[[int], bool] = lambda piece: True) -> str:
-        """Which MiB is not as it was written, the first of those in a share: a sentence, or ''."""
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes + self.y.nbytes
+
+    def damage(self, rank: int = 0, ranks: int = 1) -> str:
+        """Which MiB is not as it was written, the first of a rank's share of them: a sentence, or ''."""
         for name, array in (("x", self.x), ("y", self.y)):
             flat = array.reshape(-1).view(np.uint8)
-            for piece, expected in enumerate(self.manifest.sums[name]):
-                if share(piece) and zlib.crc32(flat[piece * PIECE : (piece + 1) * PIECE]) != expected:
+            sums = self.manifest.sums[name]
+            for piece in range(rank, len(sums), ranks):
+                if zlib.crc32(flat[piece * PIECE : (piece + 1) * PIECE]) != sums[piece]:
                     row = self.manifest.columns[name].nbytes
-                    first, last = piece * PIECE // row, min(flat.size, (piece + 1) * PIECE) // row
+                    first, last = piece * PIECE // row, (min(flat.size, (piece + 1) * PIECE) - 1) // row
                     return (
                         f"{self.path}/{name}.bin: is damaged in examples {first:,} to {last:,}, counted "
                         "from 0: import the set again."
@@ -247,20 +271,30 @@ class Written:
 class _Moments:
     """Mean and deviation of what is seen, for each index of the last axis (Chan's way to join pieces)."""
 
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, np.zeros(()), np.zeros(())
+    def __init__(self, column: Column) -> None:
+        last = column.shape[-1] if column.shape else 1
+        self.axis = last if last <= MOST_MOMENTS else 1
+        self.count, self.mean, self.squares = 0, np.zeros(self.axis), np.zeros(self.axis)
+        self.least, self.most = math.inf, -math.inf
 
     def add(self, rows: np.ndarray) -> None:
-        values = rows.reshape(-1, rows.shape[-1] if rows.ndim > 1 else 1).astype(np.float64)
+        values = rows.reshape(-1, self.axis)
+        self.least, self.most = min(self.least, float(values.min())), max(self.most, float(values.max()))
+        block = max(1, BLOCK // self.axis)
+        for at in range(0, len(values), block):
+            self._add(values[at : at + block].astype(np.float64))
+
+    def _add(self, values: np.ndarray) -> None:
         count, mean = len(values), values.mean(0)
-        squares = ((values - mean) ** 2).sum(0)
+        values -= mean
         both, apart = self.count + count, mean - self.mean
-        self.squares = self.squares + squares + apart**2 * (self.count * count / both)
-        self.mean = self.mean + apart * (count / both)
+        self.squares += np.einsum("ij,ij->j", values, values) + apart**2 * (self.count * count / both)
+        self.mean += apart * (count / both)
         self.count = both
 
-    def deviation(self) -> list[float]:
-        return np.sqrt(self.squares / max(1, self.count)).tolist()
+    def said(self) -> Moments:
+        deviation = np.sqrt(self.squares / max(1, self.count))
+        return Moments(self.mean.tolist(), deviation.tolist(), self.least, self.most)
 
 
 def write(path: Path, examples: Examples) -> None:
@@ -292,6 +326,16 @@ def write(path: Path, examples: Examples) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def nbytes(examples: Examples) -> int:
+    """What the columns take."""
+    return sum(examples.parts.values()) * sum(column.nbytes for column in examples.columns.values())
+
+
+def digest(examples: Examples) -> str:
+    """What the digest of their store would be."""
+    return _fill({}, examples).digest
+
+
 def gather(examples: Examples) -> Store:
     """Examples as a store in this process's memory."""
     count = sum(examples.parts.values())
@@ -319,18 +363,15 @@ def _fill(files: Mapping[str, IO[bytes]], examples: Examples) -> Manifest:
     """Write the examples into files, where there are any; returns what there is to say of them."""
     parts, columns = examples.parts, examples.columns
     written = {name: Written(files.get(name), column) for name, column in columns.items()}
-    moments: dict[str, _Moments] = {}
+    moments = {n: _Moments(c) for n, c in columns.items() if n == "x" or c.dtype == "float32"}
     ends, counts = _ends(parts), {}
-    least, most = math.inf, -math.inf
     for x, y in examples.rows():
         at = written["y"].rows
         part = next(part for part, end in ends.items() if at < end)
         for name, array in (("x", x), ("y", y)):
             written[name].add(array)
-            if part == "train" and (name == "x" or columns["y"].dtype == "float32"):
-                moments.setdefault(name, _Moments()).add(array)
-        if part == "train":
-            least, most = min(least, float(x.min())), max(most, float(x.max()))
+            if part == "train" and name in moments:
+                moments[name].add(array)
         if columns["y"].dtype != "float32":
             seen = y.sum(0, np.int64) if y.ndim > 1 else np.bincount(y)
             counts[part] = _added(counts.get(part, np.zeros(0, np.int64)), seen)
@@ -351,10 +392,7 @@ def _fill(files: Mapping[str, IO[bytes]], examples: Examples) -> Manifest:
         sha256=sha256,
         digest=digest,
         counts=counts,
-        mean={name: m.mean.tolist() for name, m in moments.items()},
-        deviation={name: m.deviation() for name, m in moments.items()},
-        least=least,
-        most=most,
+        moments={name: m.said() for name, m in moments.items()},
         **said,
     )
 

@@ -29,7 +29,7 @@ from dtrain.comm import launcher, shared
 from dtrain.comm.base import Communicator
 from dtrain.comm.nccl import gpu_aware
 from dtrain.comm.threads import VARIABLES, usable_cores
-from dtrain.data import cache_folder, idx
+from dtrain.data import cache_folder, content
 from dtrain.errors import DataError
 from dtrain.files import write_atomically
 from dtrain.native import compiler
@@ -264,8 +264,7 @@ def read_data(comm: Communicator, mine: Rank, dataset: str) -> None:
         try:
             absent = dataset == "auto" and "DTRAIN_DATA" not in os.environ and not folder.is_dir()
             if not absent:
-                pool = idx.read(folder, other=dataset != "auto")
-                mine.content = hashlib.sha256(" ".join(pool.content).encode()).hexdigest()
+                mine.content = content(folder, "mnist" if dataset == "auto" else "")
         except DataError as error:
             mine.data_problem = str(error)
     found = comm.gather_text(json.dumps([mine.content, mine.data_problem]))

@@ -19,7 +19,8 @@ import pytest
 from dtrain import data
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.data import Dataset, fetch, idx, load, pool
+from dtrain.data import Dataset, fetch, known, load, pool
+from dtrain.data.readers import idx
 from dtrain.errors import DataError, UsageError
 
 REAL = os.environ.get("DTRAIN_DATA")
@@ -85,10 +86,9 @@ def contents(seed: int = 0) -> list[bytes]:
     """The four files of a set of 6 training and 3 test examples."""
     rng = np.random.default_rng(seed)
     shapes = [(6, 28, 28), (6,), (3, 28, 28), (3,)]
-    return [
-        idx_bytes(rng.integers(256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8))
-        for shape in shapes
-    ]
+    arrays = [rng.integers(256 if len(s) == 3 else 10, size=s, dtype=np.uint8) for s in shapes]
+    arrays[1][0] = 9  # the largest label to train on says how many classes there are
+    return [idx_bytes(array) for array in arrays]
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}/"
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(fetch, "MIRRORS", (dead, dead))
+    monkeypatch.setitem(known.MIRRORS, "mnist", (dead, dead))
     monkeypatch.setattr(data, "cache_folder", lambda: tmp_path / "cache" / "mnist")
     monkeypatch.setattr(pool, "root", lambda: made(tmp_path / "pools"))
     monkeypatch.setattr(data, "SYNTHETIC_TRAIN", 3_000)
@@ -199,7 +199,7 @@ def test_explicit_folder(served: dict[str, bytes], tmp_path: Path) -> None:
 
 def test_explicit_folder_looks_only_there(served: dict[str, bytes], tmp_path: Path) -> None:
     fill(data.cache_folder(), served)
-    with pytest.raises(DataError, match=r"4 of the 4 data files missing"):
+    with pytest.raises(DataError, match=r"holds no data that dtrain reads"):
         load(str(tmp_path), alone, environ={"DTRAIN_DATA": str(data.cache_folder())})
 
 
@@ -228,9 +228,9 @@ def test_dtrain_data_leads_nowhere(dataset: str, what: str, served: dict[str, by
 
 
 def test_no_such_dataset() -> None:
-    with pytest.raises(DataError, match=r"'MNIST'.*auto, mnist, synthetic"):
+    with pytest.raises(DataError, match=r"'MNIST'.*auto, mnist, .*synthetic"):
         load("MNIST", alone, environ=HERE)
-    with pytest.raises(UsageError, match="auto, mnist, synthetic"):
+    with pytest.raises(UsageError, match=r"auto, mnist, .*synthetic"):
         load("", alone, environ=HERE)
 
 
@@ -301,7 +301,7 @@ def test_cache_cannot_be_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch, "MIRRORS", (mirror(served).url,))
+    monkeypatch.setitem(known.MIRRORS, "mnist", (mirror(served).url,))
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"cannot be written.*DTRAIN_DATA"):
         load("mnist", alone, environ=HERE)
@@ -379,11 +379,11 @@ def test_second_mirror_helps(
     assert len(bad.asked) == len(good.asked) == 4
     assert small(load(str(tmp_path / "d"), alone, environ=HERE))
     with pytest.raises(fetch.Unreachable) as caught:
-        fetch.fetch(tmp_path / "e", mirrors=[bad.url, fetch.MIRRORS[0]])
+        fetch.fetch(tmp_path / "e", mirrors=[bad.url, known.MIRRORS["mnist"][0]])
     for words in (
         bad.url,
         clause,
-        fetch.MIRRORS[0],
+        known.MIRRORS["mnist"][0],
         "Connection refused",
         "DTRAIN_DATA",
         str(tmp_path / "e"),
@@ -433,7 +433,7 @@ def test_one_rank_of_each_node_downloads(
     served: dict[str, bytes], mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = mirror(served)
-    monkeypatch.setattr(fetch, "MIRRORS", (good.url,))
+    monkeypatch.setitem(known.MIRRORS, "mnist", (good.url,))
     results = on_ranks(4, 1, lambda comm: load("mnist", comm, environ=HERE))
     assert all(small(dataset) for dataset in results)
     assert len(good.asked) == 4

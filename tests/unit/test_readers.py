@@ -59,8 +59,8 @@ def test_what_is_in_a_set_is_read(made: Made, piece: int, monkeypatch: pytest.Mo
     np.testing.assert_array_equal(store.y, made.y.astype(store.y.dtype))
     assert not store.x.flags.writeable
     train = made.x[:TRAIN].astype(np.float64).reshape(-1, made.x.shape[-1])
-    np.testing.assert_allclose(store.manifest.mean["x"], train.mean(0), rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(store.manifest.deviation["x"], train.std(0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(store.manifest.moments["x"].mean, train.mean(0), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(store.manifest.moments["x"].deviation, train.std(0), rtol=1e-6, atol=1e-7)
     if made.kind == "classes":
         for part, rows in store.manifest.ranges().items():
             if rows:
@@ -251,7 +251,7 @@ def test_labels_that_cannot_be_meant(tmp_path: Path) -> None:
     }.items():
         refused(tmp_path / "t.csv", label, *words)
     np.savez(tmp_path / "s.npz", x=np.ones((3, 2)), y=[0.5, 1, 2])
-    refused(tmp_path / "s.npz", "price", "arrays, not columns")
+    refused(tmp_path / "s.npz", "price", "no table with columns")
     refused(tmp_path / "s.npz", ":classes", "cannot be classes")
 
 

@@ -24,6 +24,8 @@ SUFFIXES = (".parquet", ".arrow", ".feather")
 class Arrow(Source):
     """A file, or a folder of such."""
 
+    table = True
+
     def __init__(self, path: Path) -> None:
         super().__init__(path, path.stem if path.suffix else "")
         self.paths = {"train": path}

@@ -41,8 +41,8 @@ def pickled(folder: Path) -> bool:
 class Cifar(Source):
     """The files of a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: Path, name: str = "") -> None:
+        super().__init__(folder, name)
         self.kind = layout(folder)
         train, test, meta, self._labels, self._count = LAYOUTS[self.kind]
         names = names_in(folder)

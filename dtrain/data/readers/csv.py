@@ -24,6 +24,8 @@ MOST_LINE = 16 << 20  # characters
 class Csv(Source):
     """A .csv, or a folder of such."""
 
+    table = True
+
     def __init__(self, path: Path) -> None:
         super().__init__(path, path.stem if path.suffix else "")
         self.paths = (

@@ -144,8 +144,10 @@ class Idx(Source):
     file.
     """
 
-    def __init__(self, folder: Path, known: Sequence[File] = (), classes: Sequence[str] = ()) -> None:
-        super().__init__(folder)
+    def __init__(
+        self, folder: Path, known: Sequence[File] = (), classes: Sequence[str] = (), name: str = ""
+    ) -> None:
+        super().__init__(folder, name)
         self.known = {file.stem: file for file in known}
         self.classes = classes
         found = find(folder)

@@ -91,10 +91,6 @@ class Images(Source):
         self._mode = "L"
 
     def look(self, label: Label) -> None:
-        if label.columns:
-            raise DataError(
-                f"--label {','.join(label.columns)}: {self.path} has no columns; folders are classes."
-            )
         first: tuple[int, int] | None = None
         for path in self.files:
             with _opened(path) as image:

@@ -29,7 +29,7 @@ from dtrain.data.readers.source import (
     regular,
     stored_dtype,
 )
-from dtrain.errors import DataError, UsageError
+from dtrain.errors import DataError
 
 X_NAMES = ("x", "images", "image", "data", "features", "inputs", "samples")
 Y_NAMES = ("y", "labels", "label", "targets", "target")
@@ -70,11 +70,6 @@ class Npy(Source):
         self._arrays: dict[tuple[str, str], _Array] = {}
 
     def look(self, label: Label) -> None:
-        if label.columns:
-            raise UsageError(
-                f"--label {','.join(label.columns)}: {self.path} holds arrays, not columns: the target is "
-                "the array called y or labels. Say only what it is, if need be, such as --label :numbers."
-            )
         found: dict[str, _Array] = {}
         for file in self.files:
             regular(file)

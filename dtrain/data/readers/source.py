@@ -18,19 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, PARTS
 from dtrain.errors import DataError, UsageError
 
-#: The order in which the parts lie in a pool.
-PARTS = ("train", "validation", "test")
 #: What folders and files call them.
 SPELLINGS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
-KINDS = ("classes", "numbers", "labels")
+KINDS = (CLASSES, NUMBERS, LABELS)
 
-PIECE = 4 << 20  # bytes of a piece
+PIECE = 1 << 20  # bytes of a piece
 MOST_ROW = 256 << 20  # bytes of one example
 MOST_CLASSES = 65_536
 #: Whole numbers up to here are taken for classes where nothing is said.
@@ -130,8 +129,11 @@ class Source(ABC):
     """A set of examples that a reader has found.
 
     name: for people. files: what it is read from. parts: how many examples each part has, in the order of
-    PARTS. x: what an example is. targets: what goes with it. unused: what the source holds besides.
+    PARTS. x: what an example is. targets: what goes with it. unused: what the source holds besides. table:
+    whether it has columns, of which --label names some.
     """
+
+    table = False
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path, self.name = path, name or path.resolve().name
@@ -168,6 +170,11 @@ class Source(ABC):
     # -- the same for all ----------------------------------------------------------------------------------
     def settle(self, label: Label) -> None:
         """Check the counts and sizes found, and see what the targets are."""
+        if label.columns and not self.table:
+            raise UsageError(
+                f"--label {','.join(label.columns)}: {self.path} is no table with columns; leave it out. "
+                "(What the targets are can be said for any set: --label :numbers, :classes or :labels.)"
+            )
         self.parts = {part: self.parts[part] for part in PARTS if self.parts.get(part)}
         if not self.parts.get("train"):
             raise DataError(f"{self.path}: holds no training examples.")
@@ -400,7 +407,10 @@ def names_in(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        raise DataError(f"{folder}: cannot be read as a folder ({error.strerror}).") from None
+        raise DataError(
+            f"{folder}: cannot be read as a folder ({error.strerror}). Point --dataset or DTRAIN_DATA to "
+            "one that exists and that you may read, or type: dtrain data fetch."
+        ) from None
 
 
 def parts_in(folder: Path, pattern: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
-from dtrain.data import Dataset, idx, load
+from dtrain.data import Dataset, load
+from dtrain.data.readers import idx
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import get_default_graph
