@@ -19,15 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.comm.single import SingleCommunicator
 from dtrain.data import known, pool, store
 from dtrain.data.dataset import Dataset, Part
 from dtrain.data.known import NAMES
-from dtrain.data.readers import TAKEN, Label, Source, cifar, find, idx
+from dtrain.data.readers import Label, Source, cifar, find, idx
 from dtrain.data.store import Store
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder
 
-__all__ = ["Dataset", "Part", "cache_folder", "content", "load", "place_of"]
+__all__ = ["Dataset", "Part", "cache_folder", "content", "load", "place_of", "source_of", "stored"]
+
+#: What --dataset may be.
+SAID = f"auto, {', '.join(NAMES)}, synthetic, or a file or folder of data"
 
 SYNTHETIC_SEED = 0
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
@@ -56,22 +60,28 @@ def load(
 
 def _found(spec: str, comm: Communicator, label: str, environ: Mapping[str, str]) -> Dataset:
     """The set as it was found."""
+    return _as_set(*stored(spec, comm, label, environ))
+
+
+def stored(
+    spec: str, comm: Communicator, label: str = "", environ: Mapping[str, str] = os.environ
+) -> tuple[Store, str, str | None]:
+    """The store that --dataset names or leads to, where it was read from, and what to warn of. Collective.
+
+    Raises, on every rank, as load does.
+    """
+    wanted, kind = Label(), ""
     with comm.together():
-        wanted = Label.of(label)
-        if not spec:
-            raise UsageError(f"--dataset: pass auto, {', '.join(NAMES)}, synthetic, or {TAKEN}.")
-        if label and (spec in ("auto", "synthetic", *NAMES) or store.is_store(Path(spec))):
-            raise UsageError(f"--label {label}: {spec} is no table with columns; leave --label out.")
+        wanted = _label(spec, label)
     if spec == "synthetic":
-        return _generate(comm)
+        return _generated(comm), "generated", None
     if spec not in ("auto", *NAMES):
-        stored = ""
         with comm.together():
             if comm.local_rank == 0:
-                stored = "store" if store.is_store(Path(spec)) else "source"
-        if comm.node_text(stored) == "store":
-            return _compared(pool.opened(comm, Path(spec)), spec, comm)
-        return _read(functools.partial(_find, spec), wanted, spec, comm)
+                kind = "store" if store.is_store(Path(spec)) else "source"
+        if comm.node_text(kind) == "store":
+            return _compared(pool.opened(comm, Path(spec)), spec, comm), spec, None
+        return _read(lambda: find(spec), wanted, spec, comm), spec, None
     name = "mnist" if spec == "auto" else spec
     folder = None
     with comm.together():
@@ -81,9 +91,38 @@ def _found(spec: str, comm: Communicator, label: str, environ: Mapping[str, str]
     if refusal and spec != "auto":
         comm.agree(DataError(refusal))
     if refusal:
-        return _generate(comm, warning=f"training on generated digits, not on MNIST: {refusal}")
+        return _generated(comm), "generated", f"training on generated digits, not on MNIST: {refusal}"
     place = Path(comm.node_text(str(folder or place_of(name))))
-    return _read(lambda: _known_source(name, place), wanted, str(place), comm)
+    return _read(lambda: _named(name, place), wanted, str(place), comm), str(place), None
+
+
+def source_of(spec: str, label: str = "", environ: Mapping[str, str] = os.environ) -> Source:
+    """The reader of a name, downloaded where it is absent, or of a file or folder; looked at. By one process.
+
+    Raises:
+        DataError: it is missing, damaged, or no set. UsageError: it is generated, or a store.
+    """
+    wanted = _label(spec, label)
+    if spec in ("auto", "synthetic") or store.is_store(Path(spec)):
+        raise UsageError(f"{spec!r} is a store, or becomes one by itself: name a file, a folder, or a set.")
+    if spec in NAMES:
+        alone, folder = SingleCommunicator(), _look(spec, environ)
+        if refusal := _download_where_absent(spec, folder, alone):
+            raise DataError(refusal)
+        source = _named(spec, folder or place_of(spec))
+    else:
+        source = find(spec)
+    source.look(wanted)
+    return source
+
+
+def _label(spec: str, label: str) -> Label:
+    wanted = Label.of(label)
+    if not spec:
+        raise UsageError(f"--dataset: pass {SAID}.")
+    if label and (spec in ("auto", "synthetic", *NAMES) or store.is_store(Path(spec))):
+        raise UsageError(f"--label {label}: {spec} is no table with columns; leave --label out.")
+    return wanted
 
 
 def place_of(name: str) -> Path:
@@ -102,23 +141,12 @@ def content(folder: Path, name: str = "") -> str:
         if damage := found.damage():
             raise DataError(damage)
         return found.manifest.digest
-    source = _known_source(name, folder) if name else find(str(folder))
+    source = _named(name, folder) if name else find(str(folder))
     source.look(Label())
     return store.digest(source)
 
 
-def _find(spec: str) -> Source:
-    try:
-        return find(spec)
-    except DataError as error:
-        if os.path.lexists(spec):
-            raise
-        raise DataError(
-            f"{error} Pass auto, {', '.join(NAMES)}, synthetic, or a file or folder of data."
-        ) from None
-
-
-def _known_source(name: str, folder: Path) -> Source:
+def _named(name: str, folder: Path) -> Source:
     """The files of a set that has a name, which have to be its own."""
     its = known.of(name)
     if its.archive:
@@ -205,21 +233,20 @@ def _download_where_absent(name: str, folder: Path | None, comm: Communicator) -
     return next(filter(None, comm.gather_text(str(absent or ""))), "")
 
 
-def _read(make: Callable[[], Source], label: Label, source: str, comm: Communicator) -> Dataset:
-    """The set of a reader, read where this node has no copy of it."""
+def _read(make: Callable[[], Source], label: Label, source: str, comm: Communicator) -> Store:
+    """The store of what a reader reads, which is read where this node has no copy of it."""
     made = functools.cache(make)
 
     def looked() -> Source:
         made().look(label)
         return made()
 
-    return _compared(
-        pool.held(comm, lambda: f"{_definition()} {label} {made().made_of()}", looked), source, comm
-    )
+    found = pool.held(comm, lambda: f"{_definition()} {label} {made().made_of()}", looked)
+    return _compared(found, source, comm)
 
 
-def _compared(found: Store, source: str, comm: Communicator) -> Dataset:
-    """A store as a set, where it is the same on all nodes."""
+def _compared(found: Store, source: str, comm: Communicator) -> Store:
+    """The same, where all nodes have it."""
     digests = comm.gather_text(found.manifest.digest)
     strays = [rank for rank in range(comm.size) if digests[rank] != digests[0]]
     if strays:
@@ -229,17 +256,16 @@ def _compared(found: Store, source: str, comm: Communicator) -> Dataset:
                 f"on {comm.hosts[0]}. Copy one set of files to all nodes."
             )
         )
-    return _of_store(found, source)
+    return found
 
 
-def _of_store(found: Store, source: str, warning: str | None = None) -> Dataset:
+def _as_set(found: Store, source: str, warning: str | None) -> Dataset:
     """A store's examples as a set."""
     manifest, mean, deviation = found.manifest, None, None
     if found.x.dtype == np.float32:
         moments = manifest.moments["x"]
         mean, deviation = (np.array(v, np.float32) for v in (moments.mean, moments.deviation))
         deviation[deviation == 0] = 1  # of what is always the same
-    ranges = manifest.ranges()
     return Dataset(
         name=manifest.name,
         source=source,
@@ -251,17 +277,16 @@ def _of_store(found: Store, source: str, warning: str | None = None) -> Dataset:
         warning=warning,
         mean=mean,
         deviation=deviation,
-        **ranges,
+        **manifest.ranges(),
     )
 
 
-def _generate(comm: Communicator, warning: str | None = None) -> Dataset:
+def _generated(comm: Communicator) -> Store:
     """Generated digits, made once and kept as if they had been read."""
     from dtrain.data.synthetic import Digits
 
     digits = Digits(SYNTHETIC_SEED, SYNTHETIC_TRAIN, SYNTHETIC_TEST)
-    found = pool.held(comm, lambda: f"{_definition()} {digits.made_of()}", lambda: digits)
-    return _of_store(found, "generated", warning)
+    return pool.held(comm, lambda: f"{_definition()} {digits.made_of()}", lambda: digits)
 
 
 @functools.cache

@@ -38,16 +38,11 @@ def is_image(dtype: str, shape: Sequence[int]) -> bool:
     return len(shape) == 2 and (dtype == "uint8" or shape[0] == shape[1])
 
 
-def beside(blocks: Sequence[Sequence[str]], widths: Sequence[int], gap: str = "   ") -> list[str]:
-    """Blocks of lines next to one another; widths: what each line takes on the screen."""
+def beside(blocks: Sequence[Sequence[str]], width: int, gap: str = "   ") -> list[str]:
+    """Blocks of lines, each so wide on the screen, next to one another."""
     high = max(map(len, blocks), default=0)
     rows = [[block[i] if i < len(block) else None for block in blocks] for i in range(high)]
-    return [
-        gap.join(
-            " " * width if line is None else line for line, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    return [gap.join(" " * width if line is None else line for line in row).rstrip() for row in rows]
 
 
 def width_of(shape: Sequence[int]) -> int:

@@ -42,7 +42,10 @@ def find(said: str) -> Source:
     if path.is_dir():
         return _of_folder(path)
     if not path.exists():
-        raise DataError(f"--dataset {said!r}: there is no such file or folder.")
+        raise DataError(
+            f"--dataset {said!r}: there is no such file or folder. Pass auto, mnist (fashion-mnist, "
+            "kmnist, cifar10, cifar100), synthetic, or a file or folder of data."
+        )
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return Npy(path)
