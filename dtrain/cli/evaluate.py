@@ -20,10 +20,11 @@ def add_parser(commands: Any) -> None:
     )
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="what `dtrain train` printed")
     evaluate.add_argument(
-        "--best", action="store_true", help="those of the epoch with the best test accuracy, not the last"
+        "--best", action="store_true", help="those of the epoch that validation found best, not the last"
     )
     evaluate.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
     evaluate.add_argument("--dataset", metavar="NAME|DIR", help="instead of the run's own")
+    evaluate.add_argument("--label", metavar="COLUMN", help="instead of the run's own")
     evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
     evaluate.add_argument(
         "--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)"
@@ -33,7 +34,10 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     values = read_run(args.run_dir)
-    for name in ("model", "dataset", "device", "log_format"):
+    if args.dataset is not None:  # what was held back of the run's own data is no part of another
+        values.pop("validation", None)
+        values.pop("early_stop", None)
+    for name in ("model", "dataset", "label", "device", "log_format"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
     if args.model is not None:
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         if not config.task:
             named = f"the model's file that {options} names: {config.model}"
         print(f"dtrain: running {named}", file=sys.stderr)
-    facts = evaluate_run(Path(args.run_dir), config, comm, best=args.best)
+    facts = evaluate_run(Path(args.run_dir), config, comm, args.best, args.dataset is not None)
     if comm.rank == 0:
         if facts["warning"]:
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr)
@@ -63,9 +67,10 @@ def run(args: argparse.Namespace) -> None:
 
             print(json_line({"event": "eval", **facts}))
         else:
-            names = [n for n in facts if n.startswith("test_") and n not in ("test_loss", "test_examples")]
+            of = "test" if "test_loss" in facts else "validation"
+            names = [n for n in facts if n.startswith(f"{of}_") and n not in (f"{of}_loss", f"{of}_examples")]
             found = "".join(f", {n.replace('_', ' ')} {facts[n]:.4f}" for n in names)
             print(
-                f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}{found} on "
-                f"{facts['test_examples']:,} examples of {facts['dataset']}"
+                f"{facts['model']} after epoch {facts['epoch']}: loss {facts[f'{of}_loss']:.4f}{found} on "
+                f"{facts[f'{of}_examples']:,} examples of {facts['dataset']}"
             )

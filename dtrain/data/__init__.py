@@ -21,14 +21,26 @@ import numpy as np
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.data import known, pool, store
-from dtrain.data.dataset import Dataset, Part
+from dtrain.data.dataset import ABOUT, Dataset, Part
 from dtrain.data.known import NAMES
 from dtrain.data.readers import Label, Source, cifar, find, idx
 from dtrain.data.store import Store
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder
 
-__all__ = ["Dataset", "Part", "cache_folder", "content", "load", "place_of", "source_of", "stored"]
+__all__ = [
+    "ABOUT",
+    "Dataset",
+    "Part",
+    "cache_folder",
+    "content",
+    "load",
+    "place_of",
+    "refuse_bad",
+    "source_of",
+    "stored",
+    "validated",
+]
 
 #: What --dataset may be.
 SAID = f"auto, {', '.join(NAMES)}, synthetic, or a file or folder of data"
@@ -155,7 +167,11 @@ def _named(name: str, folder: Path) -> Source:
 
 
 def validated(
-    data: Dataset, validation: str, comm: Communicator, label: str, environ: Mapping[str, str]
+    data: Dataset,
+    validation: str,
+    comm: Communicator,
+    label: str = "",
+    environ: Mapping[str, str] = os.environ,
 ) -> Dataset:
     """The set with the examples of --validation: a share or a number of its own, or another set. Collective.
 
@@ -174,8 +190,8 @@ def validated(
     except ValueError:
         other = _found(validation, comm, label, environ)
         with comm.together():
-            _refuse_other_kind(data, other, said)
-        return data.with_part("validation", other)
+            data = data.with_part("validation", other.like(data.about(), said))
+        return data
     count = int(number) if validation.isdecimal() else round(number * whole) if 0 < number < 1 else 0
     if not 0 < count < whole:
         comm.agree(
@@ -187,22 +203,28 @@ def validated(
     return data.holding_back(count)
 
 
-def _refuse_other_kind(data: Dataset, other: Dataset, said: str) -> None:
-    for what, here, there in (
-        ("examples", _spec(data.x), _spec(other.x)),
-        ("targets", f"{data.kind} {_row(data.y)}", f"{other.kind} {_row(other.y)}"),
-        ("classes", ", ".join(data.classes), ", ".join(other.classes)),
-    ):
-        if here != there:
-            raise DataError(f"{said}: {other.source} has {what} {there}, and {data.source} has {here}.")
+def refuse_bad(data: Dataset, comm: Communicator, targets: bool = True) -> None:
+    """Return where there is something to train on; the ranks share the looking. Collective.
 
+    targets: whether these have to be what the set's kind says.
 
-def _spec(array: np.ndarray) -> str:
-    return f"{array.dtype.name}{_row(array)}"
-
-
-def _row(array: np.ndarray) -> str:
-    return str(list(array.shape[1:]))
+    Raises, on every rank:
+        DataError: there are fewer examples than ranks, or a target is none.
+    """
+    count = len(data.train)
+    error = None
+    if not count:
+        error = DataError(f"{data.source} has no training examples.")
+    elif count < comm.size:
+        error = DataError(
+            f"{comm.size} ranks share {count} training examples, so some have none: start at most {count} "
+            "ranks, or use a larger data set."
+        )
+    comm.agree(error)
+    with comm.together():
+        if targets:
+            for some in (data, *data.elsewhere.values()):
+                some.refuse_bad_targets(comm.rank, comm.size)
 
 
 def _look(name: str, environ: Mapping[str, str]) -> Path | None:

@@ -274,7 +274,8 @@ class Sequential(Stack):
             if recorded is not None:
                 facts = {
                     "examples": source.count,
-                    "test_examples": tested.count if tested else 0,
+                    "validation_examples": tested.count if tested else 0,
+                    "test_examples": 0,
                     "shards": shard_sizes(range(source.count or 0), batch_size, self.comm.size),
                     "model": self.name,
                     "parameters": self.count_params(),
@@ -333,12 +334,13 @@ class Sequential(Stack):
                 Observers(*observers),
                 test,
                 (lambda: 1) if one else network.pace,
+                tested="validation",
                 **around,
             ).run()
             if profiler is not None:
                 report.profile(**profiler.finish())
             if recorded is not None:
-                tested_last = {f"test_{name}": value for name, value in at.tested.items()}
+                tested_last = {f"validation_{name}": value for name, value in at.tested.items()}
                 seconds = time.perf_counter() - started
                 report.done(**tested_last, seconds=seconds, run_dir=recorded.run_dir)
         call("train_end", {})

@@ -156,7 +156,7 @@ def tiny(write_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
 def config(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """A run of 8 steps whose model draws random numbers and keeps averages besides its weights."""
 
-    def model(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+    def model(x: dt.Tensor, training: dt.Tensor, *of: Any) -> dt.Tensor:
         x = dt.keras.layers.Dense(7, dt.nn.relu, name="hidden")(x)
         return dt.keras.layers.Dense(10, name="logits")(dt.nn.dropout(x, rate=0.5 * training, name="drop"))
 

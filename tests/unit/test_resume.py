@@ -31,7 +31,7 @@ def dense(x: dt.Tensor, units: int, name: str, activation: Any = None) -> dt.Ten
     return dt.keras.layers.Dense(units, activation, name=name)(x)
 
 
-def dropping(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+def dropping(x: dt.Tensor, training: dt.Tensor, *of: Any) -> dt.Tensor:
     """A model whose steps draw random numbers."""
     x = dense(x, 7, "hidden", dt.nn.relu)
     return dense(dt.nn.dropout(x, rate=0.5 * training, name="dropout"), 10, "logits")
@@ -248,12 +248,12 @@ def test_another_model_of_that_name_or_other_data_is_refused(
     other = write_set(tmp_path / "other", EXAMPLES + 1, 11)
     with pytest.raises(CheckpointError, match="was trained on other data"):
         trainer.train(go_on(config, dataset=str(other)), SingleCommunicator())
-    wider = lambda x, training: dense(dense(x, 8, "hidden", dt.nn.relu), 10, "logits")  # noqa: E731
+    wider = lambda x, training, *of: dense(dense(x, 8, "hidden", dt.nn.relu), 10, "logits")  # noqa: E731
     monkeypatch.setitem(models.MODELS, "mlp", wider)
     wanted = r"hidden/kernel should be float32\(784, 8\) and is float32\(784, 7\)"
     with pytest.raises(CheckpointError, match=wanted):
         trainer.train(go_on(config), SingleCommunicator())
-    smooth = lambda x, training: dense(dense(x, 7, "hidden", dt.tanh), 10, "logits")  # noqa: E731
+    smooth = lambda x, training, *of: dense(dense(x, 7, "hidden", dt.tanh), 10, "logits")  # noqa: E731
     monkeypatch.setitem(models.MODELS, "mlp", smooth)
     with pytest.raises(CheckpointError, match="was trained with another step"):
         trainer.train(go_on(config), SingleCommunicator())
@@ -314,7 +314,7 @@ def test_init_from_takes_what_fits_and_says_what_did_not(
 ) -> None:
     trainer.train(replace(config, epochs=1), SingleCommunicator())
     there = checkpoint.load(Path(config.run_dir)).values
-    deeper = lambda x, training: dense(dense(x, 7, "hidden", dt.nn.relu), 11, "logits")  # noqa: E731
+    deeper = lambda x, training, *of: dense(dense(x, 7, "hidden", dt.nn.relu), 11, "logits")  # noqa: E731
     monkeypatch.setitem(models.MODELS, "mlp", deeper)
     new = replace(config, epochs=1, lr=1e-30, run_dir=config.run_dir + "-new", init_from=config.run_dir)
     capsys.readouterr()
@@ -326,7 +326,7 @@ def test_init_from_takes_what_fits_and_says_what_did_not(
     here = checkpoint.load(Path(new.run_dir)).values
     for name in ("hidden/kernel", "hidden/bias"):
         np.testing.assert_allclose(here[name], there[name], rtol=0, atol=1e-20)  # one step of 1e-30
-    monkeypatch.setitem(models.MODELS, "mlp", lambda x, training: dense(x, 10, "other"))
+    monkeypatch.setitem(models.MODELS, "mlp", lambda x, training, *of: dense(x, 10, "other"))
     with pytest.raises(
         CheckpointError, match=r"nothing in .*run fits this model: other/kernel \(nothing there"
     ):

@@ -12,10 +12,9 @@ from dtrain.data.readers.csv import Csv
 from dtrain.data.readers.idx import Idx
 from dtrain.data.readers.images import Images
 from dtrain.data.readers.npy import Npy
-from dtrain.data.readers.source import Label, Source, names_in, parts_in
+from dtrain.data.readers.source import Label as Label
+from dtrain.data.readers.source import Source, names_in, parts_in
 from dtrain.errors import DataError
-
-__all__ = ["TAKEN", "Label", "Source", "find"]
 
 #: What --dataset takes besides names.
 TAKEN = (
@@ -43,8 +42,8 @@ def find(said: str) -> Source:
         return _of_folder(path)
     if not path.exists():
         raise DataError(
-            f"--dataset {said!r}: there is no such file or folder. Pass auto, mnist (fashion-mnist, "
-            "kmnist, cifar10, cifar100), synthetic, or a file or folder of data."
+            f"--dataset {said!r}: there is no such file or folder. Pass auto, mnist, fashion-mnist, kmnist, "
+            "cifar10, cifar100, synthetic, or a file or folder of data."
         )
     suffix = path.suffix.lower()
     if suffix == ".npz":
