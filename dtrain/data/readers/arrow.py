@@ -225,6 +225,9 @@ class _Table:
 
     @contextmanager
     def _ipc(self) -> Iterator[Any]:
+        with open(self.path, "rb") as start:
+            if start.read(6) != b"ARROW1":
+                raise ValueError("it does not begin as one")
         with self._pa.memory_map(str(self.path)) as data, self._pa.ipc.open_file(data) as file:
             yield file
 
