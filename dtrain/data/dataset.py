@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.data.hashing import mixed
 from dtrain.errors import DataError
 
 #: The kinds of targets: a class each, numbers, or several labels that each apply or not.
@@ -72,6 +73,11 @@ class Dataset:
         for arrays in (self.x, self.y, self.weights):
             if arrays is not None:
                 yield from arrays.values() if isinstance(arrays, Mapping) else [arrays]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an example and its target."""
+        return sum(array[:1].nbytes for array in self.arrays())
 
     @property
     def outputs(self) -> int:
@@ -232,7 +238,7 @@ class Split:
         left = self.count - self.held
         rows = np.where(numbers < left, self._left(np.minimum(numbers, left - 1)), numbers)
         held = (numbers >= left) & (numbers < self.count)
-        stretch, _, offset = self._stretch(np.clip(numbers - left, 0, self.held - 1))
+        stretch, offset = self._stretch(np.clip(numbers - left, 0, self.held - 1))
         return np.where(held, stretch + offset, rows)
 
     def _left(self, number: np.ndarray) -> np.ndarray:
@@ -241,26 +247,15 @@ class Split:
         each = max(short - 1, 1)
         stretch = np.where(behind < 0, number // short, longer + behind // each)
         place = np.where(behind < 0, number % short, behind % each)
-        start, _, offset = self._stretch(stretch)
+        start, offset = self._stretch(stretch)
         return start + place + (place >= offset)
 
-    def _stretch(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First row and length of stretches, and which of its rows each holds back."""
+    def _stretch(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first row of stretches, and which of its rows, from 0, each holds back."""
         short, longer = divmod(self.count, self.held)
         length = short + (number < longer)
-        return (
-            number * short + np.minimum(number, longer),
-            length,
-            (mixed(number) >> 1).astype(np.int64) % length,
-        )
-
-
-def mixed(numbers: np.ndarray, key: int = SPLIT_SEED) -> np.ndarray:
-    """A hash of whole numbers, uint64: the finalizer of splitmix64 (Steele, Lea and Flood 2014)."""
-    z = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        offset = (mixed(number, SPLIT_SEED) % length.astype(np.uint64)).astype(np.int64)
+        return number * short + np.minimum(number, longer), offset
 
 
 def _spec(array: np.ndarray) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from dtrain.comm.base import every_rank
 from dtrain.compat import module_getattr
 from dtrain.config import steps_of
+from dtrain.data.order import epoch_order
 from dtrain.errors import UsageError
 from dtrain.hints import nearest
 from dtrain.keras import data, run, saving, training
@@ -28,7 +29,7 @@ from dtrain.keras.sources import Source, gives_batches, source_of
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
-from dtrain.train.batches import epoch_order, shard_sizes, windows
+from dtrain.train.batches import shard_sizes, windows
 from dtrain.train.engine import Engine
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.state import Progress

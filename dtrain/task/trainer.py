@@ -14,6 +14,8 @@ from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.data import ABOUT, Dataset, Part, load, refuse_bad, validated
+from dtrain.data.ahead import Ahead
+from dtrain.data.order import order_of
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
@@ -22,7 +24,7 @@ from dtrain.task import own_model
 from dtrain.task.examples import examples_of
 from dtrain.task.network import Steps, Trained, build, evaluate
 from dtrain.train import checkpoint, tensorboard
-from dtrain.train.batches import Pace, epoch_order, iterations, shard_sizes, windows
+from dtrain.train.batches import Pace, iterations, shard_sizes, windows
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import Engine, about_ranks
 from dtrain.train.loss_scale import MixedPrecisionLossScaleOptimizer
@@ -177,8 +179,12 @@ def _train_in(
         return manifest_of(session, at, config, *same, {"data": data.about()})
 
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
-        order = data.part("train").at(epoch_order(config.seed, at.epoch, data.train))
-        return windows(order, config.batch_size, comm, steps, at.examples)
+        order, place = order_of(config.seed, at.epoch, data.part("train")), at.examples
+        with Ahead(order, comm.local_rank, comm.local_size) as ahead:
+            for window in windows(order, config.batch_size, comm, steps, place):
+                ahead.at(place)
+                yield window
+                place += len(window) * window.total
 
     # with validation examples the test set is looked at once, when nothing is chosen any more
     each, last = ("validation", "test") if data.validation else ("test", "")

@@ -154,12 +154,16 @@ def taken(made: Made) -> Arrays:
 
 
 def same(made: Made, name: str, x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether x and y are what was there before the damage, or what another reader finds now."""
+
+    def alike(a: np.ndarray, b: np.ndarray) -> bool:
+        return a.size == b.size and np.array_equal(a.reshape(b.shape).astype(b.dtype), b)
+
+    if alike(made.x, x) and alike(made.y, y):
+        return True
     with np.errstate(all="ignore"):
         a, b = OTHERS[name](made)
-        pairs = (a, x), (b, y)
-        return all(
-            u.size == v.size and np.array_equal(u.reshape(v.shape).astype(v.dtype), v) for u, v in pairs
-        )
+        return alike(a, x) and alike(b, y)
 
 
 def run(name: str, count: int) -> int:

@@ -77,7 +77,7 @@ ALLOWED = {
         "data",
         "train",
     },
-    "examples": {"comm", "data", "errors", "graph", "runtime", "train"},
+    "examples": {"comm", "data", "errors", "graph", "runtime"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {

@@ -126,11 +126,11 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     trainer.train(replace(config, run_dir=config.run_dir + "-whole"), SingleCommunicator())
     used: list[tuple[int, int]] = []  # what steps that were done used: (epoch, example)
     here = threading.local()
-    order, windows, vote = trainer.epoch_order, trainer.windows, preempt.StopRequest.vote
+    order, windows, vote = trainer.order_of, trainer.windows, preempt.StopRequest.vote
 
-    def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
+    def order_of(seed: int, epoch: int, part: Any) -> Any:
         here.epoch = epoch
-        return order(seed, epoch, examples)
+        return order(seed, epoch, part)
 
     def ledger(*args: Any) -> Iterator[Any]:
         for window in windows(*args):
@@ -139,7 +139,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
             finally:  # its steps were done, whether the loop goes on or ends
                 used.extend((here.epoch, int(example)) for example in window.rows.reshape(-1))
 
-    monkeypatch.setattr(trainer, "epoch_order", epoch_order)
+    monkeypatch.setattr(trainer, "order_of", order_of)
     monkeypatch.setattr(trainer, "windows", ledger)
     monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 0.5, "accuracy": 0.5})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
@@ -392,11 +392,11 @@ def test_an_error_of_the_writer_is_everyones(
 def test_eval_reads_the_newest_and_the_best(
     config: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracies = iter([0.9, 0.1])
+    accuracies = iter([0.9, 0.1, 0.2])  # of two validations, and of the test at the end
     real = trainer.evaluate
     monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 1.0, "accuracy": next(accuracies)})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
-    trainer.train(replace(config, keep=1), SingleCommunicator())
+    trainer.train(replace(config, keep=1, validation="1"), SingleCommunicator())
     assert checkpoint.steps(Path(config.run_dir)) == [4, 8]
     monkeypatch.setattr(trainer, "evaluate", real)
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)

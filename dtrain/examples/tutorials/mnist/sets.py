@@ -12,12 +12,12 @@ import numpy as np
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.data import Dataset, load
+from dtrain.data.order import epoch_order
 from dtrain.data.readers import idx
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import get_default_graph
 from dtrain.runtime.batch import Batch
-from dtrain.train.batches import epoch_order
 
 
 class DataSet:
