@@ -259,6 +259,7 @@ def _read(make: Callable[[], Source], label: Label, source: str, comm: Communica
     """The store of what a reader reads, which is read where this node has no copy of it."""
     made = functools.cache(make)
 
+    @functools.cache
     def looked() -> Source:
         made().look(label)
         return made()

@@ -16,8 +16,8 @@ MOST_CLASSES = 20  # that are listed
 EXAMPLES, COLUMNS = 4, 100
 
 
-def shown(found: Store, source: str, terminal: Any = sys.stdout) -> list[str]:
-    """Lines that say what is in a store."""
+def shown(found: Store, source: str) -> list[str]:
+    """Lines that say what is in a store, for the standard output."""
     manifest = found.manifest
     lines = [f"{manifest.name}: {_parts(manifest)}", f"  from   {source}"]
     moments = manifest.moments["x"]
@@ -25,7 +25,7 @@ def shown(found: Store, source: str, terminal: Any = sys.stdout) -> list[str]:
     lines += _targets(manifest)
     lines.append(f"  size   {found.nbytes / 1e6:,.1f} MB")
     lines.append(f"  digest {manifest.digest}")
-    return [*lines, "", *_examples(found, terminal)]
+    return [*lines, "", *_examples(found)]
 
 
 def _parts(manifest: Manifest) -> str:
@@ -58,9 +58,9 @@ def _targets(manifest: Manifest) -> list[str]:
     return lines
 
 
-def _examples(found: Store, terminal: Any) -> list[str]:
+def _examples(found: Store) -> list[str]:
     """The first examples, of as many classes as there are."""
-    rows = _chosen(found)
+    rows, terminal = _chosen(found), sys.stdout
     colour = terminal.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     try:
         "▀▁".encode(getattr(terminal, "encoding", None) or "ascii")
