@@ -23,7 +23,8 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.data import known, pool, store
 from dtrain.data.dataset import ABOUT, Dataset, Part
 from dtrain.data.known import NAMES
-from dtrain.data.readers import Label, Source, cifar, find, idx
+from dtrain.data.readers import cifar, find, idx
+from dtrain.data.readers.source import Label, Source
 from dtrain.data.store import Store
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder

@@ -9,7 +9,7 @@ import numpy as np
 
 from dtrain.data import source_of, store
 from dtrain.data.dataset import Split
-from dtrain.data.readers import Source
+from dtrain.data.readers.source import Source
 from dtrain.data.store import Store
 from dtrain.errors import DataError, UsageError
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtrain.data.readers import Label, idx
+from dtrain.data.readers import idx
+from dtrain.data.readers.source import Label
 from dtrain.data.store import Store, gather
 from dtrain.errors import DataError
 

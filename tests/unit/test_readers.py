@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from small_sets import FORMATS, NEEDS, TRAIN, Made, npy_bytes, write_idx, zip_bytes
 
-from dtrain.data.readers import Label, find, source
+from dtrain.data.readers import find, source
+from dtrain.data.readers.source import Label
 from dtrain.data.store import Store, gather
 from dtrain.errors import DataError, DtrainError, EnvironmentProblem, UsageError
 

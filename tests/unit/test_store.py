@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import resource
@@ -20,7 +21,8 @@ from dtrain.comm.single import SingleCommunicator
 from dtrain.data import load, pool, store
 from dtrain.data.draw import drawn
 from dtrain.data.importing import import_set
-from dtrain.data.readers import Label, find, source
+from dtrain.data.readers import find, source
+from dtrain.data.readers.source import Label
 from dtrain.data.store import MANIFEST, Manifest, Store
 from dtrain.errors import DataError, DtrainError, UsageError
 
@@ -352,3 +354,21 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.M
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3e6
+
+
+# -- damage --------------------------------------------------------------------------------------------------
+def campaign() -> Any:
+    """tests/faults/formats.py."""
+    path = Path(__file__).parents[1] / "faults" / "formats.py"
+    spec = importlib.util.spec_from_file_location("formats", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "store"])
+def test_a_sample_of_the_campaign(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    assert campaign().run(name, 30) == 0, capsys.readouterr().out

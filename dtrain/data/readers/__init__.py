@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from dtrain.data.readers import arrow, cifar, idx, images
-from dtrain.data.readers.arrow import Arrow
-from dtrain.data.readers.cifar import Cifar
-from dtrain.data.readers.csv import Csv
-from dtrain.data.readers.idx import Idx
-from dtrain.data.readers.images import Images
-from dtrain.data.readers.npy import Npy
-from dtrain.data.readers.source import Label as Label
-from dtrain.data.readers.source import Source, names_in, parts_in
+from dtrain.data.readers import idx
+from dtrain.data.readers.source import COLUMNS, Source, names_in, parts_in
 from dtrain.errors import DataError
 
 #: What --dataset takes besides names.
@@ -37,7 +31,7 @@ def find(said: str) -> Source:
             for part in pair:
                 if not part.is_file():
                     raise DataError(f"--dataset {said!r}: there is no file {part}.")
-            return Npy(*pair)
+            return _npy(*pair)
     if path.is_dir():
         return _of_folder(path)
     if not path.exists():
@@ -47,38 +41,58 @@ def find(said: str) -> Source:
         )
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return Npy(path)
+        return _npy(path)
     if suffix in (".csv", ".tsv"):
-        return Csv(path)
-    if suffix in arrow.SUFFIXES:
-        return Arrow(path)
+        return _csv(path)
+    if suffix in COLUMNS:
+        return _arrow(path)
     if suffix == ".npy":
         raise DataError(f"--dataset {said!r}: give the targets as well: --dataset {said},y.npy")
     raise DataError(f"--dataset {said!r} is a file of no kind that dtrain reads. It takes {TAKEN}.")
 
 
 def _of_folder(path: Path) -> Source:
-    found: dict[str, type[Source]] = {}
-    names = names_in(path)
+    from dtrain.data.readers import cifar, images
+
+    found: dict[str, Callable[[Path], Source]] = {}
     if idx.find(path):
-        found["IDX files"] = Idx
+        found["IDX files"] = idx.Idx
     if cifar.layout(path):
-        found["CIFAR's files"] = Cifar
+        found["CIFAR's files"] = cifar.Cifar
     if parts_in(path, "{}.csv"):
-        found["tables as text"] = Csv
-    if any(parts_in(path, f"{{}}{suffix}") for suffix in arrow.SUFFIXES):
-        found["tables in columns"] = Arrow
-    if any(name.endswith(".npy") for name in names):
-        found[".npy files"] = Npy
+        found["tables as text"] = _csv
+    if any(parts_in(path, f"{{}}{suffix}") for suffix in COLUMNS):
+        found["tables in columns"] = _arrow
+    if any(name.endswith(".npy") for name in names_in(path)):
+        found[".npy files"] = _npy
     if not found and images.parts_of(path):
-        found["images"] = Images
+        found["images"] = images.Images
     if len(found) > 1:
         raise DataError(f"{path}: holds {' and '.join(found)}: put one set into a folder.")
     for reader in found.values():
-        return reader(path)  # type: ignore[call-arg]
+        return reader(path)
     if cifar.pickled(path):
         raise DataError(
             f"{path}: holds CIFAR's version for Python, which is pickled; nothing is unpickled. Get the "
             "binary version, or type --dataset cifar10 or cifar100 on a machine with a network."
         )
     raise DataError(f"{path}: holds no data that dtrain reads. It takes {TAKEN}.")
+
+
+# a start imports no more than the reader that it needs
+def _npy(*paths: Path) -> Source:
+    from dtrain.data.readers.npy import Npy
+
+    return Npy(*paths)
+
+
+def _csv(path: Path) -> Source:
+    from dtrain.data.readers.csv import Csv
+
+    return Csv(path)
+
+
+def _arrow(path: Path) -> Source:
+    from dtrain.data.readers.arrow import Arrow
+
+    return Arrow(path)

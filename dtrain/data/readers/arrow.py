@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.data.readers.source import Column, Label, Source, parts_in, per_piece, regular
+from dtrain.data.readers.source import COLUMNS, Column, Label, Source, parts_in, per_piece, regular
 from dtrain.data.readers.table import choose
 from dtrain.errors import DataError, EnvironmentProblem
-
-SUFFIXES = (".parquet", ".arrow", ".feather")
 
 
 class Arrow(Source):
@@ -30,7 +28,7 @@ class Arrow(Source):
         super().__init__(path, path.stem if path.suffix else "")
         self.paths = {"train": path}
         if path.is_dir():
-            found = [parts_in(path, f"{{}}{suffix}") for suffix in SUFFIXES]
+            found = [parts_in(path, f"{{}}{suffix}") for suffix in COLUMNS]
             self.paths = {part: path / name for names in found for part, name in names.items()}
         self.files = [*self.paths.values()]
         self._tables: dict[str, _Table] = {}

@@ -27,6 +27,8 @@ SPELLINGS = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing"),
 }
+#: Files of tables in columns.
+COLUMNS = (".parquet", ".arrow", ".feather")
 KINDS = (CLASSES, NUMBERS, LABELS)
 
 PIECE = 1 << 20  # bytes of a piece
