@@ -12,6 +12,7 @@ import ctypes
 import mmap
 import threading
 from collections.abc import Iterator
+from functools import cache
 from queue import SimpleQueue
 from typing import Any
 
@@ -45,12 +46,14 @@ class Ahead:
         if window != self._window:
             before, self._window = self._window, window
             for number in (window, window + 1) if before < 0 else (window + 1,):
-                self._wanted.put((number, _advice("MADV_WILLNEED")))
+                self._wanted.put((number, mmap.MADV_WILLNEED))
             if before >= 0:
-                self._wanted.put((before, _advice("MADV_DONTNEED")))
+                self._wanted.put((before, mmap.MADV_DONTNEED))
 
     def __enter__(self) -> Ahead:
-        if self._maps and _madvise() is not None:
+        if self._maps and hasattr(mmap, "MADV_WILLNEED"):
+            for array in self._maps:
+                not_around(array)
             self._thread = threading.Thread(target=self._advise, name="reads ahead", daemon=True)
             self._thread.start()
         else:
@@ -61,19 +64,19 @@ class Ahead:
         if self._thread is not None:
             if self._window >= 0:
                 for number in (self._window, self._window + 1):
-                    self._wanted.put((number, _advice("MADV_DONTNEED")))
+                    self._wanted.put((number, mmap.MADV_DONTNEED))
             self._wanted.put(None)
             self._thread.join()
 
     def _advise(self) -> None:
         while (wanted := self._wanted.get()) is not None:
             window, advice = wanted
-            if advice == _advice("MADV_WILLNEED"):
-                for low, high in list(self._spans(window))[self._rank :: self._ranks]:
-                    self._say(low, high, advice)
-            else:
-                for low, high in self._spans(window):
-                    self._say(low, high, advice)
+            spans = list(self._spans(window))
+            if advice == mmap.MADV_WILLNEED:
+                spans = spans[self._rank :: self._ranks]
+            for low, high in spans:
+                for array in self._maps:
+                    advise(array, advice, low, high)
 
     def _spans(self, window: int) -> Iterator[tuple[int, int]]:
         """The rows of a window, as first and behind last of each stretch that is read together."""
@@ -85,15 +88,6 @@ class Ahead:
             for piece in np.split(rows, cuts):
                 yield int(piece[0]), int(piece[-1]) + 1
 
-    def _say(self, low: int, high: int, advice: int) -> None:
-        madvise = _madvise()
-        assert madvise is not None
-        for array in self._maps:
-            size = array.strides[0]
-            start, stop = array.ctypes.data + low * size, array.ctypes.data + high * size
-            start -= start % mmap.PAGESIZE
-            madvise(start, stop - start, advice)
-
 
 def mapped(array: np.ndarray) -> bool:
     """Whether an array lies in a mapped file whose pages can be read again: not in one's own copy of them."""
@@ -103,14 +97,24 @@ def mapped(array: np.ndarray) -> bool:
     return base is not None and base.mode in ("r", "r+")
 
 
-def _advice(name: str) -> int:
-    return int(getattr(mmap, name, -1))
+def not_around(array: np.ndarray) -> None:
+    """Let the system read of a mapped file what is asked for, without the pages around it.
+
+    Rows in an order of their own would otherwise bring megabytes each, and those that were asked for would
+    have to go again.
+    """
+    if mapped(array) and hasattr(mmap, "MADV_RANDOM"):
+        advise(array, mmap.MADV_RANDOM, 0, len(array))
 
 
-def _madvise() -> Any:
-    """The system's madvise(address, bytes, advice), which lets others go on; None where it has none."""
-    if not hasattr(mmap, "MADV_WILLNEED"):
-        return None
-    function = ctypes.CDLL(None, use_errno=True).madvise
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return function
+def advise(array: np.ndarray, advice: int, low: int, high: int) -> None:
+    """The system's madvise for the pages of rows low to high - 1; other threads go on meanwhile."""
+    size = array.strides[0]
+    start, stop = array.ctypes.data + low * size, array.ctypes.data + high * size
+    start -= start % mmap.PAGESIZE
+    _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), ctypes.c_int(advice))
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)
