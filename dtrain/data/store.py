@@ -17,7 +17,6 @@ import errno
 import hashlib
 import json
 import math
-import mmap
 import os
 import shutil
 import zlib
@@ -209,11 +208,11 @@ def _map(path: Path, manifest: Manifest, name: str) -> np.ndarray:
                     f"{at}: is {found:,} bytes long, expected {size:,}: it was cut short or replaced; "
                     "import the set again."
                 )
-            data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            shape = (manifest.examples, *column.shape)
+            mapped = np.memmap(file, np.dtype(column.dtype).newbyteorder("<"), "r", shape=shape)
     except OSError as error:
         raise DataError(f"{at}: cannot be read ({error.strerror}).") from None
-    array = np.frombuffer(data, np.dtype(column.dtype).newbyteorder("<"))
-    return array.reshape(manifest.examples, *column.shape).view(column.dtype)
+    return mapped.view(np.ndarray)
 
 
 def is_store(path: Path) -> bool:

@@ -209,7 +209,7 @@ def of_caches(folder: Path) -> dict[str, tuple[Path, Reader]]:
         assert np.array_equal(got.x, images) and np.array_equal(got.y, labels)
         assert len(got.train) == len(wanted.train)
 
-    for file in ("about", "labels.npy", "images.npy"):
+    for file in ("manifest.json", "y.bin", "x.bin"):
         found[f"{file} of a copy"] = (pool / file, same)
     return found
 

@@ -431,6 +431,8 @@ def test_mnist_with_one_flipped_bit(tmp_path: Path, index: int) -> None:
     assert not idx.is_good(path, idx.FILES[index])
     with pytest.raises(DataError, match=f"{path.name}.*dtrain data fetch"):
         read(tmp_path, idx.FILES)
+    if index != 3:  # one is enough of what follows
+        return
     plain = bytearray(gzip.decompress(found[idx.FILES[index].stem].read_bytes()))
     plain[-1] ^= 1
     path.unlink()
