@@ -16,7 +16,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
-from dtrain.data.known import MIRRORS, Download, Known, of
+from dtrain.data import known
+from dtrain.data.known import MIRRORS, Download, Known
 from dtrain.data.readers import idx
 from dtrain.errors import DataError
 
@@ -44,7 +45,7 @@ def fetch(
     Raises DataError where no mirror gives a file or the folder cannot be written; it is an Unreachable where
     the file is merely absent, not damaged.
     """
-    its, mirrors = of(name), MIRRORS[name] if mirrors is None else mirrors
+    its, mirrors = known.of(name), MIRRORS[name] if mirrors is None else mirrors
     try:
         there = _there(its, folder) if folder.is_dir() else {}
         # damage is told before absence

@@ -23,6 +23,8 @@ def shown(found: Store, source: str) -> list[str]:
     moments = manifest.moments["x"]
     lines.append(f"  x      {manifest.columns['x']}, {_range(moments)}")
     lines += _targets(manifest)
+    if manifest.unused:
+        lines.append(f"  unused {', '.join(manifest.unused[:10])}")
     lines.append(f"  size   {found.nbytes / 1e6:,.1f} MB")
     lines.append(f"  digest {manifest.digest}")
     return [*lines, "", *_examples(found)]

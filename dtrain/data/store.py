@@ -57,7 +57,7 @@ class Manifest:
     parts: how many examples each has, in the order in which they lie. columns: "x" and "y". sums: the CRC-32
     of each MiB of a column; sha256: of the whole. digest: of all that examples are, so two stores of the same
     have the same. counts: of each class or label, by the part. moments: of x, and of y where that is numbers.
-    source: what it was read from.
+    source: what it was read from. unused: what else was there.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Manifest:
     counts: dict[str, list[int]]
     moments: dict[str, Moments]
     source: str
+    unused: list[str]
 
     @property
     def examples(self) -> int:
@@ -117,7 +118,8 @@ class Manifest:
 
         good = self.kind in KINDS and {*self.columns} == {"x", "y"} and {*self.parts} <= {*PARTS}
         good = good and all(
-            isinstance(name, str) for name in (self.name, self.digest, self.source, *self.classes)
+            isinstance(name, str)
+            for name in (self.name, self.digest, self.source, *self.unused, *self.classes)
         )
         good = good and all(map(whole, self.parts.values())) and self.parts.get("train", 0) > 0
         for name, column in self.columns.items():

@@ -119,7 +119,13 @@ class Digits:
 
     def about(self) -> dict[str, Any]:
         classes = tuple(map(str, range(CLASSES)))
-        return {"name": "synthetic", "kind": "classes", "classes": classes, "source": "generated"}
+        return {
+            "name": "synthetic",
+            "kind": "classes",
+            "classes": classes,
+            "source": "generated",
+            "unused": [],
+        }
 
 
 def generate(seed: int, indices: range) -> tuple[np.ndarray, np.ndarray]:

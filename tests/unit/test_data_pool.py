@@ -39,7 +39,13 @@ class Examples:
             yield self.x[at : at + 500], self.y[at : at + 500]
 
     def about(self) -> dict[str, Any]:
-        return {"name": "some", "kind": "classes", "classes": tuple("0123456789"), "source": "here"}
+        return {
+            "name": "some",
+            "kind": "classes",
+            "classes": tuple("0123456789"),
+            "source": "here",
+            "unused": [],
+        }
 
 
 class Maker:
@@ -181,3 +187,13 @@ def test_those_used_last_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     calls = len(maker.calls)
     held(alone, lambda: "a", maker)
     assert len(maker.calls) == calls, "b was used before a"
+
+
+def test_no_more_is_kept_than_so_many_bytes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "KEPT_BYTES", 5 << 20)  # two of them
+    for number in range(3):
+        held(alone, lambda number=number: str(number), Maker())
+        for path in cache.iterdir():
+            if path.stat().st_mtime > 1e6:
+                os.utime(path, (number, number))
+        assert len(list(cache.iterdir())) == min(number + 1, 2)

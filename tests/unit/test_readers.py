@@ -233,7 +233,9 @@ def test_what_is_no_set(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(3))
     refused(tmp_path / "x.npy", "", "x.npy,y.npy")
     refused(f"{tmp_path}/x.npy,{tmp_path}/z.npy", "", "there is no file", "z.npy")
-    (tmp_path / "s" / "train.csv").write_text("a,b\n")
+    (tmp_path / "s" / "b.csv").write_text("a,b\n")
+    refused(tmp_path / "s", "", "no set by itself", "s/b.csv")
+    (tmp_path / "s" / "b.csv").rename(tmp_path / "s" / "train.csv")
     np.save(tmp_path / "s" / "x.npy", np.ones(3))
     refused(tmp_path / "s", "", "tables as text and .npy files", "one set")
     os.mkfifo(tmp_path / "pipe.csv")
@@ -440,6 +442,8 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no image": (lambda p: (p / "train/cat/1.png").write_bytes(b"hello"), ["cat/1.png", "no image"]),
     "empty": (lambda p: (p / "train/cat/1.png").write_bytes(b""), ["cat/1.png", "no image"]),
     "cut short": (lambda p: os.truncate(p / "test/dog/1.png", 45), ["dog/1.png", "damaged"]),
+    "a format that is not read": (lambda p: (p / "train/cat/2.tif").write_bytes(b""), ["2.tif: is not read"]),
+    "a folder too deep": (lambda p: (p / "train/cat/more").mkdir(), ["more: is a folder"]),
     "another class": (lambda p: (p / "test/dog").rename(p / "test/bird"), ["test", "bird, dog"]),
     "a link out": (lambda p: _link(p / "train/cat/2.png", "/etc/hostname.png"), ["cat/2.png", "leads out"]),
     "a folder out": (lambda p: _link(p / "train/emu", p.parent / "emu"), ["emu/1.png", "leads out"]),

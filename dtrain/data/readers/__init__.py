@@ -76,6 +76,9 @@ def _of_folder(path: Path) -> Source:
             f"{path}: holds CIFAR's version for Python, which is pickled; nothing is unpickled. Get the "
             "binary version, or type --dataset cifar10 or cifar100 on a machine with a network."
         )
+    suffixes = (".npz", ".csv", ".tsv", *COLUMNS)
+    if file := next((name for name in names_in(path) if name.lower().endswith(suffixes)), ""):
+        raise DataError(f"{path}: is no set by itself; name a file in it, such as --dataset {path / file}")
     raise DataError(f"{path}: holds no data that dtrain reads. It takes {TAKEN}.")
 
 

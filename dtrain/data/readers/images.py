@@ -21,6 +21,7 @@ from dtrain.errors import DataError, EnvironmentProblem
 
 #: What is looked for, and what Pillow may take it for.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm")
+UNREAD = (".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".svg")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
 #: Of which mode of Pillow's an image is used, by the mode that it has; the wider one stands behind.
 MODES = ("L", "RGB", "RGBA")
@@ -31,6 +32,16 @@ MOST_FILE, MOST_PIXELS = 256 << 20, 1 << 26  # bytes of a file, pixels of an ima
 
 def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _refuse_unread(path: Path) -> None:
+    """Raise DataError for what may be an image, but is not read; other files lie there for other reasons."""
+    if path.name.startswith("."):
+        return
+    if path.suffix.lower() in UNREAD:
+        raise DataError(f"{path}: is not read; save it as one of {', '.join(SUFFIXES)}.")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder in that of a class: put the images themselves there.")
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -82,12 +93,17 @@ class Images(Source):
                 )
             self._list[part] = []
             for index, name in enumerate(classes):
-                for file in filter(is_image, names_in(place / name)):
+                for file in names_in(place / name):
                     path = place / name / file
+                    if not is_image(file):
+                        _refuse_unread(path)
+                        continue
                     if not os.path.realpath(path).startswith(whole + os.sep):
                         raise DataError(f"{path}: leads out of {folder}: put the image itself there.")
                     self._list[part].append((path, index))
         self.files = [path for listed in self._list.values() for path, _ in listed]
+        if self.files and self.files[0].parents[1] != folder:
+            self.unused = class_folders(folder)  # beside train, test and validation
         self._mode = "L"
 
     def look(self, label: Label) -> None:

@@ -201,8 +201,8 @@ class Source(ABC):
     def about(self) -> dict[str, Any]:
         """What a store says of itself, once all rows were read."""
         targets = self.targets
-        source = str(self.path)
-        return {"name": self.name, "kind": targets.kind, "classes": targets.classes, "source": source}
+        said = {"name": self.name, "kind": targets.kind, "classes": targets.classes}
+        return said | {"source": str(self.path), "unused": self.unused}
 
     def made_of(self) -> str:
         """The names, sizes, times and numbers of the files that are read, in a line."""
