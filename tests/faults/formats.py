@@ -88,9 +88,11 @@ def of_columns(made: Made) -> Arrays:
     import pyarrow.feather
     import pyarrow.parquet
 
-    suffix = Path(made.dataset).suffix
-    read = pyarrow.parquet.read_table if suffix == ".parquet" else pyarrow.feather.read_table
-    table = read(made.dataset, memory_map=False)
+    if Path(made.dataset).suffix == ".parquet":
+        with pyarrow.parquet.ParquetFile(made.dataset) as file:
+            table = file.read()
+    else:
+        table = pyarrow.feather.read_table(made.dataset, memory_map=False)
     names = [name for name in table.column_names if name != made.label]
     y = np.array(table.column(made.label).to_pylist())
     if y.dtype.kind == "U":

@@ -242,7 +242,7 @@ def _header(file: IO[bytes], path: Path, member: str) -> tuple[_Array, int]:
     if length > MOST_HEADER or len(text) < length:
         raise DataError(f"{where}: its header is cut short, or {length:,} bytes long.")
     try:
-        said: Any = ast.literal_eval(text.decode("latin-1" if magic[6] < 3 else "utf-8").strip())
+        said: Any = ast.literal_eval(text.decode("latin-1" if magic[6] < 3 else "utf-8").strip(" \n"))
         descr, turned, shape = said["descr"], said["fortran_order"], said["shape"]
         good = isinstance(descr, str) and turned in (True, False) and isinstance(shape, tuple)
         good = good and len(said) == 3 and all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
