@@ -30,7 +30,7 @@ from dtrain.comm.base import Communicator
 from dtrain.comm.nccl import gpu_aware
 from dtrain.comm.threads import VARIABLES, usable_cores
 from dtrain.data import cache_folder, content
-from dtrain.errors import DataError
+from dtrain.errors import DataError, UsageError
 from dtrain.files import write_atomically
 from dtrain.native import compiler
 from dtrain.runtime.profile import align
@@ -265,7 +265,7 @@ def read_data(comm: Communicator, mine: Rank, dataset: str) -> None:
             absent = dataset == "auto" and "DTRAIN_DATA" not in os.environ and not folder.is_dir()
             if not absent:
                 mine.content = content(folder, "mnist" if dataset == "auto" else "")
-        except DataError as error:
+        except (DataError, UsageError) as error:
             mine.data_problem = str(error)
     found = comm.gather_text(json.dumps([mine.content, mine.data_problem]))
     mine.content, mine.data_problem = json.loads(found[first])
