@@ -84,10 +84,19 @@ class TrainConfig:
     )
     dataset: str = option(
         "auto",
-        "auto (MNIST, or generated digits where there is none), mnist, synthetic, or a folder of IDX files",
-        metavar="NAME|DIR",
+        "auto (MNIST, or generated digits where there is none), mnist, fashion-mnist, kmnist, cifar10, "
+        "cifar100, synthetic; a folder of IDX files, of images in a folder a class, of CIFAR's binary "
+        "files, or one that "
+        "`dtrain data import` wrote; an .npz, .csv, .parquet or .arrow file; or x.npy,y.npy",
+        metavar="NAME|FILE|DIR",
     )
-    label: str = option("", "the column of a table that holds what is learnt", metavar="COLUMN")
+    label: str = option(
+        "",
+        "the column of a table that holds what is learnt, or several with commas between; behind a colon "
+        "what it "
+        "is, where that cannot be seen: price:numbers (or classes, labels)",
+        metavar="COLUMN[,...][:KIND]",
+    )
     validation: str = option(
         "",
         "hold back a share or a number of the training examples, or take those of another set, to choose the "
@@ -258,8 +267,9 @@ def _whole(own: str) -> str:
 
 
 def _whole_if_there(name: str) -> str:
-    """The whole path of a file or folder that is there; another word as it is."""
-    return os.path.abspath(name) if name and os.path.exists(name) else name
+    """The whole path of a file or folder that is there, or of two files; another word as it is."""
+    paths = [name] if os.path.exists(name) else [part.strip() for part in name.split(",")]
+    return ",".join(map(os.path.abspath, paths)) if all(map(os.path.exists, paths)) else name
 
 
 def steps_of(window: str, said: str) -> tuple[int, int]:

@@ -1,31 +1,54 @@
 """Data sets: one pool of examples on all ranks, the same whatever it was read from; a node reads it once.
 
-Looked for in this order: the folder that was given, $DTRAIN_DATA, the user's cache, the mirrors. Only `auto`
-goes on from there to generated digits, and says so.
+source -> pieces -> store (in the user's cache, or where `dtrain data import` wrote it) -> mapped by all ranks
+
+A name is looked for in this order: $DTRAIN_DATA (of MNIST), the user's cache, the mirrors. Only `auto` goes
+on from there to generated digits, and says so. Anything else is a file or a folder, which one of the readers
+takes.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+
+import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.comm.single import SingleCommunicator
 from dtrain.data import dataset as sets
-from dtrain.data import idx
+from dtrain.data import known, pool, store
 from dtrain.data.dataset import ABOUT, Part
-from dtrain.data.pool import Pool, held
+from dtrain.data.known import NAMES
+from dtrain.data.readers import cifar, find, idx
+from dtrain.data.readers.source import Label, Source
+from dtrain.data.store import Store
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder
 from dtrain.names import module_getattr
 
-__all__ = ["ABOUT", "Part", "cache_folder", "load", "refuse_bad", "validated"]
+__all__ = [
+    "ABOUT",
+    "Part",
+    "cache_folder",
+    "content",
+    "load",
+    "place_of",
+    "refuse_bad",
+    "source_of",
+    "stored",
+    "validated",
+]
 
 #: tf.data, whose names load on first use.
 __getattr__ = module_getattr("tf.data")
+
+#: What --dataset may be.
+SAID = f"auto, {', '.join(NAMES)}, synthetic, or a file or folder of data"
 
 SYNTHETIC_SEED = 0
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
@@ -34,15 +57,16 @@ SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
 def load(
     spec: str,
     comm: Communicator,
-    label: str | None = None,
+    label: str = "",
     validation: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> sets.Dataset:
     """The data set that --dataset names; collective, every rank gets the same.
 
-    spec: "mnist", "synthetic", a folder, or "auto": MNIST, and generated digits where it is neither there
-        nor to be had. One rank of each node downloads, into cache_folder().
-    label: the column of a table that holds the targets.
+    spec: a name of known.NAMES, "synthetic", a file or folder, or "auto": MNIST, and generated digits where
+    it
+        is neither there nor to be had. One rank of each node downloads, into the user's cache.
+    label: what --label says; see readers.Label.
     validation: what --validation says: '', a share, a number of examples, or another set; see validated.
 
     Raises, on every rank: DataError where a file is missing or damaged on any rank ("auto" included where it
@@ -51,30 +75,107 @@ def load(
     return validated(_found(spec, comm, label, environ), validation, comm, label, environ)
 
 
-def _found(spec: str, comm: Communicator, label: str | None, environ: Mapping[str, str]) -> sets.Dataset:
-    """The set as it was found. Other formats are read here, as _read reads IDX files."""
-    if label is not None:
-        comm.agree(UsageError(f"--label {label}: {spec} is no table with columns; leave --label out."))
+def _found(spec: str, comm: Communicator, label: str, environ: Mapping[str, str]) -> sets.Dataset:
+    """The set as it was found."""
+    return _as_set(*stored(spec, comm, label, environ))
+
+
+def stored(
+    spec: str, comm: Communicator, label: str = "", environ: Mapping[str, str] = os.environ
+) -> tuple[Store, str, str | None]:
+    """The store that --dataset names or leads to, where it was read from, and what to warn of. Collective.
+
+    Raises, on every rank, as load does.
+    """
+    wanted, kind = Label(), ""
+    with comm.together():
+        wanted = _label(spec, label)
     if spec == "synthetic":
-        return _generate(comm)
+        return _generated(comm), "generated", None
+    if spec not in ("auto", *NAMES):
+        with comm.together():
+            if comm.local_rank == 0:
+                kind = "store" if store.is_store(Path(spec)) else "source"
+        if comm.node_text(kind) == "store":
+            return _compared(pool.opened(comm, Path(spec)), spec, comm), spec, None
+        return _read(lambda: find(spec), wanted, spec, comm), spec, None
+    name = "mnist" if spec == "auto" else spec
     folder = None
     with comm.together():
         if comm.local_rank == 0:
-            folder = _look(spec, environ)
-    if spec in ("auto", "mnist"):
-        refusal = _download_where_absent(folder, comm)
-        if refusal and spec == "mnist":
-            comm.agree(DataError(refusal))
-        if refusal:
-            return _generate(comm, warning=f"training on generated digits, not on MNIST: {refusal}")
-    return _read(Path(comm.node_text(str(folder or cache_folder()))), spec, comm)
+            folder = _look(name, environ)
+    refusal = _download_where_absent(name, folder, comm)
+    if refusal and spec != "auto":
+        comm.agree(DataError(refusal))
+    if refusal:
+        return _generated(comm), "generated", f"training on generated digits, not on MNIST: {refusal}"
+    place = Path(comm.node_text(str(folder or place_of(name))))
+    return _read(lambda: _named(name, place), wanted, str(place), comm), str(place), None
+
+
+def source_of(spec: str, label: str = "", environ: Mapping[str, str] = os.environ) -> Source:
+    """The reader of a name, downloaded where it is absent, or of a file or folder; looked at. By one process.
+
+    Raises:
+        DataError: it is missing, damaged, or no set. UsageError: it is generated, or a store.
+    """
+    wanted = _label(spec, label)
+    if spec in ("auto", "synthetic") or store.is_store(Path(spec)):
+        raise UsageError(f"{spec!r} is a store, or becomes one by itself: name a file, a folder, or a set.")
+    if spec in NAMES:
+        alone, folder = SingleCommunicator(), _look(spec, environ)
+        if refusal := _download_where_absent(spec, folder, alone):
+            raise DataError(refusal)
+        source = _named(spec, folder or place_of(spec))
+    else:
+        source = find(spec)
+    source.look(wanted)
+    return source
+
+
+def _label(spec: str, label: str) -> Label:
+    wanted = Label.of(label)
+    if not spec:
+        raise UsageError(f"--dataset: pass {SAID}.")
+    if label and (spec in ("auto", "synthetic", *NAMES) or store.is_store(Path(spec))):
+        raise UsageError(f"--label {label}: {spec} is no table with columns; leave --label out.")
+    return wanted
+
+
+def place_of(name: str) -> Path:
+    """Where the files of a set that has a name are kept."""
+    return cache_folder() if name == "mnist" else cache_folder().with_name(name)
+
+
+def content(folder: Path, name: str = "") -> str:
+    """The digest of what is in a folder, which is read whole: of the set of a name, or of any.
+
+    Raises:
+        DataError: it is not there, damaged, or another set.
+    """
+    if not name and store.is_store(folder):
+        found = Store.open(folder)
+        if damage := found.damage():
+            raise DataError(damage)
+        return found.manifest.digest
+    source = _named(name, folder) if name else find(str(folder))
+    source.look(Label())
+    return store.digest(source)
+
+
+def _named(name: str, folder: Path) -> Source:
+    """The files of a set that has a name, which have to be its own."""
+    its = known.of(name)
+    if its.archive:
+        return cifar.Cifar(folder, name)
+    return idx.Idx(folder, its.files, its.classes, name)
 
 
 def validated(
     data: sets.Dataset,
     validation: str,
     comm: Communicator,
-    label: str | None = None,
+    label: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> sets.Dataset:
     """The set with the examples of --validation: a share or a number of its own, or another set. Collective.
@@ -121,8 +222,8 @@ def refuse_bad(data: sets.Dataset, comm: Communicator, targets: bool = True) -> 
         error = DataError(f"{data.source} has no training examples.")
     elif count < comm.size:
         error = DataError(
-            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: start at "
-            f"most {count}, or use a larger data set."
+            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: "
+            f"start at most {count}, or use a larger data set."
         )
     comm.agree(error)
     with comm.together():
@@ -131,40 +232,26 @@ def refuse_bad(data: sets.Dataset, comm: Communicator, targets: bool = True) -> 
                 some.refuse_bad_targets(comm.rank, comm.size)
 
 
-def _look(dataset: str, environ: Mapping[str, str]) -> Path | None:
-    """The folder to read from, or None where MNIST has to be downloaded first."""
-    if dataset not in ("auto", "mnist"):
-        if not dataset or not os.path.isdir(dataset):
-            kind = DataError if dataset else UsageError
-            if os.path.exists(dataset):
-                raise kind(
-                    f"--dataset {dataset!r} is a file: give a folder that holds the four files of MNIST, or "
-                    "of a set in its format (28 x 28, 10 classes). Other data is for fit of dt.keras or a "
-                    "graph of your own."
-                )
-            raise kind(
-                f"--dataset {dataset!r}: there is no such folder. Pass auto, mnist, synthetic or a folder "
-                "that holds the four files of MNIST or of a set in its format."
-            )
-        return Path(dataset)
-    if given := environ.get("DTRAIN_DATA"):
+def _look(name: str, environ: Mapping[str, str]) -> Path | None:
+    """The folder to read from, or None where the set has to be downloaded first."""
+    if name == "mnist" and (given := environ.get("DTRAIN_DATA")):
         try:
             idx.locate(Path(given))
         except DataError as error:
             raise DataError(f"DTRAIN_DATA is set, but {error} Or unset DTRAIN_DATA.") from error
         return Path(given)
-    cache = cache_folder()
-    return cache if os.path.isdir(cache) and len(idx.find(cache)) == len(idx.FILES) else None
+    cache = place_of(name)
+    return cache if cache.is_dir() and known.of(name).missing(cache) == [] else None
 
 
-def _download_where_absent(folder: Path | None, comm: Communicator) -> str:
+def _download_where_absent(name: str, folder: Path | None, comm: Communicator) -> str:
     """Download on one rank of each node that has no folder; returns why that is not possible, '' if it is."""
     absent = damaged = None
     if folder is None and comm.local_rank == 0:
         from dtrain.data.fetch import Unreachable, fetch
 
         try:
-            fetch(cache_folder(), say=_say if comm.rank == 0 else _hush)
+            fetch(place_of(name), say=_say if comm.rank == 0 else _hush, name=name)
         except Unreachable as error:
             absent = error
         except DataError as error:
@@ -173,63 +260,68 @@ def _download_where_absent(folder: Path | None, comm: Communicator) -> str:
     return next(filter(None, comm.gather_text(str(absent or ""))), "")
 
 
-def _read(folder: Path, dataset: str, comm: Communicator) -> sets.Dataset:
-    other = dataset not in ("auto", "mnist")
-    pool = held(
-        comm,
-        lambda: f"{_definition(idx)} {other} {idx.made_of(folder.resolve())}",
-        lambda: idx.read(folder, other),
-    )
-    digest = hashlib.sha256(" ".join(pool.content).encode()).hexdigest()
-    digests = comm.gather_text(digest)
+def _read(make: Callable[[], Source], label: Label, source: str, comm: Communicator) -> Store:
+    """The store of what a reader reads, which is read where this node has no copy of it."""
+    made = functools.cache(make)
+
+    @functools.cache
+    def looked() -> Source:
+        made().look(label)
+        return made()
+
+    found = pool.held(comm, lambda: f"{_definition()} {label} {made().made_of()}", looked)
+    return _compared(found, source, comm)
+
+
+def _compared(found: Store, source: str, comm: Communicator) -> Store:
+    """The same, where all nodes have it."""
+    digests = comm.gather_text(found.manifest.digest)
     strays = [rank for rank in range(comm.size) if digests[rank] != digests[0]]
     if strays:
         comm.agree(
             DataError(
-                f"{folder}: rank {strays[0]} on {comm.hosts[strays[0]]} reads other data there than rank 0 "
+                f"{source}: rank {strays[0]} on {comm.hosts[strays[0]]} reads other data there than rank 0 "
                 f"on {comm.hosts[0]}. Copy one set of files to all nodes."
             )
         )
-    is_mnist = pool.content == tuple(file.content_sha256 for file in idx.FILES)
-    name = "mnist" if is_mnist else folder.resolve().name
-    return of_pool(pool, name, str(folder), digest)
+    return found
 
 
-def of_pool(pool: Pool, name: str, source: str, digest: str, warning: str | None = None) -> sets.Dataset:
-    """A pool's examples as a set."""
+def _as_set(found: Store, source: str, warning: str | None) -> sets.Dataset:
+    """A store's examples as a set."""
+    manifest, mean, deviation = found.manifest, None, None
+    if found.x.dtype == np.float32:
+        moments = manifest.moments["x"]
+        mean, deviation = (np.array(v, np.float32) for v in (moments.mean, moments.deviation))
+        deviation[deviation == 0] = 1  # of what is always the same
     return sets.Dataset(
-        name=name,
+        name=manifest.name,
         source=source,
-        digest=digest,
-        x=pool.x,
-        y=pool.y,
-        train=range(pool.train),
-        test=range(pool.train, len(pool.y)),
-        kind=pool.kind,
-        classes=pool.classes,
+        digest=manifest.digest,
+        x=found.x,
+        y=found.y,
+        kind=manifest.kind,
+        classes=() if manifest.kind == "numbers" else manifest.classes,
         warning=warning,
+        mean=mean,
+        deviation=deviation,
+        **manifest.ranges(),
     )
 
 
-def _generate(comm: Communicator, warning: str | None = None) -> sets.Dataset:
+def _generated(comm: Communicator) -> Store:
     """Generated digits, made once and kept as if they had been read."""
-    from dtrain.data import synthetic
+    from dtrain.data.synthetic import Digits
 
-    examples = range(SYNTHETIC_TRAIN + SYNTHETIC_TEST)
-
-    def make() -> Pool:
-        images, labels = synthetic.generate(SYNTHETIC_SEED, examples)
-        digest = hashlib.sha256(images.ravel())
-        digest.update(labels)
-        return Pool(images, labels, SYNTHETIC_TRAIN, (digest.hexdigest(),))
-
-    pool = held(comm, lambda: f"{_definition(synthetic)} {SYNTHETIC_SEED} {SYNTHETIC_TRAIN} {examples}", make)
-    return of_pool(pool, "synthetic", "generated", pool.content[0], warning)
+    digits = Digits(SYNTHETIC_SEED, SYNTHETIC_TRAIN, SYNTHETIC_TEST)
+    return pool.held(comm, lambda: f"{_definition()} {digits.made_of()}", lambda: digits)
 
 
-def _definition(module: ModuleType) -> str:
-    """A digest of the code that makes a pool: another version of it makes its own."""
-    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
+@functools.cache
+def _definition() -> str:
+    """A digest of the code that reads: another version of it makes its own copies."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,7 @@
-"""A node holds a data set once: files of arrays in the user's cache, which all its ranks map.
+"""A node holds a data set once: a store in the user's cache, which all its ranks map.
 
 One rank reads the source and writes the examples down as they are used; the others, and later runs, only map
-that file, so a start has nothing to unpack and the memory is the system's own copy of the file, one a node.
+that store, so a start has nothing to unpack and the memory is the system's own copy of the file, one a node.
 The copy's name is a digest of what it was made of. Its content is not believed: the ranks of a node share the
 work of checking it against the checksums written with it, and one that is damaged is made again.
 """
@@ -9,71 +9,65 @@ work of checking it against the checksums written with it, and one that is damag
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import threading
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
-from dtrain.files import own_cache, read_regular
+from dtrain.data import store
+from dtrain.data.store import Examples, Store
+from dtrain.errors import DataError
+from dtrain.files import own_cache
 
-#: NumPy reads a header with Python's parser, which fails now and then in two threads at once (CPython 3.11).
-_PARSING = threading.Lock()
-
-FORMAT = 2
-CHUNK = 1 << 20  # bytes under one checksum
-MOST_ABOUT = 1 << 20  # bytes of the file of checksums, which has ten for each MiB
-#: Copies that are kept: those used last.
-KEPT = 16
+#: Copies that are kept: those used last, and not more bytes of them than this, the newest apart.
+KEPT, KEPT_BYTES = 16, 32 << 30
+#: A store of up to so many bytes is compared with its checksums at every start (0.1 s on one core).
+CHECKED = 256 << 20
+#: What each rank may have for itself where there is nowhere to write.
+MOST_IN_MEMORY = 1 << 30
 
 
-@dataclass(frozen=True)
-class Pool:
-    """Examples x [n, ...] and targets y [n, ...], training examples first; see Dataset.
+def held(comm: Communicator, made_of: Callable[[], str], make: Callable[[], Examples]) -> Store:
+    """The store of the examples of make(), written by one rank of a node where it has no good one.
+    Collective.
 
-    train: how many of the n are training examples, all others being test examples; content: sha256 (hex) of
-    what they were read from.
+    made_of: what they follow from, so that a copy can be found; called where make() would be.
+    Raises, on every rank, what made_of, make and reading its examples raise.
     """
-
-    x: np.ndarray
-    y: np.ndarray
-    train: int
-    content: tuple[str, ...]
-    kind: str = "classes"
-    classes: tuple[str, ...] = tuple("0123456789")
-
-
-def held(comm: Communicator, made_of: Callable[[], str], make: Callable[[], Pool]) -> Pool:
-    """The pool that make() gives, made by one rank of a node where the node has no good copy. Collective.
-
-    made_of: what the pool follows from, so that a copy of it can be found; called where make() would be.
-    Raises, on every rank, what made_of and make raise.
-    """
-    first, pool, damaged = comm.local_rank == 0, None, False
+    first, found, damaged = comm.local_rank == 0, None, False
     for _ in range(2):
         place = ""
         with comm.together():
             if first:
                 place = _place(made_of(), make, damaged)
         place = comm.node_text(place)
-        pool = _mapped(Path(place), comm.local_rank, comm.local_size) if place else None
-        good = comm.allgather(np.array([pool is not None]))
+        found = _mapped(Path(place), comm.local_rank, comm.local_size) if place else None
+        good = comm.allgather(np.array([found is not None]))
         if first and place and Path(place).parent != root():
             shutil.rmtree(Path(place).parent, ignore_errors=True)  # all have mapped it
         if good.all():
             break
         damaged = not good[list(comm.node)].all()
     with comm.together():
-        if pool is None:  # there is nowhere to write: each rank has its own
-            pool = make()
-    return pool
+        if found is None:  # there is nowhere to write: each rank has its own
+            found = store.gather(make())
+    return found
+
+
+def opened(comm: Communicator, path: Path) -> Store:
+    """The store in a folder that `dtrain data import` wrote, checked as far as a start may take. Collective.
+
+    Raises, on every rank:
+        DataError: it is damaged, or there is none.
+    """
+    with comm.together():
+        found = Store.open(path)
+        if found.nbytes <= CHECKED and (damage := found.damage(comm.local_rank, comm.local_size)):
+            raise DataError(damage)
+    return found
 
 
 def root() -> Path | None:
@@ -81,9 +75,9 @@ def root() -> Path | None:
     return own_cache("pools")
 
 
-def _place(made_of: str, make: Callable[[], Pool], damaged: bool) -> str:
-    """The folder of a pool's copy, made where there is none; '' where it cannot be written anywhere."""
-    name = hashlib.sha256(f"{FORMAT} {made_of}".encode()).hexdigest()[:32]
+def _place(made_of: str, make: Callable[[], Examples], damaged: bool) -> str:
+    """The folder of a copy, made where there is none; '' where it cannot be written anywhere."""
+    name = hashlib.sha256(f"{store.FORMAT} {made_of}".encode()).hexdigest()[:32]
     cache = root()
     if cache is not None and not damaged and (cache / name).is_dir():
         try:
@@ -91,73 +85,39 @@ def _place(made_of: str, make: Callable[[], Pool], damaged: bool) -> str:
         except OSError:
             pass
         return str(cache / name)
-    pool = make()
+    examples, refusal = make(), ""
     if cache is not None:
         try:
             if damaged:
                 shutil.rmtree(cache / name, ignore_errors=True)
-            _write(pool, cache / name)
+            store.write(cache / name, examples)
             _drop_old(cache)
             return str(cache / name)
-        except OSError:  # the disk is full, or full for this user
-            pass
+        except OSError as error:  # the disk is full, or full for this user
+            refusal = store.sentence(error, cache)
     import tempfile
 
     try:
         path = Path(tempfile.mkdtemp(prefix="dtrain-pool-"), name)
-        _write(pool, path)
+        try:
+            store.write(path, examples)
+        except BaseException:
+            path.parent.rmdir()
+            raise
         return str(path)
-    except OSError:
+    except OSError as error:
+        if store.nbytes(examples) > MOST_IN_MEMORY:
+            raise DataError(refusal or store.sentence(error, Path(tempfile.gettempdir()))) from None
         return ""
 
 
-def _write(pool: Pool, path: Path) -> None:
-    """Make a copy under another name first, so that nobody meets half of it."""
-    work = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
-    work.mkdir(mode=0o700)
-    try:
-        np.save(work / "x.npy", pool.x)
-        np.save(work / "y.npy", pool.y)
-        sums = [[zlib.crc32(c) for c in _chunks(a)] for a in (pool.x, pool.y)]
-        said = {"train": pool.train, "content": pool.content, "kind": pool.kind, "classes": pool.classes}
-        about = json.dumps({**said, "sums": sums})
-        (work / "about").write_text(f"{zlib.crc32(about.encode()):08x} {about}")
-        try:
-            os.rename(work, path)
-        except OSError:
-            if not path.is_dir():  # if it is one, another process has made the same meanwhile
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _mapped(path: Path, rank: int, ranks: int) -> Pool | None:
+def _mapped(path: Path, rank: int, ranks: int) -> Store | None:
     """The copy in a folder, of which this rank has checked its share; None where it is not as written."""
     try:
-        check, _, text = read_regular(path / "about", MOST_ABOUT).decode().partition(" ")
-        if int(check, 16) != zlib.crc32(text.encode()):
-            return None
-        about: dict[str, Any] = json.loads(text)
-        arrays = [_map(path / f"{name}.npy") for name in ("x", "y")]
-    except Exception:  # of a damaged header NumPy raises anything: tokenize's errors, too
+        found = Store.open(path)
+    except DataError:
         return None
-    for array, sums in zip(arrays, about["sums"], strict=True):
-        chunks = _chunks(array)
-        if len(chunks) != len(sums):
-            return None
-        if any(zlib.crc32(chunks[i]) != sums[i] for i in range(rank, len(sums), ranks)):
-            return None
-    return Pool(*arrays, about["train"], tuple(about["content"]), about["kind"], tuple(about["classes"]))
-
-
-def _map(path: Path) -> np.ndarray:
-    with _PARSING:
-        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-
-
-def _chunks(array: np.ndarray) -> list[np.ndarray]:
-    flat = array.reshape(-1).view(np.uint8)
-    return [flat[at : at + CHUNK] for at in range(0, flat.size, CHUNK)]
+    return None if found.nbytes <= CHECKED and found.damage(rank, ranks) else found
 
 
 def _drop_old(cache: Path) -> None:
@@ -167,5 +127,11 @@ def _drop_old(cache: Path) -> None:
         except OSError:  # another process was first
             return 0.0
 
-    for path in sorted(cache.iterdir(), key=used, reverse=True)[KEPT:]:
-        shutil.rmtree(path, ignore_errors=True)
+    total = 0
+    for number, path in enumerate(sorted(cache.iterdir(), key=used, reverse=True)):
+        try:
+            total += sum(file.stat().st_size for file in path.iterdir())
+        except OSError:
+            pass
+        if number >= KEPT or (number and total > KEPT_BYTES):
+            shutil.rmtree(path, ignore_errors=True)

@@ -11,9 +11,12 @@ the BLAS, its number of threads or the order in which it adds.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from dtrain.data.readers.source import Column
 from dtrain.errors import UsageError
 
 BLOCK = 1_000  # examples made together; each block is a pure function of (seed, block number)
@@ -95,6 +98,34 @@ MARGIN = 4  # pixels beyond the frame that a point may lie at
 FINE = 8  # positions in the table of profiles to each pixel
 POSITIONS = (SIDE + 2 * MARGIN) * FINE
 PEAK = 255  # height of a profile: POINTS * PEAK**2 < 2**24 keeps float32 sums of whole numbers exact
+
+
+class Digits:
+    """So many examples to train and to test on, as a store has them (see store.Examples)."""
+
+    def __init__(self, seed: int, train: int, test: int) -> None:
+        self.seed, self.parts = seed, {"train": train, "test": test}
+        self.columns = {"x": Column("uint8", (SIDE, SIDE)), "y": Column("uint8", ())}
+
+    def made_of(self) -> str:
+        return f"synthetic {self.seed} {self.parts}"
+
+    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        first = 0
+        for count in self.parts.values():
+            for at in range(first, first + count, BLOCK):
+                yield generate(self.seed, range(at, min(at + BLOCK, first + count)))
+            first += count
+
+    def about(self) -> dict[str, Any]:
+        classes = tuple(map(str, range(CLASSES)))
+        return {
+            "name": "synthetic",
+            "kind": "classes",
+            "classes": classes,
+            "source": "generated",
+            "unused": [],
+        }
 
 
 def generate(seed: int, indices: range) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ def run(run_dir: str, dataset: str, log_format: str) -> None:
     """
     if dataset != "auto" and not os.path.isdir(dataset):
         found = "is a file" if os.path.exists(dataset) else "there is no such folder"
-        raise UsageError(f"--dataset {dataset}: {found}. Pass auto or a folder of IDX files.")
+        raise UsageError(f"--dataset {dataset}: {found}. Pass auto or a folder of data.")
     problem = ""
     try:
         comm = communicators.world()

@@ -29,8 +29,8 @@ from dtrain.comm import launcher, shared
 from dtrain.comm.base import Communicator
 from dtrain.comm.nccl import gpu_aware
 from dtrain.comm.threads import VARIABLES, usable_cores
-from dtrain.data import cache_folder, idx
-from dtrain.errors import DataError
+from dtrain.data import cache_folder, content
+from dtrain.errors import DataError, UsageError
 from dtrain.files import write_atomically
 from dtrain.native import compiler
 from dtrain.runtime.profile import align
@@ -264,9 +264,8 @@ def read_data(comm: Communicator, mine: Rank, dataset: str) -> None:
         try:
             absent = dataset == "auto" and "DTRAIN_DATA" not in os.environ and not folder.is_dir()
             if not absent:
-                pool = idx.read(folder, other=dataset != "auto")
-                mine.content = hashlib.sha256(" ".join(pool.content).encode()).hexdigest()
-        except DataError as error:
+                mine.content = content(folder, "mnist" if dataset == "auto" else "")
+        except (DataError, UsageError) as error:
             mine.data_problem = str(error)
     found = comm.gather_text(json.dumps([mine.content, mine.data_problem]))
     mine.content, mine.data_problem = json.loads(found[first])

@@ -86,7 +86,7 @@ def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
     with comm.together():
         task = own_model.load_task(config)
     if task.data is None:
-        return task, load(config.dataset, comm, config.label or None, config.validation)
+        return task, load(config.dataset, comm, config.label, config.validation)
     with comm.together():
         data = examples_of(task.data, config.task)
     digests = comm.gather_text(data.digest)

@@ -35,7 +35,7 @@ from dtrain.bench import scaling
 from dtrain.cli import main
 from dtrain.comm import world
 from dtrain.config import read_run, read_toml
-from dtrain.data import idx, load
+from dtrain.data import content, load
 from dtrain.errors import DtrainError
 from dtrain.files import own_cache
 from dtrain.keras.layers import Dense
@@ -116,7 +116,7 @@ def of_data(folder: Path) -> dict[str, tuple[Path, Reader]]:
 
         def trusted(data: Path = data, renew: Callable[[], None] = renew) -> None:
             renew()
-            idx.read(data, other=True)
+            content(data)
 
         renew()
         for what in ("images-idx3", "labels-idx1"):
@@ -124,7 +124,7 @@ def of_data(folder: Path) -> dict[str, tuple[Path, Reader]]:
             found[f"{file.name}, trusted"] = (file, trusted)
         found[f"SHA256SUMS of {data.name}"] = (
             data / "SHA256SUMS",
-            lambda data=data: idx.read(data, other=True),
+            lambda data=data: content(data),
         )
     first = data / "t10k-labels-idx1-ubyte"
     found[f"{first.name}"] = (first, lambda: load(str(data), world()))
@@ -209,7 +209,7 @@ def of_caches(folder: Path) -> dict[str, tuple[Path, Reader]]:
         assert np.array_equal(got.x, images) and np.array_equal(got.y, labels)
         assert len(got.train) == len(wanted.train)
 
-    for file in ("about", "labels.npy", "images.npy"):
+    for file in ("manifest.json", "y.bin", "x.bin"):
         found[f"{file} of a copy"] = (pool / file, same)
     return found
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +19,12 @@ import numpy as np
 import pytest
 
 from dtrain import data
+from dtrain.cli import main
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
-from dtrain.data import fetch, idx, load, pool
+from dtrain.data import fetch, known, load, pool
 from dtrain.data.dataset import Dataset
+from dtrain.data.readers import idx
 from dtrain.errors import DataError, UsageError
 
 REAL = os.environ.get("DTRAIN_DATA")
@@ -86,10 +90,9 @@ def contents(seed: int = 0) -> list[bytes]:
     """The four files of a set of 6 training and 3 test examples."""
     rng = np.random.default_rng(seed)
     shapes = [(6, 28, 28), (6,), (3, 28, 28), (3,)]
-    return [
-        idx_bytes(rng.integers(256 if len(shape) == 3 else 10, size=shape, dtype=np.uint8))
-        for shape in shapes
-    ]
+    arrays = [rng.integers(256 if len(s) == 3 else 10, size=s, dtype=np.uint8) for s in shapes]
+    arrays[1][0] = 9  # the largest label to train on says how many classes there are
+    return [idx_bytes(array) for array in arrays]
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{free.getsockname()[1]}/"
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(fetch, "MIRRORS", (dead, dead))
+    monkeypatch.setitem(known.MIRRORS, "mnist", (dead, dead))
     monkeypatch.setattr(data, "cache_folder", lambda: tmp_path / "cache" / "mnist")
     monkeypatch.setattr(pool, "root", lambda: made(tmp_path / "pools"))
     monkeypatch.setattr(data, "SYNTHETIC_TRAIN", 3_000)
@@ -200,7 +203,7 @@ def test_explicit_folder(served: dict[str, bytes], tmp_path: Path) -> None:
 
 def test_explicit_folder_looks_only_there(served: dict[str, bytes], tmp_path: Path) -> None:
     fill(data.cache_folder(), served)
-    with pytest.raises(DataError, match=r"4 of the 4 data files missing"):
+    with pytest.raises(DataError, match=r"holds no data that dtrain reads"):
         load(str(tmp_path), alone, environ={"DTRAIN_DATA": str(data.cache_folder())})
 
 
@@ -229,9 +232,9 @@ def test_dtrain_data_leads_nowhere(dataset: str, what: str, served: dict[str, by
 
 
 def test_no_such_dataset() -> None:
-    with pytest.raises(DataError, match=r"'MNIST'.*auto, mnist, synthetic"):
+    with pytest.raises(DataError, match=r"'MNIST'.*auto, mnist, .*synthetic"):
         load("MNIST", alone, environ=HERE)
-    with pytest.raises(UsageError, match="auto, mnist, synthetic"):
+    with pytest.raises(UsageError, match=r"auto, mnist, .*synthetic"):
         load("", alone, environ=HERE)
 
 
@@ -302,7 +305,7 @@ def test_cache_cannot_be_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fetch, "MIRRORS", (mirror(served).url,))
+    monkeypatch.setitem(known.MIRRORS, "mnist", (mirror(served).url,))
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"cannot be written.*DTRAIN_DATA"):
         load("mnist", alone, environ=HERE)
@@ -380,11 +383,11 @@ def test_second_mirror_helps(
     assert len(bad.asked) == len(good.asked) == 4
     assert small(load(str(tmp_path / "d"), alone, environ=HERE))
     with pytest.raises(fetch.Unreachable) as caught:
-        fetch.fetch(tmp_path / "e", mirrors=[bad.url, fetch.MIRRORS[0]])
+        fetch.fetch(tmp_path / "e", mirrors=[bad.url, known.MIRRORS["mnist"][0]])
     for words in (
         bad.url,
         clause,
-        fetch.MIRRORS[0],
+        known.MIRRORS["mnist"][0],
         "Connection refused",
         "DTRAIN_DATA",
         str(tmp_path / "e"),
@@ -434,7 +437,7 @@ def test_one_rank_of_each_node_downloads(
     served: dict[str, bytes], mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = mirror(served)
-    monkeypatch.setattr(fetch, "MIRRORS", (good.url,))
+    monkeypatch.setitem(known.MIRRORS, "mnist", (good.url,))
     results = on_ranks(4, 1, lambda comm: load("mnist", comm, environ=HERE))
     assert all(small(dataset) for dataset in results)
     assert len(good.asked) == 4
@@ -503,3 +506,115 @@ def test_real_mnist(dataset: str) -> None:
     assert found.name == "mnist" and found.source == REAL and found.warning is None
     assert found.x.shape == (70_000, 28, 28) and found.y.shape == (70_000,)
     assert found.train == range(60_000) and found.test == range(60_000, 70_000)
+
+
+# -- other sets that have a name ---------------------------------------------------------------------------
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
+    """Small sets that count as kmnist and cifar10: what mirrors have to serve, by file name."""
+    served = {
+        f"{file.name}.gz": gzip.compress(c, mtime=0) for file, c in zip(idx.FILES, contents(3), strict=True)
+    }
+    shapes = [(6, 28, 28), (6,), (3, 28, 28), (3,)]
+    small = [
+        idx.File(file.stem, shape, gz_md5=hashlib.md5(body).hexdigest())
+        for file, shape, body in zip(idx.FILES, shapes, served.values(), strict=True)
+    ]
+    served["cifar.tar.gz"] = archive()
+    packed = known.Download("cifar.tar.gz", md5=hashlib.md5(served["cifar.tar.gz"]).hexdigest())
+    sets = {
+        "kmnist": known.Known("kmnist", "KMNIST", small, tuple("abcdefghij")),
+        "cifar10": known.Known("cifar10", "CIFAR-10", archive=packed),
+    }
+    monkeypatch.setattr(known, "of", lambda name: sets[name])
+    monkeypatch.setattr(data, "place_of", lambda name: tmp_path / "cache" / name)
+    return served
+
+
+def archive(**more: bytes) -> bytes:
+    """CIFAR's files in a folder of an archive, 2 examples each; more: other members, by name."""
+    rng = np.random.default_rng(0)
+    files = {f"cifar-10-batches-bin/data_batch_{i}.bin": rng.bytes(2 * 3073) for i in range(1, 6)}
+    files["cifar-10-batches-bin/test_batch.bin"] = rng.bytes(3073)
+    rows = {name: np.frombuffer(body, np.uint8).reshape(-1, 3073).copy() for name, body in files.items()}
+    for array in rows.values():
+        array[:, 0] = np.arange(len(array))
+    files = {name: array.tobytes() for name, array in rows.items()}
+    files["cifar-10-batches-bin/batches.meta.txt"] = "\n".join(f"class{i}" for i in range(10)).encode()
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as out:
+        for name, content in (files | more).items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if content == b"a link":
+                info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
+            out.addfile(info, io.BytesIO(content if info.size else b""))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["kmnist", "cifar10"])
+def test_one_rank_of_a_node_downloads_a_set_by_its_name(
+    name: str, others: dict[str, bytes], mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = mirror(others)
+    monkeypatch.setitem(known.MIRRORS, name, (good.url,))
+    for found in on_ranks(4, 1, lambda comm: load(name, comm, environ={"DTRAIN_DATA": "/nowhere"})):
+        assert isinstance(found, Dataset), found
+        assert found.name == name and len(found.classes) == 10 and found.classes[0] in ("a", "class0")
+        assert (len(found.train), len(found.test)) == {"kmnist": (6, 3), "cifar10": (10, 1)}[name]
+    assert len(good.asked) == (4 if name == "kmnist" else 1)
+    assert load(name, alone, environ=HERE).digest == found.digest and len(good.asked) < 5
+
+
+@pytest.mark.parametrize("name", ["kmnist", "cifar10"])
+def test_a_set_that_is_not_what_its_name_says(
+    name: str,
+    others: dict[str, bytes],
+    mirror: Callable[..., Mirror],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    bad = {file: body[:-1] + b"?" for file, body in others.items()}
+    monkeypatch.setitem(known.MIRRORS, name, (mirror(bad).url,))
+    with pytest.raises(DataError, match=f"its md5 is wrong.*dtrain data fetch {name}, then"):
+        load(name, alone, environ=HERE)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setitem(known.MIRRORS, name, ())
+    if name == "kmnist":  # of the right size, there by hand
+        images = gzip.compress(contents(4)[0], mtime=0)
+        fill(tmp_path / "cache" / name, others | {"train-images-idx3-ubyte.gz": images})
+        with pytest.raises(DataError, match=r"train-images.*has the wrong content.*md5"):
+            load(name, alone, environ=HERE)
+
+
+def test_an_archive_is_not_unpacked_beyond_its_folder(
+    others: dict[str, bytes], mirror: Callable[..., Mirror], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    more = {"../../evil.bin": b"1", "/tmp/evil.bin": b"1", "a/evil.bin": b"a link"}
+    body = archive(**more)
+    packed = known.Download("cifar.tar.gz", md5=hashlib.md5(body).hexdigest())
+    monkeypatch.setattr(known, "of", lambda name: known.Known(name, "CIFAR-10", archive=packed))
+    url = mirror({"cifar.tar.gz": body}).url
+    folder = fetch.fetch(tmp_path / "a" / "b", lambda text: None, [url], "cifar10")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(known.of("cifar10").members)
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def test_the_command_fetches_by_name(
+    others: dict[str, bytes],
+    mirror: Callable[..., Mirror],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(known.MIRRORS, "kmnist", (mirror(others).url,))
+    assert main(["data", "fetch", "kmnist", "--to", str(tmp_path / "k")]) == 0
+    assert f"use it with --dataset {tmp_path / 'k'}\n" in capsys.readouterr().out
+    assert load(str(tmp_path / "k"), alone, environ=HERE).name == "k"
+    assert main(["data", "fetch", "mnits"]) == 2 and "did you mean mnist?" in capsys.readouterr().err
+
+
+def test_published_digests_are_hexadecimal_and_each_its_own() -> None:
+    sums = [d.sha256 or d.md5 for name in known.NAMES for d in known.of(name).downloads]
+    assert len({*sums}) == len(sums) == 14
+    assert all(len(s) in (32, 64) and int(s, 16) for s in sums)

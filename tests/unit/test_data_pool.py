@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -15,35 +15,57 @@ import pytest
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.data import pool
-from dtrain.data.pool import Pool, held
+from dtrain.data.pool import held
+from dtrain.data.readers.source import Column
+from dtrain.data.store import MANIFEST, Store
 from dtrain.errors import DataError
 
 N = 3_000  # of 28 x 28: three chunks of checksums
 
 
+class Examples:
+    """Of 3,000 images; `number` tells one set from another."""
+
+    parts: ClassVar = {"train": 2_000, "test": 1_000}
+    columns: ClassVar = {"x": Column("uint8", (28, 28)), "y": Column("uint8", ())}
+
+    def __init__(self, number: int) -> None:
+        rng = np.random.default_rng(number)
+        self.x = rng.integers(256, size=(N, 28, 28), dtype=np.uint8)
+        self.y = np.arange(N, dtype=np.uint8) % 10
+
+    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for at in range(0, N, 500):
+            yield self.x[at : at + 500], self.y[at : at + 500]
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "name": "some",
+            "kind": "classes",
+            "classes": tuple("0123456789"),
+            "source": "here",
+            "unused": [],
+        }
+
+
 class Maker:
-    """Makes a pool, and counts how often; `number` tells one from another."""
+    """Makes examples, and counts how often."""
 
     def __init__(self, number: int = 0) -> None:
         self.number, self.calls = number, []
 
-    def __call__(self) -> Pool:
+    def __call__(self) -> Examples:
         self.calls.append(threading.current_thread().name)
-        rng = np.random.default_rng(self.number)
-        images, labels = (
-            rng.integers(256, size=(N, 28, 28), dtype=np.uint8),
-            np.arange(N, dtype=np.uint8) % 10,
-        )
-        return Pool(images, labels, 2_000, ("a", "b"))
+        return Examples(self.number)
 
 
 def same(found: object, maker: Maker) -> bool:
-    wanted = Maker(maker.number)()
+    wanted = Examples(maker.number)
     return (
-        isinstance(found, Pool)
+        isinstance(found, Store)
         and np.array_equal(found.x, wanted.x)
         and np.array_equal(found.y, wanted.y)
-        and (found.train, found.content) == (wanted.train, wanted.content)
+        and found.manifest.parts == wanted.parts
     )
 
 
@@ -95,14 +117,15 @@ def flip(path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a bit of an image": lambda p: flip(p / "x.npy"),
-    "a bit of a label": lambda p: flip(p / "y.npy"),
-    "a bit of the checksums": lambda p: flip(p / "about"),
-    "cut short": lambda p: os.truncate(p / "x.npy", 1_000_000),
-    "empty": lambda p: os.truncate(p / "y.npy", 0),
-    "no checksums": lambda p: (p / "about").unlink(),
+    "a bit of an image": lambda p: flip(p / "x.bin"),
+    "a bit of a label": lambda p: flip(p / "y.bin"),
+    "a bit of the manifest": lambda p: flip(p / MANIFEST),
+    "cut short": lambda p: os.truncate(p / "x.bin", 1_000_000),
+    "longer": lambda p: os.truncate(p / "y.bin", N + 1),
+    "empty": lambda p: os.truncate(p / "y.bin", 0),
+    "no manifest": lambda p: (p / MANIFEST).unlink(),
     "nothing": lambda p: [f.unlink() for f in p.iterdir()],
-    "a pickle": lambda p: np.save(p / "y.npy", np.array([None]), allow_pickle=True),
+    "a link": lambda p: [(p / "x.bin").rename(p / "z.bin"), (p / "x.bin").symlink_to(p / "z.bin")],
 }
 
 
@@ -111,7 +134,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 def test_a_damaged_copy_is_made_again(damage: str, size: int, cache: Path, on_threads: OnThreads) -> None:
     maker = Maker()
 
-    def load(comm: Communicator) -> Pool:
+    def load(comm: Communicator) -> Store:
         return held(comm, lambda: "x", maker)
 
     on_threads(size, load)
@@ -142,7 +165,7 @@ def test_where_nothing_can_be_written_each_rank_has_its_own(
 
 
 def test_what_the_maker_raises_all_ranks_raise(cache: Path, on_threads: OnThreads) -> None:
-    def make() -> Pool:
+    def make() -> Examples:
         raise DataError("damaged")
 
     def body(comm: Communicator) -> None:
@@ -164,3 +187,13 @@ def test_those_used_last_are_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     calls = len(maker.calls)
     held(alone, lambda: "a", maker)
     assert len(maker.calls) == calls, "b was used before a"
+
+
+def test_no_more_is_kept_than_so_many_bytes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "KEPT_BYTES", 5 << 20)  # two of them
+    for number in range(3):
+        held(alone, lambda number=number: str(number), Maker())
+        for path in cache.iterdir():
+            if path.stat().st_mtime > 1e6:
+                os.utime(path, (number, number))
+        assert len(list(cache.iterdir())) == min(number + 1, 2)

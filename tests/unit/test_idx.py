@@ -8,7 +8,7 @@ import shutil
 import struct
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtrain.data import idx
+from dtrain.data.readers import idx
+from dtrain.data.readers.source import Label
+from dtrain.data.store import Store, gather
 from dtrain.errors import DataError
 
 STEMS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
@@ -72,6 +74,12 @@ def folder(tmp_path: Path, gz: bool) -> Path:
     return tmp_path
 
 
+def read(folder: Path, known: Sequence[idx.File] = ()) -> Store:
+    source = idx.Idx(folder, known)
+    source.look(Label())
+    return gather(source)
+
+
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.iterdir() if p.is_file()}
 
@@ -80,7 +88,7 @@ def fails(folder: Path, *words: str) -> None:
     """Reading fails with a message that has all the words, and leaves the files as they were."""
     before = snapshot(folder)
     with pytest.raises(DataError) as caught:
-        idx.read(folder, other=True)
+        read(folder)
     for word in (str(folder), *words):
         assert word in str(caught.value)
     assert snapshot(folder) == before
@@ -89,12 +97,11 @@ def fails(folder: Path, *words: str) -> None:
 # -- good files ------------------------------------------------------------------------------------------
 def test_reads_train_and_test_into_one_pool(folder: Path) -> None:
     before, made = snapshot(folder), arrays()
-    pool = idx.read(folder, other=True)
-    assert pool.train == 6
+    pool = read(folder)
+    assert pool.manifest.parts == {"train": 6, "test": 3} and pool.manifest.classes == tuple("0123456789")
     assert pool.x.flags.c_contiguous and pool.x.dtype == pool.y.dtype == np.uint8
     assert np.array_equal(pool.x, np.concatenate([made["train-images"], made["t10k-images"]]))
     assert np.array_equal(pool.y, np.concatenate([made["train-labels"], made["t10k-labels"]]))
-    assert pool.content == tuple(hashlib.sha256(content(made[stem])).hexdigest() for stem in STEMS)
     assert snapshot(folder) == before
 
 
@@ -102,13 +109,13 @@ def test_accepts_the_other_spelling(folder: Path) -> None:
     for path in folder.glob("*ubyte*"):
         path.rename(folder / path.name.replace("-idx", ".idx"))
     list_sums(folder)
-    assert len(idx.read(folder, other=True).y) == 9
+    assert len(read(folder).y) == 9
 
 
 def test_accepts_sums_of_binary_mode_and_other_files(folder: Path) -> None:
     sums = folder / idx.SUMS
     sums.write_text(sums.read_text().replace("  ", " *") + "\n" + "0" * 64 + "  readme.txt\n")
-    assert len(idx.read(folder, other=True).y) == 9
+    assert len(read(folder).y) == 9
 
 
 def test_a_fresh_download_takes_precedence(tmp_path: Path) -> None:
@@ -160,16 +167,21 @@ def test_header_announces_more_than_there_is(folder: Path, gz: bool, count: int)
     path = write(folder, "train-images", content(made["train-images"], (count, 28, 28)), gz)
     list_sums(folder)
     tracemalloc.start()
-    fails(folder, path.name if count > 7 or not gz else "train-images", str(count))
+    fails(folder, path.name if count > 7 or not gz else "train-labels", str(count))
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
 
 
 @pytest.mark.parametrize("shape", [(6, 28, 27), (6, 1, 784), (6, 2**16, 2**16), (0, 28, 28)])
-def test_images_of_another_size(folder: Path, gz: bool, shape: tuple[int, ...]) -> None:
+def test_training_images_of_another_size(folder: Path, gz: bool, shape: tuple[int, ...]) -> None:
     path = write(folder, "train-images", content(arrays()["train-images"], shape), gz)
     list_sums(folder)
-    fails(folder, path.name, f"{shape[0]} images of {shape[1]} x {shape[2]}", "10000000 images of 28 x 28")
+    fails(folder, f"{shape[0]} images of {shape[1]} x {shape[2]}")
+    if shape[0]:
+        with pytest.raises(
+            DataError, match=f"{path.name}.*{shape[0]} images.*expected 60000 images of 28 x 28"
+        ):
+            read(folder, idx.FILES)
 
 
 def test_gzip_bomb(tmp_path: Path) -> None:
@@ -200,20 +212,20 @@ def test_reads_at_most_one_byte_too_many(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(idx._Content, "fill", fill)
     with pytest.raises(DataError, match="is too long"):
-        idx.read(tmp_path, other=True)
+        read(tmp_path)
     assert max(positions) == 16 + 6 * 784 + 1
 
 
 def test_wrong_magic(folder: Path, gz: bool) -> None:
-    path = write(folder, "t10k-images", content(arrays()["t10k-images"], magic=0xD03), gz)
+    path = write(folder, "t10k-images", content(arrays()["t10k-images"], magic=0xA03), gz)
     list_sums(folder)
-    fails(folder, path.name, "00000d03", "00000803")
+    fails(folder, path.name, "00000a03", "00000803")
 
 
 def test_labels_where_images_belong(folder: Path, gz: bool) -> None:
     path = write(folder, "t10k-images", content(np.zeros(100, np.uint8)), gz)
     list_sums(folder)
-    fails(folder, path.name, "00000801", "00000803")
+    fails(folder, path.name, "00000801", "00000803", "2 to 8 axes")
 
 
 def test_not_gzip(tmp_path: Path) -> None:
@@ -223,10 +235,10 @@ def test_not_gzip(tmp_path: Path) -> None:
     fails(tmp_path, "train-images-idx3-ubyte.gz", "cannot be decompressed")
 
 
-def test_label_out_of_range(folder: Path, gz: bool) -> None:
-    path = write(folder, "train-labels", content(np.array([0, 9, 1, 10, 3, 255], np.uint8)), gz)
+def test_label_of_no_training_example(folder: Path, gz: bool) -> None:
+    path = write(folder, "t10k-labels", content(np.array([0, 10, 255], np.uint8)), gz)
     list_sums(folder)
-    fails(folder, path.name, "label 3", "is 10", "0 to 9")
+    fails(folder, path.name, "label 1", "the label 10", "0 to 9")
 
 
 def test_counts_differ(folder: Path, gz: bool) -> None:
@@ -244,7 +256,7 @@ def test_one_file_missing(folder: Path, gz: bool, stem: str) -> None:
 
 def test_no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.*No such file.*dtrain data fetch"):
-        idx.read(tmp_path / "nowhere")
+        read(tmp_path / "nowhere", idx.FILES)
 
 
 def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +265,7 @@ def test_unreadable_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(os, "listdir", listdir)
     with pytest.raises(DataError, match=r"cannot be read as a folder.*Permission denied"):
-        idx.read(folder)
+        read(folder, idx.FILES)
 
 
 @contextmanager
@@ -283,7 +295,7 @@ def test_no_permission(folder: Path, gz: bool, what: str) -> None:
     path.chmod(0)
     try:
         with no_right_to_all(), pytest.raises(DataError, match="Permission denied"):
-            idx.read(folder, other=True)
+            read(folder)
     finally:
         path.chmod(mode)
 
@@ -299,14 +311,14 @@ def test_not_a_regular_file(folder: Path, gz: bool, make: Callable[[Path], None]
 # -- digests ---------------------------------------------------------------------------------------------
 def test_1000_mutations_are_refused_or_without_effect(folder: Path, mutations: Callable[..., Any]) -> None:
     """500 of plain files, 500 of compressed ones; the list of digests is damaged like the rest."""
-    good, before, refused = idx.read(folder, other=True), snapshot(folder), 0
+    good, before, refused = read(folder), snapshot(folder), 0
     tracemalloc.start()
     for name in sorted(before):
         path = folder / name
         for kind, data in mutations(before[name][0], 100):
             path.write_bytes(data)
             try:
-                pool = idx.read(folder, other=True)
+                pool = read(folder)
             except DataError as error:
                 refused += 1
                 assert name in str(error) or name == idx.SUMS, (kind, error)
@@ -335,7 +347,7 @@ def test_mutations_with_digests_made_right_are_refused_or_what_the_files_say(
             path.write_bytes(data)
             list_sums(folder)
             try:
-                pool = idx.read(folder, other=True)
+                pool = read(folder)
             except DataError:
                 continue
             bytes_of = gzip.decompress if gz else bytes
@@ -347,14 +359,24 @@ def test_mutations_with_digests_made_right_are_refused_or_what_the_files_say(
     tracemalloc.stop()
 
 
-def test_without_sums_only_mnist_is_taken(folder: Path) -> None:
+def test_without_sums_any_set_is_taken(folder: Path) -> None:
+    before = read(folder).manifest
     (folder / idx.SUMS).unlink()
-    fails(folder, "train-images", "6 images of 28 x 28", "60000 images", idx.SUMS, "dtrain data fetch")
+    assert read(folder).manifest == before
+
+
+def test_a_set_without_test_examples(folder: Path, gz: bool) -> None:
+    for file in folder.glob("t10k*"):
+        file.unlink()
+    pool = read(folder)
+    assert pool.manifest.parts == {"train": 6} and np.array_equal(pool.x, arrays()["train-images"])
+    (folder / (name_of("train-labels") + ".gz" * gz)).unlink()
+    fails(folder, "3 of the 4 data files missing")
 
 
 def test_sums_do_not_count_where_mnist_is_wanted(folder: Path) -> None:
     with pytest.raises(DataError, match=r"6 images .*expected 60000 images.*--dataset DIR"):
-        idx.read(folder)
+        read(folder, idx.FILES)
 
 
 def test_file_not_listed(folder: Path) -> None:
@@ -375,8 +397,8 @@ def test_mnists_size_with_other_content(tmp_path: Path) -> None:
         path.write_bytes(struct.pack(f">{1 + len(file.shape)}I", 0x800 + len(file.shape), *file.shape))
         os.truncate(path, path.stat().st_size + int(np.prod(file.shape)))
         assert not idx.is_good(path, file)
-    with pytest.raises(DataError, match=f"train-images.*wrong content.*{idx.FILES[0].content_sha256}"):
-        idx.read(tmp_path)
+    with pytest.raises(DataError, match=f"train-labels.*wrong content.*{idx.FILES[1].content_sha256}"):
+        read(tmp_path, idx.FILES)
 
 
 # -- the real files --------------------------------------------------------------------------------------
@@ -385,9 +407,9 @@ real = pytest.mark.skipif(not REAL, reason="DTRAIN_DATA does not name a folder w
 
 @real
 def test_mnist() -> None:
-    pool = idx.read(Path(REAL))
-    assert pool.x.shape == (70_000, 28, 28) and pool.train == 60_000
-    assert pool.content == tuple(file.content_sha256 for file in idx.FILES)
+    pool = read(Path(REAL), idx.FILES)
+    assert pool.x.shape == (70_000, 28, 28) and pool.manifest.parts == {"train": 60_000, "test": 10_000}
+    assert pool.manifest.name == "mnist" and read(Path(REAL)).manifest == pool.manifest
     assert list(pool.y[:5]) == [5, 0, 4, 1, 9] and list(pool.y[60_000:60_003]) == [7, 2, 1]
     counts = np.bincount(pool.y[:60_000])
     assert list(counts) == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -399,22 +421,30 @@ def test_mnist_with_one_flipped_bit(tmp_path: Path, index: int) -> None:
     found = idx.find(Path(REAL))
     for path in found.values():
         (tmp_path / path.name).symlink_to(path)
-    path = tmp_path / found[idx.FILES[index]].name
+    path = tmp_path / found[idx.FILES[index].stem].name
     path.unlink()
-    shutil.copyfile(found[idx.FILES[index]], path)
+    shutil.copyfile(found[idx.FILES[index].stem], path)
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 16
     path.write_bytes(data)
     assert not idx.is_good(path, idx.FILES[index])
     with pytest.raises(DataError, match=f"{path.name}.*dtrain data fetch"):
-        idx.read(tmp_path)
+        read(tmp_path, idx.FILES)
+    if index != 3:  # one is enough of what follows
+        return
+    plain = bytearray(gzip.decompress(found[idx.FILES[index].stem].read_bytes()))
+    plain[-1] ^= 1
+    path.unlink()
+    path.with_suffix("").write_bytes(plain)
+    with pytest.raises(DataError, match=f"{path.stem}: is not MNIST's, but the other three files are"):
+        read(tmp_path)
 
 
 @real
 def test_mnist_takes_little_more_memory_than_the_pool() -> None:
     tracemalloc.start()
-    pool = idx.read(Path(REAL))
+    pool = read(Path(REAL), idx.FILES)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < pool.x.nbytes + 3e6
+    assert peak < pool.x.nbytes + 6e6

@@ -235,7 +235,7 @@ def test_what_is_to_be_typed_is_quoted(
         (["eval", "run", "--epochs", "3"], 2, ["`dtrain eval` does not take --epochs"]),
         (["train", "--batch", "3"], 2, ["--batch"]),
         (["train", "--device", "gpu", "--dataset", "synthetic"], 3, ["--device gpu", "--device cpu"]),
-        (["train", "--dataset", "/no/such/folder"], 4, ["/no/such/folder", "no such folder"]),
+        (["train", "--dataset", "/no/such/folder"], 4, ["/no/such/folder", "no such file or folder"]),
         (["train", "--dataset", __file__], 4, ["test_train.py' is a file", "fit of dt.keras"]),
         (["doctor", "--dataset", __file__], 2, ["test_train.py: is a file"]),
         (["eval", "/no/such/run"], 5, ["/no/such/run is not a run directory"]),

@@ -11,9 +11,10 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
-from dtrain.data import idx, load
+from dtrain.data import load
 from dtrain.data.dataset import Dataset
 from dtrain.data.order import epoch_order
+from dtrain.data.readers import idx
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import get_default_graph
