@@ -10,7 +10,6 @@ import numpy as np
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.export.forms import FORMS, SIZED, NoForm, elementwise
 from dtrain.export.frozen import Both, Frozen
-from dtrain.graph.dtypes import DType, as_dtype
 from dtrain.graph.graph import Tensor, built
 from dtrain.hints import pip_install
 from dtrain.ops.base import Feed
@@ -32,17 +31,19 @@ def library() -> Any:
 
 
 class Writer:
-    """The nodes and constants so far. Values go by their names."""
+    """The nodes and constants so far. Values go by their names.
+
+    source: the operation that nodes are made for, after which they are named.
+    """
 
     def __init__(self, onnx: Any, first: str) -> None:
         self._onnx, self._first = onnx, first
         self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.source = ""
         self._used: dict[str, int] = {}
-        self._kept: dict[Any, str] = {}  # constants and turned values, made once
-        self._arrays: dict[str, np.ndarray] = {}
+        self._kept: dict[Any, str] = {}  # what is made once
         self._batch = ""
-        self.source = ""  # the operation that nodes are made for
 
     def name(self, wanted: str) -> str:
         """A name that nothing has."""
@@ -53,9 +54,8 @@ class Writer:
         """Add a node of several outputs; their names."""
         outputs = [self.name(self.source) for _ in range(count)]
         attributes = {k: list(v) if isinstance(v, tuple) else v for k, v in attributes.items()}
-        self.nodes.append(
-            self._onnx.helper.make_node(op, inputs, outputs, self.name(f"{self.source}/{op}"), **attributes)
-        )
+        name = self.name(f"{self.source}/{op}")
+        self.nodes.append(self._onnx.helper.make_node(op, inputs, outputs, name, **attributes))
         return outputs
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
@@ -63,18 +63,19 @@ class Writer:
         return self.several(op, 1, *inputs, **attributes)[0]
 
     def cast(self, x: str, dtype: np.dtype) -> str:
-        return self.add("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(dtype))
+        return self.add("Cast", x, to=self.type_of(dtype))
+
+    def type_of(self, dtype: np.dtype) -> int:
+        """ONNX's number of a dtype."""
+        return int(self._onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
     def constant(self, array: np.ndarray, name: str = "") -> str:
-        """A constant; small ones of one value are one."""
-        key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 16 else None
-        if key is None or key not in self._kept:
+        """A constant; of those without a name the ones of one value are one."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if name or key not in self._kept:
             made = self.name(name or "constant")
-            self.initializers.append(
-                self._onnx.numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), made)
-            )
-            self._arrays[made] = array
-            if key is None:
+            self.arrays[made] = array
+            if name:
                 return made
             self._kept[key] = made
         return self._kept[key]
@@ -86,8 +87,8 @@ class Writer:
         """x with its axes in another order; of a constant another constant."""
         key = x, perm
         if key not in self._kept:
-            if x in self._arrays:
-                self._kept[key] = self.constant(self._arrays[x].transpose(perm), f"{x}/turned")
+            if x in self.arrays:
+                self._kept[key] = self.constant(self.arrays[x].transpose(perm), f"{x}/turned")
             else:
                 self._kept[key] = self.add("Transpose", x, perm=perm)
         return self._kept[key]
@@ -98,9 +99,13 @@ class Writer:
             self._batch = self.add("Slice", self.add("Shape", self._first), self.ints([0]), self.ints([1]))
         return self._batch
 
-    @staticmethod
-    def dtype(array: np.ndarray) -> DType:
-        return as_dtype(array.dtype)
+    def initializers(self) -> list[Any]:
+        """The constants that nodes read."""
+        read = {name for node in self.nodes for name in node.input}
+        arrays = {name: np.array(a, order="C") for name, a in self.arrays.items() if name in read}
+        if (size := sum(a.nbytes for a in arrays.values())) > MOST_BYTES:
+            raise UsageError(f"the parameters take {size:,} bytes, and an ONNX file holds {MOST_BYTES:,}.")
+        return [self._onnx.numpy_helper.from_array(a, name) for name, a in arrays.items()]
 
 
 def model_of(frozen: Frozen, facts: Mapping[str, str]) -> Any:
@@ -111,9 +116,9 @@ def model_of(frozen: Frozen, facts: Mapping[str, str]) -> Any:
         EnvironmentProblem: the package onnx is not installed.
     """
     onnx = library()
-    names: dict[Tensor, str] = {t: name for name, t in frozen.inputs.items()}
     w = Writer(onnx, next(iter(frozen.inputs), ""))
-    for name in (*frozen.inputs, *frozen.outputs):
+    names = {tensor: w.name(name) for name, tensor in frozen.inputs.items()}
+    for name in frozen.outputs:
         w.name(name)
     for node in _needed(frozen):
         if not isinstance(node.a.kind, Feed):
@@ -122,21 +127,15 @@ def model_of(frozen: Frozen, facts: Mapping[str, str]) -> Any:
             names.update(zip(node.a.outputs, [made] if isinstance(made, str) else made, strict=False))
     for name, tensor in frozen.outputs.items():
         w.nodes.append(onnx.helper.make_node("Identity", [names[tensor]], [name], w.name(f"{name}/Identity")))
-    size = sum(array.nbytes for array in w._arrays.values())
-    if size > MOST_BYTES - (1 << 20):
-        raise UsageError(
-            f"the parameters take {size:,} bytes, and a file of ONNX holds up to {MOST_BYTES:,}."
-        )
+    about = onnx.helper.make_tensor_value_info
+    given = [
+        about(name, w.type_of(t.dtype.numpy), ["batch", *(t.spec.shape or ())[1:]])
+        for name, t in frozen.inputs.items()
+    ]
     second = dict(zip(frozen.outputs, frozen.steps[1].fetches, strict=True))
-    graph = onnx.helper.make_graph(
-        w.nodes,
-        "dtrain",
-        [_value(onnx, name, t, t.spec.shape[1:]) for name, t in frozen.inputs.items()],  # type: ignore[index]
-        [_value(onnx, name, t, None, second[name]) for name, t in frozen.outputs.items()],
-        w.initializers,
-    )
+    results = [about(n, w.type_of(t.dtype.numpy), _free(t, second[n])) for n, t in frozen.outputs.items()]
     model = onnx.helper.make_model(
-        graph,
+        onnx.helper.make_graph(w.nodes, "dtrain", given, results, w.initializers()),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="dtrain",
@@ -165,25 +164,14 @@ def _write(w: Writer, node: Both, names: list[str]) -> Any:
         if isinstance(kind, Elementwise):
             return elementwise(w, kind, [t.dtype for t in node.a.inputs], names)
         if type(kind) not in FORMS:
-            raise NoForm("it draws random numbers" if kind.draws else "dtrain knows none for it")
+            raise NoForm("it draws random numbers" if kind.draws else "there is none for this op")
         return FORMS[type(kind)](w, node, *names)
     except NoForm as reason:
-        raise UsageError(
-            f"{kind.described(node.a.name)}{built(node.a)} has no form in ONNX: {reason}."
-        ) from None
+        said = f"{kind.described(node.a.name)}{built(node.a)}"
+        raise UsageError(f"{said} has no form in ONNX: {reason}.") from None
 
 
-def _value(onnx: Any, name: str, tensor: Tensor, inner: Any, second: Tensor | None = None) -> Any:
-    """What an input or output is; a size that depends on the number of examples is 'batch', or unknown."""
-    shape = tensor.spec.shape or ()
-    if inner is not None:
-        dims = ["batch", *inner]
-    else:
-        other = second.spec.shape if second is not None else shape
-        dims = [
-            n if n == m else "batch" if i == 0 else None
-            for i, (n, m) in enumerate(zip(shape, other or (), strict=True))
-        ]
-    return onnx.helper.make_tensor_value_info(
-        name, onnx.helper.np_dtype_to_tensor_dtype(tensor.dtype.numpy), dims
-    )
+def _free(first: Tensor, second: Tensor) -> list[Any]:
+    """The sizes of an output; the first that depends on the number of examples is that of the batch."""
+    pairs = zip(first.spec.shape or (), second.spec.shape or (), strict=True)
+    return [m if m == n else "batch" if i == 0 else None for i, (m, n) in enumerate(pairs)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.export.frozen import COUNTS, Both
-from dtrain.graph.dtypes import DType
+from dtrain.graph.dtypes import DType, as_dtype
 from dtrain.graph.graph import Spec, Tensor
 from dtrain.graph.shape import normalize_axes
 from dtrain.ops import (
@@ -78,31 +78,18 @@ def _elu(w: Writer, kind: nn.Elu, dtypes: Sequence[DType], x: str) -> str:
     return w.add("Selu", x, alpha=kind.alpha, gamma=kind.scale)
 
 
-#: An op of ONNX that is the same, or a function (writer, kind, the inputs' dtypes, the inputs' names). What is not
-#: here and has a rule (see ops/elementwise.py) is written as its rule.
+#: An op of ONNX that is the same, or a function (writer, kind, the inputs' dtypes, the inputs' names). What
+#: is not here and has a rule (see ops/elementwise.py) is written as its rule.
 ELEMENTWISE: dict[type[Op], str | Callable[..., str]] = {
     **{
-        getattr(math, name): name
-        for name in (
-            "Abs",
-            "Add",
-            "Equal",
-            "Exp",
-            "Greater",
-            "Less",
-            "Log",
-            "Mul",
-            "Neg",
-            "Pow",
-            "Reciprocal",
+        getattr(module, name): name
+        for module, names in (
+            (math, "Abs Add Equal Exp Greater Less Log Mul Neg Pow Reciprocal Sigmoid Sign Sqrt Sub Tanh"),
+            (functions, "Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Floor Sin Sinh Tan"),
+            (nn, "Relu Softplus Softsign"),
         )
+        for name in names.split()
     },
-    **{getattr(math, name): name for name in ("Sigmoid", "Sign", "Sqrt", "Sub", "Tanh")},
-    **{
-        getattr(functions, name): name
-        for name in ("Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Cos", "Cosh", "Erf", "Floor")
-    },
-    **{getattr(functions, name): name for name in ("Sin", "Sinh", "Tan")},
     functions.Rint: "Round",
     functions.Expm1: _of(("Exp", 0), ("Sub", 1, [1])),
     functions.Log1p: _of(("Add", 0, [1]), ("Log", 1)),
@@ -126,9 +113,6 @@ ELEMENTWISE: dict[type[Op], str | Callable[..., str]] = {
     logic.IsFinite: _of(("IsNaN", 0), ("IsInf", 0), ("Or", 1, 2), ("Not", 3)),
     logic.Select: "Where",
     logic.Gate: _of(("Where", 0, 1, [0])),
-    nn.Relu: "Relu",
-    nn.Softplus: "Softplus",
-    nn.Softsign: "Softsign",
     nn.Elu: _elu,
     nn.LeakyRelu: lambda w, kind, dtypes, x: w.add("LeakyRelu", x, alpha=kind.alpha),
 }
@@ -144,10 +128,8 @@ def elementwise(w: Writer, kind: Elementwise, dtypes: Sequence[DType], names: Se
     rule = kind.traced(dtypes)
     if rule is None:
         raise NoForm("ONNX has no such op")
-    values, types = (
-        [*names, *map(w.constant, rule.constants)],
-        [*dtypes, *(w.dtype(c) for c in rule.constants)],
-    )
+    values = [*names, *map(w.constant, rule.constants)]
+    types = [*dtypes, *(as_dtype(c.dtype) for c in rule.constants)]
     for op, args in rule.body:
         read = [types[i] for i in args]
         assert isinstance(op, Elementwise)
@@ -261,9 +243,7 @@ def _broadcast_to(w: Writer, node: Both, x: str) -> str:
 def _broadcast_like(w: Writer, node: Both, x: str, like: str) -> str:
     axes = node.a.kind.axes
     if not node.a.kind.keepdims and axes:
-        x = w.add(
-            "Unsqueeze", x, w.ints(sorted(normalize_axes(axes, len(_shape(node.a.inputs[1])), "") or ()))
-        )
+        x = w.add("Unsqueeze", x, w.ints([axis % len(_shape(node.a.inputs[1])) for axis in axes]))
     return w.add("Expand", x, _sizes(w, _shape(node.a.outputs[0]), _shape(node.b.outputs[0])))
 
 
@@ -327,9 +307,8 @@ def _max_pool(w: Writer, node: Both, x: str) -> list[str]:
 
 @form(pool.AvgPool)
 def _avg_pool(w: Writer, node: Both, x: str) -> str:
-    y = w.add(
-        "AveragePool", w.turned(x, TO_ONNX), **_windows(node.a.kind.axes(_inner(node))), count_include_pad=0
-    )
+    windows = _windows(node.a.kind.axes(_inner(node)))
+    y = w.add("AveragePool", w.turned(x, TO_ONNX), **windows, count_include_pad=0)
     return w.turned(y, FROM_ONNX)
 
 

@@ -1,7 +1,7 @@
 """A network as it works in a test, with its parameters as constants, for any number of examples.
 
-A plan is for known shapes, so the graph is pruned and simplified for two numbers of examples. The two are node for
-node the same but for what follows from the number: a size that differs is a multiple of it.
+A plan is for known shapes, so the graph is pruned and simplified for two numbers of examples. The two are
+node for node the same but for what follows from the number: a size that differs is a multiple of it.
 """
 
 from __future__ import annotations
@@ -48,15 +48,13 @@ class Frozen(NamedTuple):
             UsageError: the two steps are not node for node the same.
         """
         first, second = (step.graph.operations for step in self.steps)
-        numbers = [
-            {t: i for i, t in enumerate(t for n in nodes for t in n.outputs)} for nodes in (first, second)
-        ]
+        numbers: list[dict[Tensor, int]] = [{}, {}]
         for a, b in zip(first, second, strict=False):
-            reads = [[number[t] for t in node.inputs] for number, node in zip(numbers, (a, b), strict=True)]
+            reads = [[number[t] for t in n.inputs] for n, number in zip((a, b), numbers, strict=True)]
             if type(a.kind) is not type(b.kind) or reads[0] != reads[1]:
-                raise UsageError(
-                    f"{a.name}{built(a)}: what is computed there depends on the number of examples."
-                )
+                raise UsageError(f"{a.name}{built(a)}: what is computed there depends on the batch's size.")
+            for node, number in zip((a, b), numbers, strict=True):
+                number.update({t: len(number) + i for i, t in enumerate(node.outputs)})
             yield Both(a, b)
 
 
