@@ -9,12 +9,23 @@ from dtrain.keras.layers.base import Input, InputLayer, Layer
 from dtrain.keras.layers.core import Activation, Dense, Dropout, Flatten, Reshape
 from dtrain.keras.layers.images import AveragePooling2D, Conv2D, GlobalAveragePooling2D, MaxPooling2D
 from dtrain.keras.layers.normalization import BatchNormalization
+from dtrain.keras.layers.preprocessing import (
+    CenterCrop,
+    Normalization,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+    Rescaling,
+)
 from dtrain.keras.names import Names
 
 __all__ = [
     "Activation",
     "AveragePooling2D",
     "BatchNormalization",
+    "CenterCrop",
     "Conv2D",
     "Dense",
     "Dropout",
@@ -24,6 +35,13 @@ __all__ = [
     "InputLayer",
     "Layer",
     "MaxPooling2D",
+    "Normalization",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
+    "Rescaling",
     "Reshape",
 ]
 
