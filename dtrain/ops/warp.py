@@ -10,7 +10,6 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import uint8
 from dtrain.graph.graph import Operation, Spec
-from dtrain.graph.shape import shape_text
 from dtrain.ops.base import Array, Env, Example, Kernel, Op, Placed, place_rows, register
 from dtrain.ops.placement import Placement
 from dtrain.ops.window import images
@@ -39,12 +38,13 @@ class Warp(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         x, places = specs
         n, _, _, channels = images(x.shape, "the images")
+        count, numbers = (None, 6) if places.shape is None else (*places.shape, 0, 0)[:2]
         if not (x.dtype.is_floating or x.dtype == uint8):
             raise GraphError(f"it is not defined on {x.dtype.name}; cast it to float32")
-        if not places.dtype.is_floating or len(places.shape or ()) != 2 or places.shape[1] not in (6, None):  # type: ignore[index]
+        if not places.dtype.is_floating or numbers not in (6, None) or len(places.shape or (0, 0)) != 2:
             raise GraphError(f"it takes six numbers for each image, [n, 6], not {places}")
-        if None not in (n, places.shape[0]) and n != places.shape[0]:  # type: ignore[index]
-            raise GraphError(f"there are {n} images and places for {shape_text(places.shape)}")
+        if None not in (n, count) and n != count:
+            raise GraphError(f"there are {n} images, and places for {count}")
         return [Spec((n, *self.size, channels), x.dtype)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:

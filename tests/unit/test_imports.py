@@ -74,6 +74,7 @@ ALLOWED = {
         "runtime",
         "train",
     },
+    "export": {"errors", "hints", "graph", "ops", "passes"},
     "examples": {"train"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},

@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 import dtrain as dt
 import dtrain.ops.lend  # which only keras imports
+import dtrain.ops.warp
 from dtrain.comm import Communicator
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.graph import Spec
