@@ -24,9 +24,9 @@ import numpy as np  # noqa: E402 - the BLAS reads its variables when it is loade
 import dtrain as dt  # noqa: E402
 from dtrain import comm as communicators  # noqa: E402
 from dtrain.config import TrainConfig  # noqa: E402
+from dtrain.data import load  # noqa: E402
 from dtrain.info import lines  # noqa: E402
 from dtrain.task import trainer  # noqa: E402
-from dtrain.train.data import load  # noqa: E402
 from dtrain.train.observer import Observer  # noqa: E402
 
 
@@ -37,11 +37,11 @@ class Fit(Observer):
         data = load(dataset, comm)
         train = slice(data.train.start, data.train.stop)
         # as the lecture's programs make them: 0 to 1, float64
-        self._x, self._y = data.images[train] / 255.0, data.labels[train]
+        self._x, self._y = data.x[train] / 255.0, data.y[train]
         layers = dt.keras.layers
         self._model = dt.keras.Sequential(
             [
-                layers.Flatten(input_shape=data.images.shape[1:]),
+                layers.Flatten(input_shape=data.x.shape[1:]),
                 layers.Dense(256, "relu"),
                 layers.Dense(256, "relu"),
                 layers.Dense(10, "softmax"),

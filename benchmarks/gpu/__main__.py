@@ -77,12 +77,12 @@ class Bench:
     def report(self, cases: list[tuple[str, int]]) -> dict[str, Any]:
         from dtrain import info
         from dtrain.comm.single import SingleCommunicator
-        from dtrain.train.data import load
+        from dtrain.data import load
 
         data = load("mnist", SingleCommunicator())
         train = slice(data.train.start, data.train.stop)
-        np.save(self.folder / "train_images.npy", data.images[train].reshape(-1, 784))
-        np.save(self.folder / "train_labels.npy", data.labels[train])
+        np.save(self.folder / "train_images.npy", data.x[train].reshape(-1, 784))
+        np.save(self.folder / "train_labels.npy", data.y[train])
         torch = self.torch_version()
         epochs = self.epochs(cases, torch != "")
         return {

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 import dtrain as dt
+from dtrain.data import load
 from dtrain.runtime.backend import make_backend
 from dtrain.runtime.feeds import Window
 from dtrain.task.network import TRAINING, build
 from dtrain.task.trainer import make_optimizer
-from dtrain.train.data import load
 
 STEPS, WARM_UP = 100, 3
 

@@ -284,12 +284,12 @@ def write_data(python: str, folder: Path, environment: dict[str, str]) -> str:
     code = (
         "import sys, numpy as np\n"
         "from dtrain.comm import SingleCommunicator\n"
-        "from dtrain.train.data import load\n"
+        "from dtrain.data import load\n"
         "data = load('auto', SingleCommunicator())\n"
         "for part, r in (('train', data.train), ('test', data.test)):\n"
-        "    images = data.images[r.start:r.stop].reshape(len(r), -1)\n"
+        "    images = data.x[r.start:r.stop].reshape(len(r), -1)\n"
         "    np.save(f'{sys.argv[1]}/{part}_images.npy', images)\n"
-        "    np.save(f'{sys.argv[1]}/{part}_labels.npy', data.labels[r.start:r.stop].astype('int32'))\n"
+        "    np.save(f'{sys.argv[1]}/{part}_labels.npy', data.y[r.start:r.stop].astype('int32'))\n"
         "print(data.name)"
     )
     command = [python, "-c", code, str(folder)]

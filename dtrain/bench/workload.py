@@ -8,12 +8,12 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
+from dtrain.data import Dataset
 from dtrain.runtime.feeds import Shard
 from dtrain.runtime.plan import Plan
 from dtrain.task.network import TRAINING, build
 from dtrain.task.trainer import make_optimizer
 from dtrain.train.batches import batches, epoch_order
-from dtrain.train.data import Dataset
 
 EXAMPLES = 60_000
 #: The share of MNIST's pixels that are not black.
@@ -31,7 +31,7 @@ class Workload:
         images *= random.random(images.shape, np.float32) < LIT  # what is zero costs a product less
         labels = random.integers(0, 10, EXAMPLES, np.uint8)
         examples = range(EXAMPLES)
-        data = Dataset("random", images, labels, examples, range(0), "generated", "")
+        data = Dataset("random", "generated", "", images, labels, examples, classes=tuple("0123456789"))
         graph = dt.Graph()
         graph.seed = 0
         with graph.as_default():

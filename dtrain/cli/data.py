@@ -20,8 +20,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from dtrain.train.data import cache_folder
-    from dtrain.train.data.fetch import fetch
+    from dtrain.data import cache_folder
+    from dtrain.data.fetch import fetch
 
     if launcher.rank() == 0:
         folder = fetch(Path(args.to) if args.to else cache_folder())

@@ -29,11 +29,11 @@ from dtrain.comm import launcher, shared
 from dtrain.comm.base import Communicator
 from dtrain.comm.nccl import gpu_aware
 from dtrain.comm.threads import VARIABLES, usable_cores
+from dtrain.data import cache_folder, idx
 from dtrain.errors import DataError
 from dtrain.files import write_atomically
 from dtrain.native import compiler
 from dtrain.runtime.profile import align
-from dtrain.train.data import cache_folder, idx
 
 #: Bytes of the sums that are measured: one number, the mlp's gradients, and enough to fill a link.
 SIZES = (4, 1 << 20, 16 << 20)

@@ -1,4 +1,4 @@
-"""A task's own arrays as a data set: the training examples, and behind them those of the test."""
+"""A task's own arrays as a data set, and those of its test as another."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.data.dataset import CLASSES, NUMBERS, Dataset
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
-from dtrain.train.data import Dataset
 
+#: Whole numbers up to here may be classes.
+MOST_CLASSES = 1 << 16
 _KNOWN = {d.numpy for d in ALL if not d.is_string}
 
 
@@ -27,33 +29,59 @@ def examples_of(data: Any, name: str) -> Dataset:
     parts = [[_named(value, name) for value in part] for part in (data if split else [data])]
     if len(parts) > 2 or len({len(part) for part in parts}) > 1:
         raise UsageError(f"--task {name}: give a weight for each example, or for none.")
-    counts = []
-    for part in parts:
-        lengths = [len(a) for arrays in part for a in arrays.values()]
-        counts.append(lengths[0])
-        if len({*lengths}) > 1:
-            raise UsageError(f"--task {name}: data has {' and '.join(map(str, lengths))} examples.")
-    digest = hashlib.sha256()
-    whole = []
+    sets = [_set(part, name) for part in parts]
+    if len(sets) == 1:
+        return sets[0]
     for of_parts in zip(*parts, strict=True):
-        if any(arrays.keys() != of_parts[0].keys() for arrays in of_parts):
-            said = " and ".join(", ".join(arrays) or "one array" for arrays in of_parts)
-            raise UsageError(f"--task {name}: data to train and to test on have other names: {said}.")
-        whole.append({key: _joined([arrays[key] for arrays in of_parts], name) for key in of_parts[0]})
-        for key, a in whole[-1].items():
-            digest.update(f"{key}{a.dtype.name}{a.shape}\n".encode() + a.tobytes())
-    digest.update(str(counts).encode())
-    x, y, *weights = (arrays.get("", arrays) for arrays in whole)
+        _refuse_unlike(*of_parts, name)
+    return sets[0].with_part("test", sets[1])
+
+
+def _set(part: Sequence[dict[str, np.ndarray]], name: str) -> Dataset:
+    """One part's x, y and weights, as they are."""
+    lengths = [len(a) for arrays in part for a in arrays.values()]
+    if len({*lengths}) > 1:
+        raise UsageError(f"--task {name}: data has {' and '.join(map(str, lengths))} examples.")
+    digest = hashlib.sha256()
+    for arrays in part:
+        for key, a in arrays.items():
+            digest.update(f"{key}{a.dtype.name}{a.shape}\n".encode())
+            digest.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+    x, y, *weights = (arrays.get("", arrays) for arrays in part)
+    kind, classes = _kind(y)
     return Dataset(
-        "the task's arrays",
-        x,
-        y,
-        range(counts[0]),
-        range(counts[0], sum(counts)),
-        name,
-        digest.hexdigest(),
-        weights=weights[0].astype(np.float32).reshape(sum(counts)) if weights else None,
+        name="the task's arrays",
+        source=name,
+        digest=digest.hexdigest(),
+        x=x,
+        y=y,
+        train=range(lengths[0]),
+        kind=kind,
+        classes=classes,
+        weights=weights[0].astype(np.float32).reshape(lengths[0]) if weights else None,
     )
+
+
+def _kind(y: Any) -> tuple[str, tuple[str, ...]]:
+    """What targets are by their looks: a class each if they are whole numbers from 0 on, else numbers."""
+    if (
+        isinstance(y, dict)
+        or y.ndim > 1
+        or y.dtype.kind not in "iu"
+        or not 0 <= y.min() <= y.max() < MOST_CLASSES
+    ):
+        return NUMBERS, ()
+    return CLASSES, tuple(map(str, range(int(y.max()) + 1)))
+
+
+def _refuse_unlike(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: str) -> None:
+    if train.keys() != test.keys():
+        said = " and ".join(", ".join(arrays) or "one array" for arrays in (train, test))
+        raise UsageError(f"--task {name}: data to train and to test on have other names: {said}.")
+    for a, b in zip(train.values(), test.values(), strict=True):
+        if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
+            said = " and ".join(f"{a.dtype.name}{a.shape}" for a in (a, b))
+            raise UsageError(f"--task {name}: data to train and to test on are not alike: {said}.")
 
 
 def _named(value: Any, name: str) -> dict[str, np.ndarray]:
@@ -65,13 +93,6 @@ def _named(value: Any, name: str) -> dict[str, np.ndarray]:
     return {key: _array(a, name) for key, a in value.items()}
 
 
-def _joined(arrays: Sequence[np.ndarray], name: str) -> np.ndarray:
-    if any(a.shape[1:] != arrays[0].shape[1:] or a.dtype != arrays[0].dtype for a in arrays):
-        said = " and ".join(f"{a.dtype.name}{a.shape}" for a in arrays)
-        raise UsageError(f"--task {name}: data to train and to test on are not alike: {said}.")
-    return np.concatenate(arrays) if len(arrays) > 1 else np.array(arrays[0])
-
-
 def _array(value: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(value)
@@ -81,4 +102,5 @@ def _array(value: Any, name: str) -> np.ndarray:
         raise UsageError(f"--task {name}: data holds {value!r}: give arrays of numbers, by examples.")
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
-    return array if array.dtype in _KNOWN else array.astype(np.int64)
+    # a view, since the set's arrays may not be written to, and the program's may
+    return np.ascontiguousarray(array if array.dtype in _KNOWN else array.astype(np.int64)).view()

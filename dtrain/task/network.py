@@ -11,6 +11,7 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
+from dtrain.data import Dataset, Part
 from dtrain.errors import GraphError, UsageError
 from dtrain.keras import losses, optimizers
 from dtrain.keras.losses import per_example
@@ -21,7 +22,6 @@ from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.feeds import Shard, Window
 from dtrain.task import own_model
 from dtrain.train.batches import batches
-from dtrain.train.data import Dataset
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.optimizers import Optimizer
 from dtrain.train.task import Task
@@ -42,7 +42,7 @@ class Network:
     sums: what the metrics follow from, over the batch.
     tested: the same of a test, in float64: the sum of the losses, the metrics' sums, the regularizers' terms.
     parameters: all of the model's variables, statistics that are not trained included.
-    examples: arrays, each with the table that the graph reads it from.
+    data: what it is trained on. tables: where the graph reads the arrays of data, in their order.
     losses: of each example. predicted: its class; None where the examples are no images with classes.
     """
 
@@ -56,15 +56,20 @@ class Network:
     tested: list[dt.Tensor]
     metrics: list[tuple[Metric, int]]
     parameters: list[dt.Variable]
-    examples: list[tuple[Table, np.ndarray]]
+    data: Dataset
+    tables: list[Table]
     losses: dt.Tensor
     predicted: dt.Tensor | None
     penalties: int = field(default=0)
+    _lent: dict[int, list[Any]] = field(default_factory=dict)
 
-    def lend(self, session: dt.Session) -> None:
-        """Let the session's runs read the examples, which are no part of the graph."""
-        for table, rows in self.examples:
-            table.rows = session.backend.from_host(rows)
+    def lend(self, session: dt.Session, data: Dataset | None = None) -> None:
+        """Let the session's runs read examples, which are no part of the graph; by default of `data`."""
+        data = data or self.data
+        if id(data) not in self._lent:
+            self._lent[id(data)] = [session.backend.from_host(rows) for rows in data.arrays()]
+        for table, rows in zip(self.tables, self._lent[id(data)], strict=True):
+            table.rows = rows
 
     def results(self, loss: float, sums: Sequence[Any], examples: int) -> dict[str, float]:
         """The mean loss and each metric by its name, of sums over so many examples."""
@@ -81,19 +86,18 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
     Raises:
         UsageError: the model, its output, the loss and the data do not fit one another.
     """
-    indices = dt.placeholder("int32", [None], name="indices")
+    indices = dt.placeholder(dt.as_dtype(data.index), [None], name="indices")
     training = dt.placeholder("float32", [], name="training")
     stop = dt.placeholder("float32", [None], name="stop")
     stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
-    named = {"images": data.images, "labels": data.labels}
+    named = {"images": data.x, "labels": data.y}
     if data.weights is not None:
         named["weights"] = data.weights
-    examples: list[tuple[Table, np.ndarray]] = []
+    tables: list[Table] = []
 
     def read(name: str, rows: np.ndarray) -> dt.Tensor:
-        rows = np.ascontiguousarray(rows)
-        examples.append((Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)), rows))
-        return apply(LentRows(examples[-1][0]), indices, name=name)
+        tables.append(Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)))
+        return apply(LentRows(tables[-1]), indices, name=name)
 
     with dt.name_scope("input"):
         x, y, *weights = (
@@ -103,11 +107,13 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
             for name, arrays in named.items()
         )
         if task.data is None:
-            x = dt.cast(dt.reshape(x, [-1, data.images[0].size]), "float32") * (1 / 255)
+            x = dt.cast(dt.reshape(x, [-1, data.x[0].size]), "float32") * (1 / 255)
             y = dt.cast(y, "int32")
     images = task.data is None and task.loss is None
     output = (
-        own_model.logits(model, x, training, data.classes) if images else own_model.output(model, x, training)
+        own_model.logits(model, x, training, len(data.classes))
+        if images
+        else own_model.output(model, x, training)
     )
     penalties = dt.losses.get_regularization_losses()
     with dt.name_scope("loss"):
@@ -139,7 +145,8 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
         [*tested, *penalties],
         counts,
         dt.global_variables(),
-        examples,
+        data,
+        tables,
         whole,
         predicted,
         len(penalties),
@@ -269,7 +276,7 @@ class Steps:
 def evaluate(
     session: dt.Session,
     network: Network,
-    examples: range,
+    examples: Part,
     comm: Communicator,
     mistakes: Mistakes | None = None,
 ) -> dict[str, float]:
@@ -280,9 +287,9 @@ def evaluate(
     each = [network.losses, network.predicted] if mistakes else []
     count = len(network.tested)
     run = session.make_callable([*network.tested, *each], [network.indices, network.training])
-    order = np.arange(examples.start, examples.stop, dtype=np.int32)
     loss_sum, added = 0.0, [0.0] * (count - 1 - network.penalties)
-    for shard in batches(order, EVAL_BATCH, comm):
+    network.lend(session, examples.data)
+    for shard in batches(examples, EVAL_BATCH, comm):
         found = run(shard, TESTING)
         if mistakes:
             mistakes.add(*found[count:])
@@ -290,4 +297,5 @@ def evaluate(
         penalty = sum(float(sums.pop()) for _ in range(network.penalties))
         loss_sum += float(loss) + penalty * shard.total
         added = [a + wide(b) for a, b in zip(added, sums, strict=True)]
-    return network.results(loss_sum, added, len(order))
+    network.lend(session)
+    return network.results(loss_sum, added, len(examples))

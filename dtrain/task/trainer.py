@@ -13,6 +13,7 @@ import dtrain as dt
 from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
+from dtrain.data import Dataset, load
 from dtrain.errors import UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
@@ -22,7 +23,6 @@ from dtrain.task.examples import examples_of
 from dtrain.task.network import Steps, Trained, build, evaluate
 from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import Pace, epoch_order, iterations, shard_sizes, windows
-from dtrain.train.data import Dataset, load
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import Engine, about_ranks
 from dtrain.train.loss_scale import MixedPrecisionLossScaleOptimizer
@@ -182,13 +182,14 @@ def _train_in(
         return manifest_of(session, at, config, *same)
 
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
-        order = epoch_order(config.seed, at.epoch, data.train)
-        return windows(order[at.examples :], config.batch_size, comm, steps)
+        order = data.part("train").at(epoch_order(config.seed, at.epoch, data.train))
+        return windows(order, config.batch_size, comm, steps, at.examples)
 
     def test() -> dict[str, float]:
         last = at.epoch == config.epochs and network.predicted is not None
-        mistakes = Mistakes(data) if last else None
-        found = evaluate(session, network, data.test, comm, mistakes) if data.test else {}
+        tested = data.part("test")
+        mistakes = Mistakes(tested) if last and tested else None
+        found = evaluate(session, network, tested, comm, mistakes) if tested else {}
         if mistakes:
             mistakes.save(run_dir, at.epoch, comm)
         if config.check_every:
@@ -283,7 +284,7 @@ def evaluate_run(
             said = json.dumps([found.step, at.epoch - 1, found.damaged])
     step, epoch, damaged = json.loads(comm.broadcast_text(said if comm.rank == 0 else ""))
     give_values(session, {v.op.name: v for v in network.parameters}, found.values)
-    tested = evaluate(session, network, data.test, comm)
+    tested = evaluate(session, network, data.part("test"), comm)
     return {
         "run_dir": str(run_dir),
         "model": config.label if task.model else config.model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +19,15 @@ def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
     return (generator.permutation(len(examples)) + examples.start).astype(np.int32)
 
 
-def batches(order: np.ndarray, batch_size: int, comm: Communicator) -> Iterator[Shard]:
+class Order(Protocol):
+    """Rows in the order that they are used in: an array of them, or what gives a part of them as one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+
+
+def batches(order: Order, batch_size: int, comm: Communicator) -> Iterator[Shard]:
     """This rank's share of each global batch; the last one is shorter where batch_size does not divide."""
     for start in range(0, len(order), batch_size):
         total = min(batch_size, len(order) - start)
@@ -27,13 +36,13 @@ def batches(order: np.ndarray, batch_size: int, comm: Communicator) -> Iterator[
 
 
 def windows(
-    order: np.ndarray, batch_size: int, comm: Communicator, steps: Callable[[], int]
+    order: Order, batch_size: int, comm: Communicator, steps: Callable[[], int], start: int = 0
 ) -> Generator[Window]:
     """batches, several in one Window: as many as steps() says, and as are of one size.
 
     A batch of fewer examples than ranks each rank has whole: it could not be split among all.
+    start: how many of the rows were used before.
     """
-    start = 0
     while start < len(order):
         total = min(batch_size, len(order) - start)
         count = min(steps(), (len(order) - start) // total)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.data import Part
 from dtrain.errors import CheckpointError
 from dtrain.train.checkpoint import write_atomically
-from dtrain.train.data import Dataset
 
 FILE = "mistakes.json"
 #: How many pictures are kept.
@@ -25,8 +25,8 @@ WORST = 24
 class Mistakes:
     """Gathers the predictions of one test, batch by batch in the order of the examples."""
 
-    def __init__(self, data: Dataset) -> None:
-        self._data = data
+    def __init__(self, tested: Part) -> None:
+        self._tested = tested
         self._predicted: list[np.ndarray] = []
         self._losses: list[np.ndarray] = []
 
@@ -41,10 +41,9 @@ class Mistakes:
         confusion: [label][predicted class], counts. worst: the mistakes of the highest loss, the highest
         first, each with its number among the test examples and its pixels: uint8 of `shape`, in base64.
         """
-        data = self._data
+        data, rows = self._tested.data, self._tested[:]
         losses, predicted = np.concatenate(self._losses), np.concatenate(self._predicted)
-        labels = data.labels[data.test.start : data.test.stop].astype(np.int64)
-        classes = data.classes
+        labels, classes = data.y[rows].astype(np.int64), len(data.classes)
         counts = np.bincount(labels * classes + predicted, minlength=classes * classes)
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-losses[wrong], kind="stable")[:WORST]]
@@ -52,14 +51,14 @@ class Mistakes:
             {
                 "epoch": epoch,
                 "confusion": counts.reshape(classes, classes).tolist(),
-                "shape": list(data.images.shape[1:]),
+                "shape": list(data.x.shape[1:]),
                 "worst": [
                     {
                         "example": int(i),
                         "label": int(labels[i]),
                         "predicted": int(predicted[i]),
                         "loss": float(losses[i]),
-                        "pixels": base64.b64encode(data.images[data.test.start + i].tobytes()).decode(),
+                        "pixels": base64.b64encode(data.x[rows[i]].tobytes()).decode(),
                     }
                     for i in worst
                 ],

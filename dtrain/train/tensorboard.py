@@ -21,6 +21,7 @@ import numpy as np
 from dtrain.autodiff import gradients as gradients_of
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig
+from dtrain.data import Dataset
 from dtrain.errors import EnvironmentProblem
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor
@@ -28,7 +29,6 @@ from dtrain.ops import summary_proto
 from dtrain.runtime.session import Session
 from dtrain.summary import FileWriter
 from dtrain.train.batches import batches
-from dtrain.train.data import Dataset
 from dtrain.train.observer import Observer
 from dtrain.train.state import Progress
 
@@ -209,10 +209,10 @@ class TensorBoard(Observer):
 
     def _add_histograms(self, step: int) -> None:
         network = self._network
-        train = self._data.train
+        train = self._data.part("train")
         if not self._gradients:
             self._gradients = gradients_of(network.loss, self._parameters, name="watched_gradients")
-        order = np.arange(train.start, train.start + min(self._config.batch_size, len(train)), dtype=np.int32)
+        order = train[: self._config.batch_size]
         shard = next(batches(order, len(order), self._session.comm))
         fetches = [self._parameters, self._gradients]
         # training is 0: dropout draws nothing then, so that the steps to come draw what they would have drawn
@@ -231,24 +231,25 @@ class TensorBoard(Observer):
 
     def _add_wrong_images(self, step: int) -> None:
         """The first test images that the network gets wrong; the search ends when there are enough."""
-        network, test = self._network, self._data.test
+        network, test = self._network, self._data.part("test")
         predict = self._session.make_callable(network.predicted, [network.indices, network.training])
-        order = np.arange(test.start, test.stop, dtype=np.int32)
+        x, y = test.data.x, test.data.y
         found: list[tuple[int, int]] = []
+        network.lend(self._session, test.data)
         for low, shard in zip(
-            range(0, len(order), LOOK), batches(order, LOOK, self._session.comm), strict=True
+            range(0, len(test), LOOK), batches(test, LOOK, self._session.comm), strict=True
         ):
             predicted = predict(shard, np.float32(0))
-            numbers = order[low : low + LOOK]
-            wrong = np.flatnonzero(predicted != self._data.labels[numbers])
-            found += [(int(numbers[i]), int(predicted[i])) for i in wrong]
+            rows = test[low : low + LOOK]
+            wrong = np.flatnonzero(predicted != y[rows])
+            found += [(int(rows[i]), int(predicted[i])) for i in wrong]
             if len(found) >= COLUMNS * ROWS:
                 break
+        network.lend(self._session)
         if self._speaks and found:
             chosen = found[: COLUMNS * ROWS]
             grid = captioned_grid(
-                self._data.images[[n for n, _ in chosen]],
-                [f"said {predicted}, is {self._data.labels[n]}" for n, predicted in chosen],
+                x[[n for n, _ in chosen]], [f"said {predicted}, is {y[n]}" for n, predicted in chosen]
             )
             self._write(summary_proto.images("misclassified", grid[None, :, :, None], 1), step)
 

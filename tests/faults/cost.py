@@ -15,11 +15,11 @@ import time
 import numpy as np
 
 import dtrain as dt
+from dtrain import data
 from dtrain.comm import world
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.backend import make_backend
 from dtrain.task import trainer
-from dtrain.train import data
 
 
 def main() -> None:

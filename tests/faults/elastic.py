@@ -54,11 +54,11 @@ def worker(arguments: list[str]) -> int:
         epoch = number
         return order(seed, number, examples)
 
-    def noted(examples: np.ndarray, batch: int, comm: Any, *pace: Any) -> Iterator[Any]:
+    def noted(examples: np.ndarray, batch: int, comm: Any, pace: Any, start: int) -> Iterator[Any]:
         nonlocal size
         size = comm.size
-        done = (EXAMPLES - len(examples)) // batch
-        for step, window in enumerate(windows(examples, batch, comm, *pace), done + 1):
+        done = start // batch
+        for step, window in enumerate(windows(examples, batch, comm, pace, start), done + 1):
             (rows,) = window.rows
             os.write(ledger, f"begun {epoch} {step} {size} {' '.join(map(str, rows))}\n".encode())
             yield window

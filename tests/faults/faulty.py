@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dtrain import cli
+from dtrain import cli, data
 from dtrain.comm import launcher
-from dtrain.train import data
 
 PHASES = ("start", "forward", "allreduce", "evaluation", "saving")
 #: The run of a plan in which the fault happens.

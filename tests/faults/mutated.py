@@ -35,6 +35,7 @@ from dtrain.bench import scaling
 from dtrain.cli import main
 from dtrain.comm import world
 from dtrain.config import read_run, read_toml
+from dtrain.data import idx, load
 from dtrain.errors import DtrainError
 from dtrain.files import own_cache
 from dtrain.keras.layers import Dense
@@ -42,7 +43,6 @@ from dtrain.keras.models import Sequential, load_model
 from dtrain.native import compiler
 from dtrain.report import page
 from dtrain.train import checkpoint
-from dtrain.train.data import idx, load
 from dtrain.train.run_dir import Owner, RunDir
 
 SECONDS, BYTES = 5.0, 500 << 20
@@ -201,12 +201,12 @@ def of_caches(folder: Path) -> dict[str, tuple[Path, Reader]]:
     found: dict[str, tuple[Path, Reader]] = {"a compiled library": (library, compiled)}
     data = folder / "blocks"
     wanted = load(str(data), world())
-    images, labels = wanted.images.copy(), wanted.labels.copy()  # it is mapped from the files to damage
+    images, labels = wanted.x.copy(), wanted.y.copy()  # it is mapped from the files to damage
     (pool,) = (folder / "cache" / "dtrain" / "pools").iterdir()
 
     def same() -> None:
         got = load(str(data), world())
-        assert np.array_equal(got.images, images) and np.array_equal(got.labels, labels)
+        assert np.array_equal(got.x, images) and np.array_equal(got.y, labels)
         assert len(got.train) == len(wanted.train)
 
     for file in ("about", "labels.npy", "images.npy"):

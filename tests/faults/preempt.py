@@ -33,10 +33,10 @@ DEADLINE = 60.0
 # -- a rank ----------------------------------------------------------------------------------------------
 def worker(arguments: list[str]) -> int:
     """`dtrain train` that notes the examples of each step, on 2,000 generated ones, with steps of 5 ms."""
+    from dtrain import data
     from dtrain.cli import main
     from dtrain.comm import launcher
     from dtrain.task import trainer
-    from dtrain.train import data
 
     data.SYNTHETIC_TRAIN, data.SYNTHETIC_TEST = EXAMPLES, 1000
     order, windows, epoch = trainer.epoch_order, trainer.windows, 0

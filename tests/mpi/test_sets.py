@@ -10,7 +10,7 @@ import pytest
 import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import EnvironmentProblem, InvalidArgumentError
-from dtrain.train.data.sets import DataSet
+from dtrain.examples.tutorials.mnist.sets import DataSet
 
 pytestmark = pytest.mark.mpi
 

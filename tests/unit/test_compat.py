@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import dtrain as dt
 from dtrain.compat.__main__ import has, status, table
 from dtrain.compat.names import NAMES, OWN, PARTIAL, REASONS
 from dtrain.errors import GraphError, NotSupportedError
-from dtrain.train.data.sets import DataSet, DataSets
+from dtrain.examples.tutorials.mnist.sets import DataSet, DataSets
 
 PAGE = Path(__file__).parents[2] / "docs" / "tensorflow1.md"
 
@@ -103,6 +104,8 @@ def test_every_missing_name_says_so() -> None:
         for word in module.split(".")[1:]:
             found = getattr(found, word)
         for name in text.split():
+            if isinstance(vars(found).get(name), ModuleType):
+                continue  # a folder of dtrain's own that some import has loaded, such as data
             if not has(f"{module}.{name}"):
                 with pytest.raises(NotSupportedError, match=f"has no {module}.{name}: ".replace(".", r"\.")):
                     getattr(found, name)

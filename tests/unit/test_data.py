@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dtrain import data
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
+from dtrain.data import Dataset, fetch, idx, load, pool
 from dtrain.errors import DataError, UsageError
-from dtrain.train import data
-from dtrain.train.data import Dataset, fetch, idx, load, pool
 
 REAL = os.environ.get("DTRAIN_DATA")
 HERE: dict[str, str] = {}  # an environment without DTRAIN_DATA
@@ -182,7 +182,7 @@ def fill(folder: Path, served: dict[str, bytes], but: str = "") -> Path:
 def small(dataset: Dataset) -> bool:
     """Whether this is the small MNIST."""
     images = b"".join(content[16:] for content in contents()[::2])
-    return dataset.name == "mnist" and dataset.images.tobytes() == images and dataset.warning is None
+    return dataset.name == "mnist" and dataset.x.tobytes() == images and dataset.warning is None
 
 
 alone = SingleCommunicator()
@@ -190,9 +190,9 @@ alone = SingleCommunicator()
 
 # -- where it is looked for --------------------------------------------------------------------------------
 def test_explicit_folder(served: dict[str, bytes], tmp_path: Path) -> None:
-    dataset = load(str(fill(tmp_path / "d", served)), alone, {"DTRAIN_DATA": "/nowhere"})
+    dataset = load(str(fill(tmp_path / "d", served)), alone, environ={"DTRAIN_DATA": "/nowhere"})
     assert small(dataset)
-    assert dataset.source == str(tmp_path / "d") and dataset.classes == 10
+    assert dataset.source == str(tmp_path / "d") and len(dataset.classes) == 10
     assert dataset.train == range(6) and dataset.test == range(6, 9)
     assert len(dataset.digest) == 64
 
@@ -200,20 +200,20 @@ def test_explicit_folder(served: dict[str, bytes], tmp_path: Path) -> None:
 def test_explicit_folder_looks_only_there(served: dict[str, bytes], tmp_path: Path) -> None:
     fill(data.cache_folder(), served)
     with pytest.raises(DataError, match=r"4 of the 4 data files missing"):
-        load(str(tmp_path), alone, {"DTRAIN_DATA": str(data.cache_folder())})
+        load(str(tmp_path), alone, environ={"DTRAIN_DATA": str(data.cache_folder())})
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "auto"])
 def test_dtrain_data_comes_before_the_cache(dataset: str, served: dict[str, bytes], tmp_path: Path) -> None:
     fill(data.cache_folder(), served)
-    found = load(dataset, alone, {"DTRAIN_DATA": str(fill(tmp_path / "d", served))})
+    found = load(dataset, alone, environ={"DTRAIN_DATA": str(fill(tmp_path / "d", served))})
     assert small(found) and found.source == str(tmp_path / "d")
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "auto"])
 def test_cache_comes_next(dataset: str, served: dict[str, bytes]) -> None:
     fill(data.cache_folder(), served)
-    assert small(load(dataset, alone, {"DTRAIN_DATA": ""}))
+    assert small(load(dataset, alone, environ={"DTRAIN_DATA": ""}))
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "auto"])
@@ -224,14 +224,14 @@ def test_dtrain_data_leads_nowhere(dataset: str, what: str, served: dict[str, by
     fill(tmp_path / "partial", served, but="t10k-labels")
     (tmp_path / "a file").write_text("")
     with pytest.raises(DataError, match=f"DTRAIN_DATA is set.*{what}.*dtrain data fetch"):
-        load(dataset, alone, {"DTRAIN_DATA": str(tmp_path / what)})
+        load(dataset, alone, environ={"DTRAIN_DATA": str(tmp_path / what)})
 
 
 def test_no_such_dataset() -> None:
     with pytest.raises(DataError, match=r"'MNIST'.*auto, mnist, synthetic"):
-        load("MNIST", alone, HERE)
+        load("MNIST", alone, environ=HERE)
     with pytest.raises(UsageError, match="auto, mnist, synthetic"):
-        load("", alone, HERE)
+        load("", alone, environ=HERE)
 
 
 def test_another_set_takes_its_folders_name(served: dict[str, bytes], tmp_path: Path) -> None:
@@ -241,24 +241,27 @@ def test_another_set_takes_its_folders_name(served: dict[str, bytes], tmp_path: 
         (folder / file.name).write_bytes(content)
         with open(folder / idx.SUMS, "a") as sums:
             sums.write(f"{hashlib.sha256(content).hexdigest()}  {file.name}\n")
-    dataset = load(str(folder), alone, HERE)
+    dataset = load(str(folder), alone, environ=HERE)
     assert dataset.name == "fashion"
-    assert dataset.digest != load(str(fill(tmp_path / "d", served)), alone, HERE).digest
+    assert dataset.digest != load(str(fill(tmp_path / "d", served)), alone, environ=HERE).digest
     with pytest.raises(DataError, match=r"wrong content.*--dataset DIR"):
-        load("mnist", alone, {"DTRAIN_DATA": str(folder)})
+        load("mnist", alone, environ={"DTRAIN_DATA": str(folder)})
 
 
 def test_same_digest_wherever_it_lies(served: dict[str, bytes], tmp_path: Path) -> None:
     for name, body in served.items():
         (tmp_path / name.removesuffix(".gz")).write_bytes(gzip.decompress(body))
-    plain, packed = load(str(tmp_path), alone, HERE), load(str(fill(tmp_path / "d", served)), alone, HERE)
+    plain, packed = (
+        load(str(tmp_path), alone, environ=HERE),
+        load(str(fill(tmp_path / "d", served)), alone, environ=HERE),
+    )
     assert plain.digest == packed.digest
 
 
 # -- auto and mnist without a network ----------------------------------------------------------------------
 def test_auto_falls_back_and_says_so(served: dict[str, bytes]) -> None:
     start = time.monotonic()
-    dataset = load("auto", alone, HERE)
+    dataset = load("auto", alone, environ=HERE)
     assert time.monotonic() - start < 5
     assert dataset.name == "synthetic" and dataset.source == "generated"
     for words in (
@@ -274,7 +277,7 @@ def test_auto_falls_back_and_says_so(served: dict[str, bytes]) -> None:
 
 def test_mnist_never_falls_back(served: dict[str, bytes]) -> None:
     with pytest.raises(DataError, match=r"could not be downloaded.*Connection refused.*dtrain data fetch"):
-        load("mnist", alone, HERE)
+        load("mnist", alone, environ=HERE)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "auto"])
@@ -288,7 +291,7 @@ def test_damage_is_an_error(
     path = folder / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(damaged := path.read_bytes()[:-20])
     with pytest.raises(DataError, match=path.name if where == "cache" else "d/.*dtrain data fetch|missing"):
-        load(dataset, alone, {} if where == "cache" else {"DTRAIN_DATA": str(folder)})
+        load(dataset, alone, environ={} if where == "cache" else {"DTRAIN_DATA": str(folder)})
     assert path.read_bytes() == damaged
 
 
@@ -301,8 +304,8 @@ def test_cache_cannot_be_written(
     monkeypatch.setattr(fetch, "MIRRORS", (mirror(served).url,))
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(DataError, match=r"cannot be written.*DTRAIN_DATA"):
-        load("mnist", alone, HERE)
-    dataset = load("auto", alone, HERE)
+        load("mnist", alone, environ=HERE)
+    dataset = load("auto", alone, environ=HERE)
     assert dataset.name == "synthetic" and "cannot be written" in dataset.warning
 
 
@@ -328,7 +331,7 @@ def test_fetch_replaces_only_what_is_damaged(
     good = mirror(served)
     fetch.fetch(tmp_path, mirrors=[good.url])
     assert good.asked == ["train-labels-idx1-ubyte.gz"]
-    assert small(load(str(tmp_path), alone, HERE))
+    assert small(load(str(tmp_path), alone, environ=HERE))
 
 
 def wrong(handler: BaseHTTPRequestHandler, body: bytes) -> bool:
@@ -374,7 +377,7 @@ def test_second_mirror_helps(
     bad, good = mirror({}, lambda handler: answer(served, handler)), mirror(served)
     fetch.fetch(tmp_path / "d", mirrors=[bad.url, good.url])
     assert len(bad.asked) == len(good.asked) == 4
-    assert small(load(str(tmp_path / "d"), alone, HERE))
+    assert small(load(str(tmp_path / "d"), alone, environ=HERE))
     with pytest.raises(fetch.Unreachable) as caught:
         fetch.fetch(tmp_path / "e", mirrors=[bad.url, fetch.MIRRORS[0]])
     for words in (
@@ -420,7 +423,7 @@ def test_a_failed_write_leaves_nothing(
 
 
 def test_network_modules_are_not_imported_without_need(served: dict[str, bytes], tmp_path: Path) -> None:
-    code = "import sys, dtrain.train.data, dtrain.train.data.fetch as f; print(sorted(sys.modules))"
+    code = "import sys, dtrain.data, dtrain.data.fetch as f; print(sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'urllib.request'" not in modules and "'platformdirs'" not in modules
 
@@ -431,20 +434,20 @@ def test_one_rank_of_each_node_downloads(
 ) -> None:
     good = mirror(served)
     monkeypatch.setattr(fetch, "MIRRORS", (good.url,))
-    results = on_ranks(4, 1, lambda comm: load("mnist", comm, HERE))
+    results = on_ranks(4, 1, lambda comm: load("mnist", comm, environ=HERE))
     assert all(small(dataset) for dataset in results)
     assert len(good.asked) == 4
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_synthetic_is_the_same_on_any_number_of_ranks(size: int) -> None:
-    one = load("synthetic", alone, HERE)
+    one = load("synthetic", alone, environ=HERE)
     assert one.name == "synthetic" and one.source == "generated" and one.warning is None
     assert one.train == range(3_000) and one.test == range(3_000, 4_000)
-    assert one.images.shape == (4_000, 28, 28) and one.images.flags.c_contiguous
-    for other in on_ranks(size, 1, lambda comm: load("synthetic", comm, HERE)):
+    assert one.x.shape == (4_000, 28, 28) and one.x.flags.c_contiguous
+    for other in on_ranks(size, 1, lambda comm: load("synthetic", comm, environ=HERE)):
         assert other.digest == one.digest
-        assert np.array_equal(other.images, one.images) and np.array_equal(other.labels, one.labels)
+        assert np.array_equal(other.x, one.x) and np.array_equal(other.y, one.y)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
@@ -455,7 +458,7 @@ def test_a_failure_on_one_node_reaches_all(damage: str, served: dict[str, bytes]
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-9])
-    results = on_ranks(4, 2, lambda comm: load(str(folders[comm.rank // 2]), comm, HERE))
+    results = on_ranks(4, 2, lambda comm: load(str(folders[comm.rank // 2]), comm, environ=HERE))
     assert all(isinstance(result, DataError) for result in results)
     assert len({str(result) for result in results}) == 1
     assert "rank 2 on n1" in str(results[0]) and damage in str(results[0])
@@ -470,7 +473,7 @@ def test_all_nodes_decide_alike(
     monkeypatch.setattr(
         data, "cache_folder", lambda: tmp_path / f"n{int(threading.current_thread().name) // 2}"
     )
-    results = on_ranks(4, 2, lambda comm: load(dataset, comm, HERE))
+    results = on_ranks(4, 2, lambda comm: load(dataset, comm, environ=HERE))
     if dataset == "auto":
         assert [result.name for result in results] == ["synthetic"] * 4
         assert len({result.warning for result in results}) == 1 and "n1" in results[0].warning
@@ -486,7 +489,7 @@ def test_nodes_with_other_data(served: dict[str, bytes], tmp_path: Path) -> None
             (folder / file.name).write_bytes(content)
             with open(folder / idx.SUMS, "a") as sums:
                 sums.write(f"{hashlib.sha256(content).hexdigest()}  {file.name}\n")
-    results = on_ranks(2, 2, lambda comm: load(str(folders[comm.rank]), comm, HERE))
+    results = on_ranks(2, 2, lambda comm: load(str(folders[comm.rank]), comm, environ=HERE))
     assert all(isinstance(result, DataError) for result in results)
     assert "rank 1 on n1 reads other data" in str(results[0])
 
@@ -497,5 +500,5 @@ def test_nodes_with_other_data(served: dict[str, bytes], tmp_path: Path) -> None
 def test_real_mnist(dataset: str) -> None:
     found = load(dataset, alone)
     assert found.name == "mnist" and found.source == REAL and found.warning is None
-    assert found.images.shape == (70_000, 28, 28) and found.labels.shape == (70_000,)
+    assert found.x.shape == (70_000, 28, 28) and found.y.shape == (70_000,)
     assert found.train == range(60_000) and found.test == range(60_000, 70_000)

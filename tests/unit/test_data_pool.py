@@ -14,9 +14,9 @@ import pytest
 
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
+from dtrain.data import pool
+from dtrain.data.pool import Pool, held
 from dtrain.errors import DataError
-from dtrain.train.data import pool
-from dtrain.train.data.pool import Pool, held
 
 N = 3_000  # of 28 x 28: three chunks of checksums
 
@@ -41,8 +41,8 @@ def same(found: object, maker: Maker) -> bool:
     wanted = Maker(maker.number)()
     return (
         isinstance(found, Pool)
-        and np.array_equal(found.images, wanted.images)
-        and np.array_equal(found.labels, wanted.labels)
+        and np.array_equal(found.x, wanted.x)
+        and np.array_equal(found.y, wanted.y)
         and (found.train, found.content) == (wanted.train, wanted.content)
     )
 
@@ -64,7 +64,7 @@ def test_it_is_made_once_and_mapped_after(cache: Path) -> None:
     maker = Maker()
     for _ in range(2):
         found = held(alone, lambda: "x", maker)
-        assert same(found, maker) and not found.images.flags.writeable
+        assert same(found, maker) and not found.x.flags.writeable
     assert len(maker.calls) == 1 and len(list(cache.iterdir())) == 1
     other = Maker(1)
     assert same(held(alone, lambda: "y", other), other) and len(list(cache.iterdir())) == 2
@@ -95,14 +95,14 @@ def flip(path: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "a bit of an image": lambda p: flip(p / "images.npy"),
-    "a bit of a label": lambda p: flip(p / "labels.npy"),
+    "a bit of an image": lambda p: flip(p / "x.npy"),
+    "a bit of a label": lambda p: flip(p / "y.npy"),
     "a bit of the checksums": lambda p: flip(p / "about"),
-    "cut short": lambda p: os.truncate(p / "images.npy", 1_000_000),
-    "empty": lambda p: os.truncate(p / "labels.npy", 0),
+    "cut short": lambda p: os.truncate(p / "x.npy", 1_000_000),
+    "empty": lambda p: os.truncate(p / "y.npy", 0),
     "no checksums": lambda p: (p / "about").unlink(),
     "nothing": lambda p: [f.unlink() for f in p.iterdir()],
-    "a pickle": lambda p: np.save(p / "labels.npy", np.array([None]), allow_pickle=True),
+    "a pickle": lambda p: np.save(p / "y.npy", np.array([None]), allow_pickle=True),
 }
 
 

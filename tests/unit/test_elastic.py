@@ -177,9 +177,9 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
         here.epoch, here.step = epoch, EXAMPLES
         return order(seed, epoch, examples)
 
-    def noted(examples: np.ndarray, batch: int, comm: Communicator, *pace: Any) -> Iterator[Any]:
-        for number, window in enumerate(windows(examples, batch, comm, *pace)):
-            here.key = (here.epoch, len(examples) - number * batch, comm.size)
+    def noted(examples: np.ndarray, batch: int, comm: Communicator, pace: Any, start: int) -> Iterator[Any]:
+        for number, window in enumerate(windows(examples, batch, comm, pace, start)):
+            here.key = (here.epoch, len(examples) - start - number * batch, comm.size)
             (rows,) = window.rows
             begun.setdefault(here.key, []).extend(map(int, rows))
             yield window

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dtrain.data import idx
 from dtrain.errors import DataError
-from dtrain.train.data import idx
 
 STEMS = ("train-images", "train-labels", "t10k-images", "t10k-labels")
 REAL = os.environ.get("DTRAIN_DATA")
@@ -91,9 +91,9 @@ def test_reads_train_and_test_into_one_pool(folder: Path) -> None:
     before, made = snapshot(folder), arrays()
     pool = idx.read(folder, other=True)
     assert pool.train == 6
-    assert pool.images.flags.c_contiguous and pool.images.dtype == pool.labels.dtype == np.uint8
-    assert np.array_equal(pool.images, np.concatenate([made["train-images"], made["t10k-images"]]))
-    assert np.array_equal(pool.labels, np.concatenate([made["train-labels"], made["t10k-labels"]]))
+    assert pool.x.flags.c_contiguous and pool.x.dtype == pool.y.dtype == np.uint8
+    assert np.array_equal(pool.x, np.concatenate([made["train-images"], made["t10k-images"]]))
+    assert np.array_equal(pool.y, np.concatenate([made["train-labels"], made["t10k-labels"]]))
     assert pool.content == tuple(hashlib.sha256(content(made[stem])).hexdigest() for stem in STEMS)
     assert snapshot(folder) == before
 
@@ -102,13 +102,13 @@ def test_accepts_the_other_spelling(folder: Path) -> None:
     for path in folder.glob("*ubyte*"):
         path.rename(folder / path.name.replace("-idx", ".idx"))
     list_sums(folder)
-    assert len(idx.read(folder, other=True).labels) == 9
+    assert len(idx.read(folder, other=True).y) == 9
 
 
 def test_accepts_sums_of_binary_mode_and_other_files(folder: Path) -> None:
     sums = folder / idx.SUMS
     sums.write_text(sums.read_text().replace("  ", " *") + "\n" + "0" * 64 + "  readme.txt\n")
-    assert len(idx.read(folder, other=True).labels) == 9
+    assert len(idx.read(folder, other=True).y) == 9
 
 
 def test_a_fresh_download_takes_precedence(tmp_path: Path) -> None:
@@ -311,8 +311,8 @@ def test_1000_mutations_are_refused_or_without_effect(folder: Path, mutations: C
                 refused += 1
                 assert name in str(error) or name == idx.SUMS, (kind, error)
             else:
-                np.testing.assert_array_equal(pool.images, good.images, err_msg=kind)
-                np.testing.assert_array_equal(pool.labels, good.labels, err_msg=kind)
+                np.testing.assert_array_equal(pool.x, good.x, err_msg=kind)
+                np.testing.assert_array_equal(pool.y, good.y, err_msg=kind)
             assert path.read_bytes() == data
         path.write_bytes(before[name][0])
     assert tracemalloc.get_traced_memory()[1] < 4e6
@@ -340,8 +340,8 @@ def test_mutations_with_digests_made_right_are_refused_or_what_the_files_say(
                 continue
             bytes_of = gzip.decompress if gz else bytes
             files = {s: bytes_of((folder / (name_of(s) + ".gz" * gz)).read_bytes()) for s in STEMS}
-            assert pool.images.tobytes() == files["train-images"][16:] + files["t10k-images"][16:]
-            assert pool.labels.tobytes() == files["train-labels"][8:] + files["t10k-labels"][8:]
+            assert pool.x.tobytes() == files["train-images"][16:] + files["t10k-images"][16:]
+            assert pool.y.tobytes() == files["train-labels"][8:] + files["t10k-labels"][8:]
         path.write_bytes(whole)
     assert tracemalloc.get_traced_memory()[1] < 4e6
     tracemalloc.stop()
@@ -386,10 +386,10 @@ real = pytest.mark.skipif(not REAL, reason="DTRAIN_DATA does not name a folder w
 @real
 def test_mnist() -> None:
     pool = idx.read(Path(REAL))
-    assert pool.images.shape == (70_000, 28, 28) and pool.train == 60_000
+    assert pool.x.shape == (70_000, 28, 28) and pool.train == 60_000
     assert pool.content == tuple(file.content_sha256 for file in idx.FILES)
-    assert list(pool.labels[:5]) == [5, 0, 4, 1, 9] and list(pool.labels[60_000:60_003]) == [7, 2, 1]
-    counts = np.bincount(pool.labels[:60_000])
+    assert list(pool.y[:5]) == [5, 0, 4, 1, 9] and list(pool.y[60_000:60_003]) == [7, 2, 1]
+    counts = np.bincount(pool.y[:60_000])
     assert list(counts) == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
@@ -417,4 +417,4 @@ def test_mnist_takes_little_more_memory_than_the_pool() -> None:
     pool = idx.read(Path(REAL))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < pool.images.nbytes + 3e6
+    assert peak < pool.x.nbytes + 3e6

@@ -20,13 +20,13 @@ from dtrain.cli import main
 from dtrain.comm import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
+from dtrain.data import load
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.report.page import page, png
 from dtrain.report.runs import read, read_all
 from dtrain.runtime.profile import PARTS
 from dtrain.task.trainer import train
 from dtrain.train import checkpoint
-from dtrain.train.data import load
 
 pytest.importorskip("matplotlib")
 
@@ -351,11 +351,11 @@ def test_the_confusion_matrix_is_that_of_the_test_and_alike_on_any_ranks(
     assert run.mistakes and run.mistakes.epoch == 2
     confusion = np.array(run.mistakes.confusion)
     # by hand, in float64, from the saved parameters
-    data = load(str(noise), SingleCommunicator(), {})
+    data = load(str(noise), SingleCommunicator(), environ={})
     values = checkpoint.load(tmp_path / "run").values
-    x = data.images[data.test.start :].reshape(len(data.test), -1) / 255
+    x = data.x[data.test.start :].reshape(len(data.test), -1) / 255
     z = x @ values["logits/kernel"].astype(np.float64) + values["logits/bias"]
-    labels = data.labels[data.test.start :].astype(int)
+    labels = data.y[data.test.start :].astype(int)
     wanted = np.zeros((10, 10), int)
     np.add.at(wanted, (labels, z.argmax(1)), 1)
     np.testing.assert_array_equal(confusion, wanted)
@@ -370,7 +370,7 @@ def test_the_confusion_matrix_is_that_of_the_test_and_alike_on_any_ranks(
         i = entry["example"]
         assert entry["loss"] == pytest.approx(losses[i], rel=1e-4)
         assert (entry["label"], entry["predicted"]) == (labels[i], z[i].argmax())
-        assert entry["pixels"] == data.images[data.test.start + i].tobytes()
+        assert entry["pixels"] == data.x[data.test.start + i].tobytes()
     assert run.profile["steps"] == 2 and len(run.profile["work_ms"]) == ranks
     assert {"python", "cores", "numpy", "blas"} <= set(run.header["environment"])
     if ranks < 3:

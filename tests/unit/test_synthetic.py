@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dtrain.data.synthetic import BLOCK, GLYPHS, POINTS, _glyphs, generate
 from dtrain.errors import UsageError
-from dtrain.train.data.synthetic import BLOCK, GLYPHS, POINTS, _glyphs, generate
 
 
 def test_shapes_and_pixels() -> None:

@@ -17,11 +17,11 @@ import pytest
 import dtrain as dt
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
+from dtrain.data import Dataset
 from dtrain.errors import EnvironmentProblem
 from dtrain.ops import summary_proto
 from dtrain.task import models, trainer
 from dtrain.train import checkpoint, tensorboard
-from dtrain.train.data import Dataset
 
 try:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,13 +32,24 @@ except ImportError:
 #: In batches of 4 an epoch is 26 iterations, the last of 3 examples; no count divides by 2 or 3 ranks.
 TRAIN, TEST = 103, 601
 
+DIGITS = tuple("0123456789")
+
 
 def dataset() -> Dataset:
     """Images of noise, whose classes a model learns by heart and does not generalise."""
     generator = np.random.default_rng(5)
     images = generator.integers(0, 256, (TRAIN + TEST, 28, 28)).astype(np.uint8)
     labels = generator.integers(0, 10, TRAIN + TEST).astype(np.uint8)
-    return Dataset("noise", images, labels, range(TRAIN), range(TRAIN, TRAIN + TEST), "generated", "")
+    return Dataset(
+        "noise",
+        "generated",
+        "",
+        images,
+        labels,
+        range(TRAIN),
+        test=range(TRAIN, TRAIN + TEST),
+        classes=DIGITS,
+    )
 
 
 def with_dropout(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
@@ -50,7 +61,7 @@ def with_dropout(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset()
-    monkeypatch.setattr(trainer, "load", lambda name, comm: data)
+    monkeypatch.setattr(trainer, "load", lambda *args: data)
     monkeypatch.setitem(models.MODELS, "mlp", with_dropout)
 
 
@@ -133,12 +144,12 @@ def test_histograms_and_wrong_images_are_those_of_the_saved_parameters(
     reader, data = read(tmp_path / "run"), dataset()
     values = checkpoint.load(tmp_path / "run").values
     kernel, bias = (values[f"logits/{n}"].astype(np.float64) for n in ("kernel", "bias"))
-    x = data.images.reshape(len(data.images), -1) / 255
+    x = data.x.reshape(len(data.x), -1) / 255
     z = x @ kernel + bias
     # the gradient of the mean cross-entropy over the first batch
     softmax = np.exp(z[:5] - z[:5].max(1, keepdims=True))
     delta = softmax / softmax.sum(1, keepdims=True)
-    delta[np.arange(5), data.labels[:5]] -= 1
+    delta[np.arange(5), data.y[:5]] -= 1
     wanted = {
         "parameters/logits/kernel": kernel,
         "parameters/logits/bias": bias,
@@ -155,11 +166,11 @@ def test_histograms_and_wrong_images_are_those_of_the_saved_parameters(
         np.testing.assert_allclose(found, [array.min(), array.max(), np.square(array).sum()], rtol=1e-4)
 
     predicted = z.argmax(1)
-    wrong = [n for n in data.test if predicted[n] != data.labels[n]][:25]
-    captions = [f"said {predicted[n]}, is {data.labels[n]}" for n in wrong]
+    wrong = [n for n in data.test if predicted[n] != data.y[n]][:25]
+    captions = [f"said {predicted[n]}, is {data.y[n]}" for n in wrong]
     event = reader.Images("misclassified/image")[-1]
     assert event.step == 42
-    np.testing.assert_array_equal(decoded(event), tensorboard.captioned_grid(data.images[wrong], captions))
+    np.testing.assert_array_equal(decoded(event), tensorboard.captioned_grid(data.x[wrong], captions))
 
 
 def decoded(event: Any) -> np.ndarray:
@@ -184,8 +195,8 @@ def test_the_grid_shows_each_image_enlarged_and_its_caption_below() -> None:
 
 def test_without_a_wrong_image_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset()
-    right = Dataset("noise", data.images, data.labels, range(30), range(30), "generated", "")
-    monkeypatch.setattr(trainer, "load", lambda name, comm: right)
+    right = Dataset("noise", "generated", "", data.x, data.y, range(30), test=range(30), classes=DIGITS)
+    monkeypatch.setattr(trainer, "load", lambda *args: right)
     folder = run(tmp_path / "run", model="logistic", batch_size=30, epochs=60)
     assert events(folder, "epoch")[-1]["test_accuracy"] == 1
     images = read(folder).Images("misclassified/image")
@@ -308,10 +319,11 @@ def test_off_it_is_not_imported_and_nothing_is_added_to_the_graph(tmp_path: Path
         "import numpy as np\n"
         "from dtrain.cli import main\n"
         "from dtrain.task import trainer\n"
-        "from dtrain.train.data import Dataset\n"
+        "from dtrain.data import Dataset\n"
         "images, labels = np.zeros((9, 28, 28), np.uint8), np.zeros(9, np.uint8)\n"
-        "data = Dataset('none', images, labels, range(5), range(5, 9), 'generated', '')\n"
-        "trainer.load = lambda name, comm: data\n"
+        "parts = {'train': range(5), 'test': range(5, 9), 'classes': ('0',) * 10}\n"
+        "data = Dataset('none', 'generated', '', images, labels, **parts)\n"
+        "trainer.load = lambda *args: data\n"
         "assert main(['train', '--epochs', '1', '--run-dir', 'run', sys.argv[1]]) == 0\n"
         "print({'tensorboard', 'PIL', 'tqdm', 'google'} & set(sys.modules))\n"
     )

@@ -30,11 +30,11 @@ import logging, sys, time, warnings
 import numpy as np
 from dtrain import cli, comm
 from dtrain.task import trainer
-from dtrain.train.data import Dataset
+from dtrain.data import Dataset
 
 fail = int(sys.argv.pop(1))
 
-def load(name, comm):
+def load(name, comm, *more):
     warnings.warn("the data is noise")
     if comm.rank == 1:
         logging.getLogger("disk").warning("slow\\nvery")
@@ -42,7 +42,8 @@ def load(name, comm):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (555, 28, 28)).astype(np.uint8)
     labels = generator.integers(0, 10, 555).astype(np.uint8)
-    return Dataset("noise", images, labels, range(505), range(505, 555), "generated", "")
+    parts = {"train": range(505), "test": range(505, 555), "classes": ("0",) * 10}
+    return Dataset("noise", "generated", "", images, labels, **parts)
 
 def save(*args):
     if comm.world().rank == fail:

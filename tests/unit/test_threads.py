@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import dtrain as dt
+from dtrain.examples.tutorials.mnist.sets import DataSet
 from dtrain.native import compiler
 from dtrain.runtime import session as sessions
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.feeds import Window
-from dtrain.train.data.sets import DataSet
 
 THREADS, CALLS = 8, 1000
 KERNELS = [

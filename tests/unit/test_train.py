@@ -124,17 +124,17 @@ def test_two_runs_are_bit_identical(small_set: Path, tmp_path: Path) -> None:
 
 def test_training_loss_is_the_mean_over_examples(small_set: Path, tmp_path: Path) -> None:
     """One step an epoch: the loss reported is then that of the initial parameters, in float64 by hand."""
-    from dtrain.train.data import load
+    from dtrain.data import load
 
     config = TrainConfig(dataset=str(small_set), epochs=1, batch_size=2000, model="logistic", lr=1e-30)
     config = TrainConfig(**{**config.__dict__, "run_dir": str(tmp_path / "run")})
     train(config, SingleCommunicator())
     values = checkpoint.load(tmp_path / "run").values
-    data = load(str(small_set), SingleCommunicator(), {})
+    data = load(str(small_set), SingleCommunicator(), environ={})
     for part, suffix in ((data.train, ""), (data.test, "test_")):
-        x = data.images[part.start : part.stop].reshape(len(part), -1) / 255
+        x = data.x[part.start : part.stop].reshape(len(part), -1) / 255
         z = x @ values["logits/kernel"].astype(np.float64) + values["logits/bias"]
-        labels = data.labels[part.start : part.stop]
+        labels = data.y[part.start : part.stop]
         shifted = z - z.max(1, keepdims=True)
         loss = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(part)), labels]
         epoch = next(

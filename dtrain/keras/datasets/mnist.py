@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dtrain import comm
+from dtrain.data import load
 from dtrain.errors import UsageError
-from dtrain.train.data import load
 
 __all__ = ["load_data"]
 
@@ -30,6 +30,6 @@ def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
         )
     data = load("mnist", comm.world())
     train, test = slice(data.train.start, data.train.stop), slice(data.test.start, data.test.stop)
-    pool = data.images, data.labels
+    pool = data.x, data.y
     parts = [tuple(array[part].copy() for array in pool) for part in (train, test)]
     return parts[0], parts[1]

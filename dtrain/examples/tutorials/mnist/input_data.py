@@ -8,6 +8,6 @@ On several ranks every rank holds all examples and gets the same batches. They a
 (runtime/batch), so that a session gives each rank its share of the rows: the program stays as it is.
 """
 
-from dtrain.train.data.sets import DataSet, DataSets, read_data_sets
+from dtrain.examples.tutorials.mnist.sets import DataSet, DataSets, read_data_sets
 
 __all__ = ["DataSet", "DataSets", "read_data_sets"]

@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dtrain.data.pool import Pool
 from dtrain.errors import DataError
-from dtrain.train.data.pool import Pool
 
 SIDE = 28
 CLASSES = 10

@@ -1,4 +1,4 @@
-"""A node holds a data set once: a file of pixels in the user's cache, which all its ranks map.
+"""A node holds a data set once: files of arrays in the user's cache, which all its ranks map.
 
 One rank reads the source and writes the examples down as they are used; the others, and later runs, only map
 that file, so a start has nothing to unpack and the memory is the system's own copy of the file, one a node.
@@ -27,7 +27,7 @@ from dtrain.files import own_cache, read_regular
 #: NumPy reads a header with Python's parser, which fails now and then in two threads at once (CPython 3.11).
 _PARSING = threading.Lock()
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 1 << 20  # bytes under one checksum
 MOST_ABOUT = 1 << 20  # bytes of the file of checksums, which has ten for each MiB
 #: Copies that are kept: those used last.
@@ -36,15 +36,18 @@ KEPT = 16
 
 @dataclass(frozen=True)
 class Pool:
-    """Examples: images uint8 [n, h, w], labels uint8 [n], training examples first.
+    """Examples x [n, ...] and targets y [n, ...], training examples first; see Dataset.
 
-    train: how many of the n are training examples; content: sha256 (hex) of what they were read from.
+    train: how many of the n are training examples, all others being test examples; content: sha256 (hex) of
+    what they were read from.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
     train: int
     content: tuple[str, ...]
+    kind: str = "classes"
+    classes: tuple[str, ...] = tuple("0123456789")
 
 
 def held(comm: Communicator, made_of: Callable[[], str], make: Callable[[], Pool]) -> Pool:
@@ -113,10 +116,11 @@ def _write(pool: Pool, path: Path) -> None:
     work = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     work.mkdir(mode=0o700)
     try:
-        np.save(work / "images.npy", pool.images)
-        np.save(work / "labels.npy", pool.labels)
-        sums = [[zlib.crc32(c) for c in _chunks(a)] for a in (pool.images, pool.labels)]
-        about = json.dumps({"train": pool.train, "content": pool.content, "sums": sums})
+        np.save(work / "x.npy", pool.x)
+        np.save(work / "y.npy", pool.y)
+        sums = [[zlib.crc32(c) for c in _chunks(a)] for a in (pool.x, pool.y)]
+        said = {"train": pool.train, "content": pool.content, "kind": pool.kind, "classes": pool.classes}
+        about = json.dumps({**said, "sums": sums})
         (work / "about").write_text(f"{zlib.crc32(about.encode()):08x} {about}")
         try:
             os.rename(work, path)
@@ -134,7 +138,7 @@ def _mapped(path: Path, rank: int, ranks: int) -> Pool | None:
         if int(check, 16) != zlib.crc32(text.encode()):
             return None
         about: dict[str, Any] = json.loads(text)
-        arrays = [_map(path / f"{name}.npy") for name in ("images", "labels")]
+        arrays = [_map(path / f"{name}.npy") for name in ("x", "y")]
     except Exception:  # of a damaged header NumPy raises anything: tokenize's errors, too
         return None
     for array, sums in zip(arrays, about["sums"], strict=True):
@@ -143,7 +147,7 @@ def _mapped(path: Path, rank: int, ranks: int) -> Pool | None:
             return None
         if any(zlib.crc32(chunks[i]) != sums[i] for i in range(rank, len(sums), ranks)):
             return None
-    return Pool(*arrays, about["train"], tuple(about["content"]))
+    return Pool(*arrays, about["train"], tuple(about["content"]), about["kind"], tuple(about["classes"]))
 
 
 def _map(path: Path) -> np.ndarray:

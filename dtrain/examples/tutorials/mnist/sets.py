@@ -11,12 +11,12 @@ import numpy as np
 
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
+from dtrain.data import Dataset, idx, load
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import get_default_graph
 from dtrain.runtime.batch import Batch
 from dtrain.train.batches import epoch_order
-from dtrain.train.data import Dataset, idx, load
 
 
 class DataSet:
@@ -175,13 +175,13 @@ def read_data_sets(
 
     def part(start: int, stop: int) -> DataSet:
         return DataSet(
-            data.images[start:stop],
-            data.labels[start:stop],
+            data.x[start:stop],
+            data.y[start:stop],
             one_hot=one_hot,
             dtype=kind,
             reshape=reshape,
             seed=shuffling,
-            classes=data.classes,
+            classes=len(data.classes),
         )
 
     held_out = data.train.start + validation_size

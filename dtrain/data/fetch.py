@@ -12,8 +12,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any
 
+from dtrain.data import idx
 from dtrain.errors import DataError
-from dtrain.train.data import idx
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

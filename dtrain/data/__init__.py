@@ -10,78 +10,112 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.data import idx
+from dtrain.data.dataset import Dataset, Part
+from dtrain.data.pool import Pool, held
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder
-from dtrain.train.data import idx
-from dtrain.train.data.pool import Pool, held
 
-__all__ = ["Dataset", "cache_folder", "load"]
+__all__ = ["Dataset", "Part", "cache_folder", "load"]
 
 SYNTHETIC_SEED = 0
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """Examples of 28 x 28 grey pixels and their classes, training and test examples in one pool.
+def load(
+    spec: str,
+    comm: Communicator,
+    label: str | None = None,
+    validation: str = "",
+    environ: Mapping[str, str] = os.environ,
+) -> Dataset:
+    """The data set that --dataset names; collective, every rank gets the same.
 
-    name: "mnist", "synthetic" or the name of the folder that holds another set.
-    images: uint8 [n, 28, 28], C-contiguous, 0 paper .. 255 ink; labels: uint8 [n], 0 .. classes - 1. Neither
-        may be written to, so that a graph holds these very arrays and no copy.
-    train, test: index ranges into the pool.
-    source: the folder it was read from, or "generated".
-    digest: sha256 (hex) over all examples, the same wherever the same set was read from.
-    warning: what to tell the user where this is not the set hoped for, otherwise None.
-    weights: of each example, float32 [n], where they are not all 1.
+    spec: "mnist", "synthetic", a folder, or "auto": MNIST, and generated digits where it is neither there
+        nor to be had. One rank of each node downloads, into cache_folder().
+    label: the column of a table that holds the targets.
+    validation: what --validation says: '', a share, a number of examples, or another set; see validated.
 
-    A task's own arrays are such a set, of examples and labels of any shape and number, or of several by name.
-    """
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-    train: range
-    test: range
-    source: str
-    digest: str
-    classes: int = 10
-    warning: str | None = None
-    weights: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        for arrays in (self.images, self.labels):
-            for array in arrays.values() if isinstance(arrays, dict) else [arrays]:
-                array.flags.writeable = False
-
-
-def load(dataset: str, comm: Communicator, environ: Mapping[str, str] = os.environ) -> Dataset:
-    """Load a data set; collective, every rank gets the same.
-
-    dataset: "mnist", "synthetic", a folder, or "auto": MNIST, and generated digits where it is neither there
-    nor to be had. One rank of each node downloads, into cache_folder().
     Raises, on every rank: DataError where a file is missing or damaged on any rank ("auto" included where it
-    is damaged or DTRAIN_DATA points nowhere), UsageError for an empty dataset.
+    is damaged or DTRAIN_DATA points nowhere), UsageError for what cannot be meant.
     """
-    if dataset == "synthetic":
+    return validated(_found(spec, comm, label, environ), validation, comm, label, environ)
+
+
+def _found(spec: str, comm: Communicator, label: str | None, environ: Mapping[str, str]) -> Dataset:
+    """The set as it was found. Other formats are read here, as _read reads IDX files."""
+    if label is not None:
+        comm.agree(UsageError(f"--label {label}: {spec} is no table with columns; leave --label out."))
+    if spec == "synthetic":
         return _generate(comm)
     folder = None
     with comm.together():
         if comm.local_rank == 0:
-            folder = _look(dataset, environ)
-    if dataset in ("auto", "mnist"):
+            folder = _look(spec, environ)
+    if spec in ("auto", "mnist"):
         refusal = _download_where_absent(folder, comm)
-        if refusal and dataset == "mnist":
+        if refusal and spec == "mnist":
             comm.agree(DataError(refusal))
         if refusal:
             return _generate(comm, warning=f"training on generated digits, not on MNIST: {refusal}")
-    return _read(Path(comm.node_text(str(folder or cache_folder()))), dataset, comm)
+    return _read(Path(comm.node_text(str(folder or cache_folder()))), spec, comm)
+
+
+def validated(
+    data: Dataset, validation: str, comm: Communicator, label: str | None, environ: Mapping[str, str]
+) -> Dataset:
+    """The set with the examples of --validation: a share or a number of its own, or another set. Collective.
+
+    Raises, on every rank:
+        UsageError: there are not so many. DataError: the other set is missing, damaged, or of another kind.
+    """
+    if not validation:
+        return data
+    said, whole = f"--validation {validation}", len(data.train)
+    if data.validation:
+        comm.agree(
+            UsageError(f"{said}: {data.name} has {len(data.validation):,} validation examples; leave it out.")
+        )
+    try:
+        number = float(validation)
+    except ValueError:
+        other = _found(validation, comm, label, environ)
+        with comm.together():
+            _refuse_other_kind(data, other, said)
+        return data.with_part("validation", other)
+    count = int(number) if validation.isdecimal() else round(number * whole) if 0 < number < 1 else 0
+    if not 0 < count < whole:
+        comm.agree(
+            UsageError(
+                f"{said}: give a share between 0 and 1, a number of examples from 1 to {whole - 1:,}, or "
+                "another set; one at least has to be left to train on."
+            )
+        )
+    return data.holding_back(count)
+
+
+def _refuse_other_kind(data: Dataset, other: Dataset, said: str) -> None:
+    for what, here, there in (
+        ("examples", _spec(data.x), _spec(other.x)),
+        ("targets", f"{data.kind} {_row(data.y)}", f"{other.kind} {_row(other.y)}"),
+        ("classes", ", ".join(data.classes), ", ".join(other.classes)),
+    ):
+        if here != there:
+            raise DataError(f"{said}: {other.source} has {what} {there}, and {data.source} has {here}.")
+
+
+def _spec(array: np.ndarray) -> str:
+    return f"{array.dtype.name}{_row(array)}"
+
+
+def _row(array: np.ndarray) -> str:
+    return str(list(array.shape[1:]))
 
 
 def _look(dataset: str, environ: Mapping[str, str]) -> Path | None:
@@ -114,7 +148,7 @@ def _download_where_absent(folder: Path | None, comm: Communicator) -> str:
     """Download on one rank of each node that has no folder; returns why that is not possible, '' if it is."""
     absent = damaged = None
     if folder is None and comm.local_rank == 0:
-        from dtrain.train.data.fetch import Unreachable, fetch
+        from dtrain.data.fetch import Unreachable, fetch
 
         try:
             fetch(cache_folder(), say=_say if comm.rank == 0 else _hush)
@@ -144,20 +178,29 @@ def _read(folder: Path, dataset: str, comm: Communicator) -> Dataset:
             )
         )
     is_mnist = pool.content == tuple(file.content_sha256 for file in idx.FILES)
+    name = "mnist" if is_mnist else folder.resolve().name
+    return of_pool(pool, name, str(folder), digest)
+
+
+def of_pool(pool: Pool, name: str, source: str, digest: str, warning: str | None = None) -> Dataset:
+    """A pool's examples as a set."""
     return Dataset(
-        name="mnist" if is_mnist else folder.resolve().name,
-        images=pool.images,
-        labels=pool.labels,
-        train=range(pool.train),
-        test=range(pool.train, len(pool.labels)),
-        source=str(folder),
+        name=name,
+        source=source,
         digest=digest,
+        x=pool.x,
+        y=pool.y,
+        train=range(pool.train),
+        test=range(pool.train, len(pool.y)),
+        kind=pool.kind,
+        classes=pool.classes,
+        warning=warning,
     )
 
 
 def _generate(comm: Communicator, warning: str | None = None) -> Dataset:
     """Generated digits, made once and kept as if they had been read."""
-    from dtrain.train.data import synthetic
+    from dtrain.data import synthetic
 
     examples = range(SYNTHETIC_TRAIN + SYNTHETIC_TEST)
 
@@ -168,16 +211,7 @@ def _generate(comm: Communicator, warning: str | None = None) -> Dataset:
         return Pool(images, labels, SYNTHETIC_TRAIN, (digest.hexdigest(),))
 
     pool = held(comm, lambda: f"{_definition(synthetic)} {SYNTHETIC_SEED} {SYNTHETIC_TRAIN} {examples}", make)
-    return Dataset(
-        name="synthetic",
-        images=pool.images,
-        labels=pool.labels,
-        train=range(pool.train),
-        test=range(pool.train, len(pool.labels)),
-        source="generated",
-        digest=pool.content[0],
-        warning=warning,
-    )
+    return of_pool(pool, "synthetic", "generated", pool.content[0], warning)
 
 
 def _definition(module: ModuleType) -> str:
