@@ -13,7 +13,7 @@ from dataclasses import fields
 
 from dtrain import comm as communicators
 from dtrain.choices import SWITCH
-from dtrain.cli import bench, cluster, data, doctor, evaluate, info, report, scaling, train
+from dtrain.cli import bench, cluster, data, doctor, evaluate, export, info, predict, report, scaling, train
 from dtrain.cli.parser import SCALING, Parser
 from dtrain.comm import failure, launcher
 from dtrain.config import TrainConfig, flag
@@ -22,7 +22,7 @@ from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 #: What a full disk, a quota or a file that is lost says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The commands in the order of --help: each has its options in add_parser(commands), its work in run(args).
-COMMANDS = (train, evaluate, report, info, doctor, bench, scaling, cluster, data)
+COMMANDS = (train, evaluate, predict, export, report, info, doctor, bench, scaling, cluster, data)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -7,14 +7,15 @@ node for node the same but for what follows from the number: a size that differs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Operation, Tensor, built
 from dtrain.ops.array import BroadcastLike
-from dtrain.ops.base import Const, Value, apply
+from dtrain.ops.base import Const, Feed, Value, apply
 from dtrain.ops.dropout import DropoutMask
 from dtrain.ops.logic import Select
 from dtrain.ops.placement import REPLICATED
@@ -59,31 +60,43 @@ class Frozen(NamedTuple):
 
 
 def freeze(
-    inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], values: Mapping[str, np.ndarray]
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    values: Mapping[str, np.ndarray],
+    fixed: Mapping[Tensor, Any] = MappingProxyType({}),
 ) -> Frozen:
-    """Freeze what lies between placeholders and outputs; values: of each variable, by name.
+    """Freeze what lies between placeholders and outputs.
+
+    values: of each variable, by name. fixed: of other placeholders, scalars.
 
     Raises:
         InvalidArgumentError: another placeholder is needed.
     """
-    steps = [_step(inputs, outputs, values, count) for count in COUNTS]
+    steps = [_step(inputs, outputs, values, fixed, count) for count in COUNTS]
     feeds = {node.name: node.outputs[0] for node in steps[0].graph.operations if node.type == "Feed"}
     given = {name: feeds[t.op.name] for name, t in inputs.items() if t.op.name in feeds}
     return Frozen(given, dict(zip(outputs, steps[0].fetches, strict=True)), (steps[0], steps[1]))
 
 
 def _step(
-    inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], values: Mapping[str, np.ndarray], count: int
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    values: Mapping[str, np.ndarray],
+    fixed: Mapping[Tensor, Any],
+    count: int,
 ) -> Step:
+    """The simplified step for so many examples."""
     feeds = [FeedSpec(t, (count, *(t.spec.shape or ())[1:]), REPLICATED) for t in inputs.values()]  # type: ignore[arg-type]
+    feeds += [FeedSpec(t, (), REPLICATED) for t in fixed]
     step = prune([*outputs.values()], [], feeds, ranks=1)
+    known = dict(values) | {t.op.name: np.array(value, t.dtype.numpy) for t, value in fixed.items()}
 
-    def parameters(node: Operation, read: tuple[Tensor, ...]) -> Replacement:
-        if not isinstance(node.kind, VariableOp):
+    def constants(node: Operation, read: tuple[Tensor, ...]) -> Replacement:
+        if node.name not in known or not isinstance(node.kind, VariableOp | Feed):
             return None
-        return [apply(Const(Value(values[node.name])), name=node.name)]
+        return [apply(Const(Value(known[node.name])), name=node.name)]
 
-    step = rewrite(step, parameters)
+    step = rewrite(step, constants)
     for run_pass in (lower, fold, settle, fold, simplify, cse):
         step = run_pass(step)
     return step

@@ -86,10 +86,7 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
     Raises:
         UsageError: the model, its output, the loss and the data do not fit one another.
     """
-    indices = dt.placeholder(dt.as_dtype(data.index), [None], name="indices")
-    training = dt.placeholder("float32", [], name="training")
-    stop = dt.placeholder("float32", [None], name="stop")
-    stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
+    indices, training, stop, stopping = _fed(data)
     named = {"images": data.x, "labels": data.y}
     if data.weights is not None:
         named["weights"] = data.weights
@@ -107,14 +104,10 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
             for name, arrays in named.items()
         )
         if task.data is None:
-            x = dt.cast(dt.reshape(x, [-1, data.x[0].size]), "float32") * (1 / 255)
+            x = _ready(x, data)
             y = dt.cast(y, "int32")
-    images = task.data is None and task.loss is None
-    output = (
-        own_model.logits(model, x, training, len(data.classes))
-        if images
-        else own_model.output(model, x, training)
-    )
+    images = _images(task)
+    output = _output(model, x, training, data, task)
     penalties = dt.losses.get_regularization_losses()
     with dt.name_scope("loss"):
         compared = _losses(task, y, output)
@@ -151,6 +144,60 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
         predicted,
         len(penalties),
     )
+
+
+def _fed(data: Dataset) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor, dt.Tensor]:
+    """What a step is fed, and the sum of the last over the ranks, which is in the message of the gradients."""
+    indices = dt.placeholder(dt.as_dtype(data.index), [None], name="indices")
+    training = dt.placeholder("float32", [], name="training")
+    stop = dt.placeholder("float32", [None], name="stop")
+    return indices, training, stop, dt.reduce_sum(stop)
+
+
+def _ready(x: dt.Tensor, data: Dataset) -> dt.Tensor:
+    """Rows of a data set as a model takes them."""
+    return dt.cast(dt.reshape(x, [-1, data.x[0].size]), "float32") * (1 / 255)
+
+
+def _images(task: Task) -> bool:
+    """Whether it is classified by the command line's loss."""
+    return task.data is None and task.loss is None
+
+
+def _output(model: Any, x: Any, training: dt.Tensor, data: Dataset, task: Task) -> Any:
+    if _images(task):
+        return own_model.logits(model, x, training, len(data.classes))
+    return own_model.output(model, x, training)
+
+
+@dataclass
+class Inference:
+    """A task's model over rows that are fed, for what only asks it.
+
+    inputs: placeholders of the rows, "x" or several by name. fixed: what else is fed, the same at each run.
+    output: one tensor, or several by name. parameters: the model's variables, named as in training.
+    """
+
+    inputs: dict[str, dt.Tensor]
+    fixed: dict[dt.Tensor, Any]
+    output: Any
+    parameters: list[dt.Variable]
+
+
+def inference(model: Any, data: Dataset, task: Task) -> Inference:
+    """The model of a task, built as `build` does, without a loss. Raises UsageError as that does."""
+    _, training, _, _ = _fed(data)  # whose names a variable of the model does not take then, either
+    arrays = data.x if isinstance(data.x, Mapping) else {"x": data.x}
+    with dt.name_scope("input"):
+        inputs = {
+            name: dt.placeholder(dt.as_dtype(rows.dtype), [None, *rows.shape[1:]], name=name)
+            for name, rows in arrays.items()
+        }
+        x = inputs if isinstance(data.x, Mapping) else inputs["x"]
+        if task.data is None:
+            x = _ready(x, data)
+    output = _output(model, x, training, data, task)
+    return Inference(inputs, {training: TESTING}, output, dt.global_variables())
 
 
 def _losses(task: Task, y: Any, output: Any) -> dict[str, tuple[dt.Tensor, Any, Any]]:

@@ -19,7 +19,8 @@ from dtrain.ops.array import zeros_like
 from dtrain.ops.base import apply, constant, convert_to_tensor
 from dtrain.ops.functions import cos, floor, sin
 from dtrain.ops.join import stack
-from dtrain.ops.math import cast, less
+from dtrain.ops.logic import where
+from dtrain.ops.math import cast, greater, less
 from dtrain.ops.random import RowUniform
 from dtrain.ops.state import VariableOp
 from dtrain.ops.warp import FILLS, Warp
@@ -156,9 +157,10 @@ class _Drawn(Layer):
         if training is False:
             return x
         _, height, width, _ = x.shape.as_list()
-        return self.warped(x, training, (height, width))
+        return self.warped(x, training, x, (height, width))
 
-    def warped(self, x: Tensor, training: Any, size: tuple[int, int]) -> Tensor:
+    def warped(self, x: Tensor, training: Any, kept: Tensor, size: tuple[int, int]) -> Tensor:
+        """What images of a size become; kept: in a test, where training is a tensor."""
         if _learned(x):
             raise GraphError("no gradient flows through it: put it in front of the layers that have weights")
         active = constant(1.0) if training is True else convert_to_tensor(training)
@@ -168,12 +170,13 @@ class _Drawn(Layer):
         zero = zeros_like(u[:, 0])
         places = self.places([u[:, i] for i in range(self.draws)], active, height, width)
         warp = Warp(self.fill_mode, self.interpolation == "bilinear", size, self.fill_value)
-        return apply(warp, x, stack([place + zero for place in places], 1))
+        y = apply(warp, x, stack([place + zero for place in places], 1))
+        return y if training is True else where(greater(active, 0), y, kept)
 
     def places(self, u: list[Tensor], active: Tensor, height: int, width: int) -> Sequence[Any]:
         """The six numbers of Warp, each [batch] or a number, of random ones in [0, 1).
 
-        Where active is 0 and not 1 they leave an image as it is.
+        Where active is 0 and not 1 they leave an image as it is, which costs a copy.
         """
         raise NotImplementedError
 
@@ -282,7 +285,8 @@ class RandomCrop(_Drawn):
 
     def call(self, x: Tensor, training: Any) -> Tensor:
         size = self.height, self.width
-        return _middle(x, *size) if training is False else self.warped(x, training, size)
+        kept = _middle(x, *size)
+        return kept if training is False else self.warped(x, training, kept, size)
 
     def places(self, u: list[Tensor], active: Tensor, height: int, width: int) -> Sequence[Any]:
         top, left = (

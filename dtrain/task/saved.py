@@ -1,0 +1,293 @@
+"""A trained network from what was saved of it: a run of `dtrain train` or of a fit, or a Keras model's file.
+
+Whatever it was, it becomes tensors from rows to results, and a session that holds the parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dtrain as dt
+from dtrain.comm.base import Communicator
+from dtrain.config import TrainConfig, label, read_own, read_run, resolve
+from dtrain.data import Dataset, load
+from dtrain.errors import UsageError
+from dtrain.keras import losses
+from dtrain.keras.kept import rebuilt
+from dtrain.keras.layers import Normalization, Rescaling
+from dtrain.ops.math import Sigmoid
+from dtrain.ops.nn import Softmax
+from dtrain.runtime.backend import take_gpu
+from dtrain.task import own_model
+from dtrain.task.network import inference
+from dtrain.train import checkpoint
+from dtrain.train.state import Progress, give_values, refuse_difference
+from dtrain.train.task import Task
+
+#: What an output says of an example: the class it is of, which labels apply to it, or numbers.
+CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One output of a network. name: '' where it is the only one.
+
+    kind: CLASSES, LABELS or NUMBERS. output: what the model gives, such as logits, [n, ...].
+    probabilities, chosen: of CLASSES [n, k] and the class [n] int32; of LABELS [n, k] and 0 or 1, uint8.
+    names: of the classes or labels.
+    """
+
+    name: str
+    kind: str
+    output: dt.Tensor
+    probabilities: dt.Tensor | None = None
+    chosen: dt.Tensor | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass
+class Saved:
+    """inputs, fixed: what is fed: rows by name, and scalars. data: the examples that the rows are like, if known.
+
+    told: what it is, as plain data: model, epoch and step, digests, preprocessing.
+    """
+
+    session: dt.Session
+    inputs: dict[str, dt.Tensor]
+    fixed: dict[dt.Tensor, Any]
+    results: list[Result]
+    parameters: list[dt.Variable]
+    data: Dataset | None
+    told: dict[str, Any]
+    warnings: list[str]
+    keras: Any = None
+
+    def rows(self, data: Dataset, numbers: Any) -> dict[str, np.ndarray]:
+        """The rows of these numbers, by the inputs' names."""
+        arrays = data.x if isinstance(data.x, Mapping) else {"x": data.x}
+        return {name: arrays[name][numbers] for name in self.inputs}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The parameters by name."""
+        return {v.op.name: np.asarray(self.session.run(v)) for v in self.parameters}
+
+
+def is_fit(path: Path) -> bool:
+    """Whether a folder is a run of a fit."""
+    try:
+        return "program" in read_own(path)
+    except (OSError, UsageError):
+        return False
+
+
+def config_of(run_dir: str, given: Mapping[str, Any]) -> TrainConfig:
+    """The options of a run, but for those that are given. Raises CheckpointError where it is none."""
+    values = read_run(run_dir)
+    if "dataset" in given:  # what was held back of the run's own data is no part of another
+        for name in ("label", "validation", "early_stop"):
+            values.pop(name, None)
+    if "model" in given:
+        values.pop("model_digest", None)
+    return resolve({**values, **given}, {})
+
+
+def open_saved(
+    path: str, comm: Communicator, given: Mapping[str, Any], best: bool = False, scale: float | None = None
+) -> Saved:
+    """What was saved at a path, a run's folder or a model's file, ready to be asked. Collective.
+
+    given: options instead of the run's own: model, dataset, label, device.
+    best: the checkpoint that did best, not the last. scale: what a Keras model's rows are multiplied by.
+
+    Raises, on every rank:
+        CheckpointError: there is nothing, or it is damaged or of another model.
+        UsageError, DataError: the model or the data cannot be had.
+    """
+    if Path(path).is_dir() and not is_fit(Path(path)):
+        if scale is not None:
+            raise UsageError("--scale is for Keras models: this run's network has its preprocessing inside.")
+        return _of_run(path, comm, given, best)
+    return _of_keras(path, comm, given, best, scale)
+
+
+def announce(path: str, config: TrainConfig, comm: Communicator) -> None:
+    """Say on rank 0 which Python file is run, since a run's options name it and not the command."""
+    if comm.rank == 0 and config.model_digest:
+        named = f"task's file that {Path(path, 'config.toml')} names: {config.task}"
+        if not config.task:
+            named = f"model's file that {Path(path, 'config.toml')} names: {config.model}"
+        print(f"dtrain: running the {named}", file=sys.stderr)
+
+
+def _of_run(path: str, comm: Communicator, given: Mapping[str, Any], best: bool) -> Saved:
+    from dtrain.task.trainer import make_devices, prepared
+
+    config, other, model = config_of(path, given), "dataset" in given, "model" in given
+
+    take_gpu(config.device, config.share_gpu)
+    with comm.together():
+        config = own_model.check(config)
+    if not model:
+        announce(path, config, comm)
+    backend, _ = make_devices(config, comm)
+    task, data = prepared(config, comm)
+    if task.data is not None and other:
+        own, data = data, load(config.dataset, comm, given.get("label"))
+        with comm.together():
+            _refuse_unlike(own, data, config.dataset)
+        data = replace(data, classes=own.classes if own.kind == data.kind else data.classes)
+    graph = dt.Graph()
+    with graph.as_default(), comm.together():
+        network = inference(task.model or config.model, data, task)
+        results = _results(network.output, task, data)
+    session = dt.Session(graph=graph, comm=comm, device=backend)
+    at = restore(session, Path(path), network.parameters, best)
+    uint8 = task.data is None and not isinstance(data.x, Mapping) and data.x.dtype == np.uint8
+    told = {
+        "run": str(path),
+        "model": label(config.task or config.model),
+        **at.told,
+        "preprocessing": "pixels / 255" if uint8 else "none",
+    }
+    warnings = [*filter(None, [data.warning]), *at.damaged]
+    return Saved(session, network.inputs, network.fixed, results, network.parameters, data, told, warnings)
+
+
+def _refuse_unlike(own: Dataset, other: Dataset, name: str) -> None:
+    """Raise UsageError where rows of the other set are not like those that the task's model was trained on."""
+    if isinstance(own.x, Mapping):
+        raise UsageError(f"--dataset {name}: the task's examples are several arrays, {', '.join(own.x)}.")
+    here, there = (f"{d.x.dtype.name}{list(d.x.shape[1:])}" for d in (own, other))
+    if here != there:
+        raise UsageError(f"--dataset {name} has examples {there}, and the task's model takes {here}.")
+
+
+class Restored:
+    """A run's checkpoint that was read: told, as plain data, and what was wrong with newer ones."""
+
+    def __init__(self, step: int, epoch: int, data: str, damaged: list[str]) -> None:
+        self.told = {"epoch": epoch, "step": step, "data_digest": data}
+        self.damaged = damaged
+
+
+def restore(session: dt.Session, run_dir: Path, parameters: Sequence[dt.Variable], best: bool) -> Restored:
+    """Give variables the values of a run's newest checkpoint, or of the one that did best. Collective.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is another model's.
+    """
+    comm, said = session.comm, ""
+    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+
+    def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
+        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
+        return list(wanted)
+
+    found = checkpoint.Checkpoint(0, {}, {})
+    with comm.together():
+        if comm.rank == 0:
+            found = checkpoint.load(run_dir, chosen)
+            at = Progress.of(found.manifest)
+            if best and at.best_step not in (0, found.step):
+                found = checkpoint.load(run_dir, chosen, at.best_step)
+                at = Progress.of(found.manifest)
+            said = json.dumps([found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged])
+    give_values(session, {v.op.name: v for v in parameters}, found.values)
+    return Restored(*json.loads(comm.broadcast_text(said)))
+
+
+# -- Keras's models ----------------------------------------------------------------------------------------
+def _of_keras(
+    path: str, comm: Communicator, given: Mapping[str, Any], best: bool, scale: float | None
+) -> Saved:
+    take_gpu(given.get("device", "cpu"), False)
+    options = {"comm": comm, "device": given.get("device")}
+    folder, at = Path(path), Restored(0, 0, "", [])
+    if folder.is_dir():
+        model = rebuilt(folder, **options)
+        at = restore(model.session, folder, model.weights, best)
+    else:
+        if best:
+            raise UsageError(f"--best is for runs: {path} holds one model.")
+        model = dt.keras.models.load_model(path, compile=True, **options)
+        model.build()
+        model.initialize()
+    data = None
+    if "dataset" in given:
+        data = load(given["dataset"], comm, given.get("label"))
+    with comm.together():
+        shape = model.build_shape or ()
+        with model.graph.as_default(), dt.name_scope("asked"):
+            x, y, factor = _keras_rows(model, shape, data, scale)
+        results = _keras_results(model, y, data)
+    told = {"model": model.name, **at.told, "preprocessing": "none" if factor == 1 else f"x * {factor:.9g}"}
+    told |= {"run": path} if folder.is_dir() else {"file": path}
+    return Saved(model.session, {"x": x}, {}, results, model.weights, data, told, at.damaged, model)
+
+
+def _keras_rows(model: Any, shape: tuple[int, ...], data: Dataset | None, scale: float | None) -> Any:
+    """The rows, the model's output for them, and what they are multiplied by."""
+    if data is None:
+        x = dt.placeholder("float32", [None, *shape], name="x")
+        return x, model.call(x * scale if scale else x, False), scale or 1.0
+    if isinstance(data.x, Mapping) or prod(data.x.shape[1:]) != prod(shape):
+        has = "several arrays" if isinstance(data.x, Mapping) else f"shape {data.x.shape[1:]}"
+        raise UsageError(f"{model.name} takes examples of shape {shape}, and {data.source} has {has}.")
+    x = dt.placeholder(dt.as_dtype(data.x.dtype), [None, *data.x.shape[1:]], name="x")
+    ready = x if x.dtype == "float32" else dt.cast(x, "float32")
+    if scale is None:
+        itself = model.layers and isinstance(model.layers[0], Rescaling | Normalization)
+        scale = 1 / 255 if data.x.dtype == np.uint8 and not itself else 1.0
+    ready = ready * scale if scale != 1 else ready
+    ready = ready if data.x.shape[1:] == shape else dt.reshape(ready, [-1, *shape])
+    return x, model.call(ready, False), scale
+
+
+def _keras_results(model: Any, y: dt.Tensor, data: Dataset | None) -> list[Result]:
+    loss = model._compiled.loss if model._compiled is not None else None
+    if loss is None and isinstance(y.op.kind, Softmax | Sigmoid):  # not compiled: the activation says it
+        names = {Softmax: "categorical_crossentropy", Sigmoid: "binary_crossentropy"}
+        loss = losses.get(names[type(y.op.kind)])
+    return [_result("", loss, y, data)]
+
+
+# -- what outputs say --------------------------------------------------------------------------------------
+def _results(output: Any, task: Task, data: Dataset) -> list[Result]:
+    if isinstance(output, Mapping):
+        each = task.loss if isinstance(task.loss, Mapping) else {}
+        return [_result(name, losses.get(each.get(name)), y, None) for name, y in output.items()]
+    loss = losses.get(task.loss) if not isinstance(task.loss, Mapping) else None
+    if loss is None:
+        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    return [_result("", loss, output, data)]
+
+
+def _result(name: str, loss: Any, y: dt.Tensor, data: Dataset | None) -> Result:
+    """What an output says, by the loss that it was trained with; None: numbers."""
+    count = y.shape.as_list()[-1] if y.shape.ndims == 2 else 0
+    if isinstance(loss, losses.SparseCategoricalCrossentropy | losses.CategoricalCrossentropy) and count > 1:
+        p = y
+        if not isinstance(y.op.kind, Softmax) and loss.from_logits:
+            p = dt.nn.softmax(y)
+        return Result(name, CLASSES, y, p, dt.cast(dt.argmax(y, 1), "int32"), _names(data, count))
+    if isinstance(loss, losses.BinaryCrossentropy) and count:
+        p = y
+        if not isinstance(y.op.kind, Sigmoid) and loss.from_logits:
+            p = dt.sigmoid(y)
+        return Result(name, LABELS, y, p, dt.cast(dt.greater(p, 0.5), "uint8"), _names(data, count))
+    return Result(name, NUMBERS, y)
+
+
+def _names(data: Dataset | None, count: int) -> tuple[str, ...]:
+    """The names of so many classes or labels: the data's, or their numbers."""
+    if data is not None and len(data.classes) == count:
+        return tuple(data.classes)
+    return tuple(map(str, range(count)))
