@@ -390,8 +390,8 @@ def read_run(run_dir: str) -> dict[str, Any]:
     if "program" in written:  # see keras/run.py
         raise CheckpointError(
             f"{run_dir} is a run of {written['program']}: start that program again, with fit(resume=True), "
-            f"to resume it; its model takes the parameters by load_weights({str(run_dir)!r}), to evaluate or "
-            "predict; `dtrain report` shows it."
+            f"to resume it; its model takes the parameters by load_weights({str(run_dir)!r}). `dtrain "
+            "report` shows it, and `dtrain eval`, `predict` and `export` ask it."
         )
     known = {f.name for f in fields(TrainConfig)} - {"run_dir", "resume", "init_from", "elastic"}
     return {name: value for name, value in written.items() if name in known}

@@ -16,8 +16,8 @@ def add_parser(commands: Any) -> None:
     export = commands.add_parser(
         "export",
         help="a trained network as an ONNX file, for other programs",
-        description="Write a trained network, as it is in a test, with its parameters and preprocessing, as an "
-        "ONNX file for any number of examples. Needs the extra onnx.",
+        description="Write a trained network, as it is in a test, with its parameters and preprocessing, as "
+        "an ONNX file for any number of examples. Needs the extra onnx.",
         allow_abbrev=False,
     )
     add_saved(export)

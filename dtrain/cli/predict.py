@@ -19,8 +19,8 @@ def add_parser(commands: Any) -> None:
         "predict",
         help="what a trained network says of examples, as a table",
         description="Ask a trained network about examples: what a run saved, or a file that a Keras model's "
-        "save() wrote. `mpirun -n 4 dtrain predict` shares the examples among four ranks. Without --to the first "
-        "rows and a summary are shown.",
+        "save() wrote. `mpirun -n 4 dtrain predict` shares the examples among four ranks. Without --to the "
+        "first rows and a summary are shown.",
         allow_abbrev=False,
     )
     add_saved(predict)
@@ -47,17 +47,17 @@ def add_saved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scale",
         metavar="X",
-        help="what a Keras model's examples are multiplied by (default 1/255 of pixels, unless it begins with "
-        "Rescaling or Normalization)",
+        help="what a Keras model's examples are multiplied by (default 1/255 of pixels, unless it begins "
+        "with Rescaling or Normalization)",
     )
 
 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """The options that are given instead of the run's own."""
-    names = ("model", "dataset", "label", "device")
     if args.device is not None:
         choices.check(f"--device {args.device}", args.device, DEVICES)
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    found = {name: getattr(args, name, None) for name in ("model", "dataset", "label", "device")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def scale(args: argparse.Namespace) -> float | None:

@@ -159,12 +159,14 @@ def _needed(frozen: Frozen) -> list[Both]:
 def _write(w: Writer, node: Both, names: list[str]) -> Any:
     kind = node.a.kind
     try:
+        if kind.draws:
+            raise NoForm("it draws random numbers")
         if kind != node.b.kind and type(kind) not in SIZED:
             raise NoForm("what it does depends on the number of examples")
         if isinstance(kind, Elementwise):
             return elementwise(w, kind, [t.dtype for t in node.a.inputs], names)
         if type(kind) not in FORMS:
-            raise NoForm("it draws random numbers" if kind.draws else "there is none for this op")
+            raise NoForm("there is none for this op")
         return FORMS[type(kind)](w, node, *names)
     except NoForm as reason:
         said = f"{kind.described(node.a.name)}{built(node.a)}"

@@ -20,7 +20,7 @@ MOST_BYTES = 8 << 20
 
 
 def keep(model: Sequential, folder: Path) -> None:
-    """Write the layers and what compile() settled into a run's folder, where they have a plain form. Collective.
+    """Write the layers and what compile() settled into a run's folder, if they have a plain form. Collective.
 
     Raises:
         EnvironmentProblem: it cannot be written.
@@ -39,9 +39,9 @@ def keep(model: Sequential, folder: Path) -> None:
 
 
 def rebuilt(folder: Path, **options: Any) -> Sequential:
-    """The model that a run's folder describes, with new weights; compiled, where its loss is dtrain's. Collective.
+    """The model that a run's folder describes, with new weights. Collective.
 
-    options: comm and device, as Sequential takes them.
+    It is compiled where its loss is dtrain's. options: comm and device, as Sequential takes them.
 
     Raises, on every rank:
         CheckpointError: the folder does not describe it, or a layer is the program's own.

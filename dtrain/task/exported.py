@@ -10,8 +10,15 @@ from dtrain.export.file import OPSET, model_of
 from dtrain.export.frozen import freeze
 from dtrain.files import write_atomically
 from dtrain.info import __version__
-from dtrain.task.saved import CLASSES, LABELS, Saved
+from dtrain.task.saved import NUMBERS, Result, Saved
 from dtrain.train.checkpoint import digest_of, digest_of_all
+
+
+def _named(result: Result) -> str:
+    """What the only output is called."""
+    if result.kind == NUMBERS:
+        return "output"
+    return "probabilities" if result.probabilities is result.output else "logits"
 
 
 def export(saved: Saved, to: str) -> str:
@@ -21,28 +28,22 @@ def export(saved: Saved, to: str) -> str:
         UsageError: an op has no form in ONNX; it is named with its line.
         EnvironmentProblem: the file cannot be written.
     """
-    kinds = {CLASSES: "logits", LABELS: "logits"}
-    outputs = {result.name or kinds.get(result.kind, "output"): result.output for result in saved.results}
+    outputs = {result.name or _named(result): result.output for result in saved.results}
     values = saved.values()
     frozen = freeze(saved.inputs, outputs, values, saved.fixed)
     facts = {name: str(value) for name, value in saved.told.items() if value not in ("", None)}
-    named = {result.name: result.names for result in saved.results if result.names}
-    if named:
-        facts["classes"] = json.dumps(named[""] if "" in named else named)
+    if named := {result.name: result.names for result in saved.results if result.names}:
+        facts["classes"] = json.dumps(named.get("", named))
     facts["outputs"] = json.dumps({name: r.kind for name, r in zip(outputs, saved.results, strict=True)})
-    facts["parameters_digest"] = digest_of_all(
-        {name: digest_of(name, value) for name, value in values.items()}
-    )
+    facts["parameters_digest"] = digest_of_all({name: digest_of(name, a) for name, a in values.items()})
     facts["dtrain"] = __version__
-    model = model_of(frozen, facts)
-    data = model.SerializeToString()
+    data = model_of(frozen, facts).SerializeToString()
     try:
         write_atomically(Path(to), data)
     except OSError as error:
         raise EnvironmentProblem(f"--to {to} cannot be written: {error.strerror or error}.") from None
-    parameters = sum(value.size for value in values.values())
-    given = ", ".join(
-        f"{n} {t.dtype.name}[batch, {', '.join(map(str, t.shape.as_list()[1:]))}]"
-        for n, t in frozen.inputs.items()
-    )
-    return f"{to}: {saved.told['model']}, {parameters:,} parameters, {len(data):,} bytes, opset {OPSET}; takes {given}, gives {', '.join(outputs)}"
+    rows = {name: ", ".join(map(str, t.shape.as_list()[1:])) for name, t in frozen.inputs.items()}
+    taken = ", ".join(f"{name} {t.dtype.name}[batch, {rows[name]}]" for name, t in frozen.inputs.items())
+    parameters = f"{sum(value.size for value in values.values()):,} parameters, {len(data):,} bytes"
+    made = f"{to}: {saved.told['model']}, {parameters}, opset {OPSET}"
+    return f"{made}; takes {taken}; gives {', '.join(outputs)}"

@@ -147,7 +147,7 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
 
 
 def _fed(data: Dataset) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor, dt.Tensor]:
-    """What a step is fed, and the sum of the last over the ranks, which is in the message of the gradients."""
+    """What a step is fed; the last: the sum of stop over the ranks, in the message of the gradients."""
     indices = dt.placeholder(dt.as_dtype(data.index), [None], name="indices")
     training = dt.placeholder("float32", [], name="training")
     stop = dt.placeholder("float32", [None], name="stop")

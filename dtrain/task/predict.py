@@ -1,6 +1,7 @@
-"""What a trained network says of the examples of a set: in a file, or the first of it and its sum on the terminal.
+"""What a trained network says of the examples of a set: in a file, or the first rows of it and a summary.
 
-Rows are asked for in pieces, each shared by all ranks and written by rank 0, so memory does not grow with the set.
+Rows are asked for in pieces, each shared by all ranks and written by rank 0, so memory does not grow with
+the set.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dtrain.errors import DataError, UsageError
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.feeds import Shard
 from dtrain.task.network import EVAL_BATCH
-from dtrain.task.saved import CLASSES, LABELS, NUMBERS, Result, Saved
+from dtrain.task.saved import CLASSES, NUMBERS, Result, Saved
 from dtrain.task.written import WRITERS, Columns, Writer
 
 PARTS = ("train", "validation", "test")
@@ -150,72 +151,35 @@ def show(saved: Saved, parts: Sequence[Part], comm: Communicator, probabilities:
 
 # -- in sum ------------------------------------------------------------------------------------------------
 class Summary:
-    """What was predicted, in sum: rows, how often each class or label, the numbers' range, and how much is right."""
+    """What was predicted, in sum: each result, and what share is as the targets say.
+
+    first: the first rows, by columns.
+    """
 
     def __init__(self, results: Sequence[Result]) -> None:
         self.results, self.rows, self.first = results, 0, dict[str, list[Any]]()
-        self._counts = [np.zeros(len(result.names), np.int64) for result in results]
-        self._ranges: list[list[float]] = [[np.inf, -np.inf, 0.0] for _ in results]
-        self._numbers = [0 for _ in results]
-        self._right: float | None = None
+        self._tallies = [(_Range if r.kind == NUMBERS else _Counts)(r) for r in results]
+        self._right, self._compared = 0, 0
 
     def add(self, piece: Piece) -> None:
-        rows = len(next(iter(piece.found[0].values())))
+        made = columns(self.results, piece)
         if self.rows < SHOWN:
-            made = columns(self.results, piece)
-            if piece.y is not None and piece.y.ndim == 1:
-                result = self.results[0]
-                named = (
-                    result.kind == CLASSES
-                    and piece.y.dtype.kind in "iu"
-                    and piece.y.max() < len(result.names)
-                )
-                made = {
-                    "row": made.pop("row"),
-                    "target": [result.names[i] for i in piece.y] if named else piece.y,
-                } | made
-            for name, column in made.items():
-                self.first.setdefault(name, []).extend(list(column[: SHOWN - self.rows]))
-        self.rows += rows
-        for i, (result, found) in enumerate(zip(self.results, piece.found, strict=True)):
-            if result.kind == CLASSES:
-                self._counts[i] += np.bincount(found["chosen"], minlength=len(result.names))
-            elif result.kind == LABELS:
-                self._counts[i] += found["chosen"].sum(0, dtype=np.int64)
-            else:
-                low, high, total = self._ranges[i]
-                output = found["output"]
-                self._ranges[i] = [
-                    min(low, output.min()),
-                    max(high, output.max()),
-                    total + output.sum(dtype=float),
-                ]
-                self._numbers[i] += output.size
-        self._compare(piece)
-
-    def _compare(self, piece: Piece) -> None:
-        """Count what is as the target says, where the target is of the same kind."""
-        result, y = self.results[0], piece.y
-        if len(self.results) > 1 or y is None or result.kind == NUMBERS:
-            return
-        chosen = piece.found[0]["chosen"]
-        if y.dtype.kind in "iu" and y.shape == chosen.shape:
-            self._right = (self._right or 0) + float((chosen == y).sum() / (chosen.size / len(chosen)))
+            for name, column in (_target(self.results[0], piece.y) | made).items():
+                self.first.setdefault(name, []).extend(column[: SHOWN - self.rows])
+        self.rows += len(made["row"])
+        for tally, found in zip(self._tallies, piece.found, strict=True):
+            tally.add(found)
+        chosen, y = piece.found[0].get("chosen"), piece.y
+        if chosen is not None and y is not None and y.dtype.kind in "iu" and y.shape == chosen.shape:
+            self._right += int((chosen == y).sum())
+            self._compared += y.size
 
     def lines(self) -> Iterator[str]:
         """It in words."""
-        for i, result in enumerate(self.results):
-            before = f"{result.name}: " if result.name else ""
-            if result.kind == NUMBERS:
-                low, high, total = self._ranges[i]
-                yield f"{before}{low:.6g} to {high:.6g}, mean {total / self._numbers[i]:.6g}"
-                continue
-            order = np.argsort(-self._counts[i], kind="stable")[:SHOWN]
-            said = ", ".join(f"{result.names[k]} {self._counts[i][k]:,}" for k in order)
-            more = f", and {len(result.names) - SHOWN} more" if len(result.names) > SHOWN else ""
-            yield f"{before}{said}{more}"
-        if self._right is not None:
-            yield f"as the targets say: {self._right / self.rows:.4f}"
+        for result, tally in zip(self.results, self._tallies, strict=True):
+            yield f"{result.name}: {tally.line()}" if result.name else tally.line()
+        if self._compared:
+            yield f"as the targets say: {self._right / self._compared:.4f}"
 
     def table(self) -> Iterator[str]:
         """The first rows, a line each."""
@@ -223,6 +187,47 @@ class Summary:
         widths = {name: max(map(len, column)) for name, column in cells.items()}
         for i in range(len(next(iter(cells.values())))):
             yield "  ".join(cells[name][i].rjust(widths[name]) for name in cells)
+
+
+class _Counts:
+    """How often each class is the one, or each label applies."""
+
+    def __init__(self, result: Result) -> None:
+        self._names, self._counts = result.names, np.zeros(len(result.names), np.int64)
+
+    def add(self, found: dict[str, np.ndarray]) -> None:
+        chosen = found["chosen"]
+        self._counts += (
+            np.bincount(chosen, minlength=len(self._names)) if chosen.ndim == 1 else chosen.sum(0, np.int64)
+        )
+
+    def line(self) -> str:
+        order = np.argsort(-self._counts, kind="stable")[:SHOWN]
+        more = f", and {len(self._names) - SHOWN} more" if len(self._names) > SHOWN else ""
+        return ", ".join(f"{self._names[k]} {self._counts[k]:,}" for k in order) + more
+
+
+class _Range:
+    """Between which numbers, and their mean."""
+
+    def __init__(self, result: Result) -> None:
+        self._low, self._high, self._sum, self._count = np.inf, -np.inf, 0.0, 0
+
+    def add(self, found: dict[str, np.ndarray]) -> None:
+        output = found["output"]
+        self._low, self._high = min(self._low, output.min()), max(self._high, output.max())
+        self._sum, self._count = self._sum + output.sum(dtype=np.float64), self._count + output.size
+
+    def line(self) -> str:
+        return f"{self._low:.6g} to {self._high:.6g}, mean {self._sum / self._count:.6g}"
+
+
+def _target(result: Result, y: Any) -> dict[str, Any]:
+    """The targets as a column, where they are one."""
+    if y is None or y.ndim > 1:
+        return {}
+    named = result.kind == CLASSES and y.dtype.kind in "iu" and y.max() < len(result.names)
+    return {"target": [result.names[i] for i in y] if named else y}
 
 
 def _cell(value: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -27,7 +27,7 @@ from dtrain.ops.math import Sigmoid
 from dtrain.ops.nn import Softmax
 from dtrain.runtime.backend import take_gpu
 from dtrain.task import own_model
-from dtrain.task.network import inference
+from dtrain.task.network import EVAL_BATCH, inference
 from dtrain.train import checkpoint
 from dtrain.train.state import Progress, give_values, refuse_difference
 from dtrain.train.task import Task
@@ -41,7 +41,7 @@ class Result:
     """One output of a network. name: '' where it is the only one.
 
     kind: CLASSES, LABELS or NUMBERS. output: what the model gives, such as logits, [n, ...].
-    probabilities, chosen: of CLASSES [n, k] and the class [n] int32; of LABELS [n, k] and 0 or 1, uint8.
+    probabilities: [n, k], of CLASSES or LABELS. chosen: the class [n] int32, or 0 and 1 [n, k] uint8.
     names: of the classes or labels.
     """
 
@@ -55,9 +55,11 @@ class Result:
 
 @dataclass
 class Saved:
-    """inputs, fixed: what is fed: rows by name, and scalars. data: the examples that the rows are like, if known.
+    """A network that is ready to be asked.
 
-    told: what it is, as plain data: model, epoch and step, digests, preprocessing.
+    inputs, fixed: what is fed: rows by name, and scalars. data: the set that rows are from, if it is known.
+    told: what it is, as plain data: model, epoch and step, digest of the training data, preprocessing.
+    keras: the Keras model, where it is one, and scale: what its rows are multiplied by.
     """
 
     session: dt.Session
@@ -69,6 +71,7 @@ class Saved:
     told: dict[str, Any]
     warnings: list[str]
     keras: Any = None
+    scale: float = 1.0
 
     def rows(self, data: Dataset, numbers: Any) -> dict[str, np.ndarray]:
         """The rows of these numbers, by the inputs' names."""
@@ -162,7 +165,7 @@ def _of_run(path: str, comm: Communicator, given: Mapping[str, Any], best: bool)
 
 
 def _refuse_unlike(own: Dataset, other: Dataset, name: str) -> None:
-    """Raise UsageError where rows of the other set are not like those that the task's model was trained on."""
+    """Raise UsageError where rows of the other set are not like those of the task's."""
     if isinstance(own.x, Mapping):
         raise UsageError(f"--dataset {name}: the task's examples are several arrays, {', '.join(own.x)}.")
     here, there = (f"{d.x.dtype.name}{list(d.x.shape[1:])}" for d in (own, other))
@@ -230,7 +233,8 @@ def _of_keras(
         results = _keras_results(model, y, data)
     told = {"model": model.name, **at.told, "preprocessing": "none" if factor == 1 else f"x * {factor:.9g}"}
     told |= {"run": path} if folder.is_dir() else {"file": path}
-    return Saved(model.session, {"x": x}, {}, results, model.weights, data, told, at.damaged, model)
+    weights, damaged = model.weights, at.damaged
+    return Saved(model.session, {"x": x}, {}, results, weights, data, told, damaged, model, factor)
 
 
 def _keras_rows(model: Any, shape: tuple[int, ...], data: Dataset | None, scale: float | None) -> Any:
@@ -259,6 +263,46 @@ def _keras_results(model: Any, y: dt.Tensor, data: Dataset | None) -> list[Resul
     return [_result("", loss, y, data)]
 
 
+def evaluate_keras(saved: Saved, path: str) -> dict[str, Any]:
+    """The loss and metrics that a Keras model was compiled with, over a set's test examples. Collective.
+
+    Raises, on every rank:
+        UsageError: its loss is the program's own, or there are no such examples.
+    """
+    model, data = saved.keras, saved.data
+    with model.comm.together():
+        if data is None:
+            raise UsageError(f"{path} does not say on which data: give it by --dataset.")
+        if not data.test:
+            raise UsageError(f"--dataset: {data.source} has no test examples.")
+        if model._compiled is None:
+            raise UsageError(
+                f"{path} was trained with a loss or metric of its program's own, which dtrain cannot call: "
+                "let the program evaluate it; `dtrain predict` works."
+            )
+    part, shape = data.part("test"), model.build_shape or ()
+    one_hot = data.kind == CLASSES and isinstance(model.compiled.loss, losses.CategoricalCrossentropy)
+
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(part), EVAL_BATCH):
+            rows = part[start : start + EVAL_BATCH]
+            x = part.data.x[rows].reshape(-1, *shape).astype(np.float32)
+            y = part.data.y[rows]
+            yield x * np.float32(saved.scale), np.eye(len(data.classes), dtype="f")[y] if one_hot else y
+
+    found = model.evaluate(batches(), verbose=0, return_dict=True)
+    return {
+        "run_dir": path,
+        "model": model.name,
+        "epoch": saved.told.get("epoch", 0),
+        "step": saved.told.get("step", 0),
+        "dataset": data.name,
+        "warning": " ".join([*filter(None, [data.warning]), *saved.warnings]) or None,
+        "test_examples": len(part),
+        **{f"test_{name}": value for name, value in found.items()},
+    }
+
+
 # -- what outputs say --------------------------------------------------------------------------------------
 def _results(output: Any, task: Task, data: Dataset) -> list[Result]:
     if isinstance(output, Mapping):
@@ -282,6 +326,9 @@ def _result(name: str, loss: Any, y: dt.Tensor, data: Dataset | None) -> Result:
         p = y
         if not isinstance(y.op.kind, Sigmoid) and loss.from_logits:
             p = dt.sigmoid(y)
+        if count == 1:  # one of two classes
+            chosen = dt.cast(dt.greater(p[:, 0], 0.5), "int32")
+            return Result(name, CLASSES, y, dt.concat([1 - p, p], 1), chosen, _names(data, 2))
         return Result(name, LABELS, y, p, dt.cast(dt.greater(p, 0.5), "uint8"), _names(data, count))
     return Result(name, NUMBERS, y)
 

@@ -1,4 +1,4 @@
-"""Predictions in a file: a table by columns, or an array, written piece by piece and there whole or not at all."""
+"""Predictions in a file, a table by columns or an array: written in pieces, and there whole or not at all."""
 
 from __future__ import annotations
 
@@ -93,12 +93,7 @@ class Csv(Writer):
 
 
 def _texts(column: Any) -> list[Any]:
-    if isinstance(column, np.ndarray) and column.dtype == np.float32:
-        return [
-            np.format_float_positional(v, trim="-") if 1e-4 <= abs(v) < 1e7 or not v else str(v)
-            for v in column
-        ]
-    return column.tolist() if isinstance(column, np.ndarray) else list(column)
+    return [str(v) for v in column] if getattr(column, "dtype", None) == np.float32 else list(column)
 
 
 class Npy(Writer):
