@@ -72,7 +72,8 @@ class TrainConfig:
     )
     model: str = option(
         "mlp",
-        "logistic is 784-10, mlp 784-256-256-10 with ReLU, cnn two convolutions and 1024-10; or your own",
+        "logistic is one layer, mlp two of 256 with ReLU before it, cnn two convolutions and one of 1024; or "
+        "your own",
         MODELS,
         metavar="logistic|mlp|cnn|FILE.py:FUNCTION",
     )
@@ -86,6 +87,14 @@ class TrainConfig:
         "auto (MNIST, or generated digits where there is none), mnist, synthetic, or a folder of IDX files",
         metavar="NAME|DIR",
     )
+    label: str = option("", "the column of a table that holds what is learnt", metavar="COLUMN")
+    validation: str = option(
+        "",
+        "hold back a share or a number of the training examples, or take those of another set, to choose the "
+        "best checkpoint by; the test set is then used once, at the end",
+        metavar="SHARE|N|DIR",
+    )
+    early_stop: int = option(0, "end after so many epochs without a better validation loss; 0: never")
     epochs: int = option(5, "passes over the training examples")
     batch_size: int = option(100, "examples of one step over all ranks together")
     optimizer: str = option("adam", "how a step is taken", OPTIMIZERS)
@@ -114,7 +123,7 @@ class TrainConfig:
     )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     checkpoint_every: int = option(0, "steps between two checkpoints; one is saved after each epoch anyway")
-    keep: int = option(3, "checkpoints that are kept: the newest N, and the best one besides")
+    keep: int = option(3, "checkpoints that are kept: the newest N, and with --validation the best besides")
     resume: str = option(
         "",
         "go on with a run as if it had not stopped; auto: with that of --run-dir, where it holds one",
@@ -158,6 +167,7 @@ class TrainConfig:
             "batch_size": 1,
             "checkpoint_every": 0,
             "keep": 1,
+            "early_stop": 0,
             "log_every": 1,
             "check_every": 0,
             "min_ranks": 1,
@@ -176,6 +186,11 @@ class TrainConfig:
             raise UsageError("--resume auto: say by --run-dir which run is to be gone on with.")
         if self.resume not in ("", "auto", self.run_dir):
             raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
+        if self.early_stop and not self.validation:
+            raise UsageError(
+                f"--early-stop {self.early_stop}: say by --validation, such as --validation 0.1, which "
+                "examples decide it; the test set may not."
+            )
         if self.average == "shared" and self.elastic:
             raise UsageError("--average shared: a rank that is killed spoils it; leave --elastic out.")
         if self.overlap == "on" and self.elastic:
@@ -193,7 +208,7 @@ class TrainConfig:
     fixed: ClassVar[tuple[str, ...]] = ("task", "model", "optimizer", "lr", "batch_size", "seed")
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         """A word for the name of a new folder."""
         return label(self.task or self.model)
 
@@ -216,7 +231,8 @@ class TrainConfig:
             self,
             task=_whole(self.task),
             model=_whole(self.model),
-            dataset=os.path.abspath(self.dataset) if os.path.isdir(self.dataset) else self.dataset,
+            dataset=_whole_if_there(self.dataset),
+            validation=_whole_if_there(self.validation),
             log_dir=os.path.abspath(self.log_dir) if self.log_dir else "",
         )
 
@@ -239,6 +255,11 @@ def _whole(own: str) -> str:
         return os.path.abspath(own)
     file, colon, function = own.rpartition(":")
     return f"{os.path.abspath(file)}:{function}" if colon else own
+
+
+def _whole_if_there(name: str) -> str:
+    """The whole path of a file or folder that is there; another word as it is."""
+    return os.path.abspath(name) if name and os.path.exists(name) else name
 
 
 def steps_of(window: str, said: str) -> tuple[int, int]:

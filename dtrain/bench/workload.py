@@ -9,11 +9,12 @@ import numpy as np
 import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.data import Dataset
+from dtrain.data.order import epoch_order
 from dtrain.runtime.feeds import Shard
 from dtrain.runtime.plan import Plan
 from dtrain.task.network import TRAINING, build
 from dtrain.task.trainer import make_optimizer
-from dtrain.train.batches import batches, epoch_order
+from dtrain.train.batches import batches
 
 EXAMPLES = 60_000
 #: The share of MNIST's pixels that are not black.

@@ -24,12 +24,13 @@ def add_parser(commands: Any) -> None:
     )
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="what `dtrain train` printed")
     evaluate.add_argument(
-        "--best", action="store_true", help="those of the epoch with the best test accuracy, not the last"
+        "--best", action="store_true", help="those of the epoch that validation found best, not the last"
     )
     evaluate.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
     evaluate.add_argument(
         "--dataset", metavar="NAME|DIR", help="instead of the run's own; a run of fit has none, and needs it"
     )
+    evaluate.add_argument("--label", metavar="COLUMN", help="instead of the run's own")
     evaluate.add_argument("--scale", metavar="X", help="what a fit's examples are multiplied by: see predict")
     evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
     evaluate.add_argument(
@@ -50,7 +51,10 @@ def run(args: argparse.Namespace) -> None:
     if args.scale is not None:
         raise UsageError("--scale is for runs of fit: this run's network has its preprocessing inside.")
     values = read_run(args.run_dir)
-    for name in ("model", "dataset", "device", "log_format"):
+    if args.dataset is not None:  # what was held back of the run's own data is no part of another
+        values.pop("validation", None)
+        values.pop("early_stop", None)
+    for name in ("model", "dataset", "label", "device", "log_format"):
         if getattr(args, name) is not None:
             values[name] = getattr(args, name)
     if args.model is not None:
@@ -71,7 +75,8 @@ def run(args: argparse.Namespace) -> None:
         if not config.task:
             named = f"the model's file that {options} names: {config.model}"
         print(f"dtrain: running {named}", file=sys.stderr)
-    tell(evaluate_run(Path(args.run_dir), config, comm, best=args.best), config.log_format, comm)
+    facts = evaluate_run(Path(args.run_dir), config, comm, args.best, args.dataset is not None)
+    tell(facts, config.log_format, comm)
 
 
 def tell(facts: dict[str, Any], log_format: str, comm: Communicator) -> None:
@@ -84,9 +89,10 @@ def tell(facts: dict[str, Any], log_format: str, comm: Communicator) -> None:
 
             print(json_line({"event": "eval", **facts}))
         else:
-            names = [n for n in facts if n.startswith("test_") and n not in ("test_loss", "test_examples")]
+            of = "test" if "test_loss" in facts else "validation"
+            names = [n for n in facts if n.startswith(f"{of}_") and n not in (f"{of}_loss", f"{of}_examples")]
             found = "".join(f", {n.replace('_', ' ')} {facts[n]:.4f}" for n in names)
             print(
-                f"{facts['model']} after epoch {facts['epoch']}: loss {facts['test_loss']:.4f}{found} on "
-                f"{facts['test_examples']:,} examples of {facts['dataset']}"
+                f"{facts['model']} after epoch {facts['epoch']}: loss {facts[f'{of}_loss']:.4f}{found} on "
+                f"{facts[f'{of}_examples']:,} examples of {facts['dataset']}"
             )

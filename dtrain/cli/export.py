@@ -26,18 +26,14 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if not args.to.lower().endswith(".onnx"):
-        raise UsageError(f"--to {args.to}: give a name that ends in .onnx.")
     if launcher.size() > 1:
         raise UsageError("`dtrain export` is for one rank: start it without mpirun.")
     factor, options = scale(args), given(args)
-    from dtrain.export.file import library
-
-    library()
-    from dtrain.task.exported import export
+    from dtrain.task.exported import check, export
     from dtrain.task.saved import open_saved
 
-    saved = open_saved(args.path, communicators.world(), options, args.best, factor)
+    check(args.to)
+    saved = open_saved(args.path, communicators.world(), options, args.best, factor, rows=False)
     for warning in saved.warnings:
         print(f"dtrain: WARNING: {warning}", file=sys.stderr)
     print(export(saved, args.to))

@@ -81,8 +81,9 @@ def run(args: argparse.Namespace) -> None:
         written.check(args.to)
     options = given(args)
     comm = communicators.world()
+    from dtrain.data.dataset import NUMBERS
     from dtrain.task import predict
-    from dtrain.task.saved import NUMBERS, open_saved
+    from dtrain.task.saved import open_saved
 
     saved = open_saved(args.path, comm, options, args.best, factor)
     with comm.together():

@@ -13,16 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
-
 from dtrain.comm.base import Communicator
 from dtrain.data import idx
-from dtrain.data.dataset import Dataset, Part
+from dtrain.data.dataset import ABOUT, Dataset, Part
 from dtrain.data.pool import Pool, held
 from dtrain.errors import DataError, UsageError
 from dtrain.files import cache_folder
 
-__all__ = ["Dataset", "Part", "cache_folder", "load"]
+__all__ = ["ABOUT", "Dataset", "Part", "cache_folder", "load", "refuse_bad", "validated"]
 
 SYNTHETIC_SEED = 0
 SYNTHETIC_TRAIN, SYNTHETIC_TEST = 60_000, 10_000
@@ -68,7 +66,11 @@ def _found(spec: str, comm: Communicator, label: str | None, environ: Mapping[st
 
 
 def validated(
-    data: Dataset, validation: str, comm: Communicator, label: str | None, environ: Mapping[str, str]
+    data: Dataset,
+    validation: str,
+    comm: Communicator,
+    label: str | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Dataset:
     """The set with the examples of --validation: a share or a number of its own, or another set. Collective.
 
@@ -87,8 +89,8 @@ def validated(
     except ValueError:
         other = _found(validation, comm, label, environ)
         with comm.together():
-            _refuse_other_kind(data, other, said)
-        return data.with_part("validation", other)
+            data = data.with_part("validation", other.like(data.about(), said))
+        return data
     count = int(number) if validation.isdecimal() else round(number * whole) if 0 < number < 1 else 0
     if not 0 < count < whole:
         comm.agree(
@@ -100,22 +102,28 @@ def validated(
     return data.holding_back(count)
 
 
-def _refuse_other_kind(data: Dataset, other: Dataset, said: str) -> None:
-    for what, here, there in (
-        ("examples", _spec(data.x), _spec(other.x)),
-        ("targets", f"{data.kind} {_row(data.y)}", f"{other.kind} {_row(other.y)}"),
-        ("classes", ", ".join(data.classes), ", ".join(other.classes)),
-    ):
-        if here != there:
-            raise DataError(f"{said}: {other.source} has {what} {there}, and {data.source} has {here}.")
+def refuse_bad(data: Dataset, comm: Communicator, targets: bool = True) -> None:
+    """Return where there is something to train on; the ranks share the looking. Collective.
 
+    targets: whether these have to be what the set's kind says.
 
-def _spec(array: np.ndarray) -> str:
-    return f"{array.dtype.name}{_row(array)}"
-
-
-def _row(array: np.ndarray) -> str:
-    return str(list(array.shape[1:]))
+    Raises, on every rank:
+        DataError: there are fewer examples than ranks, or a target is none.
+    """
+    count = len(data.train)
+    error = None
+    if not count:
+        error = DataError(f"{data.source} has no training examples.")
+    elif count < comm.size:
+        error = DataError(
+            f"{comm.size} ranks share {count} training examples, so some have none: start at most {count} "
+            "ranks, or use a larger data set."
+        )
+    comm.agree(error)
+    with comm.together():
+        if targets:
+            for some in (data, *data.elsewhere.values()):
+                some.refuse_bad_targets(comm.rank, comm.size)
 
 
 def _look(dataset: str, environ: Mapping[str, str]) -> Path | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import MappingProxyType
@@ -10,10 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.data.hashing import mixed
+from dtrain.errors import DataError
+
 #: The kinds of targets: a class each, numbers, or several labels that each apply or not.
 CLASSES, NUMBERS, LABELS = "classes", "numbers", "labels"
 #: The parts of a set.
 PARTS = ("train", "validation", "test")
+#: Rows looked at together.
+CHUNK = 1 << 20
+#: What Dataset.about() says.
+ABOUT = {"name", "x", "y", "kind", "classes", "mean", "deviation"}
 #: Makes the choice of the examples that are held back; the same in all runs, so that they compare.
 SPLIT_SEED = 0x9E3779B97F4A7C15
 
@@ -65,6 +73,99 @@ class Dataset:
         for arrays in (self.x, self.y, self.weights):
             if arrays is not None:
                 yield from arrays.values() if isinstance(arrays, Mapping) else [arrays]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of an example and its target."""
+        return sum(array[:1].nbytes for array in self.arrays())
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for an example."""
+        return len(self.classes) if self.kind != NUMBERS else math.prod(self.y.shape[1:])
+
+    @property
+    def pictures(self) -> bool:
+        """Whether x can be shown: pixels [n, h, w], grey, where 255 is ink, or [n, h, w, 3], colours."""
+        if isinstance(self.x, Mapping) or self.x.dtype != np.uint8:
+            return False
+        return self.x.ndim == 3 or (self.x.ndim == 4 and self.x.shape[3] == 3)
+
+    def about(self) -> dict[str, Any]:
+        """What a model that is trained on it has to know of other sets, as plain data; see like()."""
+        x, y = _specs(self.x), _specs(self.y)
+        mean, deviation = (None if a is None else np.asarray(a).tolist() for a in (self.mean, self.deviation))
+        plain = {"name": self.name, "x": x, "y": y, "kind": self.kind, "classes": list(self.classes)}
+        return {**plain, "mean": mean, "deviation": deviation}
+
+    def like(self, about: Mapping[str, Any], said: str) -> Dataset:
+        """The same for a model that was trained on another set: in that one's classes, mean and deviation.
+
+        said: what names this one, for messages.
+
+        Raises:
+            DataError: its examples or targets are of another shape or kind, or it has classes of its own.
+        """
+        here, classes = self.about(), about["classes"]
+        for what, key in (("examples", "x"), ("targets", "kind")):
+            if here[key] != about[key]:
+                raise DataError(f"{said} has {what} {here[key]}, and {about['name']} has {about[key]}.")
+        if self.kind == NUMBERS and here["y"] != about["y"]:
+            raise DataError(f"{said} has targets {here['y']}, and {about['name']} has {about['y']}.")
+        y = self.y
+        if here["classes"] != classes:
+            if more := [name for name in self.classes if name not in classes]:
+                raise DataError(
+                    f"{said} has {self.kind} that {about['name']} does not have: {_listed(more)}. There are "
+                    f"{_listed(classes)}."
+                )
+            if self.kind != CLASSES:
+                raise DataError(f"{said} has labels {_listed(self.classes)}, not {_listed(classes)}.")
+            y = np.array([classes.index(name) for name in self.classes], np.int32)[y]
+        mean, deviation = (
+            None if about[n] is None else np.array(about[n], np.float32) for n in ("mean", "deviation")
+        )
+        elsewhere = {name: other.like(about, said) for name, other in self.elsewhere.items()}
+        given = {"mean": mean, "deviation": deviation, "elsewhere": elsewhere}
+        return replace(self, y=y, classes=tuple(classes), **given)
+
+    def described(self, plain: bool = True) -> str:
+        """Its examples and targets in a few words, for a header; plain: whether a model gets just numbers."""
+        about = self.about()
+        x = about["x"] if isinstance(about["x"], str) else _listed(f"{n} {s}" for n, s in about["x"].items())
+        if plain and not isinstance(self.x, Mapping):
+            scaled = "as they are" if self.mean is None else "standardised by their mean and deviation"
+            x += f", {'from 0 to 1' if self.x.dtype == np.uint8 else scaled}"
+        if isinstance(self.y, Mapping):
+            return f"{x}; targets {_listed(f'{n} {s}' for n, s in about['y'].items())}"
+        if self.kind == NUMBERS:
+            some = self.y[:CHUNK]
+            return (
+                f"{x}; {self.outputs} number{'s' * (self.outputs > 1)} from {some.min():g} to {some.max():g}"
+            )
+        counted = list(self.classes) == [str(i) for i in range(len(self.classes))]
+        names = "" if counted or len(self.classes) > 20 else f" ({_listed(self.classes)})"
+        return f"{x}; {len(self.classes)} {self.kind}{names}"
+
+    def refuse_bad_targets(self, rank: int = 0, ranks: int = 1) -> None:
+        """Look at this rank's share of the targets.
+
+        Raises:
+            DataError: one is no finite number, or none of the classes; its row is named.
+        """
+        if isinstance(self.y, Mapping):
+            return
+        most = {CLASSES: len(self.classes) - 1, LABELS: 1}.get(self.kind)
+        wanted = "a finite number" if most is None else f"a whole number from 0 to {most}"
+        for low in range(rank * CHUNK, len(self.y), ranks * CHUNK):
+            some = self.y[low : low + CHUNK]
+            good = np.isfinite(some) if most is None else (some >= 0) & (some <= most)
+            if not good.all():
+                row = int(np.argmin(good.reshape(len(some), -1).all(1)))
+                raise DataError(
+                    f"{self.source}: the target of example {low + row}, counted from 0, is {some[row]}, "
+                    f"expected {wanted}."
+                )
 
     def part(self, name: str) -> Part:
         """The training, validation or test examples: train, validation or test."""
@@ -137,7 +238,7 @@ class Split:
         left = self.count - self.held
         rows = np.where(numbers < left, self._left(np.minimum(numbers, left - 1)), numbers)
         held = (numbers >= left) & (numbers < self.count)
-        stretch, _, offset = self._stretch(np.clip(numbers - left, 0, self.held - 1))
+        stretch, offset = self._stretch(np.clip(numbers - left, 0, self.held - 1))
         return np.where(held, stretch + offset, rows)
 
     def _left(self, number: np.ndarray) -> np.ndarray:
@@ -146,23 +247,27 @@ class Split:
         each = max(short - 1, 1)
         stretch = np.where(behind < 0, number // short, longer + behind // each)
         place = np.where(behind < 0, number % short, behind % each)
-        start, _, offset = self._stretch(stretch)
+        start, offset = self._stretch(stretch)
         return start + place + (place >= offset)
 
-    def _stretch(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """First row and length of stretches, and which of its rows each holds back."""
+    def _stretch(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The first row of stretches, and which of its rows, from 0, each holds back."""
         short, longer = divmod(self.count, self.held)
         length = short + (number < longer)
-        return (
-            number * short + np.minimum(number, longer),
-            length,
-            (mixed(number) >> 1).astype(np.int64) % length,
-        )
+        offset = (mixed(number, SPLIT_SEED) % length.astype(np.uint64)).astype(np.int64)
+        return number * short + np.minimum(number, longer), offset
 
 
-def mixed(numbers: np.ndarray, key: int = SPLIT_SEED) -> np.ndarray:
-    """A hash of whole numbers, uint64: the finalizer of splitmix64 (Steele, Lea and Flood 2014)."""
-    z = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _spec(array: np.ndarray) -> str:
+    """'uint8 [28, 28]': an array's entries and the shape of a row."""
+    return f"{array.dtype.name} {list(array.shape[1:])}"
+
+
+def _specs(arrays: Any) -> Any:
+    return {n: _spec(a) for n, a in arrays.items()} if isinstance(arrays, Mapping) else _spec(arrays)
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names in a row, the first of very many."""
+    found = list(names)
+    return ", ".join(found[:20]) + ", ..." * (len(found) > 20)

@@ -132,7 +132,7 @@ def model_of(frozen: Frozen, facts: Mapping[str, str]) -> Any:
         about(name, w.type_of(t.dtype.numpy), ["batch", *(t.spec.shape or ())[1:]])
         for name, t in frozen.inputs.items()
     ]
-    second = dict(zip(frozen.outputs, frozen.steps[1].fetches, strict=True))
+    second = dict(zip(frozen.outputs, frozen.steps[1].fetches, strict=False))
     results = [about(n, w.type_of(t.dtype.numpy), _free(t, second[n])) for n, t in frozen.outputs.items()]
     model = onnx.helper.make_model(
         onnx.helper.make_graph(w.nodes, "dtrain", given, results, w.initializers()),

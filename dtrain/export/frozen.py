@@ -73,9 +73,9 @@ def freeze(
         InvalidArgumentError: another placeholder is needed.
     """
     steps = [_step(inputs, outputs, values, fixed, count) for count in COUNTS]
-    feeds = {node.name: node.outputs[0] for node in steps[0].graph.operations if node.type == "Feed"}
-    given = {name: feeds[t.op.name] for name, t in inputs.items() if t.op.name in feeds}
-    return Frozen(given, dict(zip(outputs, steps[0].fetches, strict=True)), (steps[0], steps[1]))
+    fetched = dict(zip((*outputs, *inputs), steps[0].fetches, strict=True))
+    results = {name: fetched[name] for name in outputs}
+    return Frozen({name: fetched[name] for name in inputs}, results, (steps[0], steps[1]))
 
 
 def _step(
@@ -88,7 +88,7 @@ def _step(
     """The simplified step for so many examples."""
     feeds = [FeedSpec(t, (count, *(t.spec.shape or ())[1:]), REPLICATED) for t in inputs.values()]  # type: ignore[arg-type]
     feeds += [FeedSpec(t, (), REPLICATED) for t in fixed]
-    step = prune([*outputs.values()], [], feeds, ranks=1)
+    step = prune([*outputs.values(), *inputs.values()], [], feeds, ranks=1)  # inputs stay, whoever reads them
     known = dict(values) | {t.op.name: np.array(value, t.dtype.numpy) for t, value in fixed.items()}
 
     def constants(node: Operation, read: tuple[Tensor, ...]) -> Replacement:

@@ -201,7 +201,7 @@ class Following(Observer):
     def epoch(self, **facts: Any) -> None:
         names = self._model.metrics_names
         logs = {name: facts[name] for name in names}
-        logs |= {f"val_{name}": facts[f"test_{name}"] for name in names if f"test_{name}" in facts}
+        logs |= {f"val_{n}": facts[f"validation_{n}"] for n in names if f"validation_{n}" in facts}
         self._progress.ends(logs)
         self._callbacks("epoch_end", facts["epoch"] - 1, logs)
 

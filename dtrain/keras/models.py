@@ -17,6 +17,7 @@ import numpy as np
 from dtrain.comm.base import every_rank
 from dtrain.compat import module_getattr
 from dtrain.config import steps_of
+from dtrain.data.order import epoch_order
 from dtrain.errors import UsageError
 from dtrain.hints import nearest
 from dtrain.keras import data, run, saving, training
@@ -28,7 +29,7 @@ from dtrain.keras.sources import Source, gives_batches, source_of
 from dtrain.keras.stack import Stack
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
-from dtrain.train.batches import epoch_order, shard_sizes, windows
+from dtrain.train.batches import shard_sizes, windows
 from dtrain.train.engine import Engine
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.state import Progress
@@ -274,7 +275,8 @@ class Sequential(Stack):
             if recorded is not None:
                 facts = {
                     "examples": source.count,
-                    "test_examples": tested.count if tested else 0,
+                    "validation_examples": tested.count if tested else 0,
+                    "test_examples": 0,
                     "shards": shard_sizes(range(source.count or 0), batch_size, self.comm.size),
                     "model": self.name,
                     "parameters": self.count_params(),
@@ -333,12 +335,13 @@ class Sequential(Stack):
                 Observers(*observers),
                 test,
                 (lambda: 1) if one else network.pace,
+                tested="validation",
                 **around,
             ).run()
             if profiler is not None:
                 report.profile(**profiler.finish())
             if recorded is not None:
-                tested_last = {f"test_{name}": value for name, value in at.tested.items()}
+                tested_last = {f"validation_{name}": value for name, value in at.tested.items()}
                 seconds = time.perf_counter() - started
                 report.done(**tested_last, seconds=seconds, run_dir=recorded.run_dir)
         call("train_end", {})

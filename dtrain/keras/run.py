@@ -51,7 +51,7 @@ class FitOptions:
     fixed: ClassVar[tuple[str, ...]] = ("optimizer", "loss", "batch_size", "steps_per_epoch")
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         return Path(self.program).stem or self.model
 
     @property

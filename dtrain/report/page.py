@@ -314,14 +314,14 @@ def _kernels(runs: Sequence[Run]) -> str:
 # -- mistakes --------------------------------------------------------------------------------------------
 def _confusion(runs: Sequence[Run]) -> str:
     cards = "".join(
-        f'<div class="card"><h3>{_name(i, run)}</h3>{_matrix(run)}{_worst(run)}</div>'
+        f'<div class="card"><h3>{_name(i, run)}, {run.mistakes.part}</h3>{_matrix(run)}{_worst(run)}</div>'
         for i, run in enumerate(runs)
         if run.mistakes
     )
     if not cards:
         return ""
     return (
-        '<h2>What is taken for what</h2><p class="soft">A row is a class of test examples, a column what the '
+        '<h2>What is taken for what</h2><p class="soft">A row is a class of examples, a column what the '
         "model takes them for. Below, the mistakes of the highest loss: class → taken for, and the loss.</p>"
         f'<div class="grid">{cards}</div>'
     )
@@ -329,9 +329,9 @@ def _confusion(runs: Sequence[Run]) -> str:
 
 def _matrix(run: Run) -> str:
     assert run.mistakes
-    counts = run.mistakes.confusion
+    counts, names = run.mistakes.confusion, [_e(name) for name in run.mistakes.classes]
     worst = max((n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j), default=0) or 1
-    head = "".join(f'<th scope="col">{k}</th>' for k in range(len(counts)))
+    head = "".join(f'<th scope="col">{name}</th>' for name in names)
     body = ""
     for i, row in enumerate(counts):
         cells = ""
@@ -343,39 +343,44 @@ def _matrix(run: Run) -> str:
                 heat = 0.12 + 0.78 * (n / worst) ** 0.5
                 cells += (
                     f'<td style="background-color:rgba(var(--tint),{heat:.2f})" '
-                    f'title="{n} times {i} taken for {j}">{n}</td>'
+                    f'title="{n} times {names[i]} taken for {names[j]}">{n}</td>'
                 )
             else:
                 cells += "<td></td>"
-        body += f'<tr><th scope="row">{i}</th>{cells}</tr>'
+        body += f'<tr><th scope="row">{names[i]}</th>{cells}</tr>'
     return f'<table class="matrix"><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 
 def _worst(run: Run) -> str:
     assert run.mistakes
-    height, width = run.mistakes.shape
+    shape, names = run.mistakes.shape, [_e(name) for name in run.mistakes.classes]
     shown = ""
     for entry in run.mistakes.worst:
-        image = base64.b64encode(png(entry["pixels"], height, width)).decode()
-        said = f"test example {entry['example']}: {entry['label']} taken for {entry['predicted']}"
+        label, predicted = names[entry["label"]], names[entry["predicted"]]
+        said = f"{run.mistakes.part} example {entry['example']}: {label} taken for {predicted}"
+        image = f"{entry['example']}<br>"
+        if shape:
+            data = base64.b64encode(png(entry["pixels"], *shape)).decode()
+            image = f'<img src="data:image/png;base64,{data}" alt="{said}" title="{said}">'
         shown += (
-            f'<figure><img src="data:image/png;base64,{image}" alt="{said}" title="{said}">'
-            f"<b>{entry['label']}→{entry['predicted']}</b><br>"
+            f"<figure>{image}"
+            f"<b>{label}→{predicted}</b><br>"
             f'<span class="soft">{_format(entry["loss"], ".1f")}</span></figure>'
         )
     return f'<div class="worst">{shown}</div>' if shown else '<p class="soft">No mistakes.</p>'
 
 
-def png(pixels: bytes, height: int, width: int) -> bytes:
-    """A grey PNG of rows of bytes, 255 being ink (black)."""
-    rows = b"".join(
-        b"\0" + bytes(255 - p for p in pixels[y * width : (y + 1) * width]) for y in range(height)
-    )
+def png(pixels: bytes, height: int, width: int, channels: int = 1) -> bytes:
+    """A PNG of rows of bytes: grey, 255 being ink (black), or of three channels, colours as they are."""
+    if channels == 1:
+        pixels = bytes(255 - p for p in pixels)
+    line = width * channels
+    rows = b"".join(b"\0" + pixels[y * line : (y + 1) * line] for y in range(height))
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)

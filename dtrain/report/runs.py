@@ -17,6 +17,8 @@ from dtrain.files import read_regular
 
 #: Bytes of these files, at most, and classes: more than any run writes.
 MOST_METRICS, MOST_MISTAKES, MOST_CLASSES = 1 << 25, 1 << 20, 100
+#: Letters of a class's name that are shown.
+MOST_NAME = 40
 METRICS, CONFIG, MISTAKES = "metrics.jsonl", "config.toml", "mistakes.json"
 
 
@@ -69,12 +71,17 @@ class Run:
 
 @dataclass
 class Mistakes:
-    """Counts [label][predicted class], and the worst examples with their pixels (bytes, 255 is ink)."""
+    """Counts [label][predicted class], the classes' names, and the worst examples.
+
+    shape: of their pixels (bytes), [height, width], where 255 is ink, or [height, width, 3]; () without any.
+    """
 
     epoch: int
     confusion: list[list[int]]
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     worst: list[dict[str, Any]]
+    classes: list[str]
+    part: str = "test"
 
 
 def number(value: Any) -> float | None:
@@ -174,8 +181,13 @@ def _mistakes(facts: Any) -> Mistakes:
     """The file's content; raises ValueError, TypeError and the like where it is not what it should be."""
     classes = range(len(facts["confusion"]))
     confusion = [[int(n) for n in row] for row in facts["confusion"]]
-    height, width = (int(n) for n in facts["shape"])
-    if not 0 < len(confusion) <= MOST_CLASSES or not min(height, width) > 0:
+    shape = tuple(int(n) for n in facts["shape"])
+    if not 0 < len(confusion) <= MOST_CLASSES:
+        raise ValueError
+    if shape and not (len(shape) in (2, 3) and min(shape) > 0 and shape[2:] in ((), (3,))):
+        raise ValueError
+    names = [str(name)[:MOST_NAME] for name in facts.get("classes", classes)]
+    if len(names) != len(confusion):
         raise ValueError
     if any(len(row) != len(confusion) or not 0 <= min(row) <= max(row) < 1 << 53 for row in confusion):
         raise ValueError
@@ -184,7 +196,14 @@ def _mistakes(facts: Any) -> Mistakes:
         pixels = base64.b64decode(entry["pixels"], validate=True)
         whole = {name: int(entry[name]) for name in ("example", "label", "predicted")}
         known = whole["label"] in classes and whole["predicted"] in classes
-        if len(pixels) != height * width or not known:
+        if len(pixels) != (math.prod(shape) if shape else 0) or not known:
             raise ValueError
         worst.append({**whole, "loss": number(entry["loss"]), "pixels": pixels})
-    return Mistakes(int(facts["epoch"]), confusion, (height, width), worst)
+    return Mistakes(int(facts["epoch"]), confusion, shape, worst, names, _part(facts))
+
+
+def _part(facts: Any) -> str:
+    part = facts.get("part", "test")
+    if part not in ("test", "validation"):
+        raise ValueError
+    return str(part)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from dtrain.errors import EnvironmentProblem
-from dtrain.export.file import OPSET, model_of
+from dtrain.data.dataset import NUMBERS
+from dtrain.errors import EnvironmentProblem, UsageError
+from dtrain.export.file import OPSET, library, model_of
 from dtrain.export.frozen import freeze
 from dtrain.files import write_atomically
 from dtrain.info import __version__
-from dtrain.task.saved import NUMBERS, Result, Saved
+from dtrain.task.saved import Result, Saved
 from dtrain.train.checkpoint import digest_of, digest_of_all
+
+
+def check(to: str) -> None:
+    """Refuse now what would be refused when the network is there.
+
+    Raises:
+        UsageError: the name is not a file's that can be written. EnvironmentProblem: onnx is not installed.
+    """
+    if not to.lower().endswith(".onnx"):
+        raise UsageError(f"--to {to}: give a name that ends in .onnx.")
+    if not Path(to).resolve().parent.is_dir():
+        raise UsageError(f"--to {to}: there is no folder {Path(to).parent}: make it first.")
+    library()
 
 
 def _named(result: Result) -> str:

@@ -1,4 +1,8 @@
-"""The models that `dtrain train` knows, written as a user writes one for --model FILE.py:function."""
+"""The models that `dtrain train` knows, written as a user writes one for --model FILE.py:function.
+
+Each takes examples x [n, numbers], float32, and a scalar that is 1 while training and 0 otherwise; and, as a
+file's function need not, the shape of an example and how many numbers to give for it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,13 @@ from math import prod, sqrt
 from typing import Any
 
 import dtrain as dt
+from dtrain.errors import UsageError
 from dtrain.keras.layers import Dense, Dropout, Flatten, Reshape
 
+Shape = tuple[int, ...]
 
-def he(shape: tuple[int, ...], dtype: Any = "float32") -> dt.Tensor:
+
+def he(shape: Shape, dtype: Any = "float32") -> dt.Tensor:
     """He's initialisation (He et al. 2015), for a kernel [..., inputs, outputs] before a ReLU."""
     return dt.truncated_normal(shape, stddev=sqrt(2 / prod(shape[:-1])), dtype=dtype)
 
@@ -24,27 +31,35 @@ def conv(x: dt.Tensor, size: int, channels: int, name: str) -> dt.Tensor:
         return dt.nn.relu(dt.nn.max_pool(y, [1, 2, 2, 1], [1, 2, 2, 1], "SAME") + bias)
 
 
-def logistic(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
-    """784-10: multinomial logistic regression; returns the logits."""
-    return Dense(10, kernel_initializer=he, name="logits")(x)
+def logistic(x: dt.Tensor, training: dt.Tensor, shape: Shape, outputs: int) -> dt.Tensor:
+    """One layer: for classes multinomial logistic regression, for numbers a linear one."""
+    return Dense(outputs, kernel_initializer=he, name="logits")(x)
 
 
-def mlp(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
-    """784-256-256-10 with ReLU; returns the logits."""
+def mlp(x: dt.Tensor, training: dt.Tensor, shape: Shape, outputs: int) -> dt.Tensor:
+    """Two layers of 256 with ReLU, and the outputs."""
     x = Dense(256, "relu", kernel_initializer=he, name="hidden_1")(x)
     x = Dense(256, "relu", kernel_initializer=he, name="hidden_2")(x)
-    return Dense(10, kernel_initializer=he, name="logits")(x)
+    return Dense(outputs, kernel_initializer=he, name="logits")(x)
 
 
-def cnn(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
-    """Two 5x5 convolutions, of 32 and 64 channels, each pooled 2x2; 1024 with dropout 1/2; 10; the logits."""
-    x = Reshape((28, 28, 1))(x)
+def cnn(x: dt.Tensor, training: dt.Tensor, shape: Shape, outputs: int) -> dt.Tensor:
+    """Two 5x5 convolutions, of 32 and 64 channels, each pooled 2x2; 1024 with dropout 1/2; the outputs.
+
+    Raises:
+        UsageError: the examples are no images [h, w] or [h, w, channels] of at least 4 x 4.
+    """
+    if len(shape) not in (2, 3) or min(shape[:2]) < 4:
+        raise UsageError(
+            f"--model cnn takes images, [height, width] or [height, width, channels], of at least 4 x 4, and "
+            f"the data has examples of shape {list(shape)}: use --model mlp, or one of your own."
+        )
+    x = Reshape((*shape, 1)[:3])(x)
     x = conv(x, 5, 32, "conv_1")
     x = conv(x, 5, 64, "conv_2")
     x = Dense(1024, "relu", kernel_initializer=he, name="hidden")(Flatten()(x))
     x = Dropout(0.5, name="dropout")(x, training)
-    return Dense(10, kernel_initializer=he, name="logits")(x)
+    return Dense(outputs, kernel_initializer=he, name="logits")(x)
 
 
-#: Each takes the images [n, pixels] and a scalar that is 1 while training and 0 otherwise.
 MODELS = {"logistic": logistic, "mlp": mlp, "cnn": cnn}

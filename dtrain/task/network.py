@@ -5,22 +5,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
-from dtrain.data import Dataset, Part
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, Part
 from dtrain.errors import GraphError, UsageError
 from dtrain.keras import losses, optimizers
 from dtrain.keras.losses import per_example
-from dtrain.keras.metrics import Mean, Metric
+from dtrain.keras.metrics import BinaryAccuracy, Mean, Metric
 from dtrain.keras.training import named_metrics, wide
 from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.feeds import Shard, Window
 from dtrain.task import own_model
+from dtrain.task.models import MODELS
 from dtrain.train.batches import batches
 from dtrain.train.mistakes import Mistakes
 from dtrain.train.optimizers import Optimizer
@@ -43,7 +45,8 @@ class Network:
     tested: the same of a test, in float64: the sum of the losses, the metrics' sums, the regularizers' terms.
     parameters: all of the model's variables, statistics that are not trained included.
     data: what it is trained on. tables: where the graph reads the arrays of data, in their order.
-    losses: of each example. predicted: its class; None where the examples are no images with classes.
+    losses: of each example. predicted: its class; None where the command line's data has no classes.
+    loss_name: of the loss, for people.
     """
 
     indices: dt.Tensor
@@ -60,6 +63,7 @@ class Network:
     tables: list[Table]
     losses: dt.Tensor
     predicted: dt.Tensor | None
+    loss_name: str
     penalties: int = field(default=0)
     _lent: dict[int, list[Any]] = field(default_factory=dict)
 
@@ -91,6 +95,7 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
     if data.weights is not None:
         named["weights"] = data.weights
     tables: list[Table] = []
+    ours = _is_ours(model, data)
 
     def read(name: str, rows: np.ndarray) -> dt.Tensor:
         tables.append(Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)))
@@ -103,14 +108,17 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
             else read(name, arrays)
             for name, arrays in named.items()
         )
-        if task.data is None:
-            x = _ready(x, data)
-            y = dt.cast(y, "int32")
-    images = _images(task)
+        if task.data is None or ours:
+            x = _features(x, data)
+        if task.loss is None and not isinstance(y, Mapping):
+            y = dt.cast(y, "int32" if data.kind == CLASSES else "float32")
+            if data.kind == NUMBERS and (task.data is None or ours):
+                y = dt.reshape(y, [-1, data.outputs])
+    plain = task.data is None and task.loss is None
     output = _output(model, x, training, data, task)
     penalties = dt.losses.get_regularization_losses()
     with dt.name_scope("loss"):
-        compared = _losses(task, y, output)
+        compared, loss_name = _losses(task, data, y, output)
         each = {
             name: e * dt.cast(weights[0], e.dtype) if weights else e for name, (e, _, _) in compared.items()
         }
@@ -121,12 +129,12 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
     sums: list[dt.Tensor] = []
     tested = [dt.reduce_sum(dt.cast(whole, "float64"))]
     with dt.name_scope("metrics"):
-        for metric, labels, given in _metrics(task, compared, y, output, each):
+        for metric, labels, given in _metrics(task, data, compared, y, output, each):
             own = metric.sums(labels, given, None, "float32")
             counts.append((metric, len(own)))
             sums += own
             tested += metric.sums(labels, given, None, "float64")
-        predicted = dt.cast(dt.argmax(output, 1), "int32") if images else None
+        predicted = dt.cast(dt.argmax(output, 1), "int32") if plain and data.kind == CLASSES else None
     return Network(
         indices,
         training,
@@ -142,6 +150,7 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
         tables,
         whole,
         predicted,
+        loss_name,
         len(penalties),
     )
 
@@ -154,19 +163,20 @@ def _fed(data: Dataset) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor, dt.Tensor]:
     return indices, training, stop, dt.reduce_sum(stop)
 
 
-def _ready(x: dt.Tensor, data: Dataset) -> dt.Tensor:
-    """Rows of a data set as a model takes them."""
-    return dt.cast(dt.reshape(x, [-1, data.x[0].size]), "float32") * (1 / 255)
-
-
-def _images(task: Task) -> bool:
-    """Whether it is classified by the command line's loss."""
-    return task.data is None and task.loss is None
+def _is_ours(model: Any, data: Dataset) -> bool:
+    """Whether it is one of the command line's models; raises UsageError where that does not take the data."""
+    ours = isinstance(model, str) and model in MODELS
+    if ours and (isinstance(data.x, Mapping) or isinstance(data.y, Mapping)):
+        raise UsageError(f"--model {model} takes one array of examples and one of targets: see dt.Task.")
+    return ours
 
 
 def _output(model: Any, x: Any, training: dt.Tensor, data: Dataset, task: Task) -> Any:
-    if _images(task):
-        return own_model.logits(model, x, training, len(data.classes))
+    """What a model gives for examples."""
+    if _is_ours(model, data):
+        return MODELS[model](x, training, data.x.shape[1:], data.outputs)
+    if task.data is None and task.loss is None:
+        return own_model.logits(model, x, training, data)
     return own_model.output(model, x, training)
 
 
@@ -194,14 +204,38 @@ def inference(model: Any, data: Dataset, task: Task) -> Inference:
             for name, rows in arrays.items()
         }
         x = inputs if isinstance(data.x, Mapping) else inputs["x"]
-        if task.data is None:
-            x = _ready(x, data)
+        if task.data is None or _is_ours(model, data):
+            x = _features(x, data)
     output = _output(model, x, training, data, task)
     return Inference(inputs, {training: TESTING}, output, dt.global_variables())
 
 
-def _losses(task: Task, y: Any, output: Any) -> dict[str, tuple[dt.Tensor, Any, Any]]:
-    """Each loss by its name: of each example, and the labels and the output that it compares."""
+def _features(x: dt.Tensor, data: Dataset) -> dt.Tensor:
+    """Examples [n, numbers], float32: pixels from 0 to 1, others by the set's mean and deviation, if any."""
+    shape = data.x.shape[1:]
+    x = dt.cast(dt.reshape(x, [-1, prod(shape)]), "float32")
+    if data.x.dtype == np.uint8:
+        return x * (1 / 255)
+    if data.mean is None or data.deviation is None:
+        return x
+    mean, deviation = (np.broadcast_to(a, shape).reshape(-1) for a in (data.mean, data.deviation))
+    scale = 1 / np.where(deviation > 0, deviation, 1)
+    return (x - mean.astype(np.float32)) * scale.astype(np.float32)
+
+
+def of_kind(kind: str) -> tuple[losses.Loss, list[Any]]:
+    """The loss and the metrics that follow from what targets are; models end in numbers, without softmax."""
+    if kind == CLASSES:
+        return losses.SparseCategoricalCrossentropy(from_logits=True), ["accuracy"]
+    if kind == LABELS:
+        return losses.BinaryCrossentropy(from_logits=True), [BinaryAccuracy(threshold=0.0)]
+    return losses.MeanSquaredError(), ["mae"]
+
+
+def _losses(
+    task: Task, data: Dataset, y: Any, output: Any
+) -> tuple[dict[str, tuple[dt.Tensor, Any, Any]], str]:
+    """Each loss by its name: of each example, and the labels and the output that it compares; and a name."""
     if isinstance(task.loss, Mapping):
         found = {}
         for name, given in task.loss.items():
@@ -214,7 +248,7 @@ def _losses(task: Task, y: Any, output: Any) -> dict[str, tuple[dt.Tensor, Any, 
                 raise UsageError(f"there is a loss for {name!r}, and data has labels for {', '.join(y)}.")
             labels = y[name] if isinstance(y, Mapping) else y
             found[name] = _compared(losses.get(given), labels, output[name])
-        return found
+        return found, ", ".join(found)
     if isinstance(output, Mapping) or isinstance(y, Mapping):
         if not callable(task.loss) or isinstance(task.loss, losses.Loss):
             raise UsageError(
@@ -222,9 +256,10 @@ def _losses(task: Task, y: Any, output: Any) -> dict[str, tuple[dt.Tensor, Any, 
                 "name, or a function (y_true, y_pred) of all of them."
             )
         each = dt.convert_to_tensor(task.loss(y, output))
-        return {"": (_by_example(each, getattr(task.loss, "__name__", "loss")), y, output)}
-    loss = losses.get(task.loss) or losses.SparseCategoricalCrossentropy(from_logits=True)
-    return {"": _compared(loss, y, output)}
+        name = getattr(task.loss, "__name__", "loss")
+        return {"": (_by_example(each, name), y, output)}, name
+    loss = losses.get(task.loss) or of_kind(data.kind)[0]
+    return {"": _compared(loss, y, output)}, loss.name
 
 
 def _compared(loss: Any, y: Any, output: Any) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor]:
@@ -244,11 +279,13 @@ def _by_example(each: dt.Tensor, name: str) -> dt.Tensor:
     return per_example(each)
 
 
-def _metrics(task: Task, compared: Mapping[str, Any], y: Any, output: Any, each: Mapping[str, Any]) -> Any:
+def _metrics(
+    task: Task, data: Dataset, compared: Mapping[str, Any], y: Any, output: Any, each: Mapping[str, Any]
+) -> Any:
     """Each metric with the labels and the output that it takes; of several losses each is a metric, too."""
     asked = task.metrics
     if asked is None:
-        asked = ["accuracy"] if task.loss is None else []
+        asked = of_kind(data.kind)[1] if task.loss is None else []
     if "" in compared:
         if isinstance(asked, Mapping):
             raise UsageError("metrics by the names of outputs go with losses by their names: see Task.")

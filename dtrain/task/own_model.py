@@ -19,43 +19,53 @@ from zlib import crc32
 
 import dtrain as dt
 from dtrain.config import TrainConfig
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.errors import UsageError
 from dtrain.graph.shape import shape_text
+from dtrain.ops.math import Sigmoid
 from dtrain.ops.nn import Softmax
 from dtrain.task.models import MODELS
 from dtrain.train.task import Task
 
+#: What a model may end in that its loss does itself, by the kind of targets.
+_ENDS: dict[str, tuple[type, ...]] = {CLASSES: (Softmax,), LABELS: (Sigmoid,), NUMBERS: ()}
 
-def logits(model: Any, x: dt.Tensor, training: dt.Tensor, classes: int) -> dt.Tensor:
-    """The logits [n, classes] of a model for images x [n, pixels]; see output.
+
+def logits(model: Any, x: dt.Tensor, training: dt.Tensor, data: Dataset) -> dt.Tensor:
+    """What a model of a file gives for examples x [n, numbers] of a set: [n, data.outputs]; see output.
 
     Raises:
-        UsageError: there is no such file or function, or what it gives are no logits for these classes.
+        UsageError: there is no such file or function, or what it gives is something else.
     """
     y = output(model, x, training)
-    if isinstance(model, str) and model in MODELS:
-        return y
     if not isinstance(y, dt.Tensor):
         raise UsageError(f"{_said(model)} gives {', '.join(y)}: let it return the logits.")
-    if isinstance(y.op.kind, Softmax):  # the loss does it again, stably
+    if isinstance(y.op.kind, _ENDS[data.kind]):  # the loss does it again, stably
         y = y.op.inputs[0]
+    if data.outputs == 1 and y.shape.ndims == 1:
+        y = dt.expand_dims(y, -1)
     shape = y.spec.shape
     if (
         shape is None
         or len(shape) != 2
         or shape[0] is not None
-        or shape[1] != classes
+        or shape[1] != data.outputs
         or y.dtype != "float32"
     ):
         raise UsageError(
-            f"{_said(model)} gives {y.dtype.name}{shape_text(shape)}, and the data has {classes} classes: "
-            f"let it end in a float32 logit for each, such as Dense({classes})."
+            f"{_said(model)} gives {y.dtype.name}{shape_text(shape)}, and the data has {_wanted(data)}: let "
+            f"it end in a float32 {'number' if data.kind == NUMBERS else 'logit'} for each, such as "
+            f"Dense({data.outputs})."
         )
     return y
 
 
+def _wanted(data: Dataset) -> str:
+    return f"{data.outputs} {data.kind}" if data.kind != NUMBERS else f"targets of {data.outputs} numbers"
+
+
 def output(model: Any, x: Any, training: dt.Tensor) -> Any:
-    """What a model gives for x: one of MODELS, FILE.py:function, a function or a keras Sequential.
+    """What a model gives for x: that of FILE.py:function, a function or a keras Sequential.
 
     A function takes (x, training), where x may be tensors by name, and gives the output or several by name;
     or it takes nothing and gives a Sequential.
@@ -65,7 +75,7 @@ def output(model: Any, x: Any, training: dt.Tensor) -> Any:
     """
     made = model
     if isinstance(model, str):
-        made = MODELS[model] if model in MODELS else _find(model)
+        made = _find(model)
     if callable(made) and not isinstance(made, dt.keras.Sequential):
         made = made() if _takes(made, 0) else made(x, training)
     y = _of_sequential(made, x, training, _said(model))

@@ -14,11 +14,12 @@ import numpy as np
 
 from dtrain.comm.base import Communicator
 from dtrain.data import Dataset, Part
+from dtrain.data.dataset import CLASSES, NUMBERS
 from dtrain.errors import DataError, UsageError
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.feeds import Shard
 from dtrain.task.network import EVAL_BATCH
-from dtrain.task.saved import CLASSES, NUMBERS, Result, Saved
+from dtrain.task.saved import Result, Saved
 from dtrain.task.written import WRITERS, Columns, Writer
 
 PARTS = ("train", "validation", "test")

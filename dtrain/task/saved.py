@@ -5,9 +5,8 @@ Whatever it was, it becomes tensors from rows to results, and a session that hol
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -19,7 +18,8 @@ import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, label, read_own, read_run, resolve
 from dtrain.data import Dataset, load
-from dtrain.errors import UsageError
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS
+from dtrain.errors import CheckpointError, UsageError
 from dtrain.keras import losses
 from dtrain.keras.kept import rebuilt
 from dtrain.keras.layers import Normalization, Rescaling
@@ -27,13 +27,9 @@ from dtrain.ops.math import Sigmoid
 from dtrain.ops.nn import Softmax
 from dtrain.runtime.backend import take_gpu
 from dtrain.task import own_model
-from dtrain.task.network import EVAL_BATCH, inference
-from dtrain.train import checkpoint
-from dtrain.train.state import Progress, give_values, refuse_difference
+from dtrain.task.network import EVAL_BATCH, inference, of_kind
+from dtrain.train.state import Restored, restore
 from dtrain.train.task import Task
-
-#: What an output says of an example: the class it is of, which labels apply to it, or numbers.
-CLASSES, LABELS, NUMBERS = "classes", "labels", "numbers"
 
 
 @dataclass(frozen=True)
@@ -103,12 +99,18 @@ def config_of(run_dir: str, given: Mapping[str, Any]) -> TrainConfig:
 
 
 def open_saved(
-    path: str, comm: Communicator, given: Mapping[str, Any], best: bool = False, scale: float | None = None
+    path: str,
+    comm: Communicator,
+    given: Mapping[str, Any],
+    best: bool = False,
+    scale: float | None = None,
+    rows: bool = True,
 ) -> Saved:
     """What was saved at a path, a run's folder or a model's file, ready to be asked. Collective.
 
     given: options instead of the run's own: model, dataset, label, device.
     best: the checkpoint that did best, not the last. scale: what a Keras model's rows are multiplied by.
+    rows: whether examples are wanted; if not, a run's data set need not be there.
 
     Raises, on every rank:
         CheckpointError: there is nothing, or it is damaged or of another model.
@@ -117,7 +119,7 @@ def open_saved(
     if Path(path).is_dir() and not is_fit(Path(path)):
         if scale is not None:
             raise UsageError("--scale is for Keras models: this run's network has its preprocessing inside.")
-        return _of_run(path, comm, given, best)
+        return _of_run(path, comm, given, best, rows)
     return _of_keras(path, comm, given, best, scale)
 
 
@@ -130,23 +132,23 @@ def announce(path: str, config: TrainConfig, comm: Communicator) -> None:
         print(f"dtrain: running the {named}", file=sys.stderr)
 
 
-def _of_run(path: str, comm: Communicator, given: Mapping[str, Any], best: bool) -> Saved:
-    from dtrain.task.trainer import make_devices, prepared
+def _of_run(path: str, comm: Communicator, given: Mapping[str, Any], best: bool, rows: bool) -> Saved:
+    from dtrain.task.trainer import data_of, make_devices, prepared
 
-    config, other, model = config_of(path, given), "dataset" in given, "model" in given
-
+    config, other = config_of(path, given), "dataset" in given
     take_gpu(config.device, config.share_gpu)
     with comm.together():
         config = own_model.check(config)
-    if not model:
+    if "model" not in given:
         announce(path, config, comm)
     backend, _ = make_devices(config, comm)
-    task, data = prepared(config, comm)
-    if task.data is not None and other:
-        own, data = data, load(config.dataset, comm, given.get("label"))
+    about = data_of(Path(path), comm)
+    if rows or config.task:
+        task, data = prepared(config, comm, other)
         with comm.together():
-            _refuse_unlike(own, data, config.dataset)
-        data = replace(data, classes=own.classes if own.kind == data.kind else data.classes)
+            data = _like(data, about, f"--dataset {config.dataset}" if other else path)
+    else:
+        task, data = Task(), blank(about)
     graph = dt.Graph()
     with graph.as_default(), comm.together():
         network = inference(task.model or config.model, data, task)
@@ -157,54 +159,61 @@ def _of_run(path: str, comm: Communicator, given: Mapping[str, Any], best: bool)
     told = {
         "run": str(path),
         "model": label(config.task or config.model),
-        **at.told,
+        **_told(at),
         "preprocessing": "pixels / 255" if uint8 else "none",
     }
     warnings = [*filter(None, [data.warning]), *at.damaged]
     return Saved(session, network.inputs, network.fixed, results, network.parameters, data, told, warnings)
 
 
-def _refuse_unlike(own: Dataset, other: Dataset, name: str) -> None:
-    """Raise UsageError where rows of the other set are not like those of the task's."""
-    if isinstance(own.x, Mapping):
-        raise UsageError(f"--dataset {name}: the task's examples are several arrays, {', '.join(own.x)}.")
-    here, there = (f"{d.x.dtype.name}{list(d.x.shape[1:])}" for d in (own, other))
-    if here != there:
-        raise UsageError(f"--dataset {name} has examples {there}, and the task's model takes {here}.")
+def _like(data: Dataset, about: Mapping[str, Any], said: str) -> Dataset:
+    """A set for a network that was trained on another; targets of another kind do not matter."""
+    if data.about()["kind"] != about["kind"]:
+        plain = blank(about)
+        data = replace(
+            data, kind=plain.kind, classes=(), y=np.zeros((len(data.y), *plain.y.shape[1:]), plain.y.dtype)
+        )
+    return data.like(about, said)
 
 
-class Restored:
-    """A run's checkpoint that was read: told, as plain data, and what was wrong with newer ones."""
-
-    def __init__(self, step: int, epoch: int, data: str, damaged: list[str]) -> None:
-        self.told = {"epoch": epoch, "step": step, "data_digest": data}
-        self.damaged = damaged
-
-
-def restore(session: dt.Session, run_dir: Path, parameters: Sequence[dt.Variable], best: bool) -> Restored:
-    """Give variables the values of a run's newest checkpoint, or of the one that did best. Collective.
+def blank(about: Mapping[str, Any]) -> Dataset:
+    """A set without examples like the one that a run was trained on, whose about() this is.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or it is another model's.
+        CheckpointError: it is not what about() gives.
     """
-    comm, said = session.comm, ""
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+    try:
+        x, y = (_empty(about[name]) for name in ("x", "y"))
+        mean, deviation = (
+            None if about[n] is None else np.array(about[n], np.float32) for n in ("mean", "deviation")
+        )
+        classes = tuple(map(str, about["classes"]))
+        return Dataset(
+            about["name"],
+            "",
+            "",
+            x,
+            y,
+            range(0),
+            kind=about["kind"],
+            classes=classes,
+            mean=mean,
+            deviation=deviation,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError("the run's checkpoint does not say what data it was trained on.") from None
 
-    def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
-        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
-        return list(wanted)
 
-    found = checkpoint.Checkpoint(0, {}, {})
-    with comm.together():
-        if comm.rank == 0:
-            found = checkpoint.load(run_dir, chosen)
-            at = Progress.of(found.manifest)
-            if best and at.best_step not in (0, found.step):
-                found = checkpoint.load(run_dir, chosen, at.best_step)
-                at = Progress.of(found.manifest)
-            said = json.dumps([found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged])
-    give_values(session, {v.op.name: v for v in parameters}, found.values)
-    return Restored(*json.loads(comm.broadcast_text(said)))
+def _empty(specs: Any) -> Any:
+    """No rows of 'uint8[28, 28]', or of several such by name."""
+    if isinstance(specs, Mapping):
+        return {name: _empty(spec) for name, spec in specs.items()}
+    dtype, sizes = specs[:-1].split("[")
+    return np.empty((0, *map(int, filter(None, sizes.split(", ")))), dtype.strip())
+
+
+def _told(at: Restored) -> dict[str, Any]:
+    return {"epoch": at.epoch, "step": at.step, "data_digest": at.data}
 
 
 # -- Keras's models ----------------------------------------------------------------------------------------
@@ -231,7 +240,7 @@ def _of_keras(
         with model.graph.as_default(), dt.name_scope("asked"):
             x, y, factor = _keras_rows(model, shape, data, scale)
         results = _keras_results(model, y, data)
-    told = {"model": model.name, **at.told, "preprocessing": "none" if factor == 1 else f"x * {factor:.9g}"}
+    told = {"model": model.name, **_told(at), "preprocessing": "none" if factor == 1 else f"x * {factor:.9g}"}
     told |= {"run": path} if folder.is_dir() else {"file": path}
     weights, damaged = model.weights, at.damaged
     return Saved(model.session, {"x": x}, {}, results, weights, data, told, damaged, model, factor)
@@ -308,9 +317,8 @@ def _results(output: Any, task: Task, data: Dataset) -> list[Result]:
     if isinstance(output, Mapping):
         each = task.loss if isinstance(task.loss, Mapping) else {}
         return [_result(name, losses.get(each.get(name)), y, None) for name, y in output.items()]
-    loss = losses.get(task.loss) if not isinstance(task.loss, Mapping) else None
-    if loss is None:
-        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    loss = task.loss if task.loss is not None else of_kind(data.kind)[0]
+    loss = None if isinstance(loss, Mapping) else losses.get(loss)
     return [_result("", loss, output, data)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import dtrain as dt
 from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
-from dtrain.data import Dataset, load
-from dtrain.errors import UsageError
+from dtrain.data import ABOUT, Dataset, Part, load, refuse_bad, validated
+from dtrain.data.order import order_of
+from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.fingerprint import fingerprint
 from dtrain.runtime.backend import Backend, backend_on, bus_id, choose_gpu
 from dtrain.runtime.feeds import Window
@@ -22,18 +23,18 @@ from dtrain.task import own_model
 from dtrain.task.examples import examples_of
 from dtrain.task.network import Steps, Trained, build, evaluate
 from dtrain.train import checkpoint, tensorboard
-from dtrain.train.batches import Pace, epoch_order, iterations, shard_sizes, windows
+from dtrain.train.batches import Pace, iterations, shard_sizes, windows
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import Engine, about_ranks
 from dtrain.train.loss_scale import MixedPrecisionLossScaleOptimizer
-from dtrain.train.mistakes import Mistakes
+from dtrain.train.mistakes import MOST_CLASSES, Mistakes
 from dtrain.train.observer import Observer, Observers
 from dtrain.train.optimizers import AdamOptimizer, GradientDescentOptimizer, MomentumOptimizer, Optimizer
 from dtrain.train.preempt import StopRequest
 from dtrain.train.report import Report
 from dtrain.train.run_dir import RunDir, hold, write_options
 from dtrain.train.saving import Checkpoints
-from dtrain.train.state import Progress, give_values, init_from, manifest_of, refuse_difference, resume
+from dtrain.train.state import Progress, init_from, manifest_of, restore, resume
 from dtrain.train.task import Task
 
 
@@ -66,8 +67,10 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
     return backend, devices
 
 
-def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
+def prepared(config: TrainConfig, comm: Communicator, other: bool = False) -> tuple[Task, Dataset]:
     """The task that the options name, and its examples. Collective.
+
+    other: they are those of --dataset, also where the task has its own.
 
     Raises:
         UsageError: the task's file or its arrays are not what they should be, or differ between the ranks.
@@ -75,8 +78,8 @@ def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
     task = Task()
     with comm.together():
         task = own_model.load_task(config)
-    if task.data is None:
-        return task, load(config.dataset, comm)
+    if task.data is None or other:
+        return task, load(config.dataset, comm, config.label or None, config.validation)
     with comm.together():
         data = examples_of(task.data, config.task)
     digests = comm.gather_text(data.digest)
@@ -87,7 +90,7 @@ def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
             "ranks the same files."
         )
         comm.agree(error)
-    return task, data
+    return task, validated(data, config.validation, comm)
 
 
 def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict[str, Any]:
@@ -107,12 +110,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         config = own_model.check(config)
     backend, devices = make_devices(config, comm)
     task, data = prepared(config, comm)
-    if len(data.train) < comm.size:
-        error = UsageError(
-            f"{comm.size} ranks share {len(data.train)} training examples, so some have none: start at most "
-            f"{len(data.train)} ranks, or use a larger data set."
-        )
-        comm.agree(error)
+    refuse_bad(data, comm, targets=task.loss is None)
     if config.elastic and comm.size < config.min_ranks:
         ranks = "1 rank" if comm.size == 1 else f"{comm.size} ranks"
         comm.agree(UsageError(f"--min-ranks {config.min_ranks}: the job has {ranks} from the start."))
@@ -179,23 +177,35 @@ def _train_in(
 
     def about(at: Progress) -> dict[str, Any]:
         folder.check()
-        return manifest_of(session, at, config, *same)
+        return manifest_of(session, at, config, *same, {"data": data.about()})
 
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
-        order = data.part("train").at(epoch_order(config.seed, at.epoch, data.train))
+        order = order_of(config.seed, at.epoch, data.part("train"))
         return windows(order, config.batch_size, comm, steps, at.examples)
 
-    def test() -> dict[str, float]:
-        last = at.epoch == config.epochs and network.predicted is not None
-        tested = data.part("test")
-        mistakes = Mistakes(tested) if last and tested else None
-        found = evaluate(session, network, tested, comm, mistakes) if tested else {}
+    # with validation examples the test set is looked at once, when nothing is chosen any more
+    each, last = ("validation", "test") if data.validation else ("test", "")
+
+    def look(name: str, keep: bool) -> dict[str, float]:
+        """Loss and metrics over a part of the data; keep: whether what it takes for what is written down."""
+        part = data.part(name)
+        keep = keep and network.predicted is not None and len(data.classes) <= MOST_CLASSES
+        mistakes = Mistakes(part, name) if keep and part else None
+        found = evaluate(session, network, part, comm, mistakes) if part else {}
         if mistakes:
-            mistakes.save(run_dir, at.epoch, comm)
+            mistakes.save(run_dir, min(at.epoch, config.epochs), comm)
+        return found
+
+    def test() -> dict[str, float]:
+        found = look(each, not last and at.epoch == config.epochs)
         if config.check_every:
             session.check_replicas()
         return found
 
+    def final() -> dict[str, float]:
+        return look("test" if data.test else "validation", True)
+
+    learnt = ", ".join([network.loss_name, *(metric.name for metric, _ in network.metrics)])
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
     if watched:
         observers = (tensorboard.TensorBoard(run_dir, config, session, network, data), *observers)
@@ -211,9 +221,12 @@ def _train_in(
             data_digest=data.digest,
             warning=" ".join([*filter(None, [data.warning]), *notes, *machine.held_back()]) or None,
             examples=len(data.train),
+            validation_examples=len(data.validation),
             test_examples=len(data.test),
+            described="; ".join([data.described(task.data is None), learnt.replace("_", " ")]),
+            data=data.about(),
             shards=shard_sizes(data.train, config.batch_size, comm.size),
-            model=config.label if task.model else config.model,
+            model=config.title if task.model else config.model,
             parameters=sum(v.shape.num_elements() or 0 for v in network.parameters),
             optimizer=config.optimizer if task.optimizer is None else trained.name,
             lr=config.lr if task.optimizer is None else trained.lr,
@@ -225,7 +238,7 @@ def _train_in(
             run_dir=str(run_dir),
             tensorboard=watched,
         )
-        Engine(
+        engine = Engine(
             comm,
             steps,
             source,
@@ -238,11 +251,19 @@ def _train_in(
             request,
             Survivors(session, at, config.min_ranks, checkpoints, report),
             f"dtrain train --resume {shlex.quote(str(run_dir))}",
-        ).run()
+            each,
+            final if last else None,
+            config.early_stop,
+        )
+        engine.run()
         if profiler is not None:
             report.profile(**profiler.finish())
+        found = {f"{each}_{name}": value for name, value in at.tested.items()}
+        if last and data.test:
+            found |= {f"test_{name}": value for name, value in engine.found.items()}
         facts = {
-            **{f"test_{name}": value for name, value in at.tested.items()},
+            **found,
+            **({"early": at.stale} if engine.early else {}),
             "seconds": time.perf_counter() - started,
             "run_dir": str(run_dir),
         }
@@ -251,47 +272,58 @@ def _train_in(
 
 
 def evaluate_run(
-    run_dir: Path, config: TrainConfig, comm: Communicator, best: bool = False
+    run_dir: Path, config: TrainConfig, comm: Communicator, best: bool = False, other: bool = False
 ) -> dict[str, Any]:
-    """Test accuracy of the parameters that a run saved last, or of those that did best.
+    """Loss and metrics of the parameters that a run saved last, or of those that validation found best.
+
+    They are of the test examples; of a set without any, of all where it is `other` data than the run's own,
+    and else of the validation examples.
 
     Raises:
         CheckpointError: there are none, they are damaged, or they are of another model.
+        UsageError: there is nothing to test on, or no validation that says what is best.
     """
     backend, _ = make_devices(config, comm)
-    task, data = prepared(config, comm)
-    if not data.test:
-        comm.agree(UsageError(f"{run_dir}: its task has no examples to test on."))
+    task, data = prepared(config, comm, other)
+    trained_on = data_of(run_dir, comm)
+    with comm.together():
+        data = data.like(trained_on, f"--dataset {config.dataset}" if other else str(run_dir))
+    name = "test" if data.test or other else "validation"
+    part = data.part(name)
+    if not part and other:
+        part = Part(data, range(len(next(data.arrays()))))
+    if not part:
+        comm.agree(UsageError(f"{run_dir}: its data has no examples to test on: give others by --dataset."))
     graph = dt.Graph()
     with graph.as_default(), comm.together():
         network = build(task.model or config.model, data, task)
     session = dt.Session(graph=graph, comm=comm, device=backend)
-    network.lend(session)
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in network.parameters}
-
-    def parameters(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
-        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
-        return list(wanted)
-
-    found = checkpoint.Checkpoint(0, {}, {})
-    with comm.together():
-        if comm.rank == 0:
-            found = checkpoint.load(run_dir, parameters)
-            at = Progress.of(found.manifest)
-            if best and at.best_step not in (0, found.step):
-                found = checkpoint.load(run_dir, parameters, at.best_step)
-                at = Progress.of(found.manifest)
-            said = json.dumps([found.step, at.epoch - 1, found.damaged])
-    step, epoch, damaged = json.loads(comm.broadcast_text(said if comm.rank == 0 else ""))
-    give_values(session, {v.op.name: v for v in network.parameters}, found.values)
-    tested = evaluate(session, network, data.part("test"), comm)
+    at = restore(session, run_dir, network.parameters, best)
+    tested = evaluate(session, network, part, comm)
     return {
         "run_dir": str(run_dir),
-        "model": config.label if task.model else config.model,
-        "epoch": epoch,
-        "step": step,
+        "model": config.title if task.model else config.model,
+        "epoch": at.epoch,
+        "step": at.step,
         "dataset": data.name,
-        "warning": " ".join([*filter(None, [data.warning]), *damaged]) or None,
-        "test_examples": len(data.test),
-        **{f"test_{name}": value for name, value in tested.items()},
+        "warning": " ".join([*filter(None, [data.warning]), *at.damaged]) or None,
+        f"{name}_examples": len(part),
+        **{f"{name}_{metric}": value for metric, value in tested.items()},
     }
+
+
+def data_of(run_dir: Path, comm: Communicator) -> dict[str, Any]:
+    """What a run's newest checkpoint says of the data that it was trained on: Dataset.about(). Collective.
+
+    Raises, on every rank:
+        CheckpointError: there is none, or it says nothing of the kind.
+    """
+    said = ""
+    with comm.together():
+        if comm.rank == 0:
+            more = checkpoint.load(run_dir, lambda manifest, specs: []).manifest.get("more")
+            about = more.get("data") if isinstance(more, dict) else None
+            if not isinstance(about, dict) or not about.keys() >= ABOUT:
+                raise CheckpointError(f"{run_dir}: its checkpoint does not say what data it was trained on.")
+            said = json.dumps(about)
+    return json.loads(comm.broadcast_text(said))

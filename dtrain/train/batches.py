@@ -1,4 +1,4 @@
-"""Which examples belong to which batch and rank: a pure function of (seed, epoch), with no state to lose."""
+"""Which examples of an order belong to which batch and rank: a pure function, with no state to lose."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ import numpy as np
 from dtrain.comm.base import Communicator
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.feeds import Shard, Window
-
-
-def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
-    """The examples in the order that an epoch uses them, int32; the same for every number of ranks."""
-    generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
-    return (generator.permutation(len(examples)) + examples.start).astype(np.int32)
 
 
 class Order(Protocol):

@@ -50,6 +50,9 @@ class Engine:
         at: how far the run has come; it counts on, and is right whenever a collective may fail.
         events: who follows.
         test: what follows an epoch: the loss and metrics of the test by name, {} where there was none.
+        tested: what that test is of: test, or validation, by which the best epoch is chosen.
+        final: the test that follows the last epoch; its loss and metrics by name.
+        patience: epochs without a better validation loss that end the run; 0 for no such end.
         pace: how many steps a call takes.
         checkpoints, request: where the run is saved, and what may ask it to stop; None for neither.
         resume: what resumes a run that was stopped, for its message.
@@ -71,11 +74,17 @@ class Engine:
         request: StopRequest | None = None,
         survivors: AbstractContextManager[Any] | None = None,
         resume: str = "",
+        tested: str = "test",
+        final: Callable[[], dict[str, float]] | None = None,
+        patience: int = 0,
     ) -> None:
         self._comm, self._network, self._source = comm, network, source
         self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
         self._checkpoints, self._request = checkpoints, request
         self._survivors, self._resume = survivors or nullcontext(), resume
+        self._tested, self._final, self._patience = tested, final, patience
+        #: What the final test has found.
+        self.found: dict[str, float] = {}
         events.follow(network.results)
 
     def run(self) -> None:
@@ -84,7 +93,7 @@ class Engine:
         Raises, on every rank:
             SavedAndStopped: a rank was asked to stop, and the run is saved.
         """
-        while self._at.epoch <= self._epochs and not self._events.stops:
+        while self._at.epoch <= self._epochs and not (self._events.stops or self.early):
             # where ranks die, this ends, and those left go on from `at`
             with self._survivors, closing(self._source(self._at, self._steps)) as windows:
                 first = list(islice(windows, 1))
@@ -94,8 +103,17 @@ class Engine:
         if self._checkpoints is not None:
             with self._survivors:
                 self._checkpoints.finish()
+        while self._final is not None and not self.found:
+            self._comm.board.doing("evaluation")
+            with self._survivors:
+                self.found = self._final()
         self._comm.board.doing("")
         self._comm.board.step(-1)
+
+    @property
+    def early(self) -> bool:
+        """Whether the validation has not been better for too long."""
+        return 0 < self._patience <= self._at.stale
 
     def _epoch(self, windows: Iterable[Window]) -> None:
         comm, at, events = self._comm, self._at, self._events
@@ -126,12 +144,12 @@ class Engine:
         facts = {
             "epoch": at.epoch,
             **self._network.results(at.loss_sum, at.sums, at.examples),
-            **{f"test_{name}": value for name, value in tested.items()},
+            **{f"{self._tested}_{name}": value for name, value in tested.items()},
             "seconds": seconds,
             "images_per_second": (at.examples - already) / seconds,
             "communication_fraction": fraction,
         }
-        at.finish_epoch(tested)
+        at.finish_epoch(tested, self._tested == "validation")
         events.epoch(**facts)
         if self._checkpoints is not None:
             comm.board.doing("saving")

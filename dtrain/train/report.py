@@ -102,8 +102,9 @@ class Report(Observer):
         self._close_bar()
         self._last = facts
         about = {"epoch", "seconds", "images_per_second", "communication_fraction"}
-        if any(name.startswith("test_") and name != "test_loss" for name in facts):
-            about.add("test_loss")  # a metric says it better
+        for of in ("test", "validation"):
+            if any(name.startswith(f"{of}_") and name != f"{of}_loss" for name in facts):
+                about.add(f"{of}_loss")  # a metric says it better
         found = {name: value for name, value in facts.items() if name not in about}
         text = (
             f"epoch {facts['epoch']}/{self._epochs}{_numbers(found)}  "
@@ -143,7 +144,10 @@ class Report(Observer):
 
     def done(self, **facts: Any) -> None:
         text = f"done in {facts['seconds']:.1f} s"
-        if name := next((n for n in ("test_accuracy", "test_loss") if n in facts), ""):  # there was a test
+        if facts.get("early"):
+            text += f", {facts['early']} epochs after the best validation loss"
+        said = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
+        if name := next((n for n in said if n in facts), ""):  # there was a test
             text += f": {name.replace('_', ' ')} {facts[name]:.4f}; again with "
             text += f"`dtrain eval {shlex.quote(facts['run_dir'])}`"
         self._emit("done", facts, text)
@@ -230,8 +234,7 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"dtrain {facts['version']}  {facts['mpi'] or 'no MPI'}  {_count(ranks, 'rank')} on "
         f"{_count(facts['nodes'], 'node')}  {_runs(facts['devices'])}",
         f"  model    {facts['model']}, {facts['parameters']:,} parameters",
-        f"  data     {facts['dataset']}, {source}: {_known(facts['examples'])} training and "
-        f"{_known(facts['test_examples'])} test examples, {each}",
+        f"  data     {facts['dataset']}, {source}: {_examples(facts)} examples, {each}",
         f"  step     {facts['optimizer']}, learning rate {facts['lr']:g}, global batch "
         f"{facts['batch_size']:,} ({rows}), seed {facts['seed']}",
         f"  length   {_known(facts['iterations_per_epoch'])} iterations per epoch, "
@@ -241,6 +244,8 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"  average  {facts['averaging']}",
         f"  run      {facts['run_dir']}",
     ]
+    if "described" in facts:
+        lines.insert(3, f"  examples {facts['described']}")
     if facts["tensorboard"]:
         lines.append(f"  watch    tensorboard --logdir {shlex.quote(facts['run_dir'])}")
     if facts["origin"]:
@@ -248,6 +253,13 @@ def _header_text(facts: dict[str, Any]) -> str:
     if facts["warning"]:
         lines.insert(1, f"  WARNING  {facts['warning']}")
     return "\n".join(lines)
+
+
+def _examples(facts: Mapping[str, Any]) -> str:
+    """'54,000 training, 6,000 validation and 10,000 test': what there is of each."""
+    counts = {"training": "examples", "validation": "validation_examples", "test": "test_examples"}
+    parts = [f"{_known(facts[n])} {word}" for word, n in counts.items() if word == "training" or facts[n]]
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
 
 
 def _count(n: int, noun: str) -> str:

@@ -54,7 +54,7 @@ class Options(Protocol):
     fixed: ClassVar[tuple[str, ...]]
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         """A word for the name of a new folder."""
 
     def kept(self) -> str:
@@ -332,7 +332,7 @@ def _make_folder(config: Options) -> tuple[Path, bool]:
         new = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         return path, new
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.label}"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.title}"
     Path("runs").mkdir(exist_ok=True)
     names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))  # of those begun in one second
     return next(path for path in map(Path("runs").joinpath, names) if make_new(path)), True

@@ -22,7 +22,7 @@ class Checkpoints:
     Args:
         variables: what is saved of the session.
         every: steps between two checkpoints that are due(); 0 for none.
-        keep: how many are kept, the newest, and besides them the one with the best test accuracy.
+        keep: how many are kept, the newest, and besides them the one that validation found best.
         about: what the manifest says, given the progress.
     """
 

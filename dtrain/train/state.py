@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dtrain.config import label
-from dtrain.errors import CheckpointError
+from dtrain.errors import CheckpointError, UsageError
 from dtrain.files import open_regular
 from dtrain.ops.state import Variable
 from dtrain.runtime.session import Session
@@ -32,8 +32,9 @@ class Progress:
 
     step: steps done. epoch: the one in work, from 1. iteration, examples: steps done and examples used
     in it; loss_sum, sums: over those examples, of the loss and of what the metrics follow from. tested: the
-    loss and metrics of the last test. best_step, best: where the test was best, and its accuracy or, where
-    there is none, minus its loss.
+    loss and metrics of the last test. best_step, best: where the validation was best, and its accuracy or,
+    where there is none, minus its loss; 0 where nothing is chosen by a test. least, stale: the least loss of
+    a validation, and how many epochs there were since.
     """
 
     step: int = 0
@@ -45,6 +46,8 @@ class Progress:
     tested: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
     best: float = -math.inf
+    least: float = math.inf
+    stale: int = 0
 
     def add(self, loss: float, sums: Sequence[Any], examples: int) -> None:
         """Count a step, by its mean loss and its metrics' sums."""
@@ -58,13 +61,16 @@ class Progress:
         else:
             self.sums = list(sums)
 
-    def finish_epoch(self, tested: dict[str, float]) -> None:
-        """Go on to the next epoch; tested: {} where there was no test."""
+    def finish_epoch(self, tested: dict[str, float], chooses: bool = False) -> None:
+        """Go on to the next epoch; tested: {} for no test; chooses: whether it says what is best."""
         self.epoch += 1
         self.iteration = self.examples = 0
         self.loss_sum, self.sums = 0.0, []
         if tested:
             self.tested = tested
+        if tested and chooses:
+            self.stale = 0 if tested["loss"] < self.least else self.stale + 1
+            self.least = min(self.least, tested["loss"])
             score = tested["accuracy"] if "accuracy" in tested else -tested["loss"]
             if score > self.best:
                 self.best_step, self.best = self.step, score
@@ -72,8 +78,8 @@ class Progress:
     def to_json(self) -> dict[str, Any]:
         """It as plain data; JSON has no infinity."""
         sums = [np.asarray(s, np.float64).tolist() for s in self.sums]
-        best = self.best if math.isfinite(self.best) else None
-        return {**vars(self), "sums": sums, "best": best}
+        limits = {n: v if math.isfinite(v := getattr(self, n)) else None for n in ("best", "least")}
+        return {**vars(self), "sums": sums, **limits}
 
     @staticmethod
     def of(manifest: Mapping[str, Any]) -> Progress:
@@ -81,12 +87,14 @@ class Progress:
         said = manifest.get("progress")
         try:
             assert isinstance(said, dict) and said.keys() == {f.name for f in fields(Progress)}
-            counts = [said[name] for name in ("step", "epoch", "iteration", "examples", "best_step")]
+            counts = [said[name] for name in ("step", "epoch", "iteration", "examples", "best_step", "stale")]
             assert all(type(n) is int and n >= 0 for n in counts)
             best = -math.inf if said["best"] is None else float(said["best"])
+            least = math.inf if said["least"] is None else float(said["least"])
             tested = {str(name): float(value) for name, value in said["tested"].items()}
             sums = [np.array(s, np.float64)[()] for s in said["sums"]]
-            return Progress(*counts[:4], float(said["loss_sum"]), sums, tested, counts[4], best)
+            loss_sum, best_step, stale = float(said["loss_sum"]), *counts[4:]
+            return Progress(*counts[:4], loss_sum, sums, tested, best_step, best, least, stale)
         except (AssertionError, TypeError, ValueError, AttributeError):
             raise CheckpointError(
                 f"the manifest of step {manifest.get('step')} does not say how far it came."
@@ -149,7 +157,9 @@ def resume(
                     f"as it began. {instead}"
                 )
         if manifest.get("data") != data_digest:
-            raise CheckpointError(f"{run_dir} was trained on other data: give its own. {instead}")
+            raise CheckpointError(
+                f"{run_dir} was trained on other data, or with other --validation: give its own. {instead}"
+            )
         wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
         if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
             began, goes_on = ("with", "without")[:: 1 if "current_loss_scale" in specs else -1]
@@ -179,6 +189,47 @@ def resume(
     progress, session.random_state, more, damaged = json.loads(session.comm.broadcast_text(said))
     give_values(session, {v.op.name: v for v in variables}, found.values)
     return Resumed(Progress.of({"progress": progress}), more, damaged)
+
+
+class Restored(NamedTuple):
+    """A checkpoint whose parameters were taken; data: the digest of what it was trained on."""
+
+    step: int
+    epoch: int
+    data: str
+    damaged: list[str]
+
+
+def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], best: bool = False) -> Restored:
+    """Give variables the values of a run's newest good checkpoint, or of the best one. Collective.
+
+    Raises, on every rank:
+        CheckpointError: there is none, it is damaged, or it is another model's.
+        UsageError: there was no validation that says what is best.
+    """
+    comm, said = session.comm, ""
+    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+
+    def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
+        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
+        return list(wanted)
+
+    found = checkpoint.Checkpoint(0, {}, {})
+    with comm.together():
+        if comm.rank == 0:
+            found = checkpoint.load(run_dir, chosen)
+            at = Progress.of(found.manifest)
+            if best and not at.best_step:
+                raise UsageError(
+                    f"--best: {run_dir} has no validation examples, and what is best is not chosen by the "
+                    "test set: train with --validation 0.1, say."
+                )
+            if best and at.best_step != found.step:
+                found = checkpoint.load(run_dir, chosen, at.best_step)
+                at = Progress.of(found.manifest)
+            said = json.dumps([found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged])
+    give_values(session, {v.op.name: v for v in parameters}, found.values)
+    return Restored(*json.loads(comm.broadcast_text(said)))
 
 
 def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:

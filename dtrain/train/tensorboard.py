@@ -87,7 +87,7 @@ class TensorBoard(Observer):
         session: what runs it; histograms and wrong images are fetched through it.
         network: the graph's ends. Gradients are those of its loss, without dropout, over the first
             config.batch_size training examples, so that those of two epochs compare.
-        data: its test examples are searched for wrong ones.
+        data: its validation or else its test examples are searched for wrong ones.
     """
 
     def __init__(
@@ -98,12 +98,15 @@ class TensorBoard(Observer):
         self._speaks = self._rank == 0
         self._writer: FileWriter | None = None
         trained = set(session.graph.get_collection(GraphKeys.TRAINABLE_VARIABLES))
+        self._tested = "validation" if data.validation else "test"
+        self._seen = data.part(self._tested)
         self._parameters = [v for v in network.parameters if v in trained]
         self._gradients: list[Tensor | None] = []
         self._points: list[tuple[int, float, dict[str, float]]] = []
         self._written = time.time()
         self._sum = Progress()  # since the last point
         self._begun = 0  # the first step that it saw
+        self._step = 0  # at the end of the last epoch
 
     # -- events ----------------------------------------------------------------------------------------
     def header(self, **facts: Any) -> None:
@@ -131,7 +134,7 @@ class TensorBoard(Observer):
 
     def epoch(self, **facts: Any) -> None:
         epoch = facts["epoch"]
-        step = epoch * self._per_epoch
+        step = self._step = epoch * self._per_epoch
         if self._speaks:
             self._write_points()
         if self._speaks:
@@ -141,7 +144,7 @@ class TensorBoard(Observer):
             self._write(summary_proto.scalars(scalars), step)
         if epoch % self._every == 0 or epoch == self._config.epochs:
             self._add_histograms(step)
-            if self._network.predicted is not None:
+            if self._network.predicted is not None and self._seen and self._seen.data.pictures:
                 self._add_wrong_images(step)
         if self._writer is not None:
             with self._survived():
@@ -149,6 +152,9 @@ class TensorBoard(Observer):
 
     def done(self, **facts: Any) -> None:
         if self._speaks:
+            found = {f"epoch/{n}": v for n, v in facts.items() if n.startswith("test_")}
+            if found and self._tested != "test":
+                self._write(summary_proto.scalars(found), self._step)
             self._write(summary_proto.hyperparameters_done())
 
     def close(self) -> None:
@@ -177,9 +183,8 @@ class TensorBoard(Observer):
             )
             self._writer.add_graph(self._session.graph)  # which shows the training step's own gradients alone
             names = ["loss", *(metric.name for metric, _ in self._network.metrics)]
-            metrics = {
-                f"epoch/{n}": n.replace("_", " ") for n in [*(f"test_{n}" for n in names[::-1]), *names]
-            }
+            names = [*(f"{self._tested}_{n}" for n in names[::-1]), *names]
+            metrics = {f"epoch/{n}": n.replace("_", " ") for n in names}
             metrics[EPOCH_TAGS["images_per_second"]] = "images per second"
             self._writer.add_summary(summary_proto.hyperparameters(self._values, metrics))
             if self._begun > 1:  # what a run that is gone on with had written of the steps to come
@@ -230,8 +235,8 @@ class TensorBoard(Observer):
         self._write(summary_proto.merge(parts), step)
 
     def _add_wrong_images(self, step: int) -> None:
-        """The first test images that the network gets wrong; the search ends when there are enough."""
-        network, test = self._network, self._data.part("test")
+        """The first images that are tested and that the network gets wrong, no more than enough."""
+        network, test, names = self._network, self._seen, self._data.classes
         predict = self._session.make_callable(network.predicted, [network.indices, network.training])
         x, y = test.data.x, test.data.y
         found: list[tuple[int, int]] = []
@@ -249,28 +254,31 @@ class TensorBoard(Observer):
         if self._speaks and found:
             chosen = found[: COLUMNS * ROWS]
             grid = captioned_grid(
-                x[[n for n, _ in chosen]], [f"said {predicted}, is {y[n]}" for n, predicted in chosen]
+                x[[n for n, _ in chosen]],
+                [f"said {names[predicted]}, is {names[y[n]]}" for n, predicted in chosen],
             )
-            self._write(summary_proto.images("misclassified", grid[None, :, :, None], 1), step)
+            self._write(summary_proto.images("misclassified", grid.reshape(1, *grid.shape[:2], -1), 1), step)
 
 
 def captioned_grid(images: np.ndarray, captions: list[str]) -> np.ndarray:
-    """Images [n, h, w], uint8, 0 paper .. 255 ink, as one picture [height, width] of COLUMNS x ROWS cells.
+    """Images as one picture of COLUMNS x ROWS cells, small ones enlarged, each with its caption below it.
 
-    Ink is black on white; each image is enlarged, with its caption below it.
+    They are uint8 [n, h, w], 0 paper .. 255 ink, which is black on white, or [n, h, w, 3], of colours.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    scale, margin = 3, 6
-    height, width = (n * scale for n in images.shape[1:])
+    scale, margin = max(1, 84 // max(images.shape[1:3])), 6
+    height, width = (n * scale for n in images.shape[1:3])
+    mode, paper, ink = ("L", 255, 0) if images.ndim == 3 else ("RGB", (255,) * 3, (0,) * 3)
     font = ImageFont.load_default(14)
     line = font.getbbox("d,")[3] + margin
     cell_height, cell_width = height + line + margin, width + margin
-    grid = Image.new("L", (COLUMNS * cell_width + margin, ROWS * cell_height + margin), 255)
+    grid = Image.new(mode, (COLUMNS * cell_width + margin, ROWS * cell_height + margin), paper)
     draw = ImageDraw.Draw(grid)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(i, COLUMNS)
         x, y = margin + column * cell_width, margin + row * cell_height
-        grid.paste(Image.fromarray(255 - image).resize((width, height), Image.Resampling.NEAREST), (x, y))
-        draw.text((x + width / 2, y + height + 2), caption, fill=0, font=font, anchor="ma")
+        shown = Image.fromarray(255 - image if image.ndim == 2 else image)
+        grid.paste(shown.resize((width, height), Image.Resampling.NEAREST), (x, y))
+        draw.text((x + width / 2, y + height + 2), caption, fill=ink, font=font, anchor="ma")
     return np.asarray(grid)

@@ -46,13 +46,13 @@ def worker(arguments: list[str]) -> int:
 
     ledger = os.open(f"ledger-{launcher.rank()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(ledger, f"pid {os.getpid()}\n".encode())
-    order, windows, add = trainer.epoch_order, trainer.windows, Progress.add
+    order, windows, add = trainer.order_of, trainer.windows, Progress.add
     epoch = size = 0
 
-    def epoch_order(seed: int, number: int, examples: range) -> np.ndarray:
+    def order_of(seed: int, number: int, part: Any) -> Any:
         nonlocal epoch
         epoch = number
-        return order(seed, number, examples)
+        return order(seed, number, part)
 
     def noted(examples: np.ndarray, batch: int, comm: Any, pace: Any, start: int) -> Iterator[Any]:
         nonlocal size
@@ -67,7 +67,7 @@ def worker(arguments: list[str]) -> int:
         add(self, *facts)
         os.write(ledger, f"done {self.epoch} {self.iteration} {size} {time.time()}\n".encode())
 
-    trainer.epoch_order, trainer.windows = epoch_order, noted
+    trainer.order_of, trainer.windows = order_of, noted
     Progress.add = added  # type: ignore[method-assign]
     return main(arguments)
 

@@ -39,13 +39,13 @@ def worker(arguments: list[str]) -> int:
     from dtrain.task import trainer
 
     data.SYNTHETIC_TRAIN, data.SYNTHETIC_TEST = EXAMPLES, 1000
-    order, windows, epoch = trainer.epoch_order, trainer.windows, 0
+    order, windows, epoch = trainer.order_of, trainer.windows, 0
     ledger = os.open(f"ledger-{launcher.rank()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def epoch_order(seed: int, number: int, examples: range) -> np.ndarray:
+    def order_of(seed: int, number: int, part: Any) -> Any:
         nonlocal epoch
         epoch = number
-        return order(seed, number, examples)
+        return order(seed, number, part)
 
     def noted(*args: Any) -> Iterator[Any]:
         for window in windows(*args):
@@ -58,7 +58,7 @@ def worker(arguments: list[str]) -> int:
                 os.write(ledger, "".join(f"{epoch} {example}\n" for example in rows).encode())
                 time.sleep(0.005 * done)
 
-    trainer.epoch_order, trainer.windows = epoch_order, noted
+    trainer.order_of, trainer.windows = order_of, noted
     return main(arguments)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dtrain.comm.single import SingleCommunicator
+from dtrain.data.order import epoch_order
 from dtrain.ops.placement import shard_bounds
-from dtrain.train.batches import batches, epoch_order, iterations, shard_sizes
+from dtrain.train.batches import batches, iterations, shard_sizes
 
 
 def rank_of(rank: int, size: int) -> SingleCommunicator:

@@ -156,7 +156,7 @@ def tiny(write_set: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
 def config(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """A run of 8 steps whose model draws random numbers and keeps averages besides its weights."""
 
-    def model(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+    def model(x: dt.Tensor, training: dt.Tensor, *of: Any) -> dt.Tensor:
         x = dt.keras.layers.Dense(7, dt.nn.relu, name="hidden")(x)
         return dt.keras.layers.Dense(10, name="logits")(dt.nn.dropout(x, rate=0.5 * training, name="drop"))
 
@@ -171,11 +171,11 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
     here = threading.local()
     begun: dict[tuple[int, int, int], list[int]] = {}
     done: set[tuple[int, int, int]] = set()
-    order, windows, add = trainer.epoch_order, trainer.windows, trainer.Progress.add
+    order, windows, add = trainer.order_of, trainer.windows, trainer.Progress.add
 
-    def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
+    def order_of(seed: int, epoch: int, part: Any) -> Any:
         here.epoch, here.step = epoch, EXAMPLES
-        return order(seed, epoch, examples)
+        return order(seed, epoch, part)
 
     def noted(examples: np.ndarray, batch: int, comm: Communicator, pace: Any, start: int) -> Iterator[Any]:
         for number, window in enumerate(windows(examples, batch, comm, pace, start)):
@@ -188,7 +188,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Counter[tuple[int, int
         done.add(here.key)
         add(self, *facts)
 
-    monkeypatch.setattr(trainer, "epoch_order", epoch_order)
+    monkeypatch.setattr(trainer, "order_of", order_of)
     monkeypatch.setattr(trainer, "windows", noted)
     monkeypatch.setattr(trainer.Progress, "add", added)
     return lambda: Counter((key[0], example) for key in done for example in begun[key])

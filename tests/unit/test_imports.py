@@ -60,8 +60,8 @@ ALLOWED = {
         *("runtime", "summary", "python", "data"),
     },
     "task": {
-        *("errors", "machine", "config", "comm", "data", "graph", "ops", "runtime", "train", "keras"),
-        "dtrain",
+        *("errors", "files", "hints", "info", "machine", "config", "comm", "data", "graph", "ops", "runtime"),
+        *("train", "keras", "export", "dtrain"),
     },
     "keras": {
         "errors",
@@ -78,7 +78,7 @@ ALLOWED = {
         "train",
     },
     "export": {"errors", "hints", "graph", "ops", "passes"},
-    "examples": {"comm", "data", "errors", "graph", "runtime", "train"},
+    "examples": {"comm", "data", "errors", "graph", "runtime"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {

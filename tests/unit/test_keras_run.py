@@ -90,7 +90,7 @@ def test_a_stopped_fit_ends_as_one_that_was_not(
         assert found == whole[0]
     run = read(tmp_path / "run")
     assert [e["epoch"] for e in run.epochs] == [1, 2, 3]
-    assert run.last("test_loss") == whole[0][0]["val_loss"][-1]
+    assert run.last("validation_loss") == whole[0][0]["val_loss"][-1]
     assert (run.header["ranks"], run.header["optimizer"], run.header["examples"]) == (ranks, "Adam", 80)
 
 

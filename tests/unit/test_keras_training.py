@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 import dtrain as dt
 from dtrain.comm import SingleCommunicator
+from dtrain.data.order import epoch_order
 from dtrain.errors import CheckpointError, EnvironmentProblem, GraphError, UsageError
 from dtrain.keras import optimizers, regularizers, utils
 from dtrain.keras.callbacks import Callback
@@ -24,7 +25,6 @@ from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.plan import Plan
-from dtrain.train.batches import epoch_order
 
 Array = np.ndarray
 RANDOM = np.random.default_rng(2)

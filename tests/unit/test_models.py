@@ -26,14 +26,14 @@ def test_the_command_offers_the_models_that_there_are() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_models_map_pixels_to_ten_logits(name: str) -> None:
     x, training = dt.placeholder("float32", [None, 784]), dt.placeholder("float32", [])
-    logits = MODELS[name](x, training)
+    logits = MODELS[name](x, training, (28, 28), 10)
     assert logits.shape.as_list() == [None, 10]
     assert sum(v.shape.num_elements() for v in dt.trainable_variables()) == PARAMETERS[name]
 
 
 def test_the_cnn_drops_while_training_only() -> None:
     x, training = dt.placeholder("float32", [None, 784]), dt.placeholder("float32", [])
-    logits = MODELS["cnn"](x, training)
+    logits = MODELS["cnn"](x, training, (28, 28), 10)
     session = dt.Session(comm=None)
     session.run(dt.global_variables_initializer())
     pixels = np.random.default_rng(0).random((3, 784), np.float32)
@@ -49,7 +49,7 @@ def test_ranks_train_the_cnn_as_one_does(on_threads: Callable[..., list[Any]]) -
     with graph.as_default():
         x, labels = dt.placeholder("float32", [None, 784]), dt.placeholder("int32", [None])
         training = dt.placeholder("float32", [])
-        logits = MODELS["cnn"](x, training)
+        logits = MODELS["cnn"](x, training, (28, 28), 10)
         losses = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
         loss = dt.reduce_mean(losses)
         minimize = dt.train.GradientDescentOptimizer(0.05).minimize(loss)

@@ -31,7 +31,7 @@ def dense(x: dt.Tensor, units: int, name: str, activation: Any = None) -> dt.Ten
     return dt.keras.layers.Dense(units, activation, name=name)(x)
 
 
-def dropping(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+def dropping(x: dt.Tensor, training: dt.Tensor, *of: Any) -> dt.Tensor:
     """A model whose steps draw random numbers."""
     x = dense(x, 7, "hidden", dt.nn.relu)
     return dense(dt.nn.dropout(x, rate=0.5 * training, name="dropout"), 10, "logits")
@@ -126,11 +126,11 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
     trainer.train(replace(config, run_dir=config.run_dir + "-whole"), SingleCommunicator())
     used: list[tuple[int, int]] = []  # what steps that were done used: (epoch, example)
     here = threading.local()
-    order, windows, vote = trainer.epoch_order, trainer.windows, preempt.StopRequest.vote
+    order, windows, vote = trainer.order_of, trainer.windows, preempt.StopRequest.vote
 
-    def epoch_order(seed: int, epoch: int, examples: range) -> np.ndarray:
+    def order_of(seed: int, epoch: int, part: Any) -> Any:
         here.epoch = epoch
-        return order(seed, epoch, examples)
+        return order(seed, epoch, part)
 
     def ledger(*args: Any) -> Iterator[Any]:
         for window in windows(*args):
@@ -139,7 +139,7 @@ def test_each_example_once_an_epoch_over_4_then_2_then_3_ranks(
             finally:  # its steps were done, whether the loop goes on or ends
                 used.extend((here.epoch, int(example)) for example in window.rows.reshape(-1))
 
-    monkeypatch.setattr(trainer, "epoch_order", epoch_order)
+    monkeypatch.setattr(trainer, "order_of", order_of)
     monkeypatch.setattr(trainer, "windows", ledger)
     monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 0.5, "accuracy": 0.5})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
@@ -248,12 +248,12 @@ def test_another_model_of_that_name_or_other_data_is_refused(
     other = write_set(tmp_path / "other", EXAMPLES + 1, 11)
     with pytest.raises(CheckpointError, match="was trained on other data"):
         trainer.train(go_on(config, dataset=str(other)), SingleCommunicator())
-    wider = lambda x, training: dense(dense(x, 8, "hidden", dt.nn.relu), 10, "logits")  # noqa: E731
+    wider = lambda x, training, *of: dense(dense(x, 8, "hidden", dt.nn.relu), 10, "logits")  # noqa: E731
     monkeypatch.setitem(models.MODELS, "mlp", wider)
     wanted = r"hidden/kernel should be float32\(784, 8\) and is float32\(784, 7\)"
     with pytest.raises(CheckpointError, match=wanted):
         trainer.train(go_on(config), SingleCommunicator())
-    smooth = lambda x, training: dense(dense(x, 7, "hidden", dt.tanh), 10, "logits")  # noqa: E731
+    smooth = lambda x, training, *of: dense(dense(x, 7, "hidden", dt.tanh), 10, "logits")  # noqa: E731
     monkeypatch.setitem(models.MODELS, "mlp", smooth)
     with pytest.raises(CheckpointError, match="was trained with another step"):
         trainer.train(go_on(config), SingleCommunicator())
@@ -314,7 +314,7 @@ def test_init_from_takes_what_fits_and_says_what_did_not(
 ) -> None:
     trainer.train(replace(config, epochs=1), SingleCommunicator())
     there = checkpoint.load(Path(config.run_dir)).values
-    deeper = lambda x, training: dense(dense(x, 7, "hidden", dt.nn.relu), 11, "logits")  # noqa: E731
+    deeper = lambda x, training, *of: dense(dense(x, 7, "hidden", dt.nn.relu), 11, "logits")  # noqa: E731
     monkeypatch.setitem(models.MODELS, "mlp", deeper)
     new = replace(config, epochs=1, lr=1e-30, run_dir=config.run_dir + "-new", init_from=config.run_dir)
     capsys.readouterr()
@@ -326,7 +326,7 @@ def test_init_from_takes_what_fits_and_says_what_did_not(
     here = checkpoint.load(Path(new.run_dir)).values
     for name in ("hidden/kernel", "hidden/bias"):
         np.testing.assert_allclose(here[name], there[name], rtol=0, atol=1e-20)  # one step of 1e-30
-    monkeypatch.setitem(models.MODELS, "mlp", lambda x, training: dense(x, 10, "other"))
+    monkeypatch.setitem(models.MODELS, "mlp", lambda x, training, *of: dense(x, 10, "other"))
     with pytest.raises(
         CheckpointError, match=r"nothing in .*run fits this model: other/kernel \(nothing there"
     ):
@@ -392,11 +392,11 @@ def test_an_error_of_the_writer_is_everyones(
 def test_eval_reads_the_newest_and_the_best(
     config: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accuracies = iter([0.9, 0.1])
+    accuracies = iter([0.9, 0.1, 0.2])  # of two validations, and of the test at the end
     real = trainer.evaluate
     monkeypatch.setattr(trainer, "evaluate", lambda *args: {"loss": 1.0, "accuracy": next(accuracies)})
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)
-    trainer.train(replace(config, keep=1), SingleCommunicator())
+    trainer.train(replace(config, keep=1, validation="1"), SingleCommunicator())
     assert checkpoint.steps(Path(config.run_dir)) == [4, 8]
     monkeypatch.setattr(trainer, "evaluate", real)
     monkeypatch.setattr(trainer.Mistakes, "save", lambda *args: None)

@@ -11,11 +11,11 @@ import pytest
 
 import dtrain as dt
 from dtrain.comm import Communicator
+from dtrain.data.order import epoch_order
 from dtrain.errors import InvalidArgumentError, UsageError
 from dtrain.examples.tutorials.mnist import input_data
 from dtrain.examples.tutorials.mnist.sets import DataSet
 from dtrain.runtime.batch import Batch, checksum
-from dtrain.train.batches import epoch_order
 
 SMALL = 10
 

@@ -52,7 +52,7 @@ def dataset() -> Dataset:
     )
 
 
-def with_dropout(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+def with_dropout(x: dt.Tensor, training: dt.Tensor, *of: Any) -> dt.Tensor:
     dense = lambda x, units, name, activation=None: dt.keras.layers.Dense(units, activation, name=name)(x)  # noqa: E731
     hidden = dense(x, 7, "hidden", dt.nn.relu)
     return dense(dt.nn.dropout(hidden, rate=0.5 * training), 10, "logits")

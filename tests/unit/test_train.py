@@ -419,7 +419,7 @@ def test_more_ranks_than_examples(
 ) -> None:
     tiny = write_set(tmp_path / "tiny", 3, 2)
     done = mpirun(4, ["train", "--dataset", tiny])
-    assert done.rc == 2 and done.seconds < 5
+    assert done.rc == 4 and done.seconds < 5
     assert done.stderr.count("dtrain: error") == 1 and "4 ranks share 3 training examples" in done.stderr
     fits = mpirun(3, ["train", "--dataset", tiny, "--epochs", "1", "--run-dir", "run", "--batch-size", "2"])
     assert fits.rc == 0, fits.stderr

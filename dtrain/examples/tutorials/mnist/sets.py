@@ -12,11 +12,11 @@ import numpy as np
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.data import Dataset, idx, load
+from dtrain.data.order import epoch_order
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import get_default_graph
 from dtrain.runtime.batch import Batch
-from dtrain.train.batches import epoch_order
 
 
 class DataSet:
