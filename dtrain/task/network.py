@@ -12,6 +12,7 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
+from dtrain.config import Augmentation
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, Part
 from dtrain.errors import GraphError, UsageError
 from dtrain.keras import losses, optimizers
@@ -22,6 +23,7 @@ from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.feeds import Shard, Window
 from dtrain.task import own_model
+from dtrain.task.augment import Augment
 from dtrain.task.models import MODELS
 from dtrain.train.batches import batches
 from dtrain.train.mistakes import Mistakes
@@ -46,7 +48,7 @@ class Network:
     parameters: all of the model's variables, statistics that are not trained included.
     data: what it is trained on. tables: where the graph reads the arrays of data, in their order.
     losses: of each example. predicted: its class; None where the command line's data has no classes.
-    loss_name: of the loss, for people.
+    loss_name: of the loss, for people. augment: what changes the images, whose draws are of one epoch.
     """
 
     indices: dt.Tensor
@@ -65,6 +67,7 @@ class Network:
     predicted: dt.Tensor | None
     loss_name: str
     penalties: int = field(default=0)
+    augment: Augment | None = None
     _lent: dict[int, list[Any]] = field(default_factory=dict)
 
     def lend(self, session: dt.Session, data: Dataset | None = None) -> None:
@@ -84,8 +87,13 @@ class Network:
         return found
 
 
-def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B008 -- frozen
-    """The graph of a task, its model by default that of --model.
+def build(
+    model: Any,
+    data: Dataset,
+    task: Task = Task(),  # noqa: B008 -- frozen
+    augment: Sequence[Augmentation] = (),
+) -> Network:
+    """The graph of a task, its model by default that of --model. augment: what becomes of images in training.
 
     Raises:
         UsageError: the model, its output, the loss and the data do not fit one another.
@@ -108,6 +116,9 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
             else read(name, arrays)
             for name, arrays in named.items()
         )
+        changed = Augment(augment, data) if augment else None
+        if changed:
+            x = changed(x, indices, training)
         if task.data is None or ours:
             x = _features(x, data)
         if task.loss is None and not isinstance(y, Mapping):
@@ -152,6 +163,7 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
         predicted,
         loss_name,
         len(penalties),
+        changed,
     )
 
 

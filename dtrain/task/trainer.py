@@ -142,7 +142,7 @@ def _train_in(
     graph.seed = config.seed
     with graph.as_default():
         with comm.together():
-            network = build(task.model or config.model, data, task)
+            network = build(task.model or config.model, data, task, config.augmentations())
             updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
             optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
             if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
@@ -153,6 +153,8 @@ def _train_in(
     checks = dt.ConfigProto(check_numerics=config.check_numerics, check_replicas_every=config.check_every)
     session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
     network.lend(session)
+    if network.augment:
+        network.augment.draw(session, config.seed, 1)
     same = data.digest, fingerprint(graph.operations)
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
@@ -180,6 +182,8 @@ def _train_in(
         return manifest_of(session, at, config, *same, {"data": data.about()})
 
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
+        if network.augment:
+            network.augment.draw(session, config.seed, at.epoch)
         order = order_of(config.seed, at.epoch, data.part("train"))
         return windows(order, config.batch_size, comm, steps, at.examples)
 

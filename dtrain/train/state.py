@@ -147,7 +147,7 @@ def resume(
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
         there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]
         for name in config.fixed:
-            other = there.get(name) if isinstance(there, dict) else None
+            other = there.get(name, "") if isinstance(there, dict) else None  # '': of an option that is new
             # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same
             if name in ("task", "model") and label(str(other)) == label(here[name]):
                 continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 
 import dtrain as dt
 from dtrain.comm import SingleCommunicator
-from dtrain.errors import GraphError, UsageError
+from dtrain.config import TrainConfig, augmentations
+from dtrain.data import Dataset
+from dtrain.errors import CheckpointError, GraphError, UsageError
 from dtrain.keras.layers import (
     CenterCrop,
     Dense,
@@ -30,6 +34,8 @@ from dtrain.ops.placement import shard_bounds
 from dtrain.ops.random import RowUniform
 from dtrain.ops.warp import FILLS, Warp
 from dtrain.runtime.backend import Backend
+from dtrain.task import trainer
+from dtrain.task.network import build
 
 random = np.random.default_rng(5)
 
@@ -259,3 +265,139 @@ def test_a_fit_is_the_same_on_any_number_of_ranks(on_threads: Callable[..., list
         for found in on_threads(ranks, fitted):
             for a, b in zip(found, alone, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+# -- dtrain train --augment ----------------------------------------------------------------------------------
+EVERYTHING = "shift:2,flip,crop:3,cutout:4"
+
+
+def pictures(channels: int = 0, n: int = 40) -> Dataset:
+    """Few images whose pixels are all different, and not 0."""
+    shape = (n, 9, 8, channels) if channels else (n, 9, 8)
+    x = (np.arange(np.prod(shape)) % 255 + 1).astype(np.uint8).reshape(shape)
+    y = np.arange(n).astype(np.uint8) % 3
+    return Dataset("few", "here", "0", x, y, range(n - 10), test=range(n - 10, n), classes=("a", "b", "c"))
+
+
+def seen(
+    augment: str,
+    data: Dataset,
+    rows: Any,
+    comm: Any = None,
+    epochs: Any = (1,),
+    training: float = 1.0,
+    seed: int = 7,
+) -> list[np.ndarray]:
+    """The images of some rows as the model gets them, pixels 0 to 255, in each epoch."""
+    comm, given = comm or SingleCommunicator(), []
+
+    def model(x: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
+        given.append(x)
+        return Dense(3)(x)
+
+    with dt.Graph().as_default() as graph:
+        network = build(model, data, augment=augmentations(augment))
+        session = dt.Session(graph=graph, comm=comm)
+        network.lend(session)
+        found = []
+        low, high = shard_bounds(len(rows), comm.rank, comm.size)
+        fed = dt.Shard(np.array(rows, np.int32)[low:high], len(rows))
+        for epoch in epochs:
+            if network.augment:
+                network.augment.draw(session, seed, epoch)
+            x = session.run(given[0], {network.indices: fed, network.training: training})
+            found.append(np.rint(x * 255).astype(np.uint8).reshape(len(rows), *data.x.shape[1:]))
+        return found
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_what_an_image_becomes_follows_from_its_number_and_the_epoch(
+    channels: int, on_threads: Callable[..., list[Any]]
+) -> None:
+    data = pictures(channels)
+    rows = [*range(30)]
+    first, second, again = seen(EVERYTHING, data, rows, epochs=(1, 2, 1))
+    np.testing.assert_array_equal(first, again)
+    assert sum(not np.array_equal(a, b) for a, b in zip(first, second, strict=True)) > 25
+    assert sum(not np.array_equal(a, b) for a, b in zip(first, data.x[:30], strict=True)) > 25
+    some = [17, 3, 28, 4, 9]
+    (found,) = seen(EVERYTHING, data, some)
+    np.testing.assert_array_equal(found, first[some])
+    assert not np.array_equal(seen(EVERYTHING, data, rows, seed=8)[0], first)
+    for ranks in (2, 3):
+        for (found,) in on_threads(ranks, lambda comm: seen(EVERYTHING, data, some, comm)):
+            np.testing.assert_array_equal(found, first[some])
+    (tested,) = seen(EVERYTHING, data, [*range(40)], training=0.0)
+    np.testing.assert_array_equal(tested, data.x)
+
+
+def test_each_word_does_what_it_says() -> None:
+    data, rows = pictures(), [*range(30)]
+    for x, y in zip(data.x, seen("shift:2", data, rows)[0], strict=False):
+        padded = np.pad(x, 2)
+        assert any(np.array_equal(y, padded[i : i + 9, j : j + 8]) for i in range(5) for j in range(5))
+    kinds = [np.array_equal(y, x) for x, y in zip(data.x, seen("flip", data, rows)[0], strict=False)]
+    turned = [
+        np.array_equal(y, x[:, ::-1]) for x, y in zip(data.x, seen("flip", data, rows)[0], strict=False)
+    ]
+    assert all(a != b for a, b in zip(kinds, turned, strict=True)) and 5 < sum(kinds) < 25
+    for x, y in zip(data.x, seen("crop:3", data, rows)[0], strict=False):
+        padded = np.pad(x, 3, mode="symmetric")
+        assert any(np.array_equal(y, padded[i : i + 9, j : j + 8]) for i in range(7) for j in range(7))
+    for x, y in zip(data.x, seen("cutout:4", data, rows)[0], strict=False):
+        gone = np.argwhere(y == 0)
+        (top, left), (bottom, right) = gone.min(0), gone.max(0) + 1
+        assert len(gone) == (bottom - top) * (right - left) and max(bottom - top, right - left) <= 4
+        np.testing.assert_array_equal(y[y > 0], x[y > 0])
+
+
+def test_words_follow_one_another() -> None:
+    data, rows = pictures(), [*range(30)]
+    for x, y in zip(data.x, seen("shift:1,flip", data, rows)[0], strict=False):
+        padded = np.pad(x, 1)
+        shifts = [padded[i : i + 9, j : j + 8] for i in range(3) for j in range(3)]
+        assert any(np.array_equal(y, s) or np.array_equal(y, s[:, ::-1]) for s in shifts)
+    # what a shift lets in is black, and a crop behind it mirrors that
+    for x, y in zip(data.x, seen("shift:1,crop:2", data, rows)[0], strict=False):
+        shifts = [np.pad(x, 1)[i : i + 9, j : j + 8] for i in range(3) for j in range(3)]
+        wide = [np.pad(s, 2, mode="symmetric") for s in shifts]
+        assert any(
+            np.array_equal(y, w[i : i + 9, j : j + 8]) for w in wide for i in range(5) for j in range(5)
+        )
+
+
+def test_a_run_that_is_resumed_sees_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dtrain.data.SYNTHETIC_TRAIN", 300)
+    monkeypatch.setattr("dtrain.data.SYNTHETIC_TEST", 100)
+
+    def run(name: str, epochs: int, resume: bool = False) -> dict[str, Any]:
+        folder = str(tmp_path / name)
+        config = TrainConfig(
+            model="logistic", dataset="synthetic", augment=EVERYTHING, epochs=epochs, tensorboard="off",
+            run_dir=folder, resume=folder if resume else "",
+        )  # fmt: skip
+        return trainer.train(config, SingleCommunicator())
+
+    whole = run("whole", 4)
+    run("parts", 2)
+    parts = run("parts", 4, resume=True)
+    assert parts["test_loss"] == whole["test_loss"]
+    for other in ("", "shift:2"):
+        with pytest.raises(CheckpointError, match="was trained with --augment"):
+            folder = str(tmp_path / "parts")
+            config = TrainConfig(
+                model="logistic", dataset="synthetic", augment=other, run_dir=folder, resume=folder
+            )
+            trainer.train(config, SingleCommunicator())
+
+
+def test_augment_says_what_it_does_not_take() -> None:
+    with pytest.raises(UsageError, match="--augment spin: spin: choose one of shift, flip, crop, cutout"):
+        TrainConfig(augment="spin")
+    for text in ("shift", "shift:0", "shift:-1", "flip:2", "cutout:x", "crop:9999"):
+        with pytest.raises(UsageError, match=f"--augment {text}: {text}: give"):
+            TrainConfig(augment=text)
+    data = pictures()
+    vectors = replace(data, x=data.x.reshape(40, 72))
+    with pytest.raises(UsageError, match="--augment changes images"):
+        seen("flip", vectors, [0])
