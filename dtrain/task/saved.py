@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -257,7 +258,8 @@ def _keras_rows(model: Any, shape: tuple[int, ...], data: Dataset | None, scale:
     x = dt.placeholder(dt.as_dtype(data.x.dtype), [None, *data.x.shape[1:]], name="x")
     ready = x if x.dtype == "float32" else dt.cast(x, "float32")
     if scale is None:
-        itself = model.layers and isinstance(model.layers[0], Rescaling | Normalization)
+        front = takewhile(lambda layer: not layer.weights, model.layers)
+        itself = any(isinstance(layer, Rescaling | Normalization) for layer in front)
         scale = 1 / 255 if data.x.dtype == np.uint8 and not itself else 1.0
     ready = ready * scale if scale != 1 else ready
     ready = ready if data.x.shape[1:] == shape else dt.reshape(ready, [-1, *shape])
