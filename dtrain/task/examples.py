@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.data.ahead import not_around
 from dtrain.data.dataset import CLASSES, NUMBERS, Dataset
+from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
 
+#: Rows that stand for an array of more than WHOLE_BYTES in the digest of a set.
+SAMPLE = 1024
 #: Whole numbers up to here may be classes.
 MOST_CLASSES = 1 << 16
 _KNOWN = {d.numpy for d in ALL if not d.is_string}
@@ -46,7 +50,10 @@ def _set(part: Sequence[dict[str, np.ndarray]], name: str) -> Dataset:
     for arrays in part:
         for key, a in arrays.items():
             digest.update(f"{key}{a.dtype.name}{a.shape}\n".encode())
-            digest.update(np.ascontiguousarray(a).reshape(-1).view(np.uint8))
+            if a.nbytes > WHOLE_BYTES:  # to read it all would take longer than to begin
+                not_around(a)
+                a = a[np.linspace(0, len(a) - 1, SAMPLE).astype(np.int64)]
+            digest.update(a.reshape(-1).view(np.uint8))
     x, y, *weights = (arrays.get("", arrays) for arrays in part)
     kind, classes = _kind(y)
     return Dataset(
@@ -100,7 +107,14 @@ def _array(value: Any, name: str) -> np.ndarray:
         raise UsageError(f"--task {name}: data is ragged: every example needs the same shape.") from None
     if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":
         raise UsageError(f"--task {name}: data holds {value!r}: give arrays of numbers, by examples.")
-    if array.dtype.kind == "f":
-        array = array.astype(np.float32, copy=False)
+    known, whole = array.dtype in _KNOWN, array.flags.c_contiguous
+    if not (known and whole) and array.nbytes > WHOLE_BYTES:
+        how = "" if whole else ", not C-contiguous"
+        raise UsageError(
+            f"--task {name}: data holds {array.nbytes:,} bytes of {array.dtype}{how}, too many to copy: give "
+            "a C-contiguous array of float32, float64, uint8, int32 or int64."
+        )
+    if not known:
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
     # a view, since the set's arrays may not be written to, and the program's may
-    return np.ascontiguousarray(array if array.dtype in _KNOWN else array.astype(np.int64)).view()
+    return np.ascontiguousarray(array).view()

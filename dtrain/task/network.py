@@ -13,7 +13,9 @@ import numpy as np
 import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.config import Augmentation
+from dtrain.data.ahead import Ahead
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, Part
+from dtrain.data.order import as_they_lie
 from dtrain.errors import GraphError, UsageError
 from dtrain.keras import losses, optimizers
 from dtrain.keras.losses import per_example
@@ -107,7 +109,8 @@ def build(
 
     def read(name: str, rows: np.ndarray) -> dt.Tensor:
         tables.append(Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)))
-        return apply(LentRows(tables[-1]), indices, name=name)
+        read = apply(LentRows(tables[-1]), indices, name=name)
+        return dt.cast(read, "float32") if rows.dtype == np.float64 else read
 
     with dt.name_scope("input"):
         x, y, *weights = (
@@ -384,14 +387,18 @@ def evaluate(
     count = len(network.tested)
     run = session.make_callable([*network.tested, *each], [network.indices, network.training])
     loss_sum, added = 0.0, [0.0] * (count - 1 - network.penalties)
+    order, place = as_they_lie(examples), 0
     network.lend(session, examples.data)
-    for shard in batches(examples, EVAL_BATCH, comm):
-        found = run(shard, TESTING)
-        if mistakes:
-            mistakes.add(*found[count:])
-        loss, *sums = found[:count]
-        penalty = sum(float(sums.pop()) for _ in range(network.penalties))
-        loss_sum += float(loss) + penalty * shard.total
-        added = [a + wide(b) for a, b in zip(added, sums, strict=True)]
+    with Ahead(order, comm.local_rank, comm.local_size) as ahead:
+        for shard in batches(order, EVAL_BATCH, comm):
+            ahead.at(place)
+            found = run(shard, TESTING)
+            place += shard.total
+            if mistakes:
+                mistakes.add(*found[count:])
+            loss, *sums = found[:count]
+            penalty = sum(float(sums.pop()) for _ in range(network.penalties))
+            loss_sum += float(loss) + penalty * shard.total
+            added = [a + wide(b) for a, b in zip(added, sums, strict=True)]
     network.lend(session)
     return network.results(loss_sum, added, len(examples))

@@ -14,6 +14,7 @@ from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.data import ABOUT, Dataset, Part, load, refuse_bad, validated
+from dtrain.data.ahead import Ahead
 from dtrain.data.order import order_of
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.fingerprint import fingerprint
@@ -184,8 +185,12 @@ def _train_in(
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
         if network.augment:
             network.augment.draw(session, config.seed, at.epoch)
-        order = order_of(config.seed, at.epoch, data.part("train"))
-        return windows(order, config.batch_size, comm, steps, at.examples)
+        order, place = order_of(config.seed, at.epoch, data.part("train")), at.examples
+        with Ahead(order, comm.local_rank, comm.local_size) as ahead:
+            for window in windows(order, config.batch_size, comm, steps, place):
+                ahead.at(place)
+                yield window
+                place += len(window) * window.total
 
     # with validation examples the test set is looked at once, when nothing is chosen any more
     each, last = ("validation", "test") if data.validation else ("test", "")
