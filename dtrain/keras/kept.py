@@ -46,13 +46,12 @@ def rebuilt(folder: Path, **options: Any) -> Sequential:
     Raises, on every rank:
         CheckpointError: the folder does not describe it, or a layer is the program's own.
     """
-    from dtrain.keras.models import Sequential
-
     comm = options["comm"]
     with comm.together():
         try:
-            said = json.loads(read_regular(folder / FILE, MOST_BYTES))
-            model = Sequential.from_config(said["config"], **options)
+            text = read_regular(folder / FILE, MOST_BYTES).decode()
+            model = saving.model_from_json(text, **options)
+            settled = json.loads(text).get("compile")
         except FileNotFoundError:
             raise CheckpointError(
                 f"{folder} does not say what its model is made of, since a layer is the program's own, or an "
@@ -64,11 +63,10 @@ def rebuilt(folder: Path, **options: Any) -> Sequential:
                 f"{folder}: its model cannot be made without its program: {error} In the program, its model "
                 f"takes the run's parameters by load_weights({str(folder)!r})."
             ) from None
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{folder / FILE} cannot be read: {error}.") from None
     model.build()
     model.initialize()
-    settled = said.get("compile")
     if settled is not None:
         try:
             model.compile(**settled)

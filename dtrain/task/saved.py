@@ -266,8 +266,13 @@ def _keras_rows(model: Any, shape: tuple[int, ...], data: Dataset | None, scale:
     return x, model.call(ready, False), scale
 
 
+def _loss_of(model: Any) -> Any:
+    """The loss that a model is compiled with, None where it is not."""
+    return model._compiled.loss if model._compiled is not None else None
+
+
 def _keras_results(model: Any, y: dt.Tensor, data: Dataset | None) -> list[Result]:
-    loss = model._compiled.loss if model._compiled is not None else None
+    loss = _loss_of(model)
     if loss is None and isinstance(y.op.kind, Softmax | Sigmoid):  # not compiled: the activation says it
         names = {Softmax: "categorical_crossentropy", Sigmoid: "binary_crossentropy"}
         loss = losses.get(names[type(y.op.kind)])
@@ -286,13 +291,13 @@ def evaluate_keras(saved: Saved, path: str) -> dict[str, Any]:
             raise UsageError(f"{path} does not say on which data: give it by --dataset.")
         if not data.test:
             raise UsageError(f"--dataset: {data.source} has no test examples.")
-        if model._compiled is None:
+        if _loss_of(model) is None:
             raise UsageError(
                 f"{path} was trained with a loss or metric of its program's own, which dtrain cannot call: "
                 "let the program evaluate it; `dtrain predict` works."
             )
     part, shape = data.part("test"), model.build_shape or ()
-    one_hot = data.kind == CLASSES and isinstance(model.compiled.loss, losses.CategoricalCrossentropy)
+    one_hot = data.kind == CLASSES and isinstance(_loss_of(model), losses.CategoricalCrossentropy)
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(part), EVAL_BATCH):

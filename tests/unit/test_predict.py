@@ -227,6 +227,11 @@ def test_what_cannot_be_predicted_is_said(tmp_path: Path, capsys: pytest.Capture
         (["--scale", "2"], 2, "--scale is for Keras models"),
         (["--scale", "x"], 2, "--scale x: give a number, such as 1/255"),
         (["--best"], 2, "has no validation examples, and what is best"),
+        (
+            ["--dataset", "synthetic"],
+            4,
+            "--dataset synthetic has examples uint8 [28, 28], and the task's arrays",
+        ),
         (["--device", "tpu"], 2, "choose one of auto, cpu, gpu"),
     ):
         capsys.readouterr()
