@@ -46,6 +46,12 @@ OTHER_VARIABLES = (
 )
 
 
+#: What --augment does to an image, and how many pixels are usual.
+AUGMENTS = {"shift": 2, "flip": 0, "crop": 4, "cutout": 8}
+MOST_PIXELS = 1 << 12
+Augmentation = tuple[str, int]
+
+
 def option(
     default: Any, help: str, words: tuple[str, ...] = (), metavar: str = "", bare: str | None = None
 ) -> Any:
@@ -104,6 +110,12 @@ class TrainConfig:
         metavar="SHARE|N|DIR",
     )
     early_stop: int = option(0, "end after so many epochs without a better validation loss; 0: never")
+    augment: str = option(
+        "",
+        "change images in training: shift:N moves each by up to N pixels, flip makes left right, crop:N pads "
+        "it by N mirrored pixels and cuts at random, cutout:N blackens a square; in this order",
+        metavar="WORD:N,...",
+    )
     epochs: int = option(5, "passes over the training examples")
     batch_size: int = option(100, "examples of one step over all ranks together")
     optimizer: str = option("adam", "how a step is taken", OPTIMIZERS)
@@ -208,13 +220,18 @@ class TrainConfig:
             raise UsageError("--profile records all ranks to its end; leave --elastic out.")
         if self.profile:
             self.profile_window()
+        self.augmentations()
+
+    def augmentations(self) -> list[Augmentation]:
+        """What --augment says, in its order."""
+        return augmentations(self.augment)
 
     def profile_window(self) -> tuple[int, int]:
         """The first step that --profile records, from 0, and the one behind the last."""
         return steps_of(self.profile, f"--profile {self.profile}")
 
     #: What a run has from its first step to its last; the data set is compared by its content.
-    fixed: ClassVar[tuple[str, ...]] = ("task", "model", "optimizer", "lr", "batch_size", "seed")
+    fixed: ClassVar[tuple[str, ...]] = ("task", "model", "augment", "optimizer", "lr", "batch_size", "seed")
 
     @property
     def title(self) -> str:
@@ -284,6 +301,21 @@ def steps_of(window: str, said: str) -> tuple[int, int]:
     if int(first) >= int(last):
         raise UsageError(f"{said}: FIRST has to be less than LAST, such as 10:30.")
     return int(first), int(last)
+
+
+def augmentations(text: str) -> list[Augmentation]:
+    """shift:2,flip as [("shift", 2), ("flip", 0)]; raises UsageError for what is none."""
+    found = []
+    for part in filter(None, text.split(",")):
+        name, _, amount = part.strip().partition(":")
+        choices.check(f"--augment {text}: {name}", name, AUGMENTS)
+        if name == "flip" and not amount:
+            amount = "0"
+        elif name == "flip" or not amount.isdecimal() or not 0 < int(amount) <= MOST_PIXELS:
+            usual = "flip" if name == "flip" else f"{name}:{AUGMENTS[name]}"
+            raise UsageError(f"--augment {text}: {part.strip()}: give {usual}, say.")
+        found.append((name, int(amount)))
+    return found
 
 
 def label(model: str) -> str:
@@ -421,8 +453,8 @@ def read_run(run_dir: str) -> dict[str, Any]:
     if "program" in written:  # see keras/run.py
         raise CheckpointError(
             f"{run_dir} is a run of {written['program']}: start that program again, with fit(resume=True), "
-            f"to resume it; its model takes the parameters by load_weights({str(run_dir)!r}), to evaluate or "
-            "predict; `dtrain report` shows it."
+            f"to resume it; its model takes the parameters by load_weights({str(run_dir)!r}). `dtrain "
+            "report` shows it, and `dtrain eval`, `predict` and `export` ask it."
         )
     known = {f.name for f in fields(TrainConfig)} - {"run_dir", "resume", "init_from", "elastic"}
     return {name: value for name, value in written.items() if name in known}

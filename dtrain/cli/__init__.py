@@ -13,7 +13,20 @@ from dataclasses import fields
 
 from dtrain import comm as communicators
 from dtrain.choices import SWITCH
-from dtrain.cli import bench, cluster, data, doctor, evaluate, info, report, run, scaling, train
+from dtrain.cli import (
+    bench,
+    cluster,
+    data,
+    doctor,
+    evaluate,
+    export,
+    info,
+    predict,
+    report,
+    run,
+    scaling,
+    train,
+)
 from dtrain.cli.parser import SCALING, Parser
 from dtrain.cli.run import start as run_program
 from dtrain.comm import failure, launcher
@@ -23,7 +36,7 @@ from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 #: What a full disk, a quota or a file that is lost says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The commands in the order of --help: each has its options in add_parser(commands), its work in run(args).
-COMMANDS = (train, run, evaluate, report, info, doctor, bench, scaling, cluster, data)
+COMMANDS = (train, run, evaluate, predict, export, report, info, doctor, bench, scaling, cluster, data)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -9,22 +9,29 @@ from typing import Any
 
 from dtrain import comm as communicators
 from dtrain.choices import DEVICES, LOG_FORMATS
+from dtrain.cli.parser import check_log_format
+from dtrain.cli.predict import given, scale
+from dtrain.comm.base import Communicator
 from dtrain.config import read_run, resolve
+from dtrain.errors import UsageError
 
 
 def add_parser(commands: Any) -> None:
     evaluate = commands.add_parser(
         "eval",
         help="test the parameters that a run saved",
-        description="Test the parameters that a run saved.",
+        description="Test the parameters that a run of `dtrain train` or of fit(run_dir=...) saved.",
     )
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="what `dtrain train` printed")
     evaluate.add_argument(
         "--best", action="store_true", help="those of the epoch that validation found best, not the last"
     )
     evaluate.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
-    evaluate.add_argument("--dataset", metavar="NAME|DIR", help="instead of the run's own")
+    evaluate.add_argument(
+        "--dataset", metavar="NAME|DIR", help="instead of the run's own; a run of fit has none, and needs it"
+    )
     evaluate.add_argument("--label", metavar="COLUMN", help="instead of the run's own")
+    evaluate.add_argument("--scale", metavar="X", help="what a fit's examples are multiplied by: see predict")
     evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
     evaluate.add_argument(
         "--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)"
@@ -33,6 +40,16 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from dtrain.task.saved import evaluate_keras, is_fit, open_saved
+
+    if is_fit(Path(args.run_dir)):
+        check_log_format(args.log_format)
+        options, factor, comm = given(args), scale(args), communicators.world()
+        saved = open_saved(args.run_dir, comm, options, args.best, factor)
+        tell(evaluate_keras(saved, args.run_dir), args.log_format, comm)
+        return
+    if args.scale is not None:
+        raise UsageError("--scale is for runs of fit: this run's network has its preprocessing inside.")
     values = read_run(args.run_dir)
     if args.dataset is not None:  # what was held back of the run's own data is no part of another
         values.pop("validation", None)
@@ -59,10 +76,15 @@ def run(args: argparse.Namespace) -> None:
             named = f"the model's file that {options} names: {config.model}"
         print(f"dtrain: running {named}", file=sys.stderr)
     facts = evaluate_run(Path(args.run_dir), config, comm, args.best, args.dataset is not None)
+    tell(facts, config.log_format, comm)
+
+
+def tell(facts: dict[str, Any], log_format: str, comm: Communicator) -> None:
+    """Print what was found, on rank 0."""
     if comm.rank == 0:
         if facts["warning"]:
             print(f"dtrain: WARNING: {facts['warning']}", file=sys.stderr)
-        if config.log_format == "json":
+        if log_format == "json":
             from dtrain.train.report import json_line
 
             print(json_line({"event": "eval", **facts}))

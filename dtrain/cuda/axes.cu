@@ -60,3 +60,53 @@ KERNEL scatter_add(HERE, const T *dy, const void *indices, int64_t itemsize, int
         out[(o * rows + row) * inner + column] = sum;
     }
 }
+
+/* What places are computed in for images of T, and how such numbers are cut. */
+template <class T>
+struct reals {
+    typedef float type;
+};
+template <>
+struct reals<double> {
+    typedef double type;
+};
+INLINE float near_of(float v) { return near_float(v); }
+INLINE double near_of(double v) { return near_double(v); }
+INLINE float floor_of(float v) { return floorf(v); }
+INLINE double floor_of(double v) { return floor(v); }
+INLINE float rounded(float v, float) { return v; }
+INLINE double rounded(double v, double) { return v; }
+INLINE uint8_t rounded(float v, uint8_t) { return (uint8_t)floorf(v + 0.5f); }
+
+/* images [n, h, w, c], six numbers for each, the sizes, rows and columns of out, fill, whether smooth, the value beside,
+ * out; a thread a pixel: see ops/warp.py */
+template <class T>
+KERNEL warp(HERE, const T *images, const void *places, int64_t n, int64_t h, int64_t w, int64_t c, int64_t rows,
+            int64_t columns, int64_t fill, int64_t smooth, double beside, T *out_) {
+    typedef typename reals<T>::type real;
+    const T other = (T)beside;
+    for (int64_t at = AT; at < n * rows * columns; at += STRIDE) {
+        const int64_t e = at / (rows * columns), i = at / columns % rows, j = at % columns;
+        const T *x = images + e * h * w * c;
+        const real *m = (const real *)places + 6 * e;
+        T *out = out_ + at * c;
+        const real across = near_of(m[0] * j + m[1] * i + m[2]), down = near_of(m[3] * j + m[4] * i + m[5]);
+        if (!smooth) {
+            const int64_t k = inside((int64_t)floor_of(across + (real)0.5), w, fill);
+            const int64_t y = inside((int64_t)floor_of(down + (real)0.5), h, fill);
+            for (int64_t l = 0; l < c; l++) out[l] = k < 0 || y < 0 ? other : x[(y * w + k) * c + l];
+            continue;
+        }
+        const real left = floor_of(across), top = floor_of(down), s = across - left, t = down - top;
+        const int64_t k[2] = {inside((int64_t)left, w, fill), inside((int64_t)left + 1, w, fill)};
+        const int64_t y[2] = {inside((int64_t)top, h, fill), inside((int64_t)top + 1, h, fill)};
+        for (int64_t l = 0; l < c; l++) {
+            real p[4];
+            for (int q = 0; q < 4; q++) {
+                const int64_t r = y[q / 2], o = k[q % 2];
+                p[q] = r < 0 || o < 0 ? other : x[(r * w + o) * c + l];
+            }
+            out[l] = rounded((p[0] * (1 - s) + p[1] * s) * (1 - t) + (p[2] * (1 - s) + p[3] * s) * t, other);
+        }
+    }
+}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.collections import GraphKeys
 from dtrain.graph.fingerprint import fingerprint
+from dtrain.keras.kept import keep as keep_model
 from dtrain.train.checkpoint import digest_of, digest_of_all
 from dtrain.train.elastic import Survivors
 from dtrain.train.engine import about_ranks
@@ -128,6 +129,7 @@ def recorded(
             write_options(folder.path, options, comm)
             at = found.at
             origin = f"step {at.step:,}, in epoch {at.epoch}"
+        keep_model(model, folder.path)
 
         def about(at: Progress) -> dict[str, Any]:
             folder.check()

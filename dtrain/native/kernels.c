@@ -441,3 +441,48 @@ int meet(const word *w) {
     *waited += now() - begun;
     return OK;
 }
+
+/* images [n, h, w, c], six numbers for each, the sizes, rows and columns of out, fill, whether smooth, the value beside,
+ * out: see ops/warp.py */
+#define WARP(T, REAL, FLOOR, NEAR, WHOLE)                                                                       \
+    int warp_##T(const word *a) {                                                                               \
+        const int64_t n = a[2].i, h = a[3].i, w = a[4].i, c = a[5].i, rows = a[6].i, columns = a[7].i;          \
+        const int64_t fill = a[8].i, smooth = a[9].i;                                                           \
+        const T beside = (T)a[10].d;                                                                            \
+        T *out = a[11].p;                                                                                       \
+        for (int64_t e = 0; e < n; e++) {                                                                       \
+            const T *x = (const T *)a[0].p + e * h * w * c;                                                     \
+            const REAL *m = (const REAL *)a[1].p + 6 * e;                                                       \
+            if (rows == h && columns == w && m[0] == 1 && m[1] == 0 && m[2] == 0 && m[3] == 0 && m[4] == 1 && m[5] == 0) { \
+                memcpy(out, x, h * w * c * sizeof(T)); /* as in every test */                                   \
+                out += h * w * c;                                                                               \
+                continue;                                                                                       \
+            }                                                                                                   \
+            for (int64_t i = 0; i < rows; i++)                                                                  \
+                for (int64_t j = 0; j < columns; j++) {                                                         \
+                    const REAL across = NEAR(m[0] * j + m[1] * i + m[2]), down = NEAR(m[3] * j + m[4] * i + m[5]); \
+                    if (!smooth) {                                                                              \
+                        const int64_t k = inside((int64_t)FLOOR(across + (REAL)0.5), w, fill);                  \
+                        const int64_t y = inside((int64_t)FLOOR(down + (REAL)0.5), h, fill);                    \
+                        for (int64_t l = 0; l < c; l++) *out++ = k < 0 || y < 0 ? beside : x[(y * w + k) * c + l]; \
+                        continue;                                                                               \
+                    }                                                                                           \
+                    const REAL left = FLOOR(across), top = FLOOR(down), s = across - left, t = down - top;      \
+                    const int64_t k[2] = {inside((int64_t)left, w, fill), inside((int64_t)left + 1, w, fill)};  \
+                    const int64_t y[2] = {inside((int64_t)top, h, fill), inside((int64_t)top + 1, h, fill)};    \
+                    for (int64_t l = 0; l < c; l++) {                                                           \
+                        REAL p[4];                                                                              \
+                        for (int q = 0; q < 4; q++) {                                                           \
+                            const int64_t r = y[q / 2], o = k[q % 2];                                           \
+                            p[q] = r < 0 || o < 0 ? beside : x[(r * w + o) * c + l];                            \
+                        }                                                                                       \
+                        const REAL mean = (p[0] * (1 - s) + p[1] * s) * (1 - t) + (p[2] * (1 - s) + p[3] * s) * t; \
+                        *out++ = (T)(WHOLE ? FLOOR(mean + (REAL)0.5) : mean);                                   \
+                    }                                                                                           \
+                }                                                                                               \
+        }                                                                                                       \
+        return OK;                                                                                              \
+    }
+WARP(float, float, floorf, near_float, 0)
+WARP(double, double, floor, near_double, 0)
+WARP(uint8_t, float, floorf, near_float, 1)

@@ -58,3 +58,16 @@ INLINE int64_t index_at(const void *p, int64_t itemsize, int64_t i) {
     if (itemsize == 2) return ((const int16_t *)p)[i];
     return ((const uint8_t *)p)[i];
 }
+
+/* Where in 0 .. n - 1 what lies at i, beside an image or in it, is; -1: nowhere. fill: constant, reflect, nearest, wrap. */
+INLINE int64_t inside(int64_t i, int64_t n, int64_t fill) {
+    if (i >= 0 && i < n) return i;
+    if (fill == 0) return -1;
+    if (fill == 2) return i < 0 ? 0 : n - 1;
+    const int64_t period = fill == 1 ? 2 * n : n, k = (i % period + period) % period;
+    return k < n ? k : 2 * n - 1 - k;
+}
+
+/* A place as a number that fits an integer, a NaN as 0. */
+INLINE float near_float(float v) { return v != v ? 0 : v < -1e9f ? -1e9f : v > 1e9f ? 1e9f : v; }
+INLINE double near_double(double v) { return v != v ? 0 : v < -1e9 ? -1e9 : v > 1e9 ? 1e9 : v; }

@@ -14,9 +14,7 @@ from dtrain.ops.base import Array, Env, Kernel, Op, Placed, apply, convert_to_te
 from dtrain.ops.late import Attributes, dims_of, late
 from dtrain.ops.math import cast, multiply
 from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
-
-#: Bytes of random bits that one step of Philox's counter makes.
-BLOCK_BYTES = 32
+from dtrain.ops.random import stream_part
 
 
 @register
@@ -80,7 +78,7 @@ class DropoutMask(Op):
             limit = max(1, round(share * 65536))
             # half as many bits do where the threshold is a whole number of 256ths
             kind, limit = (np.uint8, limit >> 8) if limit % 256 == 0 and limit < 65536 else (np.uint16, limit)
-            numbers = _integers(stream(), kind, start, out.size).reshape(out.shape)
+            numbers = stream_part(stream(), kind, start, out.size).reshape(out.shape)
             xp.less(xp.asarray(numbers), limit, kept)
             xp.multiply(kept, out.dtype.type(1 / share), out)
 
@@ -103,16 +101,6 @@ class DropoutMask(Op):
             return None
         # rows of its own for each example, or the same for all
         return [placements[0], REPLICATED], Sharded(0) if noise[0] == x[0] else REPLICATED
-
-
-def _integers(generator: np.random.Generator, kind: Any, start: int, count: int) -> np.ndarray:
-    """Entries start to start + count of a stream of random integers of a type."""
-    per_block = BLOCK_BYTES // np.dtype(kind).itemsize
-    skip = start % per_block
-    bits: Any = generator.bit_generator
-    bits.advance(start // per_block)
-    words = bits.random_raw(-(-(skip + count) * np.dtype(kind).itemsize // 8))
-    return words.view(kind)[skip : skip + count]
 
 
 def _noise_shape(shape: Any) -> tuple[Any, list[Tensor]]:

@@ -13,10 +13,24 @@ import numpy as np
 
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, float32
-from dtrain.graph.graph import Spec, Tensor, TensorLike, get_default_graph
-from dtrain.ops.base import Array, Env, Kernel, Op, apply, convert_to_tensor, register
+from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
+from dtrain.ops.base import Array, Env, Kernel, Op, Placed, apply, convert_to_tensor, register
 from dtrain.ops.late import Later, as_known_dims, dims_of, late
 from dtrain.ops.math import add, multiply
+from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
+
+#: Bytes of random bits that one step of Philox's counter makes.
+BLOCK_BYTES = 32
+
+
+def stream_part(generator: np.random.Generator, kind: Any, start: int, count: int) -> np.ndarray:
+    """Entries start to start + count of a stream of random integers of a type."""
+    per_block = BLOCK_BYTES // np.dtype(kind).itemsize
+    skip = start % per_block
+    bits: Any = generator.bit_generator
+    bits.advance(start // per_block)
+    words = bits.random_raw(-(-(skip + count) * np.dtype(kind).itemsize // 8))
+    return words.view(kind)[skip : skip + count]
 
 
 class _Random(Op):
@@ -142,6 +156,51 @@ class RandomShuffle(Op):
             xp.take(ins[0], xp.asarray(stream().permutation(rows)), 0, outs[0], **mode)
 
         return kernel
+
+
+@register
+class RowUniform(Op):
+    """So many floats in [0, 1) for each row of the first input where the second, a scalar, is not 0; else 0.
+
+    Those of row k of the global batch lie together in the stream, so a rank draws just its rows'. With 0
+    nothing is drawn, so that a test between two steps of training changes neither.
+    """
+
+    count: int
+    seed: int
+    rows: int | None = None
+    stateful = True
+    draws = True
+    shape_only = (0,)
+    no_gradient = "it is random"
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        x, active = specs
+        if x.shape == () or active.shape not in ((), None):
+            raise GraphError(f"it takes rows and a scalar, not {x} and {active}")
+        return [Spec(None if x.shape is None else (x.shape[0], self.count), float32)]
+
+    def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        rows = (node.outputs[0].spec.shape or ())[0]  # of all ranks, of which a kernel sees its own
+        if rows == self.rows:
+            return None
+        return apply(RowUniform(self.count, self.seed, rows), *inputs, name=node.name)
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        stream, xp, active, out = env.random_stream(self.seed), env.xp, ins[1], outs[0]
+        first = 0 if len(out) == self.rows else shard_bounds(self.rows or 0, env.comm.rank, env.comm.size)[0]
+
+        def kernel() -> None:
+            if not float(active):
+                out.fill(0)
+                return
+            bits = stream_part(stream(), np.uint32, first * self.count, out.size).reshape(out.shape)
+            out[...] = xp.asarray((bits >> 8).astype(np.float32) * np.float32(2**-24))
+
+        return kernel
+
+    def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
+        return ([Sharded(0), REPLICATED], Sharded(0)) if placements[0] == Sharded(0) else None
 
 
 def _seed(seed: int | None) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 
 import dtrain as dt
 from dtrain.comm.base import Communicator
+from dtrain.config import Augmentation
 from dtrain.data.ahead import Ahead
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, Part
 from dtrain.data.order import as_they_lie
@@ -24,6 +25,7 @@ from dtrain.ops.base import apply
 from dtrain.ops.lend import LentRows, Table
 from dtrain.runtime.feeds import Shard, Window
 from dtrain.task import own_model
+from dtrain.task.augment import Augment
 from dtrain.task.models import MODELS
 from dtrain.train.batches import batches
 from dtrain.train.mistakes import Mistakes
@@ -48,7 +50,7 @@ class Network:
     parameters: all of the model's variables, statistics that are not trained included.
     data: what it is trained on. tables: where the graph reads the arrays of data, in their order.
     losses: of each example. predicted: its class; None where the command line's data has no classes.
-    loss_name: of the loss, for people.
+    loss_name: of the loss, for people. augment: what changes the images, whose draws are of one epoch.
     """
 
     indices: dt.Tensor
@@ -67,6 +69,7 @@ class Network:
     predicted: dt.Tensor | None
     loss_name: str
     penalties: int = field(default=0)
+    augment: Augment | None = None
     _lent: dict[int, list[Any]] = field(default_factory=dict)
 
     def lend(self, session: dt.Session, data: Dataset | None = None) -> None:
@@ -86,23 +89,23 @@ class Network:
         return found
 
 
-def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B008 -- frozen
-    """The graph of a task, its model by default that of --model.
+def build(
+    model: Any,
+    data: Dataset,
+    task: Task = Task(),  # noqa: B008 -- frozen
+    augment: Sequence[Augmentation] = (),
+) -> Network:
+    """The graph of a task, its model by default that of --model. augment: what becomes of images in training.
 
     Raises:
         UsageError: the model, its output, the loss and the data do not fit one another.
     """
-    indices = dt.placeholder(dt.as_dtype(data.index), [None], name="indices")
-    training = dt.placeholder("float32", [], name="training")
-    stop = dt.placeholder("float32", [None], name="stop")
-    stopping = dt.reduce_sum(stop)  # of all ranks, in the message of the gradients
+    indices, training, stop, stopping = _fed(data)
     named = {"images": data.x, "labels": data.y}
     if data.weights is not None:
         named["weights"] = data.weights
     tables: list[Table] = []
-    ours = isinstance(model, str) and model in MODELS
-    if ours and (isinstance(data.x, Mapping) or isinstance(data.y, Mapping)):
-        raise UsageError(f"--model {model} takes one array of examples and one of targets: see dt.Task.")
+    ours = _is_ours(model, data)
 
     def read(name: str, rows: np.ndarray) -> dt.Tensor:
         tables.append(Table(name, rows.shape[1:], dt.as_dtype(rows.dtype)))
@@ -116,6 +119,9 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
             else read(name, arrays)
             for name, arrays in named.items()
         )
+        changed = Augment(augment, data) if augment else None
+        if changed:
+            x = changed(x, indices, training)
         if task.data is None or ours:
             x = _features(x, data)
         if task.loss is None and not isinstance(y, Mapping):
@@ -123,12 +129,7 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
             if data.kind == NUMBERS and (task.data is None or ours):
                 y = dt.reshape(y, [-1, data.outputs])
     plain = task.data is None and task.loss is None
-    if ours:
-        output = MODELS[model](x, training, data.x.shape[1:], data.outputs)
-    elif plain:
-        output = own_model.logits(model, x, training, data)
-    else:
-        output = own_model.output(model, x, training)
+    output = _output(model, x, training, data, task)
     penalties = dt.losses.get_regularization_losses()
     with dt.name_scope("loss"):
         compared, loss_name = _losses(task, data, y, output)
@@ -165,7 +166,63 @@ def build(model: Any, data: Dataset, task: Task = Task()) -> Network:  # noqa: B
         predicted,
         loss_name,
         len(penalties),
+        changed,
     )
+
+
+def _fed(data: Dataset) -> tuple[dt.Tensor, dt.Tensor, dt.Tensor, dt.Tensor]:
+    """What a step is fed; the last: the sum of stop over the ranks, in the message of the gradients."""
+    indices = dt.placeholder(dt.as_dtype(data.index), [None], name="indices")
+    training = dt.placeholder("float32", [], name="training")
+    stop = dt.placeholder("float32", [None], name="stop")
+    return indices, training, stop, dt.reduce_sum(stop)
+
+
+def _is_ours(model: Any, data: Dataset) -> bool:
+    """Whether it is one of the command line's models; raises UsageError where that does not take the data."""
+    ours = isinstance(model, str) and model in MODELS
+    if ours and (isinstance(data.x, Mapping) or isinstance(data.y, Mapping)):
+        raise UsageError(f"--model {model} takes one array of examples and one of targets: see dt.Task.")
+    return ours
+
+
+def _output(model: Any, x: Any, training: dt.Tensor, data: Dataset, task: Task) -> Any:
+    """What a model gives for examples."""
+    if _is_ours(model, data):
+        return MODELS[model](x, training, data.x.shape[1:], data.outputs)
+    if task.data is None and task.loss is None:
+        return own_model.logits(model, x, training, data)
+    return own_model.output(model, x, training)
+
+
+@dataclass
+class Inference:
+    """A task's model over rows that are fed, for what only asks it.
+
+    inputs: placeholders of the rows, "x" or several by name. fixed: what else is fed, the same at each run.
+    output: one tensor, or several by name. parameters: the model's variables, named as in training.
+    """
+
+    inputs: dict[str, dt.Tensor]
+    fixed: dict[dt.Tensor, Any]
+    output: Any
+    parameters: list[dt.Variable]
+
+
+def inference(model: Any, data: Dataset, task: Task) -> Inference:
+    """The model of a task, built as `build` does, without a loss. Raises UsageError as that does."""
+    _, training, _, _ = _fed(data)  # whose names a variable of the model does not take then, either
+    arrays = data.x if isinstance(data.x, Mapping) else {"x": data.x}
+    with dt.name_scope("input"):
+        inputs = {
+            name: dt.placeholder(dt.as_dtype(rows.dtype), [None, *rows.shape[1:]], name=name)
+            for name, rows in arrays.items()
+        }
+        x = inputs if isinstance(data.x, Mapping) else inputs["x"]
+        if task.data is None or _is_ours(model, data):
+            x = _features(x, data)
+    output = _output(model, x, training, data, task)
+    return Inference(inputs, {training: TESTING}, output, dt.global_variables())
 
 
 def _features(x: dt.Tensor, data: Dataset) -> dt.Tensor:

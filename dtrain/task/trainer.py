@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from dtrain.train.preempt import StopRequest
 from dtrain.train.report import Report
 from dtrain.train.run_dir import RunDir, hold, write_options
 from dtrain.train.saving import Checkpoints
-from dtrain.train.state import Progress, give_values, init_from, manifest_of, refuse_difference, resume
+from dtrain.train.state import Progress, init_from, manifest_of, restore, resume
 from dtrain.train.task import Task
 
 
@@ -76,8 +76,10 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
     return backend, devices
 
 
-def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
+def prepared(config: TrainConfig, comm: Communicator, other: bool = False) -> tuple[Task, Dataset]:
     """The task that the options name, and its examples. Collective.
+
+    other: they are those of --dataset, also where the task has its own.
 
     Raises:
         UsageError: the task's file or its arrays are not what they should be, or differ between the ranks.
@@ -85,7 +87,7 @@ def prepared(config: TrainConfig, comm: Communicator) -> tuple[Task, Dataset]:
     task = Task()
     with comm.together():
         task = own_model.load_task(config)
-    if task.data is None:
+    if task.data is None or other:
         return task, load(config.dataset, comm, config.label, config.validation)
     with comm.together():
         data = examples_of(task.data, config.task)
@@ -149,7 +151,7 @@ def _train_in(
     graph.seed = config.seed
     with graph.as_default():
         with comm.together():
-            network = build(task.model or config.model, data, task)
+            network = build(task.model or config.model, data, task, config.augmentations())
             updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
             optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
             if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
@@ -160,6 +162,8 @@ def _train_in(
     checks = dt.ConfigProto(check_numerics=config.check_numerics, check_replicas_every=config.check_every)
     session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
     network.lend(session)
+    if network.augment:
+        network.augment.draw(session, config.seed, 1)
     same = data.digest, fingerprint(graph.operations)
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
@@ -187,6 +191,8 @@ def _train_in(
         return manifest_of(session, at, config, *same, {"data": data.about()})
 
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
+        if network.augment:
+            network.augment.draw(session, config.seed, at.epoch)
         order, place = order_of(config.seed, at.epoch, data.part("train")), at.examples
         with Ahead(order, comm.local_rank, comm.local_size) as ahead:
             for window in windows(order, config.batch_size, comm, steps, place):
@@ -295,7 +301,7 @@ def evaluate_run(
         UsageError: there is nothing to test on, or no validation that says what is best.
     """
     backend, _ = make_devices(config, comm)
-    task, data = prepared(config, comm)
+    task, data = prepared(config, comm, other)
     trained_on = data_of(run_dir, comm)
     with comm.together():
         data = data.like(trained_on, f"--dataset {config.dataset}" if other else str(run_dir))
@@ -309,36 +315,15 @@ def evaluate_run(
     with graph.as_default(), comm.together():
         network = build(task.model or config.model, data, task)
     session = dt.Session(graph=graph, comm=comm, device=backend)
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in network.parameters}
-
-    def parameters(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
-        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
-        return list(wanted)
-
-    found = checkpoint.Checkpoint(0, {}, {})
-    with comm.together():
-        if comm.rank == 0:
-            found = checkpoint.load(run_dir, parameters)
-            at = Progress.of(found.manifest)
-            if best and not at.best_step:
-                raise UsageError(
-                    f"--best: {run_dir} has no validation examples, and what is best is not chosen by the "
-                    "test set: train with --validation 0.1, say."
-                )
-            if best and at.best_step != found.step:
-                found = checkpoint.load(run_dir, parameters, at.best_step)
-                at = Progress.of(found.manifest)
-            said = json.dumps([found.step, at.epoch - 1, found.damaged])
-    step, epoch, damaged = json.loads(comm.broadcast_text(said if comm.rank == 0 else ""))
-    give_values(session, {v.op.name: v for v in network.parameters}, found.values)
+    at = restore(session, run_dir, network.parameters, best)
     tested = evaluate(session, network, part, comm)
     return {
         "run_dir": str(run_dir),
         "model": config.title if task.model else config.model,
-        "epoch": epoch,
-        "step": step,
+        "epoch": at.epoch,
+        "step": at.step,
         "dataset": data.name,
-        "warning": " ".join([*filter(None, [data.warning]), *damaged]) or None,
+        "warning": " ".join([*filter(None, [data.warning]), *at.damaged]) or None,
         f"{name}_examples": len(part),
         **{f"{name}_{metric}": value for metric, value in tested.items()},
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dtrain.config import label
-from dtrain.errors import CheckpointError
+from dtrain.errors import CheckpointError, UsageError
 from dtrain.files import open_regular
 from dtrain.ops.state import Variable
 from dtrain.runtime.session import Session
@@ -147,7 +147,7 @@ def resume(
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
         there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]
         for name in config.fixed:
-            other = there.get(name) if isinstance(there, dict) else None
+            other = there.get(name, "") if isinstance(there, dict) else None  # '': of an option that is new
             # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same
             if name in ("task", "model") and label(str(other)) == label(here[name]):
                 continue
@@ -189,6 +189,47 @@ def resume(
     progress, session.random_state, more, damaged = json.loads(session.comm.broadcast_text(said))
     give_values(session, {v.op.name: v for v in variables}, found.values)
     return Resumed(Progress.of({"progress": progress}), more, damaged)
+
+
+class Restored(NamedTuple):
+    """A checkpoint whose parameters were taken; data: the digest of what it was trained on."""
+
+    step: int
+    epoch: int
+    data: str
+    damaged: list[str]
+
+
+def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], best: bool = False) -> Restored:
+    """Give variables the values of a run's newest good checkpoint, or of the best one. Collective.
+
+    Raises, on every rank:
+        CheckpointError: there is none, it is damaged, or it is another model's.
+        UsageError: there was no validation that says what is best.
+    """
+    comm, said = session.comm, ""
+    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+
+    def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
+        refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
+        return list(wanted)
+
+    found = checkpoint.Checkpoint(0, {}, {})
+    with comm.together():
+        if comm.rank == 0:
+            found = checkpoint.load(run_dir, chosen)
+            at = Progress.of(found.manifest)
+            if best and not at.best_step:
+                raise UsageError(
+                    f"--best: {run_dir} has no validation examples, and what is best is not chosen by the "
+                    "test set: train with --validation 0.1, say."
+                )
+            if best and at.best_step != found.step:
+                found = checkpoint.load(run_dir, chosen, at.best_step)
+                at = Progress.of(found.manifest)
+            said = json.dumps([found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged])
+    give_values(session, {v.op.name: v for v in parameters}, found.values)
+    return Restored(*json.loads(comm.broadcast_text(said)))
 
 
 def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import dtrain as dt
 from dtrain.errors import GraphError, InvalidArgumentError
-from dtrain.ops.dropout import _integers
+from dtrain.ops.random import stream_part
 
 
 def fresh(seed: int | None = 1) -> dt.Graph:
@@ -134,8 +134,8 @@ def test_a_part_of_the_stream_is_a_slice_of_the_whole(start: int, count: int, ki
     def stream() -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=5, counter=[0, 0, 9, 0]))
 
-    whole = _integers(stream(), kind, 0, 700)
-    np.testing.assert_array_equal(_integers(stream(), kind, start, count), whole[start : start + count])
+    whole = stream_part(stream(), kind, 0, 700)
+    np.testing.assert_array_equal(stream_part(stream(), kind, start, count), whole[start : start + count])
 
 
 def test_probabilities_out_of_range_are_errors() -> None:

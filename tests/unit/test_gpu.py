@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import dtrain as dt
+import dtrain.ops.warp  # which only keras imports
 from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.ops.base import REGISTRY, apply
 from dtrain.runtime.backend import Backend, make_backend

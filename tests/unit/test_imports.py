@@ -45,7 +45,7 @@ ALLOWED = {
     "info": "__version__ comm cuda errors files hints machine native",
     "data": "comm errors files names",
     "train": "autodiff comm config data errors files graph info machine names ops runtime summary",
-    "task": "comm config data dtrain errors graph keras machine ops runtime train",
+    "task": "comm config data dtrain errors export files graph hints info keras machine ops runtime train",
     "keras": "autodiff comm config data errors files graph hints names ops runtime summary train",
     "tf1": "comm data errors graph keras losses names ops passes runtime summary train",
     "report": "__version__ config errors files hints",
@@ -56,6 +56,7 @@ ALLOWED = {
     "errors info jobs names report runtime task train",
     "__main__": "cli",
     "dtrain": "autodiff comm data errors graph initializers keras losses names nn ops runtime summary train",
+    "export": "errors graph hints ops passes",
 }
 ALLOWED = {part: {*names.split()} for part, names in ALLOWED.items()}
 

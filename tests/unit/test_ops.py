@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 import dtrain as dt
 import dtrain.ops.lend  # which only keras imports
+import dtrain.ops.warp
 from dtrain.comm import Communicator
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.graph import Spec
@@ -55,6 +56,7 @@ WITHOUT_EXAMPLES = {
     "MergeSummary": "a record: test_summary",
     "Late": "another op once its attributes are known: test_ops_array",
     "DropoutMask": "random: test_dropout",
+    "RowUniform": "random: test_augment",
     "LentRows": "its rows are no input: test_keras_training",
     "MeanOfShard": "its value depends on the ranks: test_keras_layers",
     "RandomNormal": "random: test_session",
@@ -548,6 +550,7 @@ REFERENCES: dict[str, Callable[..., Any]] = {
 LOOPS = {
     **dict.fromkeys(("Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"), "test_conv"),
     **dict.fromkeys(("AvgPool", "AvgPoolGrad", "MaxPool", "MaxPoolGrad", "MaxPoolPick"), "test_pool"),
+    "Warp": "test_augment",
 }
 
 

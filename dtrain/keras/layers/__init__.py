@@ -6,6 +6,7 @@ from typing import Any
 
 from dtrain.keras.layers import advanced_activations, convolutional, core, merge, noise, pooling, recurrent
 from dtrain.keras.layers import embeddings as _embeddings
+from dtrain.keras.layers import preprocessing as _preprocessing
 from dtrain.keras.layers import wrappers as _wrappers
 from dtrain.keras.layers.base import Input, InputLayer, InputSpec, Layer
 from dtrain.keras.layers.normalization import BatchNormalization, LayerNormalization
@@ -21,6 +22,7 @@ _MODULES = (
     pooling,
     recurrent,
     _embeddings,
+    _preprocessing,
     _wrappers,
 )
 _ALL = {name: getattr(module, name) for module in _MODULES for name in module.__all__}
