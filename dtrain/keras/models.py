@@ -332,7 +332,7 @@ class Sequential(Stack):
                 at,
                 Observers(*observers),
                 test,
-                (lambda: 1) if one else network.pace,
+                (lambda taken: 1) if one else network.pace,
                 **around,
             ).run()
             if profiler is not None:

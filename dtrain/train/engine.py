@@ -50,7 +50,7 @@ class Engine:
         at: how far the run has come; it counts on, and is right whenever a collective may fail.
         events: who follows.
         test: what follows an epoch: the loss and metrics of the test by name, {} where there was none.
-        pace: how many steps a call takes.
+        pace: how many steps a call takes, of how many the one before took.
         checkpoints, request: where the run is saved, and what may ask it to stop; None for neither.
         resume: what resumes a run that was stopped, for its message.
         survivors: ends what is within where ranks die that the others can go on without.
@@ -66,7 +66,7 @@ class Engine:
         at: Progress,
         events: Observer,
         test: Callable[[], dict[str, float]],
-        pace: Callable[[], int],
+        pace: Callable[[int], int],
         checkpoints: Checkpoints | None = None,
         request: StopRequest | None = None,
         survivors: AbstractContextManager[Any] | None = None,
@@ -75,6 +75,7 @@ class Engine:
         self._comm, self._network, self._source = comm, network, source
         self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
         self._checkpoints, self._request = checkpoints, request
+        self._taken = 0  # steps of the last call
         self._survivors, self._resume = survivors or nullcontext(), resume
         events.follow(network.results)
 
@@ -112,6 +113,7 @@ class Engine:
             for loss, sums, _ in taken:
                 at.add(loss, sums, window.total)
                 events.iteration(at.epoch, at.iteration, loss, sums, window.total)
+            self._taken = len(taken)
             if taken[-1][2]:
                 self._save_and_stop()
             events.batch_end(at)
@@ -139,7 +141,7 @@ class Engine:
 
     def _steps(self) -> int:
         """How many the next call takes: not beyond a checkpoint."""
-        steps = self._pace()
+        steps = self._pace(self._taken)
         return min(steps, self._checkpoints.ahead(self._at)) if self._checkpoints else steps
 
     def _save_and_stop(self) -> None:
