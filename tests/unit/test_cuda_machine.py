@@ -114,6 +114,19 @@ def test_a_run_says_in_its_header_why_it_takes_the_cpu(
     assert line.startswith("dtrain: error: --device gpu: no GPU can be used here: GPU 0: NVRTC")
 
 
+def test_a_cupy_that_sees_no_gpu_is_not_blamed(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> int:
+        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver: it is insufficient")
+
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", none)
+    said = r"CuPy 14.2.0 sees none \(cudaErrorInsuff.*\)\. Check the driver with `nvidia-smi`"
+    with pytest.raises(EnvironmentProblem, match=said):
+        make_backend("gpu", 0)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
+    with pytest.warns(match=r"no GPU can be used here: CuPy 14.2.0 sees none\. Check the driver"):
+        make_backend("auto", 0)
+
+
 def test_without_cupy_and_a_driver_auto_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> int:
         raise EnvironmentProblem(gpus.MISSING)
