@@ -155,7 +155,8 @@ class Program:
             results.append(at)
             at += -(-steps * fetch.nbytes // ALIGNMENT) * ALIGNMENT
         if at > self._device.nbytes:
-            self._device, self._pinned = self._backend.block(2 * at), self._backend.pinned(2 * at)
+            room = 1 << (at - 1).bit_length()  # as CuPy rounds what is pinned
+            self._device, self._pinned = self._backend.block(room), self._backend.pinned(room)
         for array, place in zip(arrays, places, strict=True):
             self._pinned[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
         control = self._control.view(np.int64)

@@ -358,6 +358,22 @@ def test_pinned_memory_that_is_not_to_be_had_is_told(cupy: Any, monkeypatch: pyt
         device.pinned(5_000)
 
 
+def test_a_large_array_goes_up_in_pieces(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through one pinned buffer: what is pinned stays so."""
+    backend = make_backend("gpu", 0)
+    monkeypatch.setattr(type(backend), "PIECE", 1 << 10)
+    monkeypatch.setattr(cupy, "asarray", None)
+    pinned: list[int] = []
+    alloc = cupy.cuda.alloc_pinned_memory
+    monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda n: pinned.append(n) or alloc(n))
+    images = np.random.default_rng(0).integers(0, 256, (7, 333, 3), np.uint8)
+    for array in (images, images.swapaxes(0, 1), images.astype(np.float64)):
+        found = backend.to_host(backend.from_host(array))
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype
+    assert pinned == [1 << 10]
+
+
 def test_a_communicator_of_nccl_is_never_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:
     """That would wait for graphs that hold its sums."""
     from test_nccl import GPU, Two, fakes
