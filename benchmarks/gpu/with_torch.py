@@ -4,8 +4,8 @@
 
 graph is torch.compile(mode="reduce-overhead"), which replays CUDA graphs of both passes and leaves the update
 eager. whole is one torch.cuda.CUDAGraph of a step, update included; the last, shorter batch is eager. Adam is
-fused in all. The cnn's images and weights have channels last. Prints JSON lines: the seconds of each epoch, of
-which the first compiles, and the loss of its last step.
+fused in all. The cnn's images and weights have channels last. Prints JSON lines: the seconds of each epoch,
+of which the first compiles, and the loss of its last step.
 """
 
 from __future__ import annotations
