@@ -26,8 +26,8 @@ import dtrain as dt
 from dtrain import info
 from dtrain.cli import main
 from dtrain.comm import nccl
-from dtrain.cuda import gpus, nvrtc
-from dtrain.errors import EnvironmentProblem
+from dtrain.cuda import code, gpus, nvrtc
+from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.native import compiler
 from dtrain.ops.math import Cast
 from dtrain.runtime.backend import make_backend
@@ -306,6 +306,35 @@ def test_a_graph_of_sixteen_steps_ends_where_one_says_so(cupy: Any) -> None:
     assert [float(r[0]) for r in taken] == [float(step(row)[0]) for row in rows[:41]]
     for a, b in zip(session.run(variables), single[0].run(single[3]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_an_update_looks_at_the_verdict_itself(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a kernel of one thread before it; one that is bad changes nothing."""
+    sources: list[str] = []
+    entry = code.entry
+
+    def kept(kernels: Any) -> tuple[str, str]:
+        sources.append(entry(kernels)[1])
+        return entry(kernels)
+
+    monkeypatch.setattr(code, "entry", kept)
+    with dt.Graph().as_default() as graph:
+        x = dt.placeholder("float32", [5000])
+        w = dt.Variable(np.ones(5000, np.float32))
+        step = dt.train.GradientDescentOptimizer(0.5).minimize(dt.reduce_sum(w * x))
+        config = dt.ConfigProto(check_numerics=True)
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0), config=config)
+        session.run(dt.global_variables_initializer())
+    good = np.arange(5000, dtype=np.float32) % 7
+    bad = good.copy()
+    bad[4321] = np.nan
+    for _ in range(4):
+        session.run(step, {x: good})
+    with pytest.raises(NumericError):
+        session.run(step, {x: bad})
+    np.testing.assert_array_equal(session.run(w), 1 - 2 * good)
+    together = [text for text in sources if "stop_if_bad_float(launched()" in text and "update_" in text]
+    assert together and "__syncthreads" not in together[0]
 
 
 def test_a_new_thread_works_where_its_session_does(cupy: Any) -> None:
