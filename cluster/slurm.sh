@@ -33,6 +33,8 @@ if [ "$launcher" = srun ]; then
     else
         command+=(--cpu-bind=none)   # launch/bind shares the node's cores among its ranks
     fi
+    # NCCL joins no ranks that are kept from one another's GPUs; launch/bind gives each its own
+    [ -z "${SLURM_GPUS_ON_NODE:-}" ] || command+=(--gpu-bind=none)
 else
     export PRTE_MCA_hwloc_default_binding_policy="${PRTE_MCA_hwloc_default_binding_policy:-none}"
     command=(mpirun -n "$((SLURM_JOB_NUM_NODES * SLURM_NTASKS_PER_NODE))")

@@ -34,7 +34,13 @@ NOT_THE_JOBS = (
     "DTRAIN_RESUME",
 )
 #: How the beginning of a line that is off in the job file becomes that of one that is on.
-SWITCH_ON = (("##", "#"), ("#flux: # ", "#flux: "), ("#export ", "export "), ("#nvidia", "nvidia"))
+SWITCH_ON = (
+    ("##", "#"),
+    ("#flux: # ", "#flux: "),
+    ("#export ", "export "),
+    ("#nvidia", "nvidia"),
+    ("#- ", "- "),
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,7 @@ def _kubernetes(job: Settings) -> dict[str, Any]:
         "time": job.seconds,
         "cores": ranks * (job.cores_per_rank or 2),
         "image": job.image or "dtrain:latest",
+        **dict.fromkeys(("mount", "shm"), "" if job.gpus_per_node else None),
     }
 
 
@@ -265,6 +272,8 @@ SITES = {
             "nodes": "      replicas: ",
             "cores": "                  cpu: ",
             "gpus_per_node": "                  #nvidia.com/gpu: ",
+            "mount": "                #- {name: shm, mountPath: /dev/shm}",
+            "shm": "            #- {name: shm, emptyDir: {medium: Memory}}",
         },
         _kubernetes,
         takes=("cores_per_rank", "mpi", "image"),

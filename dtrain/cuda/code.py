@@ -63,6 +63,16 @@ class Launch:
         """Whether one block does it nearly as fast as many, so that a launch of its own costs more."""
         return prod(self.blocks) * self.threads <= SMALL
 
+    @property
+    def gathers(self) -> bool:
+        """Whether it only copies rows out of a table that nothing here writes."""
+        return self.symbol == "gather_lent"
+
+    @property
+    def verdict(self) -> bool:
+        """Whether it only looks at a verdict, so that each thread of the next kernel can do it by itself."""
+        return self.symbol.startswith("stop_if_bad")
+
 
 class Product:
     """A call of cuBLAS."""
@@ -141,7 +151,7 @@ class Code:
         """n: rows to copy, of `size` bytes each."""
         if not n:
             return []
-        width = 1 if size <= ALONE else min(WIDEST, 1 << (-(-size // 8) - 1).bit_length())
+        width = 1 if size <= ALONE else min(WIDEST, 1 << (-(-size // 16) - 1).bit_length())
         threads = _threads(n * width)
         return [Launch(symbol, (*words, width), -(-n * width // threads), threads)]
 
@@ -371,7 +381,7 @@ class Code:
             return []
         at = STATE + LENT * TABLES + TRANSFER * first
         table = self.control[at : at + TRANSFER * count]
-        return [Launch(symbol, (table,), (min(blocks_for(-(-most // 8)), 64), count), THREADS)]
+        return [Launch(symbol, (table,), (min(blocks_for(-(-most // 16)), 256), count), THREADS)]
 
     def count(self) -> Launch:
         """The step is done."""
@@ -380,7 +390,8 @@ class Code:
 
     # -- launching -------------------------------------------------------------------------------------
     def launchers(self, launches: Sequence[Sequence[Launch]]) -> list[Callable[[], Any]]:
-        """Calls that launch each of these: one kernel, or several small ones in turn by one block.
+        """Calls that launch each of these: one kernel, several small ones in turn by one block, or one behind
+        a verdict (see in_place).
 
         The entries for them are compiled, or found in the cache on disk.
         """
@@ -423,13 +434,14 @@ class Code:
         )
 
     def _launcher(self, function: Any, kernels: Sequence[Launch]) -> Callable[[], Any]:
-        grid, threads = (*kernels[0].blocks, 1), kernels[0].threads
+        grid, threads = (*kernels[-1].blocks, 1), kernels[-1].threads
         arguments = [self.control]
-        if len(kernels) > 1:
+        in_turn = not in_place(kernels)
+        if in_turn:
             grid, threads = (1, 1, 1), MOST_THREADS
         for kernel in kernels:
             arguments.append(np.int64(kernel.number))
-            if len(kernels) > 1:
+            if in_turn:
                 across, down = kernel.blocks
                 # of the larger block there are fewer
                 arguments += [np.int64(-(-across * kernel.threads // MOST_THREADS)), np.int64(down)]
@@ -447,25 +459,31 @@ def fit(kernels: Sequence[Launch]) -> bool:
     return 1 + sum(3 + len(kernel.words) for kernel in kernels) <= MOST_WORDS
 
 
+def in_place(kernels: Sequence[Launch]) -> bool:
+    """Whether they are launched on the grid of the last: one alone, or one behind a verdict."""
+    return len(kernels) == 1 or (len(kernels) == 2 and kernels[0].verdict and not kernels[1].small)
+
+
 def entry(kernels: Sequence[Launch]) -> tuple[str, str]:
     """Symbol and source of what is launched: a kernel, or several in turn by one block."""
     arguments, lines = ["state *s"], []
+    in_turn = not in_place(kernels)
     for k, kernel in enumerate(kernels):
         words = [f"w{k}_{i}" for i in range(len(kernel.words))]
         arguments.append(f"int64_t number{k}")
-        if len(kernels) > 1:
+        if in_turn:
             arguments += [f"int64_t across{k}", f"int64_t down{k}"]
         for name, word in zip(words, kernel.words, strict=True):
             real, whole = isinstance(word, float), isinstance(word, int | np.integer)
             arguments.append(f"{'double' if real else 'int64_t' if whole else 'array'} {name}")
         call = f"{kernel.symbol}({{}}, {', '.join(['s', f'number{k}', *words])});"
-        if len(kernels) == 1:
+        if not in_turn:
             lines.append(call.format("launched()"))
             continue
         lines.append(f"for (unsigned i = 0; i < (unsigned)(across{k} * down{k}); i++) {{")
         lines.append(call.format(f"nth(i, (unsigned)across{k}, (unsigned)down{k})"))
         lines += ["__syncthreads();", "}"]
-    threads = MOST_THREADS if len(kernels) > 1 else max(THREADS, kernels[0].threads)
+    threads = MOST_THREADS if in_turn else max(THREADS, kernels[-1].threads)
     head = f'extern "C" __global__ void __launch_bounds__({threads}) NAME({", ".join(arguments)}) {{'
     return named("entry", "\n".join([head, *lines, "}", ""]))
 

@@ -9,6 +9,7 @@ import ctypes
 import importlib.util
 import os
 import re
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -90,7 +91,7 @@ def count() -> int:
     try:
         found = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # its libraries missing, no driver, no GPU
-        raise EnvironmentProblem(f"CuPy {cupy.__version__}: {_first(error)}") from None
+        raise EnvironmentProblem(f"CuPy {cupy.__version__} sees none ({_first(error)})") from None
     if not found:
         raise EnvironmentProblem(f"CuPy {cupy.__version__} sees none")
     return found
@@ -128,6 +129,12 @@ def problem(gpu: int) -> str:
 
 def advice() -> str:
     """What to do where no GPU can be used."""
+    with suppress(EnvironmentProblem):
+        load()
+        try:
+            count()
+        except EnvironmentProblem:
+            return "Check the driver with `nvidia-smi`, and CUDA_VISIBLE_DEVICES"
     return (
         f"Install CuPy with CUDA's libraries ({pip_install(f'dtrain[{_extra()}]')}; dtrain[gpu] is for CUDA "
         "12, dtrain[gpu13] for 13), and check `nvidia-smi`"

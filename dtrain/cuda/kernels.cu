@@ -9,7 +9,9 @@ struct transfer {
 
 INLINE void move(char *to, const char *from, int64_t size, int64_t at, int64_t by) {
     const uint64_t all = (uint64_t)to | (uint64_t)from | (uint64_t)size;
-    if (!(all & 7)) {
+    if (!(all & 15)) {
+        for (int64_t i = at; i < size / 16; i += by) ((float4 *)to)[i] = ((const float4 *)from)[i];
+    } else if (!(all & 7)) {
         for (int64_t i = at; i < size / 8; i += by) ((int64_t *)to)[i] = ((const int64_t *)from)[i];
     } else if (!(all & 3)) {
         for (int64_t i = at; i < size / 4; i += by) ((int32_t *)to)[i] = ((const int32_t *)from)[i];

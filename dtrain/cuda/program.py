@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product, fit
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product, fit, in_place
 
 ALIGNMENT = 64
 #: Steps in a graph, where so many follow one another: between two graphs a GPU waits.
@@ -155,7 +155,8 @@ class Program:
             results.append(at)
             at += -(-steps * fetch.nbytes // ALIGNMENT) * ALIGNMENT
         if at > self._device.nbytes:
-            self._device, self._pinned = self._backend.block(2 * at), self._backend.pinned(2 * at)
+            room = 1 << (at - 1).bit_length()  # as CuPy rounds what is pinned
+            self._device, self._pinned = self._backend.block(room), self._backend.pinned(room)
         for array, place in zip(arrays, places, strict=True):
             self._pinned[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
         control = self._control.view(np.int64)
@@ -188,11 +189,23 @@ class Program:
 
 
 def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[bool]]:
-    """Small kernels that follow one another together, all else alone; and whether each can be captured."""
+    """Small kernels that follow one another together, one with a verdict before it, all else alone; and
+    whether each can be captured."""
     groups: list[list[Any]] = []
     flags: list[bool] = []
     for call, yes in whole:
-        behind = bool(groups) and _small(groups[-1][0]) and flags[-1] and yes
+        last = groups[-1] if groups and flags[-1] and yes and isinstance(call, Launch) else []
+        if len(last) == 1 and isinstance(last[0], Launch):
+            before = groups[-2] if len(groups) > 1 and flags[-2] else []
+            if in_place([*last, call]):
+                last.append(call)
+                continue
+            # of two that gather rows either may be the first
+            either = call.small and call.gathers and last[0].gathers and not last[0].small
+            if either and before and _small(before[-1]) and fit([*before, call]):
+                before.append(call)
+                continue
+        behind = bool(groups) and _small(groups[-1][-1]) and flags[-1] and yes
         if behind and _small(call) and fit([*groups[-1], call]):
             groups[-1].append(call)
             continue

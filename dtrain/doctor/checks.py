@@ -250,7 +250,7 @@ def gpus(facts: Facts) -> Finding:
             return Finding(
                 WARN,
                 f"{host} has {_count(present, 'GPU')}, but dtrain cannot use any: {ranks[0].gpu['problem']}",
-                f"{ranks[0].gpu['advice']} and CUDA_VISIBLE_DEVICES",
+                ranks[0].gpu["advice"],
             )
         own = [_own_gpu(rank) for rank in ranks]
         without = [rank for rank, bus in zip(ranks, own, strict=True) if not bus]
@@ -280,7 +280,7 @@ def gpus(facts: Facts) -> Finding:
             )
     mine = facts.ranks[0].gpu
     if not mine.get("buses"):
-        why = f" (CuPy {mine['cupy']}: {mine['problem']})" if mine.get("cupy") else ""
+        why = f" ({mine['problem']})" if mine.get("cupy") else ""
         return Finding(PASS, f"none here: ranks compute on their CPUs{why}")
     return Finding(PASS, f"one a rank: {', '.join(dict.fromkeys(mine['names']))}, CuPy {mine['cupy']}")
 

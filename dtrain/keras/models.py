@@ -460,7 +460,7 @@ class Model(Topology):
                 at,
                 Observers(*observers),
                 test,
-                (lambda: 1) if one else network.pace,
+                (lambda taken: 1) if one else network.pace,
                 tested="validation",
                 **around,
             ).run()

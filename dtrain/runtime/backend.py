@@ -78,6 +78,8 @@ class CupyBackend(Backend):
     """
 
     on_host = False
+    #: Bytes of a large array that go up at once.
+    PIECE = 64 << 20
 
     def __init__(self, cupy: Any, device: int, precision: str = "float32", share: bool | None = None) -> None:
         super().__init__("numpy")
@@ -117,7 +119,22 @@ class CupyBackend(Backend):
     def from_host(self, array: np.ndarray) -> Any:
         self.use()
         with self._room_for(array.nbytes):
-            return self.xp.asarray(array)
+            if array.nbytes <= self.PIECE:
+                return self.xp.asarray(array)
+            # CuPy would pin as much memory of the host, rounded up to a power of two, and keep it
+            out = self.xp.empty(array.shape, array.dtype)
+        source, to = (a.reshape(-1).view(np.uint8) for a in (np.ascontiguousarray(array), out))
+        for low in range(0, array.nbytes, self.PIECE):
+            piece = source[low : low + self.PIECE]
+            self.synchronize()  # the last piece has been read
+            self._piece[: len(piece)] = piece
+            self.upload(self._piece[: len(piece)], to[low : low + len(piece)])
+        self.synchronize()
+        return out
+
+    @cached_property
+    def _piece(self) -> np.ndarray:
+        return self.pinned(self.PIECE)
 
     @contextmanager
     def _room_for(self, nbytes: int, where: str = "") -> Iterator[None]:

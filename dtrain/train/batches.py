@@ -50,23 +50,35 @@ class Pace:
     """How many steps a call takes: as many as take some hundredths of a second, the same on all ranks.
 
     Between two calls a rank sees to signals, and says how far it is. Called before each; one step each until
-    enough were measured. Where ranks may die each is alone in its call: those before it in one would be done.
+    enough were measured. A step by itself may take a device several times as long as one among others, so
+    some calls of several are measured, too. Where ranks may die each is alone in its call: those before it
+    in one would be done.
     """
 
-    SECONDS, MOST, LOOKS = 0.03, 25, 8
+    SECONDS, MOST, LOOKS, MORE = 0.03, 1000, 8, 4
 
-    def __init__(self, comm: Communicator, most: int = MOST) -> None:
-        self._comm, self._most = comm, most
-        self._times: list[float] = []
-        self._steps = 0 if most > 1 and not comm.elastic else 1
+    def __init__(self, comm: Communicator, most: int = 0) -> None:
+        self._comm, self._most = comm, most or self.MOST
+        self._times: list[float] = []  # of a step, in each call that was measured
+        self._begun = 0.0
+        self._steps = 1
+        self._fixed = most == 1 or comm.elastic
 
-    def __call__(self) -> int:
-        if not self._steps:
-            self._times.append(time.perf_counter())
-            if len(self._times) > self.LOOKS:
-                each = self._comm.broadcast(np.array([np.median(np.diff(self._times))]))[0]
+    def __call__(self, taken: int) -> int:
+        """taken: the steps of the call before."""
+        if self._fixed:
+            return self._steps
+        now, before = time.perf_counter(), self._begun
+        self._begun = now
+        if before and taken:
+            self._times.append((now - before) / taken)
+            if len(self._times) >= self.LOOKS:
+                more = self._times[self.LOOKS :]  # the least: between two calls may be a test, or a save
+                own = min([float(np.median(self._times[: self.LOOKS])), *more])
+                each = self._comm.broadcast(np.array([own]))[0]
                 self._steps = int(np.clip(self.SECONDS / each, 1, self._most))
-        return self._steps or 1
+            self._fixed = len(self._times) == self.LOOKS + self.MORE
+        return self._steps
 
 
 def iterations(examples: range, batch_size: int) -> int:

@@ -53,7 +53,7 @@ class Engine:
         tested: what that test is of: test, or validation, by which the best epoch is chosen.
         final: the test that follows the last epoch; its loss and metrics by name.
         patience: epochs without a better validation loss that end the run; 0 for no such end.
-        pace: how many steps a call takes.
+        pace: how many steps a call takes, of how many the one before took.
         checkpoints, request: where the run is saved, and what may ask it to stop; None for neither.
         resume: what resumes a run that was stopped, for its message.
         survivors: ends what is within where ranks die that the others can go on without.
@@ -69,7 +69,7 @@ class Engine:
         at: Progress,
         events: Observer,
         test: Callable[[], dict[str, float]],
-        pace: Callable[[], int],
+        pace: Callable[[int], int],
         checkpoints: Checkpoints | None = None,
         request: StopRequest | None = None,
         survivors: AbstractContextManager[Any] | None = None,
@@ -81,6 +81,7 @@ class Engine:
         self._comm, self._network, self._source = comm, network, source
         self._epochs, self._at, self._events, self._test, self._pace = epochs, at, events, test, pace
         self._checkpoints, self._request = checkpoints, request
+        self._taken = 0  # steps of the last call
         self._survivors, self._resume = survivors or nullcontext(), resume
         self._tested, self._final, self._patience = tested, final, patience
         #: What the final test has found.
@@ -130,6 +131,7 @@ class Engine:
             for loss, sums, _ in taken:
                 at.add(loss, sums, window.total)
                 events.iteration(at.epoch, at.iteration, loss, sums, window.total)
+            self._taken = len(taken)
             if taken[-1][2]:
                 self._save_and_stop()
             events.batch_end(at)
@@ -157,7 +159,7 @@ class Engine:
 
     def _steps(self) -> int:
         """How many the next call takes: not beyond a checkpoint."""
-        steps = self._pace()
+        steps = self._pace(self._taken)
         return min(steps, self._checkpoints.ahead(self._at)) if self._checkpoints else steps
 
     def _save_and_stop(self) -> None:

@@ -184,14 +184,29 @@ def test_a_window_of_batches_of_fewer_than_ranks_has_them_whole(rank: int) -> No
     assert whole.feed(0).tolist() == [5, 6, 7, 8]
 
 
-def test_the_pace_is_that_of_the_measured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    for each, steps in ((0.0001, Pace.MOST), (0.01, 3), (1.0, 1)):
-        clock = iter(np.arange(100) * each)
-        monkeypatch.setattr("time.perf_counter", lambda clock=clock: float(next(clock)))
-        pace = Pace(SingleCommunicator())
-        assert [pace() for _ in range(Pace.LOOKS)] == [1] * Pace.LOOKS
-        assert [pace() for _ in range(3)] == [steps] * 3
-    assert Pace(SingleCommunicator(), most=1)() == 1
+@pytest.mark.parametrize(
+    ("alone", "among", "steps"),
+    [
+        (0.00001, 0.00001, Pace.MOST),
+        (0.01, 0.01, 3),
+        (1.0, 1.0, 1),
+        (0.0003, 0.0001, 300),  # a step by itself takes a device longer
+        (0.0003, 0.0006, 100),  # between two calls was a test
+    ],
+)
+def test_the_pace_is_that_of_the_measured_steps(
+    monkeypatch: pytest.MonkeyPatch, alone: float, among: float, steps: int
+) -> None:
+    now = 5.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    pace, taken, found = Pace(SingleCommunicator()), 0, []
+    for _ in range(Pace.LOOKS + Pace.MORE + 5):
+        taken = pace(taken)
+        found.append(taken)
+        now += taken * (alone if taken == 1 else among)
+    assert found[: Pace.LOOKS] == [1] * Pace.LOOKS
+    assert found[-4:] == pytest.approx([steps] * 4, abs=1)
+    assert Pace(SingleCommunicator(), most=1)(0) == 1
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

@@ -26,8 +26,8 @@ import dtrain as dt
 from dtrain import info
 from dtrain.cli import main
 from dtrain.comm import nccl
-from dtrain.cuda import gpus, nvrtc
-from dtrain.errors import EnvironmentProblem
+from dtrain.cuda import code, gpus, nvrtc
+from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.native import compiler
 from dtrain.ops.math import Cast
 from dtrain.runtime.backend import make_backend
@@ -112,6 +112,19 @@ def test_a_run_says_in_its_header_why_it_takes_the_cpu(
     assert main([*run, "--device", "gpu", "--run-dir", str(tmp_path / "other")]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("dtrain: error: --device gpu: no GPU can be used here: GPU 0: NVRTC")
+
+
+def test_a_cupy_that_sees_no_gpu_is_not_blamed(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> int:
+        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver: it is insufficient")
+
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", none)
+    said = r"CuPy 14.2.0 sees none \(cudaErrorInsuff.*\)\. Check the driver with `nvidia-smi`"
+    with pytest.raises(EnvironmentProblem, match=said):
+        make_backend("gpu", 0)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", lambda: 0)
+    with pytest.warns(match=r"no GPU can be used here: CuPy 14.2.0 sees none\. Check the driver"):
+        make_backend("auto", 0)
 
 
 def test_without_cupy_and_a_driver_auto_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +308,35 @@ def test_a_graph_of_sixteen_steps_ends_where_one_says_so(cupy: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_an_update_looks_at_the_verdict_itself(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a kernel of one thread before it; one that is bad changes nothing."""
+    sources: list[str] = []
+    entry = code.entry
+
+    def kept(kernels: Any) -> tuple[str, str]:
+        sources.append(entry(kernels)[1])
+        return entry(kernels)
+
+    monkeypatch.setattr(code, "entry", kept)
+    with dt.Graph().as_default() as graph:
+        x = dt.placeholder("float32", [5000])
+        w = dt.Variable(np.ones(5000, np.float32))
+        step = dt.train.GradientDescentOptimizer(0.5).minimize(dt.reduce_sum(w * x))
+        config = dt.ConfigProto(check_numerics=True)
+        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0), config=config)
+        session.run(dt.global_variables_initializer())
+    good = np.arange(5000, dtype=np.float32) % 7
+    bad = good.copy()
+    bad[4321] = np.nan
+    for _ in range(4):
+        session.run(step, {x: good})
+    with pytest.raises(NumericError):
+        session.run(step, {x: bad})
+    np.testing.assert_array_equal(session.run(w), 1 - 2 * good)
+    together = [text for text in sources if "stop_if_bad_float(launched()" in text and "update_" in text]
+    assert together and "__syncthreads" not in together[0]
+
+
 def test_a_new_thread_works_where_its_session_does(cupy: Any) -> None:
     """One that has not said so works on GPU 0 and a stream that waits for no other: the stand-in refuses."""
     session, fetches, feeds, variables = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
@@ -343,6 +385,22 @@ def test_pinned_memory_that_is_not_to_be_had_is_told(cupy: Any, monkeypatch: pyt
     monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", none)
     with pytest.raises(EnvironmentProblem, match="no memory for 5,000 bytes to be pinned on the host"):
         device.pinned(5_000)
+
+
+def test_a_large_array_goes_up_in_pieces(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through one pinned buffer: what is pinned stays so."""
+    backend = make_backend("gpu", 0)
+    monkeypatch.setattr(type(backend), "PIECE", 1 << 10)
+    monkeypatch.setattr(cupy, "asarray", None)
+    pinned: list[int] = []
+    alloc = cupy.cuda.alloc_pinned_memory
+    monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda n: pinned.append(n) or alloc(n))
+    images = np.random.default_rng(0).integers(0, 256, (7, 333, 3), np.uint8)
+    for array in (images, images.swapaxes(0, 1), images.astype(np.float64)):
+        found = backend.to_host(backend.from_host(array))
+        np.testing.assert_array_equal(found, array)
+        assert found.dtype == array.dtype
+    assert pinned == [1 << 10]
 
 
 def test_a_communicator_of_nccl_is_never_destroyed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -734,6 +734,10 @@ def test_the_mpijob_filled_in(capsys: pytest.CaptureFixture[str]) -> None:
     assert launcher["command"] == ["mpirun", "-n", "6", *PROGRAM.split()]
     assert launcher["image"] == worker["image"] == "registry/dtrain:1"
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == 2
+    # NCCL's ranks meet there, and a pod has 64 MB of it
+    assert {"name": "shm", "mountPath": "/dev/shm"} in worker["volumeMounts"]
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in workers["template"]["spec"]["volumes"]
+    assert "shm" not in filled(capsys, "kubernetes", "--nodes", "3", "--image", "registry/dtrain:1", *RUN)
 
 
 # -- images ----------------------------------------------------------------------------------------------
@@ -766,8 +770,10 @@ def test_the_apptainer_definition_says_what_it_may() -> None:
     ]
     for section in sections:
         name, body = section.split("\n", 1)
-        assert name in ("files", "post", "environment", "runscript", "test")
-        if name == "files":
+        assert name in ("files", "arguments", "post", "environment", "runscript", "test")
+        if name == "arguments":  # of Apptainer 1.2
+            assert body.split() == ["extras=mpi"] and "[{{ extras }}]" in text
+        elif name == "files":
             for line in body.splitlines():
                 assert not line.strip() or (ROOT / line.split()[0]).exists(), line
         else:

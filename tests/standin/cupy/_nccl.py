@@ -46,6 +46,9 @@ class NcclCommunicator:
     def check_async_error(self) -> None:
         pass
 
+    def abort(self) -> None:
+        pass
+
     def allReduce(self, source: int, out: int, count: int, dtype: int, op: int, stream: Any) -> None:
         assert op == NCCL_SUM
         given, result = (self._array(at, count, _TYPES[dtype]) for at in (source, out))
