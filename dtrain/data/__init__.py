@@ -117,7 +117,7 @@ def source_of(spec: str, label: str = "", environ: Mapping[str, str] = os.enviro
     """
     wanted = _label(spec, label)
     if spec in ("auto", "synthetic") or store.is_store(Path(spec)):
-        raise UsageError(f"{spec!r} is a store, or becomes one by itself: name a file, a folder, or a set.")
+        raise UsageError(f"{spec!r} is a store, or generated: name a file, a folder, or a set such as mnist.")
     if spec in NAMES:
         alone, folder = SingleCommunicator(), _look(spec, environ)
         if refusal := _download_where_absent(spec, folder, alone):

@@ -206,7 +206,7 @@ def test_a_full_disk_is_a_sentence(series: Made, tmp_path: Path, cache: Path) ->
 def test_a_set_too_large_for_memory_needs_room_on_the_disk(
     series: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, examples: object) -> None:
+    def full(path: Path, examples: object, mode: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "write", full)
