@@ -225,7 +225,7 @@ class _Table:
         with open(self.path, "rb") as start:
             if start.read(6) != b"ARROW1":
                 raise ValueError("it does not begin as one")
-        with self._pa.memory_map(str(self.path)) as data, self._pa.ipc.open_file(data) as file:
+        with self._pa.OSFile(str(self.path)) as data, self._pa.ipc.open_file(data) as file:
             yield file
 
     @contextmanager
