@@ -121,7 +121,7 @@ def source_of(spec: str, label: str = "", environ: Mapping[str, str] = os.enviro
     """
     wanted = _label(spec, label)
     if spec in ("auto", "synthetic") or store.is_store(Path(spec)):
-        raise UsageError(f"{spec!r} is a store, or becomes one by itself: name a file, a folder, or a set.")
+        raise UsageError(f"{spec!r} is a store, or generated: name a file, a folder, or a set such as mnist.")
     if spec in NAMES:
         alone, folder = SingleCommunicator(), _look(spec, environ)
         if refusal := _download_where_absent(spec, folder, alone):
@@ -222,8 +222,8 @@ def refuse_bad(data: sets.Dataset, comm: Communicator, targets: bool = True) -> 
         error = DataError(f"{data.source} has no training examples.")
     elif count < comm.size:
         error = DataError(
-            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: "
-            f"start at most {count}, or use a larger data set."
+            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: start "
+            f"at most {count}, or use a larger data set."
         )
     comm.agree(error)
     with comm.together():

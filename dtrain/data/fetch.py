@@ -1,5 +1,4 @@
-"""Download sets that have a name. Each file is checked before it gets its name, so nobody meets half a
-file."""
+"""Download sets that have a name. A file is checked before it gets its name: nobody meets half of one."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,11 +87,17 @@ def _place(made_of: str, make: Callable[[], Examples], damaged: bool) -> str:
             pass
         return str(cache / name)
     examples, refusal = make(), ""
+    if (size := store.nbytes(examples)) > CHECKED:
+        print(
+            f"dtrain: reads {size / 1e9:.1f} GB once, to keep them as they are used",
+            file=sys.stderr,
+            flush=True,
+        )
     if cache is not None:
         try:
             if damaged:
                 shutil.rmtree(cache / name, ignore_errors=True)
-            store.write(cache / name, examples)
+            store.write(cache / name, examples, 0o700)
             _drop_old(cache)
             return str(cache / name)
         except OSError as error:  # the disk is full, or full for this user
@@ -100,13 +107,13 @@ def _place(made_of: str, make: Callable[[], Examples], damaged: bool) -> str:
     try:
         path = Path(tempfile.mkdtemp(prefix="dtrain-pool-"), name)
         try:
-            store.write(path, examples)
+            store.write(path, examples, 0o700)
         except BaseException:
             path.parent.rmdir()
             raise
         return str(path)
     except OSError as error:
-        if store.nbytes(examples) > MOST_IN_MEMORY:
+        if size > MOST_IN_MEMORY:
             raise DataError(refusal or store.sentence(error, Path(tempfile.gettempdir()))) from None
         return ""
 

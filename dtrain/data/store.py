@@ -1,10 +1,9 @@
-"""A store: a folder with a file of flat rows for each column, and manifest.json. All that is read becomes
-one.
+"""A store: a folder with a file of flat rows for each column, and a manifest. All that is read becomes one.
 
-    x.bin, y.bin     rows of fixed size, one behind the other, little-endian: training, validation, test
-    examples manifest.json    format, name, kind, classes, parts (how many of each), columns (dtype and shape
-    of a row, the
-                     CRC-32 of each MiB, SHA-256), mean and deviation, a digest of all; and its own CRC-32
+x.bin, y.bin: rows of fixed size, one behind the other, little-endian: training, validation, test examples.
+manifest.json: name; what targets are, and the classes; how many examples each part has; of each column dtype
+and shape of a row, the CRC-32 of each MiB and the SHA-256; mean and deviation; a digest of it all; its own
+CRC-32.
 
 A row is found by arithmetic, so a set that is larger than memory is mapped, and the pages of it that are in
 use are the same for all ranks of a node. A store is written beside its place and renamed, so nobody meets
@@ -88,7 +87,7 @@ class Manifest:
         return found
 
     def text(self) -> str:
-        """The file; its last line is the checksum of the lines before."""
+        """The file: JSON, whose last field is the CRC-32 of the object without it."""
         body = json.dumps(
             {"format": FORMAT} | asdict(self) | {"columns": {n: [*c] for n, c in self.columns.items()}}
         )
@@ -223,8 +222,11 @@ def is_store(path: Path) -> bool:
 
 # -- writing -----------------------------------------------------------------------------------------------
 class Examples(Protocol):
-    """What can be written: how many examples each part has, in the order of PARTS; their columns; x and y in
-    pieces, part by part; and, behind the last piece, name, kind, classes and source."""
+    """What can be written as a store.
+
+    parts: how many examples each has, in the order of PARTS. rows(): x and y in pieces, part by part.
+    about(): the manifest's name, kind, classes, source and unused, once the last piece was given.
+    """
 
     parts: dict[str, int]
 
@@ -236,7 +238,7 @@ class Examples(Protocol):
     def about(self) -> dict[str, Any]: ...
 
 
-class Written:
+class _Written:
     """A column, as it is written."""
 
     def __init__(self, file: IO[bytes] | None, column: Column) -> None:
@@ -298,14 +300,14 @@ class _Moments:
         return Moments(self.mean.tolist(), deviation.tolist(), self.least, self.most)
 
 
-def write(path: Path, examples: Examples) -> None:
-    """Write a store; it is there whole, or not at all.
+def write(path: Path, examples: Examples, mode: int = 0o777) -> None:
+    """Write a store; it is there whole, or not at all. mode: of its folder, but for the umask.
 
     Raises OSError where it cannot be written, and what reading the examples raises. A store that another
     process has put there meanwhile stays.
     """
     work = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
-    work.mkdir(mode=0o700)
+    work.mkdir(mode=mode)
     try:
         with ExitStack() as stack:
             files = {n: stack.enter_context(open(work / f"{n}.bin", "xb")) for n in examples.columns}
@@ -363,7 +365,7 @@ def gather(examples: Examples) -> Store:
 def _fill(files: Mapping[str, IO[bytes]], examples: Examples) -> Manifest:
     """Write the examples into files, where there are any; returns what there is to say of them."""
     parts, columns = examples.parts, examples.columns
-    written = {name: Written(files.get(name), column) for name, column in columns.items()}
+    written = {name: _Written(files.get(name), column) for name, column in columns.items()}
     moments = {n: _Moments(c) for n, c in columns.items() if n == "x" or c.dtype == "float32"}
     ends, counts = _ends(parts), {}
     for x, y in examples.rows():
@@ -416,4 +418,7 @@ def sentence(error: OSError, path: Path) -> str:
     """What to say where a store could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     what = "the disk is full" if full else error.strerror or str(error)
-    return f"{path}: cannot be written ({what}): nothing was left there. Give another folder with --to."
+    return (
+        f"{path}: cannot be written ({what}): nothing was left there. Make room, or import the set to "
+        "another place: dtrain data import SET --to DIR"
+    )

@@ -230,6 +230,8 @@ def test_what_is_no_set(tmp_path: Path) -> None:
     refused(tmp_path / "s", "", "holds no data that dtrain reads", "IDX", ".parquet", "dtrain data import")
     (tmp_path / "a.txt").write_text("")
     refused(tmp_path / "a.txt", "", "no kind that dtrain reads")
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"")
+    refused(tmp_path / "train-images-idx3-ubyte.gz", "", "name its folder")
     np.save(tmp_path / "x.npy", np.ones(3))
     refused(tmp_path / "x.npy", "", "x.npy,y.npy")
     refused(f"{tmp_path}/x.npy,{tmp_path}/z.npy", "", "there is no file", "z.npy")

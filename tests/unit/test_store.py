@@ -16,6 +16,7 @@ import pytest
 from small_sets import FORMATS, NEEDS, TEST, TRAIN, Made
 
 from dtrain.cli import main
+from dtrain.comm import launcher
 from dtrain.comm.base import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.data import load, pool, store
@@ -206,7 +207,7 @@ def test_a_full_disk_is_a_sentence(series: Made, tmp_path: Path, cache: Path) ->
 def test_a_set_too_large_for_memory_needs_room_on_the_disk(
     series: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, examples: object) -> None:
+    def full(path: Path, examples: object, mode: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "write", full)
@@ -372,3 +373,24 @@ def test_a_sample_of_the_campaign(name: str, capsys: pytest.CaptureFixture[str])
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     assert campaign().run(name, 30) == 0, capsys.readouterr().out
+
+
+def test_one_rank_imports_and_shows(
+    series: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launcher, "rank", lambda: 1)
+    assert main(["data", "import", series.dataset, "--to", str(tmp_path / "store")]) == 0
+    assert main(["data", "show", series.dataset]) == 0
+    assert capsys.readouterr().out == "" and left(tmp_path) == {"series.npz"}
+
+
+def test_an_import_that_is_interrupted_leaves_nothing(
+    series: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        import_set(series.dataset, tmp_path / "store")
+    assert left(tmp_path) == {"series.npz"}

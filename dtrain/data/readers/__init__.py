@@ -48,7 +48,12 @@ def find(said: str) -> Source:
         return _arrow(path)
     if suffix == ".npy":
         raise DataError(f"--dataset {said!r}: give the targets as well: --dataset {said},y.npy")
-    raise DataError(f"--dataset {said!r} is a file of no kind that dtrain reads. It takes {TAKEN}.")
+    if idx.NAME.fullmatch(path.name) or suffix in (".bin", ".png", ".jpg"):
+        raise DataError(f"--dataset {said!r} is one file of a set: name its folder.")
+    raise DataError(
+        f"--dataset {said!r} is a file of no kind that dtrain reads. It takes {TAKEN}. Other data is for "
+        "fit of dt.keras, or a task of your own."
+    )
 
 
 def _of_folder(path: Path) -> Source:

@@ -1,5 +1,4 @@
-"""Tables in columns: .parquet, and .arrow or .feather files; a folder with train.parquet and so on does as
-well.
+"""Tables in columns: .parquet, .arrow and .feather files, or a folder with train.parquet and so on.
 
 Columns of numbers are the example, or one column of lists of numbers, all of one length. The extra `data` of
 dtrain installs pyarrow, which is imported when such a file is read.
@@ -47,14 +46,14 @@ class Arrow(Source):
                 )
             self._tables[part] = table
             self.parts[part] = table.rows
+        if "train" not in self._tables:
+            raise DataError(f"{self.path}: holds no training examples.")
         first = self._tables["train"]
         x, y = choose(first.path, first.names, label)
         self._x, self._y = [first.names[i] for i in x], [first.names[i] for i in y]
-        for part, table in self._tables.items():
+        for table in self._tables.values():
             for name in (*self._x, *self._y):
                 table.check(name, name in self._y and len(self._y) == 1, len(self._x) == 1)
-            if not self.parts[part]:
-                continue
         self.x = Column("float32", (len(self._x),))
         if first.is_list(self._x[0]):
             piece = next(first.pieces(self._x, 1), None)
@@ -124,7 +123,7 @@ class _Table:
             else:
                 with self._ipc() as file:
                     self.schema = file.schema
-                    self.rows = sum(self._batch(file, i).num_rows for i in range(file.num_record_batches))
+                    self.rows = sum(file.get_batch(i).num_rows for i in range(file.num_record_batches))
             self.names = [*self.schema.names]
         if len({*self.names}) < len(self.names):
             raise DataError(f"{path}: has two columns of one name.")
@@ -171,7 +170,7 @@ class _Table:
                 return
             with self._ipc() as file:
                 for index in range(file.num_record_batches):
-                    whole = self._batch(file, index).select(list(dict.fromkeys(names)))
+                    whole = file.get_batch(index).select(list(dict.fromkeys(names)))
                     whole.validate(full=True)
                     for at in range(0, whole.num_rows, rows):
                         yield whole.slice(at, rows)
@@ -226,11 +225,8 @@ class _Table:
         with open(self.path, "rb") as start:
             if start.read(6) != b"ARROW1":
                 raise ValueError("it does not begin as one")
-        with self._pa.memory_map(str(self.path)) as data, self._pa.ipc.open_file(data) as file:
+        with self._pa.OSFile(str(self.path)) as data, self._pa.ipc.open_file(data) as file:
             yield file
-
-    def _batch(self, file: Any, index: int) -> Any:
-        return file.get_batch(index)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:

@@ -1,5 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their binary version: a byte or two of labels, then 32 x 32 pixels, channel by
-channel.
+"""CIFAR-10 and CIFAR-100, binary version: a byte or two of labels, then 32 x 32 pixels by channels.
 
 The fine label of CIFAR-100 is used. Images are [32, 32, 3].
 """

@@ -1,5 +1,4 @@
-"""Images in folders, a folder a class: DIR/CLASS/*.png, or DIR/train/CLASS/*.png with test and validation
-beside it.
+"""Images in a folder for each class: DIR/CLASS/*.png, or DIR/train/CLASS/*.png, and test, validation.
 
 All images have one size. Grey ones are [height, width], coloured ones [height, width, 3], with transparency
 [height, width, 4]; a grey one among coloured ones is made coloured. Pillow, of dtrain's extra `data`, decodes
@@ -156,8 +155,7 @@ class Images(Source):
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An image whose size is known and whose pixels are not decoded yet; raises DataError for what is
-    none."""
+    """An image whose size is known, its pixels not decoded; raises DataError for what is none."""
     try:
         from PIL import Image
     except ImportError:

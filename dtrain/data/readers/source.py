@@ -1,7 +1,7 @@
 """What a reader gives: how many examples of what, before they are read, and then the examples in pieces.
 
 A reader looks at a source twice. The first time it finds out what is there: counts, shapes, and what the
-targets are, for which those alone are read. The second time it gives the examples in pieces of some MiB, so
+targets are, for which those alone are read. The second time it gives the examples in pieces of a MiB, so
 that a source may be larger than memory. Nothing that a file says of itself is trusted.
 """
 
@@ -185,9 +185,13 @@ class Source(ABC):
                 f"{self.path}: an example is {self.x}, {self.x.nbytes:,} bytes: dtrain takes 1 to "
                 f"{MOST_ROW:,}."
             )
+        self._refuse_bomb(self.x.nbytes)
         self.targets = _Look(self, label.kind).targets()
+        self._refuse_bomb(self.x.nbytes + self.targets.y.nbytes)
+
+    def _refuse_bomb(self, row: int) -> None:
         packed = max(1, sum(file.stat().st_size for file in self.files))
-        unpacked = sum(self.parts.values()) * (self.x.nbytes + self.targets.y.nbytes)
+        unpacked = sum(self.parts.values()) * row
         if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * packed:
             raise DataError(
                 f"{self.path}: {packed:,} bytes would unpack to {unpacked:,}: that is more than {BOMB_RATIO} "
@@ -213,7 +217,7 @@ class Source(ABC):
         return repr([(path, s.st_size, s.st_mtime_ns, s.st_ino) for path, s in found])
 
     def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All examples as they are stored, checked: x and y of some MiB, part by part."""
+        """All examples as they are stored, checked: x and y in pieces, part by part."""
         for part, count in self.parts.items():
             done = 0
             for x, raw in self.pieces(part):
@@ -261,7 +265,7 @@ class _Look:
     def __init__(self, source: Source, kind: str) -> None:
         self.source, self.kind = source, kind
         self.words: set[str] | None = set()  # None where there are too many to be classes
-        self.numeric, self.whole, self.binary, self.single = True, True, True, True
+        self.numeric, self.binary, self.single = True, True, True
         self.least, self.most = math.inf, -math.inf
         self.floating = False
         self.shape: tuple[int, ...] | None = None
