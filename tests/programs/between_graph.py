@@ -1,9 +1,10 @@
-"""A worker of a cluster as TensorFlow 1 had it, with moving averages of the parameters; saved, and read as averages."""
+"""A worker of a cluster as TensorFlow 1 had it, with moving averages, which are saved and tested."""
 
 import os
 
-import dtrain as tf
 from dtrain.examples.tutorials.mnist import input_data
+
+import dtrain as tf
 
 tf.flags.DEFINE_string("ps_hosts", "localhost:2222", "parameter servers")
 tf.flags.DEFINE_string("worker_hosts", "localhost:2223,localhost:2224", "workers")
@@ -21,15 +22,13 @@ def model(x):
 
 
 def main(_):
-    cluster = tf.train.ClusterSpec(
-        {"ps": FLAGS.ps_hosts.split(","), "worker": FLAGS.worker_hosts.split(",")}
-    )
+    cluster = tf.train.ClusterSpec({"ps": FLAGS.ps_hosts.split(","), "worker": FLAGS.worker_hosts.split(",")})
     server = tf.train.Server(cluster, job_name=FLAGS.job_name, task_index=FLAGS.task_index)
     if FLAGS.job_name == "ps":
         server.join()
     chief, workers = FLAGS.task_index == 0, cluster.num_tasks("worker")
-    mnist = input_data.read_data_sets("MNIST_data", one_hot=True)
     tf.set_random_seed(11)
+    mnist = input_data.read_data_sets("MNIST_data", one_hot=True)
 
     worker = "/job:worker/task:%d" % FLAGS.task_index
     with tf.device(tf.train.replica_device_setter(worker_device=worker, cluster=cluster)):

@@ -1,9 +1,10 @@
-"""A convolutional network of tf.layers, started by tf.app.run: flags, summaries, messages, a folder of its own."""
+"""A convolutional network of tf.layers, started by tf.app.run: flags, summaries, messages, a folder."""
 
 import os
 
-import dtrain as tf
 from dtrain.examples.tutorials.mnist import input_data
+
+import dtrain as tf
 
 flags = tf.app.flags
 flags.DEFINE_integer("steps", 60, "how many batches to train on")
@@ -25,7 +26,9 @@ def network(images, training):
     if FLAGS.norm:
         h = tf.layers.batch_normalization(h, momentum=0.9, training=training)
     h = tf.layers.dropout(tf.nn.relu(h), FLAGS.drop, training=training)
-    return tf.layers.dense(h, 10, kernel_initializer=tf.truncated_normal_initializer(stddev=0.05), name="logits")
+    return tf.layers.dense(
+        h, 10, kernel_initializer=tf.truncated_normal_initializer(stddev=0.05), name="logits"
+    )
 
 
 def main(argv):

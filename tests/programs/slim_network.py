@@ -1,9 +1,10 @@
 """A network of slim's layers: arguments by scope, batch normalization, a train op with clipped gradients."""
 
-import dtrain as tf
 import dtrain.contrib.slim as slim
 from dtrain.contrib.framework import arg_scope, get_model_variables
 from dtrain.examples.tutorials.mnist import input_data
+
+import dtrain as tf
 
 tf.set_random_seed(5)
 mnist = input_data.read_data_sets("MNIST_data", one_hot=True)
@@ -40,14 +41,14 @@ with slim.arg_scope(arguments(training)):
 
 slim.losses.softmax_cross_entropy(logits, t)
 total = slim.losses.get_total_loss()
-train_op = slim.learning.create_train_op(total, tf.train.MomentumOptimizer(0.1, 0.9), clip_gradient_norm=2.0)
+train_op = slim.learning.create_train_op(total, tf.train.MomentumOptimizer(0.02, 0.8), clip_gradient_norm=2.0)
 accuracy = tf.reduce_mean(tf.to_float(tf.equal(tf.argmax(logits, 1), tf.argmax(t, 1))))
 
 print(" ".join(slim.utils.convert_collection_to_dict("end points")))
 print(len(get_model_variables()), len(tf.losses.get_regularization_losses()))
 with tf.Session() as session:
     session.run(tf.global_variables_initializer())
-    for i in range(61):
+    for i in range(41):
         images, labels = mnist.train.next_batch(64)
         loss = session.run(train_op, {x: images, t: labels, training: True})
         if i % 20 == 0:
