@@ -184,6 +184,20 @@ def test_options_are_known_and_others_are_not() -> None:
         tf.OptimizerOptions(nope=1)
 
 
+def test_numbers_by_name() -> None:
+    params = tf.contrib.training.HParams(rate=0.1, sizes=[64, 32], on=True)
+    params.parse("rate=0.5,sizes=[8,4],on=false")
+    assert params.values() == {"rate": 0.5, "sizes": [8, 4], "on": False} and "rate" in params
+    params.rate = 2.0
+    params.add_hparam("name", "x")
+    assert (params.rate, params.get("none", 3), params.name) == (2.0, 3, "x")
+    for text in ("rate=x", "on=maybe", "none=1"):
+        with pytest.raises(UsageError):
+            params.parse(text)
+    with pytest.raises(UsageError, match="add_hparam"):
+        params.other = 1
+
+
 # -- clusters --------------------------------------------------------------------------------------------
 def test_a_cluster_is_described_and_a_server_is_this_process() -> None:
     cluster = tf.train.ClusterSpec({"ps": ["a:1"], "worker": {0: "b:1", 1: "c:1"}})
