@@ -181,6 +181,29 @@ def hinge_loss(
     return compute_weighted_loss(losses, weights, scope or "hinge_loss", loss_collection, reduction)
 
 
+def cosine_distance(
+    labels: Any,
+    predictions: Any,
+    axis: int | None = None,
+    weights: Any = 1.0,
+    scope: str | None = None,
+    loss_collection: str | None = GraphKeys.LOSSES,
+    reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
+    dim: int | None = None,
+) -> Tensor:
+    """1 - the product of labels and predictions along an axis; both are taken to have the length 1 there.
+
+    Raises:
+        GraphError: there is no axis; `dim` is its older name.
+    """
+    along = dim if axis is None else axis
+    if along is None:
+        raise GraphError("cosine_distance: give the axis along which vectors lie.")
+    labels, predictions = _pair(labels, predictions, "cosine_distance")
+    losses = 1 - reduce_sum(labels * predictions, along, keepdims=True)
+    return compute_weighted_loss(losses, weights, scope or "cosine_distance_loss", loss_collection, reduction)
+
+
 def log_loss(
     labels: Any,
     predictions: Any,

@@ -17,7 +17,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.ops.host": "Assert Print print py_func",
         "dtrain.ops.sampling": "multinomial random_crop",
         "dtrain.ops.tensors": """
-            accumulate_n bincount broadcast_static_shape check_numerics clip_by_average_norm
+            accumulate_n atan2 bincount broadcast_static_shape check_numerics clip_by_average_norm
             confusion_matrix count_up_to cross cumprod depth_to_space div_no_nan einsum erfc
             histogram_fixed_width identity_n invert_permutation is_numeric_tensor log_sigmoid
             matrix_band_part matrix_set_diag meshgrid norm realdiv reverse_sequence reverse_v2 scalar_mul
@@ -30,6 +30,10 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.devices": "colocate_with container device",
         "dtrain.tf1.initial": "orthogonal_initializer uniform_unit_scaling_initializer",
         "dtrain.tf1.messages": "Event Summary",
+        "dtrain.tf1.old": """
+            assert_variables_initialized executing_eagerly initialize_all_tables no_regularizer op_scope
+            parallel_stack strided_slice tables_initializer variable_op_scope
+        """,
         "dtrain.tf1.parsing": """
             decode_csv decode_raw FixedLenFeature parse_example parse_single_example read_file
             string_to_number
@@ -74,7 +78,7 @@ LATE: dict[str, dict[str, str]] = {
     },
     "tf.math": {
         "dtrain": """
-            abs accumulate_n acos acosh add add_n argmax argmin asin asinh atan atanh bincount ceil
+            abs accumulate_n acos acosh add add_n argmax argmin asin asinh atan atan2 atanh bincount ceil
             confusion_matrix cos cosh count_nonzero cross cumprod cumsum div_no_nan divide equal erf erfc
             exp expm1 floor floordiv floormod greater greater_equal invert_permutation less less_equal log
             log1p log_sigmoid logical_and logical_not logical_or logical_xor maximum minimum mod multiply
@@ -90,6 +94,7 @@ LATE: dict[str, dict[str, str]] = {
             avg_pool3d conv1d conv3d convolution depthwise_conv2d local_response_normalization lrn
             max_pool3d pool separable_conv2d
         """,
+        "dtrain.ops.moments": "normalize_moments sufficient_statistics weighted_moments",
         "dtrain.ops.sampling": """
             log_uniform_candidate_sampler nce_loss sampled_softmax_loss uniform_candidate_sampler
         """,

@@ -175,8 +175,10 @@ NAMES: dict[str, str] = {
         PermissionDeniedError ResourceExhaustedError UnavailableError UnimplementedError UnknownError
     """,
     "tf.contrib": """
-        autograph cluster_resolver crf data distributions eager estimator framework layers learn losses
-        metrics opt rnn seq2seq slim staging summary tensorboard training
+        autograph boosted_trees cluster_resolver crf cudnn_rnn data distribute distributions eager
+        estimator factorization framework gan graph_editor image keras kfac layers learn lookup losses
+        metrics nccl nn opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest
+        tensorboard tensorrt timeseries tpu training
     """,
     "tf.contrib.layers": """
         apply_regularization avg_pool2d avg_pool3d batch_norm bias_add conv1d conv2d conv2d_in_plane
@@ -209,6 +211,7 @@ NAMES: dict[str, str] = {
         max_pool2d metrics model_variable nets one_hot_encoding repeat separable_conv2d softmax stack
         tfexample_decoder utils variable variance_scaling_initializer xavier_initializer
     """,
+    "tf.contrib.training": "bucket_by_sequence_length create_train_op HParams stratified_sample train",
     "tf.contrib.opt": """
         AdaMaxOptimizer AdamWOptimizer ExternalOptimizerInterface LazyAdamOptimizer MomentumWOptimizer
         NadamOptimizer ScipyOptimizerInterface
@@ -448,6 +451,12 @@ _WHY: dict[str, str] = {
     """,
     "SciPy's optimizers are not wrapped: minimize by those of dt.train": """
         tf.contrib.opt.ExternalOptimizerInterface tf.contrib.opt.ScipyOptimizerInterface
+    """,
+    "forests, clusters and boosted trees are no graphs that train by gradients: use a library for them": """
+        tf.contrib.boosted_trees tf.contrib.factorization tf.contrib.tensor_forest
+    """,
+    "the ranks of mpirun are what shares the work, and their GPUs meet through NCCL by themselves": """
+        tf.contrib.distribute tf.contrib.nccl tf.contrib.tpu
     """,
     "it has no pretrained networks and their data sets": """
         tf.contrib.slim.nets tf.contrib.slim.data tf.contrib.slim.dataset tf.contrib.slim.tfexample_decoder

@@ -13,13 +13,13 @@ from dtrain.graph.graph import Tensor, TensorLike
 from dtrain.graph.shape import TensorShape, as_dims, broadcast, is_static
 from dtrain.ops.array import expand_dims, identity, ones_like, reshape, transpose, zeros, zeros_like
 from dtrain.ops.base import apply, convert_to_tensor
-from dtrain.ops.functions import ceil, erf, floor
+from dtrain.ops.functions import atan, ceil, erf, floor
 from dtrain.ops.index import FlatIndex, ScatterAddLike, gather, one_hot
 from dtrain.ops.join import concat, reverse
 from dtrain.ops.late import Attributes, Later, known_value, late, static_int
 from dtrain.ops.late import shape as sizes_of
 from dtrain.ops.linalg import matmul
-from dtrain.ops.logic import is_finite, logical_and, where
+from dtrain.ops.logic import is_finite, logical_and, logical_or, where
 from dtrain.ops.make import matrix_diag, matrix_diag_part, range_
 from dtrain.ops.math import (
     abs,
@@ -30,6 +30,7 @@ from dtrain.ops.math import (
     equal,
     greater,
     greater_equal,
+    less,
     less_equal,
     maximum,
     multiply,
@@ -223,6 +224,18 @@ def _reversed(x: Tensor, axis: int) -> Tensor:
 def erfc(x: Any, name: str | None = None) -> Tensor:
     """1 - erf(x)."""
     return subtract(1.0, erf(x), name=name or "Erfc")
+
+
+def atan2(y: Any, x: Any, name: str | None = None) -> Tensor:
+    """The angle of the point (x, y), from -pi to pi."""
+    y, x = convert_to_tensor(y), convert_to_tensor(x)
+    left, up = less(x, 0), greater_equal(y, 0)
+    flat = greater(abs(x), abs(y))  # where the angle follows from y / x, elsewhere from x / y
+    one = ones_like(x)
+    by_x = atan(y / where(flat, x, one)) + where(left, where(up, one, -one) * np.pi, zeros_like(x))
+    by_y = where(up, one, -one) * (np.pi / 2) - atan(x / where(logical_or(flat, equal(y, 0)), one, y))
+    none = logical_and(equal(x, 0), equal(y, 0))
+    return where(none, zeros_like(x), where(flat, by_x, by_y), name=name or "Atan2")
 
 
 def log_sigmoid(x: Any, name: str | None = None) -> Tensor:

@@ -72,6 +72,39 @@ def test_a_program_writes_summaries(tmp_path: Path) -> None:
     assert b"loss" in file.read_bytes()
 
 
+PATHS = """\
+import tensorflow as tf
+import tensorflow.contrib.slim as slim
+import tensorflow.python.training.moving_averages as averages
+from six.moves import urllib, xrange
+from tensorflow.contrib.layers.python.layers import batch_norm
+from tensorflow.contrib.tensorboard.plugins import projector
+from tensorflow.examples.tutorials.mnist import mnist
+from tensorflow.python.framework import dtypes, ops
+from tensorflow.python.framework.ops import reset_default_graph
+from tensorflow.python.layers import core
+from tensorflow.python.ops import math_ops, nn_ops
+from tensorflow.python.platform import gfile, tf_logging
+
+assert math_ops is ops is tf and nn_ops is tf.nn and core.Dense is tf.layers.Dense
+assert batch_norm is slim.batch_norm is tf.contrib.layers.batch_norm
+assert gfile is tf.gfile and tf_logging is tf.logging and list(xrange(2)) == [0, 1]
+assert averages.assign_moving_average and mnist.IMAGE_PIXELS == 784 and urllib.request
+for name in ("tf.contrib.factorization", "tf.contrib.nccl"):
+    try:
+        __import__(name.replace("tf.", "tensorflow."))
+    except ImportError as error:
+        assert f"dtrain has no {name}: " in str(error), error
+"""
+
+
+def test_tensorflows_own_folders_are_found(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="the projector's messages are TensorBoard's")
+    (tmp_path / "mine.py").write_text(PATHS)
+    done = run(str(tmp_path / "mine.py"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_error_of_the_program_is_its_own(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import other\n")
     (tmp_path / "other.py").write_text("1 / 0\n")

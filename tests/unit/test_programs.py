@@ -6,6 +6,7 @@ people learned it by. Each is an ordinary file that begins `import dtrain as tf`
 
 from __future__ import annotations
 
+import contextlib
 import re
 import runpy
 from collections.abc import Callable
@@ -30,7 +31,9 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 
     def run(program: str) -> list[str]:
         tf.set_random_seed(0)
-        runpy.run_path(str(PROGRAMS / f"{program}.py"), run_name="__main__")
+        monkeypatch.setattr("sys.argv", [program])
+        with contextlib.suppress(SystemExit):  # what tf.app.run ends with
+            runpy.run_path(str(PROGRAMS / f"{program}.py"), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -203,18 +206,43 @@ def test_branches_and_loops(printed: Printed) -> None:
     assert folded == "[1, 2, 6, 24, 120] [5.0, 10.0]"
 
 
+def test_layers_with_flags(printed: Printed, mnist_dir: Path) -> None:
+    pytest.importorskip("tensorboard", reason="summaries are written with TensorBoard's library")
+    variables, *steps, accuracy, files = printed("layers_flags")
+    assert variables == (
+        "features/conv2d/kernel features/conv2d/bias hidden/kernel batch_normalization/gamma "
+        "batch_normalization/beta logits/kernel logits/bias"
+    )
+    assert last_number(steps[-1]) < last_number(steps[0]) / 2
+    assert last_number(accuracy) > 0.7 and files == "files 1"
+
+
+def test_slim(printed: Printed, mnist_dir: Path) -> None:
+    ends, counts, *steps, accuracy = printed("slim_network")
+    assert (ends, counts) == ("conv1 conv2 full/full_1 full/full_2 logits", "22 5")
+    assert [line.split()[1] for line in steps] == ["1", "21", "41"]
+    assert last_number(steps[-1]) < last_number(steps[0]) / 2 and last_number(accuracy) > 0.6
+
+
+def test_a_worker_of_a_cluster(printed: Printed, mnist_dir: Path) -> None:
+    *steps, name, accuracy = printed("between_graph")
+    assert name == "hidden/weights/ExponentialMovingAverage" and last_number(steps[-1]) < 1
+    assert accuracy.startswith("steps 80 ") and last_number(accuracy) > 0.8
+
+
 # -- on two ranks ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "program",
     """
-    autoencoder bidirectional branches characters event_log layer linear_regression logistic_regression
-    lstm_rows nearest_neighbour placeholder save_restore sharing softmax summaries uninitialised variables
+    autoencoder between_graph bidirectional branches characters event_log layer layers_flags
+    linear_regression logistic_regression lstm_rows nearest_neighbour placeholder save_restore sharing
+    slim_network softmax summaries uninitialised variables
     """.split(),  # noqa: SIM905
 )
 def test_two_ranks_print_what_one_does(
     program: str, printed: Printed, mpirun: Any, mnist_dir: Path, tmp_path: Path
 ) -> None:
-    if program in ("event_log", "summaries"):
+    if program in ("event_log", "layers_flags", "summaries"):
         pytest.importorskip("tensorboard", reason="summaries are written with TensorBoard's library")
     alone = "\n".join(printed(program))
     for output in on_two_ranks(program, mpirun, tmp_path):
