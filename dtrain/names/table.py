@@ -24,7 +24,7 @@ NAMES: dict[str, str] = {
         diag_part digamma Dimension distribute distributions div div_no_nan divide DType dynamic_partition
         dynamic_stitch edit_distance einsum enable_eager_execution encode_base64 equal erf erfc errors
         estimator Event executing_eagerly exp expand_dims expm1 extract_image_patches eye feature_column
-        FIFOQueue fill fixed_size_partitioner FixedLenFeature flags float16 float32 float64 floor
+        FIFOQueue fill fixed_size_partitioner FixedLenFeature FixedLengthRecordReader flags float16 float32 float64 floor
         floor_div floordiv floormod foldl foldr gather gather_nd get_collection get_collection_ref
         get_default_graph get_default_session get_local_variable get_seed get_session_handle get_variable
         get_variable_scope gfile global_norm global_variables global_variables_initializer
@@ -42,7 +42,7 @@ NAMES: dict[str, str] = {
         meshgrid metrics min_max_variable_partitioner minimum mod model_variables moving_average_variables
         multinomial multiply name_scope negative newaxis nn no_op no_regularizer NodeDef NoGradient norm
         not_equal NotDifferentiable one_hot ones ones_initializer ones_like op_scope Operation
-        OptimizerOptions orthogonal_initializer pad parallel_stack parse_example placeholder
+        OptimizerOptions orthogonal_initializer pad parallel_stack parse_example parse_single_example placeholder
         placeholder_with_default polygamma pow Print print PriorityQueue profiler py_func python_io qr
         quantization quantize random random_crop random_gamma random_normal random_normal_initializer
         random_poisson random_shuffle random_uniform random_uniform_initializer RandomShuffleQueue range
@@ -63,6 +63,7 @@ NAMES: dict[str, str] = {
         uniform_unit_scaling_initializer unique unravel_index unsorted_segment_sum unstack user_ops
         Variable variable_axis_size_partitioner variable_op_scope variable_scope VariableAggregation
         variables_initializer VariableScope variance_scaling_initializer VarLenFeature
+        WholeFileReader
         verify_tensor_all_finite where while_loop write_file zeros zeros_initializer zeros_like zeta
     """,
     "tf.nn": """
@@ -95,7 +96,7 @@ NAMES: dict[str, str] = {
         polynomial_decay ProximalAdagradOptimizer ProximalGradientDescentOptimizer QueueRunner
         range_input_producer remove_checkpoint replica_device_setter RMSPropOptimizer Saver SaverDef
         Scaffold sdca_optimizer SequenceExample Server ServerDef SessionCreator SessionManager
-        SessionRunArgs SessionRunHook shuffle_batch SingularMonitoredSession slice_input_producer
+        SessionRunArgs SessionRunHook shuffle_batch shuffle_batch_join SingularMonitoredSession slice_input_producer
         start_queue_runners StepCounterHook StopAtStepHook string_input_producer summary_iterator
         SummarySaverHook Supervisor SyncReplicasOptimizer update_checkpoint_state warm_start write_graph
     """,
@@ -115,9 +116,42 @@ NAMES: dict[str, str] = {
         softmax_cross_entropy sparse_softmax_cross_entropy
     """,
     "tf.metrics": """
-        accuracy auc average_precision_at_k false_negatives false_positives mean mean_absolute_error
-        mean_squared_error precision recall root_mean_squared_error true_negatives true_positives
+        accuracy auc average_precision_at_k false_negatives false_negatives_at_thresholds false_positives
+        false_positives_at_thresholds mean mean_absolute_error mean_cosine_distance mean_iou
+        mean_per_class_accuracy mean_relative_error mean_squared_error mean_tensor percentage_below
+        precision precision_at_k precision_at_thresholds recall recall_at_k recall_at_thresholds
+        recall_at_top_k root_mean_squared_error sensitivity_at_specificity sparse_average_precision_at_k
+        sparse_precision_at_k specificity_at_sensitivity true_negatives true_negatives_at_thresholds
+        true_positives true_positives_at_thresholds
     """,
+    "tf.data": "Dataset experimental FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+    "tf.estimator": """
+        BaselineClassifier BaselineRegressor BestExporter BoostedTreesClassifier BoostedTreesRegressor
+        classifier_parse_example_spec DNNClassifier DNNLinearCombinedClassifier DNNLinearCombinedRegressor
+        DNNRegressor Estimator EstimatorSpec EvalSpec export Exporter FinalExporter inputs LatestExporter
+        LinearClassifier LinearRegressor ModeKeys regressor_parse_example_spec RunConfig train_and_evaluate
+        TrainSpec VocabInfo WarmStartSettings
+    """,
+    "tf.estimator.inputs": "numpy_input_fn pandas_input_fn",
+    "tf.feature_column": """
+        bucketized_column categorical_column_with_hash_bucket categorical_column_with_identity
+        categorical_column_with_vocabulary_file categorical_column_with_vocabulary_list crossed_column
+        embedding_column indicator_column input_layer linear_model make_parse_example_spec numeric_column
+        shared_embedding_columns weighted_categorical_column
+    """,
+    "tf.image": """
+        adjust_brightness adjust_contrast adjust_gamma adjust_hue adjust_saturation central_crop
+        convert_image_dtype crop_and_resize crop_to_bounding_box decode_and_crop_jpeg decode_bmp decode_gif
+        decode_image decode_jpeg decode_png draw_bounding_boxes encode_jpeg encode_png extract_glimpse
+        extract_jpeg_shape flip_left_right flip_up_down grayscale_to_rgb hsv_to_rgb image_gradients
+        is_jpeg non_max_suppression pad_to_bounding_box per_image_standardization psnr random_brightness
+        random_contrast random_flip_left_right random_flip_up_down random_hue random_jpeg_quality
+        random_saturation resize_area resize_bicubic resize_bilinear resize_image_with_crop_or_pad
+        resize_image_with_pad resize_images resize_nearest_neighbor ResizeMethod rgb_to_grayscale rgb_to_hsv
+        rgb_to_yiq rgb_to_yuv rot90 sample_distorted_bounding_box sobel_edges ssim total_variation
+        transpose_image yiq_to_rgb yuv_to_rgb
+    """,
+    "tf.python_io": "tf_record_iterator TFRecordCompressionType TFRecordOptions TFRecordWriter",
     "tf.summary": """
         audio Event FileWriter FileWriterCache get_summary_description histogram image merge merge_all
         scalar SessionLog Summary SummaryDescription tensor_summary text
@@ -135,6 +169,22 @@ NAMES: dict[str, str] = {
     "tf.contrib": """
         autograph cluster_resolver crf data distributions eager estimator framework layers learn metrics
         opt rnn seq2seq slim staging summary tensorboard training
+    """,
+    "tf.contrib.data": """
+        batch_and_drop_remainder CheckpointInputPipelineHook Counter CsvDataset group_by_window
+        ignore_errors make_csv_dataset map_and_batch padded_batch_and_drop_remainder parallel_interleave
+        prefetch_to_device rejection_resample shuffle_and_repeat unbatch
+    """,
+    "tf.contrib.learn": """
+        datasets DNNClassifier DNNEstimator DNNLinearCombinedClassifier DNNLinearCombinedRegressor
+        DNNRegressor Estimator Experiment infer_real_valued_columns_from_input KMeansClustering
+        LinearClassifier LinearEstimator LinearRegressor MetricSpec ModeKeys ModelFnOps monitors
+        preprocessing read_batch_examples RunConfig run_n SKCompat SVM
+    """,
+    "tf.contrib.metrics": """
+        accuracy confusion_matrix streaming_accuracy streaming_auc streaming_mean
+        streaming_mean_absolute_error streaming_mean_iou streaming_mean_squared_error streaming_precision
+        streaming_recall streaming_root_mean_squared_error
     """,
     "tf.contrib.layers": """
         apply_regularization avg_pool2d batch_norm bias_add conv2d dropout embed_sequence flatten
@@ -209,7 +259,33 @@ PARTIAL: dict[str, str] = {
     "tf.assign": "validate_shape is True",
     "tf.boolean_mask": "the mask is a constant",
     "tf.ConfigProto": "fields that mean nothing here are taken and change nothing",
-    "tf.contrib": "layers",
+    "tf.contrib": "data, layers, learn, metrics",
+    "tf.contrib.data.prefetch_to_device": "the same elements; a session moves what it is fed",
+    "tf.contrib.learn": "no Experiment, monitors and preprocessing",
+    "tf.contrib.learn.datasets": "mnist, and CSV files",
+    "tf.data": "no experimental",
+    "tf.data.Dataset": "no window, reduce, options; prefetch and num_parallel_calls change nothing",
+    "tf.data.Iterator": "a session that goes on from a checkpoint begins the data anew",
+    "tf.decode_csv": "in functions of data sets and on what a run takes",
+    "tf.decode_raw": "in functions of data sets and on what a run takes",
+    "tf.estimator": "no boosted trees, baselines and exporters",
+    "tf.estimator.Estimator": "no warm_start_from and export_savedmodel",
+    "tf.estimator.EvalSpec": "no exporters; start_delay_secs changes nothing",
+    "tf.estimator.RunConfig": "no distribution strategies: mpirun starts the ranks",
+    "tf.feature_column.categorical_column_with_hash_bucket": "another hash than TensorFlow's",
+    "tf.feature_column.numeric_column": "no default_value",
+    "tf.image.decode_image": "by Pillow, in functions of data sets and on what a run takes",
+    "tf.image.decode_jpeg": "by Pillow, in functions of data sets and on what a run takes",
+    "tf.image.decode_png": "by Pillow, in functions of data sets and on what a run takes; uint8",
+    "tf.image.resize_images": "BILINEAR and NEAREST_NEIGHBOR",
+    "tf.metrics.recall_at_k": "one label an example",
+    "tf.parse_example": "FixedLenFeature",
+    "tf.parse_single_example": "FixedLenFeature",
+    "tf.python_io.TFRecordWriter": "writes no ZLIB",
+    "tf.read_file": "in functions of data sets and on what a run takes",
+    "tf.train.batch": "a data set: no threads; num_threads and capacity change nothing",
+    "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
+    "tf.train.start_queue_runners": "there is nothing to start: it returns []",
     "tf.get_variable": "no partitioner",
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients, aggregation_method and stop_gradients",
@@ -244,28 +320,36 @@ PARTIAL: dict[str, str] = {
 
 #: Why names are not there, where there is more to say than that.
 _WHY: dict[str, str] = {
-    "there are no queues and readers: feed batches, such as those of next_batch": """
-        tf.FIFOQueue tf.PriorityQueue tf.RandomShuffleQueue tf.ReaderBase tf.TFRecordReader
-        tf.TextLineReader tf.decode_csv tf.decode_raw tf.parse_example tf.FixedLenFeature tf.VarLenFeature
-        tf.data tf.python_io tf.train.Coordinator tf.train.LooperThread tf.train.QueueRunner
-        tf.train.add_queue_runner tf.train.batch tf.train.batch_join tf.train.input_producer
-        tf.train.limit_epochs tf.train.maybe_batch tf.train.range_input_producer tf.train.shuffle_batch
-        tf.train.slice_input_producer tf.train.start_queue_runners tf.train.string_input_producer
-        tf.train.Example tf.train.Feature tf.train.Features tf.train.SequenceExample tf.train.BytesList
-        tf.train.FloatList tf.train.Int64List tf.train.match_filenames_once
+    "no threads fill queues: take train.batch, or a data set of tf.data": """
+        tf.FIFOQueue tf.PriorityQueue tf.RandomShuffleQueue tf.ReaderBase tf.train.LooperThread
+        tf.train.QueueRunner tf.train.add_queue_runner tf.train.maybe_batch
+    """,
+    "an Example has no lists of lists": "tf.train.SequenceExample",
+    "models are not exported": """
+        tf.estimator.export tf.estimator.Exporter tf.estimator.BestExporter tf.estimator.FinalExporter
+        tf.estimator.LatestExporter tf.estimator.classifier_parse_example_spec
+        tf.estimator.regressor_parse_example_spec tf.feature_column.make_parse_example_spec
+    """,
+    "trees are not trained by steps of a graph": """
+        tf.estimator.BoostedTreesClassifier tf.estimator.BoostedTreesRegressor
+    """,
+    "fit, evaluate and predict are an estimator's": "tf.contrib.learn.Experiment",
+    "give hooks": "tf.contrib.learn.monitors",
+    "boxes are cut out by crop_to_bounding_box": """
+        tf.image.crop_and_resize tf.image.draw_bounding_boxes tf.image.sample_distorted_bounding_box
     """,
     "tensors are dense": """
-        tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
+        tf.VarLenFeature tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
         tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense tf.sparse_to_dense
         tf.nn.embedding_lookup_sparse tf.edit_distance
     """,
     "it computes with numbers: prepare text in Python before it is fed": """
-        tf.as_string tf.encode_base64 tf.string_join tf.string_split tf.string_to_number tf.strings
+        tf.as_string tf.encode_base64 tf.string_join tf.string_split tf.strings
         tf.substr
     """,
     "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
     "read and write files in Python, outside of the graph": """
-        tf.matching_files tf.read_file tf.write_file tf.gfile tf.io
+        tf.matching_files tf.write_file tf.gfile tf.io
     """,
     "it has no recurrent layers": """
         tf.nn.bidirectional_dynamic_rnn tf.nn.dynamic_rnn tf.nn.raw_rnn tf.nn.rnn_cell
@@ -297,8 +381,7 @@ _WHY: dict[str, str] = {
         tf.make_ndarray
     """,
     "it is another layer above the graph, out of scope": """
-        tf.estimator tf.feature_column tf.distributions tf.contrib.estimator tf.contrib.learn
-        tf.contrib.slim
+        tf.distributions tf.contrib.estimator tf.contrib.slim
     """,
     "NumPy functions work on what Session.run returns, outside of the graph": "tf.py_func",
     "the gradients of several uses are added up in one way": "tf.AggregationMethod",

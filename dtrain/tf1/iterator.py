@@ -219,6 +219,7 @@ def as_string_too(dtype: Any) -> DType:
 
 
 def structure_of(types: Any, shapes: Any) -> Any:
+    """Specs of elements, given their dtypes and (or None) their shapes."""
     dtypes = mapped(as_string_too, types)
     dims = [None] * len(flat(dtypes)) if shapes is None else shapes_of(shapes, dtypes)
     return packed(dtypes, [Spec(d, t) for d, t in zip(dims, flat(dtypes), strict=True)])

@@ -1,4 +1,4 @@
-"""The initializer of lookup tables, which there are none of: a column's vocabulary is known when it is made."""
+"""The initializer of lookup tables, of which there are none: vocabularies are known when columns are made."""
 
 from __future__ import annotations
 

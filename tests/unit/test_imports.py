@@ -73,7 +73,8 @@ ALLOWED = {
         "runtime",
         "train",
     },
-    "tf1": {"errors", "graph", "ops", "names", "runtime", "train"},
+    "tf1": {"errors", "graph", "ops", "passes", "names", "comm", "runtime", "train", "summary"},
+    "data": {"names"},
     "report": {"errors", "files", "hints", "config", "__version__"},
     "jobs": {"errors", "info", "__version__"},
     "bench": {
@@ -118,7 +119,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "dtrain": {
         *("errors", "names", "comm", "graph", "ops", "autodiff", "runtime", "nn", "losses", "initializers"),
-        *("summary", "train", "keras"),
+        *("summary", "train", "keras", "data"),
     },
 }
 
