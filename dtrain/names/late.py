@@ -10,6 +10,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,
+        "dtrain.tf1.fifo": "FIFOQueue RandomShuffleQueue",
         "dtrain.tf1.parsing": """
             FixedLenFeature decode_csv decode_raw parse_example parse_single_example read_file
             string_to_number
@@ -24,6 +25,7 @@ LATE: dict[str, dict[str, str]] = {
     },
     "tf.train": {
         "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
+        "dtrain.tf1.fifo": "QueueRunner add_queue_runner",
         "dtrain.tf1.queues": """
             Coordinator batch batch_join input_producer limit_epochs match_filenames_once range_input_producer
             shuffle_batch shuffle_batch_join slice_input_producer start_queue_runners string_input_producer

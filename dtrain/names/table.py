@@ -24,7 +24,8 @@ NAMES: dict[str, str] = {
         diag_part digamma Dimension distribute distributions div div_no_nan divide DType dynamic_partition
         dynamic_stitch edit_distance einsum enable_eager_execution encode_base64 equal erf erfc errors
         estimator Event executing_eagerly exp expand_dims expm1 extract_image_patches eye feature_column
-        FIFOQueue fill fixed_size_partitioner FixedLenFeature FixedLengthRecordReader flags float16 float32 float64 floor
+        FIFOQueue fill fixed_size_partitioner FixedLenFeature
+        FixedLengthRecordReader flags float16 float32 float64 floor
         floor_div floordiv floormod foldl foldr gather gather_nd get_collection get_collection_ref
         get_default_graph get_default_session get_local_variable get_seed get_session_handle get_variable
         get_variable_scope gfile global_norm global_variables global_variables_initializer
@@ -42,7 +43,8 @@ NAMES: dict[str, str] = {
         meshgrid metrics min_max_variable_partitioner minimum mod model_variables moving_average_variables
         multinomial multiply name_scope negative newaxis nn no_op no_regularizer NodeDef NoGradient norm
         not_equal NotDifferentiable one_hot ones ones_initializer ones_like op_scope Operation
-        OptimizerOptions orthogonal_initializer pad parallel_stack parse_example parse_single_example placeholder
+        OptimizerOptions orthogonal_initializer pad parallel_stack parse_example parse_single_example
+        placeholder
         placeholder_with_default polygamma pow Print print PriorityQueue profiler py_func python_io qr
         quantization quantize random random_crop random_gamma random_normal random_normal_initializer
         random_poisson random_shuffle random_uniform random_uniform_initializer RandomShuffleQueue range
@@ -96,7 +98,8 @@ NAMES: dict[str, str] = {
         polynomial_decay ProximalAdagradOptimizer ProximalGradientDescentOptimizer QueueRunner
         range_input_producer remove_checkpoint replica_device_setter RMSPropOptimizer Saver SaverDef
         Scaffold sdca_optimizer SequenceExample Server ServerDef SessionCreator SessionManager
-        SessionRunArgs SessionRunHook shuffle_batch shuffle_batch_join SingularMonitoredSession slice_input_producer
+        SessionRunArgs SessionRunHook shuffle_batch shuffle_batch_join
+        SingularMonitoredSession slice_input_producer
         start_queue_runners StepCounterHook StopAtStepHook string_input_producer summary_iterator
         SummarySaverHook Supervisor SyncReplicasOptimizer update_checkpoint_state warm_start write_graph
     """,
@@ -125,6 +128,9 @@ NAMES: dict[str, str] = {
         true_positives true_positives_at_thresholds
     """,
     "tf.data": "Dataset experimental FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+    "tf.data.experimental": """
+        AUTOTUNE CsvDataset make_csv_dataset map_and_batch parallel_interleave shuffle_and_repeat unbatch
+    """,
     "tf.estimator": """
         BaselineClassifier BaselineRegressor BestExporter BoostedTreesClassifier BoostedTreesRegressor
         classifier_parse_example_spec DNNClassifier DNNLinearCombinedClassifier DNNLinearCombinedRegressor
@@ -178,6 +184,7 @@ NAMES: dict[str, str] = {
     "tf.contrib.learn": """
         datasets DNNClassifier DNNEstimator DNNLinearCombinedClassifier DNNLinearCombinedRegressor
         DNNRegressor Estimator Experiment infer_real_valued_columns_from_input KMeansClustering
+        learn_runner
         LinearClassifier LinearEstimator LinearRegressor MetricSpec ModeKeys ModelFnOps monitors
         preprocessing read_batch_examples RunConfig run_n SKCompat SVM
     """,
@@ -261,9 +268,8 @@ PARTIAL: dict[str, str] = {
     "tf.ConfigProto": "fields that mean nothing here are taken and change nothing",
     "tf.contrib": "data, layers, learn, metrics",
     "tf.contrib.data.prefetch_to_device": "the same elements; a session moves what it is fed",
-    "tf.contrib.learn": "no Experiment, monitors and preprocessing",
+    "tf.contrib.learn": "no monitors and preprocessing",
     "tf.contrib.learn.datasets": "mnist, and CSV files",
-    "tf.data": "no experimental",
     "tf.data.Dataset": "no window, reduce, options; prefetch and num_parallel_calls change nothing",
     "tf.data.Iterator": "a session that goes on from a checkpoint begins the data anew",
     "tf.decode_csv": "in functions of data sets and on what a run takes",
@@ -272,6 +278,7 @@ PARTIAL: dict[str, str] = {
     "tf.estimator.Estimator": "no warm_start_from and export_savedmodel",
     "tf.estimator.EvalSpec": "no exporters; start_delay_secs changes nothing",
     "tf.estimator.RunConfig": "no distribution strategies: mpirun starts the ranks",
+    "tf.FIFOQueue": "no threads: a QueueRunner's operations run where elements are missing",
     "tf.feature_column.categorical_column_with_hash_bucket": "another hash than TensorFlow's",
     "tf.feature_column.numeric_column": "no default_value",
     "tf.image.decode_image": "by Pillow, in functions of data sets and on what a run takes",
@@ -282,6 +289,7 @@ PARTIAL: dict[str, str] = {
     "tf.parse_example": "FixedLenFeature",
     "tf.parse_single_example": "FixedLenFeature",
     "tf.python_io.TFRecordWriter": "writes no ZLIB",
+    "tf.RandomShuffleQueue": "as tf.FIFOQueue",
     "tf.read_file": "in functions of data sets and on what a run takes",
     "tf.train.batch": "a data set: no threads; num_threads and capacity change nothing",
     "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
@@ -321,8 +329,7 @@ PARTIAL: dict[str, str] = {
 #: Why names are not there, where there is more to say than that.
 _WHY: dict[str, str] = {
     "no threads fill queues: take train.batch, or a data set of tf.data": """
-        tf.FIFOQueue tf.PriorityQueue tf.RandomShuffleQueue tf.ReaderBase tf.train.LooperThread
-        tf.train.QueueRunner tf.train.add_queue_runner tf.train.maybe_batch
+        tf.PriorityQueue tf.ReaderBase tf.train.LooperThread tf.train.maybe_batch
     """,
     "an Example has no lists of lists": "tf.train.SequenceExample",
     "models are not exported": """
@@ -333,13 +340,13 @@ _WHY: dict[str, str] = {
     "trees are not trained by steps of a graph": """
         tf.estimator.BoostedTreesClassifier tf.estimator.BoostedTreesRegressor
     """,
-    "fit, evaluate and predict are an estimator's": "tf.contrib.learn.Experiment",
     "give hooks": "tf.contrib.learn.monitors",
     "boxes are cut out by crop_to_bounding_box": """
         tf.image.crop_and_resize tf.image.draw_bounding_boxes tf.image.sample_distorted_bounding_box
     """,
     "tensors are dense": """
-        tf.VarLenFeature tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
+        tf.VarLenFeature
+        tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
         tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense tf.sparse_to_dense
         tf.nn.embedding_lookup_sparse tf.edit_distance
     """,

@@ -211,6 +211,9 @@ class Iterator:
                 error.agreed = not one.outside
                 raise
 
+    def put(self, session: Any, values: Sequence[Any], argument: Any) -> None:
+        raise AssertionError("nothing is put into a data set")
+
 
 # -- what elements are ------------------------------------------------------------------------------------
 def as_string_too(dtype: Any) -> DType:
