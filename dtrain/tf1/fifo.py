@@ -162,7 +162,7 @@ class FIFOQueue:
 
 
 class RandomShuffleQueue(FIFOQueue):
-    """A queue of which any element may come out next; min_after_dequeue stay in while there are more to come."""
+    """A queue of which any element may come out next; min_after_dequeue stay in while more are to come."""
 
     def __init__(
         self,
