@@ -31,6 +31,7 @@ class _Held:
     def __init__(self) -> None:
         self.elements: list[list[Any]] = []
         self.closed = False
+        self.fills = False  # by a run that needs more
 
 
 class FIFOQueue:
@@ -119,7 +120,8 @@ class FIFOQueue:
         if held.closed:
             raise InvalidArgumentError(f"{self._name} is closed: nothing is put in any more.")
         rows = [list(row) for row in zip(*values, strict=True)] if argument else [list(values)]
-        if len(held.elements) + len(rows) > self.capacity:
+        # many rows of a QueueRunner may be more: in TensorFlow they wait
+        if not held.fills and len(held.elements) + len(rows) > self.capacity:
             raise InvalidArgumentError(
                 f"{self._name} has no room for {len(rows)} more: it has {len(held.elements)} elements of "
                 f"{self.capacity}. Take some out first, or give it a larger capacity."
@@ -138,10 +140,13 @@ class FIFOQueue:
         runners = itertools.cycle(self.runners)
         while not held.closed and len(held.elements) < wanted + self._least() and self.runners:
             before = len(held.elements)
+            held.fills = True
             try:
                 session.run(next(runners))
             except OutOfRangeError:
                 held.closed = True
+            finally:
+                held.fills = False
             if not held.closed and len(held.elements) <= before:
                 break
         if len(held.elements) < wanted:
