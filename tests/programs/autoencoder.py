@@ -1,9 +1,9 @@
 """An autoencoder of two layers each way, by RMSProp; its error falls and its pictures are images."""
 
 import numpy as np
-from dtrain.examples.tutorials.mnist import input_data
 
 import dtrain as tf
+from dtrain.examples.tutorials.mnist import input_data
 
 tf.set_random_seed(1)
 mnist = input_data.read_data_sets("/tmp/data/", one_hot=True)

@@ -1,8 +1,7 @@
 """The lecture's network for MNIST: three matrices without activations, Adam, and prints on the way."""
 
-from dtrain.examples.tutorials.mnist import input_data
-
 import dtrain as tf
+from dtrain.examples.tutorials.mnist import input_data
 
 tf.set_random_seed(1)
 mnist = input_data.read_data_sets("/tmp/data/", one_hot=True)

@@ -1,9 +1,9 @@
 """The class of the nearest training image, by the sum of absolute differences."""
 
 import numpy as np
-from dtrain.examples.tutorials.mnist import input_data
 
 import dtrain as tf
+from dtrain.examples.tutorials.mnist import input_data
 
 tf.set_random_seed(1)
 mnist = input_data.read_data_sets("/tmp/data/", one_hot=True)

@@ -3,9 +3,8 @@
 import os
 import tempfile
 
-from dtrain.examples.tutorials.mnist import input_data
-
 import dtrain as tf
+from dtrain.examples.tutorials.mnist import input_data
 
 tf.set_random_seed(1)
 mnist = input_data.read_data_sets("/tmp/data/", one_hot=True)

@@ -1,8 +1,7 @@
 """Softmax regression with the cross entropy written out, by plain gradient descent."""
 
-from dtrain.examples.tutorials.mnist import input_data
-
 import dtrain as tf
+from dtrain.examples.tutorials.mnist import input_data
 
 tf.set_random_seed(1)
 data = input_data.read_data_sets("/tmp/data/", one_hot=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dtrain.examples.tutorials.mnist import input_data
 
 import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import InvalidArgumentError, UsageError
+from dtrain.examples.tutorials.mnist import input_data
 from dtrain.runtime.batch import Batch, checksum
 from dtrain.train.batches import epoch_order
 from dtrain.train.data.sets import DataSet
