@@ -23,6 +23,13 @@ LATE: dict[str, dict[str, str]] = {
             Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset
         """,
     },
+    "tf.estimator": {
+        "dtrain.train": """
+            CheckpointSaverHook FeedFnHook FinalOpsHook LoggingTensorHook NanLossDuringTrainingError
+            NanTensorHook ProfilerHook SecondOrStepTimer SessionRunArgs SessionRunContext SessionRunHook
+            SessionRunValues StepCounterHook StopAtStepHook SummarySaverHook
+        """,
+    },
     "tf.train": {
         "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
         "dtrain.tf1.fifo": "QueueRunner add_queue_runner",

@@ -133,10 +133,12 @@ NAMES: dict[str, str] = {
     """,
     "tf.estimator": """
         BaselineClassifier BaselineRegressor BestExporter BoostedTreesClassifier BoostedTreesRegressor
-        classifier_parse_example_spec DNNClassifier DNNLinearCombinedClassifier DNNLinearCombinedRegressor
-        DNNRegressor Estimator EstimatorSpec EvalSpec export Exporter FinalExporter inputs LatestExporter
-        LinearClassifier LinearRegressor ModeKeys regressor_parse_example_spec RunConfig train_and_evaluate
-        TrainSpec VocabInfo WarmStartSettings
+        CheckpointSaverHook classifier_parse_example_spec DNNClassifier DNNLinearCombinedClassifier
+        DNNLinearCombinedRegressor DNNRegressor Estimator EstimatorSpec EvalSpec export Exporter FeedFnHook
+        FinalExporter FinalOpsHook inputs LatestExporter LinearClassifier LinearRegressor LoggingTensorHook
+        ModeKeys NanLossDuringTrainingError NanTensorHook ProfilerHook regressor_parse_example_spec RunConfig
+        SecondOrStepTimer SessionRunArgs SessionRunContext SessionRunHook SessionRunValues StepCounterHook
+        StopAtStepHook SummarySaverHook train_and_evaluate TrainSpec VocabInfo WarmStartSettings
     """,
     "tf.estimator.inputs": "numpy_input_fn pandas_input_fn",
     "tf.feature_column": """

@@ -35,7 +35,7 @@ class Taking:
             if not node.outputs or node.outputs[0] in known or node.outputs[0] in fed:
                 continue
             able = bool(node.kind.only_in) or not node.kind.stateful
-            if able and all(t in known for t in node.inputs):
+            if able and all(t in known or t in fed for t in node.inputs):
                 known.update(node.outputs)
                 self._computes.append(node)
         self._computes = _before(self._computes, [n for n in ordered if n.kind.only_in])

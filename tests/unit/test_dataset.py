@@ -16,6 +16,7 @@ import pytest
 import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import DataError, FailedPreconditionError, GraphError, InvalidArgumentError, UsageError
+from dtrain.ops.python import in_python
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 X = np.arange(46, dtype=np.float32).reshape(23, 2)
@@ -400,3 +401,35 @@ def test_queues_that_a_program_fills(on_threads: Callable[..., list[Any]]) -> No
     found = np.concatenate(first)
     assert len(found) == 20 and {tuple(r) for r in found} < {tuple(r) for r in X * 2}
     assert any(tuple(a) != tuple(b) for a, b in zip(found, X * 2, strict=False))
+
+
+def test_a_monitored_session_begins_what_is_collected() -> None:
+    iterator = dt.data.Dataset.range(5).make_initializable_iterator()
+    following = iterator.get_next() * 2
+    dt.add_to_collection(dt.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
+    found = []
+    with dt.train.MonitoredSession() as session:  # which the end of the data ends
+        while not session.should_stop():
+            found.append(session.run(following))
+    assert found == [0, 2, 4, 6, 8]
+    with dt.Session() as session:
+        session.run(dt.tables_initializer())
+        assert rest(session, following) == found
+
+
+def test_python_computes_of_what_is_fed() -> None:
+    text = dt.placeholder(dt.string, [None])
+    number = dt.string_to_number(text) * 2.0
+    named = dt.identity(dt.constant([1.0, 2.0]))
+    with dt.Session() as session:
+        assert session.run(number, {text: ["1.5", "2"]}).tolist() == [3, 4]
+        with pytest.raises(InvalidArgumentError, match="'x' is not a valid float32"):
+            session.run(number, {text: ["x"]})
+        with pytest.raises(InvalidArgumentError, match="must feed a value"):
+            session.run(number)
+    v = dt.Variable(np.zeros(2, np.float32))
+    (odd,) = in_python(lambda x: x + 1, [v + named], [dt.float32], [[2]], "odd")
+    with dt.Session() as session:
+        session.run(v.initializer)
+        with pytest.raises(InvalidArgumentError, match=r"odd.*it runs in Python before the plan"):
+            session.run(odd)
