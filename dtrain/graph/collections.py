@@ -26,6 +26,7 @@ class GraphKeys:
     ACTIVATIONS = "activations"
     INIT_OP = "init_op"
     SAVERS = "savers"
+    TABLE_INITIALIZERS = "table_initializer"
 
 
 def in_scope(values: Iterable[Any], scope: str | None) -> list[Any]:

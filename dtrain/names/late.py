@@ -28,6 +28,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.averages": "moving_average_variables",
         "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
         "dtrain.tf1.devices": "colocate_with container device",
+        "dtrain.tf1.fifo": "FIFOQueue RandomShuffleQueue",
         "dtrain.tf1.initial": "orthogonal_initializer uniform_unit_scaling_initializer",
         "dtrain.tf1.messages": "Event Summary",
         "dtrain.tf1.old": """
@@ -60,6 +61,13 @@ LATE: dict[str, dict[str, str]] = {
             assert_positive assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type
             check_numerics is_finite is_inf is_nan is_non_decreasing is_numeric_tensor
             is_strictly_increasing
+        """,
+    },
+    "tf.estimator": {
+        "dtrain.train": """
+            CheckpointSaverHook FeedFnHook FinalOpsHook LoggingTensorHook NanLossDuringTrainingError
+            NanTensorHook ProfilerHook SecondOrStepTimer SessionRunArgs SessionRunContext SessionRunHook
+            SessionRunValues StepCounterHook StopAtStepHook SummarySaverHook
         """,
     },
     "tf.initializers": {
@@ -114,6 +122,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.averages": "ExponentialMovingAverage",
         "dtrain.tf1.cluster": "ClusterSpec replica_device_setter Server Supervisor SyncReplicasOptimizer",
         "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
+        "dtrain.tf1.fifo": "add_queue_runner QueueRunner",
         "dtrain.tf1.graphs": "write_graph",
         "dtrain.tf1.optimizers": """
             AdagradDAOptimizer FtrlOptimizer ProximalAdagradOptimizer ProximalGradientDescentOptimizer

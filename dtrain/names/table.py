@@ -24,46 +24,47 @@ NAMES: dict[str, str] = {
         deserialize_many_sparse device diag diag_part digamma Dimension distribute distributions div
         div_no_nan divide DType dynamic_partition dynamic_stitch edit_distance einsum enable_eager_execution
         encode_base64 equal erf erfc errors estimator Event executing_eagerly exp expand_dims expm1
-        extract_image_patches eye feature_column FIFOQueue fill fixed_size_partitioner FixedLenFeature flags
-        float16 float32 float64 floor floor_div floordiv floormod foldl foldr gather gather_nd get_collection
-        get_collection_ref get_default_graph get_default_session get_local_variable get_seed
-        get_session_handle get_variable get_variable_scope gfile global_norm global_variables
-        global_variables_initializer glorot_normal_initializer glorot_uniform_initializer GPUOptions gradients
-        GradientTape Graph graph_util GraphDef GraphKeys GraphOptions greater greater_equal group
-        guarantee_const hessians histogram_fixed_width identity identity_n igamma image import_graph_def
-        IndexedSlices initialize_all_tables initialize_all_variables initialize_local_variables
-        initialize_variables initializers int16 int32 int64 int8 InteractiveSession invert_permutation io
-        is_finite is_inf is_nan is_non_decreasing is_numeric_tensor is_strictly_increasing
-        is_variable_initialized keras layers lbeta less less_equal lgamma lin_space linalg linspace
-        load_op_library local_variables local_variables_initializer log log1p log_sigmoid logging logical_and
-        logical_not logical_or logical_xor losses make_ndarray make_template make_tensor_proto manip map_fn
-        matching_files math matmul matrix_band_part matrix_determinant matrix_diag matrix_diag_part
-        matrix_inverse matrix_set_diag matrix_solve matrix_solve_ls matrix_transpose matrix_triangular_solve
-        maximum meshgrid metrics min_max_variable_partitioner minimum mod model_variables
-        moving_average_variables multinomial multiply name_scope negative newaxis nn no_op no_regularizer
-        NodeDef NoGradient norm not_equal NotDifferentiable one_hot ones ones_initializer ones_like op_scope
-        Operation OptimizerOptions orthogonal_initializer pad parallel_stack parse_example placeholder
-        placeholder_with_default polygamma pow Print print PriorityQueue profiler py_func python_io qr
-        quantization quantize random random_crop random_gamma random_normal random_normal_initializer
-        random_poisson random_shuffle random_uniform random_uniform_initializer RandomShuffleQueue range rank
-        read_file ReaderBase real realdiv reciprocal reduce_all reduce_any reduce_logsumexp reduce_max
-        reduce_mean reduce_min reduce_prod reduce_sum register_tensor_conversion_function RegisterGradient
-        report_uninitialized_variables required_space_to_batch_paddings reset_default_graph reshape resource
-        resource_loader reverse reverse_sequence reverse_v2 rint round rsqrt RunMetadata RunOptions
-        saved_model scalar_mul scan scatter_add scatter_nd scatter_sub scatter_update searchsorted segment_max
-        segment_mean segment_min segment_prod segment_sum self_adjoint_eig sequence_mask serialize_tensor
-        Session set_random_seed setdiff1d sets shape shape_n sigmoid sign sin sinh size slice space_to_batch
-        space_to_depth sparse_placeholder sparse_reduce_sum sparse_tensor_to_dense sparse_to_dense
-        SparseTensor spectral split sqrt square squared_difference squeeze stack stop_gradient strided_slice
-        string string_join string_split string_to_number strings substr subtract Summary summary svd sysconfig
-        tables_initializer tan tanh Tensor TensorArray tensordot TensorShape test TextLineReader tfprof
-        TFRecordReader tile timestamp to_bfloat16 to_double to_float to_int32 to_int64 tpu trace train
-        trainable_variables transpose truediv truncated_normal truncated_normal_initializer truncatediv
-        truncatemod tuple uint16 uint8 uniform_unit_scaling_initializer unique unravel_index
-        unsorted_segment_sum unstack user_ops Variable variable_axis_size_partitioner variable_op_scope
-        variable_scope VariableAggregation variables_initializer VariableScope variance_scaling_initializer
-        VarLenFeature verify_tensor_all_finite where while_loop write_file zeros zeros_initializer zeros_like
-        zeta
+        extract_image_patches eye feature_column FIFOQueue fill fixed_size_partitioner FixedLenFeature
+        FixedLengthRecordReader flags float16 float32 float64 floor floor_div floordiv floormod foldl foldr
+        gather gather_nd get_collection get_collection_ref get_default_graph get_default_session
+        get_local_variable get_seed get_session_handle get_variable get_variable_scope gfile global_norm
+        global_variables global_variables_initializer glorot_normal_initializer glorot_uniform_initializer
+        GPUOptions gradients GradientTape Graph graph_util GraphDef GraphKeys GraphOptions greater
+        greater_equal group guarantee_const hessians histogram_fixed_width identity identity_n igamma image
+        import_graph_def IndexedSlices initialize_all_tables initialize_all_variables
+        initialize_local_variables initialize_variables initializers int16 int32 int64 int8 InteractiveSession
+        invert_permutation io is_finite is_inf is_nan is_non_decreasing is_numeric_tensor
+        is_strictly_increasing is_variable_initialized keras layers lbeta less less_equal lgamma lin_space
+        linalg linspace load_op_library local_variables local_variables_initializer log log1p log_sigmoid
+        logging logical_and logical_not logical_or logical_xor losses make_ndarray make_template
+        make_tensor_proto manip map_fn matching_files math matmul matrix_band_part matrix_determinant
+        matrix_diag matrix_diag_part matrix_inverse matrix_set_diag matrix_solve matrix_solve_ls
+        matrix_transpose matrix_triangular_solve maximum meshgrid metrics min_max_variable_partitioner minimum
+        mod model_variables moving_average_variables multinomial multiply name_scope negative newaxis nn no_op
+        no_regularizer NodeDef NoGradient norm not_equal NotDifferentiable one_hot ones ones_initializer
+        ones_like op_scope Operation OptimizerOptions orthogonal_initializer pad parallel_stack parse_example
+        parse_single_example placeholder placeholder_with_default polygamma pow Print print PriorityQueue
+        profiler py_func python_io qr quantization quantize random random_crop random_gamma random_normal
+        random_normal_initializer random_poisson random_shuffle random_uniform random_uniform_initializer
+        RandomShuffleQueue range rank read_file ReaderBase real realdiv reciprocal reduce_all reduce_any
+        reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod reduce_sum
+        register_tensor_conversion_function RegisterGradient report_uninitialized_variables
+        required_space_to_batch_paddings reset_default_graph reshape resource resource_loader reverse
+        reverse_sequence reverse_v2 rint round rsqrt RunMetadata RunOptions saved_model scalar_mul scan
+        scatter_add scatter_nd scatter_sub scatter_update searchsorted segment_max segment_mean segment_min
+        segment_prod segment_sum self_adjoint_eig sequence_mask serialize_tensor Session set_random_seed
+        setdiff1d sets shape shape_n sigmoid sign sin sinh size slice space_to_batch space_to_depth
+        sparse_placeholder sparse_reduce_sum sparse_tensor_to_dense sparse_to_dense SparseTensor spectral
+        split sqrt square squared_difference squeeze stack stop_gradient strided_slice string string_join
+        string_split string_to_number strings substr subtract Summary summary svd sysconfig tables_initializer
+        tan tanh Tensor TensorArray tensordot TensorShape test TextLineReader tfprof TFRecordReader tile
+        timestamp to_bfloat16 to_double to_float to_int32 to_int64 tpu trace train trainable_variables
+        transpose truediv truncated_normal truncated_normal_initializer truncatediv truncatemod tuple uint16
+        uint8 uniform_unit_scaling_initializer unique unravel_index unsorted_segment_sum unstack user_ops
+        Variable variable_axis_size_partitioner variable_op_scope variable_scope VariableAggregation
+        variables_initializer VariableScope variance_scaling_initializer VarLenFeature
+        verify_tensor_all_finite where while_loop WholeFileReader write_file zeros zeros_initializer
+        zeros_like zeta
     """,
     "tf.nn": """
         all_candidate_sampler atrous_conv2d avg_pool avg_pool3d batch_normalization bias_add
@@ -95,8 +96,8 @@ NAMES: dict[str, str] = {
         ProximalAdagradOptimizer ProximalGradientDescentOptimizer QueueRunner range_input_producer
         remove_checkpoint replica_device_setter RMSPropOptimizer Saver SaverDef Scaffold sdca_optimizer
         SequenceExample Server ServerDef SessionCreator SessionManager SessionRunArgs SessionRunHook
-        shuffle_batch SingularMonitoredSession slice_input_producer start_queue_runners StepCounterHook
-        StopAtStepHook string_input_producer summary_iterator SummarySaverHook Supervisor
+        shuffle_batch shuffle_batch_join SingularMonitoredSession slice_input_producer start_queue_runners
+        StepCounterHook StopAtStepHook string_input_producer summary_iterator SummarySaverHook Supervisor
         SyncReplicasOptimizer update_checkpoint_state warm_start write_graph
     """,
     "tf.train.experimental": """
@@ -157,8 +158,13 @@ NAMES: dict[str, str] = {
         mean_squared_error Reduction sigmoid_cross_entropy softmax_cross_entropy sparse_softmax_cross_entropy
     """,
     "tf.metrics": """
-        accuracy auc average_precision_at_k false_negatives false_positives mean mean_absolute_error
-        mean_squared_error precision recall root_mean_squared_error true_negatives true_positives
+        accuracy auc average_precision_at_k false_negatives false_negatives_at_thresholds false_positives
+        false_positives_at_thresholds mean mean_absolute_error mean_cosine_distance mean_iou
+        mean_per_class_accuracy mean_relative_error mean_squared_error mean_tensor percentage_below precision
+        precision_at_k precision_at_thresholds recall recall_at_k recall_at_thresholds recall_at_top_k
+        root_mean_squared_error sensitivity_at_specificity sparse_average_precision_at_k sparse_precision_at_k
+        specificity_at_sensitivity true_negatives true_negatives_at_thresholds true_positives
+        true_positives_at_thresholds
     """,
     "tf.summary": """
         audio Event FileWriter FileWriterCache get_summary_description histogram image merge merge_all scalar
@@ -175,10 +181,10 @@ NAMES: dict[str, str] = {
         PermissionDeniedError ResourceExhaustedError UnavailableError UnimplementedError UnknownError
     """,
     "tf.contrib": """
-        autograph boosted_trees cluster_resolver crf cudnn_rnn data distribute distributions eager
-        estimator factorization framework gan graph_editor image keras kfac layers learn lookup losses
-        metrics nccl nn opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest
-        tensorboard tensorrt timeseries tpu training
+        autograph boosted_trees cluster_resolver crf cudnn_rnn data distribute distributions eager estimator
+        factorization framework gan graph_editor image keras kfac layers learn lookup losses metrics nccl nn
+        opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard tensorrt
+        timeseries tpu training
     """,
     "tf.contrib.layers": """
         apply_regularization avg_pool2d avg_pool3d batch_norm bias_add conv1d conv2d conv2d_in_plane
@@ -298,6 +304,55 @@ NAMES: dict[str, str] = {
         gpu_device_name is_built_with_cuda is_gpu_available main mock StubOutForTesting test_src_dir_path
         TestCase
     """,
+    "tf.data": "Dataset experimental FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+    "tf.data.experimental": """
+        AUTOTUNE CsvDataset make_csv_dataset map_and_batch parallel_interleave shuffle_and_repeat unbatch
+    """,
+    "tf.estimator": """
+        BaselineClassifier BaselineRegressor BestExporter BoostedTreesClassifier BoostedTreesRegressor
+        CheckpointSaverHook classifier_parse_example_spec DNNClassifier DNNLinearCombinedClassifier
+        DNNLinearCombinedRegressor DNNRegressor Estimator EstimatorSpec EvalSpec export Exporter FeedFnHook
+        FinalExporter FinalOpsHook inputs LatestExporter LinearClassifier LinearRegressor LoggingTensorHook
+        ModeKeys NanLossDuringTrainingError NanTensorHook ProfilerHook regressor_parse_example_spec RunConfig
+        SecondOrStepTimer SessionRunArgs SessionRunContext SessionRunHook SessionRunValues StepCounterHook
+        StopAtStepHook SummarySaverHook train_and_evaluate TrainSpec VocabInfo WarmStartSettings
+    """,
+    "tf.estimator.inputs": "numpy_input_fn pandas_input_fn",
+    "tf.feature_column": """
+        bucketized_column categorical_column_with_hash_bucket categorical_column_with_identity
+        categorical_column_with_vocabulary_file categorical_column_with_vocabulary_list crossed_column
+        embedding_column indicator_column input_layer linear_model make_parse_example_spec numeric_column
+        shared_embedding_columns weighted_categorical_column
+    """,
+    "tf.image": """
+        adjust_brightness adjust_contrast adjust_gamma adjust_hue adjust_saturation central_crop
+        convert_image_dtype crop_and_resize crop_to_bounding_box decode_and_crop_jpeg decode_bmp decode_gif
+        decode_image decode_jpeg decode_png draw_bounding_boxes encode_jpeg encode_png extract_glimpse
+        extract_jpeg_shape flip_left_right flip_up_down grayscale_to_rgb hsv_to_rgb image_gradients is_jpeg
+        non_max_suppression pad_to_bounding_box per_image_standardization psnr random_brightness
+        random_contrast random_flip_left_right random_flip_up_down random_hue random_jpeg_quality
+        random_saturation resize_area resize_bicubic resize_bilinear resize_image_with_crop_or_pad
+        resize_image_with_pad resize_images resize_nearest_neighbor ResizeMethod rgb_to_grayscale rgb_to_hsv
+        rgb_to_yiq rgb_to_yuv rot90 sample_distorted_bounding_box sobel_edges ssim total_variation
+        transpose_image yiq_to_rgb yuv_to_rgb
+    """,
+    "tf.python_io": "tf_record_iterator TFRecordCompressionType TFRecordOptions TFRecordWriter",
+    "tf.contrib.data": """
+        batch_and_drop_remainder CheckpointInputPipelineHook Counter CsvDataset group_by_window ignore_errors
+        make_csv_dataset map_and_batch padded_batch_and_drop_remainder parallel_interleave prefetch_to_device
+        rejection_resample shuffle_and_repeat unbatch
+    """,
+    "tf.contrib.learn": """
+        datasets DNNClassifier DNNEstimator DNNLinearCombinedClassifier DNNLinearCombinedRegressor
+        DNNRegressor Estimator Experiment infer_real_valued_columns_from_input KMeansClustering learn_runner
+        LinearClassifier LinearEstimator LinearRegressor MetricSpec ModeKeys ModelFnOps monitors preprocessing
+        read_batch_examples run_n RunConfig SKCompat SVM
+    """,
+    "tf.contrib.metrics": """
+        accuracy confusion_matrix streaming_accuracy streaming_auc streaming_mean
+        streaming_mean_absolute_error streaming_mean_iou streaming_mean_squared_error streaming_precision
+        streaming_recall streaming_root_mean_squared_error
+    """,
 }
 
 #: What differs from TensorFlow 1 in names that are there.
@@ -308,19 +363,38 @@ PARTIAL: dict[str, str] = {
     "tf.cond": "where the condition follows from values both branches are computed, without optimizers",
     "tf.ConfigProto": "fields that mean nothing here are taken and change nothing",
     "tf.confusion_matrix": "num_classes is given",
+    "tf.contrib": "data, layers, learn, metrics",
+    "tf.contrib.data.prefetch_to_device": "the same elements; a session moves what it is fed",
     "tf.contrib.framework.variable": "no partitioner",
     "tf.contrib.layers.batch_norm": "no batch_weights, renorm, adjustment and zero_debias_moving_mean",
     "tf.contrib.layers.optimize_loss": "no gradient_noise_scale; of names those of OPTIMIZER_CLS_NAMES",
+    "tf.contrib.learn": "no monitors and preprocessing",
+    "tf.contrib.learn.datasets": "mnist, and CSV files",
     "tf.contrib.slim.learning": "create_train_op and train, whose loop is a MonitoredTrainingSession's",
     "tf.cumprod": "the size of the axis is known",
+    "tf.data.Dataset": "no window, reduce, options; prefetch and num_parallel_calls change nothing",
+    "tf.data.Iterator": "a session that goes on from a checkpoint begins the data anew",
+    "tf.decode_csv": "in functions of data sets and on what a run takes",
+    "tf.decode_raw": "in functions of data sets and on what a run takes",
     "tf.depth_to_space": "data_format is NHWC",
     "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is told once",
     "tf.einsum": "no '...', and no label twice in a tensor",
+    "tf.estimator": "no boosted trees, baselines and exporters",
+    "tf.estimator.Estimator": "no warm_start_from and export_savedmodel",
+    "tf.estimator.EvalSpec": "no exporters; start_delay_secs changes nothing",
+    "tf.estimator.RunConfig": "no distribution strategies: mpirun starts the ranks",
+    "tf.feature_column.categorical_column_with_hash_bucket": "another hash than TensorFlow's",
+    "tf.feature_column.numeric_column": "no default_value",
+    "tf.FIFOQueue": "no threads: a QueueRunner's operations run where elements are missing",
     "tf.get_variable": "no partitioner",
     "tf.gfile": "what writes, moves or deletes is done by rank 0",
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients and aggregation_method",
     "tf.GraphOptions": "its fields are taken and change nothing",
+    "tf.image.decode_image": "by Pillow, in functions of data sets and on what a run takes",
+    "tf.image.decode_jpeg": "by Pillow, in functions of data sets and on what a run takes",
+    "tf.image.decode_png": "by Pillow, in functions of data sets and on what a run takes; uint8",
+    "tf.image.resize_images": "BILINEAR and NEAREST_NEIGHBOR",
     "tf.keras": "models are Sequential; modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
     "tf.keras.callbacks.TensorBoard": "no gradients, images and embeddings",
@@ -336,13 +410,19 @@ PARTIAL: dict[str, str] = {
     "tf.layers.Conv3D": "all sizes but that of the batch are known",
     "tf.layers.Layer": "no InputSpec and compute_output_shape",
     "tf.matrix_set_diag": "the matrices are square",
+    "tf.metrics.recall_at_k": "one label an example",
     "tf.nn.conv3d": "all sizes but that of the batch are known",
     "tf.nn.depthwise_conv2d": "all sizes but that of the batch are known",
     "tf.nn.pool": "dilation_rate is 1",
     "tf.norm": "of matrices no spectral norm",
     "tf.OptimizerOptions": "its fields are taken and change nothing",
     "tf.pad": "mode is CONSTANT",
+    "tf.parse_example": "FixedLenFeature",
+    "tf.parse_single_example": "FixedLenFeature",
     "tf.py_func": "every rank calls it with whole arrays; see its docstring for shapes",
+    "tf.python_io.TFRecordWriter": "writes no ZLIB",
+    "tf.RandomShuffleQueue": "as tf.FIFOQueue",
+    "tf.read_file": "in functions of data sets and on what a run takes",
     "tf.reverse_sequence": "batch_axis is 0",
     "tf.RunMetadata": "step_stats, for timeline.Timeline",
     "tf.RunOptions": "trace_level",
@@ -354,6 +434,7 @@ PARTIAL: dict[str, str] = {
     "tf.train.AdadeltaOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdagradOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdamOptimizer": "only the learning rate may be a tensor",
+    "tf.train.batch": "a data set: no threads; num_threads and capacity change nothing",
     "tf.train.ClusterSpec": "mpirun starts the ranks; addresses are kept and change nothing",
     "tf.train.cosine_decay_restarts": "t_mul is a number",
     "tf.train.experimental.DynamicLossScale": "no update, get_config; from 1 to 2**24",
@@ -364,6 +445,8 @@ PARTIAL: dict[str, str] = {
     "tf.train.RMSPropOptimizer": "only the learning rate may be a tensor",
     "tf.train.Saver": "no sharded, keep_checkpoint_every_n_hours; files are safetensors",
     "tf.train.Server": "target is ''; a task of the job ps is refused",
+    "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
+    "tf.train.start_queue_runners": "there is nothing to start: it returns []",
     "tf.train.Supervisor": "its session is a MonitoredSession; no ready_op and session_manager",
     "tf.train.SyncReplicasOptimizer": "a step is of all ranks; no variable_averages",
     "tf.train.write_graph": "its operations are dtrain's",
@@ -374,27 +457,21 @@ PARTIAL: dict[str, str] = {
 
 #: Why names are not there, where there is more to say than that.
 _WHY: dict[str, str] = {
-    "there are no queues and readers: feed batches, such as those of next_batch": """
-        tf.FIFOQueue tf.PriorityQueue tf.RandomShuffleQueue tf.ReaderBase tf.TFRecordReader tf.TextLineReader
-        tf.decode_csv tf.decode_raw tf.parse_example tf.FixedLenFeature tf.VarLenFeature tf.python_io
-        tf.train.Coordinator tf.train.LooperThread tf.train.QueueRunner tf.train.add_queue_runner
-        tf.train.batch tf.train.batch_join tf.train.input_producer tf.train.limit_epochs tf.train.maybe_batch
-        tf.train.range_input_producer tf.train.shuffle_batch tf.train.slice_input_producer
-        tf.train.start_queue_runners tf.train.string_input_producer tf.train.Example tf.train.Feature
-        tf.train.Features tf.train.SequenceExample tf.train.BytesList tf.train.FloatList tf.train.Int64List
-        tf.train.match_filenames_once
+    "no threads fill queues: take train.batch, or a data set of tf.data": """
+        tf.PriorityQueue tf.ReaderBase tf.train.LooperThread tf.train.maybe_batch
     """,
     "tensors are dense": """
-        tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
-        tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense tf.sparse_to_dense
-        tf.nn.embedding_lookup_sparse tf.edit_distance
+        tf.VarLenFeature tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices
+        tf.deserialize_many_sparse tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense
+        tf.sparse_to_dense tf.nn.embedding_lookup_sparse tf.edit_distance
     """,
+    "an Example has no lists of lists": "tf.train.SequenceExample",
     "it computes with numbers: prepare text in Python before it is fed": """
-        tf.as_string tf.encode_base64 tf.string_join tf.string_split tf.string_to_number tf.strings tf.substr
+        tf.as_string tf.encode_base64 tf.string_join tf.string_split tf.strings tf.substr
     """,
     "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
     "read and write files in Python, outside of the graph": """
-        tf.matching_files tf.read_file tf.write_file tf.io.matching_files tf.io.read_file tf.io.write_file
+        tf.matching_files tf.write_file tf.io.matching_files tf.io.read_file tf.io.write_file
     """,
     "write the loop with while_loop, or take dynamic_rnn with sequence_length": "tf.nn.raw_rnn",
     "it has no connectionist temporal classification": """
@@ -433,9 +510,7 @@ _WHY: dict[str, str] = {
         tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph tf.train.import_meta_graph
         tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
     """,
-    "it is another layer above the graph, out of scope": """
-        tf.estimator tf.feature_column tf.distributions tf.contrib.estimator tf.contrib.learn
-    """,
+    "it is another layer above the graph, out of scope": "tf.distributions tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
         tf.random_gamma tf.random_poisson tf.random.gamma tf.random.poisson
     """,
@@ -487,6 +562,18 @@ _WHY: dict[str, str] = {
         tf.keras.utils.deserialize_keras_object
     """,
     "fit prints its own progress": "tf.keras.callbacks.ProgbarLogger tf.keras.callbacks.BaseLogger",
+    "models are not exported": """
+        tf.estimator.export tf.estimator.Exporter tf.estimator.BestExporter tf.estimator.FinalExporter
+        tf.estimator.LatestExporter tf.estimator.classifier_parse_example_spec
+        tf.estimator.regressor_parse_example_spec tf.feature_column.make_parse_example_spec
+    """,
+    "trees are not trained by steps of a graph": """
+        tf.estimator.BoostedTreesClassifier tf.estimator.BoostedTreesRegressor
+    """,
+    "give hooks": "tf.contrib.learn.monitors",
+    "boxes are cut out by crop_to_bounding_box": """
+        tf.image.crop_and_resize tf.image.draw_bounding_boxes tf.image.sample_distorted_bounding_box
+    """,
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}
 

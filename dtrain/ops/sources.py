@@ -28,6 +28,9 @@ class Source(Protocol):
     def take(self, session: Any, feeds: Mapping[Tensor, Any], argument: Any) -> Sequence[Any]:
         """The next element: a value for each tensor of a call. Raises OutOfRangeError at the end."""
 
+    def put(self, session: Any, values: Sequence[Any], argument: Any) -> None:
+        """Take in what a run has computed."""
+
 
 @register
 class Taken(Placeholder):
@@ -50,6 +53,18 @@ class Start(NoOp):
     """Tells a source something, such as to begin anew, before the run that it is in."""
 
     source: str
+    argument: Any = None
+
+
+@register
+class Put(NoOp):
+    """Hands a source the values of tensors, behind the run that computes them: its control inputs do.
+
+    tensors: their names; argument: what the source is told with them.
+    """
+
+    source: str
+    tensors: tuple[str, ...]
     argument: Any = None
 
 
@@ -76,3 +91,9 @@ def taken(
 def start(source: str, name: str, argument: Any = None) -> Operation:
     """An operation that tells a source something."""
     return get_default_graph().add(Start(source, argument), (), name)
+
+
+def put(source: str, tensors: Sequence[Tensor], name: str, argument: Any = None) -> Operation:
+    """An operation that hands a source the values of tensors."""
+    kind = Put(source, tuple(t.name for t in tensors), argument)
+    return get_default_graph().add(kind, (), name, tuple(t.op for t in tensors))

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Fetches that the name of a call has, at most.
 MOST_NAMED = 3
+#: What runs of so many fetches take is remembered.
+MOST_TAKINGS = 256
 
 
 class CompiledStep:
@@ -55,10 +57,13 @@ class CompiledStep:
         if SOURCES in session.graph.kept:
             key = (self._tensors, self._targets, self._feeds)
             if key not in session.takings:
+                if len(session.takings) >= MOST_TAKINGS:
+                    session.takings.clear()
                 needed = needed_by(self._tensors, self._targets, self._feeds)
                 session.takings[key] = Taking(session.graph, needed, self._feeds)
             if taking := session.takings[key]:
                 self._taking, self._feeds = taking, (*self._feeds, *taking.tensors)
+                self._tensors = (*self._tensors, *taking.fetched)
         place = {t: i for i, t in enumerate(self._tensors)}
         self._places = [place[e] if isinstance(e, Tensor) else None for e in elements]
         variables = [t.op.name for t in self._tensors if isinstance(t.op.kind, VariableOp)]
@@ -78,10 +83,14 @@ class CompiledStep:
             if any(isinstance(value, Shard) for value in values):
                 session.comm.check_thread()  # the other rows are other ranks'
             return session.reader().make_callable(*self._given)(*values)
-        if self._taking is not None:
-            feeds = dict(zip(self._given_feeds, values, strict=True))
-            values = (*values, *self._taking.values(session, feeds))
-        return self._result(self._take(values)[0])
+        taking = self._taking
+        if taking is None:
+            return self._result(self._take(values)[0])
+        feeds = dict(zip(self._given_feeds, values, strict=True))
+        results = self._take((*values, *taking.values(session, feeds)))[0]
+        if taking.fetched:
+            taking.put(session, results[-len(taking.fetched) :])
+        return self._result(results)
 
     def several(self, window: Window, *values: Any, until: Any = None) -> list[Any]:
         """Take a step for each batch of a window; what a call would return, of each step taken.

@@ -9,7 +9,7 @@ from dtrain.errors import InvalidArgumentError
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.ops.base import Placeholder
 from dtrain.ops.python import computed
-from dtrain.ops.sources import SOURCES, Start, Taken
+from dtrain.ops.sources import SOURCES, Put, Start, Taken
 from dtrain.runtime.batch import Batch
 from dtrain.runtime.feeds import as_fed
 
@@ -24,6 +24,9 @@ class Taking:
         self._sources = graph.kept.get(SOURCES, {})
         ordered = sorted(needed, key=lambda node: node.id)
         self._starts = [node.kind for node in ordered if isinstance(node.kind, Start)]
+        self._puts = [node.kind for node in ordered if isinstance(node.kind, Put)]
+        #: What the run has to compute besides, to hand it to queues.
+        self.fetched = tuple(graph.get_tensor_by_name(name) for kind in self._puts for name in kind.tensors)
         self._takes = [n for n in ordered if isinstance(n.kind, Taken) and n.outputs[0] not in fed]
         #: Ops in Python's hands, with what they follow from.
         self._computes: list[Operation] = []
@@ -32,7 +35,7 @@ class Taking:
             if not node.outputs or node.outputs[0] in known or node.outputs[0] in fed:
                 continue
             able = bool(node.kind.only_in) or not node.kind.stateful
-            if able and all(t in known for t in node.inputs):
+            if able and all(t in known or t in fed for t in node.inputs):
                 known.update(node.outputs)
                 self._computes.append(node)
         self._computes = _before(self._computes, [n for n in ordered if n.kind.only_in])
@@ -40,7 +43,7 @@ class Taking:
         self.tensors = tuple(t for node in (*self._takes, *hosted) for t in node.outputs)
 
     def __bool__(self) -> bool:
-        return bool(self._starts or self.tensors)
+        return bool(self._starts or self.tensors or self._puts)
 
     def values(self, session: Any, feeds: Mapping[Tensor, Any]) -> list[Any]:
         """The values of `tensors`: one element of each source for each call. Raises OutOfRangeError."""
@@ -65,6 +68,12 @@ class Taking:
                 fits = rows and value.ndim and value.dtype != object
                 values[tensor] = value.view(Batch) if fits else value
         return [values[t] for t in self.tensors]
+
+    def put(self, session: Any, values: Sequence[Any]) -> None:
+        """Hand the values of `fetched` to where they go, behind the run."""
+        rest = iter(values)
+        for kind in self._puts:
+            self._sources[kind.source].put(session, [next(rest) for _ in kind.tensors], kind.argument)
 
 
 def _before(nodes: Sequence[Operation], wanted: Sequence[Operation]) -> list[Operation]:

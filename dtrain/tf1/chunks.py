@@ -51,15 +51,18 @@ def cut(whole: Chunk) -> Iterator[Chunk]:
 
 
 def gathered(picked: Picked) -> Iterator[Chunk]:
+    """The elements themselves, in chunks."""
     columns, numbers = picked
     return ([column[which] for column in columns] for which in numbers)
 
 
 def listed(which: Any) -> Sequence[int]:
+    """Numbers one by one."""
     return range(which.start, which.stop) if isinstance(which, slice) else which.tolist()
 
 
 def count_of(which: Any) -> int:
+    """How many numbers a slice or an array has."""
     return which.stop - which.start if isinstance(which, slice) else len(which)
 
 
@@ -82,6 +85,7 @@ def in_lots(numbers: Iterator[Any], size: int) -> Iterator[Any]:
 
 
 def part_of(which: Any, first: int, most: int) -> Any:
+    """Up to `most` of them, from the first-th on."""
     if isinstance(which, slice):
         return slice(which.start + first, min(which.start + first + most, which.stop))
     return which[first : first + most]

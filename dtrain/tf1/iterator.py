@@ -211,6 +211,9 @@ class Iterator:
                 error.agreed = not one.outside
                 raise
 
+    def put(self, session: Any, values: Sequence[Any], argument: Any) -> None:
+        raise AssertionError("nothing is put into a data set")
+
 
 # -- what elements are ------------------------------------------------------------------------------------
 def as_string_too(dtype: Any) -> DType:
@@ -219,6 +222,7 @@ def as_string_too(dtype: Any) -> DType:
 
 
 def structure_of(types: Any, shapes: Any) -> Any:
+    """Specs of elements, given their dtypes and (or None) their shapes."""
     dtypes = mapped(as_string_too, types)
     dims = [None] * len(flat(dtypes)) if shapes is None else shapes_of(shapes, dtypes)
     return packed(dtypes, [Spec(d, t) for d, t in zip(dims, flat(dtypes), strict=True)])

@@ -1,16 +1,17 @@
-"""The initializer of lookup tables, which there are none of: a column's vocabulary is known when it is made."""
+"""tables_initializer. There are no lookup tables to fill; but programs collect initializers of iterators."""
 
 from __future__ import annotations
 
-from dtrain.graph.graph import Operation
-from dtrain.ops.state import no_op
+from dtrain.graph.collections import GraphKeys
+from dtrain.graph.graph import Operation, get_collection
+from dtrain.ops.state import group
 
 __all__ = ["initialize_all_tables", "tables_initializer"]
 
 
 def tables_initializer(name: str = "init_all_tables") -> Operation:
-    """An operation that does nothing: no table has to be filled."""
-    return no_op(name)
+    """An operation that runs what is in the collection TABLE_INITIALIZERS."""
+    return group(*get_collection(GraphKeys.TABLE_INITIALIZERS), name=name)
 
 
 initialize_all_tables = tables_initializer

@@ -212,6 +212,10 @@ class LoggingTensorHook(SessionRunHook):
     ) -> None:
         if not isinstance(tensors, Mapping):
             tensors = {getattr(t, "name", t): t for t in tensors}
+        # a name of an operation stands for its first output
+        tensors = {
+            name: f"{t}:0" if isinstance(t, str) and ":" not in t else t for name, t in tensors.items()
+        }
         self._tensors, self._formatter, self._at_end = dict(tensors), formatter, at_end
         self._timer = None
         if every_n_iter is not None or every_n_secs is not None:

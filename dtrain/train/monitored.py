@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.errors import SavedAndStopped, UsageError
+from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import get_default_graph
 from dtrain.ops.state import global_variables, global_variables_initializer
 from dtrain.ops.variables import local_variables, local_variables_initializer
@@ -43,6 +44,7 @@ from dtrain.train.step_counter import get_global_step
 class Scaffold:
     """What a monitored session is made with; by default all variables, initialized and saved.
 
+    By default it also runs what is in the collection TABLE_INITIALIZERS, such as initializers of iterators.
     init_fn: called as init_fn(scaffold, session) behind init_op, where nothing is restored. ready_op,
     ready_for_local_init_op and copy_from_scaffold are refused.
     """
@@ -111,6 +113,8 @@ class ChiefSessionCreator:
                 given.init_fn(given, session)
         if local is not None:
             session.run(local)
+        if given.local_init_op is None and (tables := graph.get_collection(GraphKeys.TABLE_INITIALIZERS)):
+            session.run(tables)
         return session
 
 

@@ -16,6 +16,7 @@ import pytest
 import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.errors import DataError, FailedPreconditionError, GraphError, InvalidArgumentError, UsageError
+from dtrain.ops.python import in_python
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 X = np.arange(46, dtype=np.float32).reshape(23, 2)
@@ -364,3 +365,71 @@ def test_a_generator_that_ends_earlier_on_one_rank_ends_all(on_threads: Callable
                 return len(rest(session, following * 2))
 
     assert on_threads(3, body) == [3, 3, 3]
+
+
+def test_queues_that_a_program_fills(on_threads: Callable[..., list[Any]]) -> None:
+    queue = dt.FIFOQueue(4, ["int32"])
+    begin, number = queue.enqueue_many(([0, 10],)), queue.dequeue()
+    more, size = queue.enqueue([number + 1]), queue.size()
+    with dt.Session() as session:
+        with pytest.raises(InvalidArgumentError, match="there is no QueueRunner to fill it"):
+            session.run(number)
+        session.run(begin)
+        assert [session.run([number, more])[0] for _ in range(5)] == [0, 10, 1, 11, 2]
+        session.run(begin)
+        with pytest.raises(InvalidArgumentError, match="no room for 2 more: it has 4 elements of 4"):
+            session.run(begin)
+        assert session.run(size) == 4
+        session.run(queue.close())
+        assert rest(session, number) == [12, 3, 0, 10]
+
+    def filled(comm: Communicator) -> list[Any]:
+        with dt.Graph().as_default():
+            dt.set_random_seed(2)
+            rows = dt.data.Dataset.from_tensor_slices(X).make_one_shot_iterator().get_next()
+            queue = dt.RandomShuffleQueue(20, 10, "float32", shapes=[2])
+            runner = dt.train.QueueRunner(queue, [queue.enqueue(rows * 2)] * 4)
+            dt.train.add_queue_runner(runner)
+            some = queue.dequeue_many(5)
+            assert some.shape.as_list() == [5, 2]
+            with dt.Session(comm=comm) as session:
+                assert runner.create_threads(session, dt.train.Coordinator(), start=True) == []
+                return rest(session, some)
+
+    first, second = on_threads(2, filled)
+    np.testing.assert_array_equal(first, second)
+    found = np.concatenate(first)
+    assert len(found) == 20 and {tuple(r) for r in found} < {tuple(r) for r in X * 2}
+    assert any(tuple(a) != tuple(b) for a, b in zip(found, X * 2, strict=False))
+
+
+def test_a_monitored_session_begins_what_is_collected() -> None:
+    iterator = dt.data.Dataset.range(5).make_initializable_iterator()
+    following = iterator.get_next() * 2
+    dt.add_to_collection(dt.GraphKeys.TABLE_INITIALIZERS, iterator.initializer)
+    found = []
+    with dt.train.MonitoredSession() as session:  # which the end of the data ends
+        while not session.should_stop():
+            found.append(session.run(following))
+    assert found == [0, 2, 4, 6, 8]
+    with dt.Session() as session:
+        session.run(dt.tables_initializer())
+        assert rest(session, following) == found
+
+
+def test_python_computes_of_what_is_fed() -> None:
+    text = dt.placeholder(dt.string, [None])
+    number = dt.string_to_number(text) * 2.0
+    named = dt.identity(dt.constant([1.0, 2.0]))
+    with dt.Session() as session:
+        assert session.run(number, {text: ["1.5", "2"]}).tolist() == [3, 4]
+        with pytest.raises(InvalidArgumentError, match="'x' is not a valid float32"):
+            session.run(number, {text: ["x"]})
+        with pytest.raises(InvalidArgumentError, match="must feed a value"):
+            session.run(number)
+    v = dt.Variable(np.zeros(2, np.float32))
+    (odd,) = in_python(lambda x: x + 1, [v + named], [dt.float32], [[2]], "odd")
+    with dt.Session() as session:
+        session.run(v.initializer)
+        with pytest.raises(InvalidArgumentError, match=r"odd.*it runs in Python before the plan"):
+            session.run(odd)

@@ -257,3 +257,16 @@ def test_learn_reads_tables(tmp_path: Path) -> None:
     assert table.data.tolist() == [[1.5, 2], [3, 4]] and table.target.tolist() == [0, 1]
     with pytest.raises(NotSupportedError, match="dtrain has 'mnist'"):
         dt.contrib.learn.datasets.load_dataset("iris")
+
+
+def test_experiments_are_run(tmp_path: Path) -> None:
+    from dtrain.contrib.learn.python.learn import learn_runner
+
+    def experiment(folder: str) -> Any:
+        return dt.contrib.learn.Experiment(
+            own(Path(folder)), batches(), batches(1), train_steps=15, eval_steps=3
+        )
+
+    metrics, _ = learn_runner.run(experiment, str(tmp_path))
+    assert metrics["global_step"] == 15
+    assert learn_runner.run(experiment, str(tmp_path), "evaluate") == metrics

@@ -119,11 +119,15 @@ def test_what_the_standard_hooks_do(tmp_path: Path, capsys: pytest.CaptureFixtur
     def logs(loss: Any) -> Any:
         return dt.train.LoggingTensorHook({"it": loss}, every_n_iter=8, at_end=False)
 
+    def by_name(loss: Any) -> Any:
+        return dt.train.LoggingTensorHook({"again": loss.op.name}, every_n_iter=30)
+
     def profile(loss: Any) -> Any:
         return dt.train.ProfilerHook(save_steps=10, output_dir=tmp_path)
 
-    train(tmp_path, hooks=[logs, profile, dt.train.NanTensorHook], save_summaries_steps=5)
+    train(tmp_path, hooks=[logs, by_name, profile, dt.train.NanTensorHook], save_summaries_steps=5)
     lines = capsys.readouterr().out.splitlines()
+    assert lines.pop(1).replace("again", "it") == lines[0]
     assert [line.startswith("it = ") for line in lines] == [True] * 3 and lines[1].endswith("sec)")
     reader = EventAccumulator(str(tmp_path)).Reload()
     assert [e.step for e in reader.Scalars("loss")] == [1, 6, 11, 16]

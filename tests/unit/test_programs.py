@@ -230,11 +230,31 @@ def test_a_worker_of_a_cluster(printed: Printed, mnist_dir: Path) -> None:
     assert accuracy.startswith("steps 80 ") and last_number(accuracy) > 0.8
 
 
+# -- data sets and estimators ------------------------------------------------------------------------------
+def test_data_sets(printed: Printed, mnist_dir: Path) -> None:
+    lines = printed("datasets")
+    assert [line.split(",")[0] for line in lines] == [f"epoch {i}: 53 steps" for i in range(3)]
+    assert last_number(lines[-1]) > 0.8
+
+
+def test_an_estimator_of_ones_own(printed: Printed, mnist_dir: Path) -> None:
+    told, steps, accuracy = printed("estimator_cnn")
+    assert told.startswith("Saving dict for global step 120: accuracy = ")
+    assert steps == "step 120 classes [7, 2, 1, 0, 4]"
+    assert last_number(accuracy) > 0.93
+
+
+def test_canned_estimators(printed: Printed) -> None:
+    lines = [line for line in printed("wide_and_deep") if not line.startswith("Saving")]
+    assert [line.split()[:2] for line in lines[::4]] == [["linear", "accuracy"], ["network", "accuracy"]]
+    assert last_number(lines[0]) > 0.8 and last_number(lines[4]) > 0.9 and last_number(lines[5]) > 0.95
+
+
 # -- on two ranks ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "program",
     """
-    autoencoder between_graph bidirectional branches characters event_log layer layers_flags
+    autoencoder between_graph bidirectional branches characters datasets event_log layer layers_flags
     linear_regression logistic_regression lstm_rows nearest_neighbour placeholder save_restore sharing
     slim_network softmax summaries uninitialised variables
     """.split(),  # noqa: SIM905
@@ -249,6 +269,19 @@ def test_two_ranks_print_what_one_does(
         assert re.sub(NUMBER, "#", output.strip()) == re.sub(NUMBER, "#", alone)
         found, right = ([float(x) for x in re.findall(NUMBER, text)] for text in (output, alone))
         np.testing.assert_allclose(found, right, rtol=0.01, atol=0.002)
+
+
+@pytest.mark.parametrize("program", ["estimator_cnn", "wide_and_deep"])
+def test_estimators_on_two_ranks(
+    program: str, printed: Printed, mpirun: Any, mnist_dir: Path, tmp_path: Path
+) -> None:
+    """Rank 0 tells of evaluations; what the program prints, every rank does."""
+    alone = printed(program)
+    first, second = on_two_ranks(program, mpirun, tmp_path)
+    assert len(first.splitlines()) == len(alone)
+    assert [line for line in first.splitlines() if not line.startswith("Saving")] == second.splitlines()
+    found, right = ([float(x) for x in re.findall(NUMBER, text)] for text in (first, "\n".join(alone)))
+    np.testing.assert_allclose(found, right, rtol=0.02, atol=0.002)
 
 
 def test_the_network_on_two_ranks(printed: Printed, mpirun: Any, mnist_dir: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """tf.contrib.learn: estimators that are fitted with arrays, on tf.estimator."""
 
 from dtrain.names import module_getattr
-from dtrain.tf1.contrib.learn import datasets
+from dtrain.tf1.contrib.learn import datasets, learn_runner
 from dtrain.tf1.contrib.learn.canned import (
     DNNClassifier,
     DNNRegressor,
@@ -17,6 +17,7 @@ from dtrain.tf1.contrib.learn.estimator import (
     RunConfig,
     SKCompat,
 )
+from dtrain.tf1.contrib.learn.experiment import Experiment
 
 __getattr__ = module_getattr("tf.contrib.learn")
 
@@ -24,6 +25,7 @@ __all__ = [
     "DNNClassifier",
     "DNNRegressor",
     "Estimator",
+    "Experiment",
     "LinearClassifier",
     "LinearRegressor",
     "MetricSpec",
@@ -33,4 +35,5 @@ __all__ = [
     "SKCompat",
     "datasets",
     "infer_real_valued_columns_from_input",
+    "learn_runner",
 ]

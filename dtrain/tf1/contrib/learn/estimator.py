@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.errors import UsageError
+from dtrain.ops.base import convert_to_tensor, placeholder
 from dtrain.tf1 import estimator as core
 from dtrain.tf1.estimator.inputs import numpy_input_fn
+from dtrain.tf1.nest import mapped
 
 __all__ = ["Estimator", "MetricSpec", "ModeKeys", "ModelFnOps", "RunConfig", "SKCompat"]
 
@@ -206,9 +208,15 @@ class Estimator(Trainable):
         if feature_engineering_fn is not None:
             raise UsageError("Estimator: feature_engineering_fn is not supported: call it in model_fn.")
         named = set(inspect.signature(model_fn).parameters)
+        #: What the labels were that it was trained or evaluated with.
+        self._labels: Any = None
 
         def specified(features: Any, labels: Any, mode: str, params: Any, config: Any) -> core.EstimatorSpec:
             given = {"mode": mode, "params": params, "config": config}
+            if labels is None and self._labels is not None:  # functions of the time compute the loss anyway
+                labels = mapped(lambda spec: placeholder(spec.dtype, spec.shape), self._labels)
+            elif labels is not None:
+                self._labels = mapped(lambda label: convert_to_tensor(label).spec, labels)
             result = model_fn(features, labels, **{k: v for k, v in given.items() if k in named})
             if isinstance(result, core.EstimatorSpec):
                 return result
