@@ -318,7 +318,8 @@ class Loop(Subgraph):
     test: takes the carried values, and says whether there is another step. It has to follow from shapes and
     constants, or the whole loop becomes one op that has no gradient; unless its second result, a bound on
     the number of steps, does.
-    likes: captures that have the shapes of what is added up. backwards: whether it begins with the last entry.
+    likes: captures that have the shapes of what is added up.
+    backwards: whether it begins with the last entry.
     """
 
     body: Body
