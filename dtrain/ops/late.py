@@ -129,17 +129,36 @@ def known_value(tensor: Tensor, memo: dict[Tensor, Any] | None = None) -> np.nda
     None for the others.
     """
     memo = {} if memo is None else memo
-    if tensor not in memo:
-        memo[tensor] = _known(tensor, memo)
+    ahead = [tensor]  # a net's steps behind one another may be more than Python's stack holds
+    while ahead:
+        at = ahead[-1]
+        if at not in memo:
+            inputs = at.op.inputs if _follows(at) else ()
+            unknown = any(t in memo and memo[t] is None for t in inputs)
+            open_ = None if unknown else next((t for t in inputs if t not in memo), None)
+            if open_ is not None:
+                ahead.append(open_)
+                continue
+            memo[at] = None if unknown else _known(at, [memo[t] for t in inputs])
+        ahead.pop()
     return memo[tensor]
 
 
-def _known(tensor: Tensor, memo: dict[Tensor, Any]) -> np.ndarray | None:
+def _follows(tensor: Tensor) -> bool:
+    """Whether its value follows from its inputs' values, as far as anyone asks."""
+    kind, shape = tensor.op.kind, tensor.spec.shape
+    if isinstance(kind, Const | Shape | Late) or kind.stateful or kind.shape_only:
+        return False
+    return is_static(shape) and size_of(shape) <= MAX_ENTRIES
+
+
+def _known(tensor: Tensor, known: list[np.ndarray]) -> np.ndarray | None:
+    """The value of a tensor, given those of its inputs where it follows from them."""
     from dtrain.ops.array import Identity
     from dtrain.ops.join import Concat, Split
     from dtrain.ops.math import Cast
 
-    kind, inputs = tensor.op.kind, tensor.op.inputs
+    kind, inputs, shape = tensor.op.kind, tensor.op.inputs, tensor.spec.shape
     if isinstance(kind, Const):
         return kind.value.array
     if isinstance(kind, Shape):
@@ -147,14 +166,7 @@ def _known(tensor: Tensor, memo: dict[Tensor, Any]) -> np.ndarray | None:
         if dims is None:
             return None
         return np.array(dims, kind.dtype.numpy if is_static(dims) else object)
-    shape = tensor.spec.shape
-    if kind.stateful or kind.shape_only or isinstance(kind, Late):
-        return None
-    if not is_static(shape) or size_of(shape) > MAX_ENTRIES:
-        return None
-    values = [known_value(t, memo) for t in inputs]
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
+    if not _follows(tensor):
         return None
     if all(v.dtype != object for v in known):
         return evaluate(kind, known)[tensor.index]

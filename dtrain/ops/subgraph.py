@@ -120,15 +120,16 @@ class Pieces:
         self._spec, self._whole = entry, None
 
     def whole(self) -> Tensor:
-        from dtrain.ops.array import zeros
-        from dtrain.ops.join import stack
+        from dtrain.ops.array import expand_dims, zeros
+        from dtrain.ops.join import Concat
 
         if self._whole is None:
             shape = self._spec.shape
             given = [None if entry is None else whole(entry) for entry in self.entries]
             known = next((t for t in given if t is not None), None)
             if known is not None:
-                self._whole = stack([zeros(known.shape, known.dtype) if t is None else t for t in given])
+                rows = [expand_dims(zeros(known.shape, known.dtype) if t is None else t, 0) for t in given]
+                self._whole = apply(Concat(0, len(rows)), *rows)
             elif given and is_static(shape):
                 self._whole = zeros((len(given), *shape), self._spec.dtype)  # type: ignore[misc]
             elif shape is not None and is_static(shape):

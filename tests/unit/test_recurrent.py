@@ -478,3 +478,16 @@ def test_a_net_over_time_has_one_sum_and_no_gathers(on_threads: Callable[..., li
         return {kind: types.count(kind) for kind in ("AllReduce", "AllGather")}
 
     assert on_threads(2, body) == [{"AllReduce": 1, "AllGather": 0}] * 2
+
+
+def test_long_sequences() -> None:
+    """Steps behind one another are more than Python's stack would hold."""
+    x = dt.placeholder(dt.float32, [1, 400, 1])
+    loop, _ = dt.nn.dynamic_rnn(dt.nn.rnn_cell.BasicRNNCell(1), x, dtype=dt.float32)
+    with dt.variable_scope("", reuse=True):
+        listed, _ = dt.nn.static_rnn(dt.nn.rnn_cell.BasicRNNCell(1), dt.unstack(x, 400, 1), dtype=dt.float32)
+    both = [loop[0, :, 0], dt.stack(listed)[:, 0, 0]]
+    slopes = [dt.gradients(y, dt.trainable_variables())[0] for y in both]
+    a, b, da, db = run([*both, *slopes], {x: np.ones((1, 400, 1), np.float32)})
+    np.testing.assert_allclose(a, b, 1e-6)
+    np.testing.assert_allclose(da, db, 1e-4)
