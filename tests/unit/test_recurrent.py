@@ -482,12 +482,24 @@ def test_a_net_over_time_has_one_sum_and_no_gathers(on_threads: Callable[..., li
 
 def test_long_sequences() -> None:
     """Steps behind one another are more than Python's stack would hold."""
-    x = dt.placeholder(dt.float32, [1, 400, 1])
+    x = dt.placeholder(dt.float32, [1, 120, 1])
     loop, _ = dt.nn.dynamic_rnn(dt.nn.rnn_cell.BasicRNNCell(1), x, dtype=dt.float32)
     with dt.variable_scope("", reuse=True):
-        listed, _ = dt.nn.static_rnn(dt.nn.rnn_cell.BasicRNNCell(1), dt.unstack(x, 400, 1), dtype=dt.float32)
+        listed, _ = dt.nn.static_rnn(dt.nn.rnn_cell.BasicRNNCell(1), dt.unstack(x, 120, 1), dtype=dt.float32)
     both = [loop[0, :, 0], dt.stack(listed)[:, 0, 0]]
     slopes = [dt.gradients(y, dt.trainable_variables())[0] for y in both]
-    a, b, da, db = run([*both, *slopes], {x: np.ones((1, 400, 1), np.float32)})
+    a, b, da, db = run([*both, *slopes], {x: np.ones((1, 120, 1), np.float32)})
     np.testing.assert_allclose(a, b, 1e-6)
     np.testing.assert_allclose(da, db, 1e-4)
+
+
+def test_one_cell_in_several_layers() -> None:
+    rnn = dt.nn.rnn_cell
+    for depth, names in (
+        (3, {"a/multi_rnn_cell/cell_0", "a/multi_rnn_cell/cell_1"}),
+        (4, {"a/multi_rnn_cell/cell_0"}),
+    ):
+        with dt.Graph().as_default():
+            cell = rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.BasicRNNCell(4), 0.5)] * 2)
+            dt.nn.dynamic_rnn(cell, dt.ones([2, 5, depth]), dtype=dt.float32, scope="a")
+            assert {v.op.name.rpartition("/basic_rnn_cell/")[0] for v in dt.trainable_variables()} == names
