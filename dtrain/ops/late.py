@@ -16,11 +16,16 @@ from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, int32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, built
 from dtrain.graph.shape import Dims, as_dims, is_static, size_of
-from dtrain.ops.base import Const, Example, Op, Value, apply, convert_to_tensor, register
+from dtrain.ops.base import Const, Example, Op, Placeholder, Value, apply, convert_to_tensor, register
 from dtrain.ops.evaluate import HostEnv, evaluate
 
 #: Values of more entries than this are nobody's shape, and are not computed while a graph is built.
 MAX_ENTRIES = 1 << 14
+
+
+#: Under this name a graph keeps the scalar placeholders that sizes, branches and numbers of steps are made
+#: of: a plan is for their values.
+DECIDERS = "deciders"
 
 
 class Later(NamedTuple):
@@ -193,6 +198,22 @@ def _unknown(tensor: Tensor) -> Operation:
     return tensor.op
 
 
+def decide(tensor: Tensor, *, integers: bool = True) -> None:
+    """Let plans be for the values of the scalar placeholders, of integers too, that a tensor is made of."""
+    from dtrain.ops.placeholders import PlaceholderWithDefault
+
+    stack, seen = [tensor], set[Tensor]()
+    while stack:
+        at = stack.pop()
+        kind, dtype = at.op.kind, at.dtype
+        fed = isinstance(kind, Placeholder | PlaceholderWithDefault) and at.spec.shape in ((), None)
+        if fed and (dtype.is_bool or (integers and dtype.is_integer)):
+            at.graph.kept.setdefault(DECIDERS, set()).add(at)
+        if at not in seen and not kind.shape_only:
+            seen.add(at)
+            stack += at.op.inputs
+
+
 class Attributes:
     """Reads the attributes of one op to be: numbers stay, tensors become Later and are kept in `values`."""
 
@@ -237,6 +258,7 @@ class Attributes:
 
     def _add(self, tensor: Tensor) -> int:
         if tensor not in self.values:
+            decide(tensor)
             self.values.append(tensor)
         return self.values.index(tensor)
 

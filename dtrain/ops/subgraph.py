@@ -20,13 +20,10 @@ from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Operation, Spec, Tensor, built, get_default_graph
 from dtrain.graph.shape import Dims, compatible, is_static, shape_text
 from dtrain.ops.array import ZerosLike
-from dtrain.ops.base import Op, Placeholder, apply
+from dtrain.ops.base import Op, Placeholder, apply, register
 from dtrain.ops.logic import logical_not, where
 from dtrain.ops.math import add
 from dtrain.ops.state import VariableOp
-
-#: Under this name a graph keeps the scalar placeholders that conditions are made of: plans know their values.
-DECIDERS = "deciders"
 
 #: Steps of a loop that a plan holds at most.
 MOST_STEPS = 100_000
@@ -35,6 +32,7 @@ MOST_STEPS = 100_000
 Backward = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], "list[Tensor | None]"]
 
 
+@register
 class Argument(Op):
     """What stands in a body for a value that each step gives it."""
 
@@ -232,6 +230,7 @@ def _slopes(found: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[T
 
 
 # -- branches ------------------------------------------------------------------------------------------------
+@register
 class Cond(Subgraph):
     """Inputs: a boolean scalar, formal arguments, captures. Outputs: the results, and what each branch saves.
 
@@ -308,6 +307,7 @@ def common(a: Dims, b: Dims) -> Dims:
 
 
 # -- loops -------------------------------------------------------------------------------------------------
+@register
 class Loop(Subgraph):
     """A body taken for each entry of some inputs, or while a test holds.
 
