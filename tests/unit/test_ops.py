@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import dtrain as dt
+import dtrain.ops.arrays  # which only tf1 imports
 import dtrain.ops.lend  # which only keras imports
 from dtrain.comm import Communicator
 from dtrain.errors import GraphError, InvalidArgumentError
