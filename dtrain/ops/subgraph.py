@@ -23,6 +23,7 @@ from dtrain.ops.array import ZerosLike
 from dtrain.ops.base import Op, Placeholder, apply, register
 from dtrain.ops.logic import logical_not, where
 from dtrain.ops.math import add
+from dtrain.ops.placeholders import PlaceholderWithDefault
 from dtrain.ops.state import VariableOp
 
 #: Steps of a loop that a plan holds at most.
@@ -96,7 +97,7 @@ class Recorder:
         self._also = set(also)
 
     def _inside(self, node: Operation) -> bool:
-        fixed = isinstance(node.kind, VariableOp | Placeholder)
+        fixed = isinstance(node.kind, VariableOp | Placeholder | PlaceholderWithDefault)
         return node in self._also or (node.id >= self._first and not fixed)
 
     def body(self, formals: Sequence[Tensor], results: Sequence[Tensor]) -> Body:
