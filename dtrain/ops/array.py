@@ -126,6 +126,12 @@ class Reshape(Op):
             return placements, placements[0]
         return None
 
+    def place_evenly(self, placements: Sequence[Placement], node: Operation, ranks: int) -> Placed:
+        """Equal shares of the rows are equal shares of all entries, as of [batch, time, n] as [rows, n]."""
+        sizes = [t.spec.shape and t.spec.shape[0] for t in (node.inputs[0], node.outputs[0])]
+        even = all(n and n % ranks == 0 for n in sizes)
+        return (placements, placements[0]) if even and placements[0] == Sharded(0) else None
+
     @classmethod
     def examples(cls) -> list[Example]:
         return [Example(cls((4, -1)), (2, 6)), Example(cls((6,)), (2, 3))]

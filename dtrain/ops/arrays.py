@@ -9,7 +9,7 @@ from dtrain.graph.dtypes import DType, int32
 from dtrain.graph.graph import Operation, Spec, Tensor, built
 from dtrain.graph.shape import Dims
 from dtrain.ops.array import ZerosLike
-from dtrain.ops.base import apply, constant
+from dtrain.ops.base import apply, constant, register
 from dtrain.ops.subgraph import Backward, Copier, Pieces, Planned, Subgraph, entries
 
 
@@ -39,6 +39,7 @@ class _ArrayOp(Subgraph):
         return found
 
 
+@register
 class ArrayNew(_ArrayOp):
     """An array of so many entries (the input), none of which is written yet."""
 
@@ -54,6 +55,7 @@ class ArrayNew(_ArrayOp):
         return [Pieces([None] * size, Spec(self.element, self.dtype))]
 
 
+@register
 class ArrayWrite(_ArrayOp):
     """Inputs: an array, an index, a value. The array with this value there, longer where grows allows it."""
 
@@ -87,6 +89,7 @@ class ArrayWrite(_ArrayOp):
         return [rest.outputs[0], None, part.outputs[0]]
 
 
+@register
 class ArrayRead(_ArrayOp):
     """Inputs: an array and an index. The entry there."""
 
@@ -108,6 +111,7 @@ class ArrayRead(_ArrayOp):
         return [ArrayWrite(False).add((empty, index, dys[0]), "Write").outputs[0], None]
 
 
+@register
 class ArraySize(_ArrayOp):
     """How many entries an array has."""
 

@@ -171,6 +171,10 @@ class Op:
         """Placements that the inputs should have and the outputs then get; None: all replicated."""
         return None
 
+    def place_evenly(self, placements: Sequence[Placement], node: Operation, ranks: int) -> Placed:
+        """As place, where that says None: what holds where so many ranks have equal shares."""
+        return None
+
     @classmethod
     def examples(cls) -> list[Example]:
         """Inputs that the op tests try it on, with distinct sizes; none where it is tested by itself."""

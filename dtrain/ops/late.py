@@ -16,11 +16,16 @@ from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, int32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, built
 from dtrain.graph.shape import Dims, as_dims, is_static, size_of
-from dtrain.ops.base import Const, Example, Op, Value, apply, convert_to_tensor, register
+from dtrain.ops.base import Const, Example, Op, Placeholder, Value, apply, convert_to_tensor, register
 from dtrain.ops.evaluate import HostEnv, evaluate
 
 #: Values of more entries than this are nobody's shape, and are not computed while a graph is built.
 MAX_ENTRIES = 1 << 14
+
+
+#: Under this name a graph keeps the scalar placeholders that sizes, branches and numbers of steps are made
+#: of: a plan is for their values.
+DECIDERS = "deciders"
 
 
 class Later(NamedTuple):
@@ -129,17 +134,36 @@ def known_value(tensor: Tensor, memo: dict[Tensor, Any] | None = None) -> np.nda
     None for the others.
     """
     memo = {} if memo is None else memo
-    if tensor not in memo:
-        memo[tensor] = _known(tensor, memo)
+    ahead = [tensor]  # a net's steps behind one another may be more than Python's stack holds
+    while ahead:
+        at = ahead[-1]
+        if at not in memo:
+            inputs = at.op.inputs if _follows(at) else ()
+            unknown = any(t in memo and memo[t] is None for t in inputs)
+            open_ = None if unknown else next((t for t in inputs if t not in memo), None)
+            if open_ is not None:
+                ahead.append(open_)
+                continue
+            memo[at] = None if unknown else _known(at, [memo[t] for t in inputs])
+        ahead.pop()
     return memo[tensor]
 
 
-def _known(tensor: Tensor, memo: dict[Tensor, Any]) -> np.ndarray | None:
+def _follows(tensor: Tensor) -> bool:
+    """Whether its value follows from its inputs' values, as far as anyone asks."""
+    kind, shape = tensor.op.kind, tensor.spec.shape
+    if isinstance(kind, Const | Shape | Late) or kind.stateful or kind.shape_only:
+        return False
+    return is_static(shape) and size_of(shape) <= MAX_ENTRIES
+
+
+def _known(tensor: Tensor, known: list[np.ndarray]) -> np.ndarray | None:
+    """The value of a tensor, given those of its inputs where it follows from them."""
     from dtrain.ops.array import Identity
     from dtrain.ops.join import Concat, Split
     from dtrain.ops.math import Cast
 
-    kind, inputs = tensor.op.kind, tensor.op.inputs
+    kind, inputs, shape = tensor.op.kind, tensor.op.inputs, tensor.spec.shape
     if isinstance(kind, Const):
         return kind.value.array
     if isinstance(kind, Shape):
@@ -147,14 +171,7 @@ def _known(tensor: Tensor, memo: dict[Tensor, Any]) -> np.ndarray | None:
         if dims is None:
             return None
         return np.array(dims, kind.dtype.numpy if is_static(dims) else object)
-    shape = tensor.spec.shape
-    if kind.stateful or kind.shape_only or isinstance(kind, Late):
-        return None
-    if not is_static(shape) or size_of(shape) > MAX_ENTRIES:
-        return None
-    values = [known_value(t, memo) for t in inputs]
-    known = [v for v in values if v is not None]
-    if len(known) < len(values):
+    if not _follows(tensor):
         return None
     if all(v.dtype != object for v in known):
         return evaluate(kind, known)[tensor.index]
@@ -179,6 +196,22 @@ def _unknown(tensor: Tensor) -> Operation:
         if value is None or value.dtype == object:
             return _unknown(x)
     return tensor.op
+
+
+def decide(tensor: Tensor, *, integers: bool = True) -> None:
+    """Let plans be for the values of the scalar placeholders, of integers too, that a tensor is made of."""
+    from dtrain.ops.placeholders import PlaceholderWithDefault
+
+    stack, seen = [tensor], set[Tensor]()
+    while stack:
+        at = stack.pop()
+        kind, dtype = at.op.kind, at.dtype
+        fed = isinstance(kind, Placeholder | PlaceholderWithDefault) and at.spec.shape in ((), None)
+        if fed and (dtype.is_bool or (integers and dtype.is_integer)):
+            at.graph.kept.setdefault(DECIDERS, set()).add(at)
+        if at not in seen and not kind.shape_only:
+            seen.add(at)
+            stack += at.op.inputs
 
 
 class Attributes:
@@ -225,6 +258,7 @@ class Attributes:
 
     def _add(self, tensor: Tensor) -> int:
         if tensor not in self.values:
+            decide(tensor)
             self.values.append(tensor)
         return self.values.index(tensor)
 

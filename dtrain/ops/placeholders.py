@@ -17,6 +17,7 @@ class PlaceholderWithDefault(Identity):
     """The input, unless the output is fed."""
 
     shape: Dims
+    stateful = True  # while a graph is built nobody knows whether it will be fed
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         return apply(Identity(), *inputs, name=node.name)

@@ -20,13 +20,11 @@ from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Operation, Spec, Tensor, built, get_default_graph
 from dtrain.graph.shape import Dims, compatible, is_static, shape_text
 from dtrain.ops.array import ZerosLike
-from dtrain.ops.base import Op, Placeholder, apply
+from dtrain.ops.base import Op, Placeholder, apply, register
 from dtrain.ops.logic import logical_not, where
 from dtrain.ops.math import add
+from dtrain.ops.placeholders import PlaceholderWithDefault
 from dtrain.ops.state import VariableOp
-
-#: Under this name a graph keeps the scalar placeholders that conditions are made of: plans know their values.
-DECIDERS = "deciders"
 
 #: Steps of a loop that a plan holds at most.
 MOST_STEPS = 100_000
@@ -35,6 +33,7 @@ MOST_STEPS = 100_000
 Backward = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], "list[Tensor | None]"]
 
 
+@register
 class Argument(Op):
     """What stands in a body for a value that each step gives it."""
 
@@ -98,7 +97,7 @@ class Recorder:
         self._also = set(also)
 
     def _inside(self, node: Operation) -> bool:
-        fixed = isinstance(node.kind, VariableOp | Placeholder)
+        fixed = isinstance(node.kind, VariableOp | Placeholder | PlaceholderWithDefault)
         return node in self._also or (node.id >= self._first and not fixed)
 
     def body(self, formals: Sequence[Tensor], results: Sequence[Tensor]) -> Body:
@@ -120,15 +119,16 @@ class Pieces:
         self._spec, self._whole = entry, None
 
     def whole(self) -> Tensor:
-        from dtrain.ops.array import zeros
-        from dtrain.ops.join import stack
+        from dtrain.ops.array import expand_dims, zeros
+        from dtrain.ops.join import Concat
 
         if self._whole is None:
             shape = self._spec.shape
             given = [None if entry is None else whole(entry) for entry in self.entries]
             known = next((t for t in given if t is not None), None)
             if known is not None:
-                self._whole = stack([zeros(known.shape, known.dtype) if t is None else t for t in given])
+                rows = [expand_dims(zeros(known.shape, known.dtype) if t is None else t, 0) for t in given]
+                self._whole = apply(Concat(0, len(rows)), *rows)
             elif given and is_static(shape):
                 self._whole = zeros((len(given), *shape), self._spec.dtype)  # type: ignore[misc]
             elif shape is not None and is_static(shape):
@@ -231,6 +231,7 @@ def _slopes(found: Sequence[Tensor | None], sources: Sequence[Tensor]) -> list[T
 
 
 # -- branches ------------------------------------------------------------------------------------------------
+@register
 class Cond(Subgraph):
     """Inputs: a boolean scalar, formal arguments, captures. Outputs: the results, and what each branch saves.
 
@@ -307,6 +308,7 @@ def common(a: Dims, b: Dims) -> Dims:
 
 
 # -- loops -------------------------------------------------------------------------------------------------
+@register
 class Loop(Subgraph):
     """A body taken for each entry of some inputs, or while a test holds.
 
@@ -318,7 +320,8 @@ class Loop(Subgraph):
     test: takes the carried values, and says whether there is another step. It has to follow from shapes and
     constants, or the whole loop becomes one op that has no gradient; unless its second result, a bound on
     the number of steps, does.
-    likes: captures that have the shapes of what is added up. backwards: whether it begins with the last entry.
+    likes: captures that have the shapes of what is added up.
+    backwards: whether it begins with the last entry.
     """
 
     body: Body

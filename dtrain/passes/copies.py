@@ -10,10 +10,12 @@ import numpy as np
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.graph import Graph, Operation, Spec, Tensor, built
 from dtrain.graph.shape import is_static, size_of
+from dtrain.ops.array import Identity
 from dtrain.ops.base import Const, Op, Value, constant
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.late import Late, known_value
 from dtrain.ops.logic import logical_and, where
+from dtrain.ops.placeholders import PlaceholderWithDefault
 from dtrain.ops.placement import REPLICATED
 from dtrain.ops.state import Assign, AssignAdd, AssignSub, NoOp
 from dtrain.ops.subgraph import Argument, Body, Planned, Subgraph, whole
@@ -89,6 +91,8 @@ class Copier:
         self, node: Operation, inputs: tuple[Tensor, ...], control: tuple[Operation, ...]
     ) -> Operation:
         kind = node.kind
+        if isinstance(kind, PlaceholderWithDefault):
+            kind = Identity()  # it is not fed
         try:
             if isinstance(kind, Late):  # what its attributes come from is a constant at these shapes
                 kind, inputs = kind.resolve(inputs)

@@ -46,7 +46,11 @@ class _Placer:
         out: Placement = REPLICATED
         if any(p != REPLICATED for p in own):
             wanted: Sequence[Placement]
-            wanted, out = node.kind.place(own, node) or ([REPLICATED] * len(own), REPLICATED)
+            wanted, out = (
+                node.kind.place(own, node)
+                or node.kind.place_evenly(own, node, self.step.ranks)
+                or ([REPLICATED] * len(own), REPLICATED)
+            )
             for i, want in enumerate(wanted):
                 if i not in node.kind.shape_only:
                     inputs[i] = self.convert(inputs[i], want)

@@ -15,9 +15,9 @@ import numpy as np
 from dtrain.errors import RanksLost
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.ops.check import NotFinite
+from dtrain.ops.late import DECIDERS
 from dtrain.ops.sources import SOURCES
 from dtrain.ops.state import VariableOp
-from dtrain.ops.subgraph import DECIDERS
 from dtrain.passes.prune import needed_by
 from dtrain.runtime.collection import paused
 from dtrain.runtime.feeds import Shard, Window, accept, as_fed, check_alike

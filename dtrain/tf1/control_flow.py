@@ -15,11 +15,11 @@ from dtrain.graph.dtypes import as_dtype, bool_
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import as_dims
 from dtrain.ops.array import identity, stop_gradient
-from dtrain.ops.base import Placeholder, constant, convert_to_tensor
+from dtrain.ops.base import constant, convert_to_tensor
 from dtrain.ops.control import so_many
 from dtrain.ops.join import concat
-from dtrain.ops.placeholders import PlaceholderWithDefault
-from dtrain.ops.subgraph import DECIDERS, Cond, Loop, Recorder, argument, check_carried
+from dtrain.ops.late import decide
+from dtrain.ops.subgraph import Cond, Loop, Recorder, argument, check_carried
 from dtrain.tf1.structure import check_same, flatten, is_nested, pack
 from dtrain.tf1.tensor_array import TensorArray
 
@@ -54,7 +54,7 @@ def cond(
     graph = get_default_graph()
     with graph.name_scope(name or "cond"):
         condition = convert_to_tensor(pred, bool_)
-        _decides(condition)
+        decide(condition, integers=False)
         first, a = _branch(yes, strict)
         second, b = _branch(no, strict)
         check_same(first, second, "cond: what true_fn and false_fn give")
@@ -91,20 +91,6 @@ def _wrapped(likes: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
     return [like.with_flow(t) if isinstance(like, TensorArray) else t for like, t in pairs]
 
 
-def _decides(condition: Tensor, *, integers: bool = False) -> None:
-    """Let plans be for the values of the boolean scalar placeholders, or integer ones too, in a condition."""
-    stack, seen = [condition], set[Tensor]()
-    while stack:
-        tensor = stack.pop()
-        kind, dtype = tensor.op.kind, tensor.dtype
-        fed = isinstance(kind, Placeholder | PlaceholderWithDefault) and tensor.spec.shape in ((), None)
-        if fed and (dtype.is_bool or (integers and dtype.is_integer)):
-            tensor.graph.kept.setdefault(DECIDERS, set()).add(tensor)
-        if tensor not in seen and not kind.shape_only:
-            seen.add(tensor)
-            stack += tensor.op.inputs
-
-
 def case(
     pred_fn_pairs: Any,
     default: Callable[[], Any] | None = None,
@@ -126,7 +112,7 @@ def case(
         preds = [convert_to_tensor(pred, bool_) for pred, _ in given]
         functions = [function for _, function in given]
         for pred in preds:
-            _decides(pred)
+            decide(pred, integers=False)
         least, most = int(default is None), 1 if exclusive else len(preds)
         if exclusive or default is None:
             preds[0] = so_many(preds, least, most)
@@ -200,7 +186,7 @@ def while_loop(
             (values,) = inside
             going = _call(cond, values)
             more = [going]
-        _decides(more[0], integers=True)
+        decide(more[0])
         test = recorder.body(formals, more)
         if limited:
             step = _limited(going, body, values)

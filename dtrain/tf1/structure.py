@@ -9,6 +9,7 @@ from dtrain.errors import GraphError
 
 
 def is_nested(value: Any) -> bool:
+    """Whether it is a list, a tuple or a dict."""
     return isinstance(value, list | tuple | dict)
 
 

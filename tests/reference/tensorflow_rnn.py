@@ -2,9 +2,10 @@
 
     TF_USE_LEGACY_KERAS=1 python tests/reference/tensorflow_rnn.py
 
-needs TensorFlow 2 with tf_keras, and nothing of dtrain; it writes tensorflow_rnn.json beside itself. A case is a
-function of `tf` and a batch `x` [5, 4, 3] of float32, lengths `n` [5] and a boolean `b`, which are fed. Of its
-outputs the values count, the gradients of a weighted sum to x and to all variables, and the variables' names.
+needs TensorFlow 2 with tf_keras, and nothing of dtrain; it writes tensorflow_rnn.json beside itself. A case
+is a function of `tf` and a batch `x` [5, 4, 3] of float32, lengths `n` [5] and a boolean `b`, which are fed.
+Of its outputs the values count, the gradients of a weighted sum to x and to all variables, and the variables'
+names.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def case(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-# -- cells and nets --------------------------------------------------------------------------------------------
+# -- cells and nets --------------------------------------------------------------------------------------
 def _dynamic(cell: Any, **options: Any) -> Callable[..., Any]:
     def build(tf: Any, x: Any, n: Any, b: Any) -> Any:
         lengths = {"sequence_length": n} if options.get("lengths") else {}

@@ -189,10 +189,18 @@ def test_shapes_that_are_constant_tensors_are_known_at_once() -> None:
     assert dt.reduce_sum(ramp(2, 3, 4), dt.constant([0, -1])).shape == (3,)
 
 
+def test_a_plan_is_for_the_values_of_sizes_that_are_fed() -> None:
+    n, m = dt.placeholder(dt.int32), dt.placeholder_with_default(2, [])
+    x = dt.zeros([n + 1, m])
+    assert x.shape == (None, None)
+    same(x, np.zeros((4, 2), np.float32), {n: np.int32(3)})
+    same(x, np.zeros((6, 3), np.float32), {n: np.int32(5), m: np.int32(3)})
+
+
 @pytest.mark.parametrize("how", ["fed", "a variable", "random"])
 def test_a_size_that_is_a_value_is_an_error_that_says_where_it_comes_from(how: str) -> None:
     n = {
-        "fed": lambda: dt.placeholder(dt.int32, [], name="n"),
+        "fed": lambda: dt.placeholder(dt.int32, [1], name="n")[0],
         "a variable": lambda: dt.Variable(3, name="n").value(),
         "random": lambda: dt.random_uniform([], 0, 5, "int32", name="n"),
     }[how]()
@@ -201,7 +209,7 @@ def test_a_size_that_is_a_value_is_an_error_that_says_where_it_comes_from(how: s
     session = dt.Session(comm=None)
     session.run(dt.global_variables_initializer())
     with pytest.raises(InvalidArgumentError, match=r"value of n \(.*test_ops_array.*shapes of what is fed"):
-        session.run(x, {n: 3} if how == "fed" else {})
+        session.run(x, {"n:0": [3]} if how == "fed" else {})
 
 
 def test_a_size_that_does_not_fit_what_is_fed_is_an_error_of_the_run() -> None:

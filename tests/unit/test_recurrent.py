@@ -458,3 +458,48 @@ def test_a_state_is_fed_as_what_it_was_fetched_as() -> None:
         assert (after != session.run(outputs, {x: values[:, 3:]})).all()
         with pytest.raises(InvalidArgumentError, match="for a tuple of 2 tensors"):
             session.run(outputs, {x: values[:, 3:], first: np.zeros(3)})
+
+
+def test_a_net_over_time_has_one_sum_and_no_gathers(on_threads: Callable[..., list[Any]]) -> None:
+    """Also where the outputs of all steps go through one product, if ranks have equal shares."""
+
+    def body(comm: Communicator) -> dict[str, int]:
+        with dt.Graph().as_default():
+            x, n = dt.placeholder(dt.float32, [None, 5, 3]), dt.placeholder(dt.int32, [None])
+            outputs, _ = dt.nn.dynamic_rnn(dt.nn.rnn_cell.GRUCell(4), x, n, dtype=dt.float32)
+            logits = dt.matmul(dt.reshape(outputs, [-1, 4]), dt.get_variable("w", [4, 2]))
+            loss = dt.reduce_mean(dt.square(logits - dt.reshape(x[:, :, :2], [-1, 2])))
+            train = dt.train.GradientDescentOptimizer(0.1).minimize(loss)
+            with dt.Session(comm=comm, device=Backend("numpy")) as session:
+                session.run(dt.global_variables_initializer())
+                rows = dt.Shard(np.ones((3, 5, 3), np.float32), 6)
+                session.run([train, loss], {x: rows, n: dt.Shard([5, 3, 1], 6)})
+                types = [n.type for n in last_plan(session).nodes]
+        return {kind: types.count(kind) for kind in ("AllReduce", "AllGather")}
+
+    assert on_threads(2, body) == [{"AllReduce": 1, "AllGather": 0}] * 2
+
+
+def test_long_sequences() -> None:
+    """Steps behind one another are more than Python's stack would hold."""
+    x = dt.placeholder(dt.float32, [1, 120, 1])
+    loop, _ = dt.nn.dynamic_rnn(dt.nn.rnn_cell.BasicRNNCell(1), x, dtype=dt.float32)
+    with dt.variable_scope("", reuse=True):
+        listed, _ = dt.nn.static_rnn(dt.nn.rnn_cell.BasicRNNCell(1), dt.unstack(x, 120, 1), dtype=dt.float32)
+    both = [loop[0, :, 0], dt.stack(listed)[:, 0, 0]]
+    slopes = [dt.gradients(y, dt.trainable_variables())[0] for y in both]
+    a, b, da, db = run([*both, *slopes], {x: np.ones((1, 120, 1), np.float32)})
+    np.testing.assert_allclose(a, b, 1e-6)
+    np.testing.assert_allclose(da, db, 1e-4)
+
+
+def test_one_cell_in_several_layers() -> None:
+    rnn = dt.nn.rnn_cell
+    for depth, names in (
+        (3, {"a/multi_rnn_cell/cell_0", "a/multi_rnn_cell/cell_1"}),
+        (4, {"a/multi_rnn_cell/cell_0"}),
+    ):
+        with dt.Graph().as_default():
+            cell = rnn.MultiRNNCell([rnn.DropoutWrapper(rnn.BasicRNNCell(4), 0.5)] * 2)
+            dt.nn.dynamic_rnn(cell, dt.ones([2, 5, depth]), dtype=dt.float32, scope="a")
+            assert {v.op.name.rpartition("/basic_rnn_cell/")[0] for v in dt.trainable_variables()} == names

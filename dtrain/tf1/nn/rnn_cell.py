@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from dtrain.errors import GraphError
@@ -446,6 +447,9 @@ def check_cell(what: str, cell: Any) -> None:
 class MultiRNNCell(RNNCell):
     """Cells one on top of the other: each has the outputs of the one before as inputs.
 
+    One cell in several layers has one set of variables for all, as in TensorFlow since 1.2; where its inputs
+    and outputs differ in size, so that this cannot be, each layer has its own, as in TensorFlow 1.0.
+
     Args:
         state_is_tuple: whether the state is a tuple of theirs, or all side by side in one tensor.
     """
@@ -480,6 +484,10 @@ class MultiRNNCell(RNNCell):
                 raise GraphError(f"{self.name}: the state is one of {len(self._cells)} cells, not {state!r}.")
         else:
             state = split(state, [cell.state_size for cell in self._cells], 1)
+        if not self.built and len({id(_inner(c)) for c in self._cells}) < len(self._cells):
+            depth = None if is_nested(inputs) else convert_to_tensor(inputs).shape[-1].value
+            if depth != self._cells[0].output_size:
+                self._cells = [_apart(cell) for cell in self._cells]
         after = []
         for i, (cell, own) in enumerate(zip(self._cells, state, strict=True)):
             with variable_scope(f"cell_{i}"):
@@ -520,6 +528,21 @@ class _Wrapper(RNNCell):
 
     def zero_state(self, batch_size: Any, dtype: Any) -> Any:
         return self._cell.zero_state(batch_size, dtype)
+
+
+def _inner(cell: Any) -> Any:
+    """The cell in all wrappers."""
+    while isinstance(cell, _Wrapper):
+        cell = cell.wrapped_cell
+    return cell
+
+
+def _apart(cell: Any) -> Any:
+    """A cell with variables of its own, if it has none yet."""
+    other = copy(cell)
+    if isinstance(other, _Wrapper):
+        other._cell = _apart(other._cell)
+    return other
 
 
 class DropoutWrapper(_Wrapper):
