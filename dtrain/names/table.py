@@ -463,7 +463,7 @@ _WHY: dict[str, str] = {
     "tensors are dense": """
         tf.VarLenFeature tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices
         tf.deserialize_many_sparse tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense
-        tf.sparse_to_dense tf.nn.embedding_lookup_sparse tf.edit_distance
+        tf.nn.embedding_lookup_sparse tf.edit_distance
     """,
     "an Example has no lists of lists": "tf.train.SequenceExample",
     "it computes with numbers: prepare text in Python before it is fed": """
@@ -484,9 +484,9 @@ _WHY: dict[str, str] = {
         tf.contrib.seq2seq.GreedyEmbeddingHelper tf.contrib.seq2seq.TrainingHelper
         tf.contrib.seq2seq.dynamic_decode tf.contrib.seq2seq.tile_batch
         tf.contrib.legacy_seq2seq.attention_decoder tf.contrib.legacy_seq2seq.basic_rnn_seq2seq
-        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq tf.contrib.legacy_seq2seq.embedding_rnn_decoder
-        tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq tf.contrib.legacy_seq2seq.model_with_buckets
-        tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_rnn_decoder tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.model_with_buckets tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
     """,
     "it has no matrix decompositions; NumPy computes them outside of the graph": """
         tf.cholesky tf.matrix_determinant tf.matrix_inverse tf.matrix_solve tf.matrix_solve_ls
@@ -507,8 +507,8 @@ _WHY: dict[str, str] = {
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
     """,
     "checkpoints and graphs are not kept in TensorFlow's formats": """
-        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph tf.train.import_meta_graph
-        tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
+        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph
+        tf.train.import_meta_graph tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
     """,
     "it is another layer above the graph, out of scope": "tf.distributions tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
@@ -541,14 +541,7 @@ _WHY: dict[str, str] = {
         tf.train.experimental.enable_mixed_precision_graph_rewrite
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
-    "models are Sequential": """
-        tf.keras.Model tf.keras.models.Model tf.keras.models.model_from_config tf.keras.layers.Add
-        tf.keras.layers.add tf.keras.layers.Concatenate tf.keras.layers.concatenate tf.keras.layers.Average
-        tf.keras.layers.average tf.keras.layers.Multiply tf.keras.layers.multiply tf.keras.layers.Subtract
-        tf.keras.layers.subtract tf.keras.layers.Dot tf.keras.layers.dot tf.keras.layers.Maximum
-        tf.keras.layers.maximum tf.keras.layers.Minimum tf.keras.layers.minimum
-    """,
-    "a model is saved by its method save": "tf.keras.models.save_model",
+    "models are Sequential": "tf.keras.models.model_from_config",
     "models are saved as JSON": "tf.keras.models.model_from_yaml",
     "the ranks of mpirun are what shares the work": "tf.keras.utils.multi_gpu_model",
     "give an object's get_config()": """
