@@ -89,7 +89,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.averages": "ExponentialMovingAverage",
         "dtrain.tf1.cluster": "ClusterSpec Server Supervisor SyncReplicasOptimizer replica_device_setter",
         "dtrain.tf1.graphs": "write_graph",
-        "dtrain.tf1.optimizers": """
+        "dtrain.tf1.proximal": """
             AdagradDAOptimizer FtrlOptimizer ProximalAdagradOptimizer ProximalGradientDescentOptimizer
         """,
     },
