@@ -124,7 +124,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
         "dtrain.tf1.fifo": "add_queue_runner QueueRunner",
         "dtrain.tf1.graphs": "write_graph",
-        "dtrain.tf1.optimizers": """
+        "dtrain.tf1.proximal": """
             AdagradDAOptimizer FtrlOptimizer ProximalAdagradOptimizer ProximalGradientDescentOptimizer
         """,
         "dtrain.tf1.queues": """

@@ -185,3 +185,32 @@ def test_optimize_loss_takes_a_step_and_clips() -> None:
     np.testing.assert_allclose(session.run(w), [2.4, 3.2], rtol=1e-6)
     with pytest.raises(GraphError, match="'Nope' is none of"):
         tf.contrib.layers.optimize_loss(tf.reduce_sum(w), step, 1.0, "Nope")
+
+
+def test_the_training_loop_of_slim(tmp_path: Path) -> None:
+    slim = tf.contrib.slim
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+
+    def train(steps: int) -> float:
+        with tf.Graph().as_default():
+            tf.set_random_seed(1)
+            y = slim.fully_connected(tf.constant(rows), 1, activation_fn=None)
+            slim.losses.mean_squared_error(y, rows.sum(1, keepdims=True))
+            op = slim.learning.create_train_op(slim.losses.get_total_loss(), tf.train.AdamOptimizer(0.1))
+            return slim.learning.train(op, tmp_path / "run", number_of_steps=steps, save_summaries_secs=0)
+
+    first = train(20)
+    assert train(60) < first / 4 and tf.train.latest_checkpoint(tmp_path / "run").endswith("-60")
+    with pytest.raises(GraphError, match="train_step_fn is not supported"):
+        slim.learning.train(tf.constant(1.0), None, train_step_fn=len)
+
+
+def test_summaries_of_layers() -> None:
+    pytest.importorskip("tensorboard", reason="summaries are written with TensorBoard's library")
+    layers = tf.contrib.layers
+    y = layers.fully_connected(tf.ones([2, 3]), 4, outputs_collections=tf.GraphKeys.ACTIVATIONS)
+    made = [*layers.summarize_activations(), *layers.summarize_tensors(tf.trainable_variables())]
+    assert [t.op.type for t in made] == ["HistogramSummary"] * 3
+    assert layers.summarize_tensor(tf.reduce_sum(y)).op.type == "ScalarSummary"
+    embedded = layers.embed_sequence([[1, 2], [0, 1]], vocab_size=5, embed_dim=3)
+    assert embedded.shape.as_list() == [2, 2, 3]

@@ -18,7 +18,7 @@ from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.late import known_value
 from dtrain.ops.logic import where
 from dtrain.ops.math import cast
-from dtrain.ops.scopes import VariableScope, get_variable, get_variable_scope, variable_scope
+from dtrain.ops.scopes import BY_NAME, VariableScope, get_variable, get_variable_scope, variable_scope
 from dtrain.ops.state import Variable
 
 
@@ -81,7 +81,8 @@ class Layer:
         constraint: Callable[[Tensor], Any] | None = None,
     ) -> Variable:
         """A variable of the layer, found or made in its scope. To be called from build."""
-        existing = set(get_default_graph().get_collection(GraphKeys.GLOBAL_VARIABLES))
+        store: dict[str, Variable] = get_default_graph().kept.setdefault(BY_NAME, {})
+        before = len(store)
         variable = get_variable(
             name,
             shape,
@@ -90,7 +91,7 @@ class Layer:
             trainable=trainable and self.trainable,
             constraint=constraint,
         )
-        if regularizer is not None and variable not in existing:
+        if regularizer is not None and len(store) > before:  # it is new
             with name_scope(f"{name}/Regularizer"):
                 self.add_loss(regularizer(variable))
         (self._trainable if trainable else self._others).append(variable)
