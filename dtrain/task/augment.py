@@ -61,7 +61,7 @@ class Augment:
             u = [drawn[:, at + i] for i in range(DRAWS[name])]
             at += len(u)
             if name == "cutout":
-                y = _cut_out(moved.warp(y), u, amount, height, width)
+                y = _cut_out(moved.warp(y), u, amount, self._shape)
                 continue
             if FILLS[name] not in (None, moved.fill) and moved.fill is not None:
                 y = moved.warp(y)
@@ -107,12 +107,15 @@ class _Moved:
         return y
 
 
-def _cut_out(x: dt.Tensor, u: Sequence[dt.Tensor], amount: int, height: int, width: int) -> dt.Tensor:
+def _cut_out(x: dt.Tensor, u: Sequence[dt.Tensor], amount: int, shape: tuple[int, int, int]) -> dt.Tensor:
     """Images with a square of so many pixels, wherever its middle is, made 0."""
-    sides = []
-    for share, n in zip(u, (height, width), strict=True):
+    height, width, channels = shape
+    within = []
+    # a row of pixels is one axis, so that loops over it are long
+    for share, n, each in ((u[0], height, 1), (u[1], width, channels)):
         first = dt.expand_dims(dt.floor(share * n) - amount // 2, 1)
-        places = np.arange(n, dtype=np.float32)
-        sides.append(dt.logical_and(dt.greater_equal(places, first), dt.less(places, first + amount)))
-    within = dt.logical_and(sides[0][:, :, None, None], sides[1][:, None, :, None])
-    return gate(dt.logical_not(within), x)
+        places = np.repeat(np.arange(n, dtype=np.float32), each)
+        within.append(dt.logical_and(dt.greater_equal(places, first), dt.less(places, first + amount)))
+    gone = dt.logical_and(within[0][:, :, None], within[1][:, None, :])
+    y = gate(dt.logical_not(gone), dt.reshape(x, [-1, height, width * channels]))
+    return dt.reshape(y, [-1, *shape])

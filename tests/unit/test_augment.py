@@ -101,6 +101,8 @@ def test_pixels_come_from_where_the_numbers_say(fill: str, smooth: bool, kernels
 @pytest.mark.parametrize("smooth", [False, True])
 def test_c_has_numpys_bits(smooth: bool) -> None:
     places = random.normal(size=(40, 6)).astype(np.float32) * 20
+    places[10:30, [1, 3]] = 0  # neither turned nor slanted
+    places[28:34] = [1, 0, 0, 0, 1, 0]
     places[0], places[1, 2], places[2, 5] = np.nan, np.inf, -1e30
     for fill in FILLS:
         pixels, numbers = random.integers(0, 256, (40, 9, 8, 3), np.uint8), random.normal(size=(40, 9, 8, 1))
