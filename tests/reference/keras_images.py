@@ -2,7 +2,7 @@
 
     python tests/reference/keras_images.py
 
-Where a layer draws, both ends of what it draws from are the same number, so nothing is random; and no place is
+Where a layer draws, both ends of what it draws from are the same number, so that nothing is random; no place is
 in the middle between two pixels, of which `nearest` may take either.
 """
 
