@@ -2,8 +2,8 @@
 
     python tests/reference/keras_images.py
 
-Where a layer draws, both ends of what it draws from are the same number, so that nothing is random; no place is
-in the middle between two pixels, of which `nearest` may take either.
+Where a layer draws, both ends of what it draws from are the same number, so that nothing is random; no place
+is in the middle between two pixels, of which `nearest` may take either.
 """
 
 from __future__ import annotations
