@@ -116,8 +116,8 @@ def refuse_bad(data: Dataset, comm: Communicator, targets: bool = True) -> None:
         error = DataError(f"{data.source} has no training examples.")
     elif count < comm.size:
         error = DataError(
-            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: start at "
-            f"most {count}, or use a larger data set."
+            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: start "
+            f"at most {count}, or use a larger data set."
         )
     comm.agree(error)
     with comm.together():

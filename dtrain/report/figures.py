@@ -102,11 +102,11 @@ def part_colour(i: int) -> str:
 
 
 def _curves(axes: Any, runs: Sequence[Run], xs: Callable[[Run], list[float]], name: str, label: str) -> bool:
-    """Training dashed, test solid. By epochs runs may lie on one another: the earlier are drawn thicker."""
+    """Training dashed, the test solid. By epochs runs may lie on one another: the earlier are drawn thicker."""
     drawn = False
     for i, run in enumerate(runs):
         width = 1.8 + (1.7 * min(len(runs) - 1 - i, 4) if label == "epoch" else 0)
-        for column, line in ((name, (0, (3, 1.5))), (f"test_{name}", "-")):
+        for column, line in ((name, (0, (3, 1.5))), (f"{run.tested}_{name}", "-")):
             points = [(x, y) for x, y in zip(xs(run), run.column(column), strict=True) if y is not None]
             if points:
                 drawn = True

@@ -141,13 +141,17 @@ def _lead(runs: Sequence[Run]) -> str:
 def _glance(runs: Sequence[Run]) -> str:
     columns: list[tuple[str, Callable[[Run], float | None], str, Callable[..., Any] | None]] = [
         ("test accuracy", lambda run: run.last("test_accuracy"), ".4f", max),
+        ("validation accuracy", lambda run: run.last("validation_accuracy"), ".4f", max),
         ("images/s", lambda run: run.speed, ",.0f", max),
         ("speed-up", lambda run: speed_up(run, runs), ".2f", None),
         ("s an epoch", _epoch_seconds, ".2f", min),
         ("communication", _communication, ".0%", None),
         ("test loss", lambda run: run.last("test_loss"), ".4f", min),
+        ("validation loss", lambda run: run.last("validation_loss"), ".4f", min),
         ("train loss", lambda run: run.last("loss"), ".4f", min),
     ]
+    if not any(run.tested == "validation" for run in runs):
+        columns = [column for column in columns if not column[0].startswith("validation")]
     head = "".join(f'<th class="n">{name}</th>' for name, _, _, _ in columns)
     best = {}
     for name, value, form, choose in columns:
@@ -200,8 +204,10 @@ def _curves(runs: Sequence[Run]) -> str:
     if not drawings:
         return '<h2>Curves</h2><p class="soft">No epoch has ended yet.</p>'
     cards = "".join(f'<div class="card"><h3>{_e(title)}</h3>{svg}</div>' for title, svg in drawings.items())
+    tested = " or ".join(sorted({run.tested for run in runs}))
     lines = (
-        '<span><span class="line"></span>test</span><span><span class="line dashed"></span>training</span>'
+        f'<span><span class="line"></span>{tested}</span>'
+        '<span><span class="line dashed"></span>training</span>'
     )
     return f'<h2>Curves</h2>{_legend(runs, lines)}<div class="grid">{cards}</div>'
 

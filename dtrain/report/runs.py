@@ -57,8 +57,14 @@ class Run:
         return [number(epoch.get(name)) for epoch in self.epochs]
 
     def last(self, name: str) -> float | None:
-        """The number after the last epoch."""
-        return self.column(name)[-1] if self.epochs else None
+        """The number after the last epoch or, of a test that comes once, at the run's end."""
+        value = self.column(name)[-1] if self.epochs else None
+        return number(self.done.get(name)) if value is None else value
+
+    @property
+    def tested(self) -> str:
+        """What is tested after each epoch: validation examples, where there are some, or test examples."""
+        return "validation" if any("validation_loss" in epoch for epoch in self.epochs) else "test"
 
     def times(self) -> list[float]:
         """Seconds of training up to the end of each epoch."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import numpy as np
 import pytest
 
 from dtrain.comm import Communicator
-from dtrain.data import ahead, order
+from dtrain.comm.single import SingleCommunicator
+from dtrain.config import TrainConfig
+from dtrain.data import ahead, load, order
 from dtrain.data.dataset import Dataset, Split
 from dtrain.data.order import Blocks, Permutation, as_they_lie, epoch_order, order_of
+from dtrain.errors import SavedAndStopped
+from dtrain.task import trainer
 from dtrain.train.batches import windows
+from dtrain.train.preempt import StopRequest
 
 N = 1_003
 
@@ -148,3 +154,55 @@ def test_only_pages_that_can_be_read_again_are_given_back(tmp_path: Path) -> Non
     assert ahead.Ahead(Blocks(examples(4096, own.reshape(4096, 1)).part("train"), None))._maps == []
     ahead.advise(x, ahead.mmap.MADV_DONTNEED, 0, 4096)
     assert x[0] == 0 and x[4095] == 4095
+
+
+# -- stopped and gone on with ----------------------------------------------------------------------------
+STOPS = 5
+
+
+def test_each_example_once_over_stops_at_other_numbers_of_ranks(
+    small: None,
+    small_set: Path,
+    tmp_path: Path,
+    on_threads: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = TrainConfig(
+        model="logistic",
+        dataset=str(small_set),
+        validation="91",
+        epochs=2,
+        batch_size=48,  # 19 steps an epoch, of 912 examples
+        run_dir=str(tmp_path / "run"),
+        tensorboard="off",
+    )
+    used: list[int] = []
+    real, vote = trainer.windows, StopRequest.vote
+
+    def ledger(*args: Any) -> Iterator[Any]:
+        for window in real(*args):
+            try:
+                yield window
+            finally:
+                used.extend(window.rows.reshape(-1).tolist())
+
+    def asked(self: StopRequest) -> Any:
+        self.name = "SIGTERM" if self._comm.rank == self._comm.size - 1 else ""
+        return vote(self)
+
+    def stopped(comm: Communicator, config: TrainConfig) -> None:
+        with pytest.raises(SavedAndStopped):
+            trainer.train(config, comm)
+
+    monkeypatch.setattr(trainer, "windows", ledger)
+    monkeypatch.setattr(StopRequest, "vote", asked)
+    for stop in range(STOPS):
+        on_threads((1, 2, 3, 4)[stop % 4], lambda comm, config=config: stopped(comm, config))
+        config = replace(config, resume=config.run_dir)
+    monkeypatch.setattr(StopRequest, "vote", vote)
+    on_threads(3, lambda comm: trainer.train(config, comm))
+    data = load(str(small_set), SingleCommunicator(), validation="91")
+    counts = np.bincount(used, minlength=1003)
+    held = data.part("validation")[:]
+    assert len(held) == 91 and not counts[held].any()
+    assert (np.delete(counts, held) == 2).all() and counts.sum() == 2 * 912

@@ -86,12 +86,12 @@ def test_ranks_train_what_one_trains(
     name: str, runs: Callable[..., Any], on_threads: Callable[..., Any], tmp_path: Path
 ) -> None:
     model, data, header = SETS[name]
-    one = runs(data, model=model)
+    one = runs(data, model=model, epochs=1)
     values = checkpoint.load(tmp_path / "run").values
     event = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert header in event["described"]
     for size in (2, 3):
-        many = on_threads(size, lambda comm, size=size: runs(data, comm, f"{size}", model=model))[0]
+        many = on_threads(size, lambda comm, size=size: runs(data, comm, f"{size}", model=model, epochs=1))[0]
         assert many["test_loss"] == pytest.approx(one["test_loss"], rel=1e-3)
         for key, value in checkpoint.load(tmp_path / f"{size}").values.items():
             np.testing.assert_allclose(value, values[key], rtol=2e-2, atol=2e-3, err_msg=key)

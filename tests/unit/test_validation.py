@@ -17,6 +17,7 @@ from dtrain.config import TrainConfig
 from dtrain.data import order
 from dtrain.data.dataset import Part
 from dtrain.errors import CheckpointError, UsageError
+from dtrain.report import page
 from dtrain.report.runs import read
 from dtrain.task import network, trainer
 from dtrain.train import checkpoint
@@ -73,6 +74,8 @@ def test_the_test_set_is_used_once_and_the_report_says_which_is_which(
     run = read(Path(config.run_dir))
     assert run.mistakes is not None and run.mistakes.part == "test"
     assert sum(map(sum, run.mistakes.confusion)) == 61
+    text = page.page([run])
+    assert "validation accuracy" in text and '<span class="line"></span>validation</span>' in text
 
 
 def test_without_validation_nothing_is_held_back(config: TrainConfig, looked: list[str]) -> None:
