@@ -24,7 +24,7 @@ from dtrain.ops.warp import Warp
 DRAWS = {"shift": 2, "flip": 1, "crop": 2, "cutout": 2}
 FILLS = {"shift": "constant", "flip": None, "crop": "reflect"}
 #: Numbers are drawn in so many steps from 0 to 1, and under another key than the order of an epoch.
-STEPS, KEY = 1 << 15, 1 << 63
+STEPS, KEY = 1 << 24, 1 << 63
 
 
 class Augment:
@@ -40,13 +40,13 @@ class Augment:
                 f"--augment changes images, [h, w] or [h, w, channels], and {data.name} has others."
             )
         self._steps, self._shape, self._rows = steps, (*shape, 1)[:3], len(data.x)
-        self.table = Table("augment", (sum(DRAWS[name] for name, _ in steps),), dt.int16)
+        self.table = Table("augment", (sum(DRAWS[name] for name, _ in steps),), dt.int32)
 
     def draw(self, session: dt.Session, seed: int, epoch: int) -> None:
         """Let the steps from here on be of an epoch."""
         key = np.array([seed, epoch + KEY], np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
-        drawn = generator.integers(0, STEPS, (self._rows, *self.table.row), np.int16)
+        drawn = generator.integers(0, STEPS, (self._rows, *self.table.row), np.int32)
         self.table.rows = session.backend.from_host(drawn)
 
     def __call__(self, x: dt.Tensor, indices: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
