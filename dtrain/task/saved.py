@@ -272,7 +272,10 @@ def _keras_rows(model: Any, shape: tuple[int, ...], data: Dataset | None, scale:
 
 def _loss_of(model: Any) -> Any:
     """The loss that a model is compiled with, None where it is not."""
-    return model._compiled.loss if model._compiled is not None else None
+    try:
+        return model.compiled.loss
+    except UsageError:
+        return None
 
 
 def _keras_results(model: Any, y: dt.Tensor, data: Dataset | None) -> list[Result]:
