@@ -102,7 +102,7 @@ def part_colour(i: int) -> str:
 
 
 def _curves(axes: Any, runs: Sequence[Run], xs: Callable[[Run], list[float]], name: str, label: str) -> bool:
-    """Training dashed, the test solid. By epochs runs may lie on one another: the earlier are drawn thicker."""
+    """Training dashed, the test solid. By epochs runs may lie on one another: the earlier are thicker."""
     drawn = False
     for i, run in enumerate(runs):
         width = 1.8 + (1.7 * min(len(runs) - 1 - i, 4) if label == "epoch" else 0)

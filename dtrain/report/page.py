@@ -369,8 +369,7 @@ def _worst(run: Run) -> str:
             data = base64.b64encode(png(entry["pixels"], *shape)).decode()
             image = f'<img src="data:image/png;base64,{data}" alt="{said}" title="{said}">'
         shown += (
-            f"<figure>{image}"
-            f"<b>{label}→{predicted}</b><br>"
+            f"<figure>{image}<b>{label}→{predicted}</b><br>"
             f'<span class="soft">{_format(entry["loss"], ".1f")}</span></figure>'
         )
     return f'<div class="worst">{shown}</div>' if shown else '<p class="soft">No mistakes.</p>'
