@@ -275,13 +275,8 @@ def task():
 
 def test_several_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "two.py").write_text(TWO)
-    config = TrainConfig(
-        task=str(tmp_path / "two.py"),
-        epochs=1,
-        batch_size=10,
-        tensorboard="off",
-        run_dir=str(tmp_path / "run"),
-    )
+    run = str(tmp_path / "run")
+    config = TrainConfig(task=str(tmp_path / "two.py"), epochs=1, tensorboard="off", run_dir=run)
     trainer.train(config, SingleCommunicator())
     assert main(["export", run, "--to", str(tmp_path / "m.onnx")]) == 0
     assert "takes a float32[batch, 2], b int64[batch, 3]; gives kind, size" in capsys.readouterr().out
