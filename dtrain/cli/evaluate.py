@@ -12,7 +12,6 @@ from dtrain.choices import DEVICES, LOG_FORMATS
 from dtrain.cli.parser import check_log_format
 from dtrain.cli.predict import given, scale
 from dtrain.comm.base import Communicator
-from dtrain.config import read_run, resolve
 from dtrain.errors import UsageError
 
 
@@ -40,26 +39,18 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from dtrain.task.saved import evaluate_keras, is_fit, open_saved
+    from dtrain.task.saved import announce, config_of, evaluate_keras, is_fit, open_saved
 
+    check_log_format(args.log_format)
+    options, factor = given(args), scale(args)
     if is_fit(Path(args.run_dir)):
-        check_log_format(args.log_format)
-        options, factor, comm = given(args), scale(args), communicators.world()
+        comm = communicators.world()
         saved = open_saved(args.run_dir, comm, options, args.best, factor)
         tell(evaluate_keras(saved, args.run_dir), args.log_format, comm)
         return
-    if args.scale is not None:
+    if factor is not None:
         raise UsageError("--scale is for runs of fit: this run's network has its preprocessing inside.")
-    values = read_run(args.run_dir)
-    if args.dataset is not None:  # what was held back of the run's own data is no part of another
-        values.pop("validation", None)
-        values.pop("early_stop", None)
-    for name in ("model", "dataset", "label", "device", "log_format"):
-        if getattr(args, name) is not None:
-            values[name] = getattr(args, name)
-    if args.model is not None:
-        values.pop("model_digest", None)
-    config = resolve(values, {})
+    config = config_of(args.run_dir, options | {"log_format": args.log_format})
     from dtrain.runtime.backend import take_gpu
 
     take_gpu(config.device, config.share_gpu)
@@ -69,12 +60,8 @@ def run(args: argparse.Namespace) -> None:
 
     with comm.together():
         config = own_model.check(config)
-    if comm.rank == 0 and args.model is None and config.model_digest:
-        options = Path(args.run_dir, "config.toml")
-        named = f"the task's file that {options} names: {config.task}"
-        if not config.task:
-            named = f"the model's file that {options} names: {config.model}"
-        print(f"dtrain: running {named}", file=sys.stderr)
+    if args.model is None:
+        announce(args.run_dir, config, comm)
     facts = evaluate_run(Path(args.run_dir), config, comm, args.best, args.dataset is not None)
     tell(facts, config.log_format, comm)
 

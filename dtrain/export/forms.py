@@ -221,7 +221,9 @@ def _expand_dims(w: Writer, node: Both, x: str) -> str:
 
 @form(array.Squeeze)
 def _squeeze(w: Writer, node: Both, x: str) -> str:
-    return w.add("Squeeze", x, w.ints(node.a.kind._gone(_shape(node.a.inputs[0]))))
+    shape, axes = _inner(node), node.a.kind.axes
+    gone = [i for i, n in enumerate(shape) if n == 1] if axes is None else [i % len(shape) for i in axes]
+    return w.add("Squeeze", x, w.ints(gone))
 
 
 @form(array.Transpose)
@@ -416,7 +418,7 @@ def _slice(w: Writer, x: str, spans: Sequence[tuple[int, int, int, int]]) -> str
 @form(slicing.StridedSlice)
 def _strided_slice(w: Writer, node: Both, x: str) -> str:
     spans, gone, new, axis, place = [], [], [], 0, 0
-    for entry in slicing._expand(node.a.kind.entries, len(_shape(node.a.inputs[0]))):
+    for entry in slicing.written_out(node.a.kind.entries, len(_shape(node.a.inputs[0]))):
         if entry is None:
             new.append(place)
         elif isinstance(entry, int):

@@ -458,6 +458,18 @@ int meet(const word *w) {
                 out += h * w * c;                                                                               \
                 continue;                                                                                       \
             }                                                                                                   \
+            if (!smooth && m[1] == 0 && m[3] == 0 && columns <= 4096) { /* neither turned nor slanted */          \
+                int32_t from[4096];                                                                             \
+                for (int64_t j = 0; j < columns; j++)                                                           \
+                    from[j] = (int32_t)inside((int64_t)FLOOR(NEAR(m[0] * j + m[2]) + (REAL)0.5), w, fill);      \
+                for (int64_t i = 0; i < rows; i++) {                                                            \
+                    const int64_t y = inside((int64_t)FLOOR(NEAR(m[4] * i + m[5]) + (REAL)0.5), h, fill);       \
+                    const T *line = x + (y < 0 ? 0 : y) * w * c;                                                \
+                    for (int64_t j = 0; j < columns; j++)                                                       \
+                        for (int64_t l = 0; l < c; l++) *out++ = y < 0 || from[j] < 0 ? beside : line[from[j] * c + l]; \
+                }                                                                                               \
+                continue;                                                                                       \
+            }                                                                                                   \
             for (int64_t i = 0; i < rows; i++)                                                                  \
                 for (int64_t j = 0; j < columns; j++) {                                                         \
                     const REAL across = NEAR(m[0] * j + m[1] * i + m[2]), down = NEAR(m[3] * j + m[4] * i + m[5]); \

@@ -83,7 +83,7 @@ Entry = int | Span | Run | None | EllipsisType
 WHOLE = Span(None, None, None)
 
 
-def _expand(entries: Sequence[Entry], rank: int) -> list[int | Span | Run | None]:
+def written_out(entries: Sequence[Entry], rank: int) -> list[int | Span | Run | None]:
     """The entries with ... written out: one for each axis, and the new axes."""
     taken = sum(e is not None and e is not Ellipsis for e in entries)
     if taken > rank:
@@ -98,7 +98,7 @@ def _sliced(entries: Sequence[Entry], shape: Dims) -> Dims:
         return None
     dims: list[int | None] = []
     axis = 0
-    for entry in _expand(entries, len(shape)):
+    for entry in written_out(entries, len(shape)):
         if entry is None:
             dims.append(1)
             continue
@@ -118,7 +118,7 @@ def _sliced(entries: Sequence[Entry], shape: Dims) -> Dims:
 
 def _index(entries: Sequence[Entry], rank: int) -> tuple[Any, ...]:
     """The entries as NumPy takes them; ... at the end keeps a single entry an array."""
-    parts = (e.index() if isinstance(e, Span | Run) else e for e in _expand(entries, rank))
+    parts = (e.index() if isinstance(e, Span | Run) else e for e in written_out(entries, rank))
     return (*parts, Ellipsis)
 
 
@@ -126,7 +126,7 @@ def _kept_axes(entries: Sequence[Entry], rank: int) -> dict[int, int]:
     """Axes of the input that are taken whole, each with its place in the result."""
     kept: dict[int, int] = {}
     axis = place = 0
-    for entry in _expand(entries, rank):
+    for entry in written_out(entries, rank):
         if isinstance(entry, Span | Run) and entry.is_whole:
             kept[axis] = place
         axis += entry is not None

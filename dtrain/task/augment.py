@@ -24,7 +24,7 @@ from dtrain.ops.warp import Warp
 DRAWS = {"shift": 2, "flip": 1, "crop": 2, "cutout": 2}
 FILLS = {"shift": "constant", "flip": None, "crop": "reflect"}
 #: Numbers are drawn in so many steps from 0 to 1, and under another key than the order of an epoch.
-STEPS, KEY = 1 << 15, 1 << 63
+STEPS, KEY = 1 << 24, 1 << 63
 
 
 class Augment:
@@ -40,13 +40,13 @@ class Augment:
                 f"--augment changes images, [h, w] or [h, w, channels], and {data.name} has others."
             )
         self._steps, self._shape, self._rows = steps, (*shape, 1)[:3], len(data.x)
-        self.table = Table("augment", (sum(DRAWS[name] for name, _ in steps),), dt.int16)
+        self.table = Table("augment", (sum(DRAWS[name] for name, _ in steps),), dt.int32)
 
     def draw(self, session: dt.Session, seed: int, epoch: int) -> None:
         """Let the steps from here on be of an epoch."""
         key = np.array([seed, epoch + KEY], np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
-        drawn = generator.integers(0, STEPS, (self._rows, *self.table.row), np.int16)
+        drawn = generator.integers(0, STEPS, (self._rows, *self.table.row), np.int32)
         self.table.rows = session.backend.from_host(drawn)
 
     def __call__(self, x: dt.Tensor, indices: dt.Tensor, training: dt.Tensor) -> dt.Tensor:
@@ -61,7 +61,7 @@ class Augment:
             u = [drawn[:, at + i] for i in range(DRAWS[name])]
             at += len(u)
             if name == "cutout":
-                y = _cut_out(moved.warp(y), u, amount, height, width)
+                y = _cut_out(moved.warp(y), u, amount, self._shape)
                 continue
             if FILLS[name] not in (None, moved.fill) and moved.fill is not None:
                 y = moved.warp(y)
@@ -107,12 +107,15 @@ class _Moved:
         return y
 
 
-def _cut_out(x: dt.Tensor, u: Sequence[dt.Tensor], amount: int, height: int, width: int) -> dt.Tensor:
+def _cut_out(x: dt.Tensor, u: Sequence[dt.Tensor], amount: int, shape: tuple[int, int, int]) -> dt.Tensor:
     """Images with a square of so many pixels, wherever its middle is, made 0."""
-    sides = []
-    for share, n in zip(u, (height, width), strict=True):
+    height, width, channels = shape
+    within = []
+    # a row of pixels is one axis, so that loops over it are long
+    for share, n, each in ((u[0], height, 1), (u[1], width, channels)):
         first = dt.expand_dims(dt.floor(share * n) - amount // 2, 1)
-        places = np.arange(n, dtype=np.float32)
-        sides.append(dt.logical_and(dt.greater_equal(places, first), dt.less(places, first + amount)))
-    within = dt.logical_and(sides[0][:, :, None, None], sides[1][:, None, :, None])
-    return gate(dt.logical_not(within), x)
+        places = np.repeat(np.arange(n, dtype=np.float32), each)
+        within.append(dt.logical_and(dt.greater_equal(places, first), dt.less(places, first + amount)))
+    gone = dt.logical_and(within[0][:, :, None], within[1][:, None, :])
+    y = gate(dt.logical_not(gone), dt.reshape(x, [-1, height, width * channels]))
+    return dt.reshape(y, [-1, *shape])

@@ -221,6 +221,10 @@ def _told(at: Restored) -> dict[str, Any]:
 def _of_keras(
     path: str, comm: Communicator, given: Mapping[str, Any], best: bool, scale: float | None
 ) -> Saved:
+    if "model" in given:
+        raise UsageError(f"--model is for runs of `dtrain train`: {path} says what its model is made of.")
+    if "label" in given and "dataset" not in given:
+        raise UsageError(f"--label {given['label']}: {path} does not say on which data: give --dataset, too.")
     take_gpu(given.get("device", "cpu"), False)
     options = {"comm": comm, "device": given.get("device")}
     folder, at = Path(path), Restored(0, 0, "", [])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,23 +58,21 @@ class Writer:
     def drop(self) -> None:
         """Leave nothing."""
         with suppress(OSError):
+            self._end()  # else a Parquet file ends itself when it goes, behind the file it is in
+        with suppress(OSError):
             self.file.close()
             self._beside.unlink(missing_ok=True)
 
 
-class _told:
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     """What goes wrong inside becomes an EnvironmentProblem that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise EnvironmentProblem(
-                f"--to {self._path} cannot be written: {error.strerror or error}. Give another file."
-            ) from None
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"--to {path} cannot be written: {error.strerror or error}. Give another file."
+        ) from None
 
 
 class Csv(Writer):

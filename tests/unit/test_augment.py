@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from dtrain.comm import SingleCommunicator
 from dtrain.config import TrainConfig, augmentations
 from dtrain.data.dataset import Dataset
 from dtrain.errors import CheckpointError, GraphError, UsageError
+from dtrain.keras import layers
 from dtrain.keras.layers import (
     CenterCrop,
     Dense,
@@ -36,6 +39,9 @@ from dtrain.ops.warp import FILLS, Warp
 from dtrain.runtime.backend import Backend
 from dtrain.task import trainer
 from dtrain.task.network import build
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "reference"))
+import keras_images
 
 random = np.random.default_rng(5)
 
@@ -101,6 +107,8 @@ def test_pixels_come_from_where_the_numbers_say(fill: str, smooth: bool, kernels
 @pytest.mark.parametrize("smooth", [False, True])
 def test_c_has_numpys_bits(smooth: bool) -> None:
     places = random.normal(size=(40, 6)).astype(np.float32) * 20
+    places[10:30, [1, 3]] = 0  # neither turned nor slanted
+    places[28:34] = [1, 0, 0, 0, 1, 0]
     places[0], places[1, 2], places[2, 5] = np.nan, np.inf, -1e30
     for fill in FILLS:
         pixels, numbers = random.integers(0, 256, (40, 9, 8, 3), np.uint8), random.normal(size=(40, 9, 8, 1))
@@ -231,6 +239,15 @@ def test_directions_are_those_of_keras() -> None:
     assert not zoomed[:, [0, 4]].any()
 
 
+@pytest.mark.parametrize("number", range(len(keras_images.CASES)))
+def test_what_keras_gives(number: int) -> None:
+    name, arguments = keras_images.CASES[number]
+    shape, values = json.loads(keras_images.VALUES.read_text())["values"][number]
+    found = through(getattr(layers, name)(**arguments), keras_images.IMAGES)
+    assert list(found.shape) == shape
+    np.testing.assert_allclose(found.ravel(), values, rtol=1e-5, atol=1e-5)
+
+
 def test_what_cannot_be_meant_is_said() -> None:
     with pytest.raises(UsageError, match="mode='sideways': give horizontal"):
         RandomFlip("sideways")
@@ -254,8 +271,8 @@ def test_a_fit_is_the_same_on_any_number_of_ranks(on_threads: Callable[..., list
     def fitted(comm: Any) -> list[np.ndarray]:
         with dt.Graph().as_default():
             dt.set_random_seed(4)
-            layers = [RandomTranslation(0.3, 0.3), RandomFlip("horizontal"), RandomRotation(0.1), Flatten()]
-            model = Sequential([*layers, Dense(3, "softmax")], comm=comm)
+            stack = [RandomTranslation(0.3, 0.3), RandomFlip("horizontal"), RandomRotation(0.1), Flatten()]
+            model = Sequential([*stack, Dense(3, "softmax")], comm=comm)
             model.compile("sgd", "sparse_categorical_crossentropy")
             model.fit(IMAGES, labels, batch_size=8, epochs=2, verbose=0)
             return [*model.get_weights(), model.predict(IMAGES)]

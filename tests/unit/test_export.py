@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -246,3 +247,47 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, capsys: pytest.CaptureF
     assert "is not a run directory" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "none.safetensors")]) == 5
     assert "is missing" in capsys.readouterr().err
+
+
+TWO = """
+import numpy as np
+import dtrain as dt
+from dtrain.keras.layers import Dense
+
+
+def task():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(60, 2)).astype("float32"), rng.integers(0, 9, (60, 3)).astype("int64")
+    labels = {"kind": (a[:, 0] > 0).astype("int32"), "size": a[:, :1] * 2}
+
+    def part(rows):
+        return {"a": a[rows], "b": b[rows]}, {name: y[rows] for name, y in labels.items()}
+
+    def model(x, training):
+        h = dt.concat([x["a"], dt.cast(x["b"], "float32")], 1)
+        h = dt.nn.dropout(h, 1 - 0.3 * training)
+        return {"kind": Dense(2, name="kind")(h), "size": Dense(1, name="size")(h)}
+
+    kind = dt.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    data = part(slice(40)), part(slice(40, 60))
+    return dt.Task(data=data, model=model, loss={"kind": kind, "size": "mse"})
+"""
+
+
+def test_several_inputs_and_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+    run = str(tmp_path / "run")
+    config = TrainConfig(task=str(tmp_path / "two.py"), epochs=1, tensorboard="off", run_dir=run)
+    trainer.train(config, SingleCommunicator())
+    assert main(["export", run, "--to", str(tmp_path / "m.onnx")]) == 0
+    assert "takes a float32[batch, 2], b int64[batch, 3]; gives kind, size" in capsys.readouterr().out
+    assert main(["predict", run, "--part", "train", "--to", str(tmp_path / "p.csv")]) == 0
+    _, *lines = csv.reader((tmp_path / "p.csv").read_text().splitlines())
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(60, 2)).astype("float32"), rng.integers(0, 9, (60, 3)).astype("int64")
+    found = ask(str(tmp_path / "m.onnx"), a=a[:40], b=b[:40])
+    assert [str(k) for k in found["kind"].argmax(1)] == [line[1] for line in lines]
+    np.testing.assert_allclose(found["size"][:, 0], [float(line[2]) for line in lines], rtol=1e-5, atol=1e-6)
+    facts = metadata(tmp_path / "m.onnx")
+    assert json.loads(facts["outputs"]) == {"kind": "classes", "size": "numbers"}
+    assert json.loads(facts["classes"]) == {"kind": ["0", "1"]}

@@ -329,5 +329,8 @@ def test_what_is_the_programs_own_is_said(
     assert "does not say what its model is made of" in capsys.readouterr().err
     (tmp_path / "loss" / "model.json").write_text('{"config": {"layers": [7]}}')
     assert main(["predict", str(tmp_path / "loss"), "--dataset", "synthetic"]) == 5
+    for word, text in (("model", "--model is for runs of"), ("label", "give --dataset, too")):
+        assert main(["predict", str(tmp_path / "loss"), f"--{word}", "x"]) == 2
+        assert text in capsys.readouterr().err
     with pytest.raises(UsageError, match="--best is for runs"):
         open_saved(str(tmp_path / "m.safetensors"), SingleCommunicator(), {}, best=True)
