@@ -213,7 +213,7 @@ PARTIAL: dict[str, str] = {
     "tf.get_variable": "no partitioner",
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients, aggregation_method and stop_gradients",
-    "tf.keras": "models are Sequential; modules as below",
+    "tf.keras": "modules as below",
     "tf.pad": "mode is CONSTANT",
     "tf.sequence_mask": "maxlen has to be given",
     "tf.RunMetadata": "step_stats, for timeline.Timeline",
@@ -222,14 +222,16 @@ PARTIAL: dict[str, str] = {
     "tf.Variable": "its sizes are known when it is made and do not change",
     "tf.where": "with a condition alone, it is a constant",
     "tf.contrib.layers": "initializers and regularizers",
-    "tf.keras.datasets": "mnist",
+    "tf.keras.datasets": "mnist; fashion_mnist and boston_housing from Keras's cache",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
-    "tf.keras.callbacks.TensorBoard": "no gradients, images and embeddings",
+    "tf.keras.callbacks.TensorBoard": "no gradients and embeddings",
     "tf.keras.layers.BatchNormalization": "axis is the last; synchronized=False is its own",
-    "tf.keras.layers.Conv2D": "data_format is channels_last; no constraints and activity_regularizer",
-    "tf.keras.layers.Dense": "no constraints and activity_regularizer",
-    "tf.keras.models.Sequential": "arrays, no generators; one input and one output",
-    "tf.keras.Sequential": "arrays, no generators; one input and one output",
+    "tf.keras.layers.Conv2DTranspose": "no output_padding and dilation_rate",
+    "tf.keras.layers.GRU": "no stateful",
+    "tf.keras.layers.LSTM": "no stateful",
+    "tf.keras.layers.SeparableConv2D": "no dilation_rate",
+    "tf.keras.layers.SimpleRNN": "no stateful",
+    "tf.keras.layers.UpSampling2D": "interpolation is nearest",
     "tf.train.AdadeltaOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdagradOptimizer": "only the learning rate may be a tensor",
     "tf.train.AdamOptimizer": "only the learning rate may be a tensor",
@@ -314,15 +316,11 @@ _WHY: dict[str, str] = {
         tf.train.experimental.enable_mixed_precision_graph_rewrite
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
-    "models are Sequential": """
-        tf.keras.Model tf.keras.models.Model tf.keras.models.model_from_config tf.keras.layers.Add
-        tf.keras.layers.add tf.keras.layers.Concatenate tf.keras.layers.concatenate
-        tf.keras.layers.Average tf.keras.layers.average tf.keras.layers.Multiply
-        tf.keras.layers.multiply tf.keras.layers.Subtract tf.keras.layers.subtract tf.keras.layers.Dot
-        tf.keras.layers.dot tf.keras.layers.Maximum tf.keras.layers.maximum tf.keras.layers.Minimum
-        tf.keras.layers.minimum
+    "give get_config() to from_config()": "tf.keras.models.model_from_config",
+    "networks whose weights others trained are no part of it": "tf.keras.applications",
+    "its files are Python pickles, which run code": """
+        tf.keras.datasets.cifar10 tf.keras.datasets.cifar100 tf.keras.datasets.imdb tf.keras.datasets.reuters
     """,
-    "a model is saved by its method save": "tf.keras.models.save_model",
     "models are saved as JSON": "tf.keras.models.model_from_yaml",
     "the ranks of mpirun are what shares the work": "tf.keras.utils.multi_gpu_model",
     "give an object's get_config()": """

@@ -557,7 +557,9 @@ class TensorBoard(Callback):
         **embeddings: Any,
     ) -> None:
         if write_grads or embeddings_freq:
-            raise UsageError("TensorBoard: write_grads and embeddings_freq are not supported: leave them out.")
+            raise UsageError(
+                "TensorBoard: write_grads and embeddings_freq are not supported: leave them out."
+            )
         if update_freq not in ("epoch", "batch"):
             raise UsageError(f"TensorBoard: update_freq={update_freq!r}: give 'epoch' or 'batch'.")
         self.log_dir, self.histogram_freq = os.fspath(log_dir), int(histogram_freq)

@@ -1,6 +1,7 @@
 """A convolutional autoencoder of digits, with noise on its inputs; its halves are models of their own."""
 
 import numpy as np
+
 from dtrain.keras.callbacks import ReduceLROnPlateau
 from dtrain.keras.datasets import mnist
 from dtrain.keras.layers import (

@@ -1,6 +1,7 @@
 """A generator against a discriminator, whose weights stay while the generator learns."""
 
 import numpy as np
+
 from dtrain.keras.layers import BatchNormalization, Dense, Input, LeakyReLU
 from dtrain.keras.models import Model, Sequential
 from dtrain.keras.optimizers import Adam

@@ -1,11 +1,12 @@
 """An LSTM that reads the rows of a digit from top to bottom, and layers of one step each behind it."""
 
+from dtrain.keras.utils.np_utils import to_categorical
+
 from dtrain.keras.callbacks import EarlyStopping
 from dtrain.keras.datasets import mnist
 from dtrain.keras.layers.core import Activation, Dense, Dropout
 from dtrain.keras.layers.recurrent import LSTM
 from dtrain.keras.models import Sequential
-from dtrain.keras.utils.np_utils import to_categorical
 
 (x_train, y_train), (x_test, y_test) = mnist.load_data()
 x_train = x_train[:3000].astype("float32") / 255

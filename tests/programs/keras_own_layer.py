@@ -1,10 +1,11 @@
 """A layer of one's own with weights, in a network that is then taken apart for another task."""
 
 import numpy as np
+from dtrain.keras.engine.topology import Layer
+
 from dtrain.keras import backend as K
 from dtrain.keras import initializers
 from dtrain.keras.datasets import mnist
-from dtrain.keras.engine.topology import Layer
 from dtrain.keras.layers import Dense, Dropout, Input
 from dtrain.keras.models import Model
 
@@ -14,13 +15,13 @@ class Centred(Layer):
 
     def __init__(self, start="ones", **kwargs):
         self.start = initializers.get(start)
-        super(Centred, self).__init__(**kwargs)
+        super().__init__(**kwargs)
 
     def build(self, input_shape):
         self.scale = self.add_weight(
             name="scale", shape=(2, input_shape[1]), initializer=self.start, trainable=True
         )
-        super(Centred, self).build(input_shape)
+        super().build(input_shape)
 
     def call(self, x):
         x = K.l2_normalize(x - K.mean(x, axis=1, keepdims=True), axis=1)

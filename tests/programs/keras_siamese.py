@@ -1,6 +1,7 @@
 """Pairs of digits: one network for both, the distance of what it says of them, a loss of one's own."""
 
 import numpy as np
+
 from dtrain.keras import backend as K
 from dtrain.keras.datasets import mnist
 from dtrain.keras.layers import Dense, Dropout, Input, Lambda

@@ -1,6 +1,7 @@
 """Two inputs, a layer that both share, two outputs: the halves of a digit, its class and whether it is even."""
 
 import numpy as np
+
 import dtrain.keras.backend as K
 from dtrain.keras.datasets import mnist
 from dtrain.keras.layers import Dense, Flatten, Input, concatenate

@@ -1,6 +1,7 @@
 """A variational autoencoder: a code that is drawn in a Lambda, and a loss that is added of inner tensors."""
 
 import numpy as np
+
 from dtrain.keras import backend as K
 from dtrain.keras.datasets import mnist
 from dtrain.keras.layers import Dense, Input, Lambda

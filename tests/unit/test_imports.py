@@ -62,6 +62,7 @@ ALLOWED = {
         *("errors", "machine", "config", "comm", "graph", "ops", "runtime", "train", "keras", "dtrain"),
     },
     "keras": {
+        "autodiff",
         "errors",
         "files",
         "hints",
@@ -219,7 +220,18 @@ PUBLIC = (
     ),
     *("dtrain.keras", "dtrain.keras.activations", "dtrain.keras.callbacks", "dtrain.keras.datasets"),
     *("dtrain.keras.datasets.mnist", "dtrain.keras.initializers", "dtrain.keras.layers"),
+    *(
+        f"dtrain.keras.layers.{name}"
+        for name in (
+            *("advanced_activations", "convolutional", "core", "embeddings", "merge", "noise", "pooling"),
+            *("recurrent", "wrappers"),
+        )
+    ),
     *("dtrain.keras.losses", "dtrain.keras.metrics", "dtrain.keras.models", "dtrain.keras.optimizers"),
+    *("dtrain.keras.backend", "dtrain.keras.constraints", "dtrain.keras.preprocessing"),
+    *("dtrain.keras.preprocessing.image", "dtrain.keras.preprocessing.sequence"),
+    *("dtrain.keras.preprocessing.text", "dtrain.keras.wrappers", "dtrain.keras.wrappers.scikit_learn"),
+    *("dtrain.keras.datasets.boston_housing", "dtrain.keras.datasets.fashion_mnist"),
     *("dtrain.keras.regularizers", "dtrain.keras.utils", "dtrain.train.experimental"),
     *("dtrain.examples.tutorials.mnist", "dtrain.examples.tutorials.mnist.input_data"),
 )

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
-import numpy as np
+from pathlib import Path
 
 from dtrain import comm
-from dtrain.errors import DataError
+from dtrain.keras.datasets.cache import Pair, arrays
 from dtrain.train.data import load
 
 __all__ = ["load_data"]
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
 def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
@@ -25,19 +21,11 @@ def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
     Raises:
         DataError: MNIST is neither there nor to be had, or is damaged.
     """
-    if os.path.isfile(path):
-        return read_npz(path)
+    if Path(path).is_file():
+        x, y, u, v = arrays(Path(path), ("x_train", "y_train", "x_test", "y_test"))
+        return (x, y), (u, v)
     data = load("mnist", comm.world())
     train, test = slice(data.train.start, data.train.stop), slice(data.test.start, data.test.stop)
     pool = data.images, data.labels
     parts = [tuple(array[part].copy() for array in pool) for part in (train, test)]
     return parts[0], parts[1]
-
-
-def read_npz(path: str) -> tuple[Pair, Pair]:
-    """A file of the arrays x_train, y_train, x_test and y_test; raises DataError for another."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return (file["x_train"], file["y_train"]), (file["x_test"], file["y_test"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path} is no .npz file of x_train, y_train, x_test and y_test: {error}.") from None

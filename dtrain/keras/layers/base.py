@@ -246,7 +246,9 @@ class Layer(metaclass=_Modern):
         graph = inputs[0].graph
         shapes = [t.spec.shape for t in flat(x)]
         for t, dims in zip(flat(x), shapes, strict=True):
-            if not dims or (None in dims[1:] and not self.any_size and type(self).__module__.startswith("dtrain.")):
+            if not dims or (
+                None in dims[1:] and not self.any_size and type(self).__module__.startswith("dtrain.")
+            ):
                 raise GraphError(
                     f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all sizes but "
                     "the first have to be known: give the placeholder a shape, or the first layer input_shape=."

@@ -39,6 +39,14 @@ class _Wrapper:
         self.sk_params.update(params)
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks its estimators since 1.6."""
+        from sklearn import base
+
+        return type("_", (getattr(base, self._kind), base.BaseEstimator), {})().__sklearn_tags__()
+
+    _kind = "ClassifierMixin"
+
     def _taken(self, function: Callable[..., Any], more: dict[str, Any]) -> dict[str, Any]:
         names = inspect.signature(function).parameters
         return {k: v for k, v in {**self.sk_params, **more}.items() if k in names}
@@ -96,6 +104,8 @@ class KerasClassifier(_Wrapper):
 
 class KerasRegressor(_Wrapper):
     """A regression."""
+
+    _kind = "RegressorMixin"
 
     def fit(self, x: Any, y: Any, **options: Any) -> Any:
         """Make a new model and train it."""
