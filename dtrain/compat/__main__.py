@@ -61,8 +61,8 @@ differs on purpose:
   change nothing.
 - A model with a `Lambda` is saved with the name of its function, and `load_model` is given the function in
   `custom_objects`: nothing of a file is executed.
-- `add_metric`'s metrics are means; `Model` lives in the graph of its inputs, so that layers may be shared, and a
-  `Sequential` in one of its own until it is called on a tensor of another: then its weights move there.
+- `add_metric`'s metrics are means. A `Model` lives in the graph of its inputs, so that layers may be shared,
+  and a `Sequential` in one of its own until it is called on a tensor of another: then its weights move there.
 - `activations.softmax` of a row with a NaN is NaN, `utils.normalize` has an axis 0, and `kl_divergence` takes
   labels of [n] for outputs of [n, 1] as the other losses do.
 

@@ -1,7 +1,8 @@
-"""keras.backend: the functions of tensors that losses, metrics, Lambdas and layers of one's own are written in.
+"""keras.backend: functions of tensors, of which losses, metrics, Lambdas and layers of one's own are made.
 
-`import dtrain.keras.backend as K`. They build into the graph of their arguments, or into the default one. What
-asks for a value (eval, get_value, function, batch_get_value, ...) takes the session of the graph's models.
+`import dtrain.keras.backend as K`. They build into the graph of their arguments, or into the default one.
+What asks for a value (eval, get_value, function, batch_get_value, ...) takes the session of the graph's
+models.
 """
 
 from __future__ import annotations

@@ -535,8 +535,8 @@ class TensorBoard(Callback):
         log_dir: the folder. write_graph: whether the model's graph is shown.
         histogram_freq: epochs between two histograms of each weight; 0 writes none.
         write_images: whether weights of one or two axes are shown as images, with the histograms.
-        update_freq: 'epoch', or 'batch' for the loss of each batch too. embeddings_...: have no meaning without
-            embeddings_freq, which is not supported.
+        update_freq: 'epoch', or 'batch' for the loss of each batch too. embeddings_...: have no meaning
+            without embeddings_freq, which is not supported.
 
     Raises, in fit:
         EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.

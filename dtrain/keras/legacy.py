@@ -118,7 +118,8 @@ def _convolution(name: str, arguments: tuple[Any, ...], options: dict[str, Any])
     if arguments[1] == arguments[2] or "strides" in options:
         size = arguments[1:3]
         warnings.warn(
-            f"{name}({arguments[0]}, {size[0]}, {size[1]}) is taken as a kernel of {size}, as in Keras 1 and 2: "
+            f"{name}({arguments[0]}, {size[0]}, {size[1]}) is taken as a kernel of {size}, as in Keras 1 "
+            "and 2: "
             f"write {name}({arguments[0]}, {size}); for strides write strides={size[1]}.",
             stacklevel=4,
         )
@@ -141,7 +142,8 @@ def named(method: F) -> F:
                 size = getattr(source, "batch_size", None)
                 if not size:
                     raise UsageError(
-                        f"{method.__name__}: {name}={value} counts examples, as in Keras 1: give {new}, which "
+                        f"{method.__name__}: {name}={value} counts examples, as in Keras 1: give {new}, "
+                        "which "
                         "counts batches."
                     )
                 value = -(-int(value) // int(size))

@@ -1,4 +1,4 @@
-"""Where programs for Keras 1 and 2 import from: modules that are others here, each by the one that has its names."""
+"""Where programs for Keras 1 and 2 import from: modules that are others here, by what has their names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ NAMES = {"plot": "plot_model"}
 
 #: What there is not, and why.
 REFUSED = {
-    "applications": "networks whose weights others trained are no part of it: build the layers, and load_weights",
+    "applications": "networks whose weights others trained are no part of it: build the layers, and "
+    "load_weights",
     "datasets.cifar10": "its files are Python pickles, which run code: give the arrays",
     "datasets.cifar100": "its files are Python pickles, which run code: give the arrays",
     "datasets.imdb": "its file holds Python pickles, which run code: give the arrays",

@@ -1,4 +1,4 @@
-"""Two inputs, a layer that both share, two outputs: the halves of a digit, its class and whether it is even."""
+"""Two inputs, a layer that both share, two outputs: a digit's halves, its class, whether it is even."""
 
 import numpy as np
 

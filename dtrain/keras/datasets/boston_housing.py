@@ -14,7 +14,7 @@ def load_data(
 ) -> tuple[Pair, Pair]:
     """((x_train, y_train), (x_test, y_test)): features float64 [n, 13], prices float64 [n].
 
-    From a file, by itself or in ~/.keras/datasets. test_split: the share that is tested on. seed: of the order.
+    From a file, by itself or in ~/.keras/datasets. test_split: the share tested on. seed: of the order.
 
     Raises:
         DataError: it is not there, or is damaged.

@@ -14,9 +14,9 @@ __all__ = ["load_data"]
 def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
     """((x_train, y_train), (x_test, y_test)): images uint8 [n, 28, 28], labels uint8 [n].
 
-    60,000 training and 10,000 test examples: of Keras's own file where `path` is one, else from $DTRAIN_DATA, the
-    user's cache or the mirrors. Collective: every rank calls it and gets all examples. The arrays are the
-    caller's own.
+    60,000 training and 10,000 test examples: of Keras's own file where `path` is one, else from
+    $DTRAIN_DATA, the user's cache or the mirrors. Collective: every rank calls it and gets all examples. The
+    arrays are the caller's own.
 
     Raises:
         DataError: MNIST is neither there nor to be had, or is damaged.

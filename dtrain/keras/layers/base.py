@@ -178,13 +178,15 @@ class Layer(metaclass=_Modern):
         sizes_ = () if shape is None else open_sizes(shape, f"{self.name}: shape of {name or 'a weight'}")
         if None in sizes_:
             raise GraphError(
-                f"all sizes but the first have to be known: its weight {name or ''} would have the shape {sizes_}"
+                f"all sizes but the first have to be known: its weight {name or ''} would have the shape "
+                f"{sizes_}"
             )
         if number < len(self._first_values):
             given = self._first_values[number]
             if given.shape != sizes_:
                 raise UsageError(
-                    f"{self.name}: weights has an array of shape {given.shape}, and weight {number} is {sizes_}."
+                    f"{self.name}: weights has an array of shape {given.shape}, and weight {number} is "
+                    f"{sizes_}."
                 )
             make = initializers.Constant(given)
         weight = Weight(
@@ -250,8 +252,10 @@ class Layer(metaclass=_Modern):
                 None in dims[1:] and not self.any_size and type(self).__module__.startswith("dtrain.")
             ):
                 raise GraphError(
-                    f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all sizes but "
-                    "the first have to be known: give the placeholder a shape, or the first layer input_shape=."
+                    f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all "
+                    "sizes but "
+                    "the first have to be known: give the placeholder a shape, or the first layer "
+                    "input_shape=."
                 )
         batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
         form: Any = batch[0] if isinstance(x, Tensor) else batch
@@ -546,8 +550,8 @@ def Input(
 ) -> Tensor:
     """A tensor of batches of examples of this shape, with which a model begins.
 
-    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's size
-    before it, which is not used, as batch_size is not. dtype: by default float32.
+    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's
+    size before it, which is not used, as batch_size is not. dtype: by default float32.
 
     Raises:
         UsageError: there is no shape, or a tensor is given.

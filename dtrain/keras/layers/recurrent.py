@@ -1,7 +1,7 @@
 """Recurrent layers: a cell for each step of a sequence, one behind the other.
 
-The steps are unrolled, so a sequence has the length that is known when its plan is made. What all steps take from
-the inputs is one product before the first of them.
+The steps are unrolled, so a sequence has the length that is known when its plan is made. What all steps take
+from the inputs is one product before the first of them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Cell(Weighted):
 
     Args:
         units: numbers of the output, and of each state.
-        dropout, recurrent_dropout: the shares of inputs and of states that are dropped while training, the same
-            ones in all steps.
+        dropout, recurrent_dropout: the shares of inputs and of states that are dropped while training, the
+            same ones in all steps.
         options: kernel_, recurrent_ and bias_initializer, and likewise _regularizer and _constraint; Layer's.
     """
 
@@ -330,7 +330,8 @@ class RNN(Layer):
         super().__init__(**options)
         if stateful or time_major:
             raise UsageError(
-                f"{self.name}: stateful=True is not supported: a batch's last states are not the next one's first; "
+                f"{self.name}: stateful=True is not supported: a batch's last states are not the next "
+                "one's first; "
                 "return_state=True and initial_state hand them on."
                 if stateful
                 else f"{self.name}: time_major=True is not supported: sequences are [batch, steps, features]."

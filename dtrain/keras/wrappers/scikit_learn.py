@@ -1,4 +1,4 @@
-"""Models as scikit-learn's estimators: functions that make a compiled model, with arguments to search among."""
+"""Models as scikit-learn's estimators: functions that make a compiled model, and arguments of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __getattr__ = module_getattr("tf.keras.wrappers.scikit_learn")
 class _Wrapper:
     """Base of the two.
 
-    build_fn: a function that gives a compiled model. sk_params: arguments of it, and of the model's fit, predict
-    and evaluate.
+    build_fn: a function that gives a compiled model. sk_params: arguments of it, and of the model's fit,
+    predict and evaluate.
     """
 
     def __init__(self, build_fn: Callable[..., Any] | None = None, **sk_params: Any) -> None:
