@@ -547,9 +547,15 @@ def identity(x: Any, name: str | None = None) -> Tensor:
 
 
 def random_normal(
-    shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: int | None = None
+    shape: Any,
+    mean: Any = 0.0,
+    stddev: Any = 1.0,
+    dtype: Any = None,
+    seed: int | None = None,
+    std: Any = None,
 ) -> Tensor:
-    """Normally distributed numbers, new at every run."""
+    """Normally distributed numbers, new at every run; std is Keras 1's stddev."""
+    stddev = stddev if std is None else std
     return _random.random_normal(shape, mean, stddev, dtype or "float32", seed)
 
 

@@ -18,7 +18,7 @@ from dtrain.keras.layers import (
 from dtrain.keras.models import Model
 
 (x_train, _), (x_test, _) = mnist.load_data()
-x_train = np.reshape(x_train[:1500], [-1, 28, 28, 1]).astype("float32") / 255
+x_train = np.reshape(x_train[:1000], [-1, 28, 28, 1]).astype("float32") / 255
 x_test = np.reshape(x_test[:300], [-1, 28, 28, 1]).astype("float32") / 255
 
 image = Input(shape=(28, 28, 1), name="image")

@@ -9,18 +9,18 @@ from dtrain.keras.layers.recurrent import LSTM
 from dtrain.keras.models import Sequential
 
 (x_train, y_train), (x_test, y_test) = mnist.load_data()
-x_train = x_train[:3000].astype("float32") / 255
+x_train = x_train[:2000].astype("float32") / 255
 x_test = x_test[:1000].astype("float32") / 255
 
 model = Sequential()
-model.add(LSTM(output_dim=48, input_shape=(28, 28), dropout_W=0.1))
+model.add(LSTM(output_dim=32, input_shape=(28, 28), dropout_W=0.1))
 model.add(Dropout(0.2))
 model.add(Dense(10))
 model.add(Activation("softmax"))
 model.compile(loss="categorical_crossentropy", optimizer="adam", metrics=["accuracy"])
 model.fit(
     x_train,
-    to_categorical(y_train[:3000], 10),
+    to_categorical(y_train[:2000], 10),
     batch_size=50,
     nb_epoch=4,
     verbose=0,

@@ -1,5 +1,7 @@
 """Two inputs, a layer that both share, two outputs: a digit's halves, its class, whether it is even."""
 
+import os
+
 import numpy as np
 
 import dtrain.keras.backend as K
@@ -29,8 +31,10 @@ model.compile(
 labels = {"digit": np_utils.to_categorical(y_train, 10), "even": y_train % 2 == 0}
 right = {"digit": np_utils.to_categorical(y_test, 10), "even": y_test % 2 == 0}
 model.fit(halves, labels, batch_size=50, epochs=3, verbose=0)
-model.save("halves.model")
-same = load_model("halves.model")
+path = os.path.join(os.environ.get("LOG_DIR", "."), "halves.model")
+model.save(path)
+same = load_model(path)
 print(np.array_equal(same.predict(tested)[0], model.predict({"upper": tested[0], "lower": tested[1]})[0]))
 print(K.int_shape(both), model.count_params(), [layer.name for layer in model.layers])
-print(dict(zip(model.metrics_names, np.round(model.evaluate(tested, right, verbose=0), 3))))
+for name, value in zip(model.metrics_names, model.evaluate(tested, right, verbose=0)):
+    print(f"{name} {value:.4f}")
