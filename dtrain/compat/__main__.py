@@ -57,8 +57,7 @@ differs on purpose:
 - Keras 1's names of arguments are taken (`nb_epoch`, `border_mode`, `W_regularizer`, ...), and
   `Conv2D(32, 3, 3)` is a kernel of (3, 3), as in Keras 2, with a warning; in Keras 3 the last 3 are strides.
 - LSTM and GRU have Keras 3's defaults, where Keras 2 had `recurrent_activation='hard_sigmoid'` and
-  `reset_after=False`. Their steps are unrolled; `stateful=True` is refused. `implementation` and `unroll`
-  change nothing.
+  `reset_after=False`. Their steps are unrolled. `implementation` and `unroll` change nothing.
 - A model with a `Lambda` is saved with the name of its function, and `load_model` is given the function in
   `custom_objects`: nothing of a file is executed.
 - `add_metric`'s metrics are means. A `Model` lives in the graph of its inputs, so that layers may be shared,

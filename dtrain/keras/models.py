@@ -227,6 +227,17 @@ class Model(Topology):
         return self.built
 
     @property
+    def stateful(self) -> bool:
+        """Whether a batch begins with the states that the one before it left."""
+        return any(getattr(layer, "stateful", False) for layer in _all_parts(self))
+
+    def reset_states(self) -> None:
+        """Let the next batch begin with states of zeros. Collective."""
+        for layer in _all_parts(self):
+            if getattr(layer, "stateful", False):
+                layer.reset_states()
+
+    @property
     def may_lack_loss(self) -> bool:
         """Whether add_loss, here or in a layer of the user's own, may say all of the loss."""
         own = any(not type(layer).__module__.startswith("dtrain.") for layer in _all_parts(self))
@@ -548,6 +559,8 @@ class Model(Topology):
         """What evaluate and predict go over."""
         with self.comm.together():
             size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
+            if batch_size is None and self.stateful:
+                size = next(layer.batch for layer in _all_parts(self) if getattr(layer, "stateful", False))
             _counts(what, size)
             if steps is not None:
                 _counts(what, steps, "steps")
@@ -705,7 +718,8 @@ class Sequential(Model):
                 f"{self.name}.add({layer.__name__}): this is a class: write {layer.__name__}(...)."
             )
         if isinstance(layer, Tensor) and (call := call_of(layer)) is not None and call.layer.is_input:
-            layer = InputLayer(call.layer.input_shape_given, call.layer.dtype)
+            given, layer = call.layer, InputLayer(call.layer.input_shape_given, call.layer.dtype)
+            layer.batch_given = given.batch_given
         if not isinstance(layer, Layer):
             raise UsageError(f"{self.name}.add({layer!r}): this is no layer, such as Dense(10) is.")
         names = {other.name for other in self._layers}
@@ -800,7 +814,9 @@ class Sequential(Model):
                 first = self._layers[0]
                 kind = first.dtype if first.is_input else _dtype_of(first)
                 with self.graph.name_scope(None):
-                    self.inputs = [InputLayer(shape, kind, name="input").tensor()]
+                    entry = InputLayer(shape, kind, name="input")
+                    entry.batch_given = first.batch_given
+                    self.inputs = [entry.tensor()]
             self._go_on(False)
 
     def _go_on(self, training: Any) -> None:

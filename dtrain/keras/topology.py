@@ -285,7 +285,8 @@ class Topology(Layer):
 
     def initialize(self, more: Sequence[Variable] = ()) -> None:
         """Give their first values to the weights, and to these variables, where they have none."""
-        self.home.initialize([*self.weights, *more])
+        states = [v for layer in self.flags() for v in getattr(layer[0], "_kept", ())]
+        self.home.initialize([*self.weights, *states, *more])
 
     @every_rank
     def get_weights(self) -> list[np.ndarray]:

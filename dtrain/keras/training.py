@@ -248,11 +248,16 @@ class Network:
                 penalties = [*model.losses, *self._added(model, replay)]
                 self.penalties = len(penalties)
                 fetches = [reduce_sum(cast(each, "float64")), *sums, *penalties]
+        changes = mode != "training" and replay.updates  # of layers that keep states
+        if changes:
+            fetches = [*fetches, group(*replay.updates)]
         model.initialize()
         session = self._session = model.session
         self.votes, until = votes, stopping if votes else None
         step = session.make_callable(fetches, feeds)
         self._call: Callable[..., Any] = partial(step.several, until=until) if mode == "training" else step
+        if changes:
+            self._call = lambda *values: step(*values)[:-1]
         self.pace = Pace(model.comm)
 
     def _added(self, model: Model, replay: Replay) -> list[Tensor]:

@@ -338,6 +338,31 @@ def test_recurrent_dropout_is_one_mask_for_all_steps() -> None:
     np.testing.assert_array_equal(y[:, 2], np.where(y[:, 1] == 1, 1, 7))
 
 
+def test_a_batch_goes_on_where_the_last_one_ended(on_threads: Callable[..., list[Any]]) -> None:
+    """Halves of sequences in turn are the whole sequences, on any number of ranks."""
+    rows = draw(4, 6, 3)
+
+    def body(comm: Communicator) -> Any:
+        options = {"stateful": True, "batch_input_shape": (4, 3, 3)}
+        model = Sequential([GRU(5, return_sequences=True, **options), Dense(1)], comm=comm)
+        weights = [draw(*w.shape) for w in model.get_weights()]
+        model.set_weights(weights)
+        parts = [model.predict(half) for half in (rows[:, :3], rows[:, 3:])]
+        model.reset_states()
+        again = model.predict(rows[:, :3])
+        whole = Sequential([GRU(5, return_sequences=True, input_shape=(6, 3)), Dense(1)], comm=comm)
+        whole.set_weights(weights)
+        model.compile("sgd", "mse")
+        model.reset_states()
+        losses = [model.train_on_batch(rows[:, :3], draw(4, 3, 1)) for _ in range(2)]
+        return whole.predict(rows), np.concatenate(parts, 1), again, losses
+
+    for whole, parts, again, losses in (*on_threads(1, body), *on_threads(2, body), *on_threads(3, body)):
+        np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(again, parts[:, :3], rtol=1e-6)
+        assert losses[0] != losses[1]
+
+
 # -- files -----------------------------------------------------------------------------------------------
 def test_a_graph_comes_back_from_a_file(tmp_path: Path) -> None:
     x = Input((6,))
@@ -481,7 +506,7 @@ X, Y = [draw(4, 2)] * 2, [draw(4, 1)] * 2
         (lambda: two().fit([X[0], X[0][:3]], Y), ["x_0 has 4 examples and x_1 has 3"]),
         (lambda: two().fit(X, Y, class_weight={0: 2.0}), ["class_weight", "sample_weight for each output"]),
         (lambda: two().compile("sgd", {"w": "mse"}), ["compile: loss names 'w'", "u, v"]),
-        (lambda: LSTM(3, stateful=True), ["stateful=True", "initial_state"]),
+        (lambda: LSTM(3, stateful=True)(Input((2, 3))), ["stateful=True", "batch_input_shape=(batch, "]),
         (lambda: Input((2,), tensor=1), ["tensor= and sparse="]),
         (lambda: Model(Input((2,)), Input((2,)) * 2.0), ["Graph disconnected"]),
     ],
