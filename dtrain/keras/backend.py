@@ -1,7 +1,8 @@
-"""keras.backend: the functions of tensors that losses, metrics, Lambdas and layers of one's own are written in.
+"""keras.backend: functions of tensors, of which losses, metrics, Lambdas and layers of one's own are made.
 
-`import dtrain.keras.backend as K`. They build into the graph of their arguments, or into the default one. What
-asks for a value (eval, get_value, function, batch_get_value, ...) takes the session of the graph's models.
+`import dtrain.keras.backend as K`. They build into the graph of their arguments, or into the default one.
+What asks for a value (eval, get_value, function, batch_get_value, ...) takes the session of the graph's
+models.
 """
 
 from __future__ import annotations
@@ -261,6 +262,7 @@ def get_uid(prefix: str = "") -> int:
 
 
 def reset_uids() -> None:
+    """Let get_uid begin with 1 again."""
     _uids.clear()
 
 
@@ -291,6 +293,7 @@ def placeholder(
 
 
 def is_placeholder(x: Any) -> bool:
+    """Whether a tensor is fed."""
     return isinstance(x, Tensor) and x.op.type == "Placeholder"
 
 
@@ -300,6 +303,7 @@ def is_keras_tensor(x: Any) -> bool:
 
 
 def is_tensor(x: Any) -> bool:
+    """Whether it is a tensor or a variable."""
     return isinstance(x, TensorLike)
 
 
@@ -309,6 +313,7 @@ def is_sparse(tensor: Any) -> bool:
 
 
 def to_dense(tensor: Any) -> Any:
+    """The tensor itself."""
     return tensor
 
 
@@ -324,15 +329,18 @@ def int_shape(x: Any) -> tuple[int | None, ...] | None:
 
 
 def ndim(x: Any) -> int | None:
+    """How many axes there are, None where that is not known."""
     found = int_shape(x)
     return None if found is None else len(found)
 
 
 def dtype(x: Any) -> str:
+    """The name of the dtype."""
     return str(getattr(x.dtype, "name", x.dtype))
 
 
 def count_params(x: Any) -> int:
+    """How many numbers a variable holds."""
     return int(_prod(int_shape(x) or ()))  # type: ignore[arg-type]
 
 
@@ -349,6 +357,7 @@ def get_value(x: Any) -> Any:
 
 
 def batch_get_value(ops: Sequence[Any]) -> list[Any]:
+    """The values of variables."""
     return [get_value(x) for x in ops]
 
 
@@ -363,6 +372,7 @@ def set_value(x: Any, value: Any) -> None:
 
 
 def batch_set_value(tuples: Sequence[tuple[Any, Any]]) -> None:
+    """Give variables values, of pairs (variable, value)."""
     for x, value in tuples:
         set_value(x, value)
 
@@ -440,6 +450,7 @@ def gradients(loss: Any, variables: Any) -> Any:
 
 
 def stop_gradient(variables: Any) -> Any:
+    """The tensors, to which no gradient goes."""
     if isinstance(variables, list | tuple):
         return [_array.stop_gradient(v) for v in variables]
     return _array.stop_gradient(variables)
@@ -451,14 +462,17 @@ def update(x: Any, new_x: Any) -> Any:
 
 
 def update_add(x: Any, increment: Any) -> Any:
+    """An op that adds to a variable."""
     return x.assign_add(increment, read_value=False)
 
 
 def update_sub(x: Any, decrement: Any) -> Any:
+    """An op that subtracts from a variable."""
     return x.assign_sub(decrement, read_value=False)
 
 
 def moving_average_update(x: Any, value: Any, momentum: float) -> Any:
+    """An op that moves a variable towards a value by the share 1 - momentum."""
     return x.assign_sub((x - value) * (1 - momentum), read_value=False)
 
 
@@ -473,6 +487,7 @@ def in_train_phase(x: Any, alt: Any, training: Any = None) -> Any:
 
 
 def in_test_phase(x: Any, alt: Any, training: Any = None) -> Any:
+    """x in a test, alt while training."""
     return in_train_phase(alt, x, training)
 
 
@@ -512,36 +527,49 @@ def _filled(value: float, shape: Any, dtype: Any, name: str | None) -> Any:
 
 
 def eye(size: int, dtype: Any = None, name: str | None = None) -> Any:
+    """A variable of ones on the diagonal."""
     return variable(np.eye(size), dtype, name)
 
 
 def zeros_like(x: Any, dtype: Any = None, name: str | None = None) -> Tensor:
+    """Zeros in the shape of x."""
     return _array.zeros_like(x, dtype, name)
 
 
 def ones_like(x: Any, dtype: Any = None, name: str | None = None) -> Tensor:
+    """Ones in the shape of x."""
     return _array.ones_like(x, dtype, name)
 
 
 def identity(x: Any, name: str | None = None) -> Tensor:
+    """A tensor of the same values."""
     return _array.identity(x, name)
 
 
 def random_normal(
-    shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: int | None = None
+    shape: Any,
+    mean: Any = 0.0,
+    stddev: Any = 1.0,
+    dtype: Any = None,
+    seed: int | None = None,
+    std: Any = None,
 ) -> Tensor:
+    """Normally distributed numbers, new at every run; std is Keras 1's stddev."""
+    stddev = stddev if std is None else std
     return _random.random_normal(shape, mean, stddev, dtype or "float32", seed)
 
 
 def random_uniform(
     shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: int | None = None
 ) -> Tensor:
+    """Uniform numbers, new at every run."""
     return _random.random_uniform(shape, minval, maxval, dtype or "float32", seed)
 
 
 def truncated_normal(
     shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: int | None = None
 ) -> Tensor:
+    """Normal numbers within two deviations, new at every run."""
     return _random.truncated_normal(shape, mean, stddev, dtype or "float32", seed)
 
 
@@ -553,21 +581,25 @@ def random_binomial(shape: Any, p: float = 0.0, dtype: Any = None, seed: int | N
 def random_normal_variable(
     shape: Any, mean: float, scale: float, dtype: Any = None, name: str | None = None, seed: int | None = None
 ) -> Any:
+    """A variable of normally distributed numbers."""
     return variable(_random.random_normal(shape, mean, scale, dtype or "float32", seed), dtype, name)
 
 
 def random_uniform_variable(
     shape: Any, low: float, high: float, dtype: Any = None, name: str | None = None, seed: int | None = None
 ) -> Any:
+    """A variable of uniform numbers."""
     return variable(_random.random_uniform(shape, low, high, dtype or "float32", seed), dtype, name)
 
 
 def arange(start: Any, stop: Any = None, step: Any = 1, dtype: Any = "int32") -> Tensor:
+    """Numbers from start on, below stop."""
     found = _make.range_(0, start, step) if stop is None else _make.range_(start, stop, step)
     return _math.cast(found, dtype)
 
 
 def cast(x: Any, dtype: Any) -> Tensor:
+    """x in another dtype."""
     return _math.cast(x, dtype)
 
 
@@ -598,26 +630,32 @@ def batch_flatten(x: Any) -> Tensor:
 
 
 def permute_dimensions(x: Any, pattern: Sequence[int]) -> Tensor:
+    """The axes in another order."""
     return _array.transpose(x, list(pattern))
 
 
 def transpose(x: Any) -> Tensor:
+    """The axes in opposite order."""
     return _array.transpose(x)
 
 
 def expand_dims(x: Any, axis: int = -1) -> Tensor:
+    """An axis of size 1 more."""
     return _array.expand_dims(x, axis)
 
 
 def squeeze(x: Any, axis: Any) -> Tensor:
+    """Without an axis of size 1."""
     return _array.squeeze(x, axis if isinstance(axis, list | tuple) else [axis])
 
 
 def concatenate(tensors: Sequence[Any], axis: int = -1) -> Tensor:
+    """Tensors one behind the other along an axis."""
     return _join.concat(list(tensors), axis)
 
 
 def stack(x: Sequence[Any], axis: int = 0) -> Tensor:
+    """Tensors along a new axis."""
     return _join.stack(list(x), axis)
 
 
@@ -640,24 +678,29 @@ def repeat_elements(x: Any, rep: int, axis: int) -> Tensor:
 
 
 def tile(x: Any, n: Any) -> Tensor:
+    """A tensor so many times along each axis."""
     return _join.tile(x, [n] if isinstance(n, int) else n)
 
 
 def reverse(x: Any, axes: Any) -> Tensor:
+    """In opposite order along axes."""
     return _join.reverse(x, axes if isinstance(axes, list | tuple) else [axes])
 
 
 def temporal_padding(x: Any, padding: tuple[int, int] = (1, 1)) -> Tensor:
+    """Steps of zeros before and behind [batch, steps, features]."""
     return _join.pad(x, [[0, 0], list(padding), [0, 0]])
 
 
 def spatial_2d_padding(x: Any, padding: Any = ((1, 1), (1, 1)), data_format: str | None = None) -> Tensor:
+    """Rows and columns of zeros around images."""
     ends = [list(p) for p in padding]
     first = (data_format or image_data_format()) == "channels_first"
     return _join.pad(x, [[0, 0], [0, 0], *ends] if first else [[0, 0], *ends, [0, 0]])
 
 
 def slice(x: Any, start: Any, size: Any) -> Tensor:
+    """The part of a tensor of a size, from start on."""
     return _slicing.slice_(x, start, size)
 
 
@@ -668,6 +711,7 @@ def gather(reference: Any, indices: Any) -> Tensor:
 
 
 def one_hot(indices: Any, num_classes: int) -> Tensor:
+    """Class numbers as rows with a single 1."""
     return _index.one_hot(indices, num_classes)
 
 
@@ -696,6 +740,7 @@ def batch_dot(x: Any, y: Any, axes: Any = None) -> Tensor:
 
 
 def l2_normalize(x: Any, axis: Any = None) -> Tensor:
+    """x over its norm along an axis."""
     total = _reduce.reduce_sum(_math.square(x), axis, keepdims=True)
     return x * _math.rsqrt(_math.maximum(total, 1e-12))
 
@@ -721,6 +766,7 @@ def sqrt(x: Any) -> Tensor:
 
 
 def pow(x: Any, a: Any) -> Tensor:
+    """x to the power of a."""
     return _math.pow(x, a)
 
 
@@ -730,34 +776,42 @@ def clip(x: Any, min_value: Any, max_value: Any) -> Tensor:
 
 
 def maximum(x: Any, y: Any) -> Tensor:
+    """The larger, entry by entry."""
     return _math.maximum(x, y)
 
 
 def minimum(x: Any, y: Any) -> Tensor:
+    """The smaller, entry by entry."""
     return _math.minimum(x, y)
 
 
 def equal(x: Any, y: Any) -> Tensor:
+    """Whether they are equal, entry by entry."""
     return _math.equal(x, y)
 
 
 def not_equal(x: Any, y: Any) -> Tensor:
+    """Whether they differ, entry by entry."""
     return _math.not_equal(x, y)
 
 
 def greater(x: Any, y: Any) -> Tensor:
+    """Whether x is greater, entry by entry."""
     return _math.greater(x, y)
 
 
 def greater_equal(x: Any, y: Any) -> Tensor:
+    """Whether x is not less, entry by entry."""
     return _math.greater_equal(x, y)
 
 
 def less(x: Any, y: Any) -> Tensor:
+    """Whether x is less, entry by entry."""
     return _math.less(x, y)
 
 
 def less_equal(x: Any, y: Any) -> Tensor:
+    """Whether x is not greater, entry by entry."""
     return _math.less_equal(x, y)
 
 
@@ -790,18 +844,22 @@ def std(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
 
 
 def argmax(x: Any, axis: int = -1) -> Tensor:
+    """Where the largest entry along an axis is."""
     return _reduce.argmax(x, axis)
 
 
 def argmin(x: Any, axis: int = -1) -> Tensor:
+    """Where the smallest entry along an axis is."""
     return _reduce.argmin(x, axis)
 
 
 def cumsum(x: Any, axis: int = 0) -> Tensor:
+    """The sums along an axis up to each entry."""
     return _reduce.cumsum(x, axis)
 
 
 def in_top_k(predictions: Any, targets: Any, k: int) -> Tensor:
+    """Whether the target is among the k largest of each row."""
     return _topk.in_top_k(predictions, targets, k)
 
 
@@ -814,14 +872,17 @@ def relu(x: Any, alpha: float = 0.0, max_value: float | None = None, threshold: 
 
 
 def elu(x: Any, alpha: float = 1.0) -> Tensor:
+    """x where it is positive, else alpha (exp(x) - 1)."""
     return _activations.elu(_tensor(x), alpha)
 
 
 def hard_sigmoid(x: Any) -> Tensor:
+    """x / 6 + 0.5, cut off at 0 and 1."""
     return _activations.hard_sigmoid(_tensor(x))
 
 
 def softmax(x: Any, axis: int = -1) -> Tensor:
+    """exp(x) over its sum along an axis."""
     return _activations.softmax(_tensor(x), axis)
 
 
@@ -856,6 +917,7 @@ def binary_crossentropy(target: Any, output: Any, from_logits: bool = False) -> 
 
 
 def bias_add(x: Any, bias: Any, data_format: str | None = None) -> Tensor:
+    """x plus a number for each channel."""
     if data_format == "channels_first":
         raise NotSupportedError("K.bias_add: only channels_last is supported.")
     return x + bias
@@ -864,6 +926,7 @@ def bias_add(x: Any, bias: Any, data_format: str | None = None) -> Tensor:
 def batch_normalization(
     x: Any, mean: Any, var: Any, beta: Any, gamma: Any, axis: int = -1, epsilon: float = 1e-3
 ) -> Tensor:
+    """(x - mean) / sqrt(var + epsilon) * gamma + beta."""
     return _normalize.batch_normalization(x, mean, var, beta, gamma, epsilon)
 
 
@@ -895,6 +958,7 @@ def conv2d_transpose(
     padding: str = "valid",
     data_format: str | None = None,
 ) -> Tensor:
+    """The transpose of conv2d, to images of output_shape."""
     _last(data_format, "conv2d_transpose")
     return _conv.conv2d_transpose(x, kernel, output_shape, strides, padding.upper())
 
@@ -906,6 +970,7 @@ def depthwise_conv2d(
     padding: str = "valid",
     data_format: str | None = None,
 ) -> Tensor:
+    """A convolution of each channel by its own kernels."""
     _last(data_format, "depthwise_conv2d")
     return _depthwise(_tensor(x), depthwise_kernel, strides, padding)
 
@@ -918,6 +983,7 @@ def pool2d(
     data_format: str | None = None,
     pool_mode: str = "max",
 ) -> Tensor:
+    """The largest, or with pool_mode 'avg' the mean, of windows of images."""
     _last(data_format, "pool2d")
     return (_pool.max_pool if pool_mode == "max" else _pool.avg_pool)(x, pool_size, strides, padding.upper())
 

@@ -534,7 +534,9 @@ class TensorBoard(Callback):
     Args:
         log_dir: the folder. write_graph: whether the model's graph is shown.
         histogram_freq: epochs between two histograms of each weight; 0 writes none.
-        update_freq: 'epoch', or 'batch' for the loss of each batch too.
+        write_images: whether weights of one or two axes are shown as images, with the histograms.
+        update_freq: 'epoch', or 'batch' for the loss of each batch too. embeddings_...: have no meaning
+            without embeddings_freq, which is not supported.
 
     Raises, in fit:
         EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
@@ -549,11 +551,19 @@ class TensorBoard(Callback):
         batch_size: int | None = None,
         write_graph: bool = True,
         update_freq: str = "epoch",
+        write_grads: bool = False,
+        write_images: bool = False,
+        embeddings_freq: int = 0,
+        **embeddings: Any,
     ) -> None:
+        if write_grads or embeddings_freq:
+            raise UsageError(
+                "TensorBoard: write_grads and embeddings_freq are not supported: leave them out."
+            )
         if update_freq not in ("epoch", "batch"):
             raise UsageError(f"TensorBoard: update_freq={update_freq!r}: give 'epoch' or 'batch'.")
         self.log_dir, self.histogram_freq = os.fspath(log_dir), int(histogram_freq)
-        self.write_graph, self.update_freq = write_graph, update_freq
+        self.write_graph, self.write_images, self.update_freq = write_graph, write_images, update_freq
         self._steps = 0
         if update_freq == "batch":
             self.on_batch_end = self._batch  # type: ignore[method-assign]
@@ -572,6 +582,9 @@ class TensorBoard(Callback):
 
             for (name, _), value in zip(self.model.named_weights(), self.model.get_weights(), strict=True):
                 self._writer.add_summary(summary_proto.histogram(name, value), epoch)
+                if self.write_images and value.ndim < 3:
+                    image = np.atleast_2d(value)[None, :, :, None]
+                    self._writer.add_summary(summary_proto.images(name, image, 1), epoch)
         self._writer.flush()
 
     def _batch(self, batch: int, logs: Any = None) -> None:

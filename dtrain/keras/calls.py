@@ -1,8 +1,8 @@
 """Calls of layers: which layer made a tensor, and the same tensors made anew of other inputs.
 
-A model is defined once, by calls on tensors of no examples. To train, test or predict, its calls are made anew on
-tensors of the examples, each with what `training` is there. What lies between two layers, or was computed of
-their tensors for a loss, are plain ops, which are copied.
+A model is defined once, by calls on tensors of no examples. To train, test or predict, its calls are made
+anew on tensors of the examples, each with what `training` is there. What lies between two layers, or was
+computed of their tensors for a loss, are plain ops, which are copied.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def set_learning_phase(graph: Graph, value: Any) -> None:
 
 # -- calls in order --------------------------------------------------------------------------------------
 def order(tensors: Iterable[Tensor], known: Iterable[Tensor] = ()) -> list[Call | Operation]:
-    """What makes the tensors of those that are known: calls, and the ops between them, in an order of doing."""
+    """What makes the tensors of those that are known: calls, and ops between them, in an order of doing."""
     found: list[Call | Operation] = []
     have, seen = set(known), set[Any]()
     left: list[tuple[Any, bool]] = [(t, False) for t in reversed([*tensors])]
@@ -180,7 +180,8 @@ class Replay:
             for maker in order(tensors, made):
                 if isinstance(maker, Call) and not maker.inputs and maker.layer.is_input:
                     raise GraphError(
-                        f"Graph disconnected: {maker.layer.name} is an Input that the outputs depend on, and it "
+                        f"Graph disconnected: {maker.layer.name} is an Input that the outputs depend on, "
+                        "and it "
                         "is not among the model's inputs."
                     )
                 new = [made.get(t, t) for t in maker.inputs]
@@ -195,7 +196,7 @@ class Replay:
                     name = maker.name.rpartition("/")[2]
                     copy = maker.graph.add(maker.kind, tuple(new), name)
                     made.update(zip(maker.outputs, copy.outputs, strict=True))
-        return [made[t] if t in made else t for t in tensors]
+        return [made.get(t, t) for t in tensors]
 
     def also(self, tensors: Iterable[Tensor]) -> None:
         """These are of the new graph already."""

@@ -20,7 +20,8 @@ _KNOWN = {d.numpy for d in ALL}
 class Examples:
     """Arrays of one length, by the names x, y and sample_weight, whole and alike on every rank.
 
-    Of several inputs or outputs they are x_0, x_1 and so on. x: float32, or the integers that were given, which the graph converts row by row. y: as the loss takes it.
+    Of several inputs or outputs they are x_0, x_1 and so on. x: float32, or the integers that were given,
+    which the graph converts row by row. y: as the loss takes it.
     count: how many examples there are. split: how many of them, from the start, are not held back for
     testing. lent: the arrays on the session's device.
     """
@@ -134,7 +135,8 @@ def _named(what: str, kind: str, value: Any, names: Sequence[str]) -> dict[str, 
     if not isinstance(value, list | tuple) or len(value) != len(names):
         given = f"a list of {len(value)}" if isinstance(value, list | tuple) else f"a {type(value).__name__}"
         raise UsageError(
-            f"{what}: {kind} is {given}: give a list of arrays, one for each of {', '.join(names)}, or a dict."
+            f"{what}: {kind} is {given}: give a list of arrays, one for each of {', '.join(names)}, or a "
+            "dict."
         )
     return dict(zip(called, value, strict=True))
 

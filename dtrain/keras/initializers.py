@@ -88,7 +88,7 @@ class RandomUniform(ops.RandomUniform):
 
 
 class Orthogonal(Initializer):
-    """Matrices with orthonormal rows or columns, whichever are fewer, times gain; others as rows of the last axis.
+    """Matrices with orthonormal rows or columns, whichever are fewer, times gain.
 
     What is drawn is a normal matrix; it becomes the orthogonal one nearest to it by Newton's iteration
     X <- X (3 - X'X) / 2 (Björck & Bowie 1971), so it is distributed evenly.

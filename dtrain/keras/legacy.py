@@ -9,6 +9,9 @@ from typing import Any, TypeVar
 
 from dtrain.errors import UsageError
 
+#: Nothing lies below; old_paths.py knows legacy.layers, which programs import.
+__path__: list[str] = []
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: The class's name ('' for all) -> its old arguments -> what they are called since Keras 2.
@@ -28,7 +31,6 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "SpatialDropout2D": {"p": "rate"},
     "GaussianDropout": {"p": "rate"},
     "GaussianNoise": {"sigma": "stddev"},
-    "RepeatVector": {"n": "n"},
     "Conv1D": {
         "nb_filter": "filters",
         "filter_length": "kernel_size",
@@ -96,9 +98,8 @@ def modern(cls: type, arguments: tuple[Any, ...], options: dict[str, Any]) -> tu
         found[new] = VALUES.get(new, {}).get(value, value) if isinstance(value, str) else value
     if "Conv2D" in names or "Conv2DTranspose" in names or "SeparableConv2D" in names:
         arguments, found = _convolution(cls.__name__, arguments, found)
-    if "mode" in found and "BatchNormalization" in names:
-        if found.pop("mode") not in (0, 2):
-            raise UsageError(f"{cls.__name__}: mode=1 of Keras 1 is not supported: leave it out.")
+    if "BatchNormalization" in names and found.pop("mode", 0) not in (0, 2):
+        raise UsageError(f"{cls.__name__}: mode=1 of Keras 1 is not supported: leave it out.")
     return arguments, found
 
 
@@ -112,15 +113,17 @@ def _convolution(name: str, arguments: tuple[Any, ...], options: dict[str, Any])
     size = options.pop("nb_row", None), options.pop("nb_col", None)
     if None not in size:
         return arguments, {**options, "kernel_size": size}
-    if len(arguments) >= 3 and all(isinstance(a, int) for a in arguments[1:3]) and "strides" not in options:
-        if arguments[1] == arguments[2] or name == "Convolution2D":
-            size = arguments[1:3]
-            warnings.warn(
-                f"{name}({arguments[0]}, {size[0]}, {size[1]}) is taken as a kernel of {size}, as in Keras 1 and "
-                f"2: write {name}({arguments[0]}, {size}); for strides write strides={size[1]}.",
-                stacklevel=4,
-            )
-            return (arguments[0], size, *arguments[3:]), options
+    if len(arguments) < 3 or not all(isinstance(a, int) for a in arguments[1:3]):
+        return arguments, options
+    if arguments[1] == arguments[2] or "strides" in options:
+        size = arguments[1:3]
+        warnings.warn(
+            f"{name}({arguments[0]}, {size[0]}, {size[1]}) is taken as a kernel of {size}, as in Keras 1 "
+            "and 2: "
+            f"write {name}({arguments[0]}, {size}); for strides write strides={size[1]}.",
+            stacklevel=4,
+        )
+        return (arguments[0], size, *arguments[3:]), options
     return arguments, options
 
 
@@ -139,7 +142,8 @@ def named(method: F) -> F:
                 size = getattr(source, "batch_size", None)
                 if not size:
                     raise UsageError(
-                        f"{method.__name__}: {name}={value} counts examples, as in Keras 1: give {new}, which "
+                        f"{method.__name__}: {name}={value} counts examples, as in Keras 1: give {new}, "
+                        "which "
                         "counts batches."
                     )
                 value = -(-int(value) // int(size))

@@ -367,7 +367,7 @@ class MeanAbsolutePercentageError(Loss):
 
 
 class MeanSquaredLogarithmicError(Loss):
-    """The mean of (log(1 + prediction) - log(1 + label))^2 over an example's outputs, none of them below 0."""
+    """The mean of (log(1 + prediction) - log(1 + label))^2 over an example's outputs, cut off at 0."""
 
     name = "mean_squared_logarithmic_error"
 

@@ -91,7 +91,8 @@ class Model(Topology):
             tensors = flat(inputs), flat(outputs)
             if not all(tensors):
                 raise UsageError(
-                    f"{self.name}: inputs={inputs!r}, outputs={outputs!r}: give tensors, those of Input() and "
+                    f"{self.name}: inputs={inputs!r}, outputs={outputs!r}: give tensors, those of "
+                    "Input() and "
                     "those that layers made of them."
                 )
             self._define(*tensors)
@@ -225,6 +226,17 @@ class Model(Topology):
     def is_complete(self) -> bool:
         """Whether its shapes are known."""
         return self.built
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a batch begins with the states that the one before it left."""
+        return any(getattr(layer, "stateful", False) for layer in _all_parts(self))
+
+    def reset_states(self) -> None:
+        """Let the next batch begin with states of zeros. Collective."""
+        for layer in _all_parts(self):
+            if getattr(layer, "stateful", False):
+                layer.reset_states()
 
     @property
     def may_lack_loss(self) -> bool:
@@ -550,6 +562,8 @@ class Model(Topology):
         """What evaluate and predict go over."""
         with self.comm.together():
             size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
+            if batch_size is None and self.stateful:
+                size = next(layer.batch for layer in _all_parts(self) if getattr(layer, "stateful", False))
             _counts(what, size)
             if steps is not None:
                 _counts(what, steps, "steps")
@@ -707,7 +721,8 @@ class Sequential(Model):
                 f"{self.name}.add({layer.__name__}): this is a class: write {layer.__name__}(...)."
             )
         if isinstance(layer, Tensor) and (call := call_of(layer)) is not None and call.layer.is_input:
-            layer = InputLayer(call.layer.input_shape_given, call.layer.dtype)
+            given, layer = call.layer, InputLayer(call.layer.input_shape_given, call.layer.dtype)
+            layer.batch_given = given.batch_given
         if not isinstance(layer, Layer):
             raise UsageError(f"{self.name}.add({layer!r}): this is no layer, such as Dense(10) is.")
         names = {other.name for other in self._layers}
@@ -802,7 +817,9 @@ class Sequential(Model):
                 first = self._layers[0]
                 kind = first.dtype if first.is_input else _dtype_of(first)
                 with self.graph.name_scope(None):
-                    self.inputs = [InputLayer(shape, kind, name="input").tensor()]
+                    entry = InputLayer(shape, kind, name="input")
+                    entry.batch_given = first.batch_given
+                    self.inputs = [entry.tensor()]
             self._go_on(False)
 
     def _go_on(self, training: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where programs for Keras 1 and 2 import from: modules that are others here, each by the one that has its names."""
+"""Where programs for Keras 1 and 2 import from: modules that are others here, by what has their names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ PATHS = {
     "engine.topology": "layers",
     "engine.training": "models",
     "layers.local": "layers",
-    "legacy": "layers",
+    "initializations": "initializers",
+    "legacy.interfaces": "layers",
     "legacy.layers": "layers",
     "objectives": "losses",
     "utils.data_utils": "utils",
@@ -30,6 +31,16 @@ PATHS = {
 }
 #: What a module there has under another name than here.
 NAMES = {"plot": "plot_model"}
+
+#: What there is not, and why.
+REFUSED = {
+    "applications": "networks whose weights others trained are no part of it: build the layers, and "
+    "load_weights",
+    "datasets.cifar10": "its files are Python pickles, which run code: give the arrays",
+    "datasets.cifar100": "its files are Python pickles, which run code: give the arrays",
+    "datasets.imdb": "its file holds Python pickles, which run code: give the arrays",
+    "datasets.reuters": "its file holds Python pickles, which run code: give the arrays",
+}
 
 _PACKAGE = "dtrain.keras."
 
@@ -45,7 +56,12 @@ class _Alias(ModuleType):
 
 class _Finder(MetaPathFinder, Loader):
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        means = PATHS.get(name.removeprefix(_PACKAGE)) if name.startswith(_PACKAGE) else None
+        if not name.startswith(_PACKAGE):
+            return None
+        for path, why in REFUSED.items():
+            if f"{name}.".startswith(f"{_PACKAGE}{path}."):
+                raise ImportError(f"dtrain has no keras.{path}: {why}.", name=name)
+        means = PATHS.get(name.removeprefix(_PACKAGE))
         return None if means is None else ModuleSpec(name, self, is_package=name.count(".") == 2)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:

@@ -29,9 +29,10 @@ def drawing(model: Model, shapes: bool, names: bool) -> str:
     for layer, at in row.items():
         column = beside[at] = beside.get(at, -1) + 1
         place[layer] = GAP + column * (WIDTH + GAP), GAP + at * (HEIGHT + GAP)
-    size = [max((p[i] for p in place.values()), default=0) for i in (0, 1)]
+    wide = max((x for x, _ in place.values()), default=0) + WIDTH + GAP
+    high = max((y for _, y in place.values()), default=0) + HEIGHT + GAP
     found = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size[0] + WIDTH + GAP}" height="{size[1] + HEIGHT + GAP}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" '
         'font-family="sans-serif" font-size="13" text-anchor="middle">'
     ]
     for a, b in lines:

@@ -16,6 +16,7 @@ def epsilon() -> float:
 
 
 def set_epsilon(value: float) -> None:
+    """Set epsilon()."""
     _now["epsilon"] = float(value)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dtrain.keras.layers import Layer
     from dtrain.keras.models import Model
 
-#: Where the columns end, as shares of a line: of layers one after the other, and of those that say what is before.
+#: Where the columns end, as shares of a line: of layers one after the other, and of a graph's.
 COLUMNS = (0.45, 0.85, 1.0)
 CONNECTED = (0.33, 0.55, 0.67, 1.0)
 

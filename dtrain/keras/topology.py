@@ -93,7 +93,8 @@ class Topology(Layer):
         for call in calls:
             if call.layer.is_input and call not in given:
                 raise UsageError(
-                    f"{self.name}: Graph disconnected: the outputs depend on {call.layer.name}, which is not among "
+                    f"{self.name}: Graph disconnected: the outputs depend on {call.layer.name}, which is "
+                    "not among "
                     "the inputs: give it as one, or build the outputs of these inputs."
                 )
             found[call.layer] = max(found.get(call.layer, 0), depth.get(call, 0))
@@ -284,7 +285,8 @@ class Topology(Layer):
 
     def initialize(self, more: Sequence[Variable] = ()) -> None:
         """Give their first values to the weights, and to these variables, where they have none."""
-        self.home.initialize([*self.weights, *more])
+        states = [v for layer in self.flags() for v in getattr(layer[0], "_kept", ())]
+        self.home.initialize([*self.weights, *states, *more])
 
     @every_rank
     def get_weights(self) -> list[np.ndarray]:
@@ -322,8 +324,8 @@ class Topology(Layer):
     def get_config(self) -> dict[str, Any]:
         """The layers, their arguments and their calls as plain data.
 
-        layers: each once. calls: the number of a layer, and its arguments, in which ["tensor", i] is the i-th of
-        all tensors: those of the inputs, then each call's outputs. outputs: numbers of tensors.
+        layers: each once. calls: the number of a layer, and its arguments, in which ["tensor", i] is the i-th
+        of all tensors: those of the inputs, then each call's outputs. outputs: numbers of tensors.
 
         Raises:
             UsageError: an op lies between two layers.
@@ -343,7 +345,8 @@ class Topology(Layer):
             if not isinstance(step, Call):
                 if any(t in numbers for t in step.inputs):
                     raise UsageError(
-                        f"{self.name} has the op {step.name} between its layers, which cannot be written: put it "
+                        f"{self.name} has the op {step.name} between its layers, which cannot be "
+                        "written: put it "
                         "into a layer, such as Lambda, or save its weights alone."
                     )
                 continue

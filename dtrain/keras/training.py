@@ -42,9 +42,9 @@ TEST_BATCH = 1000
 class Compiled:
     """What compile() settles: the optimizer, the losses and the metrics of a model's graph.
 
-    losses: of each output, None where it has none. factors: of the losses. metrics: each with whether examples
-    are weighted in it and the number of its output, under the name that Keras gives it. flags: which layers
-    are trained.
+    losses: of each output, None where it has none. factors: of the losses. metrics: each with whether
+    examples are weighted in it and the number of its output, under the name that Keras gives it. flags:
+    which layers are trained.
 
     Raises:
         UsageError: one of them is not known.
@@ -248,11 +248,16 @@ class Network:
                 penalties = [*model.losses, *self._added(model, replay)]
                 self.penalties = len(penalties)
                 fetches = [reduce_sum(cast(each, "float64")), *sums, *penalties]
+        changes = mode != "training" and replay.updates  # of layers that keep states
+        if changes:
+            fetches = [*fetches, group(*replay.updates)]
         model.initialize()
         session = self._session = model.session
         self.votes, until = votes, stopping if votes else None
         step = session.make_callable(fetches, feeds)
         self._call: Callable[..., Any] = partial(step.several, until=until) if mode == "training" else step
+        if changes:
+            self._call = lambda *values: step(*values)[:-1]
         self.pace = Pace(model.comm)
 
     def _added(self, model: Model, replay: Replay) -> list[Tensor]:
@@ -298,7 +303,8 @@ class Network:
             y, output, weights, each, mask = compared[number]
             if mask is not None and len(output.spec.shape) == 3 and not isinstance(metric, OutputLoss):
                 raise UsageError(
-                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or let the "
+                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or "
+                    "let the "
                     "last layer have no mask."
                 )
             own = [y, each] if isinstance(metric, OutputLoss) else [y, output]

@@ -126,7 +126,9 @@ class Progbar:
 def plot_model(
     model: Any, to_file: str = "model.svg", show_shapes: bool = False, show_layer_names: bool = True, **_: Any
 ) -> None:
-    """Draw the layers and what they are connected to, as SVG; a name that ends otherwise gets .svg. Rank 0 writes.
+    """Draw the layers and what they are connected to, as SVG; a name that ends otherwise gets .svg.
+
+    Rank 0 writes.
 
     Raises:
         EnvironmentProblem: the file cannot be written.
@@ -151,6 +153,7 @@ def get_file(fname: str, origin: str = "", **options: Any) -> str:
     path = folder / fname
     if not path.exists():
         raise EnvironmentProblem(
-            f"get_file: {path} is not there, and dtrain downloads nothing but MNIST: put {origin or 'it'} there."
+            f"get_file: {path} is not there, and dtrain downloads nothing but MNIST: put "
+            f"{origin or 'it'} there."
         )
     return str(path)

@@ -52,8 +52,18 @@ differs on purpose:
   generator's batches goes on where the one before ended; Keras 3 loses what it drew ahead there. `fit` may
   weigh the classes of a generator's batches, and its batches may be lists.
 - `CSVLogger` writes no empty columns for a validation that there is not.
-- `layer.trainable` counts from the next call of fit on, whether the model is compiled anew or not; in Keras
-  not before compile, once fit has run.
+- `layer.trainable` counts as it was when the model was compiled, as in Keras 2: a discriminator that is
+  compiled, and then frozen in another model, still learns by itself. Keras 3 looks when it first trains.
+- The loss of one of several outputs is told as a mean over the examples, as in Keras 2; Keras 3 counts each
+  batch alike. Sequences whose mask reaches the loss have no other metrics.
+- Keras 1's names of arguments are taken (`nb_epoch`, `border_mode`, `W_regularizer`, ...), and
+  `Conv2D(32, 3, 3)` is a kernel of (3, 3), as in Keras 2, with a warning; in Keras 3 the last 3 are strides.
+- LSTM and GRU have Keras 3's defaults, where Keras 2 had `recurrent_activation='hard_sigmoid'` and
+  `reset_after=False`. Their steps are unrolled. `implementation` and `unroll` change nothing.
+- A model with a `Lambda` is saved with the name of its function, and `load_model` is given the function in
+  `custom_objects`: nothing of a file is executed.
+- `add_metric`'s metrics are means. A `Model` lives in the graph of its inputs, so that layers may be shared,
+  and a `Sequential` in one of its own until it is called on a tensor of another: then its weights move there.
 - `activations.softmax` of a row with a NaN is NaN, `utils.normalize` has an axis 0, and `kl_divergence` takes
   labels of [n] for outputs of [n, 1] as the other losses do.
 

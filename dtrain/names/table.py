@@ -395,15 +395,14 @@ PARTIAL: dict[str, str] = {
     "tf.image.decode_jpeg": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_png": "by Pillow, in functions of data sets and on what a run takes; uint8",
     "tf.image.resize_images": "BILINEAR and NEAREST_NEIGHBOR",
-    "tf.keras": "models are Sequential; modules as below",
+    "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
-    "tf.keras.callbacks.TensorBoard": "no gradients, images and embeddings",
-    "tf.keras.datasets": "mnist",
+    "tf.keras.callbacks.TensorBoard": "no gradients and embeddings",
+    "tf.keras.datasets": "mnist; fashion_mnist and boston_housing from Keras's cache",
     "tf.keras.layers.BatchNormalization": "axis is the last; synchronized=False is its own",
-    "tf.keras.layers.Conv2D": "data_format is channels_last; no constraints and activity_regularizer",
-    "tf.keras.layers.Dense": "no constraints and activity_regularizer",
-    "tf.keras.models.Sequential": "arrays, no generators; one input and one output",
-    "tf.keras.Sequential": "arrays, no generators; one input and one output",
+    "tf.keras.layers.Conv2DTranspose": "no output_padding and dilation_rate",
+    "tf.keras.layers.SeparableConv2D": "no dilation_rate",
+    "tf.keras.layers.UpSampling2D": "interpolation is nearest",
     "tf.layers.batch_normalization": "no renorm, virtual_batch_size and adjustment; one axis",
     "tf.layers.BatchNormalization": "no renorm, virtual_batch_size and adjustment; one axis",
     "tf.layers.conv3d": "all sizes but that of the batch are known",
@@ -484,9 +483,9 @@ _WHY: dict[str, str] = {
         tf.contrib.seq2seq.GreedyEmbeddingHelper tf.contrib.seq2seq.TrainingHelper
         tf.contrib.seq2seq.dynamic_decode tf.contrib.seq2seq.tile_batch
         tf.contrib.legacy_seq2seq.attention_decoder tf.contrib.legacy_seq2seq.basic_rnn_seq2seq
-        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq
-        tf.contrib.legacy_seq2seq.embedding_rnn_decoder tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq
-        tf.contrib.legacy_seq2seq.model_with_buckets tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq tf.contrib.legacy_seq2seq.embedding_rnn_decoder
+        tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq tf.contrib.legacy_seq2seq.model_with_buckets
+        tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
     """,
     "it has no matrix decompositions; NumPy computes them outside of the graph": """
         tf.cholesky tf.matrix_determinant tf.matrix_inverse tf.matrix_solve tf.matrix_solve_ls
@@ -507,8 +506,8 @@ _WHY: dict[str, str] = {
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
     """,
     "checkpoints and graphs are not kept in TensorFlow's formats": """
-        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph
-        tf.train.import_meta_graph tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
+        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph tf.train.import_meta_graph
+        tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
     """,
     "it is another layer above the graph, out of scope": "tf.distributions tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
@@ -541,7 +540,7 @@ _WHY: dict[str, str] = {
         tf.train.experimental.enable_mixed_precision_graph_rewrite
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
-    "models are Sequential": "tf.keras.models.model_from_config",
+    "give get_config() to from_config()": "tf.keras.models.model_from_config",
     "models are saved as JSON": "tf.keras.models.model_from_yaml",
     "the ranks of mpirun are what shares the work": "tf.keras.utils.multi_gpu_model",
     "give an object's get_config()": """
@@ -566,6 +565,10 @@ _WHY: dict[str, str] = {
     "give hooks": "tf.contrib.learn.monitors",
     "boxes are cut out by crop_to_bounding_box": """
         tf.image.crop_and_resize tf.image.draw_bounding_boxes tf.image.sample_distorted_bounding_box
+    """,
+    "networks whose weights others trained are no part of it": "tf.keras.applications",
+    "its files are Python pickles, which run code": """
+        tf.keras.datasets.cifar10 tf.keras.datasets.cifar100 tf.keras.datasets.imdb tf.keras.datasets.reuters
     """,
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}

@@ -3,6 +3,7 @@
 A case is a function of `k`, which stands for one of the two: its modules (k.layers, k.losses, ...) and
 
     k.model(layers)        a Sequential of them
+    k.functional(ins, outs) a Model between tensors
     k.value(f, *arrays)    f of tensors with these values, as an array
     k.slope(f, array)      the gradient of the sum of f(tensor), likewise
 
@@ -25,6 +26,7 @@ CASES: dict[str, Case] = {}
 MODULES = (
     "activations",
     "callbacks",
+    "constraints",
     "initializers",
     "layers",
     "losses",
@@ -488,6 +490,232 @@ def _(k: Any) -> Any:
     loss = model.fit(x, y, batch_size=4, epochs=2, verbose=0, shuffle=False).history["loss"]
     counts = [len(model.trainable_weights), len(model.non_trainable_weights)]
     return {"loss": loss, "weights": model.get_weights(), "counts": counts}
+
+
+# -- layers of Keras 2, and networks of several inputs and outputs ---------------------------------------
+def stepped(k: Any, model: Any, x: Any, y: Any) -> Any:
+    """Outputs before and after two steps, their losses, and the weights behind them."""
+    model.set_weights(weights_of(model))
+    found = {"before": model.predict(x, verbose=0), "shapes": [list(w.shape) for w in model.get_weights()]}
+    model.compile(k.optimizers.SGD(0.1), "mse")
+    found["losses"] = [model.train_on_batch(x, y) for _ in range(2)]
+    found["weights"] = model.get_weights()
+    return found | {"after": model.predict(x, verbose=0), "loss": model.evaluate(x, y, verbose=0)}
+
+
+def _layered(label: str, shape: tuple[int, ...], make: Callable[[Any], Any], rows: Any = None) -> None:
+    """A layer, between the examples and two outputs, in two steps."""
+
+    @case(f"layers2/{label}")
+    def _(k: Any) -> Any:
+        la = k.layers
+        model = k.model([la.Input(shape), make(la), la.Flatten(), la.Dense(2)])
+        x = random(30, 4, *shape) if rows is None else np.array(rows)
+        return stepped(k, model, x, random(31, 4, 2))
+
+
+IMAGE, STEPS = (5, 4, 3), (5, 3)
+for name, shape, make in (
+    ("LeakyReLU", (4,), lambda la: la.LeakyReLU(negative_slope=0.3)),
+    ("PReLU", IMAGE, lambda la: la.PReLU()),
+    ("PReLU shared", IMAGE, lambda la: la.PReLU(shared_axes=[1, 2])),
+    ("ELU", (4,), lambda la: la.ELU(0.7)),
+    ("ReLU cut off", (4,), lambda la: la.ReLU(0.5, 0.1)),
+    ("Softmax", (4,), lambda la: la.Softmax()),
+    ("Permute", IMAGE, lambda la: la.Permute((3, 1, 2))),
+    ("RepeatVector", (4,), lambda la: la.RepeatVector(3)),
+    ("ActivityRegularization", (4,), lambda la: la.ActivityRegularization(0.1, 0.2)),
+    ("Dense penalised", (4,), lambda la: la.Dense(3, activity_regularizer="l2", kernel_regularizer="l1")),
+    ("LayerNormalization", STEPS, lambda la: la.LayerNormalization()),
+    ("Conv1D", STEPS, lambda la: la.Conv1D(2, 3, activation="tanh")),
+    ("Conv1D same strides", STEPS, lambda la: la.Conv1D(2, 2, strides=2, padding="same")),
+    ("Conv1D causal", STEPS, lambda la: la.Conv1D(2, 2, padding="causal", dilation_rate=2)),
+    ("Conv2DTranspose", IMAGE, lambda la: la.Conv2DTranspose(2, 3)),
+    ("Conv2DTranspose strides", IMAGE, lambda la: la.Conv2DTranspose(2, (2, 3), strides=2)),
+    ("Conv2DTranspose same", IMAGE, lambda la: la.Conv2DTranspose(2, 3, strides=2, padding="same")),
+    ("DepthwiseConv2D", IMAGE, lambda la: la.DepthwiseConv2D(3, depth_multiplier=2)),
+    ("DepthwiseConv2D same", IMAGE, lambda la: la.DepthwiseConv2D(2, strides=2, padding="same")),
+    ("SeparableConv2D", IMAGE, lambda la: la.SeparableConv2D(2, 3, depth_multiplier=2, padding="same")),
+    ("MaxPooling1D", STEPS, lambda la: la.MaxPooling1D()),
+    ("AveragePooling1D", STEPS, lambda la: la.AveragePooling1D(3, strides=1, padding="same")),
+    ("GlobalMaxPooling1D", STEPS, lambda la: la.GlobalMaxPooling1D()),
+    ("GlobalAveragePooling1D", STEPS, lambda la: la.GlobalAveragePooling1D()),
+    ("GlobalMaxPooling2D", IMAGE, lambda la: la.GlobalMaxPooling2D()),
+    ("UpSampling1D", STEPS, lambda la: la.UpSampling1D(3)),
+    ("UpSampling2D", IMAGE, lambda la: la.UpSampling2D((2, 3))),
+    ("ZeroPadding1D", STEPS, lambda la: la.ZeroPadding1D((1, 2))),
+    ("ZeroPadding2D", IMAGE, lambda la: la.ZeroPadding2D(((1, 0), (2, 3)))),
+    ("Cropping1D", STEPS, lambda la: la.Cropping1D((1, 2))),
+    ("Cropping2D", IMAGE, lambda la: la.Cropping2D(((1, 1), (0, 2)))),
+    ("SimpleRNN", STEPS, lambda la: la.SimpleRNN(4)),
+    ("SimpleRNN sequences", STEPS, lambda la: la.SimpleRNN(4, "relu", return_sequences=True)),
+    ("LSTM", STEPS, lambda la: la.LSTM(4)),
+    ("LSTM sequences", STEPS, lambda la: la.LSTM(4, return_sequences=True, use_bias=False)),
+    ("LSTM backwards", STEPS, lambda la: la.LSTM(3, go_backwards=True, recurrent_activation="hard_sigmoid")),
+    ("GRU", STEPS, lambda la: la.GRU(4)),
+    ("GRU without bias", STEPS, lambda la: la.GRU(4, use_bias=False)),
+    ("GRU reset before", STEPS, lambda la: la.GRU(4, reset_after=False, return_sequences=True)),
+    ("RNN of cells", STEPS, lambda la: la.RNN([la.LSTMCell(3), la.GRUCell(2)])),
+    ("Bidirectional", STEPS, lambda la: la.Bidirectional(la.LSTM(3))),
+    ("Bidirectional sum", STEPS, lambda la: la.Bidirectional(la.GRU(3, return_sequences=True), "sum")),
+    ("TimeDistributed Dense", STEPS, lambda la: la.TimeDistributed(la.Dense(2, "tanh"))),
+    ("TimeDistributed Conv2D", (3, 4, 4, 1), lambda la: la.TimeDistributed(la.Conv2D(2, 3))),
+):
+    _layered(name, shape, make)
+
+WORDS = [[1, 2, 0, 0], [3, 0, 0, 0], [4, 1, 2, 3], [0, 2, 0, 1]]
+_layered("Embedding", (4,), lambda la: la.Embedding(5, 3), WORDS)
+
+
+@case("layers2/Embedding with a mask")
+def _(k: Any) -> Any:
+    la = k.layers
+    recurrent = [la.LSTM(3, return_sequences=True), la.GRU(4)]
+    model = k.model([la.Input((4,)), la.Embedding(5, 3, mask_zero=True), *recurrent, la.Dense(2)])
+    return stepped(k, model, np.array(WORDS), random(31, 4, 2))
+
+
+@case("layers2/Masking")
+def _(k: Any) -> Any:
+    la = k.layers
+    model = k.model([la.Input(STEPS), la.Masking(), la.SimpleRNN(3), la.Dense(2)])
+    x = random(30, 4, *STEPS)
+    x[0, 3:], x[1, 1], x[2, 0] = 0, 0, 0
+    return stepped(k, model, x, random(31, 4, 2))
+
+
+@case("layers2/a mask as far as the loss")
+def _(k: Any) -> Any:
+    la = k.layers
+    rnn = la.SimpleRNN(2, return_sequences=True)
+    model = k.model([la.Input((4,)), la.Embedding(5, 3, mask_zero=True), rnn])
+    return stepped(k, model, np.array(WORDS), random(31, 4, 4, 2))
+
+
+for name, constraint in (
+    ("MaxNorm", [0.7]),
+    ("NonNeg", []),
+    ("UnitNorm", []),
+    ("MinMaxNorm", [0.2, 0.8, 0.5]),
+):
+
+    @case(f"layers2/Dense of {name}")
+    def _(k: Any, name: str = name, arguments: Any = constraint) -> Any:
+        la, kept = k.layers, getattr(k.constraints, name)(*arguments)
+        model = k.model([la.Input((4,)), la.Dense(3, kernel_constraint=kept), la.Dense(2)])
+        return stepped(k, model, random(30, 4, 4), random(31, 4, 2))
+
+
+for name, options in (
+    ("Add", {}),
+    ("Subtract", {}),
+    ("Multiply", {}),
+    ("Average", {}),
+    ("Maximum", {}),
+    ("Minimum", {}),
+    ("Concatenate", {}),
+    ("Concatenate", {"axis": 1}),
+    ("Dot", {"axes": 2}),
+    ("Dot", {"axes": (1, 1), "normalize": True}),
+):
+
+    @case(f"merge/{name}{_words(options)}")
+    def _(k: Any, name: str = name, options: Any = options) -> Any:
+        la = k.layers
+        a, b = la.Input((3, 4)), la.Input((3, 4))
+        merged = getattr(la, name)(**options)([la.Dense(4)(a), b])
+        model = k.functional([a, b], la.Dense(2)(la.Flatten()(merged)))
+        return stepped(k, model, [random(40, 4, 3, 4), random(41, 4, 3, 4)], random(42, 4, 2))
+
+
+def several(k: Any) -> Any:
+    """Two inputs, a layer that both share, and two outputs."""
+    la = k.layers
+    a, b = la.Input((3,), name="a"), la.Input((3,), name="b")
+    shared = la.Dense(4, "tanh", name="shared", kernel_regularizer="l2")
+    h = la.Concatenate(name="both")([shared(a), shared(b)])
+    return k.functional([a, b], [la.Dense(2, "softmax", name="kind")(h), la.Dense(1, name="size")(h)])
+
+
+@case("models/two inputs and two outputs")
+def _(k: Any) -> Any:
+    model = several(k)
+    model.set_weights(weights_of(model))
+    kinds = np.eye(2, dtype=np.float32)[np.array([0, 1, 1, 0, 1, 0])]
+    # batches of one size: Keras 3 counts each batch alike in the losses of outputs, and Keras 2 each example
+    x, y = {"a": random(43, 6, 3), "b": random(44, 6, 3)}, {"kind": kinds, "size": random(45, 6, 1)}
+    model.compile(
+        k.optimizers.SGD(0.1),
+        {"kind": "categorical_crossentropy", "size": "mse"},
+        loss_weights={"kind": 0.7, "size": 0.2},
+        metrics={"kind": ["accuracy"], "size": ["mae"]},
+    )
+    history = model.fit(
+        x, y, batch_size=3, epochs=2, shuffle=False, verbose=0, validation_data=(x, y)
+    ).history
+    tested = model.evaluate(x, y, verbose=0, return_dict=True)
+    outputs = model.predict([x["a"], x["b"]], verbose=0)
+    return {"history": history, "tested": tested, "outputs": list(outputs), "weights": model.get_weights()}
+
+
+@case("models/weights of examples, of two outputs")
+def _(k: Any) -> Any:
+    model = several(k)
+    model.set_weights(weights_of(model))
+    kinds = np.array([0, 1, 1, 0, 1])
+    model.compile(k.optimizers.SGD(0.1), ["sparse_categorical_crossentropy", "mae"])
+    weights = [np.array([1, 2, 0.5, 0, 1], np.float32), np.array([0.1, 1, 3, 1, 1], np.float32)]
+    x, y = [random(43, 5, 3), random(44, 5, 3)], [kinds, random(45, 5, 1)]
+    return [model.train_on_batch(x, y, sample_weight=weights), model.get_weights()]
+
+
+@case("models/a model as a layer, twice")
+def _(k: Any) -> Any:
+    la = k.layers
+    inner = k.model([la.Input((3,)), la.Dense(4, "relu"), la.Dense(2)])
+    a, b = la.Input((3,)), la.Input((3,))
+    model = k.functional([a, b], la.Subtract()([inner(a), inner(b)]))
+    return stepped(k, model, [random(46, 5, 3), random(47, 5, 3)], random(48, 5, 2))
+
+
+@case("models/states of an LSTM, handed on")
+def _(k: Any) -> Any:
+    la = k.layers
+    a, b = la.Input((4, 3)), la.Input((2, 3))
+    _, h, c = la.LSTM(5, return_state=True)(a)
+    y = la.LSTM(5, return_sequences=True)(b, initial_state=[h, c])
+    return stepped(
+        k, k.functional([a, b], y), [random(49, 3, 4, 3), random(50, 3, 2, 3)], random(51, 3, 2, 5)
+    )
+
+
+@case("losses/of Keras 2")
+def _(k: Any) -> Any:
+    y, p = np.abs(random(52, 4, 3)) + 0.1, np.abs(random(53, 4, 3)) + 0.2
+    marks, signs = (y > 0.5).astype(np.float32), np.sign(random(54, 4, 3)).astype(np.float32)
+    found = {
+        name: k.value(getattr(k.losses, name), y, p)
+        for name in (
+            "mean_absolute_percentage_error",
+            "mean_squared_logarithmic_error",
+            "poisson",
+            "log_cosh",
+        )
+    }
+    for name in ("hinge", "squared_hinge", "categorical_hinge"):
+        found[name] = [k.value(getattr(k.losses, name), marks, p)]
+        found[name] += [k.value(getattr(k.losses, name), signs, p)] * (name != "categorical_hinge")
+    return found | {"cosine": k.value(k.losses.cosine_similarity, y, random(55, 4, 3))}
+
+
+@case("orthogonal matrices")
+def _(k: Any) -> Any:
+    found = []
+    for shape in ((5, 9), (9, 5), (6, 6)):
+        w = k.draw(k.initializers.get("orthogonal"), shape)
+        w = w if shape[0] <= shape[1] else w.T
+        found.append(np.round(w @ w.T, 4) + 0.0)
+    return found
 
 
 # -- regularizers and initializers -----------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Real(SimpleNamespace):
         super().__init__(**{name: getattr(keras, name) for name in MODULES})
 
     model = staticmethod(lambda layers: keras.Sequential(layers))
+    functional = staticmethod(lambda inputs, outputs: keras.Model(inputs, outputs))
     constant = staticmethod(tf.constant)
     leaky_relu = staticmethod(
         lambda x, slope, limit: keras.activations.relu(x, negative_slope=slope, max_value=limit)

@@ -73,7 +73,7 @@ class Layer(metaclass=_Modern):
         trainable: whether training changes its weights.
         input_shape: the shape of one example, for a model's first layer; input_dim=n is input_shape=(n,), and
             with input_length (length, n).
-        batch_input_shape: the same with the batch's size before it, which is not used.
+        batch_input_shape: the same with the batch's size before it, which only stateful layers use.
         dtype: only float32.
         activity_regularizer: a function from its output to a loss, by name or as it is.
         weights: arrays that its weights begin with.
@@ -107,6 +107,7 @@ class Layer(metaclass=_Modern):
         self.name = name or words
         self.named = name is not None
         self._trainable = bool(trainable)
+        self.batch_given = None if batch_input_shape is None else batch_input_shape[0]
         if batch_input_shape is not None:
             input_shape = batch_input_shape[1:]
         elif input_dim is not None:
@@ -178,13 +179,15 @@ class Layer(metaclass=_Modern):
         sizes_ = () if shape is None else open_sizes(shape, f"{self.name}: shape of {name or 'a weight'}")
         if None in sizes_:
             raise GraphError(
-                f"all sizes but the first have to be known: its weight {name or ''} would have the shape {sizes_}"
+                f"all sizes but the first have to be known: its weight {name or ''} would have the shape "
+                f"{sizes_}"
             )
         if number < len(self._first_values):
             given = self._first_values[number]
             if given.shape != sizes_:
                 raise UsageError(
-                    f"{self.name}: weights has an array of shape {given.shape}, and weight {number} is {sizes_}."
+                    f"{self.name}: weights has an array of shape {given.shape}, and weight {number} is "
+                    f"{sizes_}."
                 )
             make = initializers.Constant(given)
         weight = Weight(
@@ -246,10 +249,14 @@ class Layer(metaclass=_Modern):
         graph = inputs[0].graph
         shapes = [t.spec.shape for t in flat(x)]
         for t, dims in zip(flat(x), shapes, strict=True):
-            if not dims or (None in dims[1:] and not self.any_size):
+            if not dims or (
+                None in dims[1:] and not self.any_size and type(self).__module__.startswith("dtrain.")
+            ):
                 raise GraphError(
-                    f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all sizes but "
-                    "the first have to be known: give the placeholder a shape, or the first layer input_shape=."
+                    f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all "
+                    "sizes but "
+                    "the first have to be known: give the placeholder a shape, or the first layer "
+                    "input_shape=."
                 )
         batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
         form: Any = batch[0] if isinstance(x, Tensor) else batch
@@ -544,8 +551,8 @@ def Input(
 ) -> Tensor:
     """A tensor of batches of examples of this shape, with which a model begins.
 
-    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's size
-    before it, which is not used, as batch_size is not. dtype: by default float32.
+    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's
+    size before it, which only stateful layers use, as batch_size. dtype: by default float32.
 
     Raises:
         UsageError: there is no shape, or a tensor is given.
@@ -554,6 +561,7 @@ def Input(
         raise UsageError("Input: tensor= and sparse= are not supported: give the shape, and fit the arrays.")
     shape = batch_shape[1:] if batch_shape is not None else shape
     layer = InputLayer(shape, dtype, name=name)
+    layer.batch_given = batch_size if batch_shape is None else batch_shape[0]
     if name is None:
         kept = get_default_graph().kept
         kept[_INPUTS] = kept.get(_INPUTS, 0) + 1

@@ -93,7 +93,8 @@ class _Convolution(Spatial, Weighted):
     """activation(convolution + bias): [batch, ..., channels] -> [batch, ..., filters].
 
     Args:
-        filters: channels of the output. kernel_size, strides, dilation_rate: one int, or one for each direction.
+        filters: channels of the output. kernel_size, strides, dilation_rate: one int, or one for each
+            direction.
         padding: 'valid' takes whole windows only; 'same' gives sizes of inputs / strides, rounded up.
         options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint; and Layer's.
 

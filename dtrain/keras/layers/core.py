@@ -1,4 +1,4 @@
-"""Layers that work on features, shapes and functions: Dense, Activation, Dropout, Reshape, Lambda and others."""
+"""Layers that work on features, shapes and functions: Dense, Activation, Dropout, Reshape, Lambda, ..."""
 
 from __future__ import annotations
 

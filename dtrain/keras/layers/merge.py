@@ -139,7 +139,7 @@ class Concatenate(_Merge):
 class Dot(_Merge):
     """The sum of products along an axis of each of two inputs, example by example.
 
-    axes: one for both, or two, counted with the batch's. normalize: whether the inputs have a norm of 1 before.
+    axes: one for both, or two, counted with the batch's. normalize: whether inputs first get a norm of 1.
     """
 
     arguments = ("axes", "normalize")

@@ -1,4 +1,4 @@
-"""Layers that disturb a batch while training; what they draw is that of the global batch on any number of ranks."""
+"""Layers that disturb a batch while training; what they draw is that of the global batch."""
 
 from __future__ import annotations
 

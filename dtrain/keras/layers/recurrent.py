@@ -1,7 +1,7 @@
 """Recurrent layers: a cell for each step of a sequence, one behind the other.
 
-The steps are unrolled, so a sequence has the length that is known when its plan is made. What all steps take from
-the inputs is one product before the first of them.
+The steps are unrolled, so a sequence has the length that is known when its plan is made. What all steps take
+from the inputs is one product before the first of them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, initializers
-from dtrain.keras.calls import flat
-from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, call_arguments, positive
+from dtrain.keras.calls import call_of, flat
+from dtrain.keras.home import home_of
+from dtrain.keras.layers.base import Layer, Sizes, Weight, Weighted, batch_size, call_arguments, positive
 from dtrain.keras.names import as_data, other_layers
 from dtrain.ops.array import expand_dims, ones_like, squeeze, zeros, zeros_like
 from dtrain.ops.base import placeholder
@@ -33,8 +36,8 @@ class Cell(Weighted):
 
     Args:
         units: numbers of the output, and of each state.
-        dropout, recurrent_dropout: the shares of inputs and of states that are dropped while training, the same
-            ones in all steps.
+        dropout, recurrent_dropout: the shares of inputs and of states that are dropped while training, the
+            same ones in all steps.
         options: kernel_, recurrent_ and bias_initializer, and likewise _regularizer and _constraint; Layer's.
     """
 
@@ -310,6 +313,8 @@ class RNN(Layer):
         return_sequences: whether all steps' outputs are given, [batch, steps, units], or the last.
         return_state: whether the last states are given behind the output, in a list.
         go_backwards: whether the last step comes first.
+        stateful: whether the states that a batch ends with are those that the next begins with, row by row,
+            until reset_states(): all batches have the size that batch_input_shape says.
 
     A call takes initial_state, a list of tensors, or a list [inputs, *states]; they are zeros by default.
     """
@@ -328,13 +333,12 @@ class RNN(Layer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if stateful or time_major:
+        if time_major:
             raise UsageError(
-                f"{self.name}: stateful=True is not supported: a batch's last states are not the next one's first; "
-                "return_state=True and initial_state hand them on."
-                if stateful
-                else f"{self.name}: time_major=True is not supported: sequences are [batch, steps, features]."
+                f"{self.name}: time_major=True is not supported: sequences are [batch, steps, features]."
             )
+        self.stateful, self.batch = bool(stateful), 0
+        self._kept: list[Any] = []  # the states that a batch leaves
         self.cell = StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell
         self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
         self.go_backwards = bool(go_backwards)
@@ -369,7 +373,9 @@ class RNN(Layer):
             return self._stand_in(sizes)
         if steps == 0:
             raise GraphError("its sequences have no steps")
-        states: list[Any] = list(initial_state or [None] * len(sizes))
+        if self.stateful and not self._kept:
+            self._keep_states(x, sizes)
+        states: list[Any] = list(initial_state or self._kept or [None] * len(sizes))
         known = isinstance(cell, Cell)
         whole = cell.before(x, training) if known else x
         dropped = cell.masked(whole[:, 0], training) if known else None
@@ -387,8 +393,39 @@ class RNN(Layer):
                 ]
             outputs.append(y)
             states = new
+        if self.stateful:
+            self.add_update([v.assign(s, read_value=False) for v, s in zip(self._kept, states, strict=True)])
         result = stack(outputs, 1) if self.return_sequences else outputs[-1]
         return [result, *states] if self.return_state else result
+
+    def _keep_states(self, x: Tensor, sizes: list[Any]) -> None:
+        """Make what keeps the states."""
+        call = call_of(x)
+        while call is not None and call.inputs:
+            call = call_of(call.inputs[0])
+        size = self.batch_given or (None if call is None else call.layer.batch_given)
+        if size is None:
+            raise GraphError(
+                "stateful=True needs the batch's size: give the model's first layer "
+                "batch_input_shape=(batch, "
+                "steps, features), or Input(batch_shape=...)"
+            )
+        self.batch = int(size)
+        self._kept = [
+            Weight(np.zeros((self.batch, n), np.float32), trainable=False, name=f"state_{i}")
+            for i, n in enumerate(sizes)
+        ]
+
+    def reset_states(self) -> None:
+        """Let the next batch begin with states of zeros. Collective."""
+        if self._kept:
+            home = home_of(self._kept[0].graph)
+            home.initialize(self._kept)
+            home.assign(self._kept, [np.zeros(v.shape.as_list(), np.float32) for v in self._kept])
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._kept = []
 
     def _stand_in(self, sizes: list[Any]) -> Any:
         """What defines a model whose sequences have no length yet."""
@@ -403,7 +440,7 @@ class RNN(Layer):
         return [found, *[None] * len(self.states)] if self.return_state else found
 
     def get_config(self) -> dict[str, Any]:
-        names = ("return_sequences", "return_state", "go_backwards")
+        names = ("return_sequences", "return_state", "go_backwards", "stateful")
         return super().get_config() | {"cell": as_data(self.cell)} | {n: getattr(self, n) for n in names}
 
     @classmethod

@@ -49,10 +49,10 @@ class ImageDataGenerator:
     Every rank draws the same: by a seed, or by NumPy's global random numbers, which begin alike on all.
 
     Args:
-        featurewise_center, featurewise_std_normalization, zca_whitening: by the whole set, which fit() is shown.
+        featurewise_center, featurewise_std_normalization, zca_whitening: by the set that fit() is shown.
         samplewise_center, samplewise_std_normalization: by each image.
-        rotation_range: degrees. width_shift_range, height_shift_range: shares of the size, or pixels from 1 up.
-        shear_range: degrees. zoom_range: a share, or (least, greatest). channel_shift_range: added to channels.
+        rotation_range: degrees. width_shift_range, height_shift_range: shares of the size, or pixels.
+        shear_range: degrees. zoom_range: a share, or (least, greatest). channel_shift_range: is added.
         fill_mode: what comes in at the edges: nearest, constant (cval), reflect or wrap.
         horizontal_flip, vertical_flip: whether half of the images are mirrored.
         rescale, preprocessing_function: a factor, and a function of an image, before it is normalised.
@@ -250,7 +250,7 @@ class ImageDataGenerator:
 
 
 class NumpyArrayIterator(Sequence):
-    """What flow() gives: next() draws the next batch, in an order of its own in each epoch, without an end."""
+    """What flow() gives: next() draws the next batch, in another order in each epoch."""
 
     def __init__(
         self,

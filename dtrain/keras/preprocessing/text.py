@@ -77,7 +77,7 @@ class Tokenizer:
         self.index_word = {number: word for word, number in self.word_index.items()}
 
     def texts_to_sequences(self, texts: Iterable[Any]) -> list[list[int]]:
-        """The numbers of the words of each text; words that it does not know are left out, or are oov_token."""
+        """The numbers of the words of each text; unknown ones are left out, or oov_token."""
         unknown = self.word_index.get(self.oov_token) if self.oov_token is not None else None
         found = []
         for text in texts:

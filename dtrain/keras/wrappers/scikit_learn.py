@@ -1,4 +1,4 @@
-"""Models as scikit-learn's estimators: functions that make a compiled model, with arguments to search among."""
+"""Models as scikit-learn's estimators: functions that make a compiled model, and arguments of it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __getattr__ = module_getattr("tf.keras.wrappers.scikit_learn")
 class _Wrapper:
     """Base of the two.
 
-    build_fn: a function that gives a compiled model. sk_params: arguments of it, and of the model's fit, predict
-    and evaluate.
+    build_fn: a function that gives a compiled model. sk_params: arguments of it, and of the model's fit,
+    predict and evaluate.
     """
 
     def __init__(self, build_fn: Callable[..., Any] | None = None, **sk_params: Any) -> None:
@@ -38,6 +38,14 @@ class _Wrapper:
         self.build_fn = params.pop("build_fn", self.build_fn)
         self.sk_params.update(params)
         return self
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn asks its estimators since 1.6."""
+        from sklearn import base
+
+        return type("_", (getattr(base, self._kind), base.BaseEstimator), {})().__sklearn_tags__()
+
+    _kind = "ClassifierMixin"
 
     def _taken(self, function: Callable[..., Any], more: dict[str, Any]) -> dict[str, Any]:
         names = inspect.signature(function).parameters
@@ -96,6 +104,8 @@ class KerasClassifier(_Wrapper):
 
 class KerasRegressor(_Wrapper):
     """A regression."""
+
+    _kind = "RegressorMixin"
 
     def fit(self, x: Any, y: Any, **options: Any) -> Any:
         """Make a new model and train it."""
