@@ -23,7 +23,7 @@ from dtrain.errors import EnvironmentProblem, RanksLost
 #: Seconds between two questions to NCCL whether it has lost a rank.
 LOOK = 0.5
 #: Seconds that it may take to join the ranks.
-JOIN = 60.0
+JOIN = 120.0
 #: NCCL's communicators are never destroyed: that waits for ever while a graph holds a sum of theirs.
 _RINGS: list[Any] = []
 #: Bytes of the sum, and rows and columns of the products, that tell what sums take.
