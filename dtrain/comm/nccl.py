@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from dtrain.errors import EnvironmentProblem, RanksLost
 #: Seconds between two questions to NCCL whether it has lost a rank.
 LOOK = 0.5
 #: Seconds that it may take to join the ranks.
-JOIN = 60.0
+JOIN = 120.0
 #: NCCL's communicators are never destroyed: that waits for ever while a graph holds a sum of theirs.
 _RINGS: list[Any] = []
 #: Bytes of the sum, and rows and columns of the products, that tell what sums take.
@@ -68,6 +69,7 @@ class DeviceSums:
     """
 
     link: Link | None = None
+    _ring: Any = None
 
     def __init__(self, comm: Communicator, xp: Any, gpu: str, share: bool = False) -> None:
         self._comm, self._xp = comm, xp
@@ -123,6 +125,8 @@ class DeviceSums:
         whys = comm.gather_text(why)
         rank = next((r for r, said in enumerate(whys) if said), None)
         if rank is not None:
+            if self._ring is not None:  # sums that wait for that rank end
+                threading.Thread(target=_abort, args=(self._ring,), daemon=True).start()
             return f"{comm.name(rank)}: {whys[rank]}"
         self._nccl, self._lost = nccl, ""
         threading.Thread(target=self._watch, name="NCCL", daemon=True).start()
@@ -140,7 +144,7 @@ class DeviceSums:
         def work() -> None:
             try:
                 xp.cuda.Device(device).use()
-                ring = nccl.NcclCommunicator(size, unique, rank)
+                self._ring = ring = nccl.NcclCommunicator(size, unique, rank)
                 _RINGS.append(ring)
                 stream = xp.cuda.Stream(non_blocking=True)
                 stream.use()
@@ -151,7 +155,7 @@ class DeviceSums:
                     total = float(array[:1].get()[0])  # waits for the stream
                     if total != size:
                         raise ArithmeticError(f"a sum of {size} ones is {total}")
-                self._ring, self._stream = ring, stream
+                self._stream = stream
                 said.append("")
             except Exception as error:
                 said.append(_said(error))
@@ -174,7 +178,7 @@ class DeviceSums:
             except Exception as error:  # CuPy has no word for some of NCCL's, and then raises a KeyError
                 self._lost = _said(error)
                 # kernels that wait for the other rank end; the call itself may not, while graphs hold sums
-                self._ring.abort()
+                _abort(self._ring)
 
     def check(self) -> None:
         """Raise RanksLost where NCCL has lost a rank: what it has summed since is nothing."""
@@ -186,8 +190,7 @@ class DeviceSums:
         cuda, stream, xp = self._xp.cuda, self._stream, self._xp
         short, long = xp.zeros(1, np.float32), xp.zeros(PROBE // 4, np.float32)
         a, out = (xp.zeros((ROWS, ROWS), np.float32) for _ in range(2))
-        product = backend.blas and backend.blas.product(a, a, out, False, False)
-        product = product or partial(xp.matmul, a, a, out)
+        product = backend.blas.product(a, a, out, False, False) or partial(xp.matmul, a, a, out)
 
         def sums(array: Any, times: int) -> None:
             for _ in range(times):
@@ -282,6 +285,11 @@ class DeviceSums:
             out.set(comm.allreduce(host))
 
         return kernel
+
+
+def _abort(ring: Any) -> None:
+    with suppress(Exception):
+        ring.abort()
 
 
 def _said(error: BaseException) -> str:

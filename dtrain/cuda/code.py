@@ -39,6 +39,8 @@ STATE, LENT, TRANSFER = 4, 2, 4
 TABLES = 32
 #: Words among a launch's arguments: 4 KB, what GPUs of any age take.
 MOST_WORDS = 512
+#: Entries that one block looks at as fast as a launch takes.
+FEW = 8 * MOST_THREADS
 #: Bytes of a row up to which a thread copies it alone, and threads that copy a longer one at most.
 ALONE, WIDEST = 64, 64
 
@@ -319,6 +321,8 @@ class Code:
         name = f"has_bad<{_C[arrays[0].dtype.char]}, {_C[out.dtype.char]}>"
         table = self.constant(np.array([(a.data.ptr, a.size) for a in arrays], np.int64))
         blocks = blocks_for(max(a.size for a in arrays))
+        if sum(a.size for a in arrays) <= FEW:  # so few that it may go with other small kernels
+            blocks = min(blocks, SMALL // THREADS)
         return [*calls, Launch(name, (table, len(arrays), limit, out), blocks, THREADS)]
 
     def dropout(self, seed: int, start: int, keep: Any, out: Any) -> Launch | list[Launch] | None:

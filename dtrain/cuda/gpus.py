@@ -36,14 +36,13 @@ def load() -> Any:
     Raises:
         EnvironmentProblem: it is not there, or not to be used; the message says why, and not what to do.
     """
+    if importlib.util.find_spec("cupy") is None:
+        raise EnvironmentProblem(MISSING)
     # as launch/bind counts GPUs, not the fastest first
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     _find_room()
     try:
         import cupy
-    except ModuleNotFoundError as error:
-        missing = error.name in ("cupy", "cupy_backends")
-        raise EnvironmentProblem(MISSING if missing else f"CuPy: {_first(error)}") from None
     except Exception as error:
         raise EnvironmentProblem(f"CuPy cannot be imported: {_first(error)}") from None
     found = re.match(r"\d+", cupy.__version__)
@@ -167,7 +166,7 @@ def identity(gpu: int) -> str:
     """What tells a GPU from the others of its node, whatever a rank sees of them: its bus, and its id, which
     instances of one GPU (MIG) have each."""
     runtime = load().cuda.runtime
-    return f"{runtime.deviceGetPCIBusId(gpu)} {bytes(runtime.getDeviceProperties(gpu)['uuid']).hex()}"
+    return f"{runtime.deviceGetPCIBusId(gpu)} {runtime.getDeviceProperties(gpu).get('uuid', b'').hex()}"
 
 
 def _first(error: BaseException) -> str:

@@ -96,10 +96,9 @@ class Program:
 
     def _take(self, steps: int) -> None:
         if self._calls is None:
-            self._calls = []
             for segment in self.segments:
                 segment()
-            steps -= 1
+            self._calls, steps = [], steps - 1
         if steps and not self._calls:
             self._calls = self._graphs(self.segments) or self.segments
         if steps >= MANY and self._many is None:

@@ -20,6 +20,7 @@ from dtrain.cuda.code import Code as CudaCode
 from dtrain.errors import EnvironmentProblem
 from dtrain.native.code import Code
 from dtrain.poison import poison
+from dtrain.runtime.collection import paused
 
 
 class Backend:
@@ -188,6 +189,10 @@ class CupyBackend(Backend):
 
     def capture(self, launches: Callable[[], None]) -> Any:
         """A graph of what is launched, which its launch(stream) runs. None: there can be none."""
+        with paused():  # the end of another backend's cuBLAS would wait for the device, which ends a capture
+            return self._capture(launches)
+
+    def _capture(self, launches: Callable[[], None]) -> Any:
         self.stream.begin_capture()
         try:
             launches()

@@ -31,6 +31,7 @@ PAGES = [
 FOREIGN = {
     *("--with-ft", "--logdir", "--mpi", "--kill-on-bad-exit", "--wait", "--cpu-bind", "--signal", "--me"),
     *("--no-binary", "--rm", "--parent", "--build-arg", "--depth", "--requeue", "--batch"),
+    *("--gpu-bind", "--gpus-per-task"),
 }
 #: Defaults that README puts in its own words.
 IN_WORDS = {

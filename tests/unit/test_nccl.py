@@ -199,7 +199,8 @@ def test_ranks_that_nccl_does_not_join_go_through_the_host(
     monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
     """Where it fails here, or on another rank; its own words are told."""
-    cupy, library = fakes([])
+    log: list[Any] = []
+    cupy, library = fakes(log)
     monkeypatch.setattr(nccl, "load", lambda: library)
 
     def refused(*_: Any) -> None:
@@ -214,6 +215,10 @@ def test_ranks_that_nccl_does_not_join_go_through_the_host(
         monkeypatch.setattr(comm, "gather_text", lambda text: gather.get(text, whys[1]))
     sums = nccl.DeviceSums(comm, cupy, GPU)
     assert not sums.by_nccl
+    deadline = time.monotonic() + 5
+    while "abort" not in log and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "abort" in log  # what waits for the rank that failed ends
     assert re.fullmatch(
         rf"staged through the host \(NCCL 2.27.3 cannot join the ranks: rank {rank}.*: unhandled system "
         r"error: /dev/shm is full; NCCL_DEBUG=INFO says more\)",
