@@ -6,23 +6,20 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from dtrain.graph.graph import Operation, Tensor, name_scope
+from dtrain.graph.graph import Tensor, name_scope
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.join import stack
 from dtrain.ops.late import static_ints
 from dtrain.ops.scopes import variable_scope
-from dtrain.ops.state import no_op
 from dtrain.ops.variables import report_uninitialized_variables
 
 __all__ = [
     "assert_variables_initialized",
     "executing_eagerly",
-    "initialize_all_tables",
     "no_regularizer",
     "op_scope",
     "parallel_stack",
     "strided_slice",
-    "tables_initializer",
     "variable_op_scope",
 ]
 
@@ -30,16 +27,6 @@ __all__ = [
 def executing_eagerly() -> bool:
     """False: a graph is defined, then run."""
     return False
-
-
-def tables_initializer(name: str = "init_all_tables") -> Operation:
-    """An operation that does nothing: there are no tables."""
-    return no_op(name)
-
-
-def initialize_all_tables(name: str = "init_all_tables") -> Operation:
-    """tables_initializer, by its older name."""
-    return no_op(name)
 
 
 def no_regularizer(weight: Any) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dtrain.train.data import load
 from test_cuda import batches, network
 
 import dtrain as dt
@@ -33,7 +34,6 @@ from dtrain.ops.math import Cast
 from dtrain.runtime.backend import make_backend
 from dtrain.runtime.feeds import Window
 from dtrain.task.network import TRAINING, build
-from dtrain.train.data import load
 
 ROOT = Path(__file__).parents[2]
 PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'standin'}"
