@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -79,6 +80,15 @@ class Network:
             self._lent[id(data)] = [session.backend.from_host(rows) for rows in data.arrays()]
         for table, rows in zip(self.tables, self._lent[id(data)], strict=True):
             table.rows = rows
+
+    @contextmanager
+    def lending(self, session: dt.Session, data: Dataset) -> Iterator[None]:
+        """The same of another set within a block, however that ends."""
+        self.lend(session, data)
+        try:
+            yield
+        finally:
+            self.lend(session)
 
     def results(self, loss: float, sums: Sequence[Any], examples: int) -> dict[str, float]:
         """The mean loss and each metric by its name, of sums over so many examples."""
@@ -388,8 +398,8 @@ def evaluate(
     run = session.make_callable([*network.tested, *each], [network.indices, network.training])
     loss_sum, added = 0.0, [0.0] * (count - 1 - network.penalties)
     order, place = as_they_lie(examples), 0
-    network.lend(session, examples.data)
-    with Ahead(order, comm.local_rank, comm.local_size) as ahead:
+    reading = Ahead(order, comm.local_rank, comm.local_size)
+    with network.lending(session, examples.data), reading as ahead:
         for shard in batches(order, EVAL_BATCH, comm):
             ahead.at(place)
             found = run(shard, TESTING)
@@ -400,5 +410,4 @@ def evaluate(
             penalty = sum(float(sums.pop()) for _ in range(network.penalties))
             loss_sum += float(loss) + penalty * shard.total
             added = [a + wide(b) for a, b in zip(added, sums, strict=True)]
-    network.lend(session)
     return network.results(loss_sum, added, len(examples))

@@ -240,23 +240,18 @@ class TensorBoard(Observer):
         predict = self._session.make_callable(network.predicted, [network.indices, network.training])
         x, y = test.data.x, test.data.y
         found: list[tuple[int, int]] = []
-        network.lend(self._session, test.data)
-        for low, shard in zip(
-            range(0, len(test), LOOK), batches(test, LOOK, self._session.comm), strict=True
-        ):
-            predicted = predict(shard, np.float32(0))
-            rows = test[low : low + LOOK]
-            wrong = np.flatnonzero(predicted != y[rows])
-            found += [(int(rows[i]), int(predicted[i])) for i in wrong]
-            if len(found) >= COLUMNS * ROWS:
-                break
-        network.lend(self._session)
+        with network.lending(self._session, test.data):
+            for number, shard in enumerate(batches(test, LOOK, self._session.comm)):
+                predicted = predict(shard, np.float32(0))
+                rows = test[number * LOOK : (number + 1) * LOOK]
+                wrong = np.flatnonzero(predicted != y[rows])
+                found += [(int(rows[i]), int(predicted[i])) for i in wrong]
+                if len(found) >= COLUMNS * ROWS:
+                    break
         if self._speaks and found:
             chosen = found[: COLUMNS * ROWS]
-            grid = captioned_grid(
-                x[[n for n, _ in chosen]],
-                [f"said {names[predicted]}, is {names[y[n]]}" for n, predicted in chosen],
-            )
+            captions = [f"said {names[predicted]}, is {names[y[n]]}" for n, predicted in chosen]
+            grid = captioned_grid(x[[n for n, _ in chosen]], captions)
             self._write(summary_proto.images("misclassified", grid.reshape(1, *grid.shape[:2], -1), 1), step)
 
 

@@ -254,6 +254,25 @@ def test_ranks_die_anywhere(config: TrainConfig) -> None:
             np.testing.assert_allclose(value, end.values[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_ranks_die_while_another_set_validates(
+    config: TrainConfig, write_set: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Steps read the training examples again, whatever ends a validation; who is left does the test."""
+    config = replace(config, validation=str(write_set(tmp_path / "other", 17, 5)), early_stop=5)
+    trainer.train(replace(config, run_dir=config.run_dir + "-alone"), SingleCommunicator())
+    whole = Path(config.run_dir + "-alone")
+    names = [*NUMBERS[:3], "validation_loss", "validation_accuracy"]
+    for number in range(3, 75, 8):
+        run = Path(f"{config.run_dir}-{number}")
+        results = on_mortal_ranks(
+            3, {0: number}, lambda comm, run=run: train(replace(config, run_dir=str(run)), comm)
+        )
+        for one, other in zip(events(run, "epoch"), events(whole, "epoch"), strict=True):
+            assert [one[n] for n in names] == pytest.approx([other[n] for n in names], rel=1e-5), number
+        (done,), (wanted,) = events(run, "done"), events(whole, "done")
+        assert done["test_loss"] == pytest.approx(wanted["test_loss"], rel=1e-4), results
+
+
 def test_each_example_is_used_once(config: TrainConfig, used: Callable[[], Counter[tuple[int, int]]]) -> None:
     results = on_mortal_ranks(4, {0: 6, 2: 8, 1: 25}, lambda comm: train(config, comm))
     assert [isinstance(result, Died) for result in results] == [True, True, True, False], results
