@@ -216,7 +216,9 @@ def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.M
     assert summary.rows == 5000 and max(seen) == 1000
 
 
-def test_what_cannot_be_predicted_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_predicted_is_said(
+    digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = trained(tmp_path, "numbers")
     for words, code, text in (
         (["--part", "validation"], 4, "has no validation examples to predict; it has 43 train, 17 test"),
