@@ -107,14 +107,16 @@ def _array(value: Any, name: str) -> np.ndarray:
         raise UsageError(f"--task {name}: data is ragged: every example needs the same shape.") from None
     if array.ndim == 0 or not len(array) or array.dtype.kind not in "fiub":
         raise UsageError(f"--task {name}: data holds {value!r}: give arrays of numbers, by examples.")
-    known, whole = array.dtype in _KNOWN, array.flags.c_contiguous
-    if not (known and whole) and array.nbytes > WHOLE_BYTES:
-        how = "" if whole else ", not C-contiguous"
-        raise UsageError(
-            f"--task {name}: data holds {array.nbytes:,} bytes of {array.dtype}{how}, too many to copy: give "
-            "a C-contiguous array of float32, float64, uint8, int32 or int64."
-        )
-    if not known:
-        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    if array.nbytes > WHOLE_BYTES:  # used as it lies; of float64 the graph converts what is read
+        if array.dtype not in _KNOWN or not array.flags.c_contiguous:
+            how = "" if array.flags.c_contiguous else ", not C-contiguous"
+            raise UsageError(
+                f"--task {name}: data holds {array.nbytes:,} bytes of {array.dtype}{how}, too many to copy: "
+                "give a C-contiguous array of float32, float64, uint8, int32 or int64."
+            )
+    elif array.dtype.kind == "f":
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype not in _KNOWN:
+        array = array.astype(np.int64)
     # a view, since the set's arrays may not be written to, and the program's may
     return np.ascontiguousarray(array).view()

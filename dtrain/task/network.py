@@ -135,7 +135,8 @@ def build(
         if task.data is None or ours:
             x = _features(x, data)
         if task.loss is None and not isinstance(y, Mapping):
-            y = dt.cast(y, "int32" if data.kind == CLASSES else "float32")
+            if task.data is None or data.kind != CLASSES:  # whose loss does it
+                y = dt.cast(y, "int32" if data.kind == CLASSES else "float32")
             if data.kind == NUMBERS and (task.data is None or ours):
                 y = dt.reshape(y, [-1, data.outputs])
     plain = task.data is None and task.loss is None
@@ -238,7 +239,8 @@ def inference(model: Any, data: Dataset, task: Task) -> Inference:
 def _features(x: dt.Tensor, data: Dataset) -> dt.Tensor:
     """Examples [n, numbers], float32: pixels from 0 to 1, others by the set's mean and deviation, if any."""
     shape = data.x.shape[1:]
-    x = dt.cast(dt.reshape(x, [-1, prod(shape)]), "float32")
+    if len(shape) != 1 or x.dtype != "float32":
+        x = dt.cast(dt.reshape(x, [-1, prod(shape)]), "float32")
     if data.x.dtype == np.uint8:
         return x * (1 / 255)
     if data.mean is None or data.deviation is None:

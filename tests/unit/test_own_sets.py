@@ -170,9 +170,9 @@ def test_a_file_of_ones_own_is_told_what_the_data_has(runs: Callable[..., Any], 
 def test_own_arrays_are_used_where_they_lie(tmp_path: Path) -> None:
     """Of an array in a mapped file nothing is copied, and a program may go on writing to its own."""
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", rng.normal(size=(40, 3)))
+    np.save(tmp_path / "x.npy", rng.normal(size=(40, 3)).astype(np.float32))
     x, y = np.load(tmp_path / "x.npy", mmap_mode="r"), np.zeros((40, 1), np.float32)
-    own = rng.normal(size=(9, 3))
+    own = rng.normal(size=(9, 3)).astype(np.float32)
     data = examples_of(((x, y), (own, y[:9])), "t.py")
     assert np.shares_memory(data.x, x) and np.shares_memory(data.y, y)
     test = data.part("test")
