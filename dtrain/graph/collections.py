@@ -26,6 +26,11 @@ class GraphKeys:
     ACTIVATIONS = "activations"
     INIT_OP = "init_op"
     SAVERS = "savers"
+    EVAL_STEP = "eval_step"
+    LOCAL_INIT_OP = "local_init_op"
+    QUEUE_RUNNERS = "queue_runners"
+    READY_OP = "ready_op"
+    SUMMARY_OP = "summary_op"
     TABLE_INITIALIZERS = "table_initializer"
 
 

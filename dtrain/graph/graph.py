@@ -337,6 +337,11 @@ class Graph:
         finally:
             del stack[len(stack) - 1 - stack[::-1].index(self)]
 
+    @contextmanager
+    def device(self, device_name_or_function: Any) -> Iterator[None]:
+        """What is built inside runs where all of a session does: on the session's one device."""
+        yield
+
     def finalize(self) -> None:
         """Let nothing more be added: a program that grows its graph in a loop then fails at that line."""
         self.finalized = True

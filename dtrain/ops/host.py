@@ -122,7 +122,7 @@ def Assert(
         if not holds.all():
             given = iter(values)
             parts = [_short(next(given), summarize or 3) if t is None else str(t) for t in texts]
-            raise InvalidArgumentError(f"assertion failed: {' '.join(parts)}")
+            raise InvalidArgumentError(f"assertion failed: {' '.join(p for p in parts if p)}")
         return ()
 
     tensors = [d for d in data if isinstance(d, TensorLike)]

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dtrain.train.data import load
 from test_cuda import batches, network
 
 import dtrain as dt
@@ -28,6 +27,7 @@ from dtrain import info
 from dtrain.cli import main
 from dtrain.comm import nccl
 from dtrain.cuda import code, gpus, nvrtc
+from dtrain.data import load
 from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.native import compiler
 from dtrain.ops.math import Cast
