@@ -13,7 +13,7 @@ from typing import Any
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import as_dtype, bool_
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
-from dtrain.graph.shape import as_dims
+from dtrain.graph.shape import TensorShape, as_dims
 from dtrain.ops.array import identity, stop_gradient
 from dtrain.ops.base import constant, convert_to_tensor
 from dtrain.ops.control import so_many
