@@ -13,14 +13,15 @@ from typing import Any
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import as_dtype, bool_
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
-from dtrain.graph.shape import as_dims
+from dtrain.graph.shape import TensorShape, as_dims
 from dtrain.ops.array import identity, stop_gradient
 from dtrain.ops.base import constant, convert_to_tensor
 from dtrain.ops.control import so_many
 from dtrain.ops.join import concat
 from dtrain.ops.late import decide
+from dtrain.ops.logic import logical_and
 from dtrain.ops.subgraph import Cond, Loop, Recorder, argument, check_carried
-from dtrain.tf1.structure import check_same, flatten, is_nested, pack
+from dtrain.tf1.structure import check_same, flatten, is_nested, pack, same
 from dtrain.tf1.tensor_array import TensorArray
 
 
@@ -176,15 +177,14 @@ def while_loop(
         recorder = Recorder()
         formals = [argument(spec, "Arg") for spec in wanted]
         inside = pack(variables, _wrapped(first, formals))
-        more: list[Tensor]
         if limited:
             count, values = inside
             bound = count < convert_to_tensor(maximum_iterations, count.dtype)
-            going = _call(cond, values)
-            more = [_and(bound, going), bound]
+            going = convert_to_tensor(_call(cond, values), bool_)
+            more = [logical_and(bound, going), bound]
         else:
             (values,) = inside
-            going = _call(cond, values)
+            going = convert_to_tensor(_call(cond, values), bool_)
             more = [going]
         decide(more[0])
         test = recorder.body(formals, more)
@@ -200,42 +200,24 @@ def while_loop(
         if not back_prop:
             outs = [stop_gradient(t) for t in outs]
     final = pack(variables, _wrapped(results, outs))[-1]
-    return (
-        final[0]
-        if isinstance(final, list | tuple)
-        and len(flatten(final)) == 1 == len(final)
-        and not return_same_structure
-        else final
-    )
-
-
-def _and(a: Tensor, b: Tensor) -> Tensor:
-    from dtrain.ops.logic import logical_and
-
-    return logical_and(a, b)
+    single = isinstance(final, list | tuple) and len(final) == len(flatten(final)) == 1
+    return final[0] if single and not return_same_structure else final
 
 
 def _call(function: Callable[..., Any], values: Any) -> Any:
-    result = function(**values) if isinstance(values, dict) else function(*values)
-    return result
+    return function(**values) if isinstance(values, dict) else function(*values)
 
 
 def _step(body: Callable[..., Any], values: Any) -> list[Any]:
     """The flat results of a step."""
     result = _call(body, values)
-    if not is_nested(result) or (len(values) == 1 and not _like(result, values)):
+    if not is_nested(result) or (len(values) == 1 and not same(result, values)):
         result = [result]
     check_same(values, result, "while_loop: loop_vars and what body gives")
     pairs = zip(flatten(values), flatten(result), strict=True)
     return [
         r if isinstance(r, TensorArray) else convert_to_tensor(r, getattr(v, "dtype", None)) for v, r in pairs
     ]
-
-
-def _like(a: Any, b: Any) -> bool:
-    from dtrain.tf1.structure import same
-
-    return same(a, b)
 
 
 def _limited(going: Tensor, body: Callable[..., Any], values: Any) -> list[Any]:
@@ -246,8 +228,6 @@ def _limited(going: Tensor, body: Callable[..., Any], values: Any) -> list[Any]:
 
 def _shapes(invariants: Any) -> list[Any]:
     """The shapes in a structure of them."""
-    from dtrain.graph.shape import TensorShape
-
     if isinstance(invariants, TensorShape):
         return [invariants]
     if isinstance(invariants, dict):

@@ -446,6 +446,15 @@ def test_an_array_grows_and_is_gathered() -> None:
     assert found[2] == 5 and found[3].tolist() == [9, 9]
 
 
+def test_shapes_that_grow() -> None:
+    x = dt.placeholder(dt.float32, [None, 2])
+    shapes = [dt.TensorShape([]), dt.TensorShape([None, 2])]
+    _, y = dt.while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, dt.concat([y, y], 0)), [0, x], shapes)
+    assert y.shape == (None, 2)
+    slope, found = run([dt.gradients(y, x)[0], y], {x: [[1.0, 2.0]]})
+    assert found.tolist() == [[1, 2]] * 8 and slope.tolist() == [[8, 8]]
+
+
 def test_a_second_gradient() -> None:
     x = dt.placeholder(dt.float32, [4])
     y = dt.foldl(lambda a, b: a * b + b, x)
