@@ -20,7 +20,8 @@ LATE: dict[str, dict[str, str]] = {
     },
     "tf.data": {
         "dtrain.tf1.dataset": """
-            Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset
+            Dataset FixedLengthRecordDataset Iterator TFRecordDataset TextLineDataset get_output_classes
+            get_output_shapes get_output_types make_initializable_iterator make_one_shot_iterator
         """,
     },
     "tf.estimator": {

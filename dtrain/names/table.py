@@ -127,7 +127,10 @@ NAMES: dict[str, str] = {
         sparse_precision_at_k specificity_at_sensitivity true_negatives true_negatives_at_thresholds
         true_positives true_positives_at_thresholds
     """,
-    "tf.data": "Dataset experimental FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+    "tf.data": """
+        Dataset experimental FixedLengthRecordDataset get_output_classes get_output_shapes get_output_types
+        Iterator make_initializable_iterator make_one_shot_iterator TextLineDataset TFRecordDataset
+    """,
     "tf.data.experimental": """
         AUTOTUNE CsvDataset make_csv_dataset map_and_batch parallel_interleave shuffle_and_repeat unbatch
     """,
