@@ -32,8 +32,8 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.initial": "orthogonal_initializer uniform_unit_scaling_initializer",
         "dtrain.tf1.messages": "Event Summary",
         "dtrain.tf1.old": """
-            assert_variables_initialized executing_eagerly initialize_all_tables no_regularizer op_scope
-            parallel_stack strided_slice tables_initializer variable_op_scope
+            assert_variables_initialized executing_eagerly no_regularizer op_scope parallel_stack
+            strided_slice variable_op_scope
         """,
         "dtrain.tf1.parsing": """
             decode_csv decode_raw FixedLenFeature parse_example parse_single_example read_file
@@ -52,7 +52,10 @@ LATE: dict[str, dict[str, str]] = {
         """,
     },
     "tf.data": {
-        "dtrain.tf1.dataset": "Dataset FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+        "dtrain.tf1.dataset": """
+            Dataset FixedLengthRecordDataset get_output_classes get_output_shapes get_output_types Iterator
+            make_initializable_iterator make_one_shot_iterator TextLineDataset TFRecordDataset
+        """,
     },
     "tf.debugging": {
         "dtrain": """

@@ -304,7 +304,10 @@ NAMES: dict[str, str] = {
         gpu_device_name is_built_with_cuda is_gpu_available main mock StubOutForTesting test_src_dir_path
         TestCase
     """,
-    "tf.data": "Dataset experimental FixedLengthRecordDataset Iterator TextLineDataset TFRecordDataset",
+    "tf.data": """
+        Dataset experimental FixedLengthRecordDataset get_output_classes get_output_shapes get_output_types
+        Iterator make_initializable_iterator make_one_shot_iterator TextLineDataset TFRecordDataset
+    """,
     "tf.data.experimental": """
         AUTOTUNE CsvDataset make_csv_dataset map_and_batch parallel_interleave shuffle_and_repeat unbatch
     """,

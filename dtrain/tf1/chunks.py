@@ -16,8 +16,8 @@ Chunk = list[np.ndarray]
 #: Arrays, and which of their entries are elements, one after another, as slices or arrays of numbers.
 Picked = tuple[Chunk, Iterator[Any]]
 
-#: A chunk has at most so many elements, and bytes.
-MOST_ELEMENTS, MOST_BYTES = 1024, 1 << 20
+#: A chunk has at most so many elements, and bytes: what is computed of it stays in the cache.
+MOST_ELEMENTS, MOST_BYTES = 1024, 1 << 18
 
 
 class Pieces:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.errors import DataError, GraphError, InvalidArgumentError, UsageError
+from dtrain.errors import DataError, GraphError, InvalidArgumentError, NotSupportedError, UsageError
 from dtrain.graph.dtypes import DType, as_dtype, bool_, int64, string
 from dtrain.graph.graph import Spec, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import TensorShape, compatible, merge
@@ -47,6 +47,11 @@ __all__ = [
     "Iterator",
     "TFRecordDataset",
     "TextLineDataset",
+    "get_output_classes",
+    "get_output_shapes",
+    "get_output_types",
+    "make_initializable_iterator",
+    "make_one_shot_iterator",
 ]
 
 
@@ -88,6 +93,13 @@ class Dataset:
     def output_classes(self) -> Any:
         """Tensor for each part of an element."""
         return mapped(lambda spec: Tensor, self._structure)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("options", "reduce", "window", "with_options"):
+            raise NotSupportedError(
+                f"dtrain's data sets have no {name}: docs/tensorflow1.md says what there is."
+            )
+        raise AttributeError(f"a data set has no attribute {name!r}", name=name)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} shapes: {self.output_shapes}, types: {self.output_types}>"
@@ -847,6 +859,32 @@ class Computed(_Step):
             except Ragged:
                 for i in range(len(chunk[0])):
                     yield self._rows([column[i : i + 1] for column in chunk], {}, streams)
+
+
+# -- functions of later versions -------------------------------------------------------------------------
+def make_one_shot_iterator(dataset: Dataset) -> Iterator:
+    """dataset.make_one_shot_iterator()."""
+    return dataset.make_one_shot_iterator()
+
+
+def make_initializable_iterator(dataset: Dataset, shared_name: str | None = None) -> Iterator:
+    """dataset.make_initializable_iterator()."""
+    return dataset.make_initializable_iterator(shared_name)
+
+
+def get_output_types(dataset_or_iterator: Dataset | Iterator) -> Any:
+    """Its output_types."""
+    return dataset_or_iterator.output_types
+
+
+def get_output_shapes(dataset_or_iterator: Dataset | Iterator) -> Any:
+    """Its output_shapes."""
+    return dataset_or_iterator.output_shapes
+
+
+def get_output_classes(dataset_or_iterator: Dataset | Iterator) -> Any:
+    """Its output_classes."""
+    return dataset_or_iterator.output_classes
 
 
 # -- what Dataset.apply takes ----------------------------------------------------------------------------

@@ -130,7 +130,9 @@ class Rows:
                 if isinstance(found, np.ndarray):
                     values[node.outputs[0]] = found
                     continue
-                if found is not None:
+                if isinstance(found, list):
+                    results = found
+                elif found is not None:
                     results = evaluate(found[0], found[1], env)
                 else:
                     results = _one_by_one(kind, n, given, varies, env)
@@ -178,8 +180,8 @@ def stacked(values: Sequence[Any]) -> np.ndarray:
 
 
 # -- rules: what an op on one element is on n of them ---------------------------------------------------
-#: The op and its inputs, or the value itself where all elements have the same; None: one by one.
-Found = tuple[Op, list[np.ndarray]] | np.ndarray | None
+#: The op and its inputs, or a list of its outputs, or the value that all elements have; None: one by one.
+Found = tuple[Op, list[np.ndarray]] | list[np.ndarray] | np.ndarray | None
 Rule = Callable[[Any, int, Sequence[np.ndarray], Sequence[bool], Sequence[Tensor]], Found]
 
 
@@ -256,8 +258,10 @@ def _slice(kind: Any, n: int, given: Any, varies: Any, inputs: Any) -> Found:
 
 
 def _one_hot(kind: Any, n: int, given: Any, varies: Any, inputs: Any) -> Found:
-    axis = kind.axis % given[0].ndim + 1
-    return index.OneHot(kind.depth, kind.dtype, kind.on, kind.off, axis), list(given)
+    is_class = np.moveaxis(given[0][..., None] == np.arange(kind.depth), -1, kind.axis % given[0].ndim + 1)
+    if (kind.on, kind.off) == (1, 0):
+        return [is_class.astype(kind.dtype.numpy)]
+    return [np.where(is_class, kind.on, kind.off).astype(kind.dtype.numpy)]
 
 
 def _argmax(kind: Any, n: int, given: Any, varies: Any, inputs: Any) -> Found:

@@ -308,6 +308,10 @@ class RMSPropOptimizer(Optimizer):
         return kind(count, self.decay, self.momentum, self.epsilon)
 
 
+#: Under this name a graph keeps Adam's powers of beta, by optimizer.
+POWERS = "powers"
+
+
 class AdamOptimizer(Optimizer):
     """Adam (Kingma & Ba 2015), in TensorFlow 1's form: epsilon is its section 2's last."""
 
@@ -329,13 +333,16 @@ class AdamOptimizer(Optimizer):
         self._powers: tuple[Variable, Variable] | None = None
 
     def _prepare(self) -> None:
-        if self._powers is None:
-            with get_default_graph().name_scope(None):
+        graph = get_default_graph()
+        of_graph: dict[Any, Any] = graph.kept.setdefault(POWERS, {})  # it may train in several graphs
+        if self not in of_graph:
+            with graph.name_scope(None):
                 # float64, since 1 - 0.999**t loses most of a float32's digits
-                self._powers = tuple(  # type: ignore[assignment]
+                of_graph[self] = tuple(
                     Variable(beta, trainable=False, name=f"{self.name}/{label}", dtype=float64)
                     for beta, label in ((self.beta1, "beta1_power"), (self.beta2, "beta2_power"))
                 )
+        self._powers = of_graph[self]
 
     def _update(self, count: int) -> Op:
         return self._kind(count, self.beta1, self.beta2, self.epsilon)  # type: ignore[call-arg]

@@ -101,9 +101,7 @@ def elements(tf: Any, session: Any, following: Any) -> list[Any]:
 
 def shapes(dataset: Any, tf: Any) -> Any:
     """The static shapes and dtypes, as text."""
-    of = (
-        tf.data.get_output_shapes(dataset) if hasattr(tf.data, "get_output_shapes") else dataset.output_shapes
-    )
+    of = tf.data.get_output_shapes(dataset)
 
     def told(part: Any) -> Any:
         if isinstance(part, dict):
@@ -122,9 +120,7 @@ def values(tf: Any, session: Any) -> dict[str, Any]:
         every = datasets(tf)
         ends = {}
         for name, dataset in every.items():
-            make = getattr(tf.data, "make_one_shot_iterator", None)
-            iterator = make(dataset) if make is not None else dataset.make_one_shot_iterator()
-            ends[name] = iterator.get_next()
+            ends[name] = tf.data.make_one_shot_iterator(dataset).get_next()
         with session() as sess:
             for name, following in ends.items():
                 found[name] = {"shapes": shapes(every[name], tf), "elements": elements(tf, sess, following)}

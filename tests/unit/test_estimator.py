@@ -270,3 +270,18 @@ def test_experiments_are_run(tmp_path: Path) -> None:
     metrics, _ = learn_runner.run(experiment, str(tmp_path))
     assert metrics["global_step"] == 15
     assert learn_runner.run(experiment, str(tmp_path), "evaluate") == metrics
+
+
+def test_an_optimizer_trains_in_one_graph_after_another(tmp_path: Path) -> None:
+    """As of a canned estimator that is given one: each call of train builds a graph."""
+    columns = [dt.feature_column.numeric_column("x", 4)]
+    config = dt.estimator.RunConfig(tf_random_seed=1, log_step_count_steps=None, save_summary_steps=None)
+    found = []
+    for name, parts in (("a", (10, 10)), ("b", (20,))):
+        adam = dt.train.AdamOptimizer(0.1)
+        model = dt.estimator.LinearClassifier(columns, tmp_path / name, optimizer=adam, config=config)
+        for steps in parts:
+            data = dt.estimator.inputs.numpy_input_fn({"x": X}, Y, 60, None, shuffle=False)
+            model.train(data, steps=steps)
+        found.append(model.get_variable_value("linear/linear_model/x/weights"))
+    np.testing.assert_allclose(*found, rtol=1e-5)
