@@ -21,7 +21,7 @@ from dtrain.keras.progress import Bar
 from dtrain.train.observer import Observer
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 __all__ = [
     "CSVLogger",
