@@ -21,7 +21,7 @@ from dtrain.names import module_getattr
 from dtrain.train.observer import Observer
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 __all__ = [
     "CSVLogger",

@@ -18,6 +18,7 @@ from dtrain.ops.base import constant
 from dtrain.ops.placeholders import placeholder_with_default
 
 _CALLS, _MASKS, _PHASE = "keras calls", "keras masks", "keras learning phase"
+_FROM_INPUT = "keras tensors of models"
 
 
 class Call:
@@ -29,14 +30,22 @@ class Call:
 
     def record(self) -> None:
         """Be what made the outputs, and one of the layer's calls."""
+        defines = not self.inputs or any(from_input(t) for t in self.inputs)
         for tensor in self.outputs:
             tensor.graph.kept.setdefault(_CALLS, {})[tensor] = self
+            if defines:
+                tensor.graph.kept.setdefault(_FROM_INPUT, set()).add(tensor)
         self.layer.calls.append(self)
 
 
 def call_of(tensor: Tensor) -> Call | None:
     """The call that made a tensor, if a layer did."""
     return tensor.graph.kept.get(_CALLS, {}).get(tensor)
+
+
+def from_input(tensor: Tensor) -> bool:
+    """Whether layers made it of an Input: it defines a model, and is never computed itself."""
+    return tensor in tensor.graph.kept.get(_FROM_INPUT, ())
 
 
 def mask_of(tensor: Any) -> Tensor | None:
@@ -72,6 +81,7 @@ class _Here(threading.local):
     depth = 0
     training: Any = None
     gathered: Replay | None = None
+    quiet = False
 
 
 _here = _Here()
@@ -97,6 +107,22 @@ def phase(training: Any) -> Iterator[None]:
         yield
     finally:
         _here.training = outer
+
+
+@contextmanager
+def quiet(really: bool) -> Iterator[None]:
+    """Updates inside are for a model alone, and not in the graph's collection of what a step should run."""
+    outer = _here.quiet
+    _here.quiet = outer or really
+    try:
+        yield
+    finally:
+        _here.quiet = outer
+
+
+def is_quiet() -> bool:
+    """Whether updates are for a model alone."""
+    return _here.quiet
 
 
 def gathered() -> Replay | None:
@@ -157,7 +183,7 @@ class Replay:
         _here.training = outer[0] if self._training is None else self._training
         _here.gathered = outer[1] or self
         try:
-            with inside():
+            with quiet(_here.depth == 0), inside():  # of a network that a model trains or tests itself
                 yield
         finally:
             _here.training, _here.gathered = outer

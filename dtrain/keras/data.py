@@ -12,7 +12,7 @@ from dtrain.graph.dtypes import ALL
 from dtrain.graph.graph import TensorLike
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 _KNOWN = {d.numpy for d in ALL}
 

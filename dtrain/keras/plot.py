@@ -9,7 +9,7 @@ from dtrain.keras.calls import call_of
 
 if TYPE_CHECKING:
     from dtrain.keras.layers import Layer
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 WIDTH, HEIGHT, GAP = 260, 44, 30
 

@@ -29,7 +29,7 @@ from dtrain.train.state import Progress, Resumed, manifest_of, resume
 if TYPE_CHECKING:
     from dtrain.keras.callbacks import Callback
     from dtrain.keras.data import Examples
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 #: Steps between two lines of a run's metrics.
 LOG_EVERY = 100

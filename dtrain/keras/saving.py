@@ -15,7 +15,7 @@ from dtrain.keras.names import as_data, custom_object_scope
 from dtrain.ops.state import Variable
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 #: Endings of names by which other programs know formats that are not what is written.
 OTHERS = (".h5", ".hdf5", ".keras", ".onnx", ".pb", ".pt", ".tf")

@@ -21,7 +21,7 @@ from dtrain.train.batches import windows
 from dtrain.train.state import Progress
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 #: What Keras warns of.
 SHORT = (

@@ -9,7 +9,7 @@ from dtrain.keras.calls import call_of
 
 if TYPE_CHECKING:
     from dtrain.keras.layers import Layer
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 #: Where the columns end, as shares of a line: of layers one after the other, and of a graph's.
 COLUMNS = (0.45, 0.85, 1.0)

@@ -424,3 +424,10 @@ def _end(tensor: Tensor) -> tuple[str, str | None, tuple[Any, ...]]:
             break
         tensor = call.inputs[0]
     return name, None, shape
+
+
+def all_parts(layer: Layer) -> Iterator[Layer]:
+    """The layers that a layer is made of, and theirs."""
+    for part in layer.parts:
+        yield part
+        yield from all_parts(part)

@@ -33,7 +33,7 @@ from dtrain.runtime.feeds import Shard, Window
 from dtrain.train.batches import Pace, batches
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Model
+    from dtrain.keras.model import Model
 
 #: Examples of a step that only tests, where no batch_size is given: fast, and small enough for any memory.
 TEST_BATCH = 1000

@@ -65,10 +65,10 @@ def _wanted(data: Dataset) -> str:
 
 
 def output(model: Any, x: Any, training: dt.Tensor) -> Any:
-    """What a model gives for x: that of FILE.py:function, a function or a keras Sequential.
+    """What a model gives for x: that of FILE.py:function, a function or a keras model.
 
     A function takes (x, training), where x may be tensors by name, and gives the output or several by name;
-    or it takes nothing and gives a Sequential.
+    or it takes nothing and gives a keras model.
 
     Raises:
         UsageError: there is no such file or function, or it gives something else.
@@ -78,7 +78,7 @@ def output(model: Any, x: Any, training: dt.Tensor) -> Any:
         made = _find(model)
     if callable(made) and not isinstance(made, dt.keras.Model):
         made = made() if _takes(made, 0) else made(x, training)
-    y = _of_sequential(made, x, training, _said(model))
+    y = _of_model(made, x, training, _said(model))
     if isinstance(y, Mapping) and y and all(isinstance(v, dt.Tensor) for v in y.values()):
         return y
     if not isinstance(y, dt.Tensor):
@@ -198,25 +198,49 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _of_sequential(made: Any, x: dt.Tensor, training: dt.Tensor, said: str) -> Any:
-    """A Sequential on the examples, in the shape that it takes; anything else as it is."""
+def _of_model(made: Any, x: Any, training: dt.Tensor, said: str) -> Any:
+    """A keras model on the examples, in the shape that it takes; anything else as it is."""
     if not isinstance(made, dt.keras.Model):
         return made
+    if not isinstance(made, dt.keras.Sequential):
+        return _of_graph(made, x, training, said)
     if isinstance(x, Mapping):
         raise UsageError(
             f"{said} is a Sequential, which takes one array, and the data has {', '.join(x)}: write a "
             "function (x, training) of x, a dict of tensors."
         )
-    if not x.dtype.is_floating:
-        x = dt.cast(x, "float32")
     if made.built:  # by summary(), say, in a graph of its own
         made = dt.keras.models.clone_model(made)
     shape = made.build_shape
+    return made(_shaped(x, shape, said) if shape is not None else _float(x), training)
+
+
+def _of_graph(made: Any, x: Any, training: dt.Tensor, said: str) -> Any:
+    """A model of Input() on the examples, by the names of its inputs where there are several."""
+    made = dt.keras.models.clone_model(made)
+    names = made.input_names
+    given = x if isinstance(x, Mapping) else {names[0]: x}
+    if {*given} != {*names}:
+        has = ", ".join(given) if isinstance(x, Mapping) else "one array"
+        raise UsageError(f"{said} takes {', '.join(names)}, and the data has {has}: give x as such a dict.")
+    inputs = [_shaped(given[name], shape, said) for name, shape, _ in made.input_specs()]
+    y = made(inputs if len(inputs) > 1 else inputs[0], training)
+    return dict(zip(made.output_names, y, strict=True)) if isinstance(y, list) else y
+
+
+def _float(x: dt.Tensor) -> dt.Tensor:
+    return x if x.dtype.is_floating else dt.cast(x, "float32")
+
+
+def _shaped(x: dt.Tensor, shape: tuple[Any, ...], said: str) -> dt.Tensor:
+    """Examples in the shape that a model takes."""
     given = tuple(x.shape.as_list()[1:])
-    if shape is not None and prod(shape) != prod(given):
+    if shape == given or None in shape:
+        return _float(x)
+    if prod(shape) != prod(given):
         what = f"images of {given[0]} pixels" if len(given) == 1 else f"examples of shape {given}"
         raise UsageError(
             f"{said} takes examples of shape {shape}, and the data has {what}: give its first layer "
             f"input_shape={given} or another of as many."
         )
-    return made(x if shape in (None, given) else dt.reshape(x, [-1, *shape]), training)
+    return dt.reshape(_float(x), [-1, *shape])

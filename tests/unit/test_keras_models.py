@@ -169,6 +169,19 @@ def test_ranks_train_a_graph_of_two_outputs_as_one_does(on_threads: Callable[...
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
+def test_what_a_step_should_run_is_told_where_no_model_runs_it() -> None:
+    """The collection of TensorFlow's programs has the updates of layers on their placeholders alone."""
+    x = Input((3,))
+    model = Model(x, BatchNormalization()(x), comm=None)
+    model.compile("sgd", "mse")
+    model.train_on_batch(draw(4, 3), draw(4, 3))
+    assert dt.get_collection(dt.GraphKeys.UPDATE_OPS) == []
+    BatchNormalization()(dt.placeholder("float32", [None, 3]))
+    assert len(dt.get_collection(dt.GraphKeys.UPDATE_OPS)) == 2
+    model(dt.placeholder("float32", [None, 3]), training=True)
+    assert len(dt.get_collection(dt.GraphKeys.UPDATE_OPS)) == 4
+
+
 # -- models in models ------------------------------------------------------------------------------------
 def test_a_sequential_moves_with_its_weights_and_its_optimizer() -> None:
     """Trained on in another graph it goes where one goes that stayed in its own."""
@@ -224,6 +237,22 @@ def test_a_model_of_ones_own_class() -> None:
     np.testing.assert_allclose(model.predict(rows), np.maximum(rows @ w + b, 0) @ v + c, rtol=1e-4, atol=1e-6)
     with pytest.raises(UsageError, match="save_weights"):
         model.save("m")
+
+
+def test_a_task_takes_a_graph_by_the_names_of_inputs_and_outputs() -> None:
+    from dtrain.task import own_model
+
+    a, b = Input((2, 3), name="a"), Input((2,), name="b")
+    h = Concatenate()([Flatten()(a), BatchNormalization()(b)])
+    model = Model([a, b], [Dense(2, name="u")(h), Dense(1, name="v")(h)], comm=None)
+    with dt.Graph().as_default():
+        training = dt.placeholder("float32", [])
+        x = {"a": dt.placeholder("float32", [None, 6]), "b": dt.placeholder("int32", [None, 2])}
+        y = own_model.output(model, x, training)
+        assert [(name, t.shape.as_list()) for name, t in y.items()] == [("u", [None, 2]), ("v", [None, 1])]
+        assert len(dt.get_collection(dt.GraphKeys.UPDATE_OPS)) == 2 and len(dt.global_variables()) == 8
+        with pytest.raises(UsageError, match="takes a, b, and the data has one array"):
+            own_model.output(model, x["a"], training)
 
 
 # -- losses, metrics and layers of one's own ---------------------------------------------------------------

@@ -8,7 +8,8 @@ from dtrain.keras.layers import advanced_activations, convolutional, core, merge
 from dtrain.keras.layers import embeddings as _embeddings
 from dtrain.keras.layers import preprocessing as _preprocessing
 from dtrain.keras.layers import wrappers as _wrappers
-from dtrain.keras.layers.base import Input, InputLayer, InputSpec, Layer
+from dtrain.keras.layers.base import Layer
+from dtrain.keras.layers.inputs import Input, InputLayer, InputSpec
 from dtrain.keras.layers.normalization import BatchNormalization, LayerNormalization
 from dtrain.keras.names import Names
 from dtrain.names import module_getattr

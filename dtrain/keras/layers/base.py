@@ -27,11 +27,22 @@ import numpy as np
 
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.collections import GraphKeys
-from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import Graph, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import shape_text
 from dtrain.keras import constraints, initializers, legacy, regularizers
-from dtrain.keras.calls import Call, call_of, flat, gathered, inside, learning_phase, mask_of, set_mask
+from dtrain.keras.calls import (
+    Call,
+    call_of,
+    flat,
+    from_input,
+    gathered,
+    inside,
+    is_quiet,
+    learning_phase,
+    mask_of,
+    quiet,
+    set_mask,
+)
 from dtrain.keras.home import home_of
 from dtrain.keras.names import as_data
 from dtrain.ops.array import identity
@@ -217,7 +228,8 @@ class Layer(metaclass=_Modern):
             found = gathered()
             if found is not None:
                 found.updates.append(update)
-            update.graph.add_to_collection(GraphKeys.UPDATE_OPS, update)
+            if not is_quiet():
+                update.graph.add_to_collection(GraphKeys.UPDATE_OPS, update)
 
     def add_loss(self, losses: Any, inputs: Any = None) -> None:
         """A tensor that is added to the loss of a model, or several."""
@@ -260,7 +272,8 @@ class Layer(metaclass=_Modern):
                 )
         batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
         form: Any = batch[0] if isinstance(x, Tensor) else batch
-        with graph.as_default(), self._scope(graph), inside() as outermost:
+        defines = any(from_input(t) for t in inputs)
+        with graph.as_default(), self._scope(graph), quiet(defines), inside() as outermost:
             try:
                 self._make(graph, form, x)
                 self.updates = []
@@ -512,73 +525,6 @@ def call_arguments(cls: type) -> tuple[str, ...]:
     if cls not in _accepted:
         _accepted[cls] = tuple(inspect.signature(cls.call).parameters)  # type: ignore[attr-defined]
     return _accepted[cls]
-
-
-class InputLayer(Layer):
-    """Says the shape of one example, as a model's first entry."""
-
-    is_input = True
-
-    def __init__(
-        self, input_shape: Sequence[int | None] | None = None, dtype: Any = None, **options: Any
-    ) -> None:
-        self.named = False
-        super().__init__(input_shape=input_shape, **options)
-        if self.input_shape_given is None:
-            raise UsageError("Input needs the shape of one example: Input(shape=(28, 28)).")
-        self.dtype = as_dtype(dtype or "float32").name
-
-    def tensor(self) -> Tensor:
-        """A placeholder of such batches, in the default graph, that models begin with."""
-        x = placeholder(self.dtype, [None, *self.input_shape_given], name=self.name)  # type: ignore[misc]
-        self.built, self.graph = True, x.graph
-        self.input_shape = self.output_shape = (None, *self.input_shape_given)  # type: ignore[misc]
-        Call(self, (), {}, x).record()
-        return x
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | ({} if self.dtype == "float32" else {"dtype": self.dtype})
-
-
-def Input(
-    shape: Sequence[int | None] | None = None,
-    batch_shape: Sequence[int | None] | None = None,
-    name: str | None = None,
-    dtype: Any = None,
-    batch_size: int | None = None,
-    tensor: Any = None,
-    sparse: bool = False,
-) -> Tensor:
-    """A tensor of batches of examples of this shape, with which a model begins.
-
-    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's
-    size before it, which only stateful layers use, as batch_size. dtype: by default float32.
-
-    Raises:
-        UsageError: there is no shape, or a tensor is given.
-    """
-    if tensor is not None or sparse:
-        raise UsageError("Input: tensor= and sparse= are not supported: give the shape, and fit the arrays.")
-    shape = batch_shape[1:] if batch_shape is not None else shape
-    layer = InputLayer(shape, dtype, name=name)
-    layer.batch_given = batch_size if batch_shape is None else batch_shape[0]
-    if name is None:
-        kept = get_default_graph().kept
-        kept[_INPUTS] = kept.get(_INPUTS, 0) + 1
-        layer.name = f"input_{kept[_INPUTS]}"
-    return layer.tensor()
-
-
-#: Under this name a graph counts the Inputs that have no name.
-_INPUTS = "keras inputs"
-
-
-class InputSpec:
-    """What a layer of a program's own says of its inputs; nothing is made of it here."""
-
-    def __init__(self, dtype: Any = None, shape: Any = None, ndim: Any = None, **more: Any) -> None:
-        self.dtype, self.shape, self.ndim = dtype, shape, ndim
-        self.__dict__.update(more)
 
 
 def open_sizes(value: Any, what: str) -> Sizes:

@@ -1,0 +1,80 @@
+"""Input: where a model begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dtrain.errors import UsageError
+from dtrain.graph.dtypes import as_dtype
+from dtrain.graph.graph import Tensor, get_default_graph
+from dtrain.keras.calls import Call
+from dtrain.keras.layers.base import Layer
+from dtrain.ops.base import placeholder
+
+
+class InputLayer(Layer):
+    """Says the shape of one example, as a model's first entry."""
+
+    is_input = True
+
+    def __init__(
+        self, input_shape: Sequence[int | None] | None = None, dtype: Any = None, **options: Any
+    ) -> None:
+        self.named = False
+        super().__init__(input_shape=input_shape, **options)
+        if self.input_shape_given is None:
+            raise UsageError("Input needs the shape of one example: Input(shape=(28, 28)).")
+        self.dtype = as_dtype(dtype or "float32").name
+
+    def tensor(self) -> Tensor:
+        """A placeholder of such batches, in the default graph, that models begin with."""
+        x = placeholder(self.dtype, [None, *self.input_shape_given], name=self.name)  # type: ignore[misc]
+        self.built, self.graph = True, x.graph
+        self.input_shape = self.output_shape = (None, *self.input_shape_given)  # type: ignore[misc]
+        Call(self, (), {}, x).record()
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | ({} if self.dtype == "float32" else {"dtype": self.dtype})
+
+
+def Input(
+    shape: Sequence[int | None] | None = None,
+    batch_shape: Sequence[int | None] | None = None,
+    name: str | None = None,
+    dtype: Any = None,
+    batch_size: int | None = None,
+    tensor: Any = None,
+    sparse: bool = False,
+) -> Tensor:
+    """A tensor of batches of examples of this shape, with which a model begins.
+
+    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's
+    size before it, which only stateful layers use, as batch_size. dtype: by default float32.
+
+    Raises:
+        UsageError: there is no shape, or a tensor is given.
+    """
+    if tensor is not None or sparse:
+        raise UsageError("Input: tensor= and sparse= are not supported: give the shape, and fit the arrays.")
+    shape = batch_shape[1:] if batch_shape is not None else shape
+    layer = InputLayer(shape, dtype, name=name)
+    layer.batch_given = batch_size if batch_shape is None else batch_shape[0]
+    if name is None:
+        kept = get_default_graph().kept
+        kept[_INPUTS] = kept.get(_INPUTS, 0) + 1
+        layer.name = f"input_{kept[_INPUTS]}"
+    return layer.tensor()
+
+
+#: Under this name a graph counts the Inputs that have no name.
+_INPUTS = "keras inputs"
+
+
+class InputSpec:
+    """What a layer of a program's own says of its inputs; nothing is made of it here."""
+
+    def __init__(self, dtype: Any = None, shape: Any = None, ndim: Any = None, **more: Any) -> None:
+        self.dtype, self.shape, self.ndim = dtype, shape, ndim
+        self.__dict__.update(more)
