@@ -140,7 +140,7 @@ def _nearest(images: Tensor, axis: int, size: Any, corners: bool) -> Tensor:
 def _between(images: Tensor, axis: int, size: Any, corners: bool) -> Tensor:
     places = _places(images, axis, size, corners)
     low = cast(floor(places), int32)
-    one, other = gather(images, low, axis=axis), None
+    one = gather(images, low, axis=axis)
     other = gather(images, minimum(low + 1, shape_of(images)[axis] - 1), axis=axis)
     behind = _rank(images) - 1 - axis
     share = places - floor(places)

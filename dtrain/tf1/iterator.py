@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Context:
     """What a pass over a data set needs: values of tensors, random numbers, and what its steps keep."""
 
-    def __init__(self, session: Any, values: dict[Tensor, np.ndarray], name: str) -> None:
-        self._session, self.values, self._name = session, values, name
+    def __init__(self, draws: Any, values: dict[Tensor, np.ndarray], name: str) -> None:
+        # not the session, which would then live as long as its graph
+        self._draws, self.values, self._name = draws, values, name
         self.kept: dict[Any, Any] = {}
 
     def value(self, source: Any) -> np.ndarray:
@@ -43,11 +44,11 @@ class Context:
 
     def stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
         """The generators of a step's next draws, alike on all ranks."""
-        return self._session.draws.stream(f"{self._name}/{name}", seed)
+        return self._draws.stream(f"{self._name}/{name}", seed)
 
     def inside(self, values: dict[Tensor, np.ndarray]) -> Context:
         """The same for a data set that a function made of an element."""
-        inner = Context(self._session, self.values | values, self._name)
+        inner = Context(self._draws, self.values | values, self._name)
         inner.kept = self.kept
         return inner
 
@@ -184,7 +185,7 @@ class Iterator:
         if missing:
             found = session.run(missing, dict(feeds))
             values |= {t: np.asarray(v) for t, v in zip(missing, found, strict=True)}
-        self._passes[session] = _Pass(dataset, Context(session, values, self._name))
+        self._passes[session] = _Pass(dataset, Context(session.draws, values, self._name))
 
     def take(self, session: Any, feeds: Mapping[Tensor, Any], argument: Any) -> Sequence[Any]:
         if self._handle is not None:

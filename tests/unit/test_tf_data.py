@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import importlib.util
 import json
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -433,3 +435,14 @@ def test_python_computes_of_what_is_fed() -> None:
         session.run(v.initializer)
         with pytest.raises(InvalidArgumentError, match=r"odd.*it runs in Python before the plan"):
             session.run(odd)
+
+
+def test_a_session_that_is_over_is_freed() -> None:
+    following = dt.data.Dataset.range(50).shuffle(9).make_one_shot_iterator().get_next()
+    session = dt.Session()
+    session.run(following)
+    session.close()
+    gone = weakref.ref(session)
+    del session
+    gc.collect()
+    assert gone() is None
