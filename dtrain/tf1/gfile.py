@@ -138,7 +138,8 @@ def Stat(filename: Path) -> Any:
 
 def MakeDirs(dirname: Path) -> None:
     """Make a folder and those around it, where they are not there."""
-    _again(lambda: os.makedirs(dirname, exist_ok=True), FileNotFoundError)  # rank 0 may be deleting them
+    meanwhile = FileNotFoundError, FileExistsError  # rank 0 may be deleting them
+    _again(lambda: os.makedirs(dirname, exist_ok=True), meanwhile, lambda: not os.path.isfile(dirname))
 
 
 def MkDir(dirname: Path) -> None:
@@ -179,7 +180,9 @@ def Copy(oldpath: Path, newpath: Path, overwrite: bool = False) -> None:
 
 
 def _again(
-    change: Callable[[], Any], meanwhile: type[OSError], may: Callable[[], bool] = lambda: True
+    change: Callable[[], Any],
+    meanwhile: type[OSError] | tuple[type[OSError], ...],
+    may: Callable[[], bool],
 ) -> None:
     """Do a change that another rank may disturb, some times over if it did."""
     for left in range(19, -1, -1):
