@@ -11,7 +11,8 @@ import glob
 import io
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dtrain.comm import launcher
@@ -137,7 +138,8 @@ def Stat(filename: Path) -> Any:
 
 def MakeDirs(dirname: Path) -> None:
     """Make a folder and those around it, where they are not there."""
-    os.makedirs(dirname, exist_ok=True)
+    meanwhile = FileNotFoundError, FileExistsError  # rank 0 may be deleting them
+    _again(lambda: os.makedirs(dirname, exist_ok=True), meanwhile, lambda: not os.path.isfile(dirname))
 
 
 def MkDir(dirname: Path) -> None:
@@ -152,15 +154,9 @@ def MkDir(dirname: Path) -> None:
 
 def DeleteRecursively(dirname: Path) -> None:
     """Delete a folder with all in it, or a file. Rank 0 does."""
-    if launcher.rank() != 0:
-        return
-    for left in range(9, -1, -1):
-        try:
-            shutil.rmtree(dirname) if os.path.isdir(dirname) else os.remove(dirname)
-            return
-        except OSError:
-            if not left or not os.path.exists(dirname):  # else another rank has made a folder in it
-                raise
+    if launcher.rank() == 0:
+        remove = shutil.rmtree if os.path.isdir(dirname) else os.remove
+        _again(lambda: remove(dirname), OSError, lambda: os.path.exists(dirname))  # others may be making some
 
 
 def Remove(filename: Path) -> None:
@@ -181,6 +177,21 @@ def Copy(oldpath: Path, newpath: Path, overwrite: bool = False) -> None:
     if launcher.rank() == 0:
         _free(newpath, overwrite)
         shutil.copyfile(oldpath, newpath)
+
+
+def _again(
+    change: Callable[[], Any],
+    meanwhile: type[OSError] | tuple[type[OSError], ...],
+    may: Callable[[], bool],
+) -> None:
+    """Do a change that another rank may disturb, some times over if it did."""
+    for left in range(19, -1, -1):
+        try:
+            return change()
+        except meanwhile:
+            if not left or not may():
+                raise
+            time.sleep(0.001)
 
 
 def _free(path: Path, overwrite: bool) -> None:
