@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.data.ahead import not_around
-from dtrain.data.dataset import CLASSES, NUMBERS, Dataset
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
@@ -70,7 +70,10 @@ def _set(part: Sequence[dict[str, np.ndarray]], name: str) -> Dataset:
 
 
 def _kind(y: Any) -> tuple[str, tuple[str, ...]]:
-    """What targets are by their looks: a class each if they are whole numbers from 0 on, else numbers."""
+    """What targets are by their looks: a class each, several labels, or else numbers; see Task."""
+    if isinstance(y, np.ndarray) and y.ndim == 2 and y.shape[1] > 1 and y.dtype in (np.uint8, np.bool_):
+        if y.max() <= 1:
+            return LABELS, tuple(map(str, range(y.shape[1])))
     if (
         isinstance(y, dict)
         or y.ndim > 1
