@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.data.ahead import not_around
-from dtrain.data.dataset import CLASSES, NUMBERS, Dataset
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
@@ -70,15 +70,14 @@ def _set(part: Sequence[dict[str, np.ndarray]], name: str) -> Dataset:
 
 
 def _kind(y: Any) -> tuple[str, tuple[str, ...]]:
-    """What targets are by their looks: a class each if they are whole numbers from 0 on, else numbers."""
-    if (
-        isinstance(y, dict)
-        or y.ndim > 1
-        or y.dtype.kind not in "iu"
-        or not 0 <= y.min() <= y.max() < MOST_CLASSES
-    ):
+    """What targets are by their looks: a class each, several labels, or else numbers; see Task."""
+    if isinstance(y, Mapping):
         return NUMBERS, ()
-    return CLASSES, tuple(map(str, range(int(y.max()) + 1)))
+    if y.ndim == 2 and y.shape[1] > 1 and y.dtype in (np.uint8, np.bool_) and y.max() <= 1:
+        return LABELS, tuple(map(str, range(y.shape[1])))
+    if y.ndim == 1 and y.dtype.kind in "iu" and 0 <= y.min() <= y.max() < MOST_CLASSES:
+        return CLASSES, tuple(map(str, range(int(y.max()) + 1)))
+    return NUMBERS, ()
 
 
 def _refuse_unlike(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: str) -> None:

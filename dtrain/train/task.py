@@ -17,8 +17,11 @@ class Task:
         step of training, else 0. The output is a tensor [n, ...] or a dict of them.
     loss: a name of Keras's, an object of dt.keras.losses, or a function (y_true, y_pred) that gives a number
         for each example. Of several outputs a dict of such losses by name, whose sum is minimized (each is
-        compared with y[name], or with y where y is one array), or a function of the two dicts.
-    metrics: names, objects or functions, as compile takes them; or a dict of lists by the names of losses.
+        compared with y[name], or with y where y is one array), or a function of the two dicts. By default
+        what y calls for: softmax cross entropy of whole numbers [n], sigmoid cross entropy of bytes or
+        booleans [n, k] that are 0 or 1, of others the mean squared error.
+    metrics: names, objects or functions, as compile takes them; or a dict of lists by the names of losses. By
+        default those of the default loss.
     optimizer: a name of Keras's, an object of dt.keras.optimizers or dt.train, or a function that takes the
         mean loss (where loss is a dict, a dict of the means) and returns the op of a step, such as a group of
         the minimize() of several optimizers, each with its var_list.

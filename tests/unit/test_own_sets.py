@@ -188,6 +188,9 @@ def test_a_task_that_leaves_its_loss_out_gets_that_of_its_targets(runs: Callable
         built = trainer.build("mlp", examples_of((x, y), "t.py"), dt.Task(data=(x, y)))
     assert built.loss_name == "mean_squared_error" and [m.name for m, _ in built.metrics] == ["mae"]
     assert examples_of((x, rng.integers(0, 4, 40)), "t.py").classes == ("0", "1", "2", "3")
+    some = rng.random((40, 3)) > 0.5
+    assert [examples_of((x, a), "t.py").kind for a in (some, some.astype(np.uint8))] == ["labels"] * 2
+    assert examples_of((x, some.astype(np.uint8) * 2), "t.py").kind == "numbers"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
