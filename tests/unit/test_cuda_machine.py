@@ -348,13 +348,13 @@ def test_an_update_looks_at_the_verdict_itself(cupy: Any, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(code, "entry", kept)
     with dt.Graph().as_default() as graph:
-        x = dt.placeholder("float32", [5000])
-        w = dt.Variable(np.ones(5000, np.float32))
+        x = dt.placeholder("float32", [9000])
+        w = dt.Variable(np.ones(9000, np.float32))
         step = dt.train.GradientDescentOptimizer(0.5).minimize(dt.reduce_sum(w * x))
         config = dt.ConfigProto(check_numerics=True)
         session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0), config=config)
         session.run(dt.global_variables_initializer())
-    good = np.arange(5000, dtype=np.float32) % 7
+    good = np.arange(9000, dtype=np.float32) % 7
     bad = good.copy()
     bad[4321] = np.nan
     for _ in range(4):
