@@ -366,7 +366,7 @@ class Model(Topology):
             order=order if shuffle else None,
         )
         given = source.first(begin)
-        rows = validation_batch_size or (batch_size if validation_steps else TEST_BATCH)
+        rows = validation_batch_size or (batch_size if validation_steps or self.stateful else TEST_BATCH)
         if validation is None:
             tested = source.held_back(rows, validation_steps)
         else:
