@@ -74,6 +74,8 @@ def checked(
     Raises:
         UsageError: as examples does, but for what differs among ranks.
     """
+    if model.is_complete:
+        model.build()
     arrays = inputs(what, x, model)
     count = len(next(iter(arrays.values())))
     split = _split(count, validation_split)

@@ -191,8 +191,11 @@ class Model(Topology):
             loss_weights: factors of the outputs' losses, as a list or a dict.
             options: run_eagerly, jit_compile, steps_per_execution and auto_scale_loss have no meaning here.
 
+        Whether the loss fits the last layer is looked at when it is first used: a generator, say, may be
+        compiled with any, and be trained within another model alone.
+
         Raises:
-            UsageError: one of them is not known, or the loss does not fit the last layer.
+            UsageError: one of them is not known.
         """
         _refuse("compile", {"sample_weight_mode": sample_weight_mode} | _meant(options))
         with self._building, self.comm.together():
@@ -201,7 +204,6 @@ class Model(Topology):
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
             self.session.numerics.look_again()
-            self.check_compiled("compile")
 
     def check_compiled(self, what: str) -> training.Compiled:
         """What compile() settled; raises UsageError where it was not called or the loss does not fit."""
@@ -365,7 +367,7 @@ class Model(Topology):
             order=order if shuffle else None,
         )
         given = source.first(begin)
-        rows = validation_batch_size or (batch_size if validation_steps else TEST_BATCH)
+        rows = validation_batch_size or (batch_size if validation_steps or self.stateful else TEST_BATCH)
         if validation is None:
             tested = source.held_back(rows, validation_steps)
         else:

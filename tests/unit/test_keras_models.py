@@ -384,6 +384,8 @@ def test_a_batch_goes_on_where_the_last_one_ended(on_threads: Callable[..., list
         model.compile("sgd", "mse")
         model.reset_states()
         losses = [model.train_on_batch(rows[:, :3], draw(4, 3, 1)) for _ in range(2)]
+        twice = np.concatenate([rows[:, :3]] * 2), np.concatenate([draw(4, 3, 1)] * 2)
+        model.fit(*twice, batch_size=4, shuffle=False, verbose=0, validation_data=twice)
         return whole.predict(rows), np.concatenate(parts, 1), again, losses
 
     for whole, parts, again, losses in (*on_threads(1, body), *on_threads(2, body), *on_threads(3, body)):

@@ -195,6 +195,7 @@ def test_predict_is_the_network_on_every_example() -> None:
 
 
 def test_dropout_drops_in_fit_alone() -> None:
+    dt.set_random_seed(1)
     model = Sequential([Dropout(0.5, input_shape=(4,)), Dense(1, use_bias=False)], comm=None)
     model.compile(optimizers.SGD(0.0), "mse")
     model.set_weights([np.ones((4, 1))])
@@ -734,7 +735,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
         (lambda m: m.predict(X, callbacks=[]), ["predict: callbacks=[] is not supported", "leave it out"]),
         (
             lambda m: m.compile("sgd", "mse", loss_weights=[1, 2]),
-            ["compile: loss_weights has 2 entries", "dense_1"],
+            ["compile: loss_weights has 2 entries"],
         ),
         (
             lambda m: m.compile("sgd", "mse", metrcs=["mae"]),

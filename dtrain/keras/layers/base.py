@@ -112,13 +112,14 @@ class Layer(metaclass=_Modern):
         input_length: int | None = None,
         activity_regularizer: Any = None,
         weights: Sequence[Any] | None = None,
+        batch_size: int | None = None,
     ) -> None:
         words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__.lstrip("_")).lower()
         words = re.sub(r"(?<=\d)_(?=d$|d_)", "", words)
         self.name = name or words
         self.named = name is not None
         self._trainable = bool(trainable)
-        self.batch_given = None if batch_input_shape is None else batch_input_shape[0]
+        self.batch_given = batch_size if batch_input_shape is None else batch_input_shape[0]
         if batch_input_shape is not None:
             input_shape = batch_input_shape[1:]
         elif input_dim is not None:

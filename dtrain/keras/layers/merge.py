@@ -172,6 +172,8 @@ class Dot(_Merge):
         kept_b = [k for k in range(1, n) if k != j]
         left = transpose(a, [0, *kept_a, i])
         right = transpose(b, [0, j, *kept_b])
+        if m == n == 3:
+            return matmul(left, right)
         sizes = [a.spec.shape[k] for k in kept_a] + [b.spec.shape[k] for k in kept_b]  # type: ignore[index]
         summed = a.spec.shape[i]  # type: ignore[index]
         if None in sizes or summed is None:

@@ -467,6 +467,7 @@ class _OfCell(RNN):
             "trainable",
             "input_shape",
             "batch_input_shape",
+            "batch_size",
             "input_dim",
             "input_length",
             "weights",
