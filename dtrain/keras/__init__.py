@@ -33,6 +33,9 @@ __all__ = [
     "wrappers",
 ]
 
+#: Of the Keras whose names there are: programs print it, or choose words by it.
+__version__ = "2.2.4"
+
 #: Where the names that are no modules come from.
 _FROM = {"Input": "layers", "Model": "models", "Sequential": "models"}
 old_paths.install()

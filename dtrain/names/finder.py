@@ -52,6 +52,13 @@ SAME = {
 } | {
     f"{ROOM}.six.moves.{name}": name for name in ("urllib", "urllib.error", "urllib.parse", "urllib.request")
 }
+SAME |= dict.fromkeys(
+    (
+        *(f"{ROOM}.contrib.keras", f"{ROOM}.python.keras"),
+        *("dtrain.keras.api", "dtrain.keras.python", "dtrain.keras.keras"),  # folders in between
+    ),
+    "dtrain.keras",
+)
 
 
 class Alias(Loader):

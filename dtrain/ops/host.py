@@ -17,7 +17,7 @@ from dtrain.graph.dtypes import DType, as_dtype
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, is_static
 from dtrain.ops.array import identity
-from dtrain.ops.base import Array, Env, Kernel, Op, convert_to_tensor, register
+from dtrain.ops.base import Array, Env, Kernel, Op, convert_to_tensor, register, to_array
 
 
 class Function:
@@ -52,6 +52,11 @@ class HostCall(Op):
     def settled(self, node: Operation) -> HostCall:
         said = tuple(o.spec.shape if is_static(o.spec.shape) else None for o in node.outputs)
         return HostCall(self.function, self.dtypes, said)
+
+    def compute(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        """The outputs for one element of a data set."""
+        results = self.function.call(0, *(a[()] if a.ndim == 0 else a for a in arrays))
+        return [to_array(value, dtype) for value, dtype in zip(results, self.dtypes, strict=True)]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         to_host: Callable[[Any], Any] = np.array if env.on_host else env.xp.asnumpy
