@@ -891,14 +891,12 @@ def dropout(x: Any, level: float, noise_shape: Any = None, seed: int | None = No
     return _dropout.dropout(x, noise_shape=noise_shape, seed=seed, rate=level)
 
 
-def categorical_crossentropy(target: Any, output: Any, from_logits: bool = False, axis: int = -1) -> Tensor:
+def categorical_crossentropy(target: Any, output: Any, from_logits: bool = False) -> Tensor:
     """Of each example; output are probabilities unless from_logits."""
     return _losses.CategoricalCrossentropy(from_logits).each(_tensor(target), _tensor(output))
 
 
-def sparse_categorical_crossentropy(
-    target: Any, output: Any, from_logits: bool = False, axis: int = -1
-) -> Tensor:
+def sparse_categorical_crossentropy(target: Any, output: Any, from_logits: bool = False) -> Tensor:
     """Of each example; targets are class numbers."""
     loss = _losses.SparseCategoricalCrossentropy(from_logits)
     return loss.each(*loss._compared(target, output))
@@ -923,9 +921,7 @@ def bias_add(x: Any, bias: Any, data_format: str | None = None) -> Tensor:
     return x + bias
 
 
-def batch_normalization(
-    x: Any, mean: Any, var: Any, beta: Any, gamma: Any, axis: int = -1, epsilon: float = 1e-3
-) -> Tensor:
+def batch_normalization(x: Any, mean: Any, var: Any, beta: Any, gamma: Any, epsilon: float = 1e-3) -> Tensor:
     """(x - mean) / sqrt(var + epsilon) * gamma + beta."""
     return _normalize.batch_normalization(x, mean, var, beta, gamma, epsilon)
 

@@ -16,11 +16,13 @@ COLUMNS = (0.45, 0.85, 1.0)
 CONNECTED = (0.33, 0.55, 0.67, 1.0)
 
 
-def lines(model: Model, length: int | None) -> Iterator[str]:
+def lines(model: Model, length: int | None, positions: Sequence[float] | None = None) -> Iterator[str]:
     """The lines of a model's table, this many characters long."""
     one_way = model.is_line
     length = length or (65 if one_way else 98)
     columns = COLUMNS if one_way else CONNECTED
+    if positions:
+        columns = tuple(p if p <= 1 else p / length for p in positions)
     before = {} if one_way else _before(model)
     yield f'Model: "{model.name}"'
     yield "_" * length

@@ -310,15 +310,20 @@ class Topology(Layer):
 
     # -- description -------------------------------------------------------------------------
     def summary(
-        self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None, **_: Any
+        self,
+        line_length: int | None = None,
+        positions: Sequence[float] | None = None,
+        print_fn: Callable[[str], Any] | None = None,
     ) -> None:
         """Print a table of the layers, their outputs' shapes and the numbers of their parameters, on rank 0.
+
+        positions: where the columns end, as shares of a line or in characters.
 
         Raises:
             UsageError: the shape of an example is not known yet.
         """
         self._complete()
-        for line in summary.lines(self, line_length):
+        for line in summary.lines(self, line_length, positions):
             self.rank_zero.says(line, by=print_fn)
 
     def get_config(self) -> dict[str, Any]:

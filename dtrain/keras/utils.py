@@ -99,7 +99,7 @@ def get_custom_objects() -> dict[str, Any]:
 class Progbar:
     """A line that says how far a program's own loop has come: update(done, [(name, value), ...])."""
 
-    def __init__(self, target: int | None, width: int = 30, verbose: int = 1, **options: Any) -> None:
+    def __init__(self, target: int | None, width: int = 30, verbose: int = 1) -> None:
         self.target, self.width, self.verbose, self.seen_so_far = target, width, verbose, 0
         self._sums: dict[str, list[float]] = {}
 
@@ -124,16 +124,23 @@ class Progbar:
 
 
 def plot_model(
-    model: Any, to_file: str = "model.svg", show_shapes: bool = False, show_layer_names: bool = True, **_: Any
+    model: Any,
+    to_file: str = "model.svg",
+    show_shapes: bool = False,
+    show_layer_names: bool = True,
+    rankdir: str = "TB",
 ) -> None:
     """Draw the layers and what they are connected to, as SVG; a name that ends otherwise gets .svg.
 
     Rank 0 writes.
 
     Raises:
-        EnvironmentProblem: the file cannot be written.
+        EnvironmentProblem: the file cannot be written. UsageError: rankdir is not TB.
     """
     from dtrain.keras.plot import drawing
+
+    if rankdir != "TB":
+        raise UsageError(f"plot_model: rankdir={rankdir!r} is not supported: layers go from top to bottom.")
 
     path = to_file if to_file.endswith(".svg") else f"{to_file}.svg"
     if path != to_file:
@@ -147,6 +154,8 @@ def get_file(fname: str, origin: str = "", **options: Any) -> str:
     Raises:
         EnvironmentProblem: it is not there; nothing is downloaded.
     """
+    if options.get("untar") or options.get("extract"):
+        raise UsageError("get_file: untar and extract are not supported: unpack it, and give the file.")
     folder = Path(
         options.get("cache_dir") or Path.home() / ".keras", options.get("cache_subdir") or "datasets"
     )

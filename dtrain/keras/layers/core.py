@@ -198,7 +198,8 @@ class RepeatVector(Layer):
 class Lambda(Layer):
     """A function of the input, or of the list of inputs, as a layer.
 
-    function: from tensors to tensors; where it takes `mask` or `training` it is given them. arguments: more
+    function: from tensors to tensors; where it takes `mask` or `training` it is given them. output_shape is
+    not needed: the output has one. arguments: more
     keyword arguments of it. A model with it is saved with the function's name, and load_model is given the
     function in custom_objects.
     """
