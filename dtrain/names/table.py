@@ -111,7 +111,7 @@ NAMES: dict[str, str] = {
     """,
     "tf.contrib.rnn": """
         AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell
-        CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
+        core_rnn_cell CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
         GridLSTMCell GRUBlockCell GRUCell
         HighwayWrapper InputProjectionWrapper LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell
         LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell OutputProjectionWrapper
@@ -127,6 +127,7 @@ NAMES: dict[str, str] = {
         embedding_rnn_seq2seq model_with_buckets rnn_decoder sequence_loss sequence_loss_by_example
         tied_rnn_seq2seq
     """,
+    "tf.nn.seq2seq": "rnn_decoder sequence_loss sequence_loss_by_example",
     "tf.nn.rnn_cell": """
         BasicLSTMCell BasicRNNCell DeviceWrapper DropoutWrapper GRUCell LSTMCell LSTMStateTuple
         MultiRNNCell ResidualWrapper RNNCell
