@@ -111,7 +111,8 @@ NAMES: dict[str, str] = {
     """,
     "tf.contrib.rnn": """
         AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell
-        core_rnn_cell CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
+        core_rnn_cell CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper
+        FusedRNNCell GLSTMCell
         GridLSTMCell GRUBlockCell GRUCell
         HighwayWrapper InputProjectionWrapper LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell
         LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell OutputProjectionWrapper
