@@ -279,7 +279,7 @@ NAMES: dict[str, str] = {
         OrderedEnqueuer plot_model Progbar Sequence SequenceEnqueuer serialize_keras_object to_categorical
     """,
     "tf.contrib.rnn": """
-        AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell
+        AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell core_rnn_cell
         CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
         GridLSTMCell GRUBlockCell GRUCell HighwayWrapper InputProjectionWrapper LayerNormBasicLSTMCell
         LayerRNNCell LSTMBlockCell LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell
@@ -356,6 +356,7 @@ NAMES: dict[str, str] = {
         streaming_mean_absolute_error streaming_mean_iou streaming_mean_squared_error streaming_precision
         streaming_recall streaming_root_mean_squared_error
     """,
+    "tf.nn.seq2seq": "rnn_decoder sequence_loss sequence_loss_by_example",
 }
 
 #: What differs from TensorFlow 1 in names that are there.

@@ -449,8 +449,8 @@ def test_a_session_that_is_over_is_freed() -> None:
 
 
 def test_a_map_may_call_python() -> None:
-    data = tf.data.Dataset.from_tensor_slices(np.arange(6, dtype=np.float32))
-    mapped = data.map(lambda x: tf.py_func(lambda v: v * 2 + 1, [x], tf.float32)).batch(4)
+    data = dt.data.Dataset.from_tensor_slices(np.arange(6, dtype=np.float32))
+    mapped = data.map(lambda x: dt.py_func(lambda v: v * 2 + 1, [x], dt.float32)).batch(4)
     batch = mapped.make_one_shot_iterator().get_next()
-    with tf.Session(comm=None) as session:
+    with dt.Session(comm=None) as session:
         assert [session.run(batch).tolist() for _ in range(2)] == [[1, 3, 5, 7], [9, 11]]
