@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import unittest
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -68,13 +67,13 @@ class TestCase(unittest.TestCase):
         """A folder that is gone at the end of the program."""
         return get_temp_dir()
 
-    @contextmanager
     def test_session(
-        self, graph: Graph | None = None, config: Any = None, **options: Any
-    ) -> Iterator[Session]:
+        self, graph: Graph | None = None, config: Any = None, use_gpu: bool = False, force_gpu: bool = False
+    ) -> AbstractContextManager[Session]:
         """`with` a new session as the default one; on which device is the session's matter."""
-        with Session(graph=graph or get_default_graph(), config=config) as session:
-            yield session
+        if self.id().endswith(".test_session"):
+            self.skipTest("it is named as a test, and is none")
+        return Session(graph=graph or get_default_graph(), config=config)
 
     session = cached_session = test_session
 

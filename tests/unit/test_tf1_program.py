@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import unittest
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,22 @@ def test_numbers_by_name() -> None:
             params.parse(text)
     with pytest.raises(UsageError, match="add_hparam"):
         params.other = 1
+
+
+def test_a_test_of_a_graph() -> None:
+    class Mine(tf.test.TestCase):
+        def test_it(self) -> None:
+            with self.test_session() as session:
+                self.assertAllEqual(tf.constant([1, 2]).eval(), [1, 2])
+                self.assertAllClose(session.run(tf.constant(0.1) + 0.2), np.float32(0.3))
+                self.assertShapeEqual(np.ones((2, 3)), tf.ones([2, 3]))
+
+        def test_wrong(self) -> None:
+            self.assertAllClose([1.0], [1.1])
+
+    result = unittest.TestLoader().loadTestsFromTestCase(Mine).run(unittest.TestResult())
+    assert (result.testsRun, len(result.failures), len(result.errors)) == (3, 1, 0)
+    assert len(result.skipped) == 1 and tf.test.is_gpu_available() == bool(tf.test.gpu_device_name())
 
 
 # -- clusters --------------------------------------------------------------------------------------------
