@@ -297,6 +297,10 @@ def test_a_layer_may_close_over_what_others_made() -> None:
     w, v = model.get_weights()
     right = ((rows @ w @ v - rows @ w) ** 2).sum() + (rows @ w).mean()
     assert model.evaluate(rows, verbose=0) == pytest.approx(right, rel=1e-5)
+    both = Model(x, Lambda(lambda t: t + 2 * h)(Dense(2, use_bias=False)(x)), comm=None)
+    (v,) = both.get_weights()  # as in Keras, what a function closes over is not among its inputs
+    np.testing.assert_allclose(both.predict(rows), rows @ v + 2 * rows @ w, rtol=1e-4, atol=1e-6)
+    w, v = model.get_weights()
     model.fit(rows, batch_size=5, verbose=0)
     assert not np.array_equal(model.get_weights()[0], w)
 
