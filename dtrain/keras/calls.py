@@ -172,7 +172,7 @@ class Replay:
     """
 
     def __init__(self, given: Mapping[Tensor, Tensor], training: Any) -> None:
-        self._made, self._training = dict(given), training
+        self._made, self._training = dict(given) | {t: t for t in given.values() if t not in given}, training
         self.losses: list[Tensor] = []
         self.updates: list[Any] = []
 
@@ -217,6 +217,8 @@ class Replay:
                     here = lambda t: made.get(t, t)  # noqa: E731
                     arguments, options = mapped(here, maker.arguments), mapped(here, maker.options)
                     result = maker.layer(*arguments, **options)
+                    if maker.layer.may_close:
+                        result = mapped(lambda t: self.of([t])[0], result)
                     made.update(zip(maker.outputs, flat(result), strict=True))
                 else:
                     name = maker.name.rpartition("/")[2]

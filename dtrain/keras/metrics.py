@@ -15,6 +15,26 @@ from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.graph.shape import shape_text
 from dtrain.keras import losses
+from dtrain.keras.losses import (
+    binary_crossentropy,
+    categorical_crossentropy,
+    cosine,
+    cosine_proximity,
+    hinge,
+    kld,
+    kullback_leibler_divergence,
+    mae,
+    mape,
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    mean_squared_error,
+    mean_squared_logarithmic_error,
+    mse,
+    msle,
+    poisson,
+    sparse_categorical_crossentropy,
+    squared_hinge,
+)
 from dtrain.keras.names import Names
 from dtrain.names import module_getattr
 from dtrain.ops.array import expand_dims, reshape
@@ -38,10 +58,28 @@ __all__ = [
     "SparseTopKCategoricalAccuracy",
     "TopKCategoricalAccuracy",
     "binary_accuracy",
+    "binary_crossentropy",
     "categorical_accuracy",
+    "categorical_crossentropy",
+    "cosine",
+    "cosine_proximity",
     "get",
+    "hinge",
+    "kld",
+    "kullback_leibler_divergence",
+    "mae",
+    "mape",
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "mean_squared_error",
+    "mean_squared_logarithmic_error",
+    "mse",
+    "msle",
+    "poisson",
     "sparse_categorical_accuracy",
+    "sparse_categorical_crossentropy",
     "sparse_top_k_categorical_accuracy",
+    "squared_hinge",
     "top_k_categorical_accuracy",
 ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -54,7 +53,9 @@ class _Alias(ModuleType):
         return getattr(importlib.import_module(self.__dict__["_means"]), NAMES.get(name, name))
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder:
+    """Finds and loads them; no subclass of importlib.abc's, whose import takes longer than all of this."""
+
     def find_spec(self, name: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
         if not name.startswith(_PACKAGE):
             return None
@@ -75,4 +76,4 @@ class _Finder(MetaPathFinder, Loader):
 def install() -> None:
     """Let these paths be imported."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+        sys.meta_path.append(_Finder())  # type: ignore[arg-type]

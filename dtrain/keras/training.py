@@ -262,7 +262,7 @@ class Network:
 
     def _added(self, model: Model, replay: Replay) -> list[Tensor]:
         """What layers, and add_loss, add to the loss."""
-        added = [*replay.losses, *replay.of([convert_to_tensor(t) for t in model.added_losses])]
+        added = [*replay.of(replay.losses), *replay.of([convert_to_tensor(t) for t in model.added_losses])]
         return [t if t.shape.ndims == 0 else reduce_mean(t) for t in added]
 
     def _measure(

@@ -281,6 +281,30 @@ def test_a_loss_may_be_of_inner_tensors_and_of_layers() -> None:
     assert closed.evaluate(rows, y, verbose=0) == pytest.approx(right, rel=1e-4)
 
 
+def test_a_layer_may_close_over_what_others_made() -> None:
+    """As the layer of a variational autoencoder that adds a loss of tensors which it is not called on."""
+    x = Input((3,))
+    h = Dense(2, use_bias=False)(x)
+
+    class Closing(Layer):
+        def call(self, inputs: Any) -> Any:
+            self.add_loss(K.sum(K.square(inputs - h)) + K.mean(h), inputs=inputs)
+            return inputs
+
+    model = Model(x, Closing()(Dense(2, use_bias=False)(h)), comm=None)
+    model.compile("sgd", loss=None)
+    rows = draw(5, 3)
+    w, v = model.get_weights()
+    right = ((rows @ w @ v - rows @ w) ** 2).sum() + (rows @ w).mean()
+    assert model.evaluate(rows, verbose=0) == pytest.approx(right, rel=1e-5)
+    both = Model(x, Lambda(lambda t: t + 2 * h)(Dense(2, use_bias=False)(x)), comm=None)
+    (v,) = both.get_weights()  # as in Keras, what a function closes over is not among its inputs
+    np.testing.assert_allclose(both.predict(rows), rows @ v + 2 * rows @ w, rtol=1e-4, atol=1e-6)
+    w, v = model.get_weights()
+    model.fit(rows, batch_size=5, verbose=0)
+    assert not np.array_equal(model.get_weights()[0], w)
+
+
 def test_old_names_of_arguments_and_layers() -> None:
     from dtrain.keras.engine.topology import Layer as Same
 

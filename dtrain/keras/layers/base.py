@@ -345,6 +345,13 @@ class Layer(metaclass=_Modern):
         super().__setattr__(name, value)
 
     @property
+    def may_close(self) -> bool:
+        """Whether its output may be of tensors that it is not called on: a function's, or a user's own
+        layer's.
+        """
+        return not type(self).__module__.startswith("dtrain.")
+
+    @property
     def parts(self) -> list[Layer]:
         """The layers that it is made of."""
         found: dict[int, Layer] = {}

@@ -224,6 +224,10 @@ class Lambda(Layer):
         self.function, self._arguments, self._mask_given = function, arguments or {}, mask
         self._asked = set(inspect.signature(function).parameters) if callable(function) else set()
 
+    @property
+    def may_close(self) -> bool:
+        return True
+
     def call(self, x: Any, mask: Any = None, training: Any = None) -> Any:
         more = {k: v for k, v in (("mask", mask), ("training", training)) if k in self._asked}
         return self.function(x, **{**more, **self._arguments})
