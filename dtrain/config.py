@@ -92,15 +92,14 @@ class TrainConfig:
         "auto",
         "auto (MNIST, or generated digits where there is none), mnist, fashion-mnist, kmnist, cifar10, "
         "cifar100, synthetic; a folder of IDX files, of images in a folder a class, of CIFAR's binary "
-        "files, or one that "
-        "`dtrain data import` wrote; an .npz, .csv, .parquet or .arrow file; or x.npy,y.npy",
+        "files, or one that `dtrain data import` wrote; an .npz, .csv, .parquet or .arrow file; or "
+        "x.npy,y.npy",
         metavar="NAME|FILE|DIR",
     )
     label: str = option(
         "",
         "the column of a table that holds what is learnt, or several with commas between; behind a colon "
-        "what it "
-        "is, where that cannot be seen: price:numbers (or classes, labels)",
+        "what it is, where that cannot be seen: price:numbers (or classes, labels)",
         metavar="COLUMN[,...][:KIND]",
     )
     validation: str = option(

@@ -206,9 +206,8 @@ class Replay:
             for maker in order(tensors, made):
                 if isinstance(maker, Call) and not maker.inputs and maker.layer.is_input:
                     raise GraphError(
-                        f"Graph disconnected: {maker.layer.name} is an Input that the outputs depend on, "
-                        "and it "
-                        "is not among the model's inputs."
+                        f"Graph disconnected: {maker.layer.name} is an Input that the outputs depend on, and "
+                        "it is not among the model's inputs."
                     )
                 new = [made.get(t, t) for t in maker.inputs]
                 if all(a is b for a, b in zip(new, maker.inputs, strict=True)):

@@ -119,8 +119,7 @@ def _convolution(name: str, arguments: tuple[Any, ...], options: dict[str, Any])
         size = arguments[1:3]
         warnings.warn(
             f"{name}({arguments[0]}, {size[0]}, {size[1]}) is taken as a kernel of {size}, as in Keras 1 "
-            "and 2: "
-            f"write {name}({arguments[0]}, {size}); for strides write strides={size[1]}.",
+            f"and 2: write {name}({arguments[0]}, {size}); for strides write strides={size[1]}.",
             stacklevel=4,
         )
         return (arguments[0], size, *arguments[3:]), options
@@ -143,8 +142,7 @@ def named(method: F) -> F:
                 if not size:
                     raise UsageError(
                         f"{method.__name__}: {name}={value} counts examples, as in Keras 1: give {new}, "
-                        "which "
-                        "counts batches."
+                        "which counts batches."
                     )
                 value = -(-int(value) // int(size))
             if new is not None:

@@ -85,9 +85,8 @@ class Model(Topology):
             tensors = flat(inputs), flat(outputs)
             if not all(tensors):
                 raise UsageError(
-                    f"{self.name}: inputs={inputs!r}, outputs={outputs!r}: give tensors, those of "
-                    "Input() and "
-                    "those that layers made of them."
+                    f"{self.name}: inputs={inputs!r}, outputs={outputs!r}: give tensors, those of Input() "
+                    "and those that layers made of them."
                 )
             self._define(*tensors)
 

@@ -93,9 +93,8 @@ class Topology(Layer):
         for call in calls:
             if call.layer.is_input and call not in given:
                 raise UsageError(
-                    f"{self.name}: Graph disconnected: the outputs depend on {call.layer.name}, which is "
-                    "not among "
-                    "the inputs: give it as one, or build the outputs of these inputs."
+                    f"{self.name}: Graph disconnected: the outputs depend on {call.layer.name}, which is not "
+                    "among the inputs: give it as one, or build the outputs of these inputs."
                 )
             found[call.layer] = max(found.get(call.layer, 0), depth.get(call, 0))
         return sorted(found, key=lambda layer: -found[layer])
@@ -350,9 +349,8 @@ class Topology(Layer):
             if not isinstance(step, Call):
                 if any(t in numbers for t in step.inputs):
                     raise UsageError(
-                        f"{self.name} has the op {step.name} between its layers, which cannot be "
-                        "written: put it "
-                        "into a layer, such as Lambda, or save its weights alone."
+                        f"{self.name} has the op {step.name} between its layers, which cannot be written: "
+                        "put it into a layer, such as Lambda, or save its weights alone."
                     )
                 continue
             if step.layer not in layers:

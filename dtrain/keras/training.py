@@ -303,9 +303,8 @@ class Network:
             y, output, weights, each, mask = compared[number]
             if mask is not None and len(output.spec.shape) == 3 and not isinstance(metric, OutputLoss):
                 raise UsageError(
-                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or "
-                    "let the "
-                    "last layer have no mask."
+                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or let "
+                    "the last layer have no mask."
                 )
             own = [y, each] if isinstance(metric, OutputLoss) else [y, output]
             found = replay.of(metric.sums(*own, weights if weighted else None, dtype))

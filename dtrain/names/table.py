@@ -186,6 +186,8 @@ NAMES: dict[str, str] = {
         opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard tensorrt
         timeseries tpu training
     """,
+    "tf.contrib.tensorboard": "plugins",
+    "tf.contrib.tensorboard.plugins": "projector",
     "tf.contrib.layers": """
         apply_regularization avg_pool2d avg_pool3d batch_norm bias_add conv1d conv2d conv2d_in_plane
         conv2d_transpose conv3d conv3d_transpose convolution convolution1d convolution2d

@@ -90,7 +90,7 @@ class Copier:
     def _at_known_shapes(
         self, node: Operation, inputs: tuple[Tensor, ...], control: tuple[Operation, ...]
     ) -> Operation:
-        kind = node.kind
+        kind = node.kind.settled(node)
         if isinstance(kind, PlaceholderWithDefault):
             kind = Identity()  # it is not fed
         try:

@@ -23,7 +23,9 @@ def step(request: Any) -> tuple[dt.Session, Any, list[np.ndarray]]:
     """A session on the 784-256-256-10 MLP with Adam, what runs a step, and its feeds."""
     dt.set_random_seed(1)
     x, labels = dt.placeholder("float", [None, 784]), dt.placeholder("int32", [None])
-    losses = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=mlp(x, dt.constant(1.0)))
+    losses = dt.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=labels, logits=mlp(x, dt.constant(1.0), (784,), 10)
+    )
     loss = dt.reduce_mean(losses)
     train = dt.train.AdamOptimizer().minimize(loss)
     session = dt.Session(comm=None, device=Backend(request.param))

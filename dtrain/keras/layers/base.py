@@ -266,9 +266,8 @@ class Layer(metaclass=_Modern):
                 None in dims[1:] and not self.any_size and type(self).__module__.startswith("dtrain.")
             ):
                 raise GraphError(
-                    f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all "
-                    "sizes but "
-                    "the first have to be known: give the placeholder a shape, or the first layer "
+                    f"layer {self.name}: its input {t.name} has the shape {shape_text(dims)}, and all sizes "
+                    "but the first have to be known: give the placeholder a shape, or the first layer "
                     "input_shape=."
                 )
         batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]

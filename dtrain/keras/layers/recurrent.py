@@ -407,8 +407,7 @@ class RNN(Layer):
         if size is None:
             raise GraphError(
                 "stateful=True needs the batch's size: give the model's first layer "
-                "batch_input_shape=(batch, "
-                "steps, features), or Input(batch_shape=...)"
+                "batch_input_shape=(batch, steps, features), or Input(batch_shape=...)"
             )
         self.batch = int(size)
         self._kept = [
