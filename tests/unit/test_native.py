@@ -275,7 +275,8 @@ def updates() -> Iterator[Any]:
     for _, kind in sorted(REGISTRY.items()):
         if issubclass(kind, _Update):
             fields = {name: text for name, text in kind.__annotations__.items() if name != "count"}
-            numbers = {name: {"epsilon": 1e-7}.get(name, 0.9) for name in fields}
+            # another power goes through exp and log, which C rounds otherwise
+            numbers = {name: {"epsilon": 1e-7, "power": -0.5}.get(name, 0.9) for name in fields}
             for on in (True, False) if "bool" in fields.values() else (True,):
                 yield kind(1, **{n: on if fields[n] == "bool" else numbers[n] for n in fields})
 
