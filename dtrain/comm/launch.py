@@ -102,7 +102,7 @@ def _run(command: list[str], env: dict[str, str]) -> int:
             print(line, end="", flush=True)
         return process.wait()
     except BaseException:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # which mpirun passes on, and a run that is recorded takes for a request to save
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:

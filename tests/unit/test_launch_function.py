@@ -65,8 +65,11 @@ def test_what_cannot_be_sent_is_refused() -> None:
 
 def test_an_interrupt_ends_the_ranks(tmp_path: Path) -> None:
     pytest.importorskip("cloudpickle")
-    text = "import os, time, dtrain as dt\n\n\ndef work():\n    open(f'pid-{os.getpid()}', 'w').close()\n"
-    text += "    time.sleep(40)\n\n\ndt.launch(2, work)\n"
+    text = "import os, signal, time, dtrain as dt\n\n\ndef work():\n"
+    text += "    open(f'pid-{os.getpid()}', 'w').close()\n"
+    text += "    time.sleep(40)\n\n\n"
+    text += "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
+    text += "dt.launch(2, work)\n"
     (tmp_path / "mine.py").write_text(text)
     process = subprocess.Popen([sys.executable, "mine.py"], cwd=tmp_path, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
