@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: A line of README that is a command, and not what one says.
-COMMAND = re.compile(r"    (?:\$ )?((?:\./launch/|source |mpirun |dtrain (?:[a-z]+ |doctor)|tensorboard ).*)")
+COMMAND = re.compile(r"    (?:\$ )?((?:\./launch/|source |python [a-z]+\.py|mpirun |dtrain (?:[a-z]+ |doctor)|tensorboard ).*)")
 #: Commands that need what a machine that tests does not have, by how they begin.
 LEFT_OUT = {
     "./launch/test": "it runs this test",
@@ -40,7 +40,7 @@ def programs() -> list[str]:
 
 
 def test_what_is_typed_is_found() -> None:
-    assert len(commands()) >= 15 and len(programs()) == 3
+    assert len(commands()) >= 15 and len(programs()) == 4
     text = (ROOT / "README.md").read_text()
     assert all(f"    {left}" in text for left in LEFT_OUT)
 
@@ -85,8 +85,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory, small_set: Path) -> Shell:
     if "pip could not install" in made.stdout:
         pytest.skip("packages cannot be had here")
     assert made.returncode == 0 and made.stdout.endswith("type: source .venv/bin/activate\n"), made.stdout
-    first, task, keras = programs()
-    files = {"example.py": first, "../example.py": first, "price.py": task, "keras_example.py": keras}
+    houses, first, task, keras = programs()
+    files = {"houses.py": houses, "example.py": first, "../example.py": first}
+    files |= {"price.py": task, "keras_example.py": keras}
     for file, text in files.items():
         (shell.clone / file).write_text(text)
     return shell
