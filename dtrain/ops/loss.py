@@ -33,6 +33,7 @@ from dtrain.ops.math import abs, add, cast, exp, maximum, negative, sigmoid
 from dtrain.ops.nn import LogSoftmax, Softmax, softplus
 from dtrain.ops.placement import Placement
 from dtrain.ops.reduce import reduce_sum
+from dtrain.ops.state import is_learned
 
 
 class _CrossEntropy(Op):
@@ -221,7 +222,7 @@ def softmax_cross_entropy_with_logits(
     Gradients do not flow into labels, as in TensorFlow 1; the _v2 form lets them. The classes lie along
     `axis`, or `dim`, its older name; by default the last.
     """
-    _named(_sentinel, labels, logits)
+    labels, logits = _named(_sentinel, labels, logits)
     return softmax_cross_entropy_with_logits_v2(
         labels=stop_gradient(labels), logits=logits, axis=dim if axis is None else axis, name=name
     )
@@ -239,7 +240,7 @@ def softmax_cross_entropy_with_logits_v2(
 
     Labels of another dtype than the logits are cast to it.
     """
-    _named(_sentinel, labels, logits)
+    labels, logits = _named(_sentinel, labels, logits)
     labels, logits = _as_logits(labels, logits)
     axis = -1 if axis is None and dim is None else dim if axis is None else axis
     rank = logits.shape.ndims
@@ -264,7 +265,7 @@ def sparse_softmax_cross_entropy_with_logits(
     Raises:
         InvalidArgumentError: while running, for a label that is no class.
     """
-    _named(_sentinel, labels, logits)
+    labels, logits = _named(_sentinel, labels, logits)
     logits, labels = convert_to_tensor(logits), convert_to_tensor(labels)
     rank = logits.shape.ndims
     if rank in (None, 2):
@@ -294,9 +295,22 @@ def _as_rows(x: Tensor) -> Tensor:
     return reshape(x, [-1, shape[-1]])
 
 
-def _named(sentinel: Any, labels: Any, logits: Any) -> None:
-    if sentinel is not None or labels is None or logits is None:
+def _named(first: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
+    """Labels and logits, which are given by name.
+
+    By position they are (logits, labels), as before TensorFlow 1.0, which refuses it; unless it is the second
+    that is computed of variables, and not the first.
+
+    Raises:
+        GraphError: one is missing, or they are in another order.
+    """
+    if first is not None and (labels is None) != (logits is None):
+        second = logits if labels is None else labels
+        if is_learned(first) or not is_learned(second):
+            return second, first
+    if first is not None or labels is None or logits is None:
         raise GraphError("give both by name: softmax_cross_entropy_with_logits(labels=..., logits=...)")
+    return labels, logits
 
 
 def sigmoid_cross_entropy_with_logits(
@@ -306,7 +320,7 @@ def sigmoid_cross_entropy_with_logits(
 
     Labels are probabilities, of the shape of logits, and cast to their dtype. Computed stably for any logits.
     """
-    _named(_sentinel, labels, logits)
+    labels, logits = _named(_sentinel, labels, logits)
     labels, logits = _as_logits(labels, logits)
     same_shape(logits.spec, labels.spec, "logits and labels")
     return apply(SigmoidCrossEntropy(), logits, labels, name=name or "logistic_loss")

@@ -176,6 +176,20 @@ class InitializedValue(Op):
         return lambda: env.xp.copyto(outs[0], ins[0] if env.initialized(self.variable) else ins[1])
 
 
+def is_learned(x: Any) -> bool:
+    """Whether a tensor is computed of variables; what is no tensor is not."""
+    seen: set[Operation] = set()
+    todo = [x.op] if isinstance(x, TensorLike) else []
+    while todo:
+        node = todo.pop()
+        if isinstance(node.kind, VariableOp):
+            return True
+        if node not in seen:
+            seen.add(node)
+            todo += [t.op for t in node.inputs]
+    return False
+
+
 class Variable(TensorLike):
     """A value that persists between runs: a model's parameters, a step counter.
 

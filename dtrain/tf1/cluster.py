@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dtrain.errors import UsageError
+from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Graph, Operation, Tensor, get_default_graph
 from dtrain.ops.state import Variable, no_op
 from dtrain.ops.summary import merge_all
@@ -125,6 +126,18 @@ def replica_device_setter(
     return lambda operation: ""
 
 
+class NoQueue:
+    """Stands for a queue runner where there is no queue."""
+
+    name = "sync_token_q"
+
+    def create_threads(
+        self, sess: Any, coord: Any = None, daemon: bool = False, start: bool = False
+    ) -> list[Any]:
+        """[]: there are no threads."""
+        return []
+
+
 class SyncReplicasOptimizer(Optimizer):
     """The optimizer that it is given: each step is of all ranks' gradients, averaged over the batch.
 
@@ -164,6 +177,10 @@ class SyncReplicasOptimizer(Optimizer):
         if global_step is None:
             raise UsageError("SyncReplicasOptimizer: global_step has to be given, to count the steps.")
         return self._opt.apply_gradients(grads_and_vars, global_step, name)
+
+    def get_chief_queue_runner(self) -> NoQueue:
+        """A queue runner that has nothing to do: no worker waits in a queue for another's gradients."""
+        return NoQueue()
 
     def get_slot(self, variable: Variable, name: str) -> Variable | None:
         return self._opt.get_slot(variable, name)
@@ -245,6 +262,8 @@ class Supervisor:
         with self.graph.as_default():
             self.saver = Saver() if saver is _BY_DEFAULT else saver
             self.global_step = get_global_step() if global_step is _BY_DEFAULT else global_step
+            if isinstance(self.global_step, Variable) and get_global_step() is None:
+                self.graph.add_to_collection(GraphKeys.GLOBAL_STEP, self.global_step)
             self.summary_op = merge_all() if summary_op is _BY_DEFAULT else summary_op
         self.summary_writer = summary_writer
         if summary_writer is _BY_DEFAULT:
@@ -309,6 +328,10 @@ class Supervisor:
     def request_stop(self, ex: Any = None) -> None:
         """Let should_stop() be true."""
         self._stop = True
+
+    def start_queue_runners(self, sess: Any, queue_runners: Sequence[Any] | None = None) -> list[Any]:
+        """[]: queues have no threads; one is filled when something is taken out of it."""
+        return []
 
     def stop(self, threads: Any = None, close_summary_writer: bool = True, **options: Any) -> None:
         """Save, and close the session."""

@@ -301,7 +301,7 @@ MISFITS: dict[str, Callable[[], Any]] = {
         labels=np.zeros((2, 2), int), logits=np.zeros((2, 3, 4))
     ),
     "softplus of integers": lambda: dt.nn.softplus([1, 2]),
-    "losses without names": lambda: dt.nn.sigmoid_cross_entropy_with_logits(np.zeros(3), np.zeros(3)),
+    "a loss without logits": lambda: dt.nn.sigmoid_cross_entropy_with_logits(labels=np.zeros(3)),
 }
 
 

@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: A line of README that is a command, and not what one says.
-COMMAND = re.compile(r"    (?:\$ )?((?:\./launch/|source |python [a-z]+\.py|mpirun |dtrain (?:[a-z]+ |doctor)|tensorboard ).*)")
+COMMAND = re.compile(
+    r"    (?:\$ )?((?:\./launch/|source |python [a-z]+\.py|mpirun |dtrain (?:[a-z]+ |doctor)|tensorboard ).*)"
+)
 #: Commands that need what a machine that tests does not have, by how they begin.
 LEFT_OUT = {
     "./launch/test": "it runs this test",

@@ -42,3 +42,22 @@ def test_former_summaries(tmp_path: Path) -> None:
     assert b"loss" in text and b"values" in text and b"images/image" in text and b"MergeSummary" in text
     with pytest.raises(UsageError, match="one tag"):
         tf.scalar_summary(["a", "b"], tf.constant([1.0, 2.0]))
+
+
+def test_logits_and_labels_by_position_are_in_that_order() -> None:
+    x = tf.placeholder("float32", [None, 3])
+    logits = tf.matmul(x, tf.Variable(tf.ones([3, 4]) * np.arange(4, dtype=np.float32)))
+    rows, ones = np.ones((2, 3), np.float32), np.eye(4, dtype=np.float32)[[1, 3]]
+    labels, classes = tf.constant(ones), tf.constant([1, 3])
+    pairs = (
+        (tf.nn.softmax_cross_entropy_with_logits, labels),
+        (tf.nn.sigmoid_cross_entropy_with_logits, labels),
+        (tf.nn.sparse_softmax_cross_entropy_with_logits, classes),
+    )
+    with tf.Session(comm=None) as session:
+        session.run(tf.global_variables_initializer())
+        for loss, right in pairs:
+            named = loss(labels=right, logits=logits)
+            np.testing.assert_array_equal(*session.run([loss(logits, right), named], {x: rows}))
+            with pytest.raises(GraphError, match="give both by name"):
+                loss(right, logits)

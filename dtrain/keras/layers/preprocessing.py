@@ -22,7 +22,7 @@ from dtrain.ops.join import stack
 from dtrain.ops.logic import where
 from dtrain.ops.math import cast, greater, less
 from dtrain.ops.random import RowUniform
-from dtrain.ops.state import VariableOp
+from dtrain.ops.state import is_learned
 from dtrain.ops.warp import FILLS, Warp
 
 __all__ = [
@@ -183,7 +183,7 @@ class _Drawn(Layer):
 
     def warped(self, x: Tensor, training: Any, kept: Tensor, size: tuple[int, int]) -> Tensor:
         """What images of a size become; kept: in a test, where training is a tensor."""
-        if _learned(x):
+        if is_learned(x):
             raise GraphError("no gradient flows through it: put it in front of the layers that have weights")
         active = constant(1.0) if training is True else convert_to_tensor(training)
         seed = -1 - len(get_default_graph().operations) if self.seed is None else int(self.seed)
@@ -201,19 +201,6 @@ class _Drawn(Layer):
         Where active is 0 and not 1 they leave an image as it is, which costs a copy.
         """
         raise NotImplementedError
-
-
-def _learned(x: Tensor) -> bool:
-    """Whether a tensor is computed of variables."""
-    seen, todo = set(), [x.op]
-    while todo:
-        node = todo.pop()
-        if isinstance(node.kind, VariableOp):
-            return True
-        if node not in seen:
-            seen.add(node)
-            todo += [t.op for t in node.inputs]
-    return False
 
 
 def _range(value: Any, what: str) -> tuple[float, float]:
