@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
     install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
+    import urllib.request  # noqa: F401 -- as TensorFlow does, and programs take it from urllib
+
     for name, kind in NUMPY.items():
         if name not in vars(np):
             setattr(np, name, kind)
