@@ -42,8 +42,10 @@ NEEDS = (
     ("mending in itself", r"SyntaxError|IndentationError|TabError|NameError|UnboundLocalError"),
     (
         "an older NumPy, SciPy or matplotlib",
-        r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg",
+        r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg|'tostring'|only 0-dimensional"
+        r"|a real number is required|FixedLocator|'n_iter'",
     ),
+    ("Theano", "only run with the Theano backend"),
 )
 
 

@@ -1,0 +1,207 @@
+"""Sets of every kind, each trained by one command on 1, 2 and 3 ranks, killed, resumed, reported and asked.
+
+    python tests/faults/kinds.py [KIND ...]
+
+Equal: the last losses of 1, 2 and 3 ranks differ by roundings alone. Resumed: a run on 2 ranks, one of which
+is killed with -9, ends on 2 ranks with the very numbers of one left alone. RESULTS.md has the last run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RANDOM = np.random.default_rng(0)
+FIT = """\
+import sys
+import numpy as np
+import dtrain as dt
+from dtrain.keras.layers import Dense
+from dtrain.keras.models import Sequential
+
+rng = np.random.default_rng(1)
+x = rng.normal(size=(6000, 20)).astype("float32")
+y = (x @ rng.normal(size=(20, 3))).argmax(1)
+dt.set_random_seed(3)
+model = Sequential([Dense(64, "relu", input_shape=(20,)), Dense(3, "softmax")])
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+model.fit(x, y, batch_size=10, epochs=5, validation_split=0.2, verbose=0, run_dir=sys.argv[1], resume="auto",
+          checkpoint_every=50)
+"""
+
+
+def _idx(path: Path, array: np.ndarray) -> None:
+    path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
+
+
+def _images(count: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    y = RANDOM.integers(0, 10, count).astype(np.uint8)
+    x = RANDOM.integers(0, 60, (count, *shape)).astype(np.uint8)
+    x.reshape(count, -1)[np.arange(count), y * 3] = 255
+    return x, y
+
+
+def fashion(folder: Path) -> list[str]:
+    for stem, count in (("train", 5000), ("t10k", 500)):
+        x, y = _images(count, 28, 28)
+        _idx(folder / f"{stem}-images-idx3-ubyte", x)
+        _idx(folder / f"{stem}-labels-idx1-ubyte", y)
+    return ["--dataset", str(folder)]
+
+
+def cifar(folder: Path) -> list[str]:
+    for name, count in (("data_batch_1.bin", 4000), ("test_batch.bin", 500)):
+        x, y = _images(count, 3072)
+        (folder / name).write_bytes(np.concatenate([y[:, None], x], 1).tobytes())
+    (folder / "batches.meta.txt").write_text("\n".join(f"class{i}" for i in range(10)) + "\n")
+    return ["--dataset", str(folder)]
+
+
+def regression(folder: Path) -> list[str]:
+    x = RANDOM.normal(size=(6000, 5))
+    rows = np.concatenate([x, x @ RANDOM.normal(size=(5, 1))], 1)
+    np.savetxt(folder / "houses.csv", rows, delimiter=",", header="a,b,c,d,e,price", comments="")
+    return ["--dataset", str(folder / "houses.csv"), "--label", "price", "--validation", "0.2"]
+
+
+def parquet(folder: Path) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    x = RANDOM.normal(size=(6000, 4)).astype(np.float32)
+    names = np.array(["setosa", "versicolor", "virginica"])[x[:, :3].argmax(1)]
+    table = {f"x{i}": x[:, i] for i in range(4)} | {"species": names}
+    pq.write_table(pa.table(table), folder / "iris.parquet")
+    return ["--dataset", str(folder / "iris.parquet"), "--label", "species", "--validation", "0.2"]
+
+
+def pictures(folder: Path) -> list[str]:
+    from PIL import Image
+
+    for part, count in (("train", 3000), ("test", 200)):
+        for i in range(count):
+            kind = ("cat", "dog")[i % 2]
+            place = folder / part / kind
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = RANDOM.integers(0, 100, (8, 8)).astype(np.uint8) + np.uint8(100 * (i % 2))
+            Image.fromarray(pixels).save(place / f"{i}.png")
+    return ["--dataset", str(folder)]
+
+
+def series(folder: Path) -> list[str]:
+    x = RANDOM.normal(size=(3000, 128, 9)).astype(np.float32)
+    y = (x.mean((1, 2)) > 0).astype(np.int64)
+    parts = {"x_train": x[:2500], "y_train": y[:2500], "x_test": x[2500:], "y_test": y[2500:]}
+    np.savez(folder / "s.npz", **parts)
+    return ["--dataset", str(folder / "s.npz")]
+
+
+def labels(folder: Path) -> list[str]:
+    x = RANDOM.normal(size=(6000, 6))
+    rows = np.concatenate([x, x[:, :3] > 0], 1)
+    np.savetxt(folder / "tags.csv", rows, delimiter=",", header="a,b,c,d,e,f,red,green,blue", comments="")
+    return ["--dataset", str(folder / "tags.csv"), "--label", "red,green,blue", "--validation", "0.2"]
+
+
+def fit(folder: Path) -> list[str]:
+    (folder / "mine.py").write_text(FIT)
+    return [str(folder / "mine.py")]
+
+
+KINDS = (fashion, cifar, regression, parquet, pictures, series, labels, fit)
+
+
+def command(words: list[str], run: Path, ranks: int, resume: bool = False) -> list[str]:
+    mpirun = [os.environ.get("DTRAIN_MPIRUN", "mpirun"), "-n", str(ranks)]
+    if words[0].endswith(".py"):
+        return [*mpirun, sys.executable, *words, str(run)]
+    more = (
+        ["--resume", str(run)] if resume else ["--run-dir", str(run), "--epochs", "5", "--batch-size", "10"]
+    )
+    more += [] if resume else ["--checkpoint-every", "50", "--no-tensorboard"]
+    return [*mpirun, sys.executable, "-m", "dtrain", "train", *([] if resume else words), *more]
+
+
+def numbers(run: Path) -> list[dict[str, Any]]:
+    """The epochs' losses and metrics, one for each epoch, as metrics.jsonl has them."""
+    found = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        event = json.loads(line)
+        if event.get("event") == "epoch":
+            wanted = {k: v for k, v in event.items() if "loss" in k or "acc" in k or "mae" in k}
+            found[event["epoch"]] = wanted
+    return [found[epoch] for epoch in sorted(found)]
+
+
+def ranks_of(process: subprocess.Popen[bytes], run: Path) -> list[int]:
+    """Ranks under an mpirun, by their command."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line.split(None, 1) for line in listed.splitlines()[1:]]
+    return [int(pid) for pid, args in lines if str(run) in args and args.startswith(sys.executable)]
+
+
+def killed(words: list[str], run: Path) -> int:
+    """Start on 2 ranks, kill one behind the first epoch, and resume; how often that was."""
+    process = subprocess.Popen(command(words, run, 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if (run / "metrics.jsonl").exists() and numbers(run):
+            time.sleep(0.2)
+            for pid in ranks_of(process, run)[-1:]:
+                os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    process.wait()
+    done = subprocess.run(command(words, run, 2, resume=True), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return int(process.returncode != 0)
+
+
+def tried(kind: Any, folder: Path) -> str:
+    words = kind(folder)
+    runs = {}
+    for ranks in (1, 2, 3):
+        runs[ranks] = folder.with_name(f"{folder.name}-{ranks}")
+        done = subprocess.run(command(words, runs[ranks], ranks), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + done.stdout
+    last = [numbers(run)[-1] for run in runs.values()]
+    apart = max(abs(a[k] - last[0][k]) / max(abs(last[0][k]), 1e-9) for a in last for k in a)
+    resumed = folder.with_name(f"{folder.name}-killed")
+    was = killed(words, resumed)
+    same = numbers(resumed) == numbers(runs[2])
+    page = subprocess.run(
+        [sys.executable, "-m", "dtrain", "report", str(runs[2])], capture_output=True, text=True
+    )
+    asked = folder / "answers.csv"
+    data = ["--dataset", "synthetic"] if words[0].endswith(".py") else []
+    ask = [sys.executable, "-m", "dtrain", "predict", str(runs[2]), *data, "--to", str(asked)]
+    ask += [] if data else ["--part", "train"]
+    answers = subprocess.run(ask, capture_output=True, text=True)
+    rows = len(asked.read_text().splitlines()) - 1 if asked.exists() else 0
+    said = "yes" if page.returncode == 0 else page.stderr[-200:]
+    how = f"{'killed' if was else 'ended before'}, {'the same' if same else 'NOT THE SAME'}"
+    return f"| {kind.__name__} | {apart:.1e} | {how} | {said} | {rows or answers.stderr.strip()[-160:]} |"
+
+
+def main() -> None:
+    chosen = [kind for kind in KINDS if not sys.argv[1:] or kind.__name__ in sys.argv[1:]]
+    print("| set | 1, 2 and 3 ranks apart, relative | resumed behind kill -9 | report | rows of predict |")
+    print("|---|---|---|---|---|", flush=True)
+    for kind in chosen:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place, kind.__name__)
+            folder.mkdir()
+            print(tried(kind, folder), flush=True)
+
+
+if __name__ == "__main__":
+    main()
