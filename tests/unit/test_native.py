@@ -30,6 +30,7 @@ from edges import (
 )
 
 import dtrain as dt
+import dtrain.ops.proximal
 import dtrain.ops.warp  # which only keras imports
 from dtrain.comm import Communicator, SingleCommunicator
 from dtrain.errors import EnvironmentProblem, GraphError, InvalidArgumentError, UsageError
