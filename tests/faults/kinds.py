@@ -2,9 +2,9 @@
 
     python tests/faults/kinds.py [KIND ...]
 
-Equal: the numbers of the first epoch on 1, 2 and 3 ranks differ by roundings alone. Resumed: a run on 2 ranks,
-one of which is killed with -9, ends on 2 ranks with the very numbers of one left alone. RESULTS.md has the last
-run.
+Equal: the numbers of the first epoch on 1, 2 and 3 ranks differ by roundings alone. Resumed: a run on 2
+ranks, one of which is killed with -9, ends on 2 ranks with the very numbers of one left alone. RESULTS.md has
+the last run.
 """
 
 from __future__ import annotations
@@ -198,9 +198,7 @@ def tried(kind: Any, folder: Path) -> str:
 
 def main() -> None:
     chosen = [kind for kind in KINDS if not sys.argv[1:] or kind.__name__ in sys.argv[1:]]
-    print(
-        "| set | 1, 2 and 3 ranks apart behind an epoch, relative | resumed behind kill -9 | report | rows of predict |"
-    )
+    print("| set | ranks apart, relative | resumed behind kill -9 | report | rows of predict |")
     print("|---|---|---|---|---|", flush=True)
     for kind in chosen:
         with tempfile.TemporaryDirectory() as place:
