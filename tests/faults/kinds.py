@@ -182,9 +182,8 @@ def tried(kind: Any, folder: Path) -> str:
     resumed = folder.with_name(f"{folder.name}-killed")
     was = killed(words, resumed)
     same = numbers(resumed) == numbers(runs[2])
-    page = subprocess.run(
-        [sys.executable, "-m", "dtrain", "report", str(runs[2])], capture_output=True, text=True
-    )
+    shown = [sys.executable, "-m", "dtrain", "report", str(runs[2])]
+    page = subprocess.run(shown, cwd=folder, capture_output=True, text=True)
     asked = folder / "answers.csv"
     data = ["--dataset", f"{runs[2]}.npz"] if words[0].endswith(".py") else []
     ask = [sys.executable, "-m", "dtrain", "predict", str(runs[2]), *data, "--to", str(asked)]
