@@ -383,7 +383,7 @@ PARTIAL: dict[str, str] = {
     "tf.decode_csv": "in functions of data sets and on what a run takes",
     "tf.decode_raw": "in functions of data sets and on what a run takes",
     "tf.depth_to_space": "data_format is NHWC",
-    "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is told once",
+    "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is reported once",
     "tf.einsum": "no '...', and no label twice in a tensor",
     "tf.estimator": "no boosted trees, baselines and exporters",
     "tf.estimator.Estimator": "no warm_start_from and export_savedmodel",

@@ -2,8 +2,8 @@
 
     python tests/faults/kinds.py [KIND ...]
 
-How far the numbers of 1, 2 and 3 ranks are apart, relative, after the first epoch and after the last. Resumed:
-a run on 2 ranks, one of which is killed with -9, ends on 2 ranks with the very numbers of one left alone.
+How far the numbers of 1, 2 and 3 ranks are apart, relative, after the first epoch and the last. Resumed: a
+run on 2 ranks, one of which is killed with -9, ends on 2 ranks with the very numbers of one left alone.
 RESULTS.md has the last run.
 """
 
