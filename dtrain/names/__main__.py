@@ -57,8 +57,8 @@ differs on purpose:
 - `CSVLogger` writes no empty columns for a validation that there is not.
 - `layer.trainable` counts as it was when the model was compiled, as in Keras 2: a discriminator that is
   compiled, and then frozen in another model, still learns by itself. Keras 3 looks when it first trains.
-- The loss of one of several outputs is reported as a mean over the examples, as in Keras 2; Keras 3 counts each
-  batch alike. Sequences whose mask reaches the loss have no other metrics.
+- The loss of one of several outputs is reported as a mean over the examples, as in Keras 2; Keras 3 counts
+  each batch alike. Sequences whose mask reaches the loss have no other metrics.
 - Keras 1's names of arguments are taken (`nb_epoch`, `border_mode`, `W_regularizer`, ...), and
   `Conv2D(32, 3, 3)` is a kernel of (3, 3), as in Keras 2, with a warning; in Keras 3 the last 3 are strides.
 - LSTM and GRU have Keras 3's defaults, where Keras 2 had `recurrent_activation='hard_sigmoid'` and
