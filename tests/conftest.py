@@ -1,7 +1,8 @@
 """The harness of all tests: fixtures, and how a failure or a hang ends the run, under mpirun on every rank.
 
-launch/test runs most tests two at a time (pytest-xdist), and those that start jobs of several processes or
-measure time one after another: they are marked `alone`, here or where they stand.
+launch/test runs most tests on all cores (pytest-xdist), those that start jobs of several processes two files at
+a time, and those that measure time one after another: they are marked `job` and `alone`, here or where they
+stand.
 
 Under mpirun each rank runs pytest on the same tests in the same order, and one sees rank 0's output. The
 other ranks are silent until a test of theirs fails; their report then goes to stderr, `[rank r]` before each
@@ -198,12 +199,29 @@ def pytest_configure(config: pytest.Config) -> None:
             plugin._is_testing_mpi = False  # no page of MPI's settings after every run
 
 
+#: Files whose jobs have a time within which something has to happen.
+TIMED = {
+    f"test_{name}.py"
+    for name in (
+        "bench",
+        "elastic",
+        "every_rank",
+        "launch",
+        "launcher",
+        "machine",
+        "monitor",
+        "preempt",
+        "scaling",
+    )
+}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what must run alone, and leave out what is for ranks where this process is none of several."""
     for item in items:
         if "mpirun" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.alone if item.path.name in TIMED else pytest.mark.job)
     if not (config.getoption("--with-mpi") or config.getoption("--only-mpi")):
         ours = [item for item in items if "mpi" not in item.keywords]  # as pytest-mpi asks
         config.hook.pytest_deselected(items=[item for item in items if item not in set(ours)])

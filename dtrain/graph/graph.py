@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _COMMAND = os.path.join(_PACKAGE, "cli") + os.sep
+_DRAWS = "random ops counted by kind"
 
 
 class Spec(NamedTuple):
@@ -201,6 +203,7 @@ class _Here(threading.local):
 
     scope = ""
     control: tuple[Operation, ...] = ()
+    draws = ""  # what random ops are counted by
 
 
 class Graph:
@@ -351,6 +354,29 @@ class Graph:
     def version(self) -> int:
         """A number that grows with every operation that is added."""
         return len(self.operations)
+
+    def op_seed(self) -> int:
+        """The seed of the random op that is added next, where it is given none: as in TensorFlow 1, its place
+        in the graph; or its number among those of its kind, see counted_draws.
+
+        Negative, where a seed that is given hardly is: two ops of one seed draw the same numbers.
+        """
+        if not (kind := self.here.draws):
+            return -1 - len(self.operations)
+        with self.lock:
+            counts = self.kept.setdefault(_DRAWS, {})
+            number = counts[kind] = counts.get(kind, -1) + 1
+        return -1 - ((zlib.crc32(kind.encode()) << 30) + number)
+
+    @contextmanager
+    def counted_draws(self, kind: str) -> Iterator[None]:
+        """Let the seeds of random ops not depend on what else is in the graph: they count among this kind."""
+        here, outer = self.here, self.here.draws
+        here.draws = kind
+        try:
+            yield
+        finally:
+            here.draws = outer
 
     def as_graph_def(self) -> GraphDef:
         """The graph as plain data: `.node` lists each operation's name, op, input and attr."""

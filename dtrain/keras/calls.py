@@ -120,6 +120,19 @@ def quiet(really: bool) -> Iterator[None]:
         _here.quiet = outer
 
 
+@contextmanager
+def definition() -> Iterator[None]:
+    """Calls inside define a network on no examples, also where one is replayed around it: it does not train,
+    and no step runs what they add.
+    """
+    outer = _here.depth, _here.training, _here.gathered, _here.quiet
+    _here.depth, _here.training, _here.gathered, _here.quiet = 0, False, None, True
+    try:
+        yield
+    finally:
+        _here.depth, _here.training, _here.gathered, _here.quiet = outer
+
+
 def is_quiet() -> bool:
     """Whether updates are for a model alone."""
     return _here.quiet

@@ -66,6 +66,12 @@ class Home:
         self.initialize(self.graph.get_collection("variables"))
         return self.session
 
+    def has(self, variables: Sequence[Variable]) -> bool:
+        """Whether they have values: were trained, loaded, set or read."""
+        return self._session is not None and all(
+            v.op.name in self._session.variables.initialized for v in variables
+        )
+
     def initialize(self, variables: Sequence[Variable]) -> None:
         """Give their first values to those that have none. Collective."""
         with self.building:

@@ -351,7 +351,7 @@ class Model(Topology):
         verbose = _verbose(verbose)
 
         def order(epoch: int, numbers: range) -> np.ndarray:
-            return self._order(first + epoch - 1, numbers)
+            return self._order(first + epoch, numbers)
 
         begin, first = initial_epoch + 1, 1
         source = source_of(

@@ -12,7 +12,7 @@ from dtrain.comm.base import Communicator, every_rank
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Graph, Tensor, get_default_graph
 from dtrain.keras import training
-from dtrain.keras.calls import call_of, inside, learning_phase, order, phase
+from dtrain.keras.calls import call_of, definition, order
 from dtrain.keras.home import WORLD
 from dtrain.keras.layers import Layer, deserialize
 from dtrain.keras.layers.base import sizes
@@ -151,19 +151,17 @@ class Sequential(Model):
                 f"{self.name} does not know the shape of an example yet: give its first layer "
                 "input_shape=(...), or call build or fit first."
             )
-        with self.graph.as_default():
-            if not self.inputs:
-                first = self._layers[0]
-                kind = first.dtype if first.is_input else _dtype_of(first)
-                with self.graph.name_scope(None):
-                    entry = InputLayer(shape, kind, name="input")
-                    entry.batch_given = first.batch_given
-                    self.inputs = [entry.tensor()]
-            self._go_on(False)
+        first = self._layers[0]
+        self._define_on(shape, first.dtype if first.is_input else "float32", "input")
 
-    def _go_on(self, training: Any) -> None:
-        """Call the layers that are not called yet."""
-        with inside(0), phase(training):
+    def _define_on(self, shape: Sequence[int | None], dtype: str, name: str) -> None:
+        """Call the layers that are not called yet; on batches of such examples, where none is."""
+        with self.graph.as_default(), definition():
+            if not self.inputs:
+                with self.graph.name_scope(None):
+                    entry = InputLayer(shape, dtype, name=name)
+                    entry.batch_given = self._layers[0].batch_given if self._layers else None
+                    self.inputs = [entry.tensor()]
             x = self._tensors[-1] if self._tensors else self.inputs[0]
             for layer in self._layers[len(self._tensors) :]:
                 x = x if layer.is_input else layer(x)
@@ -191,9 +189,7 @@ class Sequential(Model):
         if self._graph is not graph:
             self._move(graph)
         if not self.built:
-            if not self.inputs:
-                self.inputs = [x]
-            self._go_on(learning_phase(graph))
+            self._define_on(x.spec.shape[1:], x.dtype.name, f"{self.name}_input")
 
     def _move(self, graph: Graph) -> None:
         """Live in another graph from here on, with the weights and how it is compiled."""
@@ -280,8 +276,3 @@ _COUNT = "keras models"
 def _graph_of(layer: Layer) -> Graph | None:
     """Where a layer has its weights."""
     return layer._graph if isinstance(layer, Topology) else layer.graph if layer.weights else None
-
-
-def _dtype_of(layer: Layer) -> str:
-    """Of the examples that a layer takes."""
-    return "float32"

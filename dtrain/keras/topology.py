@@ -37,6 +37,7 @@ class Topology(Layer):
 
     any_size = True
     supports_masking = True
+    is_model = True
 
     def __init__(
         self,

@@ -143,7 +143,7 @@ def dropout(
         raise GraphError(f"dropout: {keep} is no probability to keep: it is above 0, up to 1.")
     elif keep == 1:
         return x
-    own = -1 - len(get_default_graph().operations) if seed is None else int(seed)
+    own = get_default_graph().op_seed() if seed is None else int(seed)
     noise, values = _noise_shape(noise_shape)
     mask = late(DropoutMask(noise, own), [x, convert_to_tensor(keep, x.dtype)], values)
     return multiply(x, mask, name=name or "dropout")

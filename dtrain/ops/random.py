@@ -204,11 +204,8 @@ class RowUniform(Op):
 
 
 def _seed(seed: int | None) -> int:
-    """The seed of an op; without one of its own its place in the graph, as in TensorFlow 1.
-
-    Negative, where a seed that is given hardly is: two ops of one seed draw the same numbers.
-    """
-    return -1 - len(get_default_graph().operations) if seed is None else int(seed)
+    """The seed of an op, which has one of its own or not."""
+    return get_default_graph().op_seed() if seed is None else int(seed)
 
 
 def _make(

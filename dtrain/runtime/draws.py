@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,15 @@ class Draws:
         self._seed, self._counts = state["seed"], dict(state["draws"])
         if self.counters:
             self.counters.set(self._counts)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Let runs inside draw what the runs behind them draw again: who watches changes nothing."""
+        state = self.state
+        try:
+            yield
+        finally:
+            self.state = state
 
     def counted(self) -> dict[str, int]:
         """How often operations on the host have drawn, to go back to; a device counts a step that is done."""

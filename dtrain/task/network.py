@@ -142,24 +142,35 @@ def build(
     plain = task.data is None and task.loss is None
     output = _output(model, x, training, data, task)
     penalties = dt.losses.get_regularization_losses()
+
+    def measured(output: Any) -> tuple[dict[str, dt.Tensor], list[Any], str]:
+        """The loss of each example by its name, the metrics with what they compare, and the losses' names."""
+        with dt.name_scope("loss"):
+            compared, loss_name = _losses(task, data, y, output)
+            each = {
+                name: e * dt.cast(weights[0], e.dtype) if weights else e
+                for name, (e, _, _) in compared.items()
+            }
+        return each, _metrics(task, data, compared, y, output, each), loss_name
+
+    each, measures, loss_name = trained = measured(output.trained)
     with dt.name_scope("loss"):
-        compared, loss_name = _losses(task, data, y, output)
-        each = {
-            name: e * dt.cast(weights[0], e.dtype) if weights else e for name, (e, _, _) in compared.items()
-        }
         means = {name: dt.reduce_mean(e) for name, e in each.items()}
-        total = dt.add_n([*means.values(), *penalties])
-        whole = dt.add_n([*each.values()]) if len(each) > 1 else next(iter(each.values()))
+        total = dt.add_n([*means.values(), *penalties, *output.added])
     counts: list[tuple[Metric, int]] = []
     sums: list[dt.Tensor] = []
+    each, in_tests, _ = trained if output.tested is output.trained else measured(output.tested)
+    with dt.name_scope("loss"):
+        whole = dt.add_n([*each.values()]) if len(each) > 1 else next(iter(each.values()))
     tested = [dt.reduce_sum(dt.cast(whole, "float64"))]
     with dt.name_scope("metrics"):
-        for metric, labels, given in _metrics(task, data, compared, y, output, each):
-            own = metric.sums(labels, given, None, "float32")
+        for (metric, *compared), (_, *in_test) in zip(measures, in_tests, strict=True):
+            own = metric.sums(*compared, None, "float32")
             counts.append((metric, len(own)))
             sums += own
-            tested += metric.sums(labels, given, None, "float64")
-        predicted = dt.cast(dt.argmax(output, 1), "int32") if plain and data.kind == CLASSES else None
+            tested += metric.sums(*in_test, None, "float64")
+        predicted = dt.cast(dt.argmax(output.tested, 1), "int32") if plain and data.kind == CLASSES else None
+    penalties = [*penalties, *output.tested_added]
     return Network(
         indices,
         training,
@@ -197,10 +208,11 @@ def _is_ours(model: Any, data: Dataset) -> bool:
     return ours
 
 
-def _output(model: Any, x: Any, training: dt.Tensor, data: Dataset, task: Task) -> Any:
+def _output(model: Any, x: Any, training: dt.Tensor, data: Dataset, task: Task) -> own_model.Output:
     """What a model gives for examples."""
     if _is_ours(model, data):
-        return MODELS[model](x, training, data.x.shape[1:], data.outputs)
+        y = MODELS[model](x, training, data.x.shape[1:], data.outputs)
+        return own_model.Output(y, y)
     if task.data is None and task.loss is None:
         return own_model.logits(model, x, training, data)
     return own_model.output(model, x, training)
@@ -232,7 +244,7 @@ def inference(model: Any, data: Dataset, task: Task) -> Inference:
         x = inputs if isinstance(data.x, Mapping) else inputs["x"]
         if task.data is None or _is_ours(model, data):
             x = _features(x, data)
-    output = _output(model, x, training, data, task)
+    output = _output(model, x, training, data, task).tested
     return Inference(inputs, {training: TESTING}, output, dt.global_variables())
 
 

@@ -9,12 +9,12 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import dtrain as dt
@@ -22,6 +22,7 @@ from dtrain.config import TrainConfig
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.errors import UsageError
 from dtrain.graph.shape import shape_text
+from dtrain.keras.calls import Replay
 from dtrain.ops.math import Sigmoid
 from dtrain.ops.nn import Softmax
 from dtrain.task.models import MODELS
@@ -29,15 +30,34 @@ from dtrain.train.task import Task
 
 #: What a model may end in that its loss does itself, by the kind of targets.
 _ENDS: dict[str, tuple[type, ...]] = {CLASSES: (Softmax,), LABELS: (Sigmoid,), NUMBERS: ()}
+_VALUES = "values of trained models"
 
 
-def logits(model: Any, x: dt.Tensor, training: dt.Tensor, data: Dataset) -> dt.Tensor:
+class Output(NamedTuple):
+    """What a model gives in training and in a test: a tensor, or several by name; one where it is the same.
+
+    added, tested_added: what layers add to the loss besides, in each, such as activity regularizers.
+    """
+
+    trained: Any
+    tested: Any
+    added: Sequence[dt.Tensor] = ()
+    tested_added: Sequence[dt.Tensor] = ()
+
+
+def logits(model: Any, x: dt.Tensor, training: dt.Tensor, data: Dataset) -> Output:
     """What a model of a file gives for examples x [n, numbers] of a set: [n, data.outputs]; see output.
 
     Raises:
         UsageError: there is no such file or function, or what it gives is something else.
     """
-    y = output(model, x, training)
+    found = output(model, x, training)
+    trained = _logits(model, found.trained, data)
+    tested = trained if found.tested is found.trained else _logits(model, found.tested, data)
+    return found._replace(trained=trained, tested=tested)
+
+
+def _logits(model: Any, y: Any, data: Dataset) -> dt.Tensor:
     if not isinstance(y, dt.Tensor):
         raise UsageError(f"{_said(model)} gives {', '.join(y)}: let it return the logits.")
     if isinstance(y.op.kind, _ENDS[data.kind]):  # the loss does it again, stably
@@ -64,7 +84,7 @@ def _wanted(data: Dataset) -> str:
     return f"{data.outputs} {data.kind}" if data.kind != NUMBERS else f"targets of {data.outputs} numbers"
 
 
-def output(model: Any, x: Any, training: dt.Tensor) -> Any:
+def output(model: Any, x: Any, training: dt.Tensor) -> Output:
     """What a model gives for x: that of FILE.py:function, a function or a keras model.
 
     A function takes (x, training), where x may be tensors by name, and gives the output or several by name;
@@ -78,12 +98,12 @@ def output(model: Any, x: Any, training: dt.Tensor) -> Any:
         made = _find(model)
     if callable(made) and not isinstance(made, dt.keras.Model):
         made = made() if _takes(made, 0) else made(x, training)
-    y = _of_model(made, x, training, _said(model))
-    if isinstance(y, Mapping) and y and all(isinstance(v, dt.Tensor) for v in y.values()):
-        return y
-    if not isinstance(y, dt.Tensor):
-        raise UsageError(f"{_said(model)} gives {y!r}: let it return the logits, or a keras Sequential.")
-    return y
+    if isinstance(made, dt.keras.Model):
+        return _of_model(made, x, _said(model))
+    several = isinstance(made, Mapping) and made and all(isinstance(v, dt.Tensor) for v in made.values())
+    if not (several or isinstance(made, dt.Tensor)):
+        raise UsageError(f"{_said(model)} gives {made!r}: let it return the logits, or a keras model.")
+    return Output(made, made)
 
 
 def _said(model: Any) -> str:
@@ -198,34 +218,59 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _of_model(made: Any, x: Any, training: dt.Tensor, said: str) -> Any:
-    """A keras model on the examples, in the shape that it takes; anything else as it is."""
-    if not isinstance(made, dt.keras.Model):
-        return made
-    if not isinstance(made, dt.keras.Sequential):
-        return _of_graph(made, x, training, said)
-    if isinstance(x, Mapping):
+def _of_model(made: Any, x: Any, said: str) -> Output:
+    """A keras model on the examples, in the shape that it takes."""
+    sequential = isinstance(made, dt.keras.Sequential)
+    if sequential and isinstance(x, Mapping):
         raise UsageError(
             f"{said} is a Sequential, which takes one array, and the data has {', '.join(x)}: write a "
             "function (x, training) of x, a dict of tensors."
         )
-    if made.built:  # by summary(), say, in a graph of its own
-        made = dt.keras.models.clone_model(made)
-    shape = made.build_shape
-    return made(_shaped(x, shape, said) if shape is not None else _float(x), training)
+    # it may be built, by summary(), say, in a graph of its own
+    new = dt.keras.models.clone_model(made) if made.built or not sequential else made
+    inputs = [_sequential_input(new, x, said)] if sequential else _inputs(new, x, said)
+    trained, added = _called(new, inputs, True)
+    tested, tested_added = _called(new, inputs, False)
+    _keep_values(made, new)
+    return Output(trained, tested, added, tested_added)
 
 
-def _of_graph(made: Any, x: Any, training: dt.Tensor, said: str) -> Any:
-    """A model of Input() on the examples, by the names of its inputs where there are several."""
-    made = dt.keras.models.clone_model(made)
-    names = made.input_names
+def _called(model: Any, inputs: list[dt.Tensor], training: bool) -> tuple[Any, list[dt.Tensor]]:
+    """What a model gives, and adds to the loss; its updates are those of the graph's steps."""
+    replay = Replay({}, None)
+    with replay.block():
+        y = model(inputs if len(inputs) > 1 else inputs[0], training)
+    for update in replay.updates:
+        dt.add_to_collection(dt.GraphKeys.UPDATE_OPS, update)
+    added = [t if t.shape.ndims == 0 else dt.reduce_mean(t) for t in replay.losses]
+    return dict(zip(model.output_names, y, strict=True)) if isinstance(y, list) else y, added
+
+
+def _sequential_input(model: Any, x: dt.Tensor, said: str) -> dt.Tensor:
+    shape = model.build_shape
+    return _shaped(x, shape, said) if shape is not None else _float(x)
+
+
+def _inputs(model: Any, x: Any, said: str) -> list[dt.Tensor]:
+    """The inputs of a model of Input(), by their names where there are several."""
+    names = model.input_names
     given = x if isinstance(x, Mapping) else {names[0]: x}
     if {*given} != {*names}:
         has = ", ".join(given) if isinstance(x, Mapping) else "one array"
         raise UsageError(f"{said} takes {', '.join(names)}, and the data has {has}: give x as such a dict.")
-    inputs = [_shaped(given[name], shape, said) for name, shape, _ in made.input_specs()]
-    y = made(inputs if len(inputs) > 1 else inputs[0], training)
-    return dict(zip(made.output_names, y, strict=True)) if isinstance(y, list) else y
+    return [_shaped(given[name], shape, said) for name, shape, _ in model.input_specs()]
+
+
+def _keep_values(made: Any, new: Any) -> None:
+    """Let a model that was trained or loaded begin with the values that it has."""
+    if made is not new and made.weights and made.home.has(made.weights):
+        values = dict(zip(new.weights, made.get_weights(), strict=True))
+        new.graph.kept.setdefault(_VALUES, {}).update(values)
+
+
+def values_of(graph: dt.Graph) -> dict[dt.Variable, Any]:
+    """What variables of models in a graph begin with, instead of what their initializers give."""
+    return graph.kept.get(_VALUES, {})
 
 
 def _float(x: dt.Tensor) -> dt.Tensor:

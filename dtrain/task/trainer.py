@@ -172,6 +172,8 @@ def _train_in(
         origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
     else:
         session.run(initialize)
+        for variable, value in own_model.values_of(graph).items():
+            session.set_value(variable, value)
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
     steps = Steps(session, network, trained, updates)

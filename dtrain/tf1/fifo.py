@@ -182,7 +182,7 @@ class RandomShuffleQueue(FIFOQueue):
     ) -> None:
         super().__init__(capacity, dtypes, shapes, names, shared_name, name)
         self._stays = int(min_after_dequeue)
-        self._seed = -len(self._graph.operations) - 1 if seed is None else int(seed)
+        self._seed = self._graph.op_seed() if seed is None else int(seed)
 
     def _least(self) -> int:
         return self._stays

@@ -220,10 +220,10 @@ class TensorBoard(Observer):
         order = train[: self._config.batch_size]
         shard = next(batches(order, len(order), self._session.comm))
         fetches = [self._parameters, self._gradients]
-        # training is 0: dropout draws nothing then, so that the steps to come draw what they would have drawn
-        parameters, gradients = self._session.run(
-            fetches, {network.indices: shard, network.training: np.float32(0)}
-        )
+        with self._session.draws.unchanged():
+            parameters, gradients = self._session.run(
+                fetches, {network.indices: shard, network.training: np.float32(1)}
+            )
         if not self._speaks:
             return
         parts = []

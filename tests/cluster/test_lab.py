@@ -52,7 +52,7 @@ def missing() -> str:
 
 
 pytestmark = [
-    pytest.mark.alone,
+    pytest.mark.job,
     pytest.mark.skipif(bool(missing()), reason=missing() or "there is a lab"),
     pytest.mark.timeout(360),
 ]

@@ -110,10 +110,17 @@ def tried(some: list[Case], comm: Communicator, kernels: str) -> list[np.ndarray
     return Plan(step, schedule(step), {}, backend, PlanEnv(backend, comm, None)).run(values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("size", "kernels"), [*((n, "numpy") for n in (0, 1, 2, 3, 5)), *((n, "c") for n in (0, 1, 2))]
-)
-def test_every_op_wherever_a_short_axis_is_split(size: int, kernels: str, comm: Communicator) -> None:
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 5])
+def test_every_op_wherever_a_short_axis_is_split(size: int, comm: Communicator) -> None:
+    compare(size, "numpy", comm)
+
+
+def test_every_op_wherever_a_short_axis_is_split_in_c(comm: Communicator) -> None:
+    """The compiler takes seconds a size: 2 rows on 2 ranks, none on 3, 1 on 4."""
+    compare(comm.size % 3, "c", comm)
+
+
+def compare(size: int, kernels: str, comm: Communicator) -> None:
     some = cases(size, comm.size % 3)  # 2, 3 and 4 ranks together try all
     assert len(some) > 200
     for at in range(0, len(some), TOGETHER):

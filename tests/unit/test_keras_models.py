@@ -249,7 +249,11 @@ def test_a_task_takes_a_graph_by_the_names_of_inputs_and_outputs() -> None:
         training = dt.placeholder("float32", [])
         x = {"a": dt.placeholder("float32", [None, 6]), "b": dt.placeholder("int32", [None, 2])}
         y = own_model.output(model, x, training)
-        assert [(name, t.shape.as_list()) for name, t in y.items()] == [("u", [None, 2]), ("v", [None, 1])]
+        for given in (y.trained, y.tested):
+            assert [(name, t.shape.as_list()) for name, t in given.items()] == [
+                ("u", [None, 2]),
+                ("v", [None, 1]),
+            ]
         assert len(dt.get_collection(dt.GraphKeys.UPDATE_OPS)) == 2 and len(dt.global_variables()) == 8
         with pytest.raises(UsageError, match="takes a, b, and the data has one array"):
             own_model.output(model, x["a"], training)

@@ -138,7 +138,7 @@ def test_a_run_is_named_after_the_function(
         ("broken.py:f", ["broken.py line 1 is not Python"]),
         ("mine.py:seven", ["gives float32(?, 7)", "10 classes", "Dense(10)"]),
         ("mine.py:images", ["gives float32(?, 28, 28)"]),
-        ("mine.py:nothing", ["gives None", "return the logits, or a keras Sequential"]),
+        ("mine.py:nothing", ["gives None", "return the logits, or a keras model"]),
         ("mine.py:three", ["three takes (x, training, more)"]),
         ("mine.py:small", ["shape (100,)", "784 pixels", "input_shape=(784,)"]),
     ],

@@ -386,7 +386,7 @@ def test_studies_that_meet_in_a_folder_do_not_share_a_run(tmp_path: Path) -> Non
     assert sorted(paths) == [tmp_path / "ranks-1" / f"run-{n}" for n in range(1, 7)]
 
 
-@pytest.mark.alone
+@pytest.mark.job
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_two_jobs_in_one_folder(ranks: int, mpirun: Any, small_set: Path, tmp_path: Path) -> None:
     """Whole commands: one trains, the other ends with 2 and says why, in either order."""

@@ -95,7 +95,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory, small_set: Path) -> Shell:
     return shell
 
 
-@pytest.mark.alone
+@pytest.mark.job
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", range(len(commands())), ids=commands())
 def test_readme_typed(number: int, shell: Shell) -> None:
@@ -107,7 +107,7 @@ def test_readme_typed(number: int, shell: Shell) -> None:
     assert done.returncode == expected, done.stdout
 
 
-@pytest.mark.alone
+@pytest.mark.job
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("where", "command"),
@@ -125,7 +125,7 @@ def test_readmes_first_program_learns(where: str, command: str, shell: Shell) ->
     assert done.returncode == 0 and len(losses) >= 4 and losses[-1] < losses[0] - 0.5, done.stdout
 
 
-@pytest.mark.alone
+@pytest.mark.job
 @pytest.mark.timeout(240)
 def test_readmes_keras_program(shell: Shell) -> None:
     if "DTRAIN_DATA" not in shell.env:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import numpy as np
@@ -100,6 +101,8 @@ class Layer(metaclass=_Modern):
     #: Whether it hands on which steps of a sequence count.
     supports_masking: Any = False
     is_input: ClassVar[bool] = False
+    #: Whether it is a network of layers.
+    is_model: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -202,12 +205,14 @@ class Layer(metaclass=_Modern):
                     f"{sizes_}."
                 )
             make = initializers.Constant(given)
-        weight = Weight(
-            lambda: make(tuple(sizes_), "float32"),
-            trainable=self.trainable and trainable,
-            name=name or (f"weight_{number}" if number else "weight"),
-            constraint=constraints.get(constraint),
-        )
+        graph = get_default_graph()
+        with graph.counted_draws("keras weights") if graph.here.draws else nullcontext():
+            weight = Weight(
+                lambda: make(tuple(sizes_), "float32"),
+                trainable=self.trainable and trainable,
+                name=name or (f"weight_{number}" if number else "weight"),
+                constraint=constraints.get(constraint),
+            )
         self._keep(weight, trainable)
         regularizer = regularizers.get(regularizer)
         if regularizer is not None:
@@ -273,7 +278,10 @@ class Layer(metaclass=_Modern):
         batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
         form: Any = batch[0] if isinstance(x, Tensor) else batch
         defines = any(from_input(t) for t in inputs)
-        with graph.as_default(), self._scope(graph), quiet(defines), inside() as outermost:
+        # the same model has the same random numbers wherever it is built
+        in_model = self.is_model or defines or self.owner is not None or gathered() is not None
+        draws = graph.counted_draws("keras calls") if in_model else nullcontext()
+        with graph.as_default(), self._scope(graph), quiet(defines), draws, inside() as outermost:
             try:
                 self._make(graph, form, x)
                 self.updates = []

@@ -186,7 +186,7 @@ class _Drawn(Layer):
         if is_learned(x):
             raise GraphError("no gradient flows through it: put it in front of the layers that have weights")
         active = constant(1.0) if training is True else convert_to_tensor(training)
-        seed = -1 - len(get_default_graph().operations) if self.seed is None else int(self.seed)
+        seed = get_default_graph().op_seed() if self.seed is None else int(self.seed)
         u = apply(RowUniform(self.draws, seed), x, active)
         _, height, width, _ = x.shape.as_list()
         zero = zeros_like(u[:, 0])
