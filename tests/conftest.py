@@ -1,8 +1,8 @@
 """The harness of all tests: fixtures, and how a failure or a hang ends the run, under mpirun on every rank.
 
-launch/test runs most tests on all cores (pytest-xdist), those that start jobs of several processes two files at
-a time, and those that measure time one after another: they are marked `job` and `alone`, here or where they
-stand.
+launch/test runs most tests on all cores (pytest-xdist), those that start jobs of several processes two files
+at a time, and those that measure time one after another: they are marked `job` and `alone`, here or where
+they stand.
 
 Under mpirun each rank runs pytest on the same tests in the same order, and one sees rank 0's output. The
 other ranks are silent until a test of theirs fails; their report then goes to stderr, `[rank r]` before each

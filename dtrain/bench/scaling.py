@@ -38,6 +38,7 @@ PROFILE = "10:30"
 class Options:
     """What a study is of.
 
+    program: whose first fit is studied; '' for `dtrain train`. task: a file with a task of one's own.
     batch_size: of all ranks (strong), or of each (weak). threads: of each rank's BLAS.
     """
 
@@ -48,12 +49,18 @@ class Options:
     epochs: int = 5
     repeats: int = 3
     threads: int = 1
+    task: str = ""
+    program: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UsageError(
                 f"--mode {self.mode}: choose strong (one global batch) or weak (one batch a rank)."
             )
+        if self.program and self.mode == "weak":
+            raise UsageError(f"--mode weak: {self.program} says its batch size itself: leave out --mode.")
+        if self.program and not Path(self.program).is_file():
+            raise UsageError(f"dtrain bench scaling {self.program}: there is no such file.")
         for name in ("repeats", "threads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} {getattr(self, name)}: give a whole number from 1 up.")
@@ -61,16 +68,20 @@ class Options:
     def train_config(self, ranks: int, run_dir: Path) -> TrainConfig:
         """The training on so many ranks; whatever else a DTRAIN_* variable says holds as well."""
         batch_size = self.batch_size * (ranks if self.mode == "weak" else 1)
-        flags = {"model": self.model, "batch_size": batch_size, "epochs": self.epochs, "profile": PROFILE}
+        flags = {"batch_size": batch_size, "epochs": self.epochs, "profile": PROFILE}
+        flags |= {"task": self.task} if self.task else {"model": self.model}
         return resolve(
             {k: str(v) for k, v in flags.items()} | {"run_dir": str(run_dir), "tensorboard": "off"}
         )
 
     def words(self) -> list[str]:
         """The command line of one number of ranks."""
-        named = {"--to": self.to, "--mode": self.mode, "--model": self.model, "--batch-size": self.batch_size}
-        named |= {"--epochs": self.epochs, "--repeats": self.repeats, "--threads": self.threads}
-        return ["bench", "scaling", *(str(word) for pair in named.items() for word in pair)]
+        named = {"--to": self.to, "--repeats": self.repeats, "--threads": self.threads}
+        if not self.program:
+            named |= {"--mode": self.mode, "--batch-size": self.batch_size, "--epochs": self.epochs}
+            named |= {"--task": self.task} if self.task else {"--model": self.model}
+        own = [self.program] if self.program else []
+        return ["bench", "scaling", *own, *(str(word) for pair in named.items() for word in pair)]
 
 
 def parse_ranks(text: str) -> list[int]:
@@ -84,13 +95,11 @@ def parse_ranks(text: str) -> list[int]:
 # -- one number of ranks ---------------------------------------------------------------------------------
 def measure(options: Options, comm: Communicator) -> None:
     """Train on the ranks of comm, `repeats` times, and leave each run in the study's folder. Collective."""
-    from dtrain.task.trainer import train
-
     for _ in range(options.repeats):
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0  # of the minute before
         run_dir = _next_run(Path(options.to), comm)
         try:
-            train(options.train_config(comm.size, run_dir), comm)
+            _train(options, comm, run_dir)
         except BaseException:
             with suppress(OSError):  # what a run that did not begin has left: empty folders alone
                 run_dir.rmdir()
@@ -98,7 +107,7 @@ def measure(options: Options, comm: Communicator) -> None:
             raise
         facts = {
             "mode": options.mode,
-            "batch_size": options.batch_size,
+            **({} if options.program else {"batch_size": options.batch_size}),
             "load": load,
             **machine_facts(comm),
             **allreduce.measure(comm),
@@ -109,6 +118,26 @@ def measure(options: Options, comm: Communicator) -> None:
                     write_atomically(run_dir / MACHINE, json.dumps(facts, indent=1).encode())
                 except OSError as error:
                     raise EnvironmentProblem(f"{run_dir / MACHINE} cannot be written: {error}.") from None
+
+
+def _train(options: Options, comm: Communicator, run_dir: Path) -> None:
+    """One run, into its folder.
+
+    Raises:
+        UsageError: the program has no fit.
+    """
+    if not options.program:
+        from dtrain.task.trainer import train
+
+        train(options.train_config(comm.size, run_dir), comm)
+        return
+    from dtrain.keras import run
+    from dtrain.names.program import run_program
+
+    run.for_study[:] = [(str(run_dir), PROFILE)]
+    run_program(options.program)
+    if run.for_study:
+        comm.agree(UsageError(f"{options.program} calls no fit of a Keras model: a study is of its first."))
 
 
 def _next_run(folder: Path, comm: Communicator) -> Path:
@@ -177,7 +206,8 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
         raise _in_use(to)
     if through:
         return _submit(options, ranks, through)
-    options.train_config(ranks[0], to)  # a mistake is told before anything starts
+    if not options.program:
+        options.train_config(ranks[0], to)  # a mistake is told before anything starts
     mpirun = start.mpirun("`dtrain bench scaling`", ", or pass --through to submit a job of each size")
     try:
         to.mkdir(parents=True, exist_ok=True)
@@ -202,7 +232,7 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
                     f"the run on {n} ranks ended with {done.returncode}: {shlex.join(command)} said\n"
                     f"{(done.stdout + done.stderr).strip()[-3000:]}\nTry it by itself, and `dtrain doctor`."
                 )
-            last = epochs[-1].split("  ", 1)[1] if epochs else "it had ended before"
+            last = epochs[-1].split("  ", 1)[1] if epochs else "done" if options.program else "it had ended"
             print(
                 f"{n} {'rank' if n == 1 else 'ranks'}, run {number} of {options.repeats}: {last}", flush=True
             )
@@ -247,7 +277,8 @@ def job(options: Options, ranks: int, through: str) -> list[str]:
 
 def _submit(options: Options, ranks: Sequence[int], through: str) -> str:
     commands = [job(options, n, through) for n in ranks]
-    options.train_config(ranks[0], Path(options.to))
+    if not options.program:
+        options.train_config(ranks[0], Path(options.to))
     env = dict(os.environ) | dict.fromkeys(VARIABLES, str(options.threads))
     for n, command in zip(ranks, commands, strict=True):
         print(f"+ {shlex.join(command)}", flush=True)

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import runpy
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from dtrain.errors import UsageError
-from dtrain.names.finder import exists, install
-
-#: What the program's imports find from now on.
-ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
-#: Names that NumPy had when such programs were written, and what it says to write instead.
-NUMPY = {"int": int, "float": float, "bool": bool, "object": object, "str": str, "complex": complex}
-#: And what they find where it is not installed: TensorFlow 1 brought six along.
-MISSING = {"six": "dtrain.tf1.six"}
+from dtrain.names.program import run_program
 
 
 def add_parser(commands: Any) -> None:
@@ -43,14 +31,4 @@ def run(args: argparse.Namespace) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
-    install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
-    import urllib.request  # noqa: F401 -- as TensorFlow does, and programs take it from urllib
-
-    for name, kind in NUMPY.items():
-        if name not in vars(np):
-            setattr(np, name, kind)
-    # TensorBoard's own word for doing without TensorFlow, for which it would take dtrain
-    sys.modules["tensorboard.compat.notf"] = ModuleType("tensorboard.compat.notf")
-    sys.argv = [args.program, *args.words]
-    sys.path[0] = str(Path(args.program).parent)  # as Python does for a program that it is given
-    runpy.run_path(args.program, run_name="__main__")
+    run_program(args.program, args.words)

@@ -20,6 +20,7 @@ FLAGS = {
     "epochs": "of each run (default 5)",
     "repeats": "runs of each number of ranks, in turn (default 3)",
     "threads": "BLAS threads a rank (default 1)",
+    "task": "a file with a task of your own, as of train",
 }
 
 
@@ -32,6 +33,13 @@ def add_parser(commands: Any) -> None:
         "--ranks, it measures the ranks that there are.",
         epilog="Other options of the training are DTRAIN_* variables, such as DTRAIN_OPTIMIZER=sgd.",
         allow_abbrev=False,
+    )
+    scaling.add_argument(
+        "program",
+        nargs="?",
+        default="",
+        metavar="PROGRAM.py",
+        help="a program of your own, whose first fit is studied instead of a training of `dtrain train`",
     )
     scaling.add_argument("--ranks", metavar="N,N,...", help="numbers of ranks, such as 1,2,4")
     for name, text in FLAGS.items():
@@ -54,7 +62,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     from dtrain.bench import scaling
 
-    options = scaling.from_flags({name: getattr(args, name) for name in FLAGS if name in args})
+    options = scaling.from_flags({name: getattr(args, name) for name in (*FLAGS, "program") if name in args})
     if args.compare or args.collect or args.ranks:
         if launcher.size() > 1:
             raise UsageError("`dtrain bench scaling` with --ranks, --collect or --compare starts by itself.")

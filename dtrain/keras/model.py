@@ -325,6 +325,8 @@ class Model(Topology):
             CheckpointError: the run is to be resumed and cannot be.
         """
         _refuse("fit", _meant(options))
+        if run.for_study:
+            run_dir, profile = run.for_study.pop()
         batch_size = 32 if batch_size is None else batch_size
         with self.comm.together():
             _check_fit(batch_size, verbose, validation_split)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 LOG_EVERY = 100
 
 
+#: Where a scaling study has the next fit recorded, and which of its steps are profiled; empty for none.
+for_study: list[tuple[str, str]] = []
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """What a fit's folder says of it; see run_dir.Options."""

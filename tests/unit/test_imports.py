@@ -50,7 +50,7 @@ ALLOWED = {
     "tf1": "comm data errors graph keras losses names ops passes runtime summary train",
     "report": "__version__ config errors files hints",
     "jobs": "__version__ errors info",
-    "bench": "comm config data dtrain errors files info machine ops report runtime task train",
+    "bench": "comm config data dtrain errors files info keras machine names ops report runtime task train",
     "doctor": "bench comm data dtrain errors files hints info machine native runtime",
     "cli": "__version__ bench choices comm config data doctor "
     "errors info jobs names report runtime task train",

@@ -341,7 +341,9 @@ def test_a_job_of_each_size() -> None:
     assert before == (
         "slurm --nodes 2 --ranks-per-node 4 --time 30:00 --account 'x y' --name scaling-8 --submit"
     )
-    assert after.startswith("bench scaling --to 'a b' --mode weak --model mlp --batch-size 50 --epochs 5")
+    assert after.startswith("bench scaling --to 'a b'") and after.endswith(
+        "--mode weak --batch-size 50 --epochs 5 --model mlp"
+    )
     assert shlex.join(job(options, 2, "pbs --ranks-per-node 4")[4:]).startswith(
         "pbs --nodes 1 --ranks-per-node 2"
     )
@@ -454,3 +456,37 @@ def test_a_study_of_this_machine(
     assert two.environment["commit"] and two.environment["MPI"] != "none"
     assert (to / "study.html").read_text().count("<svg") >= 5
     assert studies.to_mllog(to).count("run_stop") == 2
+
+
+PROGRAM = """
+import numpy as np
+from keras.layers import Dense
+from keras.models import Sequential
+
+x = np.random.default_rng(0).normal(size=(400, 6)).astype("f")
+model = Sequential([Dense(3, activation="softmax", input_shape=(6,))])
+model.compile("adam", "sparse_categorical_crossentropy")
+FIT
+"""
+
+
+def test_a_study_of_a_program(
+    tmp_path: Path, mpirun: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first fit is recorded on each number of ranks; a program without one is refused."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(scaling.__file__).parents[2]))
+    program, to = tmp_path / "mine.py", tmp_path / "study"
+    program.write_text(PROGRAM.replace("FIT", "model.fit(x, x[:, :3].argmax(1), batch_size=10, epochs=4)"))
+    options = Options(str(to), repeats=1, program=str(program))
+    assert "strong scaling of sequential" in scaling.run(options, [1, 2], "")
+    study: Study = load(to)
+    assert [(size.ranks, size.batch_size) for size in study.sizes] == [(1, 10), (2, 10)]
+    assert study.sizes[1].parts_ms[COMPUTING] > 0
+
+    program.write_text(PROGRAM.replace("FIT", ""))
+    with pytest.raises(EnvironmentProblem, match="calls no fit of a Keras model"):
+        scaling.run(Options(str(tmp_path / "other"), repeats=1, program=str(program)), [1], "")
+    with pytest.raises(UsageError, match="says its batch size itself"):
+        Options(mode="weak", program=str(program))
+    with pytest.raises(UsageError, match="there is no such file"):
+        Options(program=str(tmp_path / "gone.py"))
