@@ -121,8 +121,9 @@ class Op:
         """Multiplications and additions, of ops that are most of a step's work."""
         return 0
 
-    def kernel(self, xp: Any, *ins: Array, out: Any) -> None:
-        """Compute into out (an array, or a tuple of them for several outputs), allocating nothing."""
+    # An op's own methods name their inputs: (*args: Any, **kwargs: Any) lets a type checker accept that.
+    def kernel(self, *args: Any, **kwargs: Any) -> None:
+        """(xp, *inputs, out): compute into out, an array or of several outputs a tuple, allocating nothing."""
         raise NotImplementedError
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
@@ -155,8 +156,10 @@ class Op:
         """The output of an op with is_view."""
         raise NotImplementedError
 
-    def grad(self, node: Operation, *dys: Tensor | None) -> Sequence[Tensor | None]:
-        """Gradients to the inputs, in graph ops; None where none flows. Broadcasting is not its business."""
+    def grad(self, *args: Any, **kwargs: Any) -> Sequence[Tensor | None]:
+        """(node, *dys): gradients to the inputs, in graph ops; None where none flows. Broadcasting is not its
+        business.
+        """
         raise NotImplementedError
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:

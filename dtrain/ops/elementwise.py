@@ -59,8 +59,8 @@ class Elementwise(Op):
     #: It in CUDA, where that differs: of functions that a C library computes one by one, NumPy is as fast.
     cuda: ClassVar[str] = ""
 
-    def rule(self, *inputs: Tensor) -> Tensor:
-        """What it computes of single numbers, in other elementwise ops."""
+    def rule(self, *args: Any, **kwargs: Any) -> Tensor:
+        """(*inputs): what it computes of single numbers, in other elementwise ops."""
         raise NotImplementedError
 
     def traced(self, dtypes: Sequence[DType]) -> Rule | None:

@@ -202,4 +202,4 @@ select = where
 
 for _symbol, _function in (("and", logical_and), ("or", logical_or), ("xor", logical_xor)):
     _overload(_symbol, _function)
-TensorLike.__invert__ = lambda self: logical_not(self)  # type: ignore[attr-defined]
+TensorLike.__invert__ = lambda self: logical_not(self)  # type: ignore[method-assign]

@@ -282,4 +282,4 @@ def _scalar_index(x: Tensor, key: Any) -> Tensor:
     )
 
 
-TensorLike.__getitem__ = _getitem  # type: ignore[attr-defined]
+TensorLike.__getitem__ = _getitem  # type: ignore[method-assign]

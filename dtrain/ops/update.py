@@ -42,8 +42,8 @@ class _Update(Op):
     in_parts = True
     no_gradient = "it writes"
 
-    def rule(self, p: Tensor, g: Tensor, *slots_and_rates: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """What becomes of one entry: the parameter and each slot, of these, the gradient and the rate.
+    def rule(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
+        """(parameter, gradient, *slots, *rates): what becomes of one entry: the parameter and each slot, of these, the gradient and the rate.
 
         Arithmetic on scalar tensors, of elementwise ops alone; NumPy, C and CUDA follow from it.
         """
