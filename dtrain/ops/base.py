@@ -123,7 +123,10 @@ class Op:
 
     # An op's own methods name their inputs: (*args: Any, **kwargs: Any) lets a type checker accept that.
     def kernel(self, *args: Any, **kwargs: Any) -> None:
-        """(xp, *inputs, out): compute into out, an array or of several outputs a tuple, allocating nothing."""
+        """(xp, *inputs, out): compute into out, an array or of several outputs a tuple.
+
+        It allocates nothing.
+        """
         raise NotImplementedError
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:

@@ -43,7 +43,7 @@ class _Update(Op):
     no_gradient = "it writes"
 
     def rule(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
-        """(parameter, gradient, *slots, *rates): what becomes of one entry: the parameter and each slot, of these, the gradient and the rate.
+        """(parameter, gradient, *slots, *rates): what becomes of one entry of the parameter and of each slot.
 
         Arithmetic on scalar tensors, of elementwise ops alone; NumPy, C and CUDA follow from it.
         """
