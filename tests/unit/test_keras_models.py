@@ -239,6 +239,13 @@ def test_a_model_of_ones_own_class() -> None:
         model.save("m")
 
 
+def test_an_inputs_tensor_is_its_input_and_its_output() -> None:
+    given = Input((3,), name="given")
+    model = Model(given, Dense(2)(given), comm=None)
+    first = model.layers[0]
+    assert first.input is given and first.output is given and first.get_input_at(0) is given
+
+
 def test_a_task_takes_a_graph_by_the_names_of_inputs_and_outputs() -> None:
     from dtrain.task import own_model
 

@@ -468,7 +468,7 @@ class Layer(metaclass=_Modern):
     @property
     def input(self) -> Any:
         """What it was called on, where it was called once."""
-        return self._only_call("input").arguments[0]
+        return _given(self._only_call("input"))
 
     @property
     def output(self) -> Any:
@@ -476,7 +476,7 @@ class Layer(metaclass=_Modern):
         return self._only_call("output").result
 
     def get_input_at(self, node_index: int) -> Any:
-        return self.calls[node_index].arguments[0]
+        return _given(self.calls[node_index])
 
     def get_output_at(self, node_index: int) -> Any:
         return self.calls[node_index].result
@@ -533,6 +533,11 @@ def _own_tensors(y: Any, inputs: list[Tensor]) -> Any:
 
 
 _accepted: dict[type, tuple[str, ...]] = {}
+
+
+def _given(call: Call) -> Any:
+    """What a call was on; of an Input, which is called on nothing, its own tensor."""
+    return call.arguments[0] if call.arguments else call.result
 
 
 def call_arguments(cls: type) -> tuple[str, ...]:
