@@ -21,6 +21,7 @@ __all__ = [
     "custom_object_scope",
     "get_custom_objects",
     "get_file",
+    "multi_gpu_model",
     "normalize",
     "plot_model",
     "set_random_seed",
@@ -86,6 +87,23 @@ def set_random_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     set_graph_seed(seed)
+
+
+def multi_gpu_model(
+    model: Any, gpus: Any = None, cpu_merge: bool = True, cpu_relocation: bool = False
+) -> Any:
+    """The model itself: its batches are shared by the ranks of a job, each on a GPU of its own.
+
+    A warning says how many ranks there are. gpus, cpu_merge, cpu_relocation: Keras's; they change no result.
+    """
+    ranks = model.comm.size
+    count = gpus if isinstance(gpus, int) else len(gpus or ())
+    if count != ranks:
+        model.rank_zero.warns(
+            f"multi_gpu_model(gpus={gpus}): {ranks} {'ranks share' if ranks > 1 else 'rank has'} each batch: "
+            f"start the program by `mpirun -n {count or 'N'}` for as many GPUs."
+        )
+    return model
 
 
 CustomObjectScope = custom_object_scope

@@ -548,7 +548,6 @@ _WHY: dict[str, str] = {
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
     "give get_config() to from_config()": "tf.keras.models.model_from_config",
     "models are saved as JSON": "tf.keras.models.model_from_yaml",
-    "the ranks of mpirun are what shares the work": "tf.keras.utils.multi_gpu_model",
     "give an object's get_config()": """
         tf.keras.activations.serialize tf.keras.initializers.serialize tf.keras.losses.serialize
         tf.keras.metrics.serialize tf.keras.optimizers.serialize tf.keras.regularizers.serialize

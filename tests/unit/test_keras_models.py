@@ -582,3 +582,9 @@ def test_mistakes(call: Callable[[], Any], words: list[str]) -> None:
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_model_of_several_gpus_is_the_model() -> None:
+    model = Sequential([Dense(2, input_shape=(3,))], comm=None)
+    with pytest.warns(UserWarning, match="1 rank has each batch: start the program by `mpirun -n 4`"):
+        assert dt.keras.utils.multi_gpu_model(model, gpus=4) is model
