@@ -1,4 +1,4 @@
-"""Ranks from a script of one process: `dt.launch` calls a function on each, and gives back rank 0's result."""
+"""Ranks from a script of one process: `dt.launch` calls a function on each and gives rank 0's result."""
 
 import numpy as np
 
