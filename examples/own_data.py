@@ -1,4 +1,4 @@
-"""A table of one's own: train with early stopping, test, predict new rows, save and load."""
+"""A table of your own: train with early stopping, test, predict new rows, save and load."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""A training loop of one's own: a graph, a session, and on each rank only its rows of the batch."""
+"""A training loop of your own: a graph, a session, and on each rank only its rows of the batch."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Several labels at a time, and a loss of one's own."""
+"""Several labels at a time, and a loss of your own."""
 
 import numpy as np
 
