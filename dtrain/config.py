@@ -133,12 +133,12 @@ class TrainConfig:
     )
     average: str = option(
         "auto",
-        "how ranks sum gradients: through the memory of a node and MPI between nodes, or by MPI's allreduce alone",
+        "how ranks sum gradients: through shared memory, and MPI between nodes; or by MPI's allreduce alone",
         AVERAGES,
     )
     overlap: str = option(
         "auto",
-        "overlap the allreduce between nodes with the backward pass; auto: where it is estimated to be faster",
+        "overlap the allreduce between nodes with the backward pass; auto: where it is likely to be faster",
         SWITCH,
     )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")

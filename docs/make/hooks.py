@@ -1,7 +1,8 @@
-"""What mkdocs does besides showing docs/: the API's pages, and the files of the repository that pages link to.
+"""What mkdocs does besides showing docs/: pages of the API, programs in pages, links outside.
 
-A page links to a file outside of docs/ by its relative path, as a forge shows it (../examples/README.md). On the
-site such a file lies below files/; one in Markdown is a page there, whose own links are followed likewise.
+A block of code that is the comment `# examples/NAME.py` alone becomes that program. A page links to a file
+outside of docs/ by its relative path, as a forge shows it (../examples/README.md). On the site such a file is
+below files/; one in Markdown is a page there, whose own links are followed in the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+PROGRAM = re.compile(r"^```python\n# (examples/\S+)\n```", re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)")
 
 
@@ -78,4 +80,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
             return match[1]
         return os.path.relpath(uri_of(target), os.path.dirname(here) or ".")
 
-    return LINK.sub(replaced, markdown)
+    def program(match: re.Match[str]) -> str:
+        return f"```python\n{(ROOT / match[1]).read_text()}```"
+
+    return PROGRAM.sub(program, LINK.sub(replaced, markdown))

@@ -1,7 +1,7 @@
 """The pages of the reference that are made from the code.
 
-`python docs/make/reference.py` writes docs/reference/command-line.md, environment.md and exit-codes.md, which are kept in
-the repository; a test compares them. The pages of the API are made when the site is (docs/make/hooks.py).
+`python docs/make/reference.py` writes command-line.md, environment.md and exit-codes.md of docs/reference.
+They are kept in the repository; a test compares them. The pages of the API are made with the site (hooks.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ VARIABLES = {
     "DTRAIN_VENV": "the Python environment that `launch/` makes and uses (default `.venv`)",
     "DTRAIN_TERMINAL": "1: progress bars, although standard output is a pipe; `launch/local` sets it",
     "DTRAIN_OWN_GPU": "set by `launch/bind` on ranks to which it gave a GPU",
-    "DTRAIN_POISON": "1: memory that a step has not written yet holds NaN, to find errors in kernels; for tests",
+    "DTRAIN_POISON": "1: memory that a step has not written yet holds NaN, to find errors in kernels",
     "DTRAIN_LAB": "set in the processes of the two-node test on one machine (tests/cluster)",
 }
 
@@ -95,7 +95,6 @@ def table(actions: list[argparse.Action]) -> Iterator[str]:
 def train_tables(parser: argparse.ArgumentParser) -> Iterator[str]:
     """The options of TrainConfig by group, with their defaults."""
     options = {f.name: f for f in fields(TrainConfig)}
-    actions = {action.dest: action for action in parser._actions}
     groups = {title: names.split() for title, names in GROUPS.items()}
     grouped = {name for names in groups.values() for name in names}
     groups["Other"] = [name for name in options if name not in grouped]
@@ -106,7 +105,7 @@ def train_tables(parser: argparse.ArgumentParser) -> Iterator[str]:
         for name in names:
             option = options[name]
             default = DEFAULTS.get(name, str(choices.word(option.default)).removesuffix(".0"))
-            typed = form(actions.get(name) or next(a for a in parser._actions if flag(name) in a.option_strings))
+            typed = form(parser._option_string_actions[flag(name)])
             if name == "task":
                 typed += " or `dtrain train FILE.py`"
             yield f"| {cell(typed)} | {cell(default)} | {cell(option.metadata['help'])} |\n"
@@ -136,8 +135,8 @@ def command_line() -> str:
         if name == "train":
             text.append(
                 "An option is given as a flag, as a variable (`DTRAIN_BATCH_SIZE=200`), or in a TOML file "
-                "(`batch_size = 200`) that `--config` names. A flag wins over a variable, a variable over the "
-                "file. The run's folder keeps all of them as `config.toml`.\n\n"
+                "(`batch_size = 200`) that `--config` names. A flag wins over a variable, a variable over "
+                "the file. The run's folder keeps all of them as `config.toml`.\n\n"
             )
         if rest:
             text.extend(table(rest))
@@ -160,8 +159,8 @@ def environment() -> str:
     options = " ".join(f"`DTRAIN_{f.name.upper()}`" for f in fields(TrainConfig))
     return (
         f"{MADE}# Environment variables\n\n"
-        "Each option of `dtrain train` is a variable, too: `DTRAIN_` and its name in capitals, with `_` for `-`. "
-        "An option that is on or off takes the words `on` and `off`.\n\n"
+        "Each option of `dtrain train` is a variable, too: `DTRAIN_` and its name in capitals, with `_` for "
+        "`-`. An option that is on or off takes the words `on` and `off`.\n\n"
         f"{options}\n\n"
         "A program of your own, which has no command line of dtrain's, takes these: `DTRAIN_DEVICE`, "
         "`DTRAIN_KERNELS`, `DTRAIN_AVERAGE`, `DTRAIN_OVERLAP`, `DTRAIN_SHARE_GPU`, `DTRAIN_ELASTIC`, "
@@ -180,11 +179,11 @@ def exit_codes() -> str:
         f"{MADE}# Exit codes\n\n"
         "What `dtrain` ends with, on every rank, and so what mpirun and a job end with.\n\n"
         "| exit code | |\n|---|---|\n" + "".join(rows) + "\n"
-        "A rank that a signal kills is seen first by its launcher, which has a code of its own for that: 9 of MPICH's "
-        "mpirun after `kill -9`, 137 of Open MPI's.\n\n"
-        "`./launch/local --restarts N` starts a run that failed again from its last checkpoint: not after 2 to 6 and 10, "
-        "where the next start would end in the same way, nor after 75 and 130. The job files do the same, and queue the "
-        "job again after 75.\n"
+        "A rank that a signal kills is seen first by its launcher, which has a code of its own for that: 9 "
+        "of MPICH's mpirun after `kill -9`, 137 of Open MPI's.\n\n"
+        "`./launch/local --restarts N` starts a run that failed again from its last checkpoint: not after 2 "
+        "to 6 and 10, where the next start would end in the same way, nor after 75 and 130. The job files do "
+        "the same, and queue the job again after 75.\n"
     )
 
 
@@ -283,7 +282,8 @@ def entry(name: str, what: Any) -> Iterator[str]:
 def public(module: ModuleType) -> list[str]:
     """The names that a module gives: of one without a list, the classes that it makes."""
     own = [n for n, x in vars(module).items() if inspect.isclass(x) and x.__module__ == module.__name__]
-    return list(getattr(module, "__all__", own))
+    late = ["launch"] if module is dtrain else []  # loaded on first use, so in no list
+    return [*getattr(module, "__all__", own), *late]
 
 
 def api(module: str) -> str:
@@ -305,7 +305,8 @@ def pages() -> dict[str, str]:
     """The pages that are made with the site: their names below docs/, and their text."""
     found = {f"reference/api/{module}.md": api(module) for module in MODULES}
     rows = [
-        f"| [{module.replace('dtrain', 'dt', 1)}]({module}.md) | {said} |\n" for module, said in MODULES.items()
+        f"| [{module.replace('dtrain', 'dt', 1)}]({module}.md) | {said} |\n"
+        for module, said in MODULES.items()
     ]
     head = f"# API of dtrain {dtrain.__version__}\n\nMade from the docstrings.\n\n| module | |\n|---|---|\n"
     return {"reference/api/index.md": head + "".join(rows)} | found

@@ -10,8 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "docs" / "reference" / "words.md"
-#: Where the words are looked for. Of Markdown all text but code and output, of Python docstrings and comments.
-PLACES = ["README.md", "docs/**/*.md", "cluster/*.md", "examples/*.md", "examples/*.py", "examples/tasks/*.py"]
+#: Where they are looked for: in Markdown outside of code and output, in docstrings and comments of Python.
+PLACES = [
+    "README.md",
+    "docs/**/*.md",
+    "cluster/*.md",
+    "examples/*.md",
+    "examples/*.py",
+    "examples/tasks/*.py",
+]
 #: Made from the code, whose texts have not been gone through yet.
 LEFT_OUT = {"docs/reference/words.md", "docs/tensorflow1.md"}
 
