@@ -7,6 +7,7 @@ below files/; one in Markdown is a page there, whose own links are followed in t
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PROGRAM = re.compile(r"^```python\n# (examples/\S+)\n```", re.MULTILINE)
+#: Code with a bar in a cell of a table, where a forge wants a backslash and Python-Markdown shows it.
+BAR = re.compile(r"`([^`\n]*\\\|[^`\n]*)`")
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#|/)([^)\s#]+)")
 
 
@@ -80,7 +83,10 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> 
             return match[1]
         return os.path.relpath(uri_of(target), os.path.dirname(here) or ".")
 
+    def bar(match: re.Match[str]) -> str:
+        return f"<code>{html.escape(match[1]).replace(chr(92) + '|', '&#124;')}</code>"
+
     def program(match: re.Match[str]) -> str:
         return f"```python\n{(ROOT / match[1]).read_text()}```"
 
-    return PROGRAM.sub(program, LINK.sub(replaced, markdown))
+    return PROGRAM.sub(program, BAR.sub(bar, LINK.sub(replaced, markdown)))

@@ -1,6 +1,6 @@
 """The pages of docs/: their code runs, their links lead somewhere, what is made from the code is up to date.
 
-`DTRAIN_PAGES=whole pytest tests/unit/test_pages.py` types every command as it is, on as many ranks as it says
+`PAGES=whole pytest tests/unit/test_pages.py` types every command as it is, on as many ranks as it says
 and with the real data; otherwise training is short, on a small set, and `mpirun -n N dtrain` is one rank.
 """
 
@@ -27,7 +27,7 @@ from dtrain.train import checkpoint
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-WHOLE = os.environ.get("DTRAIN_PAGES") == "whole"
+WHOLE = os.environ.get("PAGES") == "whole"
 #: Pages whose code runs in a test of their own, or cannot run here.
 ELSEWHERE = {
     "data.md": "tests/unit/test_data_page.py",
