@@ -34,7 +34,7 @@ def test_what_is_typed_is_found() -> None:
 
 def test_readme_is_short() -> None:
     lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 130 and max(map(len, lines)) <= 140
+    assert len(lines) <= 130 and max(map(len, lines)) <= 130
 
 
 class Shell:
