@@ -26,7 +26,7 @@ with dt.Session() as session:
         losses = []
         for k in range(0, 1000, BATCH):
             # This rank's rows of the batch; the loss and the gradients are those of all rows.
-            rows = np.array_split(order[k : k + BATCH], ranks)[rank]
+            rows = order[k + BATCH * rank // ranks : k + BATCH * (rank + 1) // ranks]
             feeds = {x: dt.Shard(examples[rows], BATCH), y: dt.Shard(targets[rows], BATCH)}
             value, _ = session.run([loss, step], feeds)
             losses.append(value)
