@@ -308,7 +308,10 @@ def pages() -> dict[str, str]:
         f"| [{module.replace('dtrain', 'dt', 1)}]({module}.md) | {said} |\n"
         for module, said in MODULES.items()
     ]
-    head = f"# API of dtrain {dtrain.__version__}\n\nMade from the docstrings.\n\n| module | |\n|---|---|\n"
+    head = (
+        f"# API of dtrain {dtrain.__version__}\n\nMade from the docstrings. What only old programs need is "
+        "in [TensorFlow 1's names in dtrain](../../tensorflow1.md).\n\n| module | |\n|---|---|\n"
+    )
     return {"reference/api/index.md": head + "".join(rows)} | found
 
 

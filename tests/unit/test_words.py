@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 LIST = ROOT / "docs" / "reference" / "words.md"
 #: Where they are looked for: in Markdown outside of code and output, in docstrings and comments of Python.
 PLACES = [
-    "README.md",
+    "*.md",
+    "benchmarks/*.md",
     "docs/**/*.md",
     "cluster/*.md",
     "examples/*.md",
