@@ -29,7 +29,7 @@ PAGES = [
 FOREIGN = {
     *("--with-ft", "--logdir", "--mpi", "--kill-on-bad-exit", "--wait", "--cpu-bind", "--signal", "--me"),
     *("--no-binary", "--rm", "--parent", "--build-arg", "--depth", "--requeue", "--batch"),
-    *("--gpu-bind", "--gpus-per-task"),
+    *("--gpu-bind", "--gpus-per-task", "--no-index", "--find-links"),
 }
 
 

@@ -224,6 +224,14 @@ def test_the_api_has_every_public_name() -> None:
     assert "object at 0x" not in "".join(pages.values())
 
 
+def test_every_extra_is_on_the_page_of_installing() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    part = re.search(r"^\[project\.optional-dependencies\]\n(.*?)^\[", text, re.MULTILINE | re.DOTALL)
+    extras = re.findall(r"^(\w+) = \[", part[1], re.MULTILINE) if part else []
+    rows = re.findall(r"^\| (`.+?`) \|", (DOCS / "how-to" / "install.md").read_text(), re.MULTILINE)
+    assert sorted(extras) == sorted(re.findall(r"`(\w+)`", " ".join(rows))) and len(extras) >= 10
+
+
 def test_formats_have_their_numbers() -> None:
     page = (DOCS / "reference" / "formats.md").read_text()
     for file, number in (("step-N.json", checkpoint.FORMAT), ("SET/manifest.json", store.FORMAT)):
