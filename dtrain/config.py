@@ -73,7 +73,7 @@ class TrainConfig:
 
     task: str = option(
         "",
-        "what is trained, said by a file: its function, by default task(), returns dt.Task(...)",
+        "a file that describes what is trained: its function, by default task(), returns dt.Task(...)",
         metavar="FILE.py[:FUNCTION]",
     )
     model: str = option(
@@ -98,8 +98,8 @@ class TrainConfig:
     )
     label: str = option(
         "",
-        "the column of a table that holds what is learnt, or several with commas between; behind a colon "
-        "what it is, where that cannot be seen: price:numbers (or classes, labels)",
+        "the target column of a table, or several with commas between; after a colon its kind, where that is "
+        "not plain: price:numbers (or classes, labels)",
         metavar="COLUMN[,...][:KIND]",
     )
     validation: str = option(
@@ -117,28 +117,28 @@ class TrainConfig:
     )
     epochs: int = option(5, "passes over the training examples")
     batch_size: int = option(100, "examples of one step over all ranks together")
-    optimizer: str = option("adam", "how a step is taken", OPTIMIZERS)
+    optimizer: str = option("adam", "optimizer", OPTIMIZERS)
     lr: float = option(0.001, "learning rate; never scaled by the number of ranks")
     seed: int = option(0, "makes initial parameters and the order of examples reproducible")
     device: str = option("auto", "auto takes a GPU where each rank of the node has one", DEVICES)
     precision: str = option(
         "float32",
-        "what a GPU rounds the operands of float32 products to; sums and parameters stay float32; float16 "
-        "scales the loss, so that small gradients stay",
+        "what a GPU rounds the operands of float32 matrix products to; sums and parameters stay float32; "
+        "float16 scales the loss, so that small gradients are kept",
         PRECISIONS,
     )
     share_gpu: bool = option(False, "let the ranks of a node take its GPUs in turn, where it has fewer")
     kernels: str = option(
-        "auto", "how a CPU's kernels are made: by the C compiler where there is one, or of NumPy's", KERNELS
+        "auto", "kernels on a CPU: compiled C where there is a C compiler, or NumPy's", KERNELS
     )
     average: str = option(
         "auto",
-        "how ranks sum: through the memory of a node and MPI between nodes, or by MPI's allreduce alone",
+        "how ranks sum gradients: through shared memory, and MPI between nodes; or by MPI's allreduce alone",
         AVERAGES,
     )
     overlap: str = option(
         "auto",
-        "begin sums between nodes before all gradients are there; auto: where that is expected to pay",
+        "overlap the allreduce between nodes with the backward pass; auto: where it is likely to be faster",
         SWITCH,
     )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
@@ -146,11 +146,11 @@ class TrainConfig:
     keep: int = option(3, "checkpoints that are kept: the newest N, and with --validation the best besides")
     resume: str = option(
         "",
-        "go on with a run as if it had not stopped; auto: with that of --run-dir, where it holds one",
+        "resume a run as if it had not stopped; auto: that of --run-dir, where it holds one",
         metavar="RUN_DIR|auto",
     )
     elastic: bool = option(
-        False, "go on without ranks that die; needs Open MPI and its mpirun --with-ft ulfm"
+        False, "continue without ranks that die; needs Open MPI and its mpirun --with-ft ulfm"
     )
     min_ranks: int = option(1, "where --elastic has fewer ranks left, the run is saved and ends")
     init_from: str = option(
@@ -158,16 +158,16 @@ class TrainConfig:
     )
     log_format: str = option("text", "json prints one object a line", LOG_FORMATS)
     log_every: int = option(100, "iterations between two lines where there is no progress bar")
-    log_dir: str = option("", "gets rank-0.log, rank-1.log, ...: what each rank said", metavar="DIR")
+    log_dir: str = option("", "a folder for the log of each rank: rank-0.log, rank-1.log, ...", metavar="DIR")
     tensorboard: str = option(
         "auto", "write event files into the run directory; auto: where TensorBoard is installed", SWITCH
     )
     check_numerics: bool = option(
-        True, "stop at a NaN or an infinity before it is in the parameters, and say which op made it"
+        True, "stop at a NaN or an infinity before it reaches the parameters, and name the operation"
     )
-    check_every: int = option(100, "steps between two comparisons of the ranks' parameters; 0 for none")
-    stall_warn: float = option(10.0, "seconds after which a rank that others wait for is named; 0: never")
-    stall_abort: float = option(60.0, "seconds after which it ends the run; 0: never")
+    check_every: int = option(100, "compare the parameters of the ranks every so many steps; 0: never")
+    stall_warn: float = option(10.0, "seconds until a rank that others wait for is named; 0: never")
+    stall_abort: float = option(60.0, "seconds until such a rank ends the run; 0: never")
     profile: str = option(
         "",
         "record a timeline of the steps FIRST to LAST - 1, counted from 0; without a value 10:30",

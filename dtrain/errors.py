@@ -11,7 +11,7 @@ from __future__ import annotations
 EXIT_CODES = {
     0: "all is well",
     1: "an exception that is not dtrain's, such as one of the program itself",
-    2: "usage: an option, argument, graph or feed that cannot be meant",
+    2: "usage: an invalid option, argument, graph or feed",
     3: "environment: the machine, MPI, the device or the ranks' software is not what is needed",
     4: "data: a file is missing or damaged, or the ranks read different data",
     5: "checkpoint: it cannot be written or read, or is another model's",
@@ -20,7 +20,7 @@ EXIT_CODES = {
     8: "stalled: a rank stood still for longer than --stall-abort",
     9: "checks failed: `dtrain doctor` found what training would fail on",
     10: "diverged: the ranks' copies of a parameter are not the same",
-    75: "saved because it was asked to stop; the same command goes on",
+    75: "stopped by a signal, and saved; the same command resumes",
     130: "interrupted from the keyboard",
 }
 

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "cluster",
         help="a job file for the site's scheduler, filled in; --submit hands it over",
         description="Write the job file that runs `dtrain SUBCOMMAND`, or a Python program of your own, on "
-        "the nodes of a cluster: a training saves at the scheduler's warning, is queued again and goes on by "
+        "the nodes of a cluster: a training saves at the scheduler's warning, is queued again and resumes by "
         "itself.",
         usage="dtrain cluster SITE [OPTION ...] [--submit] -- SUBCOMMAND|FILE.py [OPTION ...]",
         epilog="Example: dtrain cluster slurm --nodes 4 --ranks-per-node 4 --gpus-per-node 4 --time 30:00 "

@@ -12,9 +12,7 @@ from dtrain.comm import launcher
 from dtrain.errors import DataError
 
 SET = "a name (mnist, fashion-mnist, kmnist, cifar10, cifar100), a file or a folder, as --dataset of train"
-LABEL = (
-    "the target: COLUMN[,COLUMN ...] of a table; behind a colon classes, numbers or labels, to say what it is"
-)
+LABEL = "the target: COLUMN[,COLUMN ...] of a table; after a colon its kind: classes, numbers or labels"
 
 
 def add_parser(commands: Any) -> None:

@@ -6,18 +6,16 @@ import argparse
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from dtrain import choices, cli
+from dtrain import cli
 from dtrain.bench import scaling
-from dtrain.choices import SWITCH
 from dtrain.cli import cluster
 from dtrain.cli.parser import SCALING
 from dtrain.cli.scaling import FLAGS
-from dtrain.config import TrainConfig, flag, resolve
+from dtrain.config import resolve
 from dtrain.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +29,7 @@ PAGES = [
 FOREIGN = {
     *("--with-ft", "--logdir", "--mpi", "--kill-on-bad-exit", "--wait", "--cpu-bind", "--signal", "--me"),
     *("--no-binary", "--rm", "--parent", "--build-arg", "--depth", "--requeue", "--batch"),
-    *("--gpu-bind", "--gpus-per-task"),
-}
-#: Defaults that README puts in its own words.
-IN_WORDS = {
-    "run_dir": "runs/DATE-MODEL",
-    "tensorboard": "where it is installed",
-    "profile": "off; 10:30",
+    *("--gpu-bind", "--gpus-per-task", "--no-index", "--find-links"),
 }
 
 
@@ -101,7 +93,8 @@ def test_every_command_is_taken(
     commands = next(
         a for a in cli.make_parser()._actions if isinstance(a, argparse._SubParsersAction)
     ).choices
-    if " ".join(words) in commands:  # its name alone
+    nested = {f"data {action}" for action in ("fetch", "import", "show")}
+    if " ".join(words) in {*commands, *nested}:  # its name alone
         return
     try:
         args = cli.parse(words)
@@ -144,54 +137,6 @@ def test_every_option_is_one(page: Path) -> None:
     for number, text in code_of(page):
         for word in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
             assert word in ours | launch | FOREIGN, f"{page.name}:{number}: {word}"
-
-
-# -- README's table of options ---------------------------------------------------------------------------
-def rows() -> list[tuple[list[list[str]], str]]:
-    """Of each row the words of its forms, and its default."""
-    text = (ROOT / "README.md").read_text()
-    table = text[text.index("| option | default |") :].split("\n\n")[0].splitlines()[2:]
-    cells = [re.split(r"(?<!\\)\|", line)[1:3] for line in table]
-    spans = [(re.findall(r"`([^`]+)`", first), default.strip()) for first, default in cells]
-    return [([span.replace("\\|", "|").split() for span in found], default) for found, default in spans]
-
-
-def test_every_option_is_in_readmes_table() -> None:
-    there = {form[0] for forms, _ in rows() for form in forms}
-    assert {flag(f.name) for f in fields(TrainConfig)} | {"--config"} == {
-        word for word in there if not word.startswith("--no-")
-    }
-
-
-@pytest.mark.parametrize(("forms", "default"), rows(), ids=str)
-def test_readmes_table_is_true(forms: list[list[str]], default: str) -> None:
-    options = {flag(f.name): f for f in fields(TrainConfig)}
-    defaults = default.split(", ")
-    for name, *values in forms:
-        if name == "--config":
-            continue
-        option = options[name.replace("--no-", "--", 1)]
-        words = option.metadata["choices"]
-        if words == SWITCH or isinstance(option.default, bool):
-            assert not values, f"{name} takes no value"
-            assert name in option_strings(), name
-        else:
-            for value in (v for v in "".join(values).strip("[]").split("|") if v == v.lower() and v):
-                resolve({option.name: value, "run_dir": "r"}, {})
-        if words and "|" in "".join(values):
-            assert "".join(values).split("|") == list(words), name
-        if not name.startswith("--no-") and ".py" not in "".join(values):
-            said = defaults.pop(0)
-            said = said.partition("; ")[0] if option.name != "profile" else said
-            assert said == IN_WORDS.get(option.name, str(choices.word(option.default))).removesuffix(".0"), (
-                name
-            )
-    assert not defaults or defaults == [""]
-
-
-def option_strings() -> set[str]:
-    train = next(p for p in parsers(cli.make_parser()) if p.prog.endswith(" train"))
-    return set(train._option_string_actions)
 
 
 @pytest.mark.parametrize("words", [["--check-numerics", "off"], ["--overlap", "on"], ["--elastic", "auto"]])

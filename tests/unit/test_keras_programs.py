@@ -1,4 +1,4 @@
-"""The programs of tests/programs that are written for Keras 2."""
+"""The programs of tests/programs and examples that are written for Keras 2."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from program_files import PROGRAMS, file_of
 
 import dtrain as tf
-
-PROGRAMS = Path(__file__).parents[1] / "programs"
 
 Printed = Callable[[str], list[str]]
 pytestmark = pytest.mark.usefixtures("mnist_dir")
@@ -26,7 +25,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     def run(program: str) -> list[str]:
         tf.reset_default_graph()
         tf.set_random_seed(0)
-        runpy.run_path(str(PROGRAMS / f"keras_{program}.py"), run_name="__main__")
+        runpy.run_path(str(file_of(f"keras_{program}")), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -73,7 +72,7 @@ def test_a_variational_autoencoder_on_one_rank_and_three(
     assert layers == "['encoder_input', 'encoder', 'decoder'] [(5, 2), (5, 2), (5, 2)]" and mean == "True"
     first, last = numbers(loss)
     assert last < 240 < 400 < first
-    run = mpirun(3, ["keras_vae", tmp_path], module="each_rank", cwd=PROGRAMS, deadline=60)
+    run = mpirun(3, [file_of("keras_vae"), tmp_path], module="each_rank", cwd=PROGRAMS, deadline=60)
     assert run.rc == 0, run.stderr
     for rank in range(3):
         told = (tmp_path / f"rank{rank}").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The programs of tests/programs, on one rank and on two.
+"""The programs of tests/programs and examples, on one rank and on two.
 
 They are those that a lecture on TensorFlow 1 shows (constants to sharing and summaries), and the ones that
 people learned it by. Each is an ordinary file that begins `import dtrain as tf`.
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from program_files import PROGRAMS, file_of
 
 import dtrain as tf
 
-PROGRAMS = Path(__file__).parents[1] / "programs"
 NUMBER = r"-?\d+\.\d+(?:e-?\d+)?"
 
 Printed = Callable[[str], list[str]]
@@ -33,7 +33,7 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         tf.set_random_seed(0)
         monkeypatch.setattr("sys.argv", [program])
         with contextlib.suppress(SystemExit):  # what tf.app.run ends with
-            runpy.run_path(str(PROGRAMS / f"{program}.py"), run_name="__main__")
+            runpy.run_path(str(file_of(program)), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
     return run
@@ -305,7 +305,7 @@ def on_ranks(ranks: int, program: str, mpirun: Any, folder: Path) -> list[str]:
     log = folder / "log"
     log.mkdir()
     env = {"LOG_DIR": str(log)}
-    run = mpirun(ranks, [program, folder], module="each_rank", cwd=PROGRAMS, env=env, deadline=50)
+    run = mpirun(ranks, [file_of(program), folder], module="each_rank", cwd=PROGRAMS, env=env, deadline=50)
     assert run.rc == 0, run.stderr
     return [(folder / f"rank{rank}").read_text() for rank in range(ranks)]
 

@@ -57,7 +57,7 @@ with tf.Session() as sess:
         sess.run(train_op, feed_dict={X: batch_x, Y: batch_y})
         if step % display_step == 0 or step == 1:
             loss, acc = sess.run([loss_op, accuracy], feed_dict={X: batch_x, Y: batch_y})
-            print("Step", step, "Minibatch Loss= {:.4f}, Training Accuracy= {:.3f}".format(loss, acc))
+            print("Step", step, f"Minibatch Loss= {loss:.4f}, Training Accuracy= {acc:.3f}")
 
     print("Optimization Finished!")
 

@@ -46,7 +46,7 @@ with tf.Session() as sess:
             found, state, _ = sess.run([loss, last, train], feed)
             losses.append(found)
         if epoch % 4 == 3:
-            print("epoch {} loss {:.2f}".format(epoch + 1, np.mean(losses)))
+            print(f"epoch {epoch + 1} loss {np.mean(losses):.2f}")
     text, state = "round and", None
     state = sess.run(last, {letters: [[LETTERS.index(letter) for letter in text[:-1]]]})
     for _ in range(39):

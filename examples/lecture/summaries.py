@@ -78,5 +78,5 @@ with tf.Session() as sess:
             sess.run(train_step, feed_dict={x: batch_x, y_: batch_y})
     writer.close()
     acc = sess.run(accuracy, {x: mnist.test.images, y_: mnist.test.labels})
-    print("accuracy {:.2f}".format(acc))
+    print(f"accuracy {acc:.2f}")
     print("files", len(glob.glob(os.path.join(log_dir, "events.out.tfevents.*"))))

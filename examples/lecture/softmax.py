@@ -26,5 +26,5 @@ for i in range(300):
     sess.run(train_step, feed_dict={x: batch_x, label: batch_label})
     if i % 100 == 0:
         loss = sess.run(cross_entropy, feed_dict={x: batch_x, label: batch_label})
-        print("iteration {} loss {:.3f}".format(i, loss))
-print("accuracy {:.3f}".format(sess.run(accuracy, {x: data.test.images, label: data.test.labels})))
+        print(f"iteration {i} loss {loss:.3f}")
+print(f"accuracy {sess.run(accuracy, {x: data.test.images, label: data.test.labels}):.3f}")
