@@ -27,6 +27,7 @@ from dtrain.config import TrainConfig, resolve
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.files import make_new, write_atomically
 from dtrain.report import scaling as page
+from dtrain.report.figures import matplotlib_module
 from dtrain.report.study import MACHINE, STUDY, TARGET, Study, collect, load, to_csv, to_json, to_mllog
 
 MODES = ("strong", "weak")
@@ -199,13 +200,14 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
 
     Raises:
         UsageError: the folder holds a study already.
-        EnvironmentProblem: there is no mpirun, or a run failed.
+        EnvironmentProblem: there is no mpirun or matplotlib, or a run failed.
     """
     to = Path(options.to)
     if any(to.glob("ranks-*")):
         raise _in_use(to)
     if through:
         return _submit(options, ranks, through)
+    matplotlib_module()  # before hours of runs that it draws
     if not options.program:
         options.train_config(ranks[0], to)  # a mistake is told before anything starts
     mpirun = start.mpirun("`dtrain bench scaling`", ", or pass --through to submit a job of each size")

@@ -19,14 +19,15 @@ COLOURS = 8
 SIZE = (4.3, 2.7)  # inches of 72 units
 
 
-def _matplotlib() -> Any:
+def matplotlib_module() -> Any:
+    """matplotlib; raises EnvironmentProblem where it is missing."""
     try:
         import matplotlib
         import matplotlib.figure
     except ImportError:
         raise EnvironmentProblem(
-            "`dtrain report` draws with matplotlib, which is not installed: "
-            f"{pip_install('dtrain[report]')}, then run it again."
+            "the page is drawn with matplotlib, which is not installed: "
+            f"{pip_install('dtrain[report]')}, then run this again."
         ) from None
     return matplotlib
 
@@ -37,7 +38,7 @@ def draw(drawings: Mapping[str, Callable[[Any], bool]]) -> dict[str, str]:
     Raises:
         EnvironmentProblem: matplotlib is missing.
     """
-    matplotlib = _matplotlib()
+    matplotlib = matplotlib_module()
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": "dtrain",
