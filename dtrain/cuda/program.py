@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product, fit, in_place
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Group, Launch, Product, fit, in_place
 
 ALIGNMENT = 64
 #: Steps in a graph, where so many follow one another: between two graphs a GPU waits.
 MANY = 16
+#: The state's status where a step was not taken, since one before it was to be the last (see kernels.cuh).
+STOPPED = 4
 
 Call = Callable[[], Any]
 
@@ -54,13 +56,12 @@ class Program:
     ) -> None:
         self._backend, self._code, self._wait, self._agree = backend, code, wait, agree
         self._feeds, self._fetches = list(feeds), list(fetches)
-        most = max((a.nbytes for a in (*feeds, *fetches)), default=0)
-        first = code.transfer("feed", 0, len(feeds), most)
-        last = [*code.transfer("fetch", len(feeds), len(fetches), most), code.count()]
+        first = [code.begin(), *code.transfer("feed", 0, self._feeds)]
+        last = [*code.transfer("fetch", len(feeds), self._fetches), code.count()]
         whole: list[tuple[Any, bool]] = [*((k, True) for k in first), *zip(kernels, captured, strict=True)]
         whole += [(k, True) for k in last]
-        groups, flags = _in_turn(whole)
-        self.launches = sum(not getattr(group[0], "waits", False) for group in groups)
+        groups, flags = together(whole, code.control)
+        self.launches = sum(not getattr(group.kernels[0], "waits", False) for group in groups)
         calls = zip(launched(code, groups), flags, strict=True)
         self.segments = [
             Segment([k for k, _ in group], yes) for yes, group in groupby(calls, key=lambda pair: pair[1])
@@ -134,7 +135,9 @@ class Program:
     @cached_property
     def alone(self) -> tuple[list[Call], list[Call], list[Call]]:
         """Each kernel as a call: those before the plan's, the plan's, and those after. Few runs need it."""
-        calls = launched(self._code, [[getattr(k, "alone", k)] for part in self._parts for k in part])
+        calls = launched(
+            self._code, [Group([getattr(k, "alone", k)], []) for part in self._parts for k in part]
+        )
         return tuple(list(islice(calls, len(part))) for part in self._parts)
 
     def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> tuple[int, list[int]]:
@@ -159,7 +162,7 @@ class Program:
         for array, place in zip(arrays, places, strict=True):
             self._pinned[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
         control = self._control.view(np.int64)
-        control[:STATE] = 0, 0, 0, 0 if until is None else until.data.ptr
+        control[:STATE] = 0, 0, 0, 0, 0 if until is None else until.data.ptr
         for k, lent in enumerate(self._code.lent):
             control[STATE + LENT * k : STATE + LENT * (k + 1)] = lent
         table = control[STATE + LENT * TABLES :].reshape(-1, TRANSFER)
@@ -179,12 +182,12 @@ class Program:
         self._backend.download(self._code.control[:STATE].view(np.uint8), state)
         self._backend.download(self._device[begin:end], self._pinned[begin:end])
         self._wait()
-        status, number, done, _ = (int(x) for x in state.view(np.int64))
+        status, number, done, *_ = (int(x) for x in state.view(np.int64))
         results = [
             np.array(self._pinned[at : at + size]).view(f.dtype).reshape(steps, *f.shape)[:done]
             for at, size, f in zip(places, sizes, self._fetches, strict=True)
         ]
-        return Done(status, number, done, results)
+        return Done(0 if status == STOPPED else status, number, done, results)
 
 
 def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[bool]]:
@@ -220,14 +223,34 @@ def _small(call: Any) -> bool:
     return isinstance(call, Launch) and call.small
 
 
-def launched(code: Code, groups: Sequence[Sequence[Any]]) -> Iterator[Call]:
+def together(whole: Sequence[tuple[Any, bool]], control: Any) -> tuple[list[Group], list[bool]]:
+    """What is launched in a step, and whether each can be captured: kernels that are small go in turn, and in
+    a block beside a large kernel next to them where they have nothing to do with it.
+    """
+    runs, flags = _in_turn(whole)
+    groups = [Group(run, []) for run in runs]
+    for i, group in enumerate(groups):
+        if not group.large:
+            continue
+        if i and flags[i - 1] == flags[i] and group.takes(groups[i - 1].kernels, control):
+            group.beside.extend(groups[i - 1].kernels)
+            groups[i - 1].kernels.clear()
+        following = groups[i + 1].kernels if i + 1 < len(groups) and flags[i + 1] == flags[i] else []
+        while following and group.takes(following[:1], control):
+            group.beside.append(following.pop(0))
+    left = [i for i, group in enumerate(groups) if group.kernels]
+    return [groups[i] for i in left], [flags[i] for i in left]
+
+
+def launched(code: Code, groups: Sequence[Group]) -> Iterator[Call]:
     """A call of each group: a launch of its kernels, or what it is itself."""
-    launches = iter(code.launchers([group for group in groups if isinstance(group[0], Launch)]))
+    launches = iter(code.launchers([group for group in groups if isinstance(group.kernels[0], Launch)]))
     for group in groups:
-        if isinstance(group[0], Launch):
+        first = group.kernels[0]
+        if isinstance(first, Launch):
             yield next(launches)
         else:
-            yield group[0].call if isinstance(group[0], Product) else group[0]
+            yield first.call if isinstance(first, Product) else first
 
 
 class Segment:

@@ -30,6 +30,9 @@ from dtrain.runtime.backend import Backend
 from dtrain.runtime.draws import Draws
 from dtrain.runtime.memory import Buffer, pack
 
+#: Bytes of a tensor up to which its memory on a device is its own.
+SMALL = 4096
+
 
 class NoRoom(Exception):
     """What a step that `share` changed needs is not to be had: compile it without. On all ranks alike."""
@@ -116,6 +119,9 @@ class Layout:
         self.nodes = nodes
         fed = sum(isinstance(node.kind, Feed) for node in nodes)
         self.code = backend.code(env, fed + len(step.fetches))
+        self._fed = sorted(
+            n.kind.index for n in nodes if isinstance(n.kind, Feed) and not n.kind.dtype.is_string
+        )
         self.arrays: dict[Tensor, Any] = {}
         self.packed: dict[Tensor, Any] = {}
         self.terms: dict[Operation, list[Any]] = {}  # what each bucket holds of this rank, where it wants it
@@ -286,6 +292,8 @@ class Layout:
             if not (self._made_here(tensor) or isinstance(node.kind, Feed)):
                 continue
             last = self.last_use.get(tensor, i)
+            if self.step.device and self._nbytes(tensor) <= SMALL:
+                last = len(self.nodes)  # kernels that share no memory can run side by side
             taken = self._take_over(node, tensor, i) if tensor.index == 0 else None
             if taken is not None:
                 taken.last = last
@@ -342,6 +350,8 @@ class Layout:
                 buffer = self.buffers[tensor]
                 arrays[tensor] = self._carve(self.arena, buffer.offset, tensor)
         if isinstance(kind, Feed):
+            if self.step.device and kind.index in self._fed:
+                self.code.fed[self._fed.index(kind.index)] = arrays[node.outputs[0]]
             return []
         outs = [arrays[t] for t in node.outputs]
         kernels: list[Kernel | NativeCall] = []

@@ -261,8 +261,8 @@ def test_more_small_kernels_than_one_launch_has_arguments_for(
     sources: list[str] = []
     entry = code.entry
 
-    def kept(kernels: Any) -> tuple[str, str]:
-        symbol, source = entry(kernels)
+    def kept(*group: Any) -> tuple[str, str]:
+        symbol, source = entry(*group)
         sources.append(source)
         return symbol, source
 
