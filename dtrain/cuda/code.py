@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dtrain.cuda.epilogue import mask_bytes
 from dtrain.cuda.loops import (
     MOST_THREADS,
     SMALL,
@@ -200,6 +201,7 @@ class Code:
         self.lent: list[np.ndarray] = []
         #: The arrays that a step is fed, in the order of their transfers, as far as they are known.
         self.fed: dict[int, Any] = {}
+        self._masks: list[tuple[Any, Any]] = []  # of what a ReLU made the mask, where an epilogue wrote it
         self._room: Any = backend.block(0)
 
     # -- what ops ask for ------------------------------------------------------------------------------
@@ -434,6 +436,29 @@ class Code:
             return [] if add or not out.size else self.move(out, 0)
         call = self._backend.blas.product(a, b, out, across_a, across_b, add)
         return None if call is None else Product(call)
+
+    def ended(
+        self, a: Any, b: Any, across_a: bool, across_b: bool, ends: str, behind: Any
+    ) -> list[Product] | None:
+        """A product whose epilogue is the loop behind it, which is what `ends` says: see ops/fused.py."""
+        made, out = self._backend.epilogues, behind.outs[0]
+        other = next((x for x in behind.ins if x is not None), None)
+        if made is None or not all(x.flags.c_contiguous for x in (a, b, *behind.outs, other)):
+            return None
+        vector, mask = other, None
+        if ends.startswith("gate"):
+            vector = behind.outs[1] if len(behind.outs) > 1 else None
+            mask = next((mask for y, mask in self._masks if y is other), None)
+            if mask is None:  # the ReLU was no epilogue
+                return None
+        elif ends.endswith("mask"):
+            mask = self._backend.block(mask_bytes(*out.shape))
+        call = made.product(a, b, out, across_a, across_b, ends, vector, mask)
+        if call is None:
+            return None
+        if ends.endswith("mask"):
+            self._masks.append((out, mask))
+        return [Product(call)]
 
     def product_beside(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> Any:
         """What `beside` makes of a product, None where it cannot be made."""

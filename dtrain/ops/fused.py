@@ -109,13 +109,20 @@ class Fused(Op):
         ]
 
 
+#: What a loop may be that ends a product: x + b; ReLU of that, and with a mask that one of the next two
+#: reads; what flows back through a ReLU; and its sums over the rows too. cuda/epilogue.py knows these names.
+BIAS, RELU, RELU_MASK, GATE, GATE_SUMS = "bias", "relu", "relu and mask", "gate", "gate and sums"
+
+
 class Behind(NamedTuple):
     """A loop and its arrays, for the op whose result it reads as value `at`, where ins has None.
 
-    values: the spec of each of the loop's values, with global sizes.
+    ends: which of BIAS and the like it is, or ''. values: the spec of each of the loop's values, with global
+    sizes.
     """
 
     loop: Fused
+    ends: str
     values: list[Spec]
     at: int
     ins: list[Array]
@@ -127,13 +134,15 @@ class Joined(Op):
     """An op and the one loop that reads its result, as one op: what the pass `join` makes on a device.
 
     first: what comes first, whose inputs come first; then: the loop; at: which of its inputs is the first's
-    result, and shape: seen in this shape. A first has `joined`, which may do both in one kernel.
+    result, and shape: seen in this shape; ends: what the loop is behind a product, or ''. A first has
+    `joined`, which may do both in one kernel.
     """
 
     first: Op
     then: Fused
     at: int
     shape: tuple[int, ...]
+    ends: str = ""
     no_gradient = "it is made after gradients are"
 
     stateful = property(lambda self: self.first.stateful)  # type: ignore[assignment]
@@ -185,7 +194,7 @@ class Joined(Op):
         firsts, others = self._specs(specs)
         arrays, behind = self._parts(ins, None)
         one = self.first.joined(
-            code, arrays, Behind(self.then, self.then.values(others), self.at, behind, outs)
+            code, arrays, Behind(self.then, self.ends, self.then.values(others), self.at, behind, outs)
         )
         if one is not None:
             return one
@@ -211,7 +220,8 @@ class Joined(Op):
     @classmethod
     def examples(cls) -> list[Example]:
         body = (Instruction(Add(), (0, 1)), Instruction(Relu(), (2,)))
-        return [Example(cls(MatMul(), Fused(2, body, (3,)), 0, (3, 4)), (3, 2), (2, 4), (4,))]
+        then = Fused(2, body, (3,))
+        return [Example(cls(MatMul(), then, 0, (3, 4), ends), (3, 2), (2, 4), (4,)) for ends in ("", RELU)]
 
 
 def _has_rows(array: Array, shape: tuple[int, ...]) -> bool:

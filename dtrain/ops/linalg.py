@@ -59,7 +59,9 @@ class MatMul(Op):
 
     def joined(self, code: Any, ins: Sequence[Array], behind: Any) -> Any:
         """The product with the loop behind it in its epilogue: see ops/fused.py."""
-        return None
+        if not behind.ends:
+            return None
+        return code.ended(*ins, self.transpose_a, self.transpose_b, behind.ends, behind)
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         a, b = node.inputs

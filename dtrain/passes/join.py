@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.graph import Graph, Operation, Spec, Tensor
 from dtrain.ops.array import Reshape
 from dtrain.ops.body import Instruction
-from dtrain.ops.fused import Fused, Joined
+from dtrain.ops.fused import BIAS, GATE, GATE_SUMS, RELU, RELU_MASK, Fused, Joined
 from dtrain.ops.lend import LentRows
 from dtrain.ops.linalg import MatMul
+from dtrain.ops.math import Add
+from dtrain.ops.nn import Relu, ReluGrad
+from dtrain.ops.reduce import Sum
 from dtrain.passes.step import Step, ancestors, memory_of, moved, sweep
 
 #: What a loop behind may be one op with.
@@ -61,10 +64,47 @@ def join(step: Step) -> Step:
             found = loop_behind(node)
             if found is not None and found[0] not in firsts:
                 firsts[found[0]] = node, found[1]
-    return _rebuilt(step, firsts) if firsts else step
+    if not firsts:
+        return step
+    kinds = {loop: _joined(loop, first, tensor) for loop, (first, tensor) in firsts.items()}
+    for loop, kind in kinds.items():
+        if kind.ends in (GATE, GATE_SUMS):  # whose mask the product writes that made the ReLU
+            y = next(t for t in loop.inputs if t is not firsts[loop][1]).op
+            if y in kinds and kinds[y].ends == RELU:
+                kinds[y] = Joined(**vars(kinds[y]) | {"ends": RELU_MASK})
+    return _rebuilt(step, firsts, kinds)
 
 
-def _rebuilt(step: Step, firsts: dict[Operation, tuple[Operation, Tensor]]) -> Step:
+def _joined(loop: Operation, first: Operation, tensor: Tensor) -> Joined:
+    """The op of both; tensor: what the loop reads of the first."""
+    at, count = [*loop.inputs].index(tensor), len(loop.inputs)
+    then = loop.kind
+    if not isinstance(then, Fused):
+        then = Fused(count, (Instruction(then, tuple(range(count))),), (count,), (loop.name,))
+    ends = _end(then, at, [t.spec for t in loop.inputs]) if isinstance(first.kind, MatMul) else ""
+    return Joined(first.kind, then, at, tensor.spec.shape, ends)
+
+
+def _end(loop: Fused, at: int, specs: Sequence[Spec]) -> str:
+    """What a loop is behind a product, its input `at`, that cuBLASLt may do in the same kernel."""
+    kinds = [type(op) for op, _ in loop.body]
+    if len(specs) != 2 or set(loop.body[0].args) != {0, 1} or any(s.dtype.name != "float32" for s in specs):
+        return ""
+    columns, other = specs[at].shape[-1:], specs[1 - at].shape
+    chained = len(kinds) == 1 or loop.body[1].args == (2,)
+    if kinds in ([Add], [Add, Relu]) and other in (columns, (1, *columns)) and chained:
+        return (BIAS if len(kinds) == 1 else RELU) if loop.results == (1 + len(kinds),) else ""
+    if kinds[0] is not ReluGrad or loop.body[0].args != (at, 1 - at) or other != specs[at].shape:
+        return ""
+    if len(kinds) == 1:
+        return GATE
+    sums = kinds[1:] == [Sum] and loop.body[1].op.axes == (0,) and chained and loop.results == (2, 3)
+    return GATE_SUMS if sums else ""
+
+
+def _rebuilt(
+    step: Step, firsts: dict[Operation, tuple[Operation, Tensor]], kinds: dict[Operation, Joined]
+) -> Step:
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
@@ -73,11 +113,8 @@ def _rebuilt(step: Step, firsts: dict[Operation, tuple[Operation, Tensor]]) -> S
         kind = node.kind
         if node in firsts:
             first, tensor = firsts[node]
-            at = [*node.inputs].index(tensor)
-            body = (Instruction(kind, tuple(range(len(node.inputs)))),)
-            then = kind if isinstance(kind, Fused) else Fused(len(inputs), body, (len(inputs),), (node.name,))
-            kind = Joined(first.kind, then, at, tensor.spec.shape)
-            inputs = [*first.inputs, *(t for k, t in enumerate(node.inputs) if k != at)]
+            kind = kinds[node]
+            inputs = [*first.inputs, *(t for t in node.inputs if t is not tensor)]
         control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
         copy = graph.copy_of(node, tuple(tensors[t] for t in inputs), control, kind)
         operations[node] = copy

@@ -27,13 +27,11 @@ from dtrain import info
 from dtrain.cli import main
 from dtrain.comm import nccl
 from dtrain.cuda import code, gpus, nvrtc
-from dtrain.data import load
 from dtrain.errors import EnvironmentProblem, NumericError
 from dtrain.native import compiler
 from dtrain.ops.math import Cast
 from dtrain.runtime.backend import make_backend
 from dtrain.runtime.feeds import Window
-from dtrain.task.network import TRAINING, build
 
 ROOT = Path(__file__).parents[2]
 PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'standin'}"
@@ -308,33 +306,6 @@ def test_a_graph_of_sixteen_steps_ends_where_one_says_so(cupy: Any) -> None:
     assert [float(r[0]) for r in taken] == [float(step(row)[0]) for row in rows[:41]]
     for a, b in zip(session.run(variables), single[0].run(single[3]), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-def test_a_step_of_the_mlp_is_nineteen_launches_and_its_rows(
-    cupy: Any, tmp_path: Path, write_set: Callable[..., Path]
-) -> None:
-    """8 of them products; over the bus go 400 bytes of row numbers up and a few results down."""
-    data = load(str(write_set(tmp_path / "data", 310, 30)), dt.comm.SingleCommunicator())
-    with dt.Graph().as_default() as graph:
-        graph.seed = 0
-        net = build("mlp", data)
-        train = dt.train.AdamOptimizer(0.001).minimize(net.loss)
-        session = dt.Session(graph=graph, comm=None, device=make_backend("gpu", 0))
-        session.run(dt.global_variables_initializer())
-        net.lend(session)
-    fetches = [net.loss, net.stopping, *net.sums, train]
-    several = session.make_callable(fetches, [net.indices, net.training, net.stop]).several
-    rows = np.random.default_rng(0).integers(0, 300, (3, 100)).astype(np.int32)
-    crossing = []
-    for steps in (1, 1, 3):
-        before = cupy.counts.copy()
-        several(Window(rows[:steps], 100), TRAINING, dt.Shard(np.zeros(1, np.float32), 1), until=net.stopping)
-        crossing.append(cupy.counts - before)
-    plan = [*session.plans.values()][-1]
-    assert plan.launches <= 19 and crossing[0]["products"] == 8
-    assert crossing[0]["launches"] + crossing[0]["products"] == plan.launches
-    assert (crossing[2]["up"] - crossing[1]["up"]) / 2 <= 416
-    assert (crossing[2]["down"] - crossing[1]["down"]) / 2 <= 64
 
 
 def test_an_update_looks_at_the_verdict_itself(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
