@@ -42,8 +42,8 @@ def take_out_kernels() -> None:
 
     def taken(program: Program, steps: int) -> None:
         take(program, steps)
-        program._code.control._host[:4] = 0, -1, steps, 0
-        program._device._host.fill(0)  # results: no rank asked to stop
+        program._told[:] = 0, -1, program._counted + steps, 0
+        program._pinned.fill(0)  # results: no rank asked to stop
 
     def move(backend: CupyBackend, to: int, source: int, nbytes: int, kind: str) -> None:
         ctypes.memmove(to, source, nbytes)

@@ -35,7 +35,7 @@ from dtrain.native.loops import TYPES, Untranslatable, named
 
 HERE = Path(__file__).parent
 #: int64 words of the control block: the state, then where tables are lent to, then transfers.
-STATE, LENT, TRANSFER = 5, 2, 4
+STATE, LENT, TRANSFER = 6, 2, 4
 #: Tables that one plan may read.
 TABLES = 32
 #: Words among a launch's arguments: 4 KB, what GPUs of any age take.

@@ -36,13 +36,16 @@ KERNEL fetch(HERE, const transfer *fetches) {
  * so do the draws of its random operations. counters: of each operation how often it has drawn, and whether it has in
  * this step. One thread does it. */
 KERNEL count(HERE, int64_t *counters, int64_t n) {
-    if (AT || stopped(s)) return;
-    s->step += 1;
-    for (int64_t i = 0; i < n; i++) {
-        counters[2 * i] += counters[2 * i + 1];
-        counters[2 * i + 1] = 0;
+    if (AT) return;
+    if (!stopped(s)) {
+        s->step += 1;
+        for (int64_t i = 0; i < n; i++) {
+            counters[2 * i] += counters[2 * i + 1];
+            counters[2 * i + 1] = 0;
+        }
+        s->last = s->until && *s->until != 0;
     }
-    s->last = s->until && *s->until != 0;
+    s->told[0] = s->status, s->told[1] = s->number, s->told[2] = s->step, s->told[3] = s->last;
 }
 
 KERNEL copy(HERE, char *out, const char *in, int64_t bytes) {

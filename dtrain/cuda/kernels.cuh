@@ -89,10 +89,11 @@ enum { OK = 0, BAD_VALUE = 1, NOT_FINITE = 3, STOPPED = 4 };
 
 /* status: one of these; number: of the kernel that changed it; step: how many steps are done; last: whether the one that
  * was done last was to be the last, which those that end with it need not know; until: a step in which it is not 0 is
- * the last, where there is one. */
+ * the last, where there is one; told: where on the host the first four are written at the end of each step. */
 struct state {
     int64_t status, number, step, last;
     const float *until;
+    int64_t *told;
 };
 
 /* volatile: another thread of the block may just have changed it */

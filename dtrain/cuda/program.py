@@ -1,8 +1,9 @@
-"""A plan's steps on a device: feeds go up at once, each step is one graph, results come back at once.
+"""A plan's steps on a device: feeds go up at once, each step is one graph, results come back by themselves.
 
 The control block says what there is to do; kernels at the start and the end of each step find their feeds
-there and leave their results (see kernels.cu). So the steps of a window differ in nothing that the host has
-to say.
+there and leave their results in pinned memory of the host, and how far they are (see kernels.cu). So the
+steps of a window differ in nothing that the host has to say. Feeds are not read from the host's memory: what
+many blocks read would cross the bus for each.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Group, Launch,
 ALIGNMENT = 64
 #: Steps in a graph, where so many follow one another: between two graphs a GPU waits.
 MANY = 16
+#: Words of the state that the host is told.
+TOLD = 4
 #: The state's status where a step was not taken, since one before it was to be the last (see kernels.cuh).
 STOPPED = 4
 
@@ -71,7 +74,13 @@ class Program:
         #: The same for MANY steps, once so many were asked for; [] where they cannot be one graph.
         self._many: Sequence[Call] | None = None
         self._parts = (first, list(kernels), last)
-        self._control = backend.pinned(code.control.nbytes)
+        self._control, self._told = (
+            backend.pinned(code.control.nbytes),
+            backend.pinned(8 * TOLD).view(np.int64),
+        )
+        self._control.fill(0)
+        #: Steps that the device has counted since the control block went up; -1: it has to go up again.
+        self._counted = -1
         self._pinned, self._device = backend.pinned(0), backend.block(0)
 
     def run(
@@ -93,13 +102,15 @@ class Program:
             before, _, after = self.alone
             for call in (*before, *kernels, *after):
                 call()
-        return self._collect(steps, *results)
+        return self._collect(steps, results)
 
     def _take(self, steps: int) -> None:
         if self._calls is None:
             for segment in self.segments:
                 segment()
             self._calls, steps = [], steps - 1
+            if steps:
+                self._wait()  # NCCL has been told that sums in graphs come behind those outside
         if steps and not self._calls:
             self._calls = self._graphs(self.segments) or self.segments
         if steps >= MANY and self._many is None:
@@ -129,6 +140,7 @@ class Program:
     def feed(self, rows: Sequence[np.ndarray]) -> None:
         """Put one step's feeds in place, for kernels that are called one by one."""
         self._stage(1, rows, None)
+        self._counted = -1
         for call in self.alone[0]:
             call()
 
@@ -140,8 +152,8 @@ class Program:
         )
         return tuple(list(islice(calls, len(part))) for part in self._parts)
 
-    def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> tuple[int, list[int]]:
-        """Send what the steps need; returns where results begin in the window, and where each does."""
+    def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> list[int]:
+        """Send what the steps need; returns where in pinned memory each result will be."""
         self._backend.use()
         strides, arrays = [], []
         for buffer, given in zip(self._feeds, rows, strict=True):
@@ -156,36 +168,40 @@ class Program:
         for fetch in self._fetches:
             results.append(at)
             at += -(-steps * fetch.nbytes // ALIGNMENT) * ALIGNMENT
-        if at > self._device.nbytes:
-            room = 1 << (at - 1).bit_length()  # as CuPy rounds what is pinned
-            self._device, self._pinned = self._backend.block(room), self._backend.pinned(room)
+        if at > self._pinned.nbytes:  # as CuPy rounds what is pinned
+            self._pinned = self._backend.pinned(1 << (at - 1).bit_length())
+        if begin > self._device.nbytes:
+            self._device = self._backend.block(1 << (begin - 1).bit_length())
         for array, place in zip(arrays, places, strict=True):
             self._pinned[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
-        control = self._control.view(np.int64)
-        control[:STATE] = 0, 0, 0, 0, 0 if until is None else until.data.ptr
+        control = np.zeros(self._control.nbytes // 8, np.int64)
+        control[STATE - 2 : STATE] = 0 if until is None else until.data.ptr, self._told.ctypes.data
         for k, lent in enumerate(self._code.lent):
             control[STATE + LENT * k : STATE + LENT * (k + 1)] = lent
         table = control[STATE + LENT * TABLES :].reshape(-1, TRANSFER)
-        start = self._device.data.ptr
-        for k, buffer in enumerate((*self._feeds, *self._fetches)):
-            place = [*places, *results][k]
-            stride = strides[k] if k < len(strides) else buffer.nbytes
-            table[k] = buffer.data.ptr, start + place, buffer.nbytes, stride
-        self._backend.upload(self._control, self._code.control)
+        for k, buffer in enumerate(self._feeds):
+            table[k] = buffer.data.ptr, self._device.data.ptr + places[k], buffer.nbytes, strides[k]
+        for k, buffer in enumerate(self._fetches, len(self._feeds)):
+            at = self._pinned.ctypes.data + results[k - len(self._feeds)]
+            table[k] = buffer.data.ptr, at, buffer.nbytes, buffer.nbytes
+        if steps == 1:  # then it does not matter how many were before
+            table[:, -1] = 0
+        sent = self._control.view(np.int64)
+        if self._counted < 0 or steps > 1 or not np.array_equal(sent, control):
+            sent[...] = control
+            self._backend.upload(self._control, self._code.control)
+            self._counted = 0
         self._backend.upload(self._pinned[:begin], self._device[:begin])
-        return begin, results
+        return results
 
-    def _collect(self, steps: int, begin: int, places: list[int]) -> Done:
-        sizes = [steps * f.nbytes for f in self._fetches]
-        end = places[-1] + sizes[-1] if places else begin
-        state = self._control[: 8 * STATE]
-        self._backend.download(self._code.control[:STATE].view(np.uint8), state)
-        self._backend.download(self._device[begin:end], self._pinned[begin:end])
+    def _collect(self, steps: int, places: list[int]) -> Done:
         self._wait()
-        status, number, done, *_ = (int(x) for x in state.view(np.int64))
+        status, number, counted, last = map(int, self._told)
+        done = counted - self._counted
+        self._counted = -1 if status or last or steps > 1 else counted
         results = [
-            np.array(self._pinned[at : at + size]).view(f.dtype).reshape(steps, *f.shape)[:done]
-            for at, size, f in zip(places, sizes, self._fetches, strict=True)
+            np.array(self._pinned[at : at + steps * f.nbytes]).view(f.dtype).reshape(steps, *f.shape)[:done]
+            for at, f in zip(places, self._fetches, strict=True)
         ]
         return Done(0 if status == STOPPED else status, number, done, results)
 
