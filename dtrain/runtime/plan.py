@@ -286,7 +286,7 @@ class Plan:
 
 def by_step(outs: Sequence[np.ndarray], steps: int) -> list[list[Any]]:
     """Of each step what the fetches gave, of arrays that hold it for each fetch."""
-    return [[out[step] for out in outs] for step in range(steps)]
+    return [list(row) for row in zip(*outs, strict=True)][:steps] if outs else [[] for _ in range(steps)]
 
 
 def _first_in(node: Operation, ins: Sequence[Any]) -> str:
