@@ -432,6 +432,32 @@ def test_floats_that_no_integer_can_hold_become_what_they_do_in_c(cupy: Any) -> 
         assert text == f"({to}_t)whole<{to}_t>(x)"
 
 
+def test_sums_in_a_graph_and_outside_are_never_under_way_at_once(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NCCL is told; the stand-in ends where one would wait for the other."""
+    from cupy import _nccl
+
+    monkeypatch.setenv("NCCL_GRAPH_MIXING_SUPPORT", "0")
+    backend = make_backend("gpu", 0)
+    ring = _nccl.NcclCommunicator(1, b"u" * 128, 0)
+    x = cupy.zeros(4, np.float32)
+
+    def sum() -> None:
+        ring.allReduce(x.data.ptr, x.data.ptr, 4, _nccl.NCCL_FLOAT32, _nccl.NCCL_SUM, backend.stream.ptr)
+
+    graph = backend.capture(sum)
+    graph.launch(backend.stream)
+    graph.launch(backend.stream)  # one behind the other is no harm
+    with pytest.raises(_nccl.NcclError, match="under way at once"):
+        sum()
+    backend.synchronize()
+    sum()
+    with pytest.raises(_nccl.NcclError, match="under way at once"):
+        graph.launch(backend.stream)
+    backend.synchronize()
+
+
 # -- several ranks ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("environment", "way"),

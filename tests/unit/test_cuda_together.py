@@ -228,6 +228,42 @@ def test_a_step_of_the_mlp_is_twelve_launches(
     assert counted["products"] == 8 + PROBE and counted["epilogues"] == 5 + PROBE
 
 
+def test_what_crosses_the_bus(cupy: Any, tmp_path: Path, write_set: Callable[..., Path]) -> None:
+    """Of a step the numbers of its rows; what a window is goes up once, and nothing is fetched."""
+    mlp = Mlp(make_backend("gpu", 0), tmp_path, write_set)
+    mlp.steps(rows(1))
+    crossed = []
+    for steps in (1, 1, 3, 5, 5):
+        before = cupy.counts.copy()
+        mlp.steps(rows(steps))
+        crossed.append(cupy.counts - before)
+    one, again, three, five, last = (c["up"] for c in crossed)
+    assert one == again and 400 <= one <= 400 + 2 * 64  # the rows, and two numbers more
+    assert (five - three) / 2 <= 416 and five == last and three - one > 800  # the control block, and rows
+    assert not any(c["down"] for c in crossed)
+
+
+def test_a_single_step_that_ends_a_call_is_followed_by_others(cupy: Any) -> None:
+    """What the device knows of the last call is not what this one finds."""
+    session, fetches, feeds, variables = network(dt.train.AdamOptimizer(0.01), make_backend("gpu", 0))
+    other = network(dt.train.AdamOptimizer(0.01), make_backend("cpu"))
+    given = batches(12)
+    given[[1, 4, 5, 9], 3] = 89  # a step with it is the last of its call
+    step, reference = (s.make_callable(f, i) for s, f, i in ((session, fetches, feeds), other[:3]))
+    found = []
+    for low, high in ((0, 1), (1, 2), (2, 3), (3, 6), (5, 6), (6, 9), (9, 10), (10, 11), (11, 12)):
+        found += step.several(Window(given[low:high], 21), until=fetches[1])
+        found.append(step(given[high - 1]))
+    expected = []
+    for low, high in ((0, 1), (1, 2), (2, 3), (3, 5), (5, 6), (6, 9), (9, 10), (10, 11), (11, 12)):
+        expected += [reference(row) for row in given[low:high]]
+        expected.append(reference(given[(high if high != 5 else 6) - 1]))
+    assert [r[1] for r in found] == [r[1] for r in expected]
+    np.testing.assert_allclose([r[0] for r in found], [r[0] for r in expected], rtol=1e-4)
+    for a, b in zip(session.run(variables), other[0].run(other[3]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-4)
+
+
 def test_the_mlp_learns_as_on_the_cpu(cupy: Any, tmp_path: Path, write_set: Callable[..., Path]) -> None:
     ours, cpu = (Mlp(d, tmp_path, write_set) for d in (make_backend("gpu", 0), make_backend("cpu")))
     given = rows(40)
