@@ -211,7 +211,7 @@ def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[b
     whether each can be captured."""
     groups: list[list[Any]] = []
     flags: list[bool] = []
-    for call, yes in whole:
+    for i, (call, yes) in enumerate(whole):
         last = groups[-1] if groups and flags[-1] and yes and isinstance(call, Launch) else []
         if len(last) == 1 and isinstance(last[0], Launch):
             before = groups[-2] if len(groups) > 1 and flags[-2] else []
@@ -229,7 +229,9 @@ def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[b
             continue
         at = len(groups)
         if behind and getattr(call, "waits", False):
-            at -= 1  # to wait a little earlier keeps what is small together
+            following = next((k for k, _ in whole[i:] if not getattr(k, "waits", False)), None)
+            if _small(following) or [k.verdict for k in groups[-1]] == [True]:
+                at -= 1  # to wait a little earlier keeps together what goes together
         groups.insert(at, [call])
         flags.insert(at, yes)
     return groups, flags

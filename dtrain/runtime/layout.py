@@ -195,7 +195,7 @@ class Layout:
         found: dict[Operation, Operation] = {}
         if not (self.step.device and self.step.native):
             return found
-        products = [0, *accumulate(map(_has_products, self.nodes))]  # before each position
+        kernels = [0, *accumulate(map(_has_kernels, self.nodes))]  # before each position
         for i, node in enumerate(self.nodes):
             if node.type != "MatMul" or node.outputs[0] not in self.packed:
                 continue
@@ -207,7 +207,7 @@ class Layout:
                     if any(memory_of(n.inputs[k]) is memory for k in n.kind.writes)
                 )
             later = [j for n in needs if (j := self.position[n]) > i]
-            if later and products[min(later)] > products[i + 1]:
+            if later and kernels[min(later)] > kernels[i + 1]:
                 found[node] = self.nodes[min(later)]
         return found
 
@@ -446,6 +446,5 @@ class Layout:
         return self._copy(x, flat)
 
 
-def _has_products(node: Operation) -> bool:
-    """Whether matrix products are most of a node's work."""
-    return node.kind.flops([t.spec for t in node.inputs], [t.spec for t in node.outputs]) > 0
+def _has_kernels(node: Operation) -> bool:
+    return not (node.kind.is_view or isinstance(node.kind, VariableOp | Const | Feed | NoOp))
