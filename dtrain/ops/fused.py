@@ -9,7 +9,7 @@ import numpy as np
 
 from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import ELEMENTWISE, Array, Env, Example, Kernel, Op, in_order, register
+from dtrain.ops.base import ELEMENTWISE, MATRIX, Array, Env, Example, Kernel, Op, in_order, register
 from dtrain.ops.body import Again, Instruction, kernels
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.linalg import MatMul
@@ -135,7 +135,7 @@ class Joined(Op):
 
     first: what comes first, whose inputs come first; then: the loop; at: which of its inputs is the first's
     result, and shape: seen in this shape; ends: what the loop is behind a product, or ''. A first has
-    `joined`, which may do both in one kernel.
+    `joined`, which may do both in one kernel. By default a product.
     """
 
     first: Op
@@ -145,9 +145,7 @@ class Joined(Op):
     ends: str = ""
     no_gradient = "it is made after gradients are"
 
-    stateful = property(lambda self: self.first.stateful)  # type: ignore[assignment]
-    tells = property(lambda self: self.first.tells)  # type: ignore[assignment]
-    category = property(lambda self: self.first.category)  # type: ignore[assignment]
+    category = MATRIX
 
     def _parts(self, ins: Sequence[Any], between: Any) -> tuple[list[Any], list[Any]]:
         """The inputs of both, or what there is to say of each; between: the same of the first's result."""
@@ -222,6 +220,19 @@ class Joined(Op):
         body = (Instruction(Add(), (0, 1)), Instruction(Relu(), (2,)))
         then = Fused(2, body, (3,))
         return [Example(cls(MatMul(), then, 0, (3, 4), ends), (3, 2), (2, 4), (4,)) for ends in ("", RELU)]
+
+
+@register
+class JoinedRows(Joined):
+    """The same where the first is rows of a lent table."""
+
+    stateful = True
+    tells = (0,)
+    category = ELEMENTWISE
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
 
 
 def _has_rows(array: Array, shape: tuple[int, ...]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dtrain.graph.graph import Graph, Operation, Spec, Tensor
 from dtrain.ops.array import Reshape
 from dtrain.ops.body import Instruction
-from dtrain.ops.fused import BIAS, GATE, GATE_SUMS, RELU, RELU_MASK, Fused, Joined
+from dtrain.ops.fused import BIAS, GATE, GATE_SUMS, RELU, RELU_MASK, Fused, Joined, JoinedRows
 from dtrain.ops.lend import LentRows
 from dtrain.ops.linalg import MatMul
 from dtrain.ops.math import Add
@@ -81,7 +81,9 @@ def _joined(loop: Operation, first: Operation, tensor: Tensor) -> Joined:
     then = loop.kind
     if not isinstance(then, Fused):
         then = Fused(count, (Instruction(then, tuple(range(count))),), (count,), (loop.name,))
-    ends = _end(then, at, [t.spec for t in loop.inputs]) if isinstance(first.kind, MatMul) else ""
+    if isinstance(first.kind, LentRows):
+        return JoinedRows(first.kind, then, at, tensor.spec.shape)
+    ends = _end(then, at, [t.spec for t in loop.inputs])
     return Joined(first.kind, then, at, tensor.spec.shape, ends)
 
 
