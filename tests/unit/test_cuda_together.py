@@ -219,11 +219,13 @@ def rows(steps: int, batch: int = 100) -> np.ndarray:
 def test_a_step_of_the_mlp_is_twelve_launches(
     cupy: Any, tmp_path: Path, write_set: Callable[..., Path]
 ) -> None:
-    """8 of them products, 2 of these beside the others: rows, f1, f2, f3, loss, x3, x2, w1, look, update."""
+    """8 of them products, those of weights' gradients beside: rows, f1, f2, f3, loss, x3, x2, look, update."""
     mlp = Mlp(make_backend("gpu", 0), tmp_path, write_set)
     before = cupy.counts.copy()
     mlp.steps(rows(1))
     counted = cupy.counts - before
+    (segment,) = mlp.plan._steps.segments
+    assert sum(getattr(k, "waits", False) for k in segment.kernels) == 3  # of w3, w2, w1
     assert mlp.plan.launches == 12 and counted["launches"] == 4
     assert counted["products"] == 8 + PROBE and counted["epilogues"] == 5 + PROBE
 
