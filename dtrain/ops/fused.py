@@ -135,7 +135,7 @@ class Joined(Op):
 
     first: what comes first, whose inputs come first; then: the loop; at: which of its inputs is the first's
     result, and shape: seen in this shape; ends: what the loop is behind a product, or ''. A first has
-    `joined`, which may do both in one kernel. By default a product.
+    `joined`, which may do both in one kernel. By default it is a product. name: of its operation.
     """
 
     first: Op
@@ -143,6 +143,7 @@ class Joined(Op):
     at: int
     shape: tuple[int, ...]
     ends: str = ""
+    name: str = ""
     no_gradient = "it is made after gradients are"
 
     category = MATRIX
@@ -205,15 +206,15 @@ class Joined(Op):
         """As of the loop, or the first op, if it makes one."""
         arrays, others = self._parts(ins, None)
         if self.first.stateful:
-            return self.first.described("")
+            return self.first.described(self.name)
         (made,) = evaluate(self.first, arrays)
         if not np.isfinite(made).all():
-            return self.first.described(self.then.names[self.at] if self.then.names else "")
+            return self.first.described(self.name)
         others[self.at] = made.reshape(self.shape)
         return self.then.first_bad(others)
 
     def described(self, name: str) -> str:
-        return f"{self.first.described(name)} or {self.then.described(name)}"
+        return f"{self.first.described(self.name)} or {self.then.described(name)}"
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -82,9 +82,9 @@ def _joined(loop: Operation, first: Operation, tensor: Tensor) -> Joined:
     if not isinstance(then, Fused):
         then = Fused(count, (Instruction(then, tuple(range(count))),), (count,), (loop.name,))
     if isinstance(first.kind, LentRows):
-        return JoinedRows(first.kind, then, at, tensor.spec.shape)
+        return JoinedRows(first.kind, then, at, tensor.spec.shape, name=first.name)
     ends = _end(then, at, [t.spec for t in loop.inputs])
-    return Joined(first.kind, then, at, tensor.spec.shape, ends)
+    return Joined(first.kind, then, at, tensor.spec.shape, ends, first.name)
 
 
 def _end(loop: Fused, at: int, specs: Sequence[Spec]) -> str:

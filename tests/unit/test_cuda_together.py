@@ -219,7 +219,7 @@ def rows(steps: int, batch: int = 100) -> np.ndarray:
 def test_a_step_of_the_mlp_is_twelve_launches(
     cupy: Any, tmp_path: Path, write_set: Callable[..., Path]
 ) -> None:
-    """8 of them products, those of weights' gradients beside: rows, f1, f2, f3, loss, x3, x2, look, update."""
+    """8 of them products, 3 beside the others, which are: rows, f1, f2, f3, loss, x3, x2, look, update."""
     mlp = Mlp(make_backend("gpu", 0), tmp_path, write_set)
     before = cupy.counts.copy()
     mlp.steps(rows(1))
@@ -338,7 +338,7 @@ def test_bad_numbers_are_found_where_they_come_from(
     mlp.steps(rows(2))
     kernel = next(v for v in mlp.net.parameters if v.shape == (256, 256))
     mlp.session.set_value(kernel, np.full((256, 256), 3e38, np.float32))
-    with pytest.raises(NumericError, match=r"MatMul 'hidden_2/MatMul'|'hidden_2/"):
+    with pytest.raises(NumericError, match="MatMul 'hidden_2/MatMul'"):
         mlp.steps(rows(2))
 
 
