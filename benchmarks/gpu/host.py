@@ -30,6 +30,7 @@ from cupy import _device, cuda  # noqa: E402
 
 from dtrain.cli import main  # noqa: E402
 from dtrain.cuda import gpus  # noqa: E402
+from dtrain.cuda.epilogue import Epilogues  # noqa: E402
 from dtrain.cuda.program import Program  # noqa: E402
 from dtrain.runtime.backend import CupyBackend  # noqa: E402
 from dtrain.train.batches import Pace  # noqa: E402
@@ -42,13 +43,14 @@ def take_out_kernels() -> None:
 
     def taken(program: Program, steps: int) -> None:
         take(program, steps)
-        program._code.control._host[:4] = 0, -1, steps, 0
-        program._device._host.fill(0)  # results: no rank asked to stop
+        program._told[:] = 0, -1, program._counted + steps, 0
+        program._pinned.fill(0)  # results: no rank asked to stop
 
     def move(backend: CupyBackend, to: int, source: int, nbytes: int, kind: str) -> None:
         ctypes.memmove(to, source, nbytes)
 
     Program._take = taken  # type: ignore[method-assign]
+    Epilogues.keeps_nan = lambda made, xp: True  # type: ignore[method-assign]
     CupyBackend._move = move  # type: ignore[method-assign]
     cuda.Graph.launch = lambda graph, stream=None: None
     cuda.Stream.synchronize = lambda stream: None

@@ -2,18 +2,8 @@
 
     python benchmarks/gpu/smoke.py [--steps 512] [QUESTION ...]
 
-With tests/standin in PYTHONPATH it runs without a GPU, to try the script itself (--steps 16).
-What only hardware can tell, and what tells it, in this order:
-
-    python benchmarks/gpu/smoke.py            kernels, products, graphs, windows, NCCL of one rank
-    pytest -m gpu tests/unit/test_gpu.py tests/backend      every op, training, memory, ranks that share a GPU
-    python benchmarks/gpu                     speed beside PyTorch, and ranks that share the GPU
-    compute-sanitizer --tool racecheck python -m pytest -m gpu tests/unit/test_gpu.py -k every_op
-                                              races between threads; the stand-in runs them in two orders only
-    mpirun -n 2 dtrain train --device gpu     NCCL between GPUs; where a rank is killed (kill -9) the
-                                              others end within seconds
-    NCCL_GRAPH_MIXING_SUPPORT=0 mpirun -n 2 dtrain train --device gpu     whether sums in graphs are faster
-    mpirun -n 8 dtrain train --device gpu --check-every 100     whether sums by switches (NVLS) repeat
+With tests/standin in PYTHONPATH it runs without a GPU, to try the script itself (--steps 16). README.md here
+says what each answer decides, and what else only hardware can tell.
 """
 
 from __future__ import annotations
@@ -36,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import dtrain as dt
 from dtrain.cuda import gpus
+from dtrain.cuda.blas import WORKSPACE
+from dtrain.cuda.epilogue import Epilogues, mask_bytes
 from dtrain.runtime.backend import make_backend
 from dtrain.runtime.feeds import Window
 
@@ -181,15 +173,46 @@ def products() -> dict[str, Any]:
             out = device.block(4 * m * n).view(np.float32).reshape(m, n)
             call = device.blas.product(a, b, out, bool(across_a), bool(across_b))
             assert call is not None
-            call()
-            graph = device.capture(lambda call=call: [call() for _ in range(200)])
-            graph.launch(device.stream)
-            device.synchronize()
-            begun = time.perf_counter()
-            graph.launch(device.stream)
-            device.synchronize()
-            found[f"{precision} {name}"] = 1e6 * (time.perf_counter() - begun) / 200
+            found[f"{precision} {name}"] = timed(device, call)
     return found
+
+
+def epilogues() -> dict[str, Any]:
+    """Of each product of the MLP at 100 that ends with bias, ReLU or its gradient: whether cuBLASLt has one
+    kernel for it, and its microseconds in a graph of 200, beside the product alone (see products).
+    """
+    device = make_backend("gpu", 0)
+    made = device.epilogues
+    found: dict[str, Any] = {"used": made is not None}
+    if made is None:  # then a warning has said why
+        made = Epilogues(gpus.cublas(), device.stream.ptr, device.block(WORKSPACE), "float32")
+    shapes = {
+        "f1": ("relu and mask", 100, 784, 256, 0),
+        "f2": ("relu and mask", 100, 256, 256, 0),
+        "f3": ("bias", 100, 256, 10, 0),
+        "x3": ("gate and sums", 100, 10, 256, 1),
+        "x2": ("gate and sums", 100, 256, 256, 1),
+    }
+    for name, (end, m, k, n, across) in shapes.items():
+        sizes = ((m, k), (n, k) if across else (k, n), (n,))
+        a, b, vector = (device.from_host(np.random.rand(*size).astype(np.float32)) for size in sizes)
+        out = device.block(4 * m * n).view(np.float32).reshape(m, n)
+        mask = None if end == "bias" else device.block(mask_bytes(m, n))
+        call = made.product(a, b, out, False, bool(across), end, vector, mask)
+        found[name] = None if call is None else timed(device, call)
+    return found
+
+
+def timed(device: Any, call: Callable[[], Any]) -> float:
+    """Microseconds of a call, in a graph of 200."""
+    call()
+    graph = device.capture(lambda: [call() for _ in range(200)])
+    graph.launch(device.stream)
+    device.synchronize()
+    begun = time.perf_counter()
+    graph.launch(device.stream)
+    device.synchronize()
+    return 1e6 * (time.perf_counter() - begun) / 200
 
 
 def nccl_alone() -> dict[str, Any]:
@@ -230,6 +253,7 @@ def nccl_alone() -> dict[str, Any]:
 
 QUESTIONS: list[Callable[[], dict[str, Any]]] = [
     *(versions, probe, denormals, pinned_and_device_memory, mlp, mlp_tf32, mlp_1000, mlp_8192, products),
+    epilogues,
     nccl_alone,
 ]
 

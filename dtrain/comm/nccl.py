@@ -6,6 +6,7 @@ Which it is, is asked of the libraries and agreed on by all ranks; nothing is as
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 import time
@@ -113,6 +114,8 @@ class DeviceSums:
     def _join(self, nccl: Any) -> str:
         """Let NCCL join the ranks, and sum once; why a rank cannot, '' where all can. Collective."""
         comm, why = self._comm, ""
+        # a graph's sums and others are never under way at once (see Program), which NCCL would look to
+        os.environ.setdefault("NCCL_GRAPH_MIXING_SUPPORT", "0")
         unique = np.zeros(129, np.uint8)  # and whether there is one
         if comm.rank == 0:
             try:

@@ -16,7 +16,7 @@ from weakref import finalize
 from dtrain.errors import EnvironmentProblem
 
 #: cublasComputeType_t of each of choices.PRECISIONS, and of float64: so far cuBLAS may round, or less.
-_COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75, "float16": 74, "float64": 70}
+COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75, "float16": 74, "float64": 70}
 #: cudaDataType, and the C type of alpha and beta.
 _TYPES = {"f": (0, ctypes.c_float), "d": (1, ctypes.c_double)}
 _DEFAULT_ALGORITHM = -1
@@ -62,7 +62,7 @@ class Blas:
             return None
         (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
         kind, real = _TYPES[out.dtype.char]
-        how = _COMPUTE[self._precision if out.dtype.char == "f" else "float64"]
+        how = COMPUTE[self._precision if out.dtype.char == "f" else "float64"]
         one, before = real(1), real(int(add))
         number, at = ctypes.c_int, ctypes.c_void_p
         steps: list[list[Any]] = [[], [], [], []]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dtrain.cuda.epilogue import mask_bytes
 from dtrain.cuda.loops import (
     MOST_THREADS,
     SMALL,
@@ -34,7 +35,7 @@ from dtrain.native.loops import TYPES, Untranslatable, named
 
 HERE = Path(__file__).parent
 #: int64 words of the control block: the state, then where tables are lent to, then transfers.
-STATE, LENT, TRANSFER = 4, 2, 4
+STATE, LENT, TRANSFER = 6, 2, 4
 #: Tables that one plan may read.
 TABLES = 32
 #: Words among a launch's arguments: 4 KB, what GPUs of any age take.
@@ -48,17 +49,28 @@ ALONE, WIDEST = 64, 64
 class Launch:
     """One kernel with its grid: the function's name, and its words: arrays, integers, floats.
 
-    number: its place among the plan's kernels.
+    besides: arrays that it reads or writes and that are no words. number: its place among the plan's kernels.
     """
 
-    __slots__ = ("blocks", "number", "symbol", "threads", "words")
+    __slots__ = ("besides", "blocks", "number", "symbol", "threads", "words")
 
     def __init__(
-        self, symbol: str, words: Sequence[Any], blocks: int | tuple[int, int], threads: int
+        self,
+        symbol: str,
+        words: Sequence[Any],
+        blocks: int | tuple[int, int],
+        threads: int,
+        besides: Sequence[Any] = (),
     ) -> None:
-        self.symbol, self.words, self.number = symbol, words, -1
+        self.symbol, self.words, self.besides, self.number = symbol, words, besides, -1
         self.blocks = (blocks, 1) if isinstance(blocks, int) else blocks
         self.threads = threads
+
+    @property
+    def memory(self) -> list[tuple[int, int]]:
+        """Where the arrays lie that it reads or writes: the first byte of each, and the first behind it."""
+        arrays = [w for w in (*self.words, *self.besides) if hasattr(w, "flags") and w.size]
+        return [(at, at + size) for at, size in map(_extent, arrays)]
 
     @property
     def small(self) -> bool:
@@ -71,9 +83,58 @@ class Launch:
         return self.symbol == "gather_lent"
 
     @property
+    def picks(self) -> bool:
+        """Whether it reads rows of a table through indices that a step is fed, and writes no variable."""
+        return self.symbol.startswith("picked_")
+
+    @property
     def verdict(self) -> bool:
         """Whether it only looks at a verdict, so that each thread of the next kernel can do it by itself."""
         return self.symbol.startswith("stop_if_bad")
+
+
+def _extent(array: Any) -> tuple[int, int]:
+    """Where an array's memory begins, and its bytes, with what lies between its entries."""
+    far = [step * (n - 1) for n, step in zip(array.shape, array.strides, strict=True)]
+    first = array.data.ptr + sum(f for f in far if f < 0)
+    return first, sum(map(abs, far)) + array.itemsize
+
+
+class Group(NamedTuple):
+    """Kernels that are launched together.
+
+    kernels: one; or several small ones, in turn by one block; or one behind the look at a verdict. Or what is
+    no Launch. beside: small ones, in turn by a block that the launch has for them: they depend on nothing
+    that the others do, and the others on nothing of theirs.
+    """
+
+    kernels: list[Any]
+    beside: list[Launch]
+
+    @property
+    def large(self) -> bool:
+        """Whether many blocks do it, so that one more is no more work."""
+        last = self.kernels[-1] if self.kernels else None
+        own = isinstance(last, Launch) and last.symbol.startswith(("loop_", "picked_", "update_"))
+        return own and in_place(self.kernels) and not last.small and last.blocks[1] == 1
+
+    def takes(self, run: Sequence[Any], control: Any) -> bool:
+        """Whether a block beside the others may do these, which come right before or behind them.
+
+        control: memory that all read, and write in an order that is looked to.
+        """
+        main = self.kernels[-1]
+        begin, size = _extent(control)
+        ours = [m for k in self.kernels for m in k.memory if not begin <= m[0] < begin + size]
+
+        def apart(kernel: Launch) -> bool:
+            if kernel.symbol == ("count" if main.picks else "begin"):
+                return False  # what reads which step it is, or may write a variable
+            small = kernel.small and kernel.threads <= main.threads == THREADS and not kernel.verdict
+            return small and all(a >= d or c >= b for a, b in ours for c, d in kernel.memory)
+
+        own = bool(run) and all(isinstance(k, Launch) and apart(k) for k in run)
+        return own and fit([*self.kernels, *self.beside, *run])
 
 
 class Product:
@@ -138,6 +199,9 @@ class Code:
         self.control = backend.block(8 * (STATE + LENT * TABLES + TRANSFER * transfers)).view(np.int64)
         self.control.fill(0)
         self.lent: list[np.ndarray] = []
+        #: The arrays that a step is fed, in the order of their transfers, as far as they are known.
+        self.fed: dict[int, Any] = {}
+        self._masks: list[tuple[Any, Any]] = []  # of what a ReLU made the mask, where an epilogue wrote it
         self._room: Any = backend.block(0)
 
     # -- what ops ask for ------------------------------------------------------------------------------
@@ -229,6 +293,34 @@ class Code:
             return None
         made = Windows(self, images, _C[dtype.char], down, across)
         return made if made.countable else None
+
+    def picked(self, lent: np.ndarray, indices: Any, each: int, behind: Any) -> list[Launch] | None:
+        """A launch of a loop that reads rows of `each` entries of a lent table by itself; None: of no form.
+
+        Where the indices are what a step is fed it reads them where they came, and waits for no copy.
+        """
+        body, values, at = behind.loop.body, behind.values, behind.at
+        ins = [*behind.ins[:at], behind.outs[0], *behind.ins[at + 1 :]]  # whose sizes are the rows'
+        if not all(a.flags.c_contiguous for a in (*ins, *behind.outs, indices)):
+            return None
+        number = next((k for k, array in self.fed.items() if array is indices), None)
+        try:
+            loop = Loop(body, behind.loop.results, [(v.shape, v.dtype) for v in values], len(ins))
+            if loop.sums:
+                return None
+            symbol, source = loop.picked(at, number is not None)
+            sizes = loop.sizes([a.shape for a in ins])
+        except Untranslatable:
+            return None
+        self._add(symbol, source)
+        where, size = indices, indices.itemsize
+        if number is not None:
+            first = STATE + LENT * TABLES + TRANSFER * number
+            where = self.control[first : first + TRANSFER]
+        rows = (self._table(lent), where, size, each)
+        words = [w for k, x in enumerate(ins) for w in (rows if k == at else (x,))]
+        n = prod(sizes)
+        return [Launch(symbol, (*sizes, *words, *behind.outs), blocks_for(n), THREADS)] if n else []
 
     def _table(self, lent: np.ndarray) -> Any:
         """Where kernels find what is lent: words of the control block, which get it at each run."""
@@ -323,7 +415,7 @@ class Code:
         blocks = blocks_for(max(a.size for a in arrays))
         if sum(a.size for a in arrays) <= FEW:  # so few that it may go with other small kernels
             blocks = min(blocks, SMALL // THREADS)
-        return [*calls, Launch(name, (table, len(arrays), limit, out), blocks, THREADS)]
+        return [*calls, Launch(name, (table, len(arrays), limit, out), blocks, THREADS, arrays)]
 
     def dropout(self, seed: int, start: int, keep: Any, out: Any) -> Launch | list[Launch] | None:
         """A launch of the mask that ops/dropout.py makes: its numbers from `start` on."""
@@ -344,6 +436,29 @@ class Code:
             return [] if add or not out.size else self.move(out, 0)
         call = self._backend.blas.product(a, b, out, across_a, across_b, add)
         return None if call is None else Product(call)
+
+    def ended(
+        self, a: Any, b: Any, across_a: bool, across_b: bool, ends: str, behind: Any
+    ) -> list[Product] | None:
+        """A product whose epilogue is the loop behind it, which is what `ends` says: see ops/fused.py."""
+        made, out = self._backend.epilogues, behind.outs[0]
+        other = next((x for x in behind.ins if x is not None), None)
+        if made is None or not all(x.flags.c_contiguous for x in (a, b, *behind.outs, other)):
+            return None
+        vector, mask = other, None
+        if ends.startswith("gate"):
+            vector = behind.outs[1] if len(behind.outs) > 1 else None
+            mask = next((mask for y, mask in self._masks if y is other), None)
+            if mask is None:  # the ReLU was no epilogue
+                return None
+        elif ends.endswith("mask"):
+            mask = self._backend.block(mask_bytes(*out.shape))
+        call = made.product(a, b, out, across_a, across_b, ends, vector, mask)
+        if call is None:
+            return None
+        if ends.endswith("mask"):
+            self._masks.append((out, mask))
+        return [Product(call)]
 
     def product_beside(self, a: Any, b: Any, out: Any, across_a: bool, across_b: bool) -> Any:
         """What `beside` makes of a product, None where it cannot be made."""
@@ -379,13 +494,18 @@ class Code:
         return calls
 
     # -- around a step ---------------------------------------------------------------------------------
-    def transfer(self, symbol: str, first: int, count: int, most: int) -> list[Launch]:
-        """feed or fetch of transfers first..first+count-1, of up to `most` bytes each."""
-        if not count:
+    def begin(self) -> Launch:
+        """The step begins, if it is to be."""
+        return Launch("begin", (), 1, 1)
+
+    def transfer(self, symbol: str, first: int, buffers: Sequence[Any]) -> list[Launch]:
+        """feed or fetch of these arrays, whose transfers begin at number `first`."""
+        if not buffers:
             return []
         at = STATE + LENT * TABLES + TRANSFER * first
-        table = self.control[at : at + TRANSFER * count]
-        return [Launch(symbol, (table,), (min(blocks_for(-(-most // 16)), 256), count), THREADS)]
+        table = self.control[at : at + TRANSFER * len(buffers)]
+        blocks = min(blocks_for(-(-max(a.nbytes for a in buffers) // 16)), 256)
+        return [Launch(symbol, (table,), (blocks, len(buffers)), THREADS, buffers)]
 
     def count(self) -> Launch:
         """The step is done."""
@@ -393,17 +513,17 @@ class Code:
         return Launch("count", (counters.memory, len(counters.names)), 1, 1)
 
     # -- launching -------------------------------------------------------------------------------------
-    def launchers(self, launches: Sequence[Sequence[Launch]]) -> list[Callable[[], Any]]:
-        """Calls that launch each of these: one kernel, several small ones in turn by one block, or one behind
-        a verdict (see in_place).
+    def launchers(self, groups: Sequence[Group]) -> list[Callable[[], Any]]:
+        """Calls that launch each of these groups.
 
         The entries for them are compiled, or found in the cache on disk.
         """
-        if not launches:
+        if not groups:
             return []
-        made = [entry(kernels) for kernels in launches]
-        own = {k.symbol for kernels in launches for k in kernels} & self._sources.keys()
-        names = {k.symbol.partition("<")[0] for kernels in launches for k in kernels} & written().keys()
+        made = [entry(*group) for group in groups]
+        all_kernels = [k for group in groups for part in group for k in part]
+        own = {k.symbol for k in all_kernels} & self._sources.keys()
+        names = {k.symbol.partition("<")[0] for k in all_kernels} & written().keys()
         text = "".join(text_of(file) for file in sorted({written()[name].file for name in names}))
         text += "".join(self._sources[symbol] for symbol in sorted(own))
         text += "".join(dict.fromkeys(source for _, source in sorted(made)))
@@ -412,8 +532,8 @@ class Code:
         except Refused as error:
             raise self._refused(sorted(own), error) from None
         return [
-            self._launcher(module.get_function(symbol), kernels)
-            for (symbol, _), kernels in zip(made, launches, strict=True)
+            self._launcher(module.get_function(symbol), group)
+            for (symbol, _), group in zip(made, groups, strict=True)
         ]
 
     def _add(self, symbol: str, source: str) -> None:
@@ -437,25 +557,30 @@ class Code:
             "with --device cpu."
         )
 
-    def _launcher(self, function: Any, kernels: Sequence[Launch]) -> Callable[[], Any]:
-        grid, threads = (*kernels[-1].blocks, 1), kernels[-1].threads
-        arguments = [self.control]
+    def _launcher(self, function: Any, group: Group) -> Callable[[], Any]:
+        kernels, beside = group
+        (across, down), threads = kernels[-1].blocks, kernels[-1].threads
         in_turn = not in_place(kernels)
         if in_turn:
-            grid, threads = (1, 1, 1), MOST_THREADS
-        for kernel in kernels:
+            across, down, threads = 1, 1, MOST_THREADS
+        arguments: list[Any] = [self.control]
+        for kernel, by in [
+            *((k, threads if in_turn else 0) for k in kernels),
+            *((k, threads) for k in beside),
+        ]:
             arguments.append(np.int64(kernel.number))
-            if in_turn:
-                across, down = kernel.blocks
-                # of the larger block there are fewer
-                arguments += [np.int64(-(-across * kernel.threads // MOST_THREADS)), np.int64(down)]
+            if by:  # of the larger block there are fewer
+                arguments += [
+                    np.int64(-(-kernel.blocks[0] * kernel.threads // by)),
+                    np.int64(kernel.blocks[1]),
+                ]
             for word in kernel.words:
                 if isinstance(word, float):
                     word = np.float64(word)
                 elif isinstance(word, int | np.integer):
                     word = np.int64(word)
                 arguments.append(word)
-        return partial(function, grid, (threads, 1, 1), tuple(arguments))
+        return partial(function, (across + bool(beside), down, 1), (threads, 1, 1), tuple(arguments))
 
 
 def fit(kernels: Sequence[Launch]) -> bool:
@@ -468,26 +593,38 @@ def in_place(kernels: Sequence[Launch]) -> bool:
     return len(kernels) == 1 or (len(kernels) == 2 and kernels[0].verdict and not kernels[1].small)
 
 
-def entry(kernels: Sequence[Launch]) -> tuple[str, str]:
-    """Symbol and source of what is launched: a kernel, or several in turn by one block."""
-    arguments, lines = ["state *s"], []
-    in_turn = not in_place(kernels)
-    for k, kernel in enumerate(kernels):
+def entry(kernels: Sequence[Launch], beside: Sequence[Launch] = ()) -> tuple[str, str]:
+    """Symbol and source of what is launched: the parts of a Group."""
+    arguments, lines = ["state *s"], list[str]()
+    alone = in_place(kernels)
+    calls = []
+    for k, kernel in enumerate([*kernels, *beside]):
         words = [f"w{k}_{i}" for i in range(len(kernel.words))]
         arguments.append(f"int64_t number{k}")
-        if in_turn:
+        if not alone or k >= len(kernels):
             arguments += [f"int64_t across{k}", f"int64_t down{k}"]
         for name, word in zip(words, kernel.words, strict=True):
             real, whole = isinstance(word, float), isinstance(word, int | np.integer)
             arguments.append(f"{'double' if real else 'int64_t' if whole else 'array'} {name}")
-        call = f"{kernel.symbol}({{}}, {', '.join(['s', f'number{k}', *words])});"
-        if not in_turn:
-            lines.append(call.format("launched()"))
-            continue
-        lines.append(f"for (unsigned i = 0; i < (unsigned)(across{k} * down{k}); i++) {{")
-        lines.append(call.format(f"nth(i, (unsigned)across{k}, (unsigned)down{k})"))
-        lines += ["__syncthreads();", "}"]
-    threads = MOST_THREADS if in_turn else max(THREADS, kernels[-1].threads)
+        calls.append(f"{kernel.symbol}({{}}, {', '.join(['s', f'number{k}', *words])});")
+
+    def in_turn(k: int) -> list[str]:
+        return [
+            f"for (unsigned i = 0; i < (unsigned)(across{k} * down{k}); i++) {{",
+            calls[k].format(f"nth(i, (unsigned)across{k}, (unsigned)down{k})"),
+            "__syncthreads();",
+            "}",
+        ]
+
+    if beside:
+        # those who look at a verdict do so in every block
+        looks = [call.format("launched(0)") for call in calls[: len(kernels) - 1]]
+        lines += ["if (blockIdx.x == 0) {", *looks, *(["__syncthreads();"] if looks else [])]
+        lines += [line for k in range(len(kernels), len(calls)) for line in in_turn(k)]
+        lines += ["return;", "}"]
+    for k in range(len(kernels)):
+        lines += [calls[k].format(f"launched({int(bool(beside))})")] if alone else in_turn(k)
+    threads = max(THREADS, kernels[-1].threads) if alone else MOST_THREADS
     head = f'extern "C" __global__ void __launch_bounds__({threads}) NAME({", ".join(arguments)}) {{'
     return named("entry", "\n".join([head, *lines, "}", ""]))
 

@@ -1,12 +1,5 @@
 /* The kernels that do not depend on the graph; those that kernels.c has too do the same. */
 
-/* What a step is fed, or gives: size bytes of buffer, and where they lie for the first step; stride bytes further for
- * each one after. */
-struct transfer {
-    char *buffer, *rows;
-    int64_t size, stride;
-};
-
 INLINE void move(char *to, const char *from, int64_t size, int64_t at, int64_t by) {
     const uint64_t all = (uint64_t)to | (uint64_t)from | (uint64_t)size;
     if (!(all & 15)) {
@@ -20,7 +13,12 @@ INLINE void move(char *to, const char *from, int64_t size, int64_t at, int64_t b
     }
 }
 
-/* The start of a step: the feeds get what they have in it. here.y: which feed. */
+/* The start of a step. One thread does it. */
+KERNEL begin(HERE) {
+    if (!AT && s->last) stop(s, number, STOPPED);
+}
+
+/* Behind it: the feeds get what they have in the step. here.y: which feed. */
 KERNEL feed(HERE, const transfer *feeds) {
     if (stopped(s)) return;
     const transfer t = feeds[here.y];
@@ -34,16 +32,20 @@ KERNEL fetch(HERE, const transfer *fetches) {
     move(t.rows + s->step * t.stride, t.buffer, t.size, AT, STRIDE);
 }
 
-/* The step is done: it counts, and so do the draws of its random operations. counters: of each operation how often
- * it has drawn, and whether it has in this step. One thread does it. */
+/* The step is done but for what is launched with this, which reads no more of the state than its status: it counts, and
+ * so do the draws of its random operations. counters: of each operation how often it has drawn, and whether it has in
+ * this step. One thread does it. */
 KERNEL count(HERE, int64_t *counters, int64_t n) {
-    if (AT || stopped(s)) return;
-    s->step += 1;
-    for (int64_t i = 0; i < n; i++) {
-        counters[2 * i] += counters[2 * i + 1];
-        counters[2 * i + 1] = 0;
+    if (AT) return;
+    if (!stopped(s)) {
+        s->step += 1;
+        for (int64_t i = 0; i < n; i++) {
+            counters[2 * i] += counters[2 * i + 1];
+            counters[2 * i + 1] = 0;
+        }
+        s->last = s->until && *s->until != 0;
     }
-    if (s->until && *s->until != 0) s->status = STOPPED;
+    s->told[0] = s->status, s->told[1] = s->number, s->told[2] = s->step, s->told[3] = s->last;
 }
 
 KERNEL copy(HERE, char *out, const char *in, int64_t bytes) {

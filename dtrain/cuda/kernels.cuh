@@ -27,11 +27,11 @@ typedef unsigned long long uint64_t;
 #define KERNEL INLINE void
 #define HERE const place here, state *s, int64_t number
 
-/* Which block of how many; blockIdx and gridDim where a kernel is launched alone. */
+/* Which block of how many; blockIdx and gridDim where a kernel is launched alone, or with `others` blocks before it. */
 struct place {
     unsigned x, y, across, down;
 };
-INLINE place launched() { return {blockIdx.x, blockIdx.y, gridDim.x, gridDim.y}; }
+INLINE place launched(unsigned others) { return {blockIdx.x - others, blockIdx.y, gridDim.x - others, gridDim.y}; }
 INLINE place nth(unsigned i, unsigned across, unsigned down) { return {i % across, i / across, across, down}; }
 
 /* An array of any type, among the arguments of an entry. */
@@ -87,11 +87,13 @@ INLINE double dt_remainder(double x, double y) { return real_remainder(x, y); }
 
 enum { OK = 0, BAD_VALUE = 1, NOT_FINITE = 3, STOPPED = 4 };
 
-/* status: one of these; number: of the kernel that changed it; step: how many steps are done; until: a step in which
- * it is not 0 is the last, where there is one. */
+/* status: one of these; number: of the kernel that changed it; step: how many steps are done; last: whether the one that
+ * was done last was to be the last, which those that end with it need not know; until: a step in which it is not 0 is
+ * the last, where there is one; told: where on the host the first four are written at the end of each step. */
 struct state {
-    int64_t status, number, step;
+    int64_t status, number, step, last;
     const float *until;
+    int64_t *told;
 };
 
 /* volatile: another thread of the block may just have changed it */
@@ -100,8 +102,25 @@ INLINE void stop(state *s, int64_t number, int why) {
     if (atomicCAS((unsigned long long *)&s->status, 0ull, (unsigned long long)why) == 0) s->number = number;
 }
 
+/* What a step is fed, or gives: size bytes of buffer, and where they lie for the first step; stride bytes further for
+ * each one after. */
+struct transfer {
+    char *buffer, *rows;
+    int64_t size, stride;
+};
+
 #define AT ((int64_t)here.x * blockDim.x + threadIdx.x)
 #define STRIDE ((int64_t)here.across * blockDim.x)
+
+/* Entry `at` of rows picked from a lent table, of `each` entries: see picked in loops.py. */
+template <class T, class I>
+INLINE T row_entry(state *s, int64_t number, const int64_t *lent, const char *indices, int64_t bytes, I each, I at) {
+    const I place = at / each;
+    const int64_t row = index_at(indices, bytes, place);
+    if (lent[0] && (uint64_t)row < (uint64_t)lent[1]) return ((const T *)lent[0])[row * each + at % each];
+    stop(s, number, BAD_VALUE);
+    return 0;
+}
 
 /* Memory that the threads of a block share, an entry for each: the same in all kernels, so what follows waits. */
 INLINE char *shared_memory() {

@@ -64,6 +64,17 @@ class Loop(Nest):
     """The kernels for a Nest."""
 
     cuda = True
+    _picks: int | None = None
+    _fed = False
+
+    def picked(self, v: int, fed: bool) -> tuple[str, str]:
+        """Symbol and source of a kernel without sums whose input v is rows of a lent table.
+
+        In place of that input its arguments are where the table is lent to, the indices, the bytes of one,
+        and the entries of a row. fed: the indices are given as the transfer that feeds them to a step.
+        """
+        self._picks, self._fed = v, fed
+        return named("picked", self._kernel(list(self.results), None, False))
 
     def parts(self, partial: Sequence[bool] = ()) -> list[Part]:
         """partial: of each part with sums, whether it writes parts of sums, in their wide type."""
@@ -86,12 +97,22 @@ class Loop(Nest):
         sums = [v for v in written if v in self.sums]
         arguments = ["HERE", *(f"int64_t {n}_" for n in names)]
         arguments += ["int64_t lanes"] if sums else []
-        arguments += [f"const {self.types[v]} *p{v}" for v in range(self.inputs)]
+        given = "const transfer *fed" if self._fed else "const char *fed"
+        rows = f"const int64_t *lent, {given}, int64_t bytes, int64_t each"
+        arguments += [
+            rows if v == self._picks else f"const {self.types[v]} *p{v}" for v in range(self.inputs)
+        ]
         arguments += [f"{self.wide(v) if partial and v in sums else self.types[v]} *o{v}" for v in written]
         lines = [f"KERNEL NAME({', '.join(arguments)}) {{", f"typedef {index} index;"]
         lines += [f"const index {n} = (index){n}_;" for n in names]
         if not sums:
             lines.append("if (stopped(s)) return;")  # what it writes may be a variable
+            if self._picks is not None:
+                # what begins the step may do so at this moment
+                lines.append("if (s->last) return;")
+                lines.append(
+                    f"const char *rows = fed{'->rows + s->step * fed->stride' if self._fed else ''};"
+                )
             lines.append(f"const index n = {' * '.join(names) or '1'};")
             lines.append("for (index i = (index)AT; i < n; i += (index)STRIDE) {")
             lines += [*_indices("i", range(k)), *self._body(written), "}", "}", ""]
@@ -138,9 +159,7 @@ class Loop(Nest):
         for v in range(self.inputs + len(self.body) - 1, self.inputs - 1, -1):
             if v in needed:
                 needed.update(self.body[v - self.inputs][1])
-        lines = [
-            f"const {self.types[v]} x{v} = p{v}[{self._place(v)}];" for v in range(self.inputs) if v in needed
-        ]
+        lines = [f"const {self.types[v]} x{v} = {self._read(v)};" for v in range(self.inputs) if v in needed]
         for v, (_, args) in enumerate(self.body, self.inputs):
             if v not in needed:
                 continue
@@ -151,6 +170,13 @@ class Loop(Nest):
         # behind all reads: an output may lie where an input does
         lines += [f"o{v}[{self._place(v)}] = x{v};" for v in written if v not in self.sums]
         return lines
+
+    def _read(self, v: int) -> str:
+        if v != self._picks:
+            return f"p{v}[{self._place(v)}]"
+        return (
+            f"row_entry<{self.types[v]}, index>(s, number, lent, rows, bytes, (index)each, {self._place(v)})"
+        )
 
     def _place(self, v: int) -> str:
         """Where a value's entry lies in its array."""

@@ -1,8 +1,9 @@
-"""A plan's steps on a device: feeds go up at once, each step is one graph, results come back at once.
+"""A plan's steps on a device: feeds go up at once, each step is one graph, results come back by themselves.
 
 The control block says what there is to do; kernels at the start and the end of each step find their feeds
-there and leave their results (see kernels.cu). So the steps of a window differ in nothing that the host has
-to say.
+there and leave their results in pinned memory of the host, and how far they are (see kernels.cu). So the
+steps of a window differ in nothing that the host has to say. Feeds are not read from the host's memory: what
+many blocks read would cross the bus for each.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Launch, Product, fit, in_place
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Group, Launch, Product, fit, in_place
 
 ALIGNMENT = 64
 #: Steps in a graph, where so many follow one another: between two graphs a GPU waits.
 MANY = 16
+#: Words of the state that the host is told.
+TOLD = 4
+#: The state's status where a step was not taken, since one before it was to be the last (see kernels.cuh).
+STOPPED = 4
 
 Call = Callable[[], Any]
 
@@ -54,13 +59,12 @@ class Program:
     ) -> None:
         self._backend, self._code, self._wait, self._agree = backend, code, wait, agree
         self._feeds, self._fetches = list(feeds), list(fetches)
-        most = max((a.nbytes for a in (*feeds, *fetches)), default=0)
-        first = code.transfer("feed", 0, len(feeds), most)
-        last = [*code.transfer("fetch", len(feeds), len(fetches), most), code.count()]
+        first = [code.begin(), *code.transfer("feed", 0, self._feeds)]
+        last = [*code.transfer("fetch", len(feeds), self._fetches), code.count()]
         whole: list[tuple[Any, bool]] = [*((k, True) for k in first), *zip(kernels, captured, strict=True)]
         whole += [(k, True) for k in last]
-        groups, flags = _in_turn(whole)
-        self.launches = sum(not getattr(group[0], "waits", False) for group in groups)
+        groups, flags = together(whole, code.control)
+        self.launches = sum(not getattr(group.kernels[0], "waits", False) for group in groups)
         calls = zip(launched(code, groups), flags, strict=True)
         self.segments = [
             Segment([k for k, _ in group], yes) for yes, group in groupby(calls, key=lambda pair: pair[1])
@@ -70,7 +74,13 @@ class Program:
         #: The same for MANY steps, once so many were asked for; [] where they cannot be one graph.
         self._many: Sequence[Call] | None = None
         self._parts = (first, list(kernels), last)
-        self._control = backend.pinned(code.control.nbytes)
+        self._control, self._told = (
+            backend.pinned(code.control.nbytes),
+            backend.pinned(8 * TOLD).view(np.int64),
+        )
+        self._control.fill(0)
+        #: Steps that the device has counted since the control block went up; -1: it has to go up again.
+        self._counted = -1
         self._pinned, self._device = backend.pinned(0), backend.block(0)
 
     def run(
@@ -92,13 +102,15 @@ class Program:
             before, _, after = self.alone
             for call in (*before, *kernels, *after):
                 call()
-        return self._collect(steps, *results)
+        return self._collect(steps, results)
 
     def _take(self, steps: int) -> None:
         if self._calls is None:
             for segment in self.segments:
                 segment()
             self._calls, steps = [], steps - 1
+            if steps:
+                self._wait()  # NCCL has been told that sums in graphs come behind those outside
         if steps and not self._calls:
             self._calls = self._graphs(self.segments) or self.segments
         if steps >= MANY and self._many is None:
@@ -128,17 +140,20 @@ class Program:
     def feed(self, rows: Sequence[np.ndarray]) -> None:
         """Put one step's feeds in place, for kernels that are called one by one."""
         self._stage(1, rows, None)
+        self._counted = -1
         for call in self.alone[0]:
             call()
 
     @cached_property
     def alone(self) -> tuple[list[Call], list[Call], list[Call]]:
         """Each kernel as a call: those before the plan's, the plan's, and those after. Few runs need it."""
-        calls = launched(self._code, [[getattr(k, "alone", k)] for part in self._parts for k in part])
+        calls = launched(
+            self._code, [Group([getattr(k, "alone", k)], []) for part in self._parts for k in part]
+        )
         return tuple(list(islice(calls, len(part))) for part in self._parts)
 
-    def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> tuple[int, list[int]]:
-        """Send what the steps need; returns where results begin in the window, and where each does."""
+    def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> list[int]:
+        """Send what the steps need; returns where in pinned memory each result will be."""
         self._backend.use()
         strides, arrays = [], []
         for buffer, given in zip(self._feeds, rows, strict=True):
@@ -153,38 +168,42 @@ class Program:
         for fetch in self._fetches:
             results.append(at)
             at += -(-steps * fetch.nbytes // ALIGNMENT) * ALIGNMENT
-        if at > self._device.nbytes:
-            room = 1 << (at - 1).bit_length()  # as CuPy rounds what is pinned
-            self._device, self._pinned = self._backend.block(room), self._backend.pinned(room)
+        if at > self._pinned.nbytes:  # as CuPy rounds what is pinned
+            self._pinned = self._backend.pinned(1 << (at - 1).bit_length())
+        if begin > self._device.nbytes:
+            self._device = self._backend.block(1 << (begin - 1).bit_length())
         for array, place in zip(arrays, places, strict=True):
             self._pinned[place : place + array.nbytes] = array.reshape(-1).view(np.uint8)
-        control = self._control.view(np.int64)
-        control[:STATE] = 0, 0, 0, 0 if until is None else until.data.ptr
+        control = np.zeros(self._control.nbytes // 8, np.int64)
+        control[STATE - 2 : STATE] = 0 if until is None else until.data.ptr, self._told.ctypes.data
         for k, lent in enumerate(self._code.lent):
             control[STATE + LENT * k : STATE + LENT * (k + 1)] = lent
         table = control[STATE + LENT * TABLES :].reshape(-1, TRANSFER)
-        start = self._device.data.ptr
-        for k, buffer in enumerate((*self._feeds, *self._fetches)):
-            place = [*places, *results][k]
-            stride = strides[k] if k < len(strides) else buffer.nbytes
-            table[k] = buffer.data.ptr, start + place, buffer.nbytes, stride
-        self._backend.upload(self._control, self._code.control)
+        for k, buffer in enumerate(self._feeds):
+            table[k] = buffer.data.ptr, self._device.data.ptr + places[k], buffer.nbytes, strides[k]
+        for k, buffer in enumerate(self._fetches, len(self._feeds)):
+            at = self._pinned.ctypes.data + results[k - len(self._feeds)]
+            table[k] = buffer.data.ptr, at, buffer.nbytes, buffer.nbytes
+        if steps == 1:  # then it does not matter how many were before
+            table[:, -1] = 0
+        sent = self._control.view(np.int64)
+        if self._counted < 0 or steps > 1 or not np.array_equal(sent, control):
+            sent[...] = control
+            self._backend.upload(self._control, self._code.control)
+            self._counted = 0
         self._backend.upload(self._pinned[:begin], self._device[:begin])
-        return begin, results
+        return results
 
-    def _collect(self, steps: int, begin: int, places: list[int]) -> Done:
-        sizes = [steps * f.nbytes for f in self._fetches]
-        end = places[-1] + sizes[-1] if places else begin
-        state = self._control[: 8 * STATE]
-        self._backend.download(self._code.control[:STATE].view(np.uint8), state)
-        self._backend.download(self._device[begin:end], self._pinned[begin:end])
+    def _collect(self, steps: int, places: list[int]) -> Done:
         self._wait()
-        status, number, done, _ = (int(x) for x in state.view(np.int64))
+        status, number, counted, last = map(int, self._told)
+        done = counted - self._counted
+        self._counted = -1 if status or last or steps > 1 else counted
         results = [
-            np.array(self._pinned[at : at + size]).view(f.dtype).reshape(steps, *f.shape)[:done]
-            for at, size, f in zip(places, sizes, self._fetches, strict=True)
+            np.array(self._pinned[at : at + steps * f.nbytes]).view(f.dtype).reshape(steps, *f.shape)[:done]
+            for at, f in zip(places, self._fetches, strict=True)
         ]
-        return Done(status, number, done, results)
+        return Done(0 if status == STOPPED else status, number, done, results)
 
 
 def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[bool]]:
@@ -192,7 +211,7 @@ def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[b
     whether each can be captured."""
     groups: list[list[Any]] = []
     flags: list[bool] = []
-    for call, yes in whole:
+    for i, (call, yes) in enumerate(whole):
         last = groups[-1] if groups and flags[-1] and yes and isinstance(call, Launch) else []
         if len(last) == 1 and isinstance(last[0], Launch):
             before = groups[-2] if len(groups) > 1 and flags[-2] else []
@@ -210,7 +229,9 @@ def _in_turn(whole: Sequence[tuple[Any, bool]]) -> tuple[list[list[Any]], list[b
             continue
         at = len(groups)
         if behind and getattr(call, "waits", False):
-            at -= 1  # to wait a little earlier keeps what is small together
+            following = next((k for k, _ in whole[i:] if not getattr(k, "waits", False)), None)
+            if _small(following) or [k.verdict for k in groups[-1]] == [True]:
+                at -= 1  # to wait a little earlier keeps together what goes together
         groups.insert(at, [call])
         flags.insert(at, yes)
     return groups, flags
@@ -220,14 +241,34 @@ def _small(call: Any) -> bool:
     return isinstance(call, Launch) and call.small
 
 
-def launched(code: Code, groups: Sequence[Sequence[Any]]) -> Iterator[Call]:
+def together(whole: Sequence[tuple[Any, bool]], control: Any) -> tuple[list[Group], list[bool]]:
+    """What is launched in a step, and whether each can be captured: kernels that are small go in turn, and in
+    a block beside a large kernel next to them where they have nothing to do with it.
+    """
+    runs, flags = _in_turn(whole)
+    groups = [Group(run, []) for run in runs]
+    for i, group in enumerate(groups):
+        if not group.large:
+            continue
+        if i and flags[i - 1] == flags[i] and group.takes(groups[i - 1].kernels, control):
+            group.beside.extend(groups[i - 1].kernels)
+            groups[i - 1].kernels.clear()
+        following = groups[i + 1].kernels if i + 1 < len(groups) and flags[i + 1] == flags[i] else []
+        while following and group.takes(following[:1], control):
+            group.beside.append(following.pop(0))
+    left = [i for i, group in enumerate(groups) if group.kernels]
+    return [groups[i] for i in left], [flags[i] for i in left]
+
+
+def launched(code: Code, groups: Sequence[Group]) -> Iterator[Call]:
     """A call of each group: a launch of its kernels, or what it is itself."""
-    launches = iter(code.launchers([group for group in groups if isinstance(group[0], Launch)]))
+    launches = iter(code.launchers([group for group in groups if isinstance(group.kernels[0], Launch)]))
     for group in groups:
-        if isinstance(group[0], Launch):
+        first = group.kernels[0]
+        if isinstance(first, Launch):
             yield next(launches)
         else:
-            yield group[0].call if isinstance(group[0], Product) else group[0]
+            yield first.call if isinstance(first, Product) else first
 
 
 class Segment:

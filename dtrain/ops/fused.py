@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import Spec
-from dtrain.ops.base import ELEMENTWISE, Array, Env, Example, Kernel, Op, register
+from dtrain.ops.base import ELEMENTWISE, MATRIX, Array, Env, Example, Kernel, Op, in_order, register
 from dtrain.ops.body import Again, Instruction, kernels
 from dtrain.ops.evaluate import evaluate
+from dtrain.ops.linalg import MatMul
 from dtrain.ops.math import Add, Mul
 from dtrain.ops.nn import Relu
 from dtrain.ops.reduce import Sum
@@ -105,6 +107,133 @@ class Fused(Op):
             Example(cls(3, body, (4, 6)), (3, 4), (4,), ()),
             Example(cls(3, body[:3], (5,)), (3, 4), (4,), ()),
         ]
+
+
+#: What a loop may be that ends a product: x + b; ReLU of that, and with a mask that one of the next two
+#: reads; what flows back through a ReLU; and its sums over the rows too. cuda/epilogue.py knows these names.
+BIAS, RELU, RELU_MASK, GATE, GATE_SUMS = "bias", "relu", "relu and mask", "gate", "gate and sums"
+
+
+class Behind(NamedTuple):
+    """A loop and its arrays, for the op whose result it reads as value `at`, where ins has None.
+
+    ends: which of BIAS and the like it is, or ''. values: the spec of each of the loop's values, with global
+    sizes.
+    """
+
+    loop: Fused
+    ends: str
+    values: list[Spec]
+    at: int
+    ins: list[Array]
+    outs: Sequence[Array]
+
+
+@register
+class Joined(Op):
+    """An op and the one loop that reads its result, as one op: what the pass `join` makes on a device.
+
+    first: what comes first, whose inputs come first; then: the loop; at: which of its inputs is the first's
+    result, and shape: seen in this shape; ends: what the loop is behind a product, or ''. A first has
+    `joined`, which may do both in one kernel. By default it is a product. name: of its operation.
+    """
+
+    first: Op
+    then: Fused
+    at: int
+    shape: tuple[int, ...]
+    ends: str = ""
+    name: str = ""
+    no_gradient = "it is made after gradients are"
+
+    category = MATRIX
+
+    def _parts(self, ins: Sequence[Any], between: Any) -> tuple[list[Any], list[Any]]:
+        """The inputs of both, or what there is to say of each; between: the same of the first's result."""
+        count = len(ins) - self.then.inputs + 1
+        others = list(ins[count:])
+        others.insert(self.at, between)
+        return list(ins[:count]), others
+
+    def _specs(self, specs: Sequence[Spec]) -> tuple[list[Spec], list[Spec]]:
+        firsts, others = self._parts(specs, None)
+        (made,) = self.first.infer(*firsts)
+        others[self.at] = Spec(self.shape, made.dtype)
+        return firsts, others
+
+    def infer(self, *specs: Spec) -> Sequence[Spec]:
+        return self.then.infer(*self._specs(specs)[1])
+
+    def flops(self, ins: Sequence[Spec], outs: Sequence[Spec]) -> int:
+        firsts = self._specs(ins)[0]
+        return self.first.flops(firsts, self.first.infer(*firsts))
+
+    def _between(self, env: Any, ins: Sequence[Array], outs: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """Memory for the first's result, and the loop's inputs with it."""
+        firsts, others = self._parts(ins, None)
+        (made,) = self.first.infer(*(Spec(a.shape, as_dtype(a.dtype)) for a in firsts))
+        x = env.scratch(made.shape, made.dtype.numpy)
+        others[self.at] = x.reshape(outs[0].shape)
+        return x, others
+
+    def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
+        x, others = self._between(env, ins, outs)
+        first = self.first.bind(env, self._parts(ins, x)[0], [x])
+        then = self.then.bind(env, others, outs)
+
+        def kernel() -> None:
+            first()
+            then()
+
+        return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        if not code.cuda:
+            return None
+        firsts, others = self._specs(specs)
+        arrays, behind = self._parts(ins, None)
+        one = self.first.joined(
+            code, arrays, Behind(self.then, self.ends, self.then.values(others), self.at, behind, outs)
+        )
+        if one is not None:
+            return one
+        x, behind = self._between(code, ins, outs)
+        return in_order(
+            self.first.native(code, firsts, arrays, [x]), self.then.native(code, others, behind, outs)
+        )
+
+    def first_bad(self, ins: Sequence[np.ndarray]) -> str:
+        """As of the loop, or the first op, if it makes one."""
+        arrays, others = self._parts(ins, None)
+        if self.first.stateful:
+            return self.first.described(self.name)
+        (made,) = evaluate(self.first, arrays)
+        if not np.isfinite(made).all():
+            return self.first.described(self.name)
+        others[self.at] = made.reshape(self.shape)
+        return self.then.first_bad(others)
+
+    def described(self, name: str) -> str:
+        return f"{self.first.described(self.name)} or {self.then.described(name)}"
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        body = (Instruction(Add(), (0, 1)), Instruction(Relu(), (2,)))
+        then = Fused(2, body, (3,))
+        return [Example(cls(MatMul(), then, 0, (3, 4), ends), (3, 2), (2, 4), (4,)) for ends in ("", RELU)]
+
+
+@register
+class JoinedRows(Joined):
+    """The same where the first is rows of a lent table."""
+
+    stateful = True
+    tells = (0,)
+    category = ELEMENTWISE
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        return []
 
 
 def _has_rows(array: Array, shape: tuple[int, ...]) -> bool:

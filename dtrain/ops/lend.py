@@ -104,5 +104,9 @@ class LentRows(Op):
         size = math.prod(table.row) * table.dtype.numpy.itemsize
         return code.call("gather_lent", table.lent, size, indices, indices.itemsize, indices.size, outs[0])
 
+    def joined(self, code: Any, ins: Sequence[Array], behind: Any) -> Any:
+        """Rows that a loop reads where they lie: see ops/fused.py."""
+        return code.picked(self.table.lent, ins[0], math.prod(self.table.row), behind)
+
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         return place_rows(placements, node)

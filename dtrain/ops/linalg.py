@@ -57,6 +57,12 @@ class MatMul(Op):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         return code.product(*ins, outs[0], self.transpose_a, self.transpose_b)
 
+    def joined(self, code: Any, ins: Sequence[Array], behind: Any) -> Any:
+        """The product with the loop behind it in its epilogue: see ops/fused.py."""
+        if not behind.ends:
+            return None
+        return code.ended(*ins, self.transpose_a, self.transpose_b, behind.ends, behind)
+
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         a, b = node.inputs
         ta, tb = self.transpose_a, self.transpose_b

@@ -9,6 +9,7 @@ from dtrain.comm.link import Link
 from dtrain.graph.graph import Operation, Tensor
 from dtrain.passes.fuse import fuse
 from dtrain.passes.guard import guard
+from dtrain.passes.join import join
 from dtrain.passes.local import cse, fold, lower, simplify, snapshot
 from dtrain.passes.overlap import begin, divide
 from dtrain.passes.place import bucket, place
@@ -28,6 +29,7 @@ PIPELINE: tuple[Callable[[Step], Step], ...] = (
     begin,
     snapshot,
     fuse,
+    join,
     share,
 )
 

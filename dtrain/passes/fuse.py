@@ -13,7 +13,7 @@ from dtrain.native.loops import TYPES
 from dtrain.ops.body import Instruction
 from dtrain.ops.fused import Fused
 from dtrain.ops.reduce import _Reduction
-from dtrain.passes.order import dependencies, ordered
+from dtrain.passes.order import dependencies, ordered, unawaited
 from dtrain.passes.step import Step, moved, predecessors, sweep
 
 #: Values that a step must compute before it is worth the compiler's time, where that is left to dtrain.
@@ -44,6 +44,7 @@ class _Groups:
     def __init__(self, step: Step, before: dict[Operation, set[Operation]]) -> None:
         self.step, self.before, self.native = step, before, bool(step.native)
         self.elementwise = {n for n in step.graph.operations if _is_elementwise(n, step)}
+        self.late = unawaited(step)
         self.of: dict[Operation, list[Operation]] = {}
         self.position: dict[Operation, int] = {}  # in the order of placing
         self.alike: dict[
@@ -57,7 +58,7 @@ class _Groups:
         source = self._source(node)
         if source is None or not needed:  # of some only the shape is asked for
             return
-        key = (source.spec.shape, self.step.placements[source])
+        key = (source.spec.shape, self.step.placements[source], node in self.late)
         known = self.alike.setdefault(key, {})
         producers = {self.of[t.op][0] for t in node.inputs if t.op in self.of}
         leaders = sorted(producers & known.keys(), key=self.position.__getitem__)

@@ -8,13 +8,33 @@ from itertools import pairwise
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Tensor
-from dtrain.passes.step import Step, memory_of, predecessors, topological
+from dtrain.graph.shape import size_of
+from dtrain.ops.collective import AllReduce
+from dtrain.passes.step import Step, ancestors, memory_of, predecessors, topological
+
+#: Entries that an op reads and writes up to which its place among others is free.
+FEW = 1 << 14
 
 
 def schedule(step: Step) -> list[Operation]:
-    """The nodes whose values are needed, in an order that is a function of the graph alone."""
+    """The nodes whose values are needed, in an order that is a function of the graph alone.
+
+    On a device what no write waits for, such as metrics, comes last, where it is small: it can be done beside
+    the update then.
+    """
     before = dependencies(step)
-    return ordered(list(before), before)
+    late = unawaited(step)
+    return ordered(sorted(before, key=lambda n: n in late), before)
+
+
+def unawaited(step: Step) -> set[Operation]:
+    """On a device what is small and no write or sum waits for."""
+    if not step.device:
+        return set()
+    nodes = step.graph.operations
+    awaited = ancestors(n for n in nodes if n.kind.writes or isinstance(n.kind, AllReduce))
+    sizes = {n: sum(size_of(t.spec.shape) for t in (*n.inputs, *n.outputs)) for n in nodes}
+    return {n for n in nodes if n not in awaited and sizes[n] <= FEW}
 
 
 def ordered(nodes: Sequence[Operation], before: dict[Operation, set[Operation]]) -> list[Operation]:

@@ -15,7 +15,7 @@ from dtrain.errors import EnvironmentProblem, ReplicaError
 from dtrain.graph.fingerprint import fingerprint, lines
 from dtrain.graph.graph import Graph, Operation, built
 from dtrain.ops.base import Feed
-from dtrain.ops.fused import Fused
+from dtrain.ops.fused import Fused, Joined
 from dtrain.ops.state import VariableOp
 from dtrain.runtime.backend import Backend
 
@@ -60,8 +60,9 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
         return digest
     rows: list[tuple[str, str]] = []  # how each op is called in a message; all that counts of it
     for node, line in zip(nodes, lines(nodes), strict=True):
-        if isinstance(node.kind, Fused):
-            for (op, args), name in zip(node.kind.body, node.kind.names, strict=True):
+        loop = node.kind.then if isinstance(node.kind, Joined) else node.kind
+        if isinstance(loop, Fused):
+            for (op, args), name in zip(loop.body, loop.names, strict=True):
                 rows.append((f"{type(op).__name__} '{name}'{built(node)}", repr((op, args))))
         what = f"{FED} {node.outputs[0].spec.shape} for" if isinstance(node.kind, Feed) else node.type
         rows.append((f"{what} '{node.name}'{built(node)}", line))

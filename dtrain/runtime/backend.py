@@ -17,6 +17,7 @@ from dtrain.comm import launcher
 from dtrain.cuda import gpus, nvrtc
 from dtrain.cuda.blas import WORKSPACE, Blas
 from dtrain.cuda.code import Code as CudaCode
+from dtrain.cuda.epilogue import Epilogues
 from dtrain.errors import EnvironmentProblem
 from dtrain.native.code import Code
 from dtrain.poison import poison
@@ -95,17 +96,34 @@ class CupyBackend(Backend):
         self._device.use()
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self.stream.use()
-        self.blas = self._blas_on(self.stream)
+        self._workspace = self.block(WORKSPACE)
+        self.blas = self._blas_on(self.stream, self._workspace)
         self._told: set[str] = set()
 
-    def _blas_on(self, stream: Any) -> Blas:
-        return Blas(gpus.cublas(), stream.ptr, self.block(WORKSPACE), self.precision)
+    def _blas_on(self, stream: Any, workspace: Any) -> Blas:
+        return Blas(gpus.cublas(), stream.ptr, workspace, self.precision)
+
+    @cached_property
+    def epilogues(self) -> Epilogues | None:
+        """cuBLASLt on the same stream, for products with bias and ReLU; None: it cannot be used."""
+        self.use()
+        try:
+            made = Epilogues(gpus.cublas(), self.stream.ptr, self._workspace, self.precision)
+            if made.keeps_nan(self.xp):
+                return made
+            why = "its ReLU makes a NaN 0, or it has none"
+        except (AttributeError, EnvironmentProblem) as error:
+            why = str(error)
+        self.tell(
+            f"cuBLASLt is not used ({why}), so bias and ReLU are kernels of their own behind a product."
+        )
+        return None
 
     @cached_property
     def beside(self) -> tuple[Any, Blas]:
         """A second stream, and cuBLAS on it, for products that nothing waits for at once."""
         stream = self.xp.cuda.Stream(non_blocking=True)
-        return stream, self._blas_on(stream)
+        return stream, self._blas_on(stream, self.block(WORKSPACE))
 
     def use(self) -> None:
         # each thread has a device and a stream of its own, and another backend may have been used since

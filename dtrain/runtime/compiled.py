@@ -222,6 +222,10 @@ def _flatten(structure: Any, leaves: list[Any]) -> Callable[[list[Any]], Any]:
         parts = {key: _flatten(value, leaves) for key, value in structure.items()}
         return lambda values: {key: part(values) for key, part in parts.items()}
     if isinstance(structure, list | tuple):
+        if type(structure) is list and not any(isinstance(value, dict | list | tuple) for value in structure):
+            first, behind = len(leaves), len(leaves) + len(structure)
+            leaves.extend(structure)
+            return lambda values: values[first:behind]
         items = [_flatten(value, leaves) for value in structure]
         if hasattr(structure, "_fields"):
             return lambda values: type(structure)(*(item(values) for item in items))

@@ -30,6 +30,9 @@ from dtrain.runtime.backend import Backend
 from dtrain.runtime.draws import Draws
 from dtrain.runtime.memory import Buffer, pack
 
+#: Bytes of a tensor up to which its memory on a device is its own.
+SMALL = 4096
+
 
 class NoRoom(Exception):
     """What a step that `share` changed needs is not to be had: compile it without. On all ranks alike."""
@@ -116,6 +119,9 @@ class Layout:
         self.nodes = nodes
         fed = sum(isinstance(node.kind, Feed) for node in nodes)
         self.code = backend.code(env, fed + len(step.fetches))
+        self._fed = sorted(
+            n.kind.index for n in nodes if isinstance(n.kind, Feed) and not n.kind.dtype.is_string
+        )
         self.arrays: dict[Tensor, Any] = {}
         self.packed: dict[Tensor, Any] = {}
         self.terms: dict[Operation, list[Any]] = {}  # what each bucket holds of this rank, where it wants it
@@ -189,7 +195,7 @@ class Layout:
         found: dict[Operation, Operation] = {}
         if not (self.step.device and self.step.native):
             return found
-        products = [0, *accumulate(map(_has_products, self.nodes))]  # before each position
+        kernels = [0, *accumulate(map(_has_kernels, self.nodes))]  # before each position
         for i, node in enumerate(self.nodes):
             if node.type != "MatMul" or node.outputs[0] not in self.packed:
                 continue
@@ -201,7 +207,7 @@ class Layout:
                     if any(memory_of(n.inputs[k]) is memory for k in n.kind.writes)
                 )
             later = [j for n in needs if (j := self.position[n]) > i]
-            if later and products[min(later)] > products[i + 1]:
+            if later and kernels[min(later)] > kernels[i + 1]:
                 found[node] = self.nodes[min(later)]
         return found
 
@@ -286,6 +292,8 @@ class Layout:
             if not (self._made_here(tensor) or isinstance(node.kind, Feed)):
                 continue
             last = self.last_use.get(tensor, i)
+            if self.step.device and self._nbytes(tensor) <= SMALL:
+                last = len(self.nodes)  # kernels that share no memory can run side by side
             taken = self._take_over(node, tensor, i) if tensor.index == 0 else None
             if taken is not None:
                 taken.last = last
@@ -342,6 +350,8 @@ class Layout:
                 buffer = self.buffers[tensor]
                 arrays[tensor] = self._carve(self.arena, buffer.offset, tensor)
         if isinstance(kind, Feed):
+            if self.step.device and kind.index in self._fed:
+                self.code.fed[self._fed.index(kind.index)] = arrays[node.outputs[0]]
             return []
         outs = [arrays[t] for t in node.outputs]
         kernels: list[Kernel | NativeCall] = []
@@ -436,6 +446,5 @@ class Layout:
         return self._copy(x, flat)
 
 
-def _has_products(node: Operation) -> bool:
-    """Whether matrix products are most of a node's work."""
-    return node.kind.flops([t.spec for t in node.inputs], [t.spec for t in node.outputs]) > 0
+def _has_kernels(node: Operation) -> bool:
+    return not (node.kind.is_view or isinstance(node.kind, VariableOp | Const | Feed | NoOp))

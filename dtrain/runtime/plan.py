@@ -20,7 +20,7 @@ from dtrain.native.code import BAD_VALUE, ELSEWHERE, NOT_FINITE, NativeCall, Pro
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
 from dtrain.ops.collective import AllGather, AllReduce, NodeBarrier
-from dtrain.ops.fused import Fused
+from dtrain.ops.fused import Fused, Joined
 from dtrain.ops.state import Assign, NoOp, VariableOp, is_parameter
 from dtrain.ops.update import _Update
 from dtrain.passes.step import Step, memory_of
@@ -265,7 +265,7 @@ class Plan:
             for i, (kernel, node) in enumerate(zip(self.kernels, self.kernel_nodes, strict=True)):
                 if isinstance(node.kind, StopIfBad):
                     break
-                read = node.inputs if isinstance(node.kind, Fused) else ()
+                read = node.inputs if isinstance(node.kind, Fused | Joined) else ()
                 ins = [np.array(self.backend.to_host(self._arrays[t])) for t in read]
                 kernel()
                 done = self.kernel_nodes[i + 1] is not node
@@ -286,12 +286,12 @@ class Plan:
 
 def by_step(outs: Sequence[np.ndarray], steps: int) -> list[list[Any]]:
     """Of each step what the fetches gave, of arrays that hold it for each fetch."""
-    return [[out[step] for out in outs] for step in range(steps)]
+    return [list(row) for row in zip(*outs, strict=True)][:steps] if outs else [[] for _ in range(steps)]
 
 
 def _first_in(node: Operation, ins: Sequence[Any]) -> str:
     """The op that makes the first bad number: of several in one loop, the first that does so in NumPy."""
-    if isinstance(node.kind, Fused):
+    if isinstance(node.kind, Fused | Joined):
         return node.kind.first_bad(ins)
     return f"{node.type} '{node.name}'"
 

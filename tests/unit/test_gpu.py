@@ -188,36 +188,57 @@ def losses(
     return [e["loss"] for e in events if e["event"] == "epoch"], events[0]["averaging"]
 
 
+FIRST = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+_ALONE: list[tuple[Path, list[float]]] = []
+
+
+@pytest.fixture
+def alone(
+    gpu: Backend,
+    tmp_path_factory: pytest.TempPathFactory,
+    mpirun: Callable[..., Any],
+    write_set: Callable[..., Path],
+) -> tuple[Path, list[float]]:
+    """A folder with data, and the losses of one rank there on the first GPU; found once."""
+    if not _ALONE:
+        folder = tmp_path_factory.mktemp("ranks")
+        write_set(folder / "data", 510, 90)
+        _ALONE.append((folder, losses(mpirun, 1, folder, CUDA_VISIBLE_DEVICES=FIRST)[0]))
+    return _ALONE[0]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_that_share_the_gpu_train_as_one(
-    gpu: Backend, ranks: int, mpirun: Callable[..., Any], tmp_path: Path, write_set: Callable[..., Path]
+    gpu: Backend, ranks: int, mpirun: Callable[..., Any], alone: tuple[Path, list[float]]
 ) -> None:
-    write_set(tmp_path / "data", 510, 90)
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    alone, _ = losses(mpirun, 1, tmp_path, CUDA_VISIBLE_DEVICES=first)
-    shared, way = losses(mpirun, ranks, tmp_path, "--share-gpu", CUDA_VISIBLE_DEVICES=first)
+    folder, expected = alone
+    shared, way = losses(mpirun, ranks, folder, "--share-gpu", CUDA_VISIBLE_DEVICES=FIRST)
     assert "ranks share a GPU" in way
-    np.testing.assert_allclose(shared, alone, rtol=1e-4)
+    np.testing.assert_allclose(shared, expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("streams", ["late", "early"])
-@pytest.mark.parametrize("overlap", ["--overlap", "--no-overlap"])
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(
+    ("ranks", "overlap", "streams"),
+    [
+        (2, "--overlap", "late"),
+        (2, "--no-overlap", "early"),
+        (3, "--overlap", "early"),
+        (3, "--no-overlap", "late"),
+    ],
+)
 def test_gpus_of_several_ranks_sum_by_nccl(
     gpu: Backend,
     ranks: int,
     overlap: str,
     streams: str,
     mpirun: Callable[..., Any],
-    tmp_path: Path,
-    write_set: Callable[..., Path],
+    alone: tuple[Path, list[float]],
 ) -> None:
     """All gradients at once, or those that are there early beside the rest of the backward pass."""
     count = gpu.xp.cuda.runtime.getDeviceCount()
     if count < ranks:
         pytest.skip(f"there are {count} GPUs, and NCCL wants one for each of {ranks} ranks")
-    write_set(tmp_path / "data", 510, 90)
-    alone, _ = losses(mpirun, 1, tmp_path)
-    several, way = losses(mpirun, ranks, tmp_path, overlap, STANDIN_STREAMS=streams)
+    folder, expected = alone
+    several, way = losses(mpirun, ranks, folder, overlap, STANDIN_STREAMS=streams)
     assert way.startswith("NCCL") and ("a sum takes" in way) == (overlap == "--overlap")
-    np.testing.assert_allclose(several, alone, rtol=1e-4)
+    np.testing.assert_allclose(several, expected, rtol=1e-4)

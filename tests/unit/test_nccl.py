@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -124,6 +125,18 @@ def fakes(log: list[Any]) -> tuple[Any, Any]:
         zeros=lambda shape, dtype: Memory([0.0] * int(np.prod(shape))),
         matmul=lambda a, b, out: None,
     ), library
+
+
+def test_nccl_need_not_look_to_sums_in_and_outside_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user says of it wins."""
+    for said, found in ((None, "0"), ("1", "1")):
+        monkeypatch.delenv("NCCL_GRAPH_MIXING_SUPPORT", raising=False)
+        if said:
+            monkeypatch.setenv("NCCL_GRAPH_MIXING_SUPPORT", said)
+        cupy, library = fakes([])
+        monkeypatch.setattr(nccl, "load", lambda library=library: library)
+        nccl.DeviceSums(Two(), cupy, GPU)
+        assert os.environ["NCCL_GRAPH_MIXING_SUPPORT"] == found
 
 
 def test_nccl_sums_on_a_stream_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ WITHOUT_EXAMPLES = {
     "Late": "another op once its attributes are known: test_ops_array",
     "DropoutMask": "random: test_dropout",
     "RowUniform": "random: test_augment",
+    "JoinedRows": "its rows are no input: test_cuda_together",
     "LentRows": "its rows are no input: test_keras_training",
     "MeanOfShard": "its value depends on the ranks: test_keras_layers",
     "RandomNormal": "random: test_session",
@@ -455,6 +456,7 @@ def _fused(x: np.ndarray, b: np.ndarray, s: np.ndarray) -> dict[int, np.ndarray]
 REFERENCES: dict[str, Callable[..., Any]] = {
     "All": lambda op, x: x.min(op.axes, keepdims=op.keepdims),
     "Any": lambda op, x: x.max(op.axes, keepdims=op.keepdims),
+    "Joined": lambda op, a, b, bias: np.maximum(a @ b + bias, 0),
     "Fused": lambda op, x, b, s: [_fused(x, b, s)[value] for value in op.results],
     "ArgMin": lambda op, x: np.argmax(-x, op.axis),
     "BatchMatMul": lambda op, a, b: np.einsum(

@@ -281,7 +281,7 @@ def test_each_op_says_what_its_time_counts_as() -> None:
     assert said == {
         MATRIX: {
             *("MatMul", "BatchMatMul", "Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"),
-            "RowsOfProduct",
+            *("Joined", "RowsOfProduct"),
         },
         LOSS: {"SigmoidCrossEntropy", "SoftmaxCrossEntropy", "SparseSoftmaxCrossEntropy"},
         REDUCTION: {
@@ -289,6 +289,6 @@ def test_each_op_says_what_its_time_counts_as() -> None:
             *("ProductBound", "StopIfBad", "Sum"),
         },
         MOVING: {"AllGather", "AllReduce", "BeginAllReduce", "NodeBarrier", "SumTerms", "TakeShard"},
-        ELEMENTWISE: {"Fused"},
+        ELEMENTWISE: {"Fused", "JoinedRows"},
     }
     assert set(said) < set(PARTS)

@@ -33,6 +33,8 @@ class Graph:
 
     def launch(self, stream: Any = None) -> None:
         counts["graphs"] += 1
+        for entry in self._entries:
+            getattr(entry.call, "begins", lambda: None)()
         _device.launch(self._entries, self._first, get_current_stream().ptr if stream is None else stream.ptr)
 
 

@@ -55,7 +55,7 @@ constexpr int MOST = 1024;
 struct fibre {
     jmp_buf at;
     ucontext_t first;
-    bool made, done;
+    bool made;
     char stack[32768];
 };
 /* One memory for all libraries, which is lent to the one that runs; the fibres that another made are not its own. */
@@ -64,48 +64,66 @@ struct memory {
     fibre all[MOST];
 };
 static memory *lent;
-static fibre *all;
 static jmp_buf home;
 static volatile int current;
 static std::function<void()> *job;
+/* Of each thread of the block on which fibre it runs, and whether it has ended; threads begun, fibres in use. */
+static int on[MOST];
+static bool done[MOST];
+static volatile unsigned begun, used;
 
-static void leave() {
-    if (!_setjmp(all[current].at)) _longjmp(home, 1);
+static void be(unsigned t) {
+    current = t;
+    threadIdx = {t, 0, 0};
 }
-static void body() {
+static void leave() {
+    if (!_setjmp(lent->all[on[current]].at)) _longjmp(home, 1);
+}
+/* A thread that ends without waiting leaves its fibre to the next: only those that wait take another. */
+static void body(int mine) {
     for (;;) {
         (*job)();
-        all[current].done = true;
-        leave();
+        done[current] = true;
+        if (begun < blockDim.x) {
+            be(nth_thread(begun));
+            begun = begun + 1;
+            on[current] = mine;
+        } else leave();
     }
 }
-static void enter(int t) {
-    fibre &f = all[t];
-    current = t;
-    threadIdx = {(unsigned)t, 0, 0};
+static void enter(unsigned t) {
+    be(t);
+    fibre &f = lent->all[on[t]];
     if (_setjmp(home)) return;
     if (f.made) _longjmp(f.at, 1);
     f.made = true;
     getcontext(&f.first);
     f.first.uc_stack.ss_sp = f.stack;
     f.first.uc_stack.ss_size = sizeof f.stack;
-    makecontext(&f.first, body, 0);
+    makecontext(&f.first, (void (*)())body, 1, on[t]);
     setcontext(&f.first);
 }
 static void block(std::function<void()> &thread) {
     if (lent->owner != &home)
         for (int t = 0; t < MOST; t++) lent->all[t].made = false;
     lent->owner = &home;
-    all = lent->all;
     job = &thread;
-    for (unsigned t = 0; t < blockDim.x; t++) all[t].done = false;
+    begun = used = 0;
+    for (unsigned t = 0; t < blockDim.x; t++) done[t] = false;
+    while (begun < blockDim.x) {
+        const unsigned t = nth_thread(begun);
+        begun = begun + 1;
+        on[t] = used;
+        used = used + 1;
+        enter(t);
+    }
     for (volatile bool more = true; more;) {
         more = false;
         for (volatile unsigned i = 0; i < blockDim.x; i = i + 1) {
             const unsigned t = nth_thread(i);
-            if (!all[t].done) {
+            if (!done[t]) {
                 enter(t);
-                more = more || !all[t].done;
+                more = more || !done[t];
             }
         }
     }
