@@ -23,7 +23,7 @@ from dtrain.runtime.backend import Backend, Choice, backend_on, choose_gpu
 from dtrain.runtime.feeds import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
-from dtrain.task.network import Steps, Trained, build, evaluate
+from dtrain.task.network import Steps, Trained, build, evaluate, standardised
 from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import Pace, iterations, shard_sizes, windows
 from dtrain.train.elastic import Survivors
@@ -222,7 +222,7 @@ def _train_in(
     def final() -> dict[str, float]:
         return look("test" if data.test else "validation", True)
 
-    learnt = ", ".join([network.loss_name, *(metric.name for metric, _ in network.metrics)])
+    learnt = ", ".join([network.loss_name, *(metric.name for metric, _ in network.metrics)]).replace("_", " ")
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
     if watched:
         observers = (tensorboard.TensorBoard(run_dir, config, session, network, data), *observers)
@@ -240,7 +240,7 @@ def _train_in(
             examples=len(data.train),
             validation_examples=len(data.validation),
             test_examples=len(data.test),
-            described="; ".join([data.described(task.data is None), learnt.replace("_", " ")]),
+            described=f"{data.described(task.data is None, standardised(data, task))}; {learnt}",
             data=data.about(),
             shards=shard_sizes(data.train, config.batch_size, comm.size),
             model=config.title if task.model else config.model,
