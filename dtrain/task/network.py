@@ -14,7 +14,6 @@ import numpy as np
 import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.config import Augmentation
-from dtrain.data.ahead import Ahead
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, Part
 from dtrain.data.order import as_they_lie
 from dtrain.errors import GraphError, UsageError
@@ -425,13 +424,9 @@ def evaluate(
     count = len(network.tested)
     run = session.make_callable([*network.tested, *each], [network.indices, network.training])
     loss_sum, added = 0.0, [0.0] * (count - 1 - network.penalties)
-    order, place = as_they_lie(examples), 0
-    reading = Ahead(order, comm.local_rank, comm.local_size)
-    with network.lending(session, examples.data), reading as ahead:
-        for shard in batches(order, EVAL_BATCH, comm):
-            ahead.at(place)
+    with network.lending(session, examples.data):
+        for shard in batches(as_they_lie(examples), EVAL_BATCH, comm):
             found = run(shard, TESTING)
-            place += shard.total
             if mistakes:
                 mistakes.add(*found[count:])
             loss, *sums = found[:count]

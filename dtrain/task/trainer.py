@@ -14,7 +14,6 @@ from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.data import ABOUT, Part, load, refuse_bad, validated
-from dtrain.data.ahead import Ahead
 from dtrain.data.dataset import Dataset
 from dtrain.data.order import order_of
 from dtrain.errors import CheckpointError, UsageError
@@ -193,12 +192,8 @@ def _train_in(
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
         if network.augment:
             network.augment.draw(session, config.seed, at.epoch)
-        order, place = order_of(config.seed, at.epoch, data.part("train")), at.examples
-        with Ahead(order, comm.local_rank, comm.local_size) as ahead:
-            for window in windows(order, config.batch_size, comm, steps, place):
-                ahead.at(place)
-                yield window
-                place += len(window) * window.total
+        order = order_of(config.seed, at.epoch, data.part("train"))
+        return windows(order, config.batch_size, comm, steps, at.examples)
 
     # with validation examples the test set is looked at once, when nothing is chosen any more
     each, last = ("validation", "test") if data.validation else ("test", "")
