@@ -222,8 +222,8 @@ def refuse_bad(data: sets.Dataset, comm: Communicator, targets: bool = True) -> 
         error = DataError(f"{data.source} has no training examples.")
     elif count < comm.size:
         error = DataError(
-            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: start "
-            f"at most {count}, or use a larger data set."
+            f"{data.source}: {comm.size} ranks share {count} training example{'s' * (count > 1)}, so some "
+            f"have none: start at most {count}, or use a larger data set."
         )
     comm.agree(error)
     with comm.together():

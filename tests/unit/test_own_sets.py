@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 import dtrain as dt
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
+from dtrain.data import pool
 from dtrain.data.dataset import Dataset
 from dtrain.errors import DataError, UsageError
 from dtrain.report import page
@@ -268,3 +270,46 @@ def test_what_cannot_be_trained_on_writes_nothing(
 
         on_threads(size, body)
     assert not (tmp_path / "run").exists()
+
+
+def bad_inputs() -> Any:
+    """tests/faults/bad_inputs.py."""
+    path = Path(__file__).parents[1] / "faults" / "bad_inputs.py"
+    spec = importlib.util.spec_from_file_location("bad_inputs", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("make", [c for c in bad_inputs().CASES if c.__name__ != "zip_bomb"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_bad_data_is_refused_on_all_ranks_before_anything_is_written(
+    size: int,
+    make: Callable[[Path], Any],
+    on_threads: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(pool, "root", lambda: tmp_path)
+    try:
+        case = make(folder)
+    except ImportError as error:
+        pytest.skip(str(error))
+    if size not in case.ranks or case.elsewhere:
+        pytest.skip("it is well there, or needs another node")
+    before = {*tmp_path.rglob("*")}
+    options = {flag[2:]: value for flag, value in zip(case.options[::2], case.options[1::2], strict=True)}
+
+    def body(comm: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            trainer.train(TrainConfig(**options, run_dir=str(tmp_path / "run"), tensorboard="off"), comm)
+        assert caught.value.exit_code == 4
+        return str(caught.value)
+
+    for said in on_threads(size, body):
+        assert all(word in said for word in case.words)
+    assert case.kept or {*tmp_path.rglob("*")} == before
