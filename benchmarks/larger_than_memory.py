@@ -2,12 +2,13 @@
 
     python benchmarks/larger_than_memory.py [--ranks 2] [--gigabytes 8] [--limit 1] [--rounds 3] [--folder F]
 
-Makes two stores of float32 rows of 1,024 numbers in the folder, by default a temporary one: a large one, and
-one of 0.4 GB. A round trains the small one, of two epochs the second, and then the large one for an epoch,
-all ranks together in a memory cgroup made for it, which takes root: it counts the ranks' own memory and the
-pages of files that they read, none of which is cached before. Prints each round's rates and the most memory of
-the cgroup; the median of the ratios; and how long a run of the large one took to its first steps. The model is
-two layers of 1,024 at batches of 100, so a step costs more than its 0.4 MB take to read.
+Makes two stores of float32 rows of 1,024 numbers in the folder, by default a temporary one: a large one,
+and one of 0.4 GB. A round trains the small one, of two epochs the second, and then the large one for an
+epoch, all ranks together in a memory cgroup made for it, which takes root: it counts the ranks' own memory
+and the pages of files that they read, none of which is cached before. Prints each round's rates and the
+most memory of the cgroup; the median of the ratios; and how long a run of the large one took to its first
+steps. The model is two layers of 1,024 at batches of 100, so a step costs more than its 0.4 MB take to
+read.
 """
 
 from __future__ import annotations
