@@ -3,7 +3,7 @@
     python benchmarks/larger_than_memory.py [--ranks 2] [--gigabytes 8] [--limit 1] [--rounds 3] [--folder F]
 
 Makes two stores of float32 rows of 1,024 numbers in the folder, by default a temporary one: a large one,
-and one of 0.4 GB. A round trains the small one, of two epochs the second, and then the large one for an
+and one of 0.2 GB. A round trains the small one, of two epochs the second, and then the large one for an
 epoch, all ranks together in a memory cgroup made for it, which takes root: it counts the ranks' own memory
 and the pages of files that they read, none of which is cached before. Prints each round's rates and the
 most memory of the cgroup; the median of the ratios; and how long a run of the large one took to its first
@@ -36,7 +36,7 @@ from dtrain.data.readers.source import Column  # noqa: E402
 from dtrain.info import lines  # noqa: E402
 
 WIDTH, CLASSES, PIECE = 1024, 10, 8192
-SMALL = 100_000
+SMALL = 50_000
 MODEL = """\
 from dtrain.keras.layers import Dense
 from dtrain.keras.models import Sequential
