@@ -222,8 +222,8 @@ def refuse_bad(data: sets.Dataset, comm: Communicator, targets: bool = True) -> 
         error = DataError(f"{data.source} has no training examples.")
     elif count < comm.size:
         error = DataError(
-            f"{comm.size} ranks share {count} training example{'s' * (count > 1)}, so some have none: start "
-            f"at most {count}, or use a larger data set."
+            f"{data.source}: {comm.size} ranks share {count} training example{'s' * (count > 1)}, so some "
+            f"have none: start at most {count}, or use a larger data set."
         )
     comm.agree(error)
     with comm.together():
@@ -289,11 +289,13 @@ def _compared(found: Store, source: str, comm: Communicator) -> Store:
 
 def _as_set(found: Store, source: str, warning: str | None) -> sets.Dataset:
     """A store's examples as a set."""
-    manifest, mean, deviation = found.manifest, None, None
-    if found.x.dtype == np.float32:
-        moments = manifest.moments["x"]
-        mean, deviation = (np.array(v, np.float32) for v in (moments.mean, moments.deviation))
-        deviation[deviation == 0] = 1  # of what is always the same
+    manifest, moments = found.manifest, {}
+    for column, before in (("x", ""), ("y", "y_")):
+        if getattr(found, column).dtype == np.float32:
+            its = manifest.moments[column]
+            mean, deviation = (np.array(v, np.float32) for v in (its.mean, its.deviation))
+            deviation[deviation == 0] = 1  # of what is always the same
+            moments |= {f"{before}mean": mean, f"{before}deviation": deviation}
     return sets.Dataset(
         name=manifest.name,
         source=source,
@@ -303,8 +305,7 @@ def _as_set(found: Store, source: str, warning: str | None) -> sets.Dataset:
         kind=manifest.kind,
         classes=() if manifest.kind == "numbers" else manifest.classes,
         warning=warning,
-        mean=mean,
-        deviation=deviation,
+        **moments,
         **manifest.ranges(),
     )
 

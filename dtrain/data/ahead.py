@@ -18,31 +18,37 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.data.order import Blocks
+from dtrain.comm.base import Communicator
+from dtrain.comm.single import SingleCommunicator
+from dtrain.data.order import WHOLE_BYTES, Blocks, Stretch
 
 #: Rows nearer to one another than so many bytes are asked for together, with what is between them.
 GAP = 1 << 16
+#: Rows that stand for a large array where it is compared.
+SAMPLE = 1024
 
 
 class Ahead:
     """Sees to the pages of one pass over a large part's rows. Entered, it leaves when its thread has ended.
 
-    rank, ranks: this one and all of the node, which share the asking.
+    comm: its ranks of a node share the asking. Of another order than one by blocks nothing is asked for.
     """
 
-    def __init__(self, order: Any, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, order: Any, comm: Communicator | None = None) -> None:
+        self._start = order.start if isinstance(order, Stretch) else 0
+        order = order.order if isinstance(order, Stretch) else order
         arrays = order.part.data.arrays() if isinstance(order, Blocks) else ()
         self._maps = [array for array in arrays if mapped(array)]
-        self._order, self._rank, self._ranks = order, rank, ranks
+        self._order, self._comm = order, comm or SingleCommunicator()
         self._window = -1
         self._wanted: SimpleQueue[tuple[int, int] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def at(self, position: int) -> None:
         """The rows from this position of the order on are used next."""
-        if not self._maps or position >= len(self._order):
+        if not self._maps or position + self._start >= len(self._order):
             return
-        window = self._order.window_of(position)
+        window = self._order.window_of(position + self._start)
         if window != self._window:
             before, self._window = self._window, window
             for number in (window, window + 1) if before < 0 else (window + 1,):
@@ -73,7 +79,7 @@ class Ahead:
             window, advice = wanted
             spans = list(self._spans(window))
             if advice == mmap.MADV_WILLNEED:
-                spans = spans[self._rank :: self._ranks]
+                spans = spans[self._comm.local_rank :: self._comm.local_size]
             for low, high in spans:
                 for array in self._maps:
                     advise(array, advice, low, high)
@@ -105,6 +111,14 @@ def not_around(array: np.ndarray) -> None:
     """
     if mapped(array) and hasattr(mmap, "MADV_RANDOM"):
         advise(array, mmap.MADV_RANDOM, 0, len(array))
+
+
+def sampled(array: np.ndarray) -> np.ndarray:
+    """What is compared of an array: all of it, or of more than WHOLE_BYTES some rows, which take no time."""
+    if array.nbytes <= WHOLE_BYTES:
+        return array
+    not_around(array)
+    return array[np.linspace(0, len(array) - 1, SAMPLE).astype(np.int64)]
 
 
 def advise(array: np.ndarray, advice: int, low: int, high: int) -> None:

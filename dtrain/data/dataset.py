@@ -20,7 +20,9 @@ CLASSES, NUMBERS, LABELS = "classes", "numbers", "labels"
 PARTS = ("train", "validation", "test")
 #: Rows looked at together.
 CHUNK = 1 << 20
-#: What Dataset.about() says.
+#: Means and deviations of a set, as it has and says them.
+MOMENTS = ("mean", "deviation", "y_mean", "y_deviation")
+#: What Dataset.about() says at least: states before had no moments of y.
 ABOUT = {"name", "x", "y", "kind", "classes", "mean", "deviation"}
 #: Makes the choice of the examples that are held back; the same in all runs, so that they compare.
 SPLIT_SEED = 0x9E3779B97F4A7C15
@@ -43,6 +45,7 @@ class Dataset:
     weights: of each example, float32 [n], where they are not all 1.
     mean, deviation: of x, of each feature or channel, in the shape of the last axis; x that is not uint8 is
         used as (x - mean) / deviation where they are given, and as it is otherwise.
+    y_mean, y_deviation: of y that is numbers, likewise, where they are given; see standardised().
     split: which rows are held back to validate on, where that was asked for.
     elsewhere: other sets that are the whole of this one's validation or test, by the part.
     """
@@ -61,6 +64,8 @@ class Dataset:
     weights: np.ndarray | None = None
     mean: np.ndarray | None = None
     deviation: np.ndarray | None = None
+    y_mean: np.ndarray | None = None
+    y_deviation: np.ndarray | None = None
     split: Split | None = None
     elsewhere: Mapping[str, Dataset] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -94,9 +99,9 @@ class Dataset:
     def about(self) -> dict[str, Any]:
         """What a model that is trained on it has to know of other sets, as plain data; see like()."""
         x, y = _specs(self.x), _specs(self.y)
-        mean, deviation = (None if a is None else np.asarray(a).tolist() for a in (self.mean, self.deviation))
         plain = {"name": self.name, "x": x, "y": y, "kind": self.kind, "classes": list(self.classes)}
-        return {**plain, "mean": mean, "deviation": deviation}
+        moments = {name: getattr(self, name) for name in MOMENTS}
+        return plain | {name: None if a is None else np.asarray(a).tolist() for name, a in moments.items()}
 
     def like(self, about: Mapping[str, Any], said: str) -> Dataset:
         """The same for a model that was trained on another set: in that one's classes, mean and deviation.
@@ -122,15 +127,19 @@ class Dataset:
             if self.kind != CLASSES:
                 raise DataError(f"{said} has labels {_listed(self.classes)}, not {_listed(classes)}.")
             y = np.array([classes.index(name) for name in self.classes], np.int32)[y]
-        mean, deviation = (
-            None if about[n] is None else np.array(about[n], np.float32) for n in ("mean", "deviation")
-        )
         elsewhere = {name: other.like(about, said) for name, other in self.elsewhere.items()}
-        given = {"mean": mean, "deviation": deviation, "elsewhere": elsewhere}
-        return replace(self, y=y, classes=tuple(classes), **given)
+        return replace(self, y=y, classes=tuple(classes), elsewhere=elsewhere, **moments_of(about))
 
-    def described(self, plain: bool = True) -> str:
-        """Its examples and targets in a few words, for a header; plain: whether a model gets just numbers."""
+    @property
+    def standardised(self) -> bool:
+        """Whether a model that dtrain gives a loss learns its targets less their mean, by their deviation."""
+        return self.kind == NUMBERS and self.y_mean is not None and self.y_deviation is not None
+
+    def described(self, plain: bool = True, standardised: bool = False) -> str:
+        """Its examples and targets in a few words, for a header.
+
+        plain: whether a model gets just numbers. standardised: whether its targets are, for the loss.
+        """
         about = self.about()
         x = about["x"] if isinstance(about["x"], str) else _listed(f"{n} {s}" for n, s in about["x"].items())
         if plain and not isinstance(self.x, Mapping):
@@ -140,9 +149,8 @@ class Dataset:
             return f"{x}; targets {_listed(f'{n} {s}' for n, s in about['y'].items())}"
         if self.kind == NUMBERS:
             some = self.y[:CHUNK]
-            return (
-                f"{x}; {self.outputs} number{'s' * (self.outputs > 1)} from {some.min():g} to {some.max():g}"
-            )
+            which = f"{self.outputs} number{'s' * (self.outputs > 1)} from {some.min():g} to {some.max():g}"
+            return f"{x}; {which}{', standardised for the loss' * standardised}"
         counted = list(self.classes) == [str(i) for i in range(len(self.classes))]
         names = "" if counted or len(self.classes) > 20 else f" ({_listed(self.classes)})"
         return f"{x}; {len(self.classes)} {self.kind}{names}"
@@ -256,6 +264,11 @@ class Split:
         length = short + (number < longer)
         offset = (mixed(number, SPLIT_SEED) % length.astype(np.uint64)).astype(np.int64)
         return number * short + np.minimum(number, longer), offset
+
+
+def moments_of(about: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
+    """What about() says of mean and deviation, as arrays."""
+    return {n: None if about.get(n) is None else np.array(about[n], np.float32) for n in MOMENTS}
 
 
 def _spec(array: np.ndarray) -> str:

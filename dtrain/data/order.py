@@ -113,6 +113,20 @@ class Blocks:
         return self.part.at(chosen.astype(self.part.index))
 
 
+class Stretch:
+    """Some of an order's positions, from `start` to before `stop`; a slice of it is an array."""
+
+    def __init__(self, order: Any, start: int, stop: int) -> None:
+        self.order, self.start, self._stop = order, start, min(stop, len(order))
+
+    def __len__(self) -> int:
+        return max(0, self._stop - self.start)
+
+    def __getitem__(self, some: slice) -> np.ndarray:
+        start, stop, _ = some.indices(len(self))
+        return self.order[self.start + start : self.start + stop]
+
+
 class Permutation:
     """A permutation of 0 .. count - 1 that gives any place alone: a Feistel network over the next power of
     4 (Luby and Rackoff 1988), walked until it ends below count (Black and Rogaway 2002)."""

@@ -18,10 +18,13 @@ import json
 import math
 import os
 import shutil
+import sys
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
@@ -37,6 +40,7 @@ PIECE = 1 << 20  # bytes under one checksum
 MOST_MANIFEST = 256 << 20  # bytes: eleven for each MiB of the columns
 BLOCK = 1 << 16  # numbers whose mean is taken at once: they stay in the cache
 DTYPES = ("uint8", "int32", "float32")
+BEGINS = 10  # seconds in which a writer that has written nothing may not have its lock yet
 MOST_MOMENTS = 1 << 16  # means and deviations that are kept; of a longer last axis there is one of each
 
 
@@ -304,29 +308,57 @@ def write(path: Path, examples: Examples, mode: int = 0o777) -> None:
     """Write a store; it is there whole, or not at all. mode: of its folder, but for the umask.
 
     Raises OSError where it cannot be written, and what reading the examples raises. A store that another
-    process has put there meanwhile stays.
+    process has put there meanwhile stays. What killed processes left of the same store is removed.
     """
+    _remove_left(path)
     work = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     work.mkdir(mode=mode)
     try:
         with ExitStack() as stack:
             files = {n: stack.enter_context(open(work / f"{n}.bin", "xb")) for n in examples.columns}
+            _locked(files["x"])  # until it has its name
             manifest = _fill(files, examples)
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-        with open(work / MANIFEST, "x", encoding="utf-8") as out:
-            out.write(manifest.text())
-            out.flush()
-            os.fsync(out.fileno())
-        try:
-            os.rename(work, path)
-        except OSError:
-            if not is_store(path):
-                raise
-        sync(path.parent)
+            with open(work / MANIFEST, "x", encoding="utf-8") as out:
+                out.write(manifest.text())
+                out.flush()
+                os.fsync(out.fileno())
+            try:
+                os.rename(work, path)
+            except OSError:
+                if not is_store(path):
+                    raise
+            sync(path.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_left(path: Path) -> None:
+    """Remove what killed processes wrote of a store, and say so. Whoever still writes has a lock."""
+    for left in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 16}.part"):
+        try:
+            with open_regular(left / "x.bin", "r+b") as file:
+                found = os.fstat(file.fileno())
+                begins = not found.st_size and time.time() - found.st_mtime < BEGINS
+                if left.is_symlink() or begins or not _locked(file):
+                    continue
+        except OSError:
+            continue
+        shutil.rmtree(left, ignore_errors=True)
+        print(f"dtrain: removed {left}, which an import left that was killed", file=sys.stderr, flush=True)
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed; False where another process has, or locks are not to be had."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def nbytes(examples: Examples) -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dtrain.data.dataset import Dataset, Part
+from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
 from dtrain.graph.graph import TensorLike
@@ -29,6 +31,17 @@ class Examples:
     def __init__(self, arrays: dict[str, np.ndarray], lent: dict[str, Any], split: int) -> None:
         self.arrays, self.lent, self.split = arrays, lent, split
         self.count = len(next(iter(arrays.values())))
+
+    @property
+    def index(self) -> str:
+        """The dtype of numbers of examples."""
+        return self.part(range(self.count)).index.__name__
+
+    def part(self, rows: range) -> Part:
+        """Those of these numbers, as an order has them."""
+        # views, since the arrays of a set may not be written to, and the program's may
+        views = {name: a.view(np.ndarray) for name, a in self.arrays.items()}
+        return Part(Dataset("arrays", "", "", x=views, y=None, train=rows), rows)
 
     @property
     def rows(self) -> tuple[tuple[str, tuple[int, ...], str], ...]:
@@ -232,7 +245,8 @@ def _input(what: str, key: str, x: Any, shape: tuple[int | None, ...] | None, dt
         )
     if dtype != "float32":
         return array.astype(dtype, copy=False)
-    if array.dtype.kind == "f" or array.dtype not in _KNOWN:
+    large = array.nbytes > WHOLE_BYTES  # used as it lies: the graph converts what is read
+    if array.dtype not in _KNOWN or (array.dtype.kind == "f" and not large):
         return array.astype(np.float32, copy=False)
     return array.view(np.uint8) if array.dtype == bool else array
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from dtrain.comm.base import Communicator, every_rank
 from dtrain.config import steps_of
-from dtrain.data.order import epoch_order
+from dtrain.data.dataset import Part
+from dtrain.data.order import epoch_order, order_of
 from dtrain.errors import NotSupportedError, UsageError
 from dtrain.graph.graph import Graph, Tensor
 from dtrain.hints import nearest
@@ -255,10 +256,10 @@ class Model(Topology):
 
     def network(self, mode: str, examples: data.Examples, votes: bool = False) -> training.Network:
         """The graph for such examples, made once."""
-        key = (mode, examples.rows, votes)
+        key = (mode, examples.rows, examples.index, votes)
         with self._building:
             if key not in self._networks:
-                self._networks[key] = training.Network(self, mode, examples.rows, votes)
+                self._networks[key] = training.Network(self, *key)
             return self._networks[key]
 
     @legacy.named
@@ -352,7 +353,7 @@ class Model(Topology):
                 validation = (validation_data,) if batched else _two_or_three(validation_data)
         verbose = _verbose(verbose)
 
-        def order(epoch: int, numbers: range) -> np.ndarray:
+        def order(epoch: int, numbers: range | Part) -> Any:
             return self._order(first + epoch, numbers)
 
         begin, first = initial_epoch + 1, 1
@@ -482,9 +483,11 @@ class Model(Topology):
         call("train_end", {})
         return history
 
-    def _order(self, epoch: int, numbers: range) -> np.ndarray:
+    def _order(self, epoch: int, numbers: range | Part) -> Any:
         """The order of examples, or of batches, in a pass: a function of the seed and the epoch."""
         assert self._order_seed is not None
+        if isinstance(numbers, Part):
+            return order_of(self._order_seed, epoch, numbers)
         return epoch_order(self._order_seed, epoch, numbers)
 
     def _settle_order(self) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dtrain.data.order import Stretch, as_they_lie
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.graph.graph import TensorLike
 from dtrain.keras import data
 from dtrain.keras.training import TEST_BATCH, Part, Steps
 from dtrain.runtime.feeds import Window
-from dtrain.train.batches import windows
+from dtrain.train.batches import Order, windows
 from dtrain.train.state import Progress
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Arrays:
         batch_size: int,
         steps: int | None = None,
         begin: int = 1,
-        order: Callable[[int, range], np.ndarray] | None = None,
+        order: Callable[[int, data.Part], Order] | None = None,
     ) -> None:
         self._model, self._examples, self._rows, self.batch_size = model, examples, rows, batch_size
         self._begin, self._order, self._short = begin, order, False
@@ -84,16 +85,16 @@ class Arrays:
         """The steps of the epoch in work that are left."""
         part = (at.epoch - self._begin) % -(-len(self._rows) // self._most)
         order = self._part(at.epoch - part, part)
-        return windows(order[at.examples :], self.batch_size, self._model.comm, pace)
+        return windows(order, self.batch_size, self._model.comm, pace, at.examples)
 
     def parts(self, mode: str, number: int = 0) -> Iterator[Part]:
         """What a test goes over."""
         yield self._model.network(mode, self._examples), self._examples, self._part(0, 0)
 
-    def _part(self, epoch: int, number: int) -> np.ndarray:
-        rows = self._rows
-        order = self._order(epoch, rows) if self._order else np.arange(rows.start, rows.stop, dtype=np.int32)
-        order = order[number * self._most : (number + 1) * self._most]
+    def _part(self, epoch: int, number: int) -> Order:
+        part = self._examples.part(self._rows)
+        order = self._order(epoch, part) if self._order else as_they_lie(part)
+        order = Stretch(order, number * self._most, (number + 1) * self._most)
         if len(order) <= self._most - self.batch_size and not self._short:
             self._short = True
             self._model.rank_zero.warns(SHORT)
@@ -298,7 +299,7 @@ def source_of(
     class_weight: Mapping[int, float] | None = None,
     validation_split: float = 0.0,
     begin: int = 1,
-    order: Callable[[int, range], np.ndarray] | None = None,
+    order: Callable[[int, Any], Any] | None = None,
 ) -> Source:
     """What a method was given, as Arrays or Batches, which say more. Collective.
 

@@ -30,7 +30,7 @@ from dtrain.ops.math import add_n, cast
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 from dtrain.ops.state import Variable, group
 from dtrain.runtime.feeds import Shard, Window
-from dtrain.train.batches import Pace, batches
+from dtrain.train.batches import Order, Pace, batches
 
 if TYPE_CHECKING:
     from dtrain.keras.model import Model
@@ -206,13 +206,19 @@ class Network:
     mode: 'training' takes a step, and fetches the batch's mean loss with what regularizers add, and the
     metrics' sums; 'testing' fetches sums alone, in float64: of the losses, of the metrics, and the
     regularizers' terms; 'predicting' fetches the output.
-    votes: whether a step of training sums, over the ranks, whether they were asked to stop.
+    rows, index: what Examples says of them. votes: whether a step of training sums, over the ranks, whether
+    they were asked to stop.
     """
 
     penalties = 0  # how many numbers of a test are added to the loss as they are
 
     def __init__(
-        self, model: Model, mode: str, rows: Sequence[tuple[str, tuple[int, ...], str]], votes: bool
+        self,
+        model: Model,
+        mode: str,
+        rows: Sequence[tuple[str, tuple[int, ...], str]],
+        index: str,
+        votes: bool,
     ) -> None:
         self.metrics: list[metrics.Metric] = []
         self.counts: list[int] = []
@@ -222,7 +228,7 @@ class Network:
             stack.enter_context(model.graph.name_scope(mode))
             if compiled is not None:
                 stack.enter_context(compiled.as_compiled())
-            indices = placeholder("int32", [None], name="indices")
+            indices = placeholder(index, [None], name="indices")
             self.tables = {name: Table(name, shape, as_dtype(dtype)) for name, shape, dtype in rows}
             given = {name: apply(LentRows(table), indices, name=name) for name, table in self.tables.items()}
             xs = [
@@ -377,7 +383,7 @@ def wide(value: Any) -> Any:
 
 # -- the loops -------------------------------------------------------------------------------------------
 #: Examples of one kind, the network for them, and which they are, in order.
-Part = tuple[Network, Examples, np.ndarray]
+Part = tuple[Network, Examples, Order]
 
 
 def test(

@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.data.ahead import not_around
+from dtrain.data.ahead import sampled
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
 
-#: Rows that stand for an array of more than WHOLE_BYTES in the digest of a set.
-SAMPLE = 1024
 #: Whole numbers up to here may be classes.
 MOST_CLASSES = 1 << 16
 _KNOWN = {d.numpy for d in ALL if not d.is_string}
@@ -50,10 +48,7 @@ def _set(part: Sequence[dict[str, np.ndarray]], name: str) -> Dataset:
     for arrays in part:
         for key, a in arrays.items():
             digest.update(f"{key}{a.dtype.name}{a.shape}\n".encode())
-            if a.nbytes > WHOLE_BYTES:  # to read it all would take longer than to begin
-                not_around(a)
-                a = a[np.linspace(0, len(a) - 1, SAMPLE).astype(np.int64)]
-            digest.update(a.reshape(-1).view(np.uint8))
+            digest.update(sampled(a).reshape(-1).view(np.uint8))
     x, y, *weights = (arrays.get("", arrays) for arrays in part)
     kind, classes = _kind(y)
     return Dataset(

@@ -14,7 +14,6 @@ import numpy as np
 import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.config import Augmentation
-from dtrain.data.ahead import Ahead
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, Part
 from dtrain.data.order import as_they_lie
 from dtrain.errors import GraphError, UsageError
@@ -146,7 +145,12 @@ def build(
     def measured(output: Any) -> tuple[dict[str, dt.Tensor], list[Any], str]:
         """The loss of each example by its name, the metrics with what they compare, and the losses' names."""
         with dt.name_scope("loss"):
-            compared, loss_name = _losses(task, data, y, output)
+            if standardised(data, task):  # metrics are of the numbers as they are
+                mean, deviation = _moments(data.y_mean, data.y_deviation, data.y.shape[1:])
+                compared, loss_name = _losses(task, data, (y - mean) * (1 / deviation), output)
+                compared = {"": (compared[""][0], y, _as_targets(output, data))}
+            else:
+                compared, loss_name = _losses(task, data, y, output)
             each = {
                 name: e * dt.cast(weights[0], e.dtype) if weights else e
                 for name, (e, _, _) in compared.items()
@@ -245,6 +249,8 @@ def inference(model: Any, data: Dataset, task: Task) -> Inference:
         if task.data is None or _is_ours(model, data):
             x = _features(x, data)
     output = _output(model, x, training, data, task).tested
+    if standardised(data, task):
+        output = _as_targets(output, data)
     return Inference(inputs, {training: TESTING}, output, dt.global_variables())
 
 
@@ -257,9 +263,27 @@ def _features(x: dt.Tensor, data: Dataset) -> dt.Tensor:
         return x * (1 / 255)
     if data.mean is None or data.deviation is None:
         return x
-    mean, deviation = (np.broadcast_to(a, shape).reshape(-1) for a in (data.mean, data.deviation))
-    scale = 1 / np.where(deviation > 0, deviation, 1)
-    return (x - mean.astype(np.float32)) * scale.astype(np.float32)
+    mean, deviation = _moments(data.mean, data.deviation, shape)
+    return (x - mean) * (1 / deviation)
+
+
+def standardised(data: Dataset, task: Task) -> bool:
+    """Whether the model learns targets less their mean, by their deviation: those of a loss of dtrain's."""
+    return task.data is None and task.loss is None and data.standardised
+
+
+def _as_targets(output: dt.Tensor, data: Dataset) -> dt.Tensor:
+    """What a model gives of standardised targets, in the targets' own units."""
+    mean, deviation = _moments(data.y_mean, data.y_deviation, data.y.shape[1:])
+    return output * deviation + mean
+
+
+def _moments(mean: Any, deviation: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each number of a row of this shape, float32; of what never differs 1."""
+    mean, deviation = (
+        np.broadcast_to(a, shape or (1,)).reshape(-1).astype(np.float32) for a in (mean, deviation)
+    )
+    return mean, np.where(deviation > 0, deviation, np.float32(1))
 
 
 def of_kind(kind: str) -> tuple[losses.Loss, list[Any]]:
@@ -325,6 +349,7 @@ def _metrics(
     asked = task.metrics
     if asked is None:
         asked = of_kind(data.kind)[1] if task.loss is None else []
+        asked = [*asked, *["mse"] * standardised(data, task)]  # the loss is of other units
     if "" in compared:
         if isinstance(asked, Mapping):
             raise UsageError("metrics by the names of outputs go with losses by their names: see Task.")
@@ -411,13 +436,9 @@ def evaluate(
     count = len(network.tested)
     run = session.make_callable([*network.tested, *each], [network.indices, network.training])
     loss_sum, added = 0.0, [0.0] * (count - 1 - network.penalties)
-    order, place = as_they_lie(examples), 0
-    reading = Ahead(order, comm.local_rank, comm.local_size)
-    with network.lending(session, examples.data), reading as ahead:
-        for shard in batches(order, EVAL_BATCH, comm):
-            ahead.at(place)
+    with network.lending(session, examples.data):
+        for shard in batches(as_they_lie(examples), EVAL_BATCH, comm):
             found = run(shard, TESTING)
-            place += shard.total
             if mistakes:
                 mistakes.add(*found[count:])
             loss, *sums = found[:count]

@@ -19,7 +19,7 @@ import dtrain as dt
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, label, read_own, read_run, resolve
 from dtrain.data import load
-from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
+from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset, moments_of
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.keras import losses
 from dtrain.keras.kept import rebuilt
@@ -185,9 +185,6 @@ def blank(about: Mapping[str, Any]) -> Dataset:
     """
     try:
         x, y = (_empty(about[name]) for name in ("x", "y"))
-        mean, deviation = (
-            None if about[n] is None else np.array(about[n], np.float32) for n in ("mean", "deviation")
-        )
         classes = tuple(map(str, about["classes"]))
         return Dataset(
             about["name"],
@@ -198,8 +195,7 @@ def blank(about: Mapping[str, Any]) -> Dataset:
             range(0),
             kind=about["kind"],
             classes=classes,
-            mean=mean,
-            deviation=deviation,
+            **moments_of(about),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise CheckpointError("the run's checkpoint does not say what data it was trained on.") from None

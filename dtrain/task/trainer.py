@@ -14,7 +14,6 @@ from dtrain import machine
 from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, flag
 from dtrain.data import ABOUT, Part, load, refuse_bad, validated
-from dtrain.data.ahead import Ahead
 from dtrain.data.dataset import Dataset
 from dtrain.data.order import order_of
 from dtrain.errors import CheckpointError, UsageError
@@ -23,7 +22,7 @@ from dtrain.runtime.backend import Backend, Choice, backend_on, choose_gpu
 from dtrain.runtime.feeds import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
-from dtrain.task.network import Steps, Trained, build, evaluate
+from dtrain.task.network import Steps, Trained, build, evaluate, standardised
 from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import Pace, iterations, shard_sizes, windows
 from dtrain.train.elastic import Survivors
@@ -195,12 +194,8 @@ def _train_in(
     def source(at: Progress, steps: Callable[[], int]) -> Generator[Window]:
         if network.augment:
             network.augment.draw(session, config.seed, at.epoch)
-        order, place = order_of(config.seed, at.epoch, data.part("train")), at.examples
-        with Ahead(order, comm.local_rank, comm.local_size) as ahead:
-            for window in windows(order, config.batch_size, comm, steps, place):
-                ahead.at(place)
-                yield window
-                place += len(window) * window.total
+        order = order_of(config.seed, at.epoch, data.part("train"))
+        return windows(order, config.batch_size, comm, steps, at.examples)
 
     # with validation examples the test set is looked at once, when nothing is chosen any more
     each, last = ("validation", "test") if data.validation else ("test", "")
@@ -224,7 +219,7 @@ def _train_in(
     def final() -> dict[str, float]:
         return look("test" if data.test else "validation", True)
 
-    learnt = ", ".join([network.loss_name, *(metric.name for metric, _ in network.metrics)])
+    learnt = ", ".join([network.loss_name, *(metric.name for metric, _ in network.metrics)]).replace("_", " ")
     observers = (Report(comm, run_dir, config.log_format, config.log_every), *observers)
     if watched:
         observers = (tensorboard.TensorBoard(run_dir, config, session, network, data), *observers)
@@ -242,7 +237,7 @@ def _train_in(
             examples=len(data.train),
             validation_examples=len(data.validation),
             test_examples=len(data.test),
-            described="; ".join([data.described(task.data is None), learnt.replace("_", " ")]),
+            described=f"{data.described(task.data is None, standardised(data, task))}; {learnt}",
             data=data.about(),
             shards=shard_sizes(data.train, config.batch_size, comm.size),
             model=config.title if task.model else config.model,

@@ -1,4 +1,7 @@
-"""Which examples of an order belong to which batch and rank: a pure function, with no state to lose."""
+"""Which examples of an order belong to which batch and rank: a pure function, with no state to lose.
+
+Rows of a large set in mapped files are asked for ahead of the batches that use them (data/ahead.py).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from dtrain.comm.base import Communicator
+from dtrain.data.ahead import Ahead
 from dtrain.ops.placement import shard_bounds
 from dtrain.runtime.feeds import Shard, Window
 
@@ -23,10 +27,12 @@ class Order(Protocol):
 
 def batches(order: Order, batch_size: int, comm: Communicator) -> Iterator[Shard]:
     """This rank's share of each global batch; the last one is shorter where batch_size does not divide."""
-    for start in range(0, len(order), batch_size):
-        total = min(batch_size, len(order) - start)
-        low, high = shard_bounds(total, comm.rank, comm.size)
-        yield Shard(order[start + low : start + high], total)
+    with Ahead(order, comm) as ahead:
+        for start in range(0, len(order), batch_size):
+            total = min(batch_size, len(order) - start)
+            low, high = shard_bounds(total, comm.rank, comm.size)
+            ahead.at(start)
+            yield Shard(order[start + low : start + high], total)
 
 
 def windows(
@@ -37,13 +43,15 @@ def windows(
     A batch of fewer examples than ranks each rank has whole: it could not be split among all.
     start: how many of the rows were used before.
     """
-    while start < len(order):
-        total = min(batch_size, len(order) - start)
-        count = min(steps(), (len(order) - start) // total)
-        low, high = shard_bounds(total, comm.rank, comm.size) if total >= comm.size else (0, total)
-        rows = order[start : start + count * total].reshape(count, total)
-        yield Window(rows[:, low:high], total)
-        start += count * total
+    with Ahead(order, comm) as ahead:
+        while start < len(order):
+            total = min(batch_size, len(order) - start)
+            count = min(steps(), (len(order) - start) // total)
+            low, high = shard_bounds(total, comm.rank, comm.size) if total >= comm.size else (0, total)
+            rows = order[start : start + count * total].reshape(count, total)
+            ahead.at(start)
+            yield Window(rows[:, low:high], total)
+            start += count * total
 
 
 class Pace:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dtrain as dt
 from dtrain.comm import Communicator
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
@@ -17,6 +18,9 @@ from dtrain.data import ahead, load, order
 from dtrain.data.dataset import Dataset, Split
 from dtrain.data.order import Blocks, Permutation, as_they_lie, epoch_order, order_of
 from dtrain.errors import SavedAndStopped
+from dtrain.keras import data as keras_data
+from dtrain.keras import sources
+from dtrain.keras.layers import Dense
 from dtrain.task import trainer
 from dtrain.train.batches import windows
 from dtrain.train.preempt import StopRequest
@@ -154,6 +158,60 @@ def test_only_pages_that_can_be_read_again_are_given_back(tmp_path: Path) -> Non
     assert ahead.Ahead(Blocks(examples(4096, own.reshape(4096, 1)).part("train"), None))._maps == []
     ahead.advise(x, ahead.mmap.MADV_DONTNEED, 0, 4096)
     assert x[0] == 0 and x[4095] == 4095
+
+
+# -- a program's own fit ---------------------------------------------------------------------------------
+def fitted(comm: Communicator | None, x: Any, y: Any, **options: Any) -> tuple[Any, list[np.ndarray]]:
+    dt.set_random_seed(1)
+    model = dt.keras.models.Sequential([Dense(3, input_shape=(2,)), Dense(1)], comm=comm)
+    model.compile("sgd", "mse")
+    history = model.fit(x, y, batch_size=11, epochs=2, verbose=0, validation_split=0.2, **options)
+    asked = [model.evaluate(x, y, verbose=0), *model.predict(x, batch_size=7)[:, 0]]
+    return history.history, [*model.get_weights(), np.array(asked)]
+
+
+@pytest.mark.parametrize("steps", [None, 30])
+def test_fit_reads_a_large_map_by_blocks_and_ahead(
+    steps: int | None,
+    small: None,
+    tmp_path: Path,
+    on_threads: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of float64, converted as it is read; each example once a pass, on any ranks as of arrays in memory."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.normal(size=(N, 2)))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    y = (x.sum(1) + rng.normal(size=N)).astype(np.float32)
+    in_memory = fitted(None, np.array(x, np.float32), y, steps_per_epoch=steps)
+    used: list[int] = []
+    asked: list[int] = []
+    real = sources.windows
+
+    def ledger(*args: Any) -> Iterator[Any]:
+        for window in real(*args):
+            used.extend(window.rows.reshape(-1).tolist())
+            yield window
+
+    def advise(array: np.ndarray, advice: int, low: int, high: int) -> None:
+        if advice == ahead.mmap.MADV_WILLNEED:
+            asked.extend(range(low, high))
+
+    monkeypatch.setattr(keras_data, "WHOLE_BYTES", 100)
+    for size in (1, 2, 3):
+        used.clear()
+        with monkeypatch.context() as watched:
+            watched.setattr(sources, "windows", ledger)
+            watched.setattr(ahead, "advise", advise)
+            found = on_threads(size, lambda comm: fitted(comm, x, y, steps_per_epoch=steps))
+        for history, weights in found:
+            for name, values in in_memory[0].items():
+                np.testing.assert_allclose(history[name], values, rtol=1e-5)
+            for a, b in zip(weights, in_memory[1], strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+        counts = np.bincount(used, minlength=N)
+        assert not counts[int(0.8 * N) :].any() and set(range(N)) <= set(asked)
+        assert (counts[: int(0.8 * N)] == 2).all() if steps is None else counts.max() == 1
 
 
 # -- stopped and gone on with ----------------------------------------------------------------------------

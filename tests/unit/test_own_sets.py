@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,16 +15,21 @@ import pytest
 import dtrain as dt
 from dtrain.comm.single import SingleCommunicator
 from dtrain.config import TrainConfig
+from dtrain.data import pool
 from dtrain.data.dataset import Dataset
 from dtrain.errors import DataError, UsageError
 from dtrain.report import page
 from dtrain.report.runs import read
 from dtrain.task import trainer
 from dtrain.task.examples import examples_of
+from dtrain.task.predict import parts_of, predictions
+from dtrain.task.saved import open_saved
 from dtrain.train import checkpoint, tensorboard
 
 alone = SingleCommunicator()
 TRAIN, TEST = 53, 20
+#: Means and deviations of large targets.
+PRICE, DEVIATION = np.array([2e5, -3e6], np.float32), np.array([8e4, 5e5], np.float32)
 NAMES = ("setosa", "versicolor", "virginica")
 
 
@@ -35,11 +41,12 @@ def made(kind: str, shape: tuple[int, ...], dtype: str = "float32", **more: Any)
         "classes": rng.integers(0, 3, count).astype(np.int64),
         "numbers": rng.normal(size=count).astype(np.float32),
         "two numbers": rng.normal(size=(count, 2)).astype(np.float32),
+        "prices": rng.normal(PRICE, DEVIATION, size=(count, 2)).astype(np.float32),
         "labels": rng.integers(0, 2, (count, 5)).astype(np.uint8),
     }[kind]
     names = {"classes": NAMES, "labels": tuple("abcde")}.get(kind, ())
     facts: dict[str, Any] = {"train": range(TRAIN), "test": range(TRAIN, count), "classes": names}
-    kind = kind.removeprefix("two ")
+    kind = "numbers" if kind in ("two numbers", "prices") else kind
     return Dataset("own", "here", "digest", x.astype(dtype), y, kind=kind, **{**facts, **more})
 
 
@@ -58,6 +65,11 @@ SETS: dict[str, tuple[str, Dataset, str]] = {
         "float32 [13], standardised by their mean and deviation; 1 number from ",
     ),
     "two numbers": ("logistic", made("two numbers", (4,)), "; 2 numbers from "),
+    "prices": (
+        "mlp",
+        made("prices", (4,), y_mean=PRICE, y_deviation=DEVIATION),
+        ", standardised for the loss; mean squared error, mae, mse",
+    ),
     "labels": (
         "logistic",
         made("labels", (6,), "int32"),
@@ -97,7 +109,7 @@ def test_ranks_train_what_one_trains(
             np.testing.assert_allclose(value, values[key], rtol=2e-2, atol=2e-3, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["table", "two numbers", "labels", "series"])
+@pytest.mark.parametrize("name", ["table", "two numbers", "prices", "labels", "series"])
 def test_the_test_is_that_of_numpy(name: str, runs: Callable[..., Any], tmp_path: Path) -> None:
     """By the logistic model's parameters, in float64."""
     _, data, _ = SETS[name]
@@ -115,10 +127,53 @@ def test_the_test_is_that_of_numpy(name: str, runs: Callable[..., Any], tmp_path
         loss = (np.log1p(np.exp(-np.abs(out))) + np.maximum(out, 0) - out * y).mean()
         metric = ("test_binary_accuracy", ((out > 0) == y).mean())
     else:
-        error = out - y.reshape(TEST, -1)
-        loss, metric = (error**2).mean(), ("test_mae", np.abs(error).mean())
+        scale = np.ones(1) if data.y_mean is None else DEVIATION.astype(np.float64)
+        error = out * scale + (0 if data.y_mean is None else PRICE) - y.reshape(TEST, -1)
+        loss, metric = ((error / scale) ** 2).mean(), ("test_mae", np.abs(error).mean())
     assert found["test_loss"] == pytest.approx(loss, rel=1e-5)
     assert found[metric[0]] == pytest.approx(metric[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_large_targets_are_learnt_and_told_in_their_own_units(
+    size: int, on_threads: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A table of prices: trained, resumed to the same bits, and asked, of another table, too."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3))
+    price = 2e5 + 8e4 * (x @ [0.6, -0.5, 0.6])
+    for name, y in (("houses", price), ("other", 0 * price + x[:, 0])):
+        rows = np.column_stack([x, y])
+        np.savetxt(tmp_path / f"{name}.csv", rows, delimiter=",", header="a,b,c,price", comments="")
+    options: dict[str, Any] = {
+        "dataset": str(tmp_path / "houses.csv"), "label": "price", "validation": "0.2", "batch_size": 10,
+        "tensorboard": "off", "model": "mlp",
+    }  # fmt: skip
+
+    def body(comm: Any) -> Any:
+        whole, parts = (str(tmp_path / name) for name in ("whole", "parts"))
+        found = trainer.train(TrainConfig(**options, epochs=4, run_dir=whole), comm)
+        trainer.train(TrainConfig(**options, epochs=2, run_dir=parts), comm)
+        trainer.train(TrainConfig(**options, epochs=4, run_dir=parts, resume=parts), comm)
+        answers = []
+        for dataset in ("houses", "other"):
+            given = {"dataset": str(tmp_path / f"{dataset}.csv"), "label": "price"}
+            saved = open_saved(whole, comm, given)
+            assert saved.data is not None
+            pieces = predictions(saved, parts_of(saved.data, "all"), comm, False)
+            answers.append(np.concatenate([piece.found[0]["output"] for piece in pieces])[:, 0])
+        of_all = trainer.evaluate_run(
+            Path(whole), TrainConfig(**{**options, "validation": ""}), comm, other=True
+        )
+        return found, answers, of_all
+
+    found, (asked, other), of_all = on_threads(size, body)[0]
+    values, again = (checkpoint.load(tmp_path / name).values for name in ("whole", "parts"))
+    assert all(np.array_equal(value, again[key]) for key, value in values.items())
+    assert found["validation_loss"] < 0.1 and found["validation_mae"] < 2e4
+    assert of_all["test_mae"] == pytest.approx(np.abs(asked - price).mean(), rel=1e-5)
+    assert of_all["test_mse"] == pytest.approx(((asked - price) ** 2).mean(), rel=1e-5)
+    assert np.array_equal(asked, other)
 
 
 def test_pictures_are_shown_where_there_are_some(runs: Callable[..., Any], tmp_path: Path) -> None:
@@ -215,3 +270,46 @@ def test_what_cannot_be_trained_on_writes_nothing(
 
         on_threads(size, body)
     assert not (tmp_path / "run").exists()
+
+
+def bad_inputs() -> Any:
+    """tests/faults/bad_inputs.py."""
+    path = Path(__file__).parents[1] / "faults" / "bad_inputs.py"
+    spec = importlib.util.spec_from_file_location("bad_inputs", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("make", [c for c in bad_inputs().CASES if c.__name__ != "zip_bomb"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_bad_data_is_refused_on_all_ranks_before_anything_is_written(
+    size: int,
+    make: Callable[[Path], Any],
+    on_threads: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(pool, "root", lambda: tmp_path)
+    try:
+        case = make(folder)
+    except ImportError as error:
+        pytest.skip(str(error))
+    if size not in case.ranks or case.elsewhere:
+        pytest.skip("it is well there, or needs another node")
+    before = {*tmp_path.rglob("*")}
+    options = {flag[2:]: value for flag, value in zip(case.options[::2], case.options[1::2], strict=True)}
+
+    def body(comm: Any) -> str:
+        with pytest.raises(DataError) as caught:
+            trainer.train(TrainConfig(**options, run_dir=str(tmp_path / "run"), tensorboard="off"), comm)
+        assert caught.value.exit_code == 4
+        return str(caught.value)
+
+    for said in on_threads(size, body):
+        assert all(word in said for word in case.words)
+    assert case.kept or {*tmp_path.rglob("*")} == before

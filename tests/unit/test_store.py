@@ -6,6 +6,9 @@ import importlib.util
 import json
 import os
 import resource
+import signal
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -394,3 +397,38 @@ def test_an_import_that_is_interrupted_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         import_set(series.dataset, tmp_path / "store")
     assert left(tmp_path) == {"series.npz"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dtrain.data.importing import import_set
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+import_set(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def test_what_a_killed_import_left_is_removed_by_the_next(
+    series: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        arguments = [sys.executable, "-c", KILLED, series.dataset, str(tmp_path / "store")]
+        assert subprocess.run(arguments).returncode == -signal.SIGKILL
+        (part,) = left(tmp_path) - {"series.npz"}
+    own = tmp_path / ".store.part"  # of somebody else
+    own.mkdir()
+    begins, others = (tmp_path / f".{name}.{'0' * 16}.part" for name in ("store", "other"))
+    for folder in (begins, others):
+        folder.mkdir()
+        (folder / "x.bin").write_bytes(b"")
+    import_set(series.dataset, tmp_path / "store")
+    assert left(tmp_path) == {"series.npz", "store", own.name, begins.name, others.name}
+    said = capsys.readouterr().err
+    assert said == f"dtrain: removed {tmp_path / part}, which an import left that was killed\n"
+    monkeypatch.setattr(store, "BEGINS", 0)
+    with open(begins / "x.bin", "r+b") as file:  # its writer lives
+        assert store._locked(file)
+        store._remove_left(tmp_path / "store")
+        assert begins.exists()
+    store._remove_left(tmp_path / "store")
+    assert not begins.exists() and others.exists() and own.exists()
