@@ -19,6 +19,7 @@ from dtrain.files import cache_folder
 from dtrain.hints import pip_install
 
 #: How the names of variables begin that change what a run does.
+STEERING: tuple[str, ...]
 STEERING = ("CUDA_VISIBLE", "DTRAIN_", "FI_PROVIDER", "MPI4PY_", "MPICH_", "NCCL_", "OMPI_MCA_", "OPENBLAS_")
 STEERING += ("PRTE_MCA_", "UCX_")
 

@@ -85,7 +85,8 @@ def install(comm: Communicator) -> None:
 
     def thread_hook(ended: threading.ExceptHookArgs) -> None:
         if not isinstance(ended.exc_value, DtrainError):
-            return threading.__excepthook__(ended)
+            threading.__excepthook__(ended)
+            return
         ended.exc_value.agreed = False  # ranks that have it, too, go on in their other threads
         end(comm, ended.exc_value)
 

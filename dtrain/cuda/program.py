@@ -135,7 +135,8 @@ class Program:
     def alone(self) -> tuple[list[Call], list[Call], list[Call]]:
         """Each kernel as a call: those before the plan's, the plan's, and those after. Few runs need it."""
         calls = launched(self._code, [[getattr(k, "alone", k)] for part in self._parts for k in part])
-        return tuple(list(islice(calls, len(part))) for part in self._parts)
+        before, own, after = (list(islice(calls, len(part))) for part in self._parts)
+        return before, own, after
 
     def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> tuple[int, list[int]]:
         """Send what the steps need; returns where results begin in the window, and where each does."""

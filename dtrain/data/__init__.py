@@ -305,7 +305,7 @@ def _as_set(found: Store, source: str, warning: str | None) -> sets.Dataset:
         warning=warning,
         mean=mean,
         deviation=deviation,
-        **manifest.ranges(),
+        **manifest.ranges(),  # type: ignore[arg-type]  # of fields that are ranges
     )
 
 

@@ -126,8 +126,8 @@ class Dataset:
             None if about[n] is None else np.array(about[n], np.float32) for n in ("mean", "deviation")
         )
         elsewhere = {name: other.like(about, said) for name, other in self.elsewhere.items()}
-        given = {"mean": mean, "deviation": deviation, "elsewhere": elsewhere}
-        return replace(self, y=y, classes=tuple(classes), **given)
+        classes = tuple(classes)
+        return replace(self, y=y, classes=classes, mean=mean, deviation=deviation, elsewhere=elsewhere)
 
     def described(self, plain: bool = True) -> str:
         """Its examples and targets in a few words, for a header; plain: whether a model gets just numbers."""
@@ -190,7 +190,7 @@ class Dataset:
 
     def with_part(self, name: str, other: Dataset) -> Dataset:
         """The same with another set, the whole of it, as its validation or test examples."""
-        examples = range(len(next(other.arrays())))
+        examples: Any = range(len(next(other.arrays())))  # of the field that is called so
         digest = sha256(f"{self.digest} {name} {other.digest}".encode()).hexdigest()
         return replace(self, digest=digest, elsewhere={**self.elsewhere, name: other}, **{name: examples})
 

@@ -34,6 +34,11 @@ class Both(NamedTuple):
     a: Operation
     b: Operation
 
+    @property
+    def kind(self) -> Any:
+        """The first's op, of the class that its form in ONNX is written for."""
+        return self.a.kind
+
 
 class Frozen(NamedTuple):
     """inputs, outputs: tensors of the first step, by name. steps: one for each number of examples."""

@@ -625,7 +625,7 @@ def batch_flatten(x: Any) -> Tensor:
     """Each example as a row."""
     dims = int_shape(x) or ()
     if None not in dims[1:]:
-        return _array.reshape(x, [-1, _prod(dims[1:])])  # type: ignore[arg-type]
+        return _array.reshape(x, [-1, _prod(dims[1:])])
     return _array.reshape(x, [_late.shape(x)[0], -1])
 
 

@@ -89,7 +89,7 @@ def same_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if None in ranks or abs(ranks[0] - ranks[1]) != 1:  # type: ignore[operator]
         return a, b
     if ranks[0] < ranks[1]:  # type: ignore[operator]
-        return same_rank(b, a)[::-1]  # type: ignore[return-value]
+        return same_rank(b, a)[::-1]
     if a.shape.as_list()[-1] != 1:
         return a, b
     return (a, expand_dims(b, -1)) if ranks[1] == 1 else (squeeze(a, [-1]), b)

@@ -325,6 +325,6 @@ def source_of(
     )
     if batched:
         return Batches(model, what, x, labelled, class_weight, steps, order, tests)
-    split = {"labelled": labelled, "validation_split": validation_split}
+    split: dict[str, Any] = {"labelled": labelled, "validation_split": validation_split}
     examples = data.examples(model, what, x, y, sample_weight, class_weight, **split)
     return Arrays(model, examples, range(examples.split), batch_size, steps, begin, order)

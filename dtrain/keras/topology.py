@@ -384,7 +384,8 @@ class Topology(Layer):
         for number, arguments, named in config["calls"]:
             with inside(0):
                 tensors += flat(layers[number](*meant(arguments), **meant(named)))
-        return cls(inputs, [tensors[i] for i in config["outputs"]], name=config.get("name"), **options)
+        make: Any = cls  # a Model
+        return make(inputs, [tensors[i] for i in config["outputs"]], name=config.get("name"), **options)
 
 
 def _as_entry(layer: Layer) -> dict[str, Any]:

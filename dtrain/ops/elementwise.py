@@ -53,7 +53,7 @@ class Elementwise(Op):
     #: Name of the function on NumPy and CuPy, called as ufunc(*inputs, out=output).
     ufunc: ClassVar[str] = ""
     #: Or, where they have none, it of one Python number.
-    scalar: ClassVar[Callable[[float], float] | None] = None
+    scalar: ClassVar[Any] = None
     #: It in C and CUDA, of {0}, {1} ...: {T} is the result's type, {f} the f that functions of float end in.
     c: ClassVar[str] = ""
     #: It in CUDA, where that differs: of functions that a C library computes one by one, NumPy is as fast.

@@ -149,7 +149,7 @@ class Split(Move):
         sizes = dims_of(self.sizes) or ()
         if n is None or None in sizes:
             return [None if s == -1 else s for s in sizes]
-        known = sum(s for s in sizes if s not in (-1, None))  # type: ignore[misc]
+        known = sum(s for s in sizes if s not in (-1, None))
         rest = n - known if -1 in sizes else 0
         if rest < 0 or known + rest != n or sizes.count(-1) > 1:
             raise GraphError(f"sizes {list(sizes)} do not make up the {n} entries of the axis")
@@ -178,7 +178,7 @@ def _parts(whole: Array, axis: int, like: Sequence[Array]) -> list[Array]:
     """Those that arrays, one behind the other along an axis, have of the whole."""
     ends = np.cumsum([0, *(x.shape[axis] for x in like)]).tolist()
     lead = (slice(None),) * (axis % whole.ndim)
-    return [whole[(*lead, slice(a, b))] for a, b in pairwise(ends)]
+    return [whole[lead + (slice(a, b),)] for a, b in pairwise(ends)]  # noqa: RUF005
 
 
 # -- tile and pad ------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Tile(Move):
         x, out = ins[0], outs[0]
         pairs = [n for m, d in zip(self.multiples, x.shape, strict=True) for n in (m, d)]
         # not by reshape, which might copy the values as they are now
-        return [(out.reshape(pairs), x[(*(None, slice(None)) * x.ndim, ...)])]
+        return [(out.reshape(pairs), x[(None, slice(None)) * x.ndim + (...,)])]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(TileGrad(self.multiples), [dy, node.inputs[0]], node.inputs[1:])]
@@ -270,7 +270,8 @@ class _Padding(Op):
 
     def inner(self, wide: Array) -> Array:
         """The part of a padded array that is not padding."""
-        return wide[(*(slice(a, n - b) for n, (a, b) in zip(wide.shape, self.paddings, strict=True)), ...)]
+        inner = [slice(a, n - b) for n, (a, b) in zip(wide.shape, self.paddings, strict=True)]
+        return wide[tuple([*inner, ...])]
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -448,7 +449,7 @@ def pad(
         constant_values = known_value(convert_to_tensor(constant_values))
         if constant_values is None:
             raise GraphError("pad: constant_values is a number or a constant")
-    return late(Pad(tuple(pairs), np.asarray(constant_values).item()), [tensor], attributes.values, name)  # type: ignore[arg-type]
+    return late(Pad(tuple(pairs), np.asarray(constant_values).item()), [tensor], attributes.values, name)
 
 
 def reverse(tensor: Any, axis: Any, name: str | None = None) -> Tensor:

@@ -195,7 +195,7 @@ def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None)
 
 
 def _as_rows(condition: Tensor, rank: int) -> Tensor:
-    return reshape(condition, [shape(condition)[0], *[1] * (rank - 1)])  # type: ignore[index]
+    return reshape(condition, [shape(condition)[0], *[1] * (rank - 1)])
 
 
 select = where

@@ -214,7 +214,7 @@ def multinomial(
 ) -> Tensor:
     """Classes [n, num_samples] drawn by the probabilities softmax(logits), logits being [n, classes]."""
     x = convert_to_tensor(logits)
-    n, classes = ((sizes_of(x)[i] if d is None else d) for i, d in enumerate(x.spec.shape or (None, None)))  # type: ignore[index]
+    n, classes = ((sizes_of(x)[i] if d is None else d) for i, d in enumerate(x.spec.shape or (None, None)))
     unit = random_uniform([n, num_samples, classes], np.finfo("float32").tiny, 1.0, seed=seed)
     # the largest of logits with Gumbel noise is distributed so
     noisy = expand_dims(cast(x, float32), 1) - log(-log(unit))

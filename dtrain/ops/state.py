@@ -223,7 +223,7 @@ class Variable(TensorLike):
         dtype: Any = None,
         expected_shape: Any = None,
         import_scope: None = None,
-        constraint: Callable[[Tensor], Any] | None = None,
+        constraint: Callable[[Any], Any] | None = None,
         *,
         group: str = "",
     ) -> None:
@@ -246,7 +246,7 @@ class Variable(TensorLike):
                 initial = convert_to_tensor(value, dtype, name="initial_value")
                 self._check_initial(initial, scope[:-1], expected_shape)
             group = group or (PARAMETERS if trainable else "state")
-            kind = VariableOp(initial.spec.shape, initial.dtype, group)  # type: ignore[arg-type]
+            kind = VariableOp(initial.spec.shape, initial.dtype, group)
             self.trainable = trainable
             self.constraint = constraint
             self.initial_value = initial

@@ -123,7 +123,7 @@ def bucket(step: Step) -> Step:
         group = members.get(node, [node])
         inputs = tuple(tensors[t] for member in group for t in member.inputs)
         control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
-        if len(group) > 1:
+        if len(group) > 1 and isinstance(node.kind, AllReduce):
             graph.here.control, graph.source = control, node.source
             copy = graph.add(AllReduce(len(group), node.kind.bucket), inputs, "AllReduce")
             graph.here.control = ()

@@ -21,7 +21,7 @@ import dtrain as dt
 from dtrain.config import TrainConfig
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.errors import UsageError
-from dtrain.graph.shape import shape_text
+from dtrain.graph.shape import as_static, shape_text
 from dtrain.keras.calls import Replay
 from dtrain.ops.math import Sigmoid
 from dtrain.ops.nn import Softmax
@@ -279,7 +279,7 @@ def _float(x: dt.Tensor) -> dt.Tensor:
 
 def _shaped(x: dt.Tensor, shape: tuple[Any, ...], said: str) -> dt.Tensor:
     """Examples in the shape that a model takes."""
-    given = tuple(x.shape.as_list()[1:])
+    given = as_static(x.shape.dims)[1:]
     if shape == given or None in shape:
         return _float(x)
     if prod(shape) != prod(given):

@@ -73,8 +73,8 @@ class Dataset:
     ) -> None:
         self._structure, self._inputs = structure, tuple(inputs)
         self._own = [t for t in tensors if isinstance(t, Tensor) and not isinstance(t.op.kind, Const)]
-        self._batched = any(i._batched for i in inputs) if batched is None else batched
-        self._outside = outside or any(i._outside for i in inputs)
+        self._batched: bool = any(i._batched for i in inputs) if batched is None else batched
+        self._outside: bool = outside or any(i._outside for i in inputs)
         graph = get_default_graph()
         self._number = graph.kept["datasets"] = graph.kept.get("datasets", 0) + 1
 
@@ -678,7 +678,7 @@ class _Padded(_Batched):
             whole = np.full((sum(map(len, column)), *shape), fill, column[0].dtype)
             row = 0
             for part in column:
-                whole[(slice(row, row + len(part)), *(slice(n) for n in part.shape[1:]))] = part
+                whole[tuple([slice(row, row + len(part)), *(slice(n) for n in part.shape[1:])])] = part
                 row += len(part)
             batch.append(whole[None])
         return batch

@@ -100,7 +100,7 @@ def decode_csv(
     def decode(value: Any) -> list[np.ndarray]:
         array = np.asarray(value, object)
         texts = [line.decode() for line in array.ravel().tolist()]
-        quoting = csv.QUOTE_MINIMAL if use_quote_delim else csv.QUOTE_NONE
+        quoting: Any = csv.QUOTE_MINIMAL if use_quote_delim else csv.QUOTE_NONE
         rows = list(csv.reader(texts, delimiter=field_delim, quoting=quoting))
         if select_cols is not None:
             rows = [[row[i] for i in select_cols] for row in rows]

@@ -52,6 +52,7 @@ class StepProfiler:
         self._done = 0
         self._recorder = Recorder(session.comm, clock)
         self._ahead = self._error = 0
+        self._events, self._end = 0, 0  # records so far, and the end of the last step
         self._spans: list[tuple[int, int]] = []  # of the recorded steps
         self._facts: dict[str, Any] | None = None
         if self._first == 0:

@@ -15,6 +15,7 @@ import numpy as np
 from dtrain.config import label
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.files import open_regular
+from dtrain.graph.shape import as_static
 from dtrain.ops.state import Variable
 from dtrain.runtime.session import Session
 from dtrain.train import checkpoint
@@ -94,7 +95,9 @@ class Progress:
             tested = {str(name): float(value) for name, value in said["tested"].items()}
             sums = [np.array(s, np.float64)[()] for s in said["sums"]]
             loss_sum, best_step, stale = float(said["loss_sum"]), *counts[4:]
-            return Progress(*counts[:4], loss_sum, sums, tested, best_step, best, least, stale)
+            step, epoch, iteration, examples = counts[:4]
+            so_far = step, epoch, iteration, examples, loss_sum, sums, tested
+            return Progress(*so_far, best_step, best, least, stale)
         except (AssertionError, TypeError, ValueError, AttributeError):
             raise CheckpointError(
                 f"the manifest of step {manifest.get('step')} does not say how far it came."
@@ -267,7 +270,7 @@ def give_values(
     """Set variables to values, by name, which only rank 0 needs to have. Collective."""
     with session.lock:
         for name, variable in variables.items():
-            dims = variable.shape.as_list()
+            dims = as_static(variable.shape.dims)
             value = values[name] if session.comm.rank == 0 else np.empty(dims, variable.dtype.numpy)
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
             session.comm.broadcast(flat)

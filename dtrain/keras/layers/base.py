@@ -154,7 +154,8 @@ class Layer(metaclass=_Modern):
     def build(self, input_shape: Sizes) -> None:
         """Make the weights, by add_weight, for batches of this shape, whose first size is None."""
 
-    def call(self, x: Any) -> Any:
+    # (*args: Any, **kwargs: Any) lets a type checker accept a layer's own arguments.
+    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """The output for a batch x, built into its graph; of several inputs x is a list.
 
         Where it has these arguments, it is also given: training, which is True, False, or a float32 scalar
@@ -323,7 +324,8 @@ class Layer(metaclass=_Modern):
     def _called(self, x: Any, training: Any, mask: Any, options: dict[str, Any]) -> Any:
         accepted = call_arguments(type(self))
         if "training" in accepted:
-            options = {"training": learning_phase(self.graph) if training is None else training, **options}
+            graph: Any = self.graph
+            options = {"training": learning_phase(graph) if training is None else training, **options}
         if "mask" in accepted:
             options = {"mask": self._mask(x) if mask is None else mask, **options}
         return self.call(x, **options)
@@ -348,7 +350,7 @@ class Layer(metaclass=_Modern):
         if isinstance(value, Layer) or (isinstance(value, list) and any(isinstance(v, Layer) for v in value)):
             self.__dict__.setdefault("_parts", {})[name] = value
         elif "_parts" in self.__dict__:
-            self._parts.pop(name, None)
+            self.__dict__["_parts"].pop(name, None)
         super().__setattr__(name, value)
 
     @property

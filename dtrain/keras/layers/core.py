@@ -76,7 +76,7 @@ class Dropout(Layer):
         seed: makes the mask another than that of other layers; by default the layer's place does.
     """
 
-    arguments = ("rate", "noise_shape", "seed")
+    arguments: ClassVar[tuple[str, ...]] = ("rate", "noise_shape", "seed")
     any_size, supports_masking = True, True
 
     def __init__(self, rate: float, noise_shape: Any = None, seed: int | None = None, **options: Any) -> None:

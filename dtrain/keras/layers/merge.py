@@ -223,7 +223,7 @@ def merge(
     Raises:
         UsageError: mode is none of them.
     """
-    named = {} if name is None else {"name": name}
+    named: dict[str, Any] = {} if name is None else {"name": name}
     if callable(mode):
         return Lambda(mode, **named)(list(inputs))
     kinds: dict[str, Callable[[], Layer]] = {

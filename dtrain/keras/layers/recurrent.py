@@ -41,7 +41,14 @@ class Cell(Weighted):
         options: kernel_, recurrent_ and bias_initializer, and likewise _regularizer and _constraint; Layer's.
     """
 
-    arguments = ("units", "activation", "use_bias", "dropout", "recurrent_dropout")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "units",
+        "activation",
+        "use_bias",
+        "dropout",
+        "recurrent_dropout",
+    )
+    bias_initializer: Any
     roles: ClassVar[dict[str, Any]] = {
         "kernel": "glorot_uniform",
         "recurrent": "orthogonal",
@@ -339,7 +346,7 @@ class RNN(Layer):
             )
         self.stateful, self.batch = bool(stateful), 0
         self._kept: list[Any] = []  # the states that a batch leaves
-        self.cell = StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell
+        self.cell: Any = StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell
         self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
         self.go_backwards = bool(go_backwards)
 
