@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dtrain import __version__, machine
+from dtrain import __version__ as __version__
+from dtrain import machine
 from dtrain.comm import launcher, threads
 from dtrain.comm.threads import usable_cores
 from dtrain.cuda import gpus

@@ -27,7 +27,8 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dtrain.data.readers.source import KINDS, PARTS, Column
+from dtrain.data.dataset import PARTS
+from dtrain.data.readers.source import KINDS, Column
 from dtrain.errors import DataError
 from dtrain.files import open_regular, read_regular, sync
 

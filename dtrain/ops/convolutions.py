@@ -264,10 +264,10 @@ def _pool3d(
     size, by = _three(ksize, "ksize", data_format), _three(strides, "strides", data_format)
     slices = [images(part, size[1:], by[1:], padding) for part in _depth(x, "the volumes")]
     # the depth as rows of images one column wide
-    shape = as_static(slices[0].spec.shape)
-    deep = reshape(stack(slices, 1), [-1, len(slices), 1, int(np.prod(shape[1:]))])
+    rest = as_static((slices[0].spec.shape or ())[1:])
+    deep = reshape(stack(slices, 1), [-1, len(slices), 1, int(np.prod(rest))])
     pooled = images(deep, [size[0], 1], [by[0], 1], padding)
-    return reshape(pooled, [-1, pooled.shape[1], *shape[1:]], name=name)
+    return reshape(pooled, [-1, pooled.spec.shape[1], *rest], name=name)  # type: ignore[index]
 
 
 def _depth(x: Tensor, what: str) -> list[Tensor]:

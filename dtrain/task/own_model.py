@@ -279,10 +279,10 @@ def _float(x: dt.Tensor) -> dt.Tensor:
 
 def _shaped(x: dt.Tensor, shape: tuple[Any, ...], said: str) -> dt.Tensor:
     """Examples in the shape that a model takes."""
-    given = as_static(x.shape.dims)[1:]
+    given = tuple(x.shape.as_list()[1:])
     if shape == given or None in shape:
         return _float(x)
-    if prod(shape) != prod(given):
+    if prod(shape) != prod(as_static(given)):
         what = f"images of {given[0]} pixels" if len(given) == 1 else f"examples of shape {given}"
         raise UsageError(
             f"{said} takes examples of shape {shape}, and the data has {what}: give its first layer "

@@ -251,7 +251,7 @@ def rot90(image: Any, k: int = 1, name: str | None = None) -> Tensor:
     """Turned k times by a quarter, against the clock."""
     image = convert_to_tensor(image)
     at = _height_axis(image)
-    turns = {
+    turns: dict[int, Callable[[Any], Any]] = {
         0: lambda x: x,
         1: lambda x: reverse(transpose_image(x), [at]),
         2: lambda x: reverse(x, [at, at + 1]),

@@ -318,12 +318,12 @@ def auc(
                 x, y = fp / (fp + tn + 1e-6), recalled
             else:
                 x, y = recalled, (tp + 1e-6) / (tp + fp + 1e-6)
-            heights = {
+            rules: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
                 "trapezoidal": lambda a, b: (a + b) / 2.0,
                 "minoring": lambda a, b: where(greater(a, b), b, a),
                 "majoring": lambda a, b: where(greater(a, b), a, b),
-            }[summation_method](y[:-1], y[1:])
-            return reduce_sum((x[:-1] - x[1:]) * heights)
+            }
+            return reduce_sum((x[:-1] - x[1:]) * rules[summation_method](y[:-1], y[1:]))
 
         metric = area(tp[0], fn[0], tn[0], fp[0]), area(tp[1], fn[1], tn[1], fp[1])
         return _told(metric, metrics_collections, updates_collections)

@@ -77,7 +77,7 @@ class Csv(Source):
             if targets:
                 yield self._piece(values, targets)
 
-    def _piece(self, values: array, targets: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    def _piece(self, values: array[float], targets: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         x = np.frombuffer(values, np.float64).reshape(len(targets), len(self._x))
         return x, _objects(targets)
 
