@@ -267,7 +267,7 @@ def _pool3d(
     rest = as_static((slices[0].spec.shape or ())[1:])
     deep = reshape(stack(slices, 1), [-1, len(slices), 1, int(np.prod(rest))])
     pooled = images(deep, [size[0], 1], [by[0], 1], padding)
-    return reshape(pooled, [-1, pooled.spec.shape[1], *rest], name=name)  # type: ignore[index]
+    return reshape(pooled, [-1, pooled.spec.shape[1], *rest], name=name)
 
 
 def _depth(x: Tensor, what: str) -> list[Tensor]:
