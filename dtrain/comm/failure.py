@@ -110,6 +110,6 @@ def install(comm: Communicator) -> None:
             comm.abort(code)
         leave(code)
 
-    os._exit = end_at_once  # type: ignore[assignment]
+    os._exit = end_at_once  # type: ignore[assignment]  # it never returns
     sys.excepthook, threading.excepthook = hook, thread_hook
     atexit.register(comm.finish)

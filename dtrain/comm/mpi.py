@@ -395,7 +395,7 @@ class MPICommunicator(Communicator):
         return begin, end
 
     @property
-    def shares(self) -> bool:  # type: ignore[override]
+    def shares(self) -> bool:  # type: ignore[override]  # as memory is
         return self._shares and self.size == self.local_size
 
     def terms(

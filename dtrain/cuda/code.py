@@ -102,9 +102,9 @@ def beside(backend: Any, product: Callable[[], None], aside: Callable[[], None])
     def end() -> None:
         backend.stream.wait_event(done)
 
-    begin.capturable = end.capturable = True  # type: ignore[attr-defined]
-    begin.alone, end.alone = product, lambda: None  # type: ignore[attr-defined]
-    begin.symbol, end.waits = "product", True  # type: ignore[attr-defined]
+    begin.capturable = end.capturable = True  # type: ignore[attr-defined]  # a function has attributes
+    begin.alone, end.alone = product, lambda: None  # type: ignore[attr-defined]  # a function has attributes
+    begin.symbol, end.waits = "product", True  # type: ignore[attr-defined]  # a function has attributes
     return begin, end
 
 

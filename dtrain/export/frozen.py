@@ -91,7 +91,7 @@ def _step(
     count: int,
 ) -> Step:
     """The simplified step for so many examples."""
-    feeds = [FeedSpec(t, (count, *(t.spec.shape or ())[1:]), REPLICATED) for t in inputs.values()]  # type: ignore[arg-type]
+    feeds = [FeedSpec(t, (count, *(t.spec.shape or ())[1:]), REPLICATED) for t in inputs.values()]  # type: ignore[arg-type]  # refused else, in freeze
     feeds += [FeedSpec(t, (), REPLICATED) for t in fixed]
     step = prune([*outputs.values(), *inputs.values()], [], feeds, ranks=1)  # inputs stay, whoever reads them
     known = dict(values) | {t.op.name: np.array(value, t.dtype.numpy) for t, value in fixed.items()}

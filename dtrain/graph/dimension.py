@@ -53,7 +53,7 @@ class KnownDimension(Dimension, int):
     __slots__ = ()
 
     @property
-    def value(self) -> int:  # type: ignore[override]
+    def value(self) -> int:  # type: ignore[override]  # a known one
         return int(self)
 
     def __repr__(self) -> str:

@@ -438,7 +438,7 @@ class Graph:
         if isinstance(obj, str):
             element = self.get_tensor_by_name(obj) if ":" in obj else self.get_operation_by_name(obj)
         elif isinstance(obj, TensorLike) and not isinstance(obj, Tensor):
-            element = obj.value()  # type: ignore[attr-defined]
+            element = obj.value()  # type: ignore[attr-defined]  # it is a Variable
         if not (isinstance(element, Tensor) and allow_tensor) and not (
             isinstance(element, Operation) and allow_operation
         ):

@@ -263,7 +263,7 @@ class _OfLoss(Mean):
 def _decisions(y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
     """Labels, probabilities and weights as columns [batch * outputs, 1]."""
     if y.dtype.is_integer and p.shape.ndims == (y.shape.ndims or 0) + 1:
-        y = one_hot(y, p.spec.shape[-1])  # type: ignore[index]
+        y = one_hot(y, p.spec.shape[-1])  # type: ignore[index]  # its rank is known
     y = cast(y, dtype)
     if y.shape.ndims != p.shape.ndims:
         raise GraphError(

@@ -117,7 +117,7 @@ class Model(Topology):
 
     @property
     def _tracked(self) -> list[Layer]:
-        return Layer.parts.fget(self)  # type: ignore[attr-defined]
+        return Layer.parts.fget(self)  # type: ignore[attr-defined]  # of a property
 
     @property
     def parts(self) -> list[Layer]:
@@ -462,7 +462,7 @@ class Model(Topology):
                 from dtrain.train.profile import StepProfiler
 
                 profiler = StepProfiler(self.session, steps.step, window, Path(recorded.run_dir))
-                steps.step = profiler  # type: ignore[method-assign]
+                steps.step = profiler  # type: ignore[method-assign]  # takes the steps from here on
             Engine(
                 self.comm,
                 steps,

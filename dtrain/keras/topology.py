@@ -270,7 +270,7 @@ class Topology(Layer):
         self._complete()
         return super().count_params()
 
-    def named_weights(self) -> list[tuple[str, Variable]]:  # type: ignore[override]
+    def named_weights(self) -> list[tuple[str, Variable]]:  # type: ignore[override]  # a list is one
         """The weights by 'layer/weight', in the order of get_weights."""
         self._complete()
         found: dict[Variable, str] = {}

@@ -121,7 +121,7 @@ class Reshape(Op):
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         before, after = node.inputs[0].spec.shape, node.outputs[0].spec.shape
-        rows_stay = bool(before) and bool(after) and before[0] == after[0]  # type: ignore[index]
+        rows_stay = bool(before) and bool(after) and before[0] == after[0]  # type: ignore[index]  # they have axes
         if placements[0] == PARTIAL or (placements[0] == Sharded(0) and rows_stay):
             return placements, placements[0]
         return None

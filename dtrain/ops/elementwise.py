@@ -194,7 +194,7 @@ def words(kind: type[Elementwise], name: str) -> Callable[..., Tensor]:
         error = "the op is not defined on the dtype."
     else:
 
-        def function(x: Any, y: Any, name: str | None = None) -> Tensor:  # type: ignore[misc]
+        def function(x: Any, y: Any, name: str | None = None) -> Tensor:  # type: ignore[misc]  # of two arguments
             if not isinstance(x, TensorLike) and not isinstance(y, TensorLike):
                 x = convert_to_tensor(x)
             return apply(kind(), x, y, name=name)

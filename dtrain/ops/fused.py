@@ -35,7 +35,7 @@ class Fused(Op):
     category = ELEMENTWISE
 
     @property
-    def inplace(self) -> tuple[int, ...]:  # type: ignore[override]
+    def inplace(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         """Entries of an input of output 0's shape are read before they are written, one by one."""
         return tuple(range(self.inputs)) if self._elementwise(self.results[0]) else ()
 

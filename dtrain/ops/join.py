@@ -99,7 +99,7 @@ class ConcatPart(Op):
     count: int
 
     @property
-    def shape_only(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape_only(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         return tuple(range(1, 1 + self.count))
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -239,7 +239,7 @@ class TileGrad(Op):
         for times, d in zip(self.multiples, inputs[1].spec.shape or (), strict=True):
             if times != 1:  # an axis of its own only where it is needed, so that rows stay where they are
                 axes.append(len(sizes))
-                sizes.append(times)  # type: ignore[arg-type]
+                sizes.append(times)  # type: ignore[arg-type]  # known in a plan
             sizes.append(d or 0)
         return apply(Sum(tuple(axes), False), reshape(inputs[0], sizes)) if axes else inputs[0]
 
@@ -265,7 +265,7 @@ class _Padding(Op):
             raise GraphError(f"{len(pairs)} paddings for the {len(shape)} axes of {shape_text(shape)}")
         dims = []
         for d, (low, high) in zip(shape, pairs, strict=True):
-            dims.append(None if None in (d, low, high) else d + self.sign * (low + high))  # type: ignore[operator]
+            dims.append(None if None in (d, low, high) else d + self.sign * (low + high))  # type: ignore[operator]  # none is None or Later
         return [Spec(tuple(dims), specs[0].dtype)]
 
     def inner(self, wide: Array) -> Array:
@@ -366,8 +366,8 @@ def stack(values: Any, axis: int = 0, name: str | None = None) -> Tensor:
         if not compatible(tensors[0].spec.shape, other.spec.shape):
             raise GraphError(f"stack: the shapes of {tensors[0]!r} and {other!r} differ")
     known = [known_value(t) for t in tensors]
-    if all(k is not None and k.dtype == known[0].dtype != object for k in known):  # type: ignore[union-attr]
-        return constant(np.stack(known, axis), name=name or "stack")  # type: ignore[arg-type]
+    if all(k is not None and k.dtype == known[0].dtype != object for k in known):  # type: ignore[union-attr]  # none is None
+        return constant(np.stack(known, axis), name=name or "stack")  # type: ignore[arg-type]  # none is None
     return concat([expand_dims(t, axis) for t in tensors], axis, name or "stack")
 
 

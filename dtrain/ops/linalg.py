@@ -187,5 +187,5 @@ def matmul(
     return apply(kind(bool(transpose_a), bool(transpose_b)), a, b, name=name or "MatMul")
 
 
-TensorLike.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[method-assign]
-TensorLike.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[method-assign]
+TensorLike.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[method-assign]  # filled in here
+TensorLike.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[method-assign]  # filled in here

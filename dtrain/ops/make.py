@@ -70,7 +70,7 @@ def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, nam
         known = (
             known_value(convert_to_tensor(value)) if isinstance(value, TensorLike) else to_array(value, None)
         )
-        if isinstance(value, TensorLike) or known.dtype.kind == "f":  # type: ignore[union-attr]
+        if isinstance(value, TensorLike) or known.dtype.kind == "f":  # type: ignore[union-attr]  # of no tensor it is known
             kinds.append(value.dtype if isinstance(value, TensorLike) else float32)
         if known is not None and known.dtype.kind == "f":
             parts.append(known.item())

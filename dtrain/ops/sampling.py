@@ -228,9 +228,9 @@ def random_crop(value: Any, size: Any, seed: int | None = None, name: str | None
     if shape is None or None in shape or len(shape) != len(sizes):
         raise GraphError(f"random_crop: the shape of {x!r} has to be known, and size {sizes} to fit it.")
     for axis, (n, kept) in enumerate(zip(shape, sizes, strict=True)):
-        if kept > n:  # type: ignore[operator]
+        if kept > n:  # type: ignore[operator]  # known, see above
             raise GraphError(f"random_crop: size {sizes} is more than the shape {list(shape)}.")
-        if kept < n:  # type: ignore[operator]
-            start = random_uniform([], 0, n - kept + 1, int32, seed)  # type: ignore[operator]
+        if kept < n:  # type: ignore[operator]  # known, see above
+            start = random_uniform([], 0, n - kept + 1, int32, seed)  # type: ignore[operator]  # known, see above
             x = gather(x, start + np.arange(kept, dtype=np.int32), axis=axis)
     return reshape(x, sizes, name=name or "random_crop")

@@ -90,7 +90,7 @@ def written_out(entries: Sequence[Entry], rank: int) -> list[int | Span | Run | 
         raise GraphError(f"{taken} indices for {rank} axes")
     every = list(entries) if Ellipsis in entries else [*entries, Ellipsis]
     at = every.index(Ellipsis)
-    return [*every[:at], *[WHOLE] * (rank - taken), *every[at + 1 :]]  # type: ignore[list-item]
+    return [*every[:at], *[WHOLE] * (rank - taken), *every[at + 1 :]]  # type: ignore[list-item]  # with no other ...
 
 
 def _sliced(entries: Sequence[Entry], shape: Dims) -> Dims:
@@ -282,4 +282,4 @@ def _scalar_index(x: Tensor, key: Any) -> Tensor:
     )
 
 
-TensorLike.__getitem__ = _getitem  # type: ignore[method-assign]
+TensorLike.__getitem__ = _getitem  # type: ignore[method-assign]  # filled in here

@@ -103,11 +103,11 @@ class Assign(_Write):
     initial: bool = False
 
     @property
-    def in_parts(self) -> bool:  # type: ignore[override]
+    def in_parts(self) -> bool:  # type: ignore[override]  # by its attributes
         return self.initial  # all ranks take part in the broadcast, and write the same
 
     @property
-    def from_rank_0(self) -> tuple[int, ...]:  # type: ignore[override]
+    def from_rank_0(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         return (1,) if self.initial else ()
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:

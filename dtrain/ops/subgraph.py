@@ -459,7 +459,7 @@ class Loop(Subgraph):
         )
         zeros = [apply(ZerosLike(), node.outputs[i]) if dys[i] is None else dys[i] for i in turning]
         scanned = [*hidden, *node.inputs[first:fixed], *(dy for _, dy in back)]
-        made = loop.add([*zeros, *scanned], "Loop").outputs  # type: ignore[list-item]
+        made = loop.add([*zeros, *scanned], "Loop").outputs  # type: ignore[list-item]  # none is None
         slopes: dict[Tensor, Tensor] = dict(zip(around, made, strict=False))
         slopes.update(zip(given, made[len(into) :], strict=False))
         slopes.update(zip(likes, made[len(made) - len(likes) :], strict=True))

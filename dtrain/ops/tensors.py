@@ -124,7 +124,7 @@ def _sizes(x: Tensor) -> list[Any]:
     """The sizes of a tensor of known rank, those that are not known as tensors."""
     dims = x.spec.shape or ()
     now = None if is_static(dims) else sizes_of(x)
-    return [now[i] if d is None else d for i, d in enumerate(dims)]  # type: ignore[index]
+    return [now[i] if d is None else d for i, d in enumerate(dims)]  # type: ignore[index]  # its rank is known
 
 
 def _all(sizes: dict[str, Any], labels: Sequence[str]) -> Any:

@@ -113,7 +113,7 @@ class Plan:
         if self.step.native:
             layout.code.compile()
         if not native:
-            single = [self._placed(i, kernel) for i, kernel in enumerate(bound)]  # type: ignore[arg-type]
+            single = [self._placed(i, kernel) for i, kernel in enumerate(bound)]  # type: ignore[arg-type]  # all are kernels
             return single, single
         program = layout.code.program(native)
         if len(native) == len(bound):

@@ -321,7 +321,7 @@ class _Slices(Dataset):
             lengths = {spec.shape[0] for spec in specs if spec.shape} - {None}
             if len(lengths) > 1:
                 raise UsageError(
-                    f"from_tensor_slices: the arrays have {', '.join(map(str, sorted(lengths)))} entries; "  # type: ignore
+                    f"from_tensor_slices: the arrays have {', '.join(map(str, sorted(lengths)))} entries; "  # type: ignore[type-var]  # none is None
                     "all need the same number."
                 )
             specs = [Spec(spec.shape and spec.shape[1:], spec.dtype) for spec in specs]
@@ -744,7 +744,7 @@ class _Repeated(_Step):
     def _picked(self, context: Context) -> Picked | None:
         if (first := self._of._picked(context)) is None:
             return None
-        return first[0], self._passes(context, lambda c: self._of._picked(c)[1])  # type: ignore[index]
+        return first[0], self._passes(context, lambda c: self._of._picked(c)[1])  # type: ignore[index]  # as the first was, none is None
 
     def _passes(self, context: Context, one: Callable[[Context], Iterates[Any]]) -> Iterates[Any]:
         count = context.number(self._numbers[0])

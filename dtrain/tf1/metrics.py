@@ -373,9 +373,9 @@ def _matched(labels: Any, predictions: Any, weights: Any, dtype: Any = None) -> 
     """Labels, predictions and weights of one rank: a last axis of size 1 that only one has is left out."""
     labels, predictions = convert_to_tensor(labels), convert_to_tensor(predictions)
     ranks = [None if t.spec.shape is None else len(t.spec.shape) for t in (labels, predictions)]
-    if None not in ranks and ranks[0] - ranks[1] == 1:  # type: ignore[operator]
+    if None not in ranks and ranks[0] - ranks[1] == 1:  # type: ignore[operator]  # none is None
         labels = squeeze(labels, [-1])
-    elif None not in ranks and ranks[1] - ranks[0] == 1:  # type: ignore[operator]
+    elif None not in ranks and ranks[1] - ranks[0] == 1:  # type: ignore[operator]  # none is None
         predictions = squeeze(predictions, [-1])
     if dtype is not None:
         labels, predictions = cast(labels, dtype), cast(predictions, dtype)

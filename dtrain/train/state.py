@@ -116,7 +116,7 @@ def manifest_of(
     return {
         "progress": at.to_json(),
         "random": session.random_state,
-        "config": asdict(config),  # type: ignore[call-overload]
+        "config": asdict(config),  # type: ignore[call-overload]  # it is a dataclass
         "data": data_digest,
         "fingerprint": fingerprint,
         "ranks": session.comm.size,
@@ -148,7 +148,7 @@ def resume(
     instead = f"To take its parameters into a new run, give that {config.said('init_from', run_dir)}."
 
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
-        there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]
+        there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]  # it is a dataclass
         for name in config.fixed:
             other = there.get(name, "") if isinstance(there, dict) else None  # '': of an option that is new
             # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same

@@ -294,7 +294,7 @@ def _fill(file: IO[bytes], into: np.ndarray, array: _Array) -> None:
     view = into.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
-        count = file.readinto(view[done : done + (1 << 20)])  # type: ignore[attr-defined]
+        count = file.readinto(view[done : done + (1 << 20)])  # type: ignore[attr-defined]  # binary files have it
         if not count:
             raise DataError(f"{array}: is cut short.")
         done += count

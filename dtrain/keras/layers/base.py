@@ -276,7 +276,7 @@ class Layer(metaclass=_Modern):
                     "but the first have to be known: give the placeholder a shape, or the first layer "
                     "input_shape=."
                 )
-        batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
+        batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]  # known, see above
         form: Any = batch[0] if isinstance(x, Tensor) else batch
         defines = any(from_input(t) for t in inputs)
         # the same model has the same random numbers wherever it is built
@@ -540,7 +540,7 @@ _accepted: dict[type, tuple[str, ...]] = {}
 def call_arguments(cls: type) -> tuple[str, ...]:
     """The names of what a layer's call takes, self first."""
     if cls not in _accepted:
-        _accepted[cls] = tuple(inspect.signature(cls.call).parameters)  # type: ignore[attr-defined]
+        _accepted[cls] = tuple(inspect.signature(cls.call).parameters)  # type: ignore[attr-defined]  # of a Layer
     return _accepted[cls]
 
 
@@ -574,7 +574,7 @@ def several(value: Any, count: int, what: str, least: int = 1) -> tuple[int, ...
 
 def pair(value: Any, what: str) -> tuple[int, int]:
     """One size for both directions, or two; raises UsageError for anything else."""
-    return several(value, 2, what)  # type: ignore[return-value]
+    return several(value, 2, what)  # type: ignore[return-value]  # two
 
 
 def positive(value: Any, what: str) -> int:

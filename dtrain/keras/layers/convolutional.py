@@ -257,7 +257,7 @@ def depthwise(x: Tensor, kernel: Any, strides: Sequence[int], padding: str) -> T
         pads.append([axis.before, axis.after])
     x = pad(x, [[0, 0], *pads, [0, 0]]) if any(map(any, pads)) else x
     if times > 1:  # each channel beside itself
-        x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]
+        x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]  # its rank is known
     flat = reshape(kernel, [rows, columns, channels * times])
     (h, w), (down, across) = found, strides
     parts = [

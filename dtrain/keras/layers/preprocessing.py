@@ -103,7 +103,7 @@ class Normalization(Layer):
                 raise GraphError(f"its {name} has shape {value.shape}, and an example {input_shape[1:]}")
 
     def call(self, x: Tensor) -> Tensor:
-        deviation = np.maximum(np.sqrt(self.variance), np.float32(1e-7))  # type: ignore[arg-type]
+        deviation = np.maximum(np.sqrt(self.variance), np.float32(1e-7))  # type: ignore[arg-type]  # build has seen to it
         if self.invert:
             return x * deviation + self.mean
         return (x - self.mean) / deviation

@@ -372,7 +372,7 @@ class RNN(Layer):
         _build(self.cell, (None, input_shape[-1]))
 
     def call(self, x: Tensor, mask: Any = None, training: Any = None, initial_state: Any = None) -> Any:
-        cell, steps = self.cell, x.spec.shape[1]  # type: ignore[index]
+        cell, steps = self.cell, x.spec.shape[1]  # type: ignore[index]  # its rank is known
         sizes = _listed(cell.state_size)
         if initial_state is not None and len(initial_state) != len(sizes):
             raise GraphError(f"it has {len(sizes)} states, and {len(initial_state)} are given")

@@ -209,7 +209,7 @@ def function(layer: type[Layer], name: str, *more: str) -> Callable[..., Any]:
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = f"{layer.__name__} as a function of its inputs: {(layer.__doc__ or '').strip()}"
-    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
     return call
 
 

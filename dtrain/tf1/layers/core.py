@@ -79,7 +79,7 @@ class Flatten(Layer):
         if dims is not None and None not in dims[1:]:
             size = 1
             for d in dims[1:]:
-                size *= d  # type: ignore[operator]
+                size *= d  # type: ignore[operator]  # none is None
             return reshape(inputs, [-1 if dims[0] is None else dims[0], size])
         return reshape(inputs, [sizes_of(inputs)[0], -1])
 

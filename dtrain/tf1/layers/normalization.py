@@ -98,7 +98,7 @@ class BatchNormalization(Layer):
         def normal(mean: Any, variance: Any) -> Tensor:
             given = (mean, variance, self.beta, self.gamma)
             if shape is not None:
-                given = tuple(None if v is None else reshape(v, shape) for v in given)  # type: ignore[assignment]
+                given = tuple(None if v is None else reshape(v, shape) for v in given)  # type: ignore[assignment]  # of four
             return normalized(inputs, *given, self.epsilon)
 
         def trained() -> Tensor:

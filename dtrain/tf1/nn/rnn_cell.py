@@ -319,7 +319,7 @@ class _LSTM(_Cell):
             if not isinstance(state, list | tuple) or len(state) != 2:
                 raise GraphError(f"{self.name}: the state is (c, h), and not {state!r}.")
             return state[0], state[1]
-        return tuple(split(state, [self._num_units, self.output_size], 1))  # type: ignore[return-value]
+        return tuple(split(state, [self._num_units, self.output_size], 1))  # type: ignore[return-value]  # two
 
     def _state(self, c: Any, h: Any) -> Any:
         return LSTMStateTuple(c, h) if self._state_is_tuple else concat([c, h], 1)
