@@ -3,6 +3,8 @@
 The names are TensorFlow 1's: `import dtrain as dt`.
 """
 
+from typing import TYPE_CHECKING
+
 # first, since it loads NumPy with no more BLAS threads than wanted
 import dtrain.comm  # noqa: F401  # isort: skip
 from dtrain import data, errors, initializers, keras, losses, nn, summary, train
@@ -211,6 +213,9 @@ from dtrain.runtime.config import ConfigProto, GPUOptions, RunMetadata, RunOptio
 from dtrain.runtime.feeds import Shard
 from dtrain.runtime.session import InteractiveSession, Session
 from dtrain.train.task import Task
+
+if TYPE_CHECKING:  # it loads on first use, see names/late.py
+    from dtrain.comm.launch import launch as launch
 
 #: None, to put a new axis into x[...].
 newaxis = None

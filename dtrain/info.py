@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dtrain import __version__, machine
+from dtrain import __version__ as __version__
+from dtrain import machine
 from dtrain.comm import launcher, threads
 from dtrain.comm.threads import usable_cores
 from dtrain.cuda import gpus
@@ -19,6 +20,7 @@ from dtrain.files import cache_folder
 from dtrain.hints import pip_install
 
 #: How the names of variables begin that change what a run does.
+STEERING: tuple[str, ...]
 STEERING = ("CUDA_VISIBLE", "DTRAIN_", "FI_PROVIDER", "MPI4PY_", "MPICH_", "NCCL_", "OMPI_MCA_", "OPENBLAS_")
 STEERING += ("PRTE_MCA_", "UCX_")
 

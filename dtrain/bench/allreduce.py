@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,13 @@ def measure(comm: Communicator, sizes: tuple[int, ...] = ()) -> dict[str, Any]:
     other = pair[1 - pair.index(comm.rank)] if comm.rank in pair else comm.rank
     for nbytes in (sizes or SIZES) if comm.size > 1 else ():
         values = np.ones(nbytes // 4, np.float32)
-        facts: dict[str, Any] = {"bytes": nbytes, "mpi": _median(comm, lambda v=values: comm.allreduce(v))}
+        facts: dict[str, Any] = {"bytes": nbytes, "mpi": _median(comm, partial(comm.allreduce, values))}
         bucket = comm.bucket(nbytes)
         if bucket is not None:
             own, out = (memory.view(np.float32) for memory in bucket)
             facts["bucket"] = _median(comm, comm.reducer(own, out))
         into = np.empty_like(values)
-        facts["exchange"] = _median(comm, lambda v=values, i=into: comm.exchange(v, i, other))
+        facts["exchange"] = _median(comm, partial(comm.exchange, values, into, other))
         found.append(facts)
     between = "nodes" if len(set(comm.hosts)) > 1 else "ranks of one node"
     return {"ranks": comm.size, "average": comm.averaging, "between": between, "sums": found}

@@ -36,7 +36,7 @@ def every_rank(method: F) -> F:
         with self.comm.call(f"{type(self).__name__}.{method.__name__}"):
             return method(self, *args, **kwargs)
 
-    return called  # type: ignore[return-value]
+    return called  # type: ignore[return-value]  # with the same arguments
 
 
 class Communicator(ABC):

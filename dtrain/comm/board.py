@@ -166,7 +166,7 @@ class Board:
 
     def _own(self) -> tuple[monitor.Row, monitor.Names]:
         names = {(self.row[monitor.RANK], number): text for number, text in self._texts.items()}
-        return monitor.Row(*self.row, monitor.text_at(self.memory, *self._doing)), names
+        return monitor.Row._make((*self.row, monitor.text_at(self.memory, *self._doing))), names
 
     def different_calls(self) -> str:
         """What is to be said of ranks that have come to different calls, this one among them."""
@@ -175,7 +175,7 @@ class Board:
         while any(r[monitor.ARRIVALS] < come for r in self.rows) and time.monotonic() < patience:
             time.sleep(0.01)
         names = monitor.names_in(self._file) if self._file >= 0 else {}
-        rows = [monitor.Row(*row, "") for row in self.rows if row[monitor.ARRIVALS] >= come]
+        rows = [monitor.Row._make((*row, "")) for row in self.rows if row[monitor.ARRIVALS] >= come]
         return monitor.different_calls((row.rank, row.call_or_place(names)) for row in rows)
 
     def how_to_resume(self, message: str = "") -> str:
@@ -203,6 +203,7 @@ def stacklevel() -> int:
 
 def _program() -> tuple[FrameType | None, int]:
     """The first frame that is not of this package, and how far it is from the caller's caller, from 1."""
+    frame: FrameType | None
     frame, level = sys._getframe(2), 1
     while frame is not None:
         file = frame.f_code.co_filename

@@ -85,7 +85,8 @@ def install(comm: Communicator) -> None:
 
     def thread_hook(ended: threading.ExceptHookArgs) -> None:
         if not isinstance(ended.exc_value, DtrainError):
-            return threading.__excepthook__(ended)
+            threading.__excepthook__(ended)
+            return
         ended.exc_value.agreed = False  # ranks that have it, too, go on in their other threads
         end(comm, ended.exc_value)
 
@@ -109,6 +110,6 @@ def install(comm: Communicator) -> None:
             comm.abort(code)
         leave(code)
 
-    os._exit = end_at_once  # type: ignore[assignment]
+    os._exit = end_at_once  # type: ignore[assignment]  # it never returns
     sys.excepthook, threading.excepthook = hook, thread_hook
     atexit.register(comm.finish)

@@ -203,7 +203,7 @@ class Monitor:
     def row(self, i: int) -> Row:
         start = HEADER + i * ROW
         words = self.words[start // 8 : start // 8 + WORDS]
-        return Row(*words, text_at(self.memory, start + DOING[0], start + DOING[1]))
+        return Row._make((*words, text_at(self.memory, start + DOING[0], start + DOING[1])))
 
     # -- its life ----------------------------------------------------------------------------------------
     def wait_for_ranks(self, parent: int, start: Start) -> bool:
@@ -601,6 +601,6 @@ if __name__ == "__main__":
             number, signal.SIG_IGN
         )  # a scheduler sends them to all processes; it ends with the ranks
     own = Monitor(int(sys.argv[1]))
-    begun = Start(*sys.argv[3:5], *map(int, sys.argv[5:7]), float(sys.argv[7]))
+    begun = Start._make((*sys.argv[3:5], *map(int, sys.argv[5:7]), float(sys.argv[7])))
     if own.wait_for_ranks(int(sys.argv[2]), begun):
         own.watch()

@@ -269,6 +269,7 @@ class MPICommunicator(Communicator):
         """Measure how long it takes to write again what all ranks of the node have read. Collective."""
         if not self._shares or not self._room(FAR_PROBE):
             return False
+        assert self._meet is not None
         memory = SharedMemory(self._mpi, self._node, FAR_PROBE if self.local_rank == 0 else 0)
         whole = memory.segments[0][:FAR_PROBE].view(np.float32)
         low, high = self.part(whole.size, whole.itemsize)
@@ -340,6 +341,7 @@ class MPICommunicator(Communicator):
         terms = [term[low:high] for term in self._terms(source) or []]
         part = output[low:high]
         meet, across, several = self._meet, self._across, self.size > self.local_size
+        assert meet is not None
         board = self.board
 
         def reduce() -> None:
@@ -393,7 +395,7 @@ class MPICommunicator(Communicator):
         return begin, end
 
     @property
-    def shares(self) -> bool:  # type: ignore[override]
+    def shares(self) -> bool:  # type: ignore[override]  # as memory is
         return self._shares and self.size == self.local_size
 
     def terms(
@@ -435,7 +437,8 @@ class MPICommunicator(Communicator):
         return found
 
     def give_back(self, memory: Sequence[np.ndarray]) -> None:
-        for made in (*self._buckets, *self._blocks) if self._shares else ():
+        shared: list[SharedBucket | SharedMemory] = [*self._buckets, *self._blocks] if self._shares else []
+        for made in shared:
             made.free |= any(made.holds(array) for array in memory)
 
     def is_shared(self, array: np.ndarray) -> bool:
@@ -481,6 +484,7 @@ class MPICommunicator(Communicator):
         self._timed_meet()  # each brings the word of its fellows on the other nodes
 
     def _timed_meet(self) -> None:
+        assert self._meet is not None
         begun = time.perf_counter()
         self._meet()
         self.seconds += time.perf_counter() - begun
@@ -491,7 +495,8 @@ class MPICommunicator(Communicator):
 
     def _free(self) -> None:
         self._shares = False
-        for memory in (*self._blocks, *self._buckets):
+        shared: list[SharedBucket | SharedMemory] = [*self._blocks, *self._buckets]
+        for memory in shared:
             memory.end()
         if self._meet is not None:
             self._meet.end()

@@ -223,7 +223,7 @@ class DeviceSums:
         """
         if not self.by_nccl or self._type(source) is None:
             call = (self._by_mpi if self._aware else self._staged)(source, out)
-            call.capturable = False  # type: ignore[attr-defined]
+            call.capturable = False  # type: ignore[attr-defined]  # a function has attributes
             return call
         begin, end = self.begun([(source, out)])
 
@@ -231,7 +231,7 @@ class DeviceSums:
             begin()
             end()
 
-        both.capturable = True  # type: ignore[attr-defined]
+        both.capturable = True  # type: ignore[attr-defined]  # a function has attributes
         return both
 
     def begun(self, sums: Sequence[tuple[Any, Any]]) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -252,7 +252,7 @@ class DeviceSums:
         def end() -> None:
             cuda.get_current_stream().wait_event(done)
 
-        begin.capturable = end.capturable = True  # type: ignore[attr-defined]
+        begin.capturable = end.capturable = True  # type: ignore[attr-defined]  # a function has attributes
         return begin, end
 
     def _type(self, array: Any) -> Any:

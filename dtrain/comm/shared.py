@@ -121,7 +121,7 @@ class Meeting:
         self._board = board
         self.memory = SharedMemory(mpi, node, LINE, zeroed=True)
         segments = list(self.memory.segments)
-        words = [memoryview(segment[:8]).cast("q") for segment in segments]
+        words = [segment[:8].data.cast("q") for segment in segments]
         self._mine = words.pop(node.rank)
         self._others = words
         mine = segments.pop(node.rank)

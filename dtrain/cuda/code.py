@@ -115,8 +115,9 @@ class Group(NamedTuple):
     def large(self) -> bool:
         """Whether many blocks do it, so that one more is no more work."""
         last = self.kernels[-1] if self.kernels else None
-        own = isinstance(last, Launch) and last.symbol.startswith(("loop_", "picked_", "update_"))
-        return own and in_place(self.kernels) and not last.small and last.blocks[1] == 1
+        if not isinstance(last, Launch) or not last.symbol.startswith(("loop_", "picked_", "update_")):
+            return False
+        return in_place(self.kernels) and not last.small and last.blocks[1] == 1
 
     def takes(self, run: Sequence[Any], control: Any) -> bool:
         """Whether a block beside the others may do these, which come right before or behind them.
@@ -163,9 +164,9 @@ def beside(backend: Any, product: Callable[[], None], aside: Callable[[], None])
     def end() -> None:
         backend.stream.wait_event(done)
 
-    begin.capturable = end.capturable = True  # type: ignore[attr-defined]
-    begin.alone, end.alone = product, lambda: None  # type: ignore[attr-defined]
-    begin.symbol, end.waits = "product", True  # type: ignore[attr-defined]
+    begin.capturable = end.capturable = True  # type: ignore[attr-defined]  # a function has attributes
+    begin.alone, end.alone = product, lambda: None  # type: ignore[attr-defined]  # a function has attributes
+    begin.symbol, end.waits = "product", True  # type: ignore[attr-defined]  # a function has attributes
     return begin, end
 
 

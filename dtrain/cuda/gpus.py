@@ -116,7 +116,9 @@ def problem(gpu: int) -> str:
         kernel((1, 1, 1), (4, 1, 1), (x,))
         stream.synchronize()
         part = "cuBLAS cannot be used"
-        Blas(cublas(), stream.ptr, workspace, "float32").product(x, x, y, False, False)()
+        product = Blas(cublas(), stream.ptr, workspace, "float32").product(x, x, y, False, False)
+        assert product is not None
+        product()
         stream.synchronize()
         part = "CuPy's own kernels cannot be compiled"
         total = float(y.sum())

@@ -150,7 +150,8 @@ class Program:
         calls = launched(
             self._code, [Group([getattr(k, "alone", k)], []) for part in self._parts for k in part]
         )
-        return tuple(list(islice(calls, len(part))) for part in self._parts)
+        before, own, after = (list(islice(calls, len(part))) for part in self._parts)
+        return before, own, after
 
     def _stage(self, steps: int, rows: Sequence[np.ndarray], until: Any) -> list[int]:
         """Send what the steps need; returns where in pinned memory each result will be."""

@@ -28,7 +28,7 @@ class Windows:
         self._code, self._type = code, type
         self._n, self._sizes, self._channels = images[0], images[1:3], images[3]
         self._results, self._entries = down.count * across.count, down.size * across.size
-        self._layout = (down.count, across.count)
+        self._layout: tuple[int, ...] = (down.count, across.count)
         for name in ("size", "stride", "dilation", "before"):
             self._layout += (getattr(down, name), getattr(across, name))
         itself = (1, 1, 1, 1, 1, 1, 0, 0)  # sizes, strides, dilations, padding

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -289,7 +290,8 @@ def _compared(found: Store, source: str, comm: Communicator) -> Store:
 
 def _as_set(found: Store, source: str, warning: str | None) -> sets.Dataset:
     """A store's examples as a set."""
-    manifest, moments = found.manifest, {}
+    manifest = found.manifest
+    moments: dict[str, Any] = {}
     for column, before in (("x", ""), ("y", "y_")):
         if getattr(found, column).dtype == np.float32:
             its = manifest.moments[column]

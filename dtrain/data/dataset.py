@@ -198,7 +198,7 @@ class Dataset:
 
     def with_part(self, name: str, other: Dataset) -> Dataset:
         """The same with another set, the whole of it, as its validation or test examples."""
-        examples = range(len(next(other.arrays())))
+        examples: Any = range(len(next(other.arrays())))  # of the field that is called so
         digest = sha256(f"{self.digest} {name} {other.digest}".encode()).hexdigest()
         return replace(self, digest=digest, elsewhere={**self.elsewhere, name: other}, **{name: examples})
 
@@ -266,8 +266,8 @@ class Split:
         return number * short + np.minimum(number, longer), offset
 
 
-def moments_of(about: Mapping[str, Any]) -> dict[str, np.ndarray | None]:
-    """What about() says of mean and deviation, as arrays."""
+def moments_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What about() says of mean and deviation, as arrays or None."""
     return {n: None if about.get(n) is None else np.array(about[n], np.float32) for n in MOMENTS}
 
 

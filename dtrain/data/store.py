@@ -30,7 +30,8 @@ from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dtrain.data.readers.source import KINDS, PARTS, Column
+from dtrain.data.dataset import PARTS
+from dtrain.data.readers.source import KINDS, Column
 from dtrain.errors import DataError
 from dtrain.files import open_regular, read_regular, sync
 
@@ -83,7 +84,7 @@ class Manifest:
     def bytes_of(self, column: str) -> int:
         return self.examples * self.columns[column].nbytes
 
-    def ranges(self) -> dict[str, range]:
+    def ranges(self) -> dict[str, Any]:
         """Where each part lies in the columns."""
         found, at = {}, 0
         for part in PARTS:
@@ -178,7 +179,7 @@ class Store(NamedTuple):
             flat = array.reshape(-1).view(np.uint8)
             sums = self.manifest.sums[name]
             for piece in range(rank, len(sums), ranks):
-                if zlib.crc32(flat[piece * PIECE : (piece + 1) * PIECE]) != sums[piece]:
+                if zlib.crc32(flat[piece * PIECE : (piece + 1) * PIECE].data) != sums[piece]:
                     row = self.manifest.columns[name].nbytes
                     first, last = piece * PIECE // row, (min(flat.size, (piece + 1) * PIECE) - 1) // row
                     return (
@@ -253,7 +254,7 @@ class _Written:
 
     def add(self, rows: np.ndarray) -> None:
         self.rows += len(rows)
-        data = memoryview(np.ascontiguousarray(rows, np.dtype(self.column.dtype).newbyteorder("<"))).cast("B")
+        data = np.ascontiguousarray(rows, np.dtype(self.column.dtype).newbyteorder("<")).data.cast("B")
         self._sha256.update(data)
         if self._file:
             self._file.write(data)
@@ -399,7 +400,7 @@ def _fill(files: Mapping[str, IO[bytes]], examples: Examples) -> Manifest:
     parts, columns = examples.parts, examples.columns
     written = {name: _Written(files.get(name), column) for name, column in columns.items()}
     moments = {n: _Moments(c) for n, c in columns.items() if n == "x" or c.dtype == "float32"}
-    ends, counts = _ends(parts), {}
+    ends, seen_of = _ends(parts), dict[str, np.ndarray]()
     for x, y in examples.rows():
         at = written["y"].rows
         part = next(part for part, end in ends.items() if at < end)
@@ -409,10 +410,11 @@ def _fill(files: Mapping[str, IO[bytes]], examples: Examples) -> Manifest:
                 moments[name].add(array)
         if columns["y"].dtype != "float32":
             seen = y.sum(0, np.int64) if y.ndim > 1 else np.bincount(y)
-            counts[part] = _added(counts.get(part, np.zeros(0, np.int64)), seen)
+            seen_of[part] = _added(seen_of.get(part, np.zeros(0, np.int64)), seen)
     sha256 = {name: column.end() for name, column in written.items()}
     said = examples.about()
-    counts = {p: [*map(int, _added(c, np.zeros(len(said["classes"]), np.int64)))] for p, c in counts.items()}
+    none = np.zeros(len(said["classes"]), np.int64)
+    counts = {p: [*map(int, _added(c, none))] for p, c in seen_of.items()}
     what = [
         said["kind"],
         [*said["classes"]],

@@ -226,7 +226,7 @@ def _ink_path(glyph: str) -> tuple[np.ndarray, float]:
 
 def _smooth(stroke: str) -> np.ndarray:
     """Catmull-Rom curve through the points of a stroke: float64 [samples, 2], x and y in -1 .. 1."""
-    knots = np.array([[int(x), int(y)] for x, y in stroke.split()]) / 4.5 - 1
+    knots = np.array([[*map(int, point)] for point in stroke.split()]) / 4.5 - 1
     knots = np.vstack([2 * knots[0] - knots[1], knots, 2 * knots[-1] - knots[-2]])
     a, b, c, d = (knots[k : len(knots) - 3 + k, None] for k in range(4))
     t = np.linspace(0, 1, 40)[:, None]

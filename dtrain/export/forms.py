@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -154,7 +154,7 @@ def form(*kinds: type[Op]) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.spec.shape  # type: ignore[return-value]
+    return tensor.spec.shape  # type: ignore[return-value]  # known in a plan
 
 
 def _inner(node: Both, i: int = 0) -> tuple[int, ...]:
@@ -183,7 +183,7 @@ def _multiple(w: Writer, a: int, b: int) -> str:
 
 @form(Const)
 def _const(w: Writer, node: Both) -> str:
-    a, b = node.a.kind.value.array, node.b.kind.value.array
+    a, b = node.kind.value.array, cast(Const, node.b.kind).value.array
     if a.shape == b.shape and a.tobytes() == b.tobytes():
         return w.constant(a, node.a.name)
     if a.shape == b.shape and a.dtype.kind in "fiu":  # a multiple of the number of examples, or a part of 1
@@ -197,15 +197,15 @@ def _const(w: Writer, node: Both) -> str:
 
 @form(array.Fill)
 def _fill(w: Writer, node: Both) -> str:
-    kind = node.a.kind
+    kind, other = node.kind, cast(Any, node.b.kind)
     return w.add(
-        "Expand", w.constant(np.array(kind.value, kind.dtype.numpy)), _sizes(w, kind.shape, node.b.kind.shape)
+        "Expand", w.constant(np.array(kind.value, kind.dtype.numpy)), _sizes(w, kind.shape, other.shape)
     )
 
 
 @form(array.Reshape)
 def _reshape(w: Writer, node: Both, x: str) -> str:
-    a, b = node.a.kind.shape, node.b.kind.shape
+    a, b = node.kind.shape, cast(Any, node.b.kind).shape
     differ = [i for i, (m, n) in enumerate(zip(a, b, strict=True)) if m != n]
     if 0 in a:
         raise NoForm("it makes an empty tensor")
@@ -216,19 +216,19 @@ def _reshape(w: Writer, node: Both, x: str) -> str:
 
 @form(array.ExpandDims)
 def _expand_dims(w: Writer, node: Both, x: str) -> str:
-    return w.add("Unsqueeze", x, w.ints([node.a.kind.axis % len(_shape(node.a.outputs[0]))]))
+    return w.add("Unsqueeze", x, w.ints([node.kind.axis % len(_shape(node.a.outputs[0]))]))
 
 
 @form(array.Squeeze)
 def _squeeze(w: Writer, node: Both, x: str) -> str:
-    shape, axes = _inner(node), node.a.kind.axes
+    shape, axes = _inner(node), node.kind.axes
     gone = [i for i, n in enumerate(shape) if n == 1] if axes is None else [i % len(shape) for i in axes]
     return w.add("Squeeze", x, w.ints(gone))
 
 
 @form(array.Transpose)
 def _transpose(w: Writer, node: Both, x: str) -> str:
-    return w.add("Transpose", x, perm=node.a.kind.perm)
+    return w.add("Transpose", x, perm=node.kind.perm)
 
 
 @form(array.Identity, array.StopGradient)
@@ -243,15 +243,15 @@ def _broadcast_to(w: Writer, node: Both, x: str) -> str:
 
 @form(array.BroadcastLike)
 def _broadcast_like(w: Writer, node: Both, x: str, like: str) -> str:
-    axes = node.a.kind.axes
-    if not node.a.kind.keepdims and axes:
+    axes = node.kind.axes
+    if not node.kind.keepdims and axes:
         x = w.add("Unsqueeze", x, w.ints([axis % len(_shape(node.a.inputs[1])) for axis in axes]))
     return w.add("Expand", x, _sizes(w, _shape(node.a.outputs[0]), _shape(node.b.outputs[0])))
 
 
 @form(linalg.MatMul)
 def _matmul(w: Writer, node: Both, x: str, y: str) -> str:
-    kind = node.a.kind
+    kind = node.kind
     if kind.transpose_a or kind.transpose_b:
         return w.add("Gemm", x, y, transA=int(kind.transpose_a), transB=int(kind.transpose_b))
     return w.add("MatMul", x, y)
@@ -259,7 +259,7 @@ def _matmul(w: Writer, node: Both, x: str, y: str) -> str:
 
 @form(linalg.BatchMatMul)
 def _batch_matmul(w: Writer, node: Both, *names: str) -> str:
-    kind, read = node.a.kind, list(names)
+    kind, read = node.kind, list(names)
     for i, turned in enumerate((kind.transpose_a, kind.transpose_b)):
         if turned:
             axes = [*range(len(_shape(node.a.inputs[i])))]
@@ -282,7 +282,7 @@ def _windows(axes: Sequence[Any]) -> dict[str, Any]:
 
 @form(conv.Conv2D)
 def _conv(w: Writer, node: Both, x: str, f: str) -> str:
-    kind = node.a.kind
+    kind = node.kind
     how = _windows(kind.axes(_inner(node), _shape(node.a.inputs[1])))
     y = w.add("Conv", w.turned(x, TO_ONNX), w.turned(f, (3, 2, 0, 1)), **how, dilations=kind.dilations)
     return w.turned(y, FROM_ONNX)
@@ -290,7 +290,7 @@ def _conv(w: Writer, node: Both, x: str, f: str) -> str:
 
 @form(conv.Conv2DBackpropInput)
 def _conv_transpose(w: Writer, node: Both, dy: str, f: str, like: str) -> str:
-    kind, small = node.a.kind, _inner(node)
+    kind, small = node.kind, _inner(node)
     axes = kind.axes(_inner(node, 2), _shape(node.a.inputs[1]))
     more = [
         size - (axis.stride * (n - 1) + (axis.size - 1) * axis.dilation + 1 - axis.before - axis.after)
@@ -303,82 +303,82 @@ def _conv_transpose(w: Writer, node: Both, dy: str, f: str, like: str) -> str:
 
 @form(pool.MaxPool)
 def _max_pool(w: Writer, node: Both, x: str) -> list[str]:
-    y = w.add("MaxPool", w.turned(x, TO_ONNX), **_windows(node.a.kind.axes(_inner(node))))
+    y = w.add("MaxPool", w.turned(x, TO_ONNX), **_windows(node.kind.axes(_inner(node))))
     return [w.turned(y, FROM_ONNX)]  # without the positions, which gradients read
 
 
 @form(pool.AvgPool)
 def _avg_pool(w: Writer, node: Both, x: str) -> str:
-    windows = _windows(node.a.kind.axes(_inner(node)))
+    windows = _windows(node.kind.axes(_inner(node)))
     y = w.add("AveragePool", w.turned(x, TO_ONNX), **windows, count_include_pad=0)
     return w.turned(y, FROM_ONNX)
 
 
 def _axes(node: Both) -> list[int]:
-    return sorted(normalize_axes(node.a.kind.axes, len(_shape(node.a.inputs[0])), "") or ())
+    return sorted(normalize_axes(node.kind.axes, len(_shape(node.a.inputs[0])), "") or ())
 
 
 @form(reduce.Sum)
 def _sum(w: Writer, node: Both, x: str) -> str:
     if not (axes := _axes(node)):
         return x
-    return w.add("ReduceSum", x, w.ints(axes), keepdims=int(node.a.kind.keepdims))
+    return w.add("ReduceSum", x, w.ints(axes), keepdims=int(node.kind.keepdims))
 
 
 @form(reduce.Max, reduce.Min, reduce.Prod)
 def _extremum(w: Writer, node: Both, x: str) -> str:
     if not (axes := _axes(node)):
         return x
-    return w.add(f"Reduce{type(node.a.kind).__name__}", x, axes=axes, keepdims=int(node.a.kind.keepdims))
+    return w.add(f"Reduce{type(node.kind).__name__}", x, axes=axes, keepdims=int(node.kind.keepdims))
 
 
 @form(reduce.All, reduce.Any)
 def _truth(w: Writer, node: Both, x: str) -> str:
     if not (axes := _axes(node)):
         return x
-    op = "ReduceMin" if isinstance(node.a.kind, reduce.All) else "ReduceMax"
-    y = w.add(op, w.cast(x, np.dtype(np.int32)), axes=axes, keepdims=int(node.a.kind.keepdims))
+    op = "ReduceMin" if isinstance(node.kind, reduce.All) else "ReduceMax"
+    y = w.add(op, w.cast(x, np.dtype(np.int32)), axes=axes, keepdims=int(node.kind.keepdims))
     return w.cast(y, np.dtype(bool))
 
 
 @form(reduce.ArgMax, reduce.ArgMin)
 def _arg(w: Writer, node: Both, x: str) -> str:
-    return w.add(type(node.a.kind).__name__, x, axis=node.a.kind.axis, keepdims=0)
+    return w.add(type(node.kind).__name__, x, axis=node.kind.axis, keepdims=0)
 
 
 @form(reduce.Cumsum)
 def _cumsum(w: Writer, node: Both, x: str) -> str:
-    kind = node.a.kind
+    kind = node.kind
     axis = w.constant(np.array(kind.axis, np.int64))
     return w.add("CumSum", x, axis, exclusive=int(kind.exclusive), reverse=int(kind.reverse))
 
 
 @form(nn.Softmax, nn.LogSoftmax)
 def _softmax(w: Writer, node: Both, x: str) -> str:
-    return w.add(type(node.a.kind).__name__, x, axis=-1)
+    return w.add(type(node.kind).__name__, x, axis=-1)
 
 
 @form(index.Gather)
 def _gather(w: Writer, node: Both, x: str, indices: str) -> str:
     wide = node.a.inputs[1].dtype.name in ("int32", "int64")
-    return w.add("Gather", x, indices if wide else w.cast(indices, np.dtype(np.int64)), axis=node.a.kind.axis)
+    return w.add("Gather", x, indices if wide else w.cast(indices, np.dtype(np.int64)), axis=node.kind.axis)
 
 
 @form(index.FlatIndex)
 def _flat_index(w: Writer, node: Both, positions: str) -> str:
-    steps = np.cumprod([1, *node.a.kind.shape[:0:-1]], dtype=np.int64)[::-1]
+    steps = np.cumprod([1, *node.kind.shape[:0:-1]], dtype=np.int64)[::-1]
     scaled = w.add("Mul", w.cast(positions, np.dtype(np.int64)), w.constant(steps.copy()))
     return w.add("ReduceSum", scaled, w.ints([-1]), keepdims=0)
 
 
 @form(join.Concat)
 def _concat(w: Writer, node: Both, *names: str) -> str:
-    return w.add("Concat", *names, axis=node.a.kind.axis)
+    return w.add("Concat", *names, axis=node.kind.axis)
 
 
 @form(join.Split)
 def _split(w: Writer, node: Both, x: str) -> list[str]:
-    axis = node.a.kind.axis
+    axis = node.kind.axis
     a, b = ([_shape(t)[axis] for t in n.outputs] for n in node)
     if a != b:
         raise NoForm("it splits the examples")
@@ -387,19 +387,19 @@ def _split(w: Writer, node: Both, x: str) -> list[str]:
 
 @form(join.Tile)
 def _tile(w: Writer, node: Both, x: str) -> str:
-    return w.add("Tile", x, w.ints(node.a.kind.multiples))
+    return w.add("Tile", x, w.ints(node.kind.multiples))
 
 
 @form(join.Pad)
 def _pad(w: Writer, node: Both, x: str) -> str:
-    kind, dtype = node.a.kind, node.a.inputs[0].dtype.numpy
+    kind, dtype = node.kind, node.a.inputs[0].dtype.numpy
     before, behind = zip(*kind.paddings, strict=True) if kind.paddings else ((), ())
     return w.add("Pad", x, w.ints([*before, *behind]), w.constant(np.array(kind.value, dtype)))
 
 
 @form(join.Unpad)
 def _unpad(w: Writer, node: Both, x: str) -> str:
-    spans = [(i, a, -b if b else _END) for i, (a, b) in enumerate(node.a.kind.paddings) if a or b]
+    spans = [(i, a, -b if b else _END) for i, (a, b) in enumerate(node.kind.paddings) if a or b]
     return _slice(w, x, [(axis, begin, end, 1) for axis, begin, end in spans])
 
 
@@ -418,7 +418,7 @@ def _slice(w: Writer, x: str, spans: Sequence[tuple[int, int, int, int]]) -> str
 @form(slicing.StridedSlice)
 def _strided_slice(w: Writer, node: Both, x: str) -> str:
     spans, gone, new, axis, place = [], [], [], 0, 0
-    for entry in slicing.written_out(node.a.kind.entries, len(_shape(node.a.inputs[0]))):
+    for entry in slicing.written_out(node.kind.entries, len(_shape(node.a.inputs[0]))):
         if entry is None:
             new.append(place)
         elif isinstance(entry, int):
@@ -439,5 +439,5 @@ def _strided_slice(w: Writer, node: Both, x: str) -> str:
 
 @form(topk.TopK)
 def _top_k(w: Writer, node: Both, x: str) -> list[str]:
-    values, indices = w.several("TopK", 2, x, w.ints([node.a.kind.k]))
+    values, indices = w.several("TopK", 2, x, w.ints([node.kind.k]))
     return [values, w.cast(indices, np.dtype(np.int32))]

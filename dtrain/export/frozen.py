@@ -34,6 +34,11 @@ class Both(NamedTuple):
     a: Operation
     b: Operation
 
+    @property
+    def kind(self) -> Any:
+        """The first's op, of the class that its form in ONNX is written for."""
+        return self.a.kind
+
 
 class Frozen(NamedTuple):
     """inputs, outputs: tensors of the first step, by name. steps: one for each number of examples."""
@@ -86,7 +91,7 @@ def _step(
     count: int,
 ) -> Step:
     """The simplified step for so many examples."""
-    feeds = [FeedSpec(t, (count, *(t.spec.shape or ())[1:]), REPLICATED) for t in inputs.values()]  # type: ignore[arg-type]
+    feeds = [FeedSpec(t, (count, *(t.spec.shape or ())[1:]), REPLICATED) for t in inputs.values()]  # type: ignore[arg-type]  # refused else, in freeze
     feeds += [FeedSpec(t, (), REPLICATED) for t in fixed]
     step = prune([*outputs.values(), *inputs.values()], [], feeds, ranks=1)  # inputs stay, whoever reads them
     known = dict(values) | {t.op.name: np.array(value, t.dtype.numpy) for t, value in fixed.items()}

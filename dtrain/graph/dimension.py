@@ -22,7 +22,7 @@ class Dimension:
         size = int(value)
         if size < 0:
             raise GraphError(f"{value!r} is not a size: sizes are 0 or more, None for one fed later.")
-        return int.__new__(KnownDimension, size)  # type: ignore[type-var]
+        return int.__new__(KnownDimension, size)
 
     def is_compatible_with(self, other: Any) -> bool:
         """Whether the two may turn out to be the same size."""
@@ -53,7 +53,7 @@ class KnownDimension(Dimension, int):
     __slots__ = ()
 
     @property
-    def value(self) -> int:  # type: ignore[override]
+    def value(self) -> int:  # type: ignore[override]  # a known one
         return int(self)
 
     def __repr__(self) -> str:

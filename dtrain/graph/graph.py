@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -46,6 +46,12 @@ class TensorLike:
         def name(self) -> str: ...
         @property
         def dtype(self) -> DType: ...
+        @property
+        def shape(self) -> TensorShape: ...
+        @property
+        def op(self) -> Operation: ...
+        @property
+        def graph(self) -> Graph: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
         def __mul__(self, other: Any) -> Tensor: ...
@@ -91,6 +97,7 @@ class Tensor(TensorLike):
     """One output of one operation. Its value exists only inside Session.run."""
 
     __slots__ = ("index", "op", "spec")
+    op: Operation
 
     def __init__(self, op: Operation, index: int, spec: Spec) -> None:
         self.op = op
@@ -135,7 +142,7 @@ class Tensor(TensorLike):
         """The operations that read it."""
         return [o for o in self.graph.operations if self in o.inputs]
 
-    def eval(self, feed_dict: dict[Any, Any] | None = None, session: Any = None) -> Any:
+    def eval(self, feed_dict: Mapping[Any, Any] | None = None, session: Any = None) -> Any:
         """Its value: session.run(self, feed_dict), by default in the default session."""
         return session_for(self.graph, session, "eval()").run(self, feed_dict)
 
@@ -196,7 +203,7 @@ class Operation:
     def values(self) -> tuple[Tensor, ...]:
         return self.outputs
 
-    def run(self, feed_dict: dict[Any, Any] | None = None, session: Any = None) -> None:
+    def run(self, feed_dict: Mapping[Any, Any] | None = None, session: Any = None) -> None:
         """session.run(self, feed_dict), by default in the default session."""
         session_for(self.graph, session, "run()").run(self, feed_dict)
 
@@ -431,7 +438,7 @@ class Graph:
         if isinstance(obj, str):
             element = self.get_tensor_by_name(obj) if ":" in obj else self.get_operation_by_name(obj)
         elif isinstance(obj, TensorLike) and not isinstance(obj, Tensor):
-            element = obj.value()  # type: ignore[attr-defined]
+            element = obj.value()  # type: ignore[attr-defined]  # it is a Variable
         if not (isinstance(element, Tensor) and allow_tensor) and not (
             isinstance(element, Operation) and allow_operation
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeGuard
 
 from dtrain.errors import GraphError
 from dtrain.graph.dimension import Dimension, UnknownDimension
@@ -104,8 +104,14 @@ def as_dims(shape: Any) -> Dims:
     return dims
 
 
-def is_static(dims: Dims) -> bool:
+def is_static(dims: Dims) -> TypeGuard[tuple[int, ...]]:
     return dims is not None and None not in dims
+
+
+def as_static(dims: Dims) -> tuple[int, ...]:
+    """A fully known shape."""
+    assert is_static(dims)
+    return dims
 
 
 def size_of(dims: Dims) -> int:

@@ -7,10 +7,31 @@ tests compare. docs/tensorflow1.md says what differs on purpose. Its modules are
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtrain.keras import old_paths
 from dtrain.names import module_getattr
+
+if TYPE_CHECKING:  # what __getattr__ gives, for type checkers and editors
+    from dtrain.keras import (
+        activations,
+        backend,
+        callbacks,
+        constraints,
+        datasets,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        preprocessing,
+        regularizers,
+        utils,
+        wrappers,
+    )
+    from dtrain.keras.layers import Input
+    from dtrain.keras.models import Model, Sequential
 
 __all__ = [
     "Input",

@@ -341,7 +341,7 @@ def dtype(x: Any) -> str:
 
 def count_params(x: Any) -> int:
     """How many numbers a variable holds."""
-    return int(_prod(int_shape(x) or ()))  # type: ignore[arg-type]
+    return int(_prod(int_shape(x) or ()))  # type: ignore[arg-type]  # a variable has no unknown size
 
 
 def eval(x: Any) -> Any:
@@ -367,8 +367,8 @@ def set_value(x: Any, value: Any) -> None:
         x.assign(value)
         return
     home = _home_of(x.graph)
-    home.initialize([x])  # type: ignore[list-item]
-    home.assign([x], [np.asarray(value, x.dtype.numpy)])  # type: ignore[list-item]
+    home.initialize([x])  # type: ignore[list-item]  # it is a Variable
+    home.assign([x], [np.asarray(value, x.dtype.numpy)])  # type: ignore[list-item]  # it is a Variable
 
 
 def batch_set_value(tuples: Sequence[tuple[Any, Any]]) -> None:
@@ -625,7 +625,7 @@ def batch_flatten(x: Any) -> Tensor:
     """Each example as a row."""
     dims = int_shape(x) or ()
     if None not in dims[1:]:
-        return _array.reshape(x, [-1, _prod(dims[1:])])  # type: ignore[arg-type]
+        return _array.reshape(x, [-1, _prod(dims[1:])])
     return _array.reshape(x, [_late.shape(x)[0], -1])
 
 

@@ -177,7 +177,7 @@ class Following(Observer):
         self._about: Any = callbacks.params
 
     @property
-    def stops(self) -> bool:  # type: ignore[override]
+    def stops(self) -> bool:  # type: ignore[override]  # as the model says
         return self._model.stop_training
 
     def epoch_begin(self, epoch: int) -> None:
@@ -566,7 +566,7 @@ class TensorBoard(Callback):
         self.write_graph, self.write_images, self.update_freq = write_graph, write_images, update_freq
         self._steps = 0
         if update_freq == "batch":
-            self.on_batch_end = self._batch  # type: ignore[method-assign]
+            self.on_batch_end = self._batch  # type: ignore[method-assign]  # in place of the method
 
     def on_train_begin(self, logs: Any = None) -> None:
         from dtrain.summary import FileWriter

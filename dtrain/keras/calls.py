@@ -67,7 +67,7 @@ def flat(value: Any) -> list[Tensor]:
     return [t for v in value for t in flat(v)] if isinstance(value, list | tuple) else []
 
 
-def mapped(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Lists, tuples and dicts with other tensors in them."""
     if isinstance(value, Tensor):
         return function(value)

@@ -237,7 +237,7 @@ def _input(what: str, key: str, x: Any, shape: tuple[int | None, ...] | None, dt
     if not fits:
         assert shape is not None
         known = None not in shape
-        same = known and int(np.prod(array.shape[1:])) == int(np.prod(shape))  # type: ignore[arg-type]
+        same = known and int(np.prod(array.shape[1:])) == int(np.prod(shape))  # type: ignore[arg-type]  # none is None
         target = ", ".join(map(str, (-1, *shape)))
         fix = f"{key}.reshape({target}) makes it so" if same else "give the first layer that input_shape"
         raise UsageError(

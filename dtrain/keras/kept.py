@@ -12,14 +12,14 @@ from dtrain.keras import saving
 from dtrain.keras.names import as_data
 
 if TYPE_CHECKING:
-    from dtrain.keras.models import Sequential
+    from dtrain.keras.models import Model, Sequential
 
 FILE = "model.json"
 #: Bytes that such a file may have.
 MOST_BYTES = 8 << 20
 
 
-def keep(model: Sequential, folder: Path) -> None:
+def keep(model: Model, folder: Path) -> None:
     """Write the layers and what compile() settled into a run's folder, if they have a plain form. Collective.
 
     Raises:

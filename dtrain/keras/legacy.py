@@ -104,7 +104,7 @@ def modern(cls: type, arguments: tuple[Any, ...], options: dict[str, Any]) -> tu
 
 
 def _takes(cls: type) -> set[str]:
-    code = cls.__init__.__code__  # type: ignore[misc]
+    code = cls.__init__.__code__  # type: ignore[misc]  # of this very class
     return {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
 
 
@@ -149,4 +149,4 @@ def named(method: F) -> F:
                 found[new] = value
         return method(self, *arguments, **found)
 
-    return called  # type: ignore[return-value]
+    return called  # type: ignore[return-value]  # with the same arguments

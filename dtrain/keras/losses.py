@@ -86,10 +86,10 @@ def same_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     Rows are kept: two of shape [n, 1] rather than of [n], so that a mean over the last axis leaves [n].
     """
     ranks = a.shape.ndims, b.shape.ndims
-    if None in ranks or abs(ranks[0] - ranks[1]) != 1:  # type: ignore[operator]
+    if None in ranks or abs(ranks[0] - ranks[1]) != 1:  # type: ignore[operator]  # none is None
         return a, b
-    if ranks[0] < ranks[1]:  # type: ignore[operator]
-        return same_rank(b, a)[::-1]  # type: ignore[return-value]
+    if ranks[0] < ranks[1]:  # type: ignore[operator]  # none is None
+        return same_rank(b, a)[::-1]
     if a.shape.as_list()[-1] != 1:
         return a, b
     return (a, expand_dims(b, -1)) if ranks[1] == 1 else (squeeze(a, [-1]), b)
@@ -236,8 +236,8 @@ class CategoricalCrossentropy(_CrossEntropy):
 
     def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.label_smoothing:
-            classes = y_pred.spec.shape[-1]  # type: ignore[index]
-            y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / classes  # type: ignore[operator]
+            classes = y_pred.spec.shape[-1]  # type: ignore[index]  # its rank is known
+            y_true = y_true * (1 - self.label_smoothing) + self.label_smoothing / classes  # type: ignore[operator]  # known, as classes are
         logits = y_pred if self.from_logits else logits_of(y_pred, Softmax)
         if logits is not None:
             return softmax_cross_entropy_with_logits_v2(labels=y_true, logits=logits)
@@ -447,7 +447,7 @@ class FunctionLoss(Loss):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Any]) -> None:
         self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)  # type: ignore[misc]
+        self.name = getattr(function, "__name__", type(function).__name__)  # type: ignore[misc]  # an instance's own name
 
     def each(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return convert_to_tensor(self.function(y_true, y_pred))
@@ -470,7 +470,7 @@ def _function(loss: Loss) -> Callable[[Any, Any], Tensor]:
 
     function.__name__ = loss.name
     function.__doc__ = f"{type(loss).__name__}, for each example."
-    function.loss = loss  # type: ignore[attr-defined]
+    function.loss = loss  # type: ignore[attr-defined]  # a function has attributes
     return function
 
 

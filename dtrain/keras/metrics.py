@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
-from dtrain.graph.shape import shape_text
+from dtrain.graph.shape import as_static, shape_text
 from dtrain.keras import losses
 from dtrain.keras.losses import (
     binary_crossentropy,
@@ -118,7 +118,7 @@ class Mean(Metric):
     """The (weighted) mean of a function of (labels, output) that gives a value for each example."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Any], name: str | None = None) -> None:
-        super().__init__(name or getattr(function, "__name__", "mean"))
+        super().__init__(name or str(getattr(function, "__name__", "mean")))
         self.function = function
 
     def each(self, y: Tensor, p: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def binary_accuracy(y_true: Any, y_pred: Any, threshold: float = 0.5) -> Tensor:
 def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
     """1 where the label, a class number, is among the k largest outputs, else 0: float32, like the labels."""
     y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
-    classes, numbers = p.shape.as_list()[-1], _classes(y, p)
+    (classes,), numbers = as_static(tuple(p.shape.as_list()[-1:])), _classes(y, p)
     found = in_top_k(reshape(_scores(p), [-1, classes]), reshape(numbers, [-1]), min(k, classes))
     return reshape(cast(found, "float32"), shape(y if _is_sparse(y, p) else numbers))
 
@@ -263,7 +263,7 @@ class _OfLoss(Mean):
 def _decisions(y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> tuple[Tensor, Tensor, Tensor]:
     """Labels, probabilities and weights as columns [batch * outputs, 1]."""
     if y.dtype.is_integer and p.shape.ndims == (y.shape.ndims or 0) + 1:
-        y = one_hot(y, p.spec.shape[-1])  # type: ignore[index]
+        y = one_hot(y, p.spec.shape[-1])  # type: ignore[index]  # its rank is known
     y = cast(y, dtype)
     if y.shape.ndims != p.shape.ndims:
         raise GraphError(

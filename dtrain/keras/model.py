@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,7 @@ class Model(Topology):
 
     @property
     def _tracked(self) -> list[Layer]:
-        return Layer.parts.fget(self)  # type: ignore[attr-defined]
+        return Layer.parts.fget(self)  # type: ignore[attr-defined]  # of a property
 
     @property
     def parts(self) -> list[Layer]:
@@ -230,6 +230,7 @@ class Model(Topology):
 
     def reset_states(self) -> None:
         """Let the next batch begin with states of zeros. Collective."""
+        layer: Any
         for layer in all_parts(self):
             if getattr(layer, "stateful", False):
                 layer.reset_states()
@@ -370,6 +371,7 @@ class Model(Topology):
         )
         given = source.first(begin)
         rows = validation_batch_size or (batch_size if validation_steps or self.stateful else TEST_BATCH)
+        tested: Source | None
         if validation is None:
             tested = source.held_back(rows, validation_steps)
         else:
@@ -461,7 +463,7 @@ class Model(Topology):
                 from dtrain.train.profile import StepProfiler
 
                 profiler = StepProfiler(self.session, steps.step, window, Path(recorded.run_dir))
-                steps.step = profiler  # type: ignore[method-assign]
+                steps.step = profiler  # type: ignore[method-assign]  # takes the steps from here on
             Engine(
                 self.comm,
                 steps,
@@ -563,7 +565,8 @@ class Model(Topology):
         with self.comm.together():
             size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
             if batch_size is None and self.stateful:
-                size = next(layer.batch for layer in all_parts(self) if getattr(layer, "stateful", False))
+                parts: Iterator[Any] = all_parts(self)
+                size = next(layer.batch for layer in parts if getattr(layer, "stateful", False))
             _counts(what, size)
             if steps is not None:
                 _counts(what, steps, "steps")

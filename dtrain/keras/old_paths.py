@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 #: A module's path in Keras -> the one of dtrain.keras that has what is imported from it.
 PATHS = {
@@ -63,7 +63,7 @@ class _Finder:
             if f"{name}.".startswith(f"{_PACKAGE}{path}."):
                 raise ImportError(f"dtrain has no keras.{path}: {why}.", name=name)
         means = PATHS.get(name.removeprefix(_PACKAGE))
-        return None if means is None else ModuleSpec(name, self, is_package=name.count(".") == 2)
+        return None if means is None else ModuleSpec(name, cast(Any, self), is_package=name.count(".") == 2)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = _Alias(spec.name)
@@ -76,4 +76,4 @@ class _Finder:
 def install() -> None:
     """Let these paths be imported."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())  # type: ignore[arg-type]
+        sys.meta_path.append(_Finder())

@@ -90,7 +90,7 @@ class Scalar(np.lib.mixins.NDArrayOperatorsMixin):
         return int(self._value)
 
     def __index__(self) -> int:
-        return operator.index(self._value)
+        return operator.index(self._value)  # type: ignore[arg-type]  # what is no integer raises
 
     def __bool__(self) -> bool:
         return bool(self._value)

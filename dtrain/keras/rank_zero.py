@@ -61,7 +61,7 @@ class RankZero:
 
         self._touches(Path(path), append)
 
-    def _touches(self, path: Path, work: Callable[[Path], None]) -> None:
+    def _touches(self, path: Path, work: Callable[[Path], object]) -> None:
         if self._speaks:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -138,12 +138,12 @@ def load_weights(model: Model, path: str | os.PathLike[str], by_name: bool = Fal
         named = {v.op.name: name for name, v in model.named_weights()}
         arrays = {named[name]: value for name, value in arrays.items() if name in named}
     if by_name:
-        named = {name: v for name, v in model.named_weights() if name in arrays}
-        arrays = {name: arrays[name] for name in named}
+        found = {name: v for name, v in model.named_weights() if name in arrays}
+        arrays = {name: arrays[name] for name in found}
         with model.comm.together():
-            _check(model, list(named.items()), arrays, os.fspath(path))
+            _check(model, list(found.items()), arrays, os.fspath(path))
         model.initialize()
-        model.assign(list(named.values()), list(arrays.values()))
+        model.assign(list(found.values()), list(arrays.values()))
         return
     _take(model, arrays, os.fspath(path))
 

@@ -189,6 +189,7 @@ class Sequential(Model):
         if self._graph is not graph:
             self._move(graph)
         if not self.built:
+            assert x.spec.shape is not None  # __call__ has refused it
             self._define_on(x.spec.shape[1:], x.dtype.name, f"{self.name}_input")
 
     def _move(self, graph: Graph) -> None:
@@ -222,7 +223,7 @@ class Sequential(Model):
             self._compiled.flags = flags
             self._optimizer_state = state
 
-    @property  # type: ignore[override]
+    @property
     def output_shape(self) -> tuple[int | None, ...]:
         self.build()
         return self._output_shape
@@ -231,7 +232,7 @@ class Sequential(Model):
     def output_shape(self, shape: Any) -> None:
         self._output_shape = shape
 
-    @property  # type: ignore[override]
+    @property
     def input_shape(self) -> Any:
         if self._layers:
             self.build()

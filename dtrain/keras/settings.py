@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dtrain.errors import UsageError
 
-_now = {"epsilon": 1e-7, "image_data_format": "channels_last"}
+_now: dict[str, Any] = {"epsilon": 1e-7, "image_data_format": "channels_last"}
 
 #: Keras 1's words for how images lie.
 ORDERINGS = {"tf": "channels_last", "th": "channels_first"}

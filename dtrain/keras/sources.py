@@ -60,7 +60,7 @@ class Arrays:
         batch_size: int,
         steps: int | None = None,
         begin: int = 1,
-        order: Callable[[int, data.Part], Order] | None = None,
+        order: Callable[[int, Any], Order] | None = None,
     ) -> None:
         self._model, self._examples, self._rows, self.batch_size = model, examples, rows, batch_size
         self._begin, self._order, self._short = begin, order, False
@@ -326,6 +326,6 @@ def source_of(
     )
     if batched:
         return Batches(model, what, x, labelled, class_weight, steps, order, tests)
-    split = {"labelled": labelled, "validation_split": validation_split}
+    split: dict[str, Any] = {"labelled": labelled, "validation_split": validation_split}
     examples = data.examples(model, what, x, y, sample_weight, class_weight, **split)
     return Arrays(model, examples, range(examples.split), batch_size, steps, begin, order)

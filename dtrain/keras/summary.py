@@ -9,18 +9,18 @@ from dtrain.keras.calls import call_of
 
 if TYPE_CHECKING:
     from dtrain.keras.layers import Layer
-    from dtrain.keras.model import Model
+    from dtrain.keras.topology import Topology
 
 #: Where the columns end, as shares of a line: of layers one after the other, and of a graph's.
 COLUMNS = (0.45, 0.85, 1.0)
 CONNECTED = (0.33, 0.55, 0.67, 1.0)
 
 
-def lines(model: Model, length: int | None, positions: Sequence[float] | None = None) -> Iterator[str]:
+def lines(model: Topology, length: int | None, positions: Sequence[float] | None = None) -> Iterator[str]:
     """The lines of a model's table, this many characters long."""
     one_way = model.is_line
     length = length or (65 if one_way else 98)
-    columns = COLUMNS if one_way else CONNECTED
+    columns: tuple[float, ...] = COLUMNS if one_way else CONNECTED
     if positions:
         columns = tuple(p if p <= 1 else p / length for p in positions)
     before = {} if one_way else _before(model)
@@ -47,7 +47,7 @@ def lines(model: Model, length: int | None, positions: Sequence[float] | None = 
     yield "_" * length
 
 
-def _before(model: Model) -> dict[Layer, list[str]]:
+def _before(model: Topology) -> dict[Layer, list[str]]:
     """Of each layer, the layers that its inputs come from."""
     found: dict[Layer, list[str]] = {}
     for call in model.definition():

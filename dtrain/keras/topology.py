@@ -270,7 +270,7 @@ class Topology(Layer):
         self._complete()
         return super().count_params()
 
-    def named_weights(self) -> list[tuple[str, Variable]]:  # type: ignore[override]
+    def named_weights(self) -> list[tuple[str, Variable]]:  # type: ignore[override]  # a list is one
         """The weights by 'layer/weight', in the order of get_weights."""
         self._complete()
         found: dict[Variable, str] = {}
@@ -384,7 +384,8 @@ class Topology(Layer):
         for number, arguments, named in config["calls"]:
             with inside(0):
                 tensors += flat(layers[number](*meant(arguments), **meant(named)))
-        return cls(inputs, [tensors[i] for i in config["outputs"]], name=config.get("name"), **options)
+        make: Any = cls  # a Model
+        return make(inputs, [tensors[i] for i in config["outputs"]], name=config.get("name"), **options)
 
 
 def _as_entry(layer: Layer) -> dict[str, Any]:

@@ -236,6 +236,7 @@ class Network:
                 for key, (_, _, dtype) in zip(keys("x", len(model.inputs)), model.input_specs(), strict=True)
             ]
             outputs, replay = model.replayed(xs, mode == "training")
+            fetches: list[Any]
             feeds, fetches = [indices], outputs
             if mode == "training":
                 each, sums = self._measure(model, given, outputs, replay, "float32")
@@ -312,14 +313,15 @@ class Network:
                     f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or let "
                     "the last layer have no mask."
                 )
-            own = [y, each] if isinstance(metric, OutputLoss) else [y, output]
-            found = replay.of(metric.sums(*own, weights if weighted else None, dtype))
+            own = each if isinstance(metric, OutputLoss) else output
+            found = replay.of(metric.sums(y, own, weights if weighted else None, dtype))
             self.metrics.append(metric)
             self.counts.append(len(found))
             sums += found
         for name, value in model.added_metrics:
             (made,) = replay.of([convert_to_tensor(value)])
-            found = Mean(lambda y, p, m=made: m, name).sums(made, outputs[0], None, dtype)
+            mean = Mean(lambda y, p, m=made: m, name)  # type: ignore[misc]  # a lambda's default
+            found = mean.sums(made, outputs[0], None, dtype)
             self.metrics.append(Mean(lambda y, p: p, name))
             self.counts.append(len(found))
             sums += found

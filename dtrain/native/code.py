@@ -332,7 +332,7 @@ class Program:
     """
 
     def __init__(self, calls: Sequence[tuple[int, Sequence[Any]]]) -> None:
-        self._kept = [words for _, words in calls]  # the arrays stay alive
+        self._kept: list[Any] = [words for _, words in calls]  # the arrays stay alive
         table = (_Call * len(calls))()
         for entry, (address, words) in zip(table, calls, strict=True):
             packed = (_Word * len(words))()

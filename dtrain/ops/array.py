@@ -117,11 +117,11 @@ class Reshape(Op):
         shape = self.infer(inputs[0].spec)[0].shape
         if shape == inputs[0].spec.shape:
             return inputs[0]
-        return None if shape == self.shape else apply(Reshape(shape), inputs[0])  # type: ignore[arg-type]
+        return None if shape == self.shape else apply(Reshape(shape), inputs[0])
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         before, after = node.inputs[0].spec.shape, node.outputs[0].spec.shape
-        rows_stay = bool(before) and bool(after) and before[0] == after[0]  # type: ignore[index]
+        rows_stay = bool(before) and bool(after) and before[0] == after[0]  # type: ignore[index]  # they have axes
         if placements[0] == PARTIAL or (placements[0] == Sharded(0) and rows_stay):
             return placements, placements[0]
         return None
@@ -337,7 +337,8 @@ class BroadcastLike(Move):
     def moves(self, ins: Sequence[Array], outs: Sequence[Array]) -> Sequence[tuple[Array, Array | float]]:
         dy, out = ins[0], outs[0]
         if not self.keepdims and self.axes is not None:
-            dy = dy[(*(None if axis in self.axes else slice(None) for axis in range(out.ndim)), ...)]
+            axes = [None if axis in self.axes else slice(None) for axis in range(out.ndim)]
+            dy = dy[tuple([*axes, ...])]
         return [(out, dy)]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -408,7 +409,7 @@ class ZerosLike(Op):
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         spec = inputs[0].spec
-        return apply(Fill(spec.shape, spec.dtype, 0.0))  # type: ignore[arg-type]
+        return apply(Fill(spec.shape, spec.dtype, 0.0))
 
     @classmethod
     def examples(cls) -> list[Example]:

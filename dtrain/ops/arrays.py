@@ -16,7 +16,7 @@ from dtrain.ops.subgraph import Backward, Copier, Pieces, Planned, Subgraph, ent
 class _ArrayOp(Subgraph):
     """An op on an array, whose tensor has the unknown shape: what it is in a plan is Pieces."""
 
-    own = 1  # type: ignore[assignment]
+    own = 1
 
     def number(self, node: Operation, planned: Planned, copy: Copier, what: str) -> int:
         """A size or index. Raises InvalidArgumentError where it follows from values."""

@@ -157,4 +157,4 @@ def _steps(x: Any, compare: Callable[[Any, Any], Tensor], name: str | None) -> T
     from dtrain.ops.array import reshape
 
     flat = reshape(x, [-1])
-    return reduce_all(compare(flat[1:], flat[:-1]), name=name)  # type: ignore[index]
+    return reduce_all(compare(flat[1:], flat[:-1]), name=name)

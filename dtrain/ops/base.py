@@ -372,7 +372,7 @@ def convert_to_tensor(value: Any, dtype: Any = None, name: str = "Const") -> Ten
         GraphError: value is a tensor of another dtype than the one asked for.
     """
     if isinstance(value, TensorLike):
-        tensor = value if isinstance(value, Tensor) else value.value()  # type: ignore[attr-defined]
+        tensor = value if isinstance(value, Tensor) else value.value()  # type: ignore[attr-defined]  # it is a Variable
         if dtype is not None and tensor.dtype != as_dtype(dtype):
             raise GraphError(
                 f"{tensor.name} is {tensor.dtype.name} where {as_dtype(dtype).name} is needed: cast it."

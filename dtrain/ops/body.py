@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def kernels(
             target = scratch[len(values)] = like[0] if like else env.scratch(shape, dtype)
             free = [a for a in free if a is not target]
             if out is not None:
-                copies.append(lambda to=out, made=target: env.xp.copyto(to, made))
+                copies.append(partial(env.xp.copyto, out, target))
         free += [scratch[a] for a in dying if scratch[a] is not target]
         made.append(op.bind(env, read, [target]))
         values.append(target)
@@ -103,7 +104,7 @@ class Rule:
         consts = [n for n in nodes if isinstance(n.kind, Const)]
         steps = [n for n in nodes if not isinstance(n.kind, Const)]
         assert all(n.kind.elementwise for n in steps), [n.type for n in steps]
-        self.constants = [n.kind.value.array for n in consts]
+        self.constants = [n.kind.value.array for n in consts if isinstance(n.kind, Const)]
         self._values = [*given, *(n.outputs[0] for n in (*consts, *steps))]
         number = {t: i for i, t in enumerate(self._values)}
         self.body = [Instruction(n.kind, tuple(number[t] for t in n.inputs)) for n in steps]
@@ -143,6 +144,7 @@ class Rule:
         return f"({TYPES[self._values[i].dtype.name]}){value.item() + 0!r}"
 
     def _operation(self, i: int, args: Sequence[str], cuda: bool) -> str | None:
+        op: Any  # elementwise
         op, numbers = self.body[i - self._first]
         dtypes = [self._values[a].dtype for a in numbers]
         return op.expression(args, dtypes, TYPES[self._values[i].dtype.name], cuda)

@@ -42,7 +42,7 @@ class AllReduce(Op):
             for each in sums:
                 each()
 
-        kernel.capturable = all(getattr(s, "capturable", False) for s in sums)  # type: ignore[attr-defined]
+        kernel.capturable = all(getattr(s, "capturable", False) for s in sums)  # type: ignore[attr-defined]  # a function has attributes
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
@@ -145,7 +145,7 @@ class RowsOfProduct(Op):
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         a, b = specs
-        return [Spec((a.shape[1], b.shape[1]), a.dtype)]  # type: ignore[index]
+        return [Spec((a.shape[1], b.shape[1]), a.dtype)]  # type: ignore[index]  # known in a plan
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         comm, columns = code.comm, ins[0].shape[1]

@@ -12,7 +12,7 @@ from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
-from dtrain.graph.shape import Dims, compatible, shape_text, size_of
+from dtrain.graph.shape import Dims, as_static, compatible, shape_text, size_of
 from dtrain.ops.array import transpose, zeros
 from dtrain.ops.base import (
     MATRIX,
@@ -82,7 +82,7 @@ class _Convolution(Op):
 
     def flops(self, ins: Sequence[Spec], outs: Sequence[Spec]) -> int:
         filter, y = self.filter_and_result(ins[0].shape, ins[1].shape, outs[0].shape)
-        return 2 * size_of(y) * size_of(filter[:3])
+        return 2 * size_of(y) * size_of(as_static(filter)[:3])
 
     def filter_and_result(self, a: Dims, b: Dims, out: Dims) -> tuple[Dims, Dims]:
         """The shapes of the filter and of y, which are among those of both inputs and the output."""
@@ -210,7 +210,7 @@ class Conv2DBackpropFilter(_Convolution):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         (x, dy, _), df = ins, outs[0]
-        xp, calls = env.xp, []
+        xp, calls = env.xp, list[Kernel]()
         dy = contiguous(env, dy, calls)
         total = df.reshape(-1, df.shape[3])
         pieces = columns_of(env, x, *self.axes(x.shape, df.shape))
@@ -257,7 +257,7 @@ def _products(env: Env, x: Array, f: Array, down: Axis, across: Axis, y: Array) 
 
 def _scattered_products(env: Env, dy: Array, f: Array, down: Axis, across: Axis, dx: Array) -> list[Kernel]:
     """Calls that add, to the input under each entry of the filter, dy times that entry; for any stride."""
-    xp, calls = env.xp, []
+    xp, calls = env.xp, list[Kernel]()
     dy = contiguous(env, dy, calls)
     f = contiguous(env, f, calls)
     results = down.count * across.count
@@ -381,7 +381,7 @@ def _as_nhwc(images: Any, op: Callable[[Tensor], Tensor]) -> Tensor:
 
 def _sizes(shape: Any) -> Any:
     """A shape as a list of its sizes."""
-    return [shape[i] for i in range(4)] if isinstance(shape, TensorLike) else shape  # type: ignore[index]
+    return [shape[i] for i in range(4)] if isinstance(shape, TensorLike) else shape
 
 
 def _how(

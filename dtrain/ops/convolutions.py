@@ -14,6 +14,7 @@ import numpy as np
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Tensor
+from dtrain.graph.shape import as_static
 from dtrain.ops.array import expand_dims, reshape, squeeze, transpose
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.conv import conv2d
@@ -75,15 +76,15 @@ def conv3d(
     slices, kernel = _depth(x, "the volumes"), f.spec.shape
     if kernel is None or len(kernel) != 5 or None in kernel[:4]:
         raise GraphError(f"conv3d: the filter {f!r} is not [depth, height, width, in, out].")
-    axis = place_windows(len(slices), kernel[0], by[0], apart[0], padding)  # type: ignore[arg-type]
+    axis = place_windows(len(slices), kernel[0], by[0], apart[0], padding)  # type: ignore[arg-type]  # known, see above
     kd, kh, kw, inputs = kernel[:4]
-    flat = reshape(transpose(f, [1, 2, 0, 3, 4]), [kh, kw, kd * inputs, -1])  # type: ignore[operator]
+    flat = reshape(transpose(f, [1, 2, 0, 3, 4]), [kh, kw, kd * inputs, -1])  # type: ignore[operator]  # known, see above
     results = []
     for i in range(axis.count):
         under = [i * axis.stride - axis.before + k * axis.dilation for k in range(axis.size)]
         inside = [k for k, at in enumerate(under) if 0 <= at < len(slices)]
         # those of its entries that lie inside follow one another
-        part = flat[:, :, inside[0] * inputs : (inside[-1] + 1) * inputs]  # type: ignore[index, operator]
+        part = flat[:, :, inside[0] * inputs : (inside[-1] + 1) * inputs]  # type: ignore[operator]  # known, see above
         window = concat([slices[under[k]] for k in inside], 3)
         results.append(conv2d(window, part, by[1:], padding, dilations=apart[1:]))
     return stack(results, 1, name=name or "Conv3D")
@@ -120,7 +121,7 @@ def depthwise_conv2d(
             f"depthwise_conv2d: the images have {shape[3]} channels, the filter is for {kernel[2]}."
         )
     down, across = (
-        place_windows(shape[1 + i], kernel[i], by[i], apart[i], padding_of(padding))  # type: ignore[arg-type]
+        place_windows(shape[1 + i], kernel[i], by[i], apart[i], padding_of(padding))  # type: ignore[arg-type]  # known, see above
         for i in (0, 1)
     )
     if down.padded or across.padded:
@@ -130,7 +131,7 @@ def depthwise_conv2d(
         for j in range(across.size):
             part = expand_dims(x[:, down.under(i), across.under(j), :], -1)
             terms.append(multiply(part, f[i, j]))
-    channels = kernel[2] * kernel[3]  # type: ignore[operator]
+    channels = kernel[2] * kernel[3]  # type: ignore[operator]  # known, see above
     return reshape(add_n(terms), [-1, down.count, across.count, channels], name=name or "depthwise")
 
 
@@ -263,10 +264,10 @@ def _pool3d(
     size, by = _three(ksize, "ksize", data_format), _three(strides, "strides", data_format)
     slices = [images(part, size[1:], by[1:], padding) for part in _depth(x, "the volumes")]
     # the depth as rows of images one column wide
-    shape = slices[0].spec.shape
-    deep = reshape(stack(slices, 1), [-1, len(slices), 1, int(np.prod(shape[1:]))])  # type: ignore[index, arg-type]
+    rest = as_static((slices[0].spec.shape or ())[1:])
+    deep = reshape(stack(slices, 1), [-1, len(slices), 1, int(np.prod(rest))])
     pooled = images(deep, [size[0], 1], [by[0], 1], padding)
-    return reshape(pooled, [-1, pooled.spec.shape[1], *shape[1:]], name=name)  # type: ignore[index]
+    return reshape(pooled, [-1, pooled.spec.shape[1], *rest], name=name)
 
 
 def _depth(x: Tensor, what: str) -> list[Tensor]:
@@ -274,7 +275,7 @@ def _depth(x: Tensor, what: str) -> list[Tensor]:
     shape = x.spec.shape
     if shape is None or len(shape) != 5 or None in shape[1:]:
         raise GraphError(f"{what} {x!r} are [n, depth, height, width, channels], all but n known.")
-    return [x[:, i] for i in range(shape[1])]  # type: ignore[index, arg-type]
+    return [x[:, i] for i in range(shape[1])]  # type: ignore[arg-type]  # known, see above
 
 
 def _one(value: Any, what: str) -> int:

@@ -53,7 +53,7 @@ class Elementwise(Op):
     #: Name of the function on NumPy and CuPy, called as ufunc(*inputs, out=output).
     ufunc: ClassVar[str] = ""
     #: Or, where they have none, it of one Python number.
-    scalar: ClassVar[Callable[[float], float] | None] = None
+    scalar: ClassVar[Any] = None
     #: It in C and CUDA, of {0}, {1} ...: {T} is the result's type, {f} the f that functions of float end in.
     c: ClassVar[str] = ""
     #: It in CUDA, where that differs: of functions that a C library computes one by one, NumPy is as fast.
@@ -194,7 +194,7 @@ def words(kind: type[Elementwise], name: str) -> Callable[..., Tensor]:
         error = "the op is not defined on the dtype."
     else:
 
-        def function(x: Any, y: Any, name: str | None = None) -> Tensor:  # type: ignore[misc]
+        def function(x: Any, y: Any, name: str | None = None) -> Tensor:  # type: ignore[misc]  # of two arguments
             if not isinstance(x, TensorLike) and not isinstance(y, TensorLike):
                 x = convert_to_tensor(x)
             return apply(kind(), x, y, name=name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from dtrain.graph.dtypes import as_dtype, string
 from dtrain.graph.graph import Graph, Spec, Tensor
-from dtrain.graph.shape import is_static
+from dtrain.graph.shape import as_static
 from dtrain.ops.base import Const, Op, apply, constant
 
 
@@ -41,9 +41,8 @@ def evaluate(op: Op, inputs: Sequence[np.ndarray], env: Any = None) -> list[np.n
     env = env or HostEnv()
     specs = op.infer(*(Spec(a.shape, string if a.dtype == object else as_dtype(a.dtype)) for a in inputs))
     if op.is_view:
-        return [np.array(op.view(env, inputs[0], specs[0].shape), order="C")]  # type: ignore[arg-type]
-    assert all(is_static(s.shape) for s in specs)
-    outputs = [np.empty(s.shape, s.dtype.numpy) for s in specs]  # type: ignore[arg-type]
+        return [np.array(op.view(env, inputs[0], as_static(specs[0].shape)), order="C")]
+    outputs = [np.empty(as_static(s.shape), s.dtype.numpy) for s in specs]
     with np.errstate(all="ignore"):  # as in a plan
         op.bind(env, list(inputs), outputs)()
     return outputs

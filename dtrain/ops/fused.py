@@ -37,7 +37,7 @@ class Fused(Op):
     category = ELEMENTWISE
 
     @property
-    def inplace(self) -> tuple[int, ...]:  # type: ignore[override]
+    def inplace(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         """Entries of an input of output 0's shape are read before they are written, one by one."""
         return tuple(range(self.inputs)) if self._elementwise(self.results[0]) else ()
 
@@ -138,7 +138,7 @@ class Joined(Op):
     `joined`, which may do both in one kernel. By default it is a product. name: of its operation.
     """
 
-    first: Op
+    first: Any  # an op with `joined`
     then: Fused
     at: int
     shape: tuple[int, ...]

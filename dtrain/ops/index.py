@@ -285,7 +285,8 @@ class OneHot(Op):
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         labels, rank = inputs[0], len(node.outputs[0].spec.shape or ())
-        if self.depth - 1 > np.iinfo(labels.dtype.numpy).max:  # type: ignore[operator]
+        assert isinstance(self.depth, int)
+        if self.depth - 1 > np.iinfo(labels.dtype.numpy).max:
             labels = cast(labels, int64)
         classes = np.arange(self.depth, dtype=labels.dtype.numpy)
         is_class = equal(
@@ -293,7 +294,8 @@ class OneHot(Op):
         )
         if (self.on, self.off) == (1, 0):
             return cast(is_class, self.dtype)
-        return where(is_class, *(np.array(value, self.dtype.numpy) for value in (self.on, self.off)))
+        on, off = (np.array(value, self.dtype.numpy) for value in (self.on, self.off))
+        return where(is_class, on, off)
 
     @classmethod
     def examples(cls) -> list[Example]:

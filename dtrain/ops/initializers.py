@@ -33,7 +33,7 @@ class Initializer:
         dims = as_dims(shape)
         if not is_static(dims):
             raise GraphError(f"{type(self).__name__}: the shape {shape_text(dims)} has unknown sizes.")
-        return self.make(dims, self.dtype if dtype is None else as_dtype(dtype))  # type: ignore[arg-type]
+        return self.make(dims, self.dtype if dtype is None else as_dtype(dtype))
 
     def make(self, shape: tuple[int, ...], dtype: DType) -> Tensor:
         """The tensor, for sizes that are known."""

@@ -99,7 +99,7 @@ class ConcatPart(Op):
     count: int
 
     @property
-    def shape_only(self) -> tuple[int, ...]:  # type: ignore[override]
+    def shape_only(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         return tuple(range(1, 1 + self.count))
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -149,7 +149,7 @@ class Split(Move):
         sizes = dims_of(self.sizes) or ()
         if n is None or None in sizes:
             return [None if s == -1 else s for s in sizes]
-        known = sum(s for s in sizes if s not in (-1, None))  # type: ignore[misc]
+        known = sum(s for s in sizes if s not in (-1, None))
         rest = n - known if -1 in sizes else 0
         if rest < 0 or known + rest != n or sizes.count(-1) > 1:
             raise GraphError(f"sizes {list(sizes)} do not make up the {n} entries of the axis")
@@ -178,7 +178,7 @@ def _parts(whole: Array, axis: int, like: Sequence[Array]) -> list[Array]:
     """Those that arrays, one behind the other along an axis, have of the whole."""
     ends = np.cumsum([0, *(x.shape[axis] for x in like)]).tolist()
     lead = (slice(None),) * (axis % whole.ndim)
-    return [whole[(*lead, slice(a, b))] for a, b in pairwise(ends)]
+    return [whole[lead + (slice(a, b),)] for a, b in pairwise(ends)]  # noqa: RUF005
 
 
 # -- tile and pad ------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class Tile(Move):
         x, out = ins[0], outs[0]
         pairs = [n for m, d in zip(self.multiples, x.shape, strict=True) for n in (m, d)]
         # not by reshape, which might copy the values as they are now
-        return [(out.reshape(pairs), x[(*(None, slice(None)) * x.ndim, ...)])]
+        return [(out.reshape(pairs), x[(None, slice(None)) * x.ndim + (...,)])]
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         return [late(TileGrad(self.multiples), [dy, node.inputs[0]], node.inputs[1:])]
@@ -239,7 +239,7 @@ class TileGrad(Op):
         for times, d in zip(self.multiples, inputs[1].spec.shape or (), strict=True):
             if times != 1:  # an axis of its own only where it is needed, so that rows stay where they are
                 axes.append(len(sizes))
-                sizes.append(times)  # type: ignore[arg-type]
+                sizes.append(times)  # type: ignore[arg-type]  # known in a plan
             sizes.append(d or 0)
         return apply(Sum(tuple(axes), False), reshape(inputs[0], sizes)) if axes else inputs[0]
 
@@ -265,12 +265,13 @@ class _Padding(Op):
             raise GraphError(f"{len(pairs)} paddings for the {len(shape)} axes of {shape_text(shape)}")
         dims = []
         for d, (low, high) in zip(shape, pairs, strict=True):
-            dims.append(None if None in (d, low, high) else d + self.sign * (low + high))  # type: ignore[operator]
+            dims.append(None if None in (d, low, high) else d + self.sign * (low + high))  # type: ignore[operator]  # none is None or Later
         return [Spec(tuple(dims), specs[0].dtype)]
 
     def inner(self, wide: Array) -> Array:
         """The part of a padded array that is not padding."""
-        return wide[(*(slice(a, n - b) for n, (a, b) in zip(wide.shape, self.paddings, strict=True)), ...)]
+        inner = [slice(a, n - b) for n, (a, b) in zip(wide.shape, self.paddings, strict=True)]
+        return wide[tuple([*inner, ...])]
 
     def place(self, placements: Sequence[Placement], node: Operation) -> Placed:
         placement = placements[0]
@@ -365,8 +366,8 @@ def stack(values: Any, axis: int = 0, name: str | None = None) -> Tensor:
         if not compatible(tensors[0].spec.shape, other.spec.shape):
             raise GraphError(f"stack: the shapes of {tensors[0]!r} and {other!r} differ")
     known = [known_value(t) for t in tensors]
-    if all(k is not None and k.dtype == known[0].dtype != object for k in known):  # type: ignore[union-attr]
-        return constant(np.stack(known, axis), name=name or "stack")  # type: ignore[arg-type]
+    if all(k is not None and k.dtype == known[0].dtype != object for k in known):  # type: ignore[union-attr]  # none is None
+        return constant(np.stack(known, axis), name=name or "stack")  # type: ignore[arg-type]  # none is None
     return concat([expand_dims(t, axis) for t in tensors], axis, name or "stack")
 
 
@@ -448,7 +449,7 @@ def pad(
         constant_values = known_value(convert_to_tensor(constant_values))
         if constant_values is None:
             raise GraphError("pad: constant_values is a number or a constant")
-    return late(Pad(tuple(pairs), np.asarray(constant_values).item()), [tensor], attributes.values, name)  # type: ignore[arg-type]
+    return late(Pad(tuple(pairs), np.asarray(constant_values).item()), [tensor], attributes.values, name)
 
 
 def reverse(tensor: Any, axis: Any, name: str | None = None) -> Tensor:

@@ -63,11 +63,11 @@ class Late(Op):
     own: int
 
     @property
-    def stateful(self) -> bool:  # type: ignore[override]
+    def stateful(self) -> bool:  # type: ignore[override]  # of its own op
         return self.kind.stateful
 
     @property
-    def no_gradient(self) -> str:  # type: ignore[override]
+    def no_gradient(self) -> str:  # type: ignore[override]  # of its own op
         return self.kind.no_gradient
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -176,14 +176,14 @@ def _known(tensor: Tensor, known: list[np.ndarray]) -> np.ndarray | None:
     if all(v.dtype != object for v in known):
         return evaluate(kind, known)[tensor.index]
     if kind.is_view:
-        return kind.view(HostEnv(), known[0], shape)  # type: ignore[arg-type]
+        return kind.view(HostEnv(), known[0], shape)  # type: ignore[arg-type]  # static, if its input is known
     if isinstance(kind, Identity | Cast):
         return known[0]
     if isinstance(kind, Concat):
         return np.concatenate([v.astype(object) for v in known], kind.axis)
     if isinstance(kind, Split):
-        begin = sum(y.spec.shape[kind.axis] for y in tensor.op.outputs[: tensor.index])  # type: ignore
-        return known[0].take(range(begin, begin + shape[kind.axis]), kind.axis)  # type: ignore
+        begin = sum(y.spec.shape[kind.axis] for y in tensor.op.outputs[: tensor.index])  # type: ignore[index, misc]  # static, if its input is known
+        return known[0].take(range(begin, begin + shape[kind.axis]), kind.axis)  # type: ignore[index, operator]  # static, if its input is known
     return None
 
 
@@ -284,7 +284,7 @@ def static_ints(value: Any, what: str) -> tuple[int, ...]:
     entries = Attributes().vector(value, what)
     if isinstance(entries, Later) or any(isinstance(e, Later) for e in entries):
         raise GraphError(f"{what}: {value!r} is not known yet; give numbers or a constant")
-    return entries  # type: ignore[return-value]
+    return entries  # type: ignore[return-value]  # none is Later
 
 
 def static_int(value: Any, what: str) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
-from dtrain.graph.shape import broadcast, shape_text, size_of
+from dtrain.graph.shape import as_static, broadcast, shape_text, size_of
 from dtrain.ops.array import SumLike
 from dtrain.ops.base import (
     MATRIX,
@@ -47,7 +47,7 @@ class MatMul(Op):
         return [Spec((rows, columns), a.dtype)]
 
     def flops(self, ins: Sequence[Spec], outs: Sequence[Spec]) -> int:
-        return 2 * size_of(outs[0].shape) * ins[0].shape[0 if self.transpose_a else 1]
+        return 2 * size_of(outs[0].shape) * as_static(ins[0].shape)[0 if self.transpose_a else 1]
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         a = ins[0].T if self.transpose_a else ins[0]
@@ -193,5 +193,5 @@ def matmul(
     return apply(kind(bool(transpose_a), bool(transpose_b)), a, b, name=name or "MatMul")
 
 
-TensorLike.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[method-assign]
-TensorLike.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[method-assign]
+TensorLike.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[method-assign]  # filled in here
+TensorLike.__rmatmul__ = lambda self, other: matmul(other, self)  # type: ignore[method-assign]  # filled in here

@@ -189,17 +189,17 @@ def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None)
         return constant(np.argwhere(known), dtype="int64", name=name or "Where")
     x, y = _pair(x, y)
     ranks = [None if t.spec.shape is None else len(t.spec.shape) for t in (condition, x, y)]
-    if ranks[0] == 1 and None not in ranks[1:] and max(ranks[1:]) > 1:  # type: ignore[type-var, operator]
-        condition = _as_rows(condition, max(ranks[1:]))  # type: ignore[type-var, arg-type]
+    if ranks[0] == 1 and None not in ranks[1:] and max(ranks[1:]) > 1:  # type: ignore[type-var, operator]  # none is None
+        condition = _as_rows(condition, max(ranks[1:]))  # type: ignore[type-var, arg-type]  # none is None
     return apply(Select(), condition, x, y, name=name)
 
 
 def _as_rows(condition: Tensor, rank: int) -> Tensor:
-    return reshape(condition, [shape(condition)[0], *[1] * (rank - 1)])  # type: ignore[index]
+    return reshape(condition, [shape(condition)[0], *[1] * (rank - 1)])
 
 
 select = where
 
 for _symbol, _function in (("and", logical_and), ("or", logical_or), ("xor", logical_xor)):
     _overload(_symbol, _function)
-TensorLike.__invert__ = lambda self: logical_not(self)  # type: ignore[method-assign]
+TensorLike.__invert__ = lambda self: logical_not(self)  # type: ignore[method-assign]  # filled in here

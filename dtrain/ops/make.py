@@ -10,6 +10,7 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype, bool_, float32, int32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike
+from dtrain.graph.shape import as_static
 from dtrain.ops.array import broadcast_to, expand_dims
 from dtrain.ops.base import Const, Example, Op, Value, apply, constant, convert_to_tensor, register, to_array
 from dtrain.ops.index import one_hot
@@ -36,8 +37,9 @@ class Range(Op):
         return [Spec((int(np.ceil((self.limit - self.start) / self.delta)),), self.dtype)]
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
-        (count,) = self.infer()[0].shape or ()
-        values = self.start + np.arange(count) * self.delta  # type: ignore[operator]
+        (count,) = as_static(self.infer()[0].shape)
+        start: Any = self.start  # all known, in a plan
+        values = start + np.arange(count) * self.delta
         return apply(Const(Value(values.astype(self.dtype.numpy))), name=node.name)
 
     @classmethod
@@ -68,7 +70,7 @@ def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, nam
         known = (
             known_value(convert_to_tensor(value)) if isinstance(value, TensorLike) else to_array(value, None)
         )
-        if isinstance(value, TensorLike) or known.dtype.kind == "f":  # type: ignore[union-attr]
+        if isinstance(value, TensorLike) or known.dtype.kind == "f":  # type: ignore[union-attr]  # of no tensor it is known
             kinds.append(value.dtype if isinstance(value, TensorLike) else float32)
         if known is not None and known.dtype.kind == "f":
             parts.append(known.item())
@@ -76,7 +78,7 @@ def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, nam
             parts.append(attributes.scalar(value, name))
     if dtype is None:
         dtype = next((k for k in kinds if k.is_floating), kinds[0] if kinds else int32)
-    return late(Range(*parts, as_dtype(dtype)), (), attributes.values, name)  # type: ignore[arg-type]
+    return late(Range(*parts, as_dtype(dtype)), (), attributes.values, name)
 
 
 def linspace(start: Any, stop: Any, num: Any, name: str | None = None) -> Tensor:

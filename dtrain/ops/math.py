@@ -520,5 +520,5 @@ for _symbol, _function in (
 # == keeps meaning identity, as in TensorFlow 1: tensors are keys of feed_dict
 for _symbol, _function in (("lt", less), ("le", less_equal), ("gt", greater), ("ge", greater_equal)):
     _overload(_symbol, _function, reverse=False)
-TensorLike.__neg__ = lambda self: negative(self)  # type: ignore[method-assign]
-TensorLike.__abs__ = lambda self: abs(self)  # type: ignore[method-assign]
+TensorLike.__neg__ = lambda self: negative(self)  # type: ignore[method-assign]  # filled in here
+TensorLike.__abs__ = lambda self: abs(self)  # type: ignore[method-assign]  # filled in here

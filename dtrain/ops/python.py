@@ -64,7 +64,7 @@ def in_python(
     kind = PythonOp(function, tuple(dtypes), tuple(as_dims(shape) for shape in shapes))
     values = [known_value(t) for t in tensors]
     if all(v is not None for v in values):
-        return [constant(value, name=name) for value in kind.compute(*values)]  # type: ignore[arg-type]
+        return [constant(value, name=name) for value in kind.compute(*values)]  # type: ignore[arg-type]  # none is None
     graph = get_default_graph()
     graph.kept.setdefault(SOURCES, {})  # a session looks for it then
     return list(graph.add(kind, tuple(tensors), name).outputs)

@@ -14,6 +14,7 @@ import numpy as np
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, float32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
+from dtrain.graph.shape import as_static
 from dtrain.ops.base import Array, Env, Kernel, Op, Placed, apply, convert_to_tensor, register
 from dtrain.ops.late import Later, as_known_dims, dims_of, late
 from dtrain.ops.math import add, multiply
@@ -44,6 +45,11 @@ class _Random(Op):
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         return [Spec(dims_of(self.shape), self.dtype)]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, which in a plan is known."""
+        return as_static(dims_of(self.shape))
+
     def draw(self, generator: np.random.Generator, dtype: np.dtype) -> np.ndarray:
         """Numbers of self.shape; dtype is float32 or float64."""
         raise NotImplementedError
@@ -69,7 +75,7 @@ class RandomNormal(_Random):
     stddev: float
 
     def draw(self, generator: np.random.Generator, dtype: np.dtype) -> np.ndarray:
-        return generator.standard_normal(self.shape, dtype) * dtype.type(self.stddev) + dtype.type(self.mean)
+        return generator.standard_normal(self.sizes, dtype) * dtype.type(self.stddev) + dtype.type(self.mean)
 
 
 @register
@@ -83,7 +89,7 @@ class TruncatedNormal(RandomNormal):
     stddev: float
 
     def draw(self, generator: np.random.Generator, dtype: np.dtype) -> np.ndarray:
-        values = generator.standard_normal(self.shape, dtype)
+        values = generator.standard_normal(self.sizes, dtype)
         while (far := np.abs(values) > 2).any():
             values[far] = generator.standard_normal(int(far.sum()), dtype)
         return values * dtype.type(self.stddev) + dtype.type(self.mean)
@@ -100,7 +106,7 @@ class RandomUniform(_Random):
     high: float
 
     def draw(self, generator: np.random.Generator, dtype: np.dtype) -> np.ndarray:
-        return generator.random(self.shape, dtype) * dtype.type(self.high - self.low) + dtype.type(self.low)
+        return generator.random(self.sizes, dtype) * dtype.type(self.high - self.low) + dtype.type(self.low)
 
 
 @register
@@ -128,7 +134,7 @@ class RandomIntegers(_Random):
                 raise InvalidArgumentError(
                     f"random_uniform: minval is {low}, which is not below maxval, {high}."
                 )
-            values = stream().integers(low, high, self.shape)
+            values = stream().integers(low, high, self.sizes)
             xp.copyto(outs[0], xp.asarray(values), casting="unsafe")
 
         return kernel
@@ -291,9 +297,9 @@ def random_uniform(
     if _is_number(minval) and _is_number(maxval):
         low, high = float(minval), float(maxval)
         return _make(lambda s, d, n: RandomUniform(s, d, n, low, high), shape, dtype, seed, name)
-    low, high = (convert_to_tensor(bound, dtype) for bound in (minval, maxval))
+    below, above = (convert_to_tensor(bound, dtype) for bound in (minval, maxval))
     drawn = _make(lambda s, d, n: RandomUniform(s, d, n, 0.0, 1.0), shape, dtype, seed, f"{name}/unit")
-    return add(multiply(drawn, high - low), low, name=name)
+    return add(multiply(drawn, above - below), below, name=name)
 
 
 def random_shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:

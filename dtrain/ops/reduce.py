@@ -404,7 +404,8 @@ def reduce_logsumexp(
     keep_dims: bool | None = None,
 ) -> Tensor:
     """log(sum(exp(x))) over `axis`, which overflows only where the result does."""
-    from dtrain.ops.array import reshape, shape, stop_gradient
+    from dtrain.ops.array import reshape, stop_gradient
+    from dtrain.ops.late import shape
     from dtrain.ops.logic import is_finite, where
 
     x = convert_to_tensor(input_tensor)

@@ -214,7 +214,7 @@ def multinomial(
 ) -> Tensor:
     """Classes [n, num_samples] drawn by the probabilities softmax(logits), logits being [n, classes]."""
     x = convert_to_tensor(logits)
-    n, classes = ((sizes_of(x)[i] if d is None else d) for i, d in enumerate(x.spec.shape or (None, None)))  # type: ignore[index]
+    n, classes = ((sizes_of(x)[i] if d is None else d) for i, d in enumerate(x.spec.shape or (None, None)))
     unit = random_uniform([n, num_samples, classes], np.finfo("float32").tiny, 1.0, seed=seed)
     # the largest of logits with Gumbel noise is distributed so
     noisy = expand_dims(cast(x, float32), 1) - log(-log(unit))
@@ -228,9 +228,9 @@ def random_crop(value: Any, size: Any, seed: int | None = None, name: str | None
     if shape is None or None in shape or len(shape) != len(sizes):
         raise GraphError(f"random_crop: the shape of {x!r} has to be known, and size {sizes} to fit it.")
     for axis, (n, kept) in enumerate(zip(shape, sizes, strict=True)):
-        if kept > n:  # type: ignore[operator]
+        if kept > n:  # type: ignore[operator]  # known, see above
             raise GraphError(f"random_crop: size {sizes} is more than the shape {list(shape)}.")
-        if kept < n:  # type: ignore[operator]
-            start = random_uniform([], 0, n - kept + 1, int32, seed)  # type: ignore[operator]
+        if kept < n:  # type: ignore[operator]  # known, see above
+            start = random_uniform([], 0, n - kept + 1, int32, seed)  # type: ignore[operator]  # known, see above
             x = gather(x, start + np.arange(kept, dtype=np.int32), axis=axis)
     return reshape(x, sizes, name=name or "random_crop")

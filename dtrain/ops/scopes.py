@@ -358,7 +358,7 @@ def _initial_value(name: str, shape: Any, dtype: Any, initializer: Any) -> Any:
     if not parameters:
         return initializer
     extra = {"partition_info": None} if "partition_info" in parameters else {}
-    return lambda: initializer(list(dims), dtype=wanted, **extra)  # type: ignore[arg-type]
+    return lambda: initializer(list(dims), dtype=wanted, **extra)
 
 
 def _parameters(function: Any) -> Sequence[str]:

@@ -35,7 +35,7 @@ class Span(NamedTuple):
     stop: int | Later | None
     step: int | Later | None
 
-    def count(self, n: int | None) -> int | None:
+    def count(self, n: int | None) -> int | None:  # type: ignore[override]  # not a tuple's
         """How many of n entries it picks; None where that is not known."""
         if self.is_whole or (self.start, self.stop, self.step) == (None, None, -1):
             return n
@@ -47,7 +47,7 @@ class Span(NamedTuple):
     def is_whole(self) -> bool:
         return self.start in (None, 0) and self.stop is None and self.step in (None, 1)
 
-    def index(self) -> slice:
+    def index(self) -> slice:  # type: ignore[override]  # not a tuple's
         return slice(self.start, self.stop, self.step)
 
 
@@ -57,12 +57,12 @@ class Run(NamedTuple):
     begin: int | Later
     size: int | Later
 
-    def count(self, n: int | None) -> int | None:
+    def count(self, n: int | None) -> int | None:  # type: ignore[override]  # not a tuple's
         """How many of n entries it picks; None where that is not known. Raises GraphError for too many."""
         begin = None if isinstance(self.begin, Later) else self.begin
         size = None if isinstance(self.size, Later) else self.size
         if n is not None and begin is not None:
-            end = begin + (0 if size in (None, -1) else size)  # type: ignore[operator]
+            end = begin + (0 if size in (None, -1) else size)
             if begin < 0 or (size is not None and size < -1) or end > n:
                 raise GraphError(f"{size} entries from entry {begin} on are not within the {n} of its axis")
         if size != -1:
@@ -73,7 +73,7 @@ class Run(NamedTuple):
     def is_whole(self) -> bool:
         return self == (0, -1)
 
-    def index(self) -> slice:
+    def index(self) -> slice:  # type: ignore[override]  # not a tuple's
         assert isinstance(self.begin, int) and isinstance(self.size, int)
         return slice(self.begin, None if self.size == -1 else self.begin + self.size)
 
@@ -90,7 +90,7 @@ def written_out(entries: Sequence[Entry], rank: int) -> list[int | Span | Run | 
         raise GraphError(f"{taken} indices for {rank} axes")
     every = list(entries) if Ellipsis in entries else [*entries, Ellipsis]
     at = every.index(Ellipsis)
-    return [*every[:at], *[WHOLE] * (rank - taken), *every[at + 1 :]]  # type: ignore[list-item]
+    return [*every[:at], *[WHOLE] * (rank - taken), *every[at + 1 :]]  # type: ignore[list-item]  # with no other ...
 
 
 def _sliced(entries: Sequence[Entry], shape: Dims) -> Dims:
@@ -282,4 +282,4 @@ def _scalar_index(x: Tensor, key: Any) -> Tensor:
     )
 
 
-TensorLike.__getitem__ = _getitem  # type: ignore[method-assign]
+TensorLike.__getitem__ = _getitem  # type: ignore[method-assign]  # filled in here

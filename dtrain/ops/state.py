@@ -103,11 +103,11 @@ class Assign(_Write):
     initial: bool = False
 
     @property
-    def in_parts(self) -> bool:  # type: ignore[override]
+    def in_parts(self) -> bool:  # type: ignore[override]  # by its attributes
         return self.initial  # all ranks take part in the broadcast, and write the same
 
     @property
-    def from_rank_0(self) -> tuple[int, ...]:  # type: ignore[override]
+    def from_rank_0(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         return (1,) if self.initial else ()
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
@@ -223,7 +223,7 @@ class Variable(TensorLike):
         dtype: Any = None,
         expected_shape: Any = None,
         import_scope: None = None,
-        constraint: Callable[[Tensor], Any] | None = None,
+        constraint: Callable[[Any], Any] | None = None,
         *,
         group: str = "",
     ) -> None:
@@ -246,7 +246,7 @@ class Variable(TensorLike):
                 initial = convert_to_tensor(value, dtype, name="initial_value")
                 self._check_initial(initial, scope[:-1], expected_shape)
             group = group or (PARAMETERS if trainable else "state")
-            kind = VariableOp(initial.spec.shape, initial.dtype, group)  # type: ignore[arg-type]
+            kind = VariableOp(initial.spec.shape, initial.dtype, group)
             self.trainable = trainable
             self.constraint = constraint
             self.initial_value = initial

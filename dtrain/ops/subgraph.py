@@ -116,7 +116,8 @@ class Pieces:
 
     def __init__(self, entries: Sequence[Planned | None], entry: Spec) -> None:
         self.entries = list(entries)  # None is an entry of a TensorArray that nothing was written to
-        self._spec, self._whole = entry, None
+        self._spec = entry
+        self._whole: Tensor | None = None
 
     def whole(self) -> Tensor:
         from dtrain.ops.array import expand_dims, zeros
@@ -130,7 +131,7 @@ class Pieces:
                 rows = [expand_dims(zeros(known.shape, known.dtype) if t is None else t, 0) for t in given]
                 self._whole = apply(Concat(0, len(rows)), *rows)
             elif given and is_static(shape):
-                self._whole = zeros((len(given), *shape), self._spec.dtype)  # type: ignore[misc]
+                self._whole = zeros((len(given), *shape), self._spec.dtype)
             elif shape is not None and is_static(shape):
                 self._whole = zeros((0, *shape), self._spec.dtype)
             else:
@@ -163,7 +164,7 @@ def entries(planned: Planned) -> list[Any]:
         return planned.entries
     tensor = whole(planned)
     assert tensor.spec.shape
-    return [tensor[i] for i in range(tensor.spec.shape[0] or 0)]  # type: ignore[index]
+    return [tensor[i] for i in range(tensor.spec.shape[0] or 0)]
 
 
 class Copier(Protocol):
@@ -332,7 +333,7 @@ class Loop(Subgraph):
     backwards: bool = False
 
     @property
-    def summed(self) -> int:
+    def summed(self) -> int:  # type: ignore[override]  # loops are unrolled: a plan, which asks ops, has none
         return len(self.likes)
 
     def captures(self) -> list[Tensor]:
@@ -458,7 +459,7 @@ class Loop(Subgraph):
         )
         zeros = [apply(ZerosLike(), node.outputs[i]) if dys[i] is None else dys[i] for i in turning]
         scanned = [*hidden, *node.inputs[first:fixed], *(dy for _, dy in back)]
-        made = loop.add([*zeros, *scanned], "Loop").outputs  # type: ignore[list-item]
+        made = loop.add([*zeros, *scanned], "Loop").outputs  # type: ignore[list-item]  # none is None
         slopes: dict[Tensor, Tensor] = dict(zip(around, made, strict=False))
         slopes.update(zip(given, made[len(into) :], strict=False))
         slopes.update(zip(likes, made[len(made) - len(likes) :], strict=True))

@@ -113,7 +113,7 @@ class MergeSummary(_Summary):
         return super().infer(*specs)
 
     def serialize(self, *values: np.ndarray) -> bytes:
-        return summary_proto.merge(value[()] for value in values)
+        return summary_proto.merge(bytes(value[()]) for value in values)
 
 
 def scalar(

@@ -80,9 +80,9 @@ def tensordot(a: Any, b: Any, axes: Any, name: str | None = None) -> Tensor:
     if x.shape.ndims is None or y.shape.ndims is None:
         raise GraphError(f"tensordot: the ranks of {x!r} and {y!r} have to be known.")
     if isinstance(axes, int | np.integer):
-        of_x, of_y = range(x.shape.ndims - axes, x.shape.ndims), range(axes)
+        of_x, of_y = [*range(x.shape.ndims - axes, x.shape.ndims)], [*range(axes)]
     else:
-        of_x, of_y = ([v] if isinstance(v, int | np.integer) else [int(i) for i in v] for v in axes)
+        of_x, of_y = ([int(i) for i in ([v] if isinstance(v, int | np.integer) else v)] for v in axes)
         of_x, of_y = [i % x.shape.ndims for i in of_x], [i % y.shape.ndims for i in of_y]
     if len(of_x) != len(of_y):
         raise GraphError(f"tensordot: axes {axes} are not as many of both tensors.")
@@ -124,7 +124,7 @@ def _sizes(x: Tensor) -> list[Any]:
     """The sizes of a tensor of known rank, those that are not known as tensors."""
     dims = x.spec.shape or ()
     now = None if is_static(dims) else sizes_of(x)
-    return [now[i] if d is None else d for i, d in enumerate(dims)]  # type: ignore[index]
+    return [now[i] if d is None else d for i, d in enumerate(dims)]  # type: ignore[index]  # its rank is known
 
 
 def _all(sizes: dict[str, Any], labels: Sequence[str]) -> Any:
@@ -460,7 +460,7 @@ def scatter_nd(indices: Any, updates: Any, shape: Any, name: str | None = None) 
     depth = (positions.spec.shape or (None,))[-1]
     if not is_static(dims) or depth is None:
         raise GraphError("scatter_nd: the shape, and the last size of indices, have to be known.")
-    outer, rest = dims[:depth], dims[depth:]  # type: ignore[index]
+    outer, rest = dims[:depth], dims[depth:]
     index = reshape(apply(FlatIndex(outer), cast(positions, int64)), [-1])
     like = zeros([int(np.prod(outer)), *rest], x.dtype)
     summed = apply(ScatterAddLike(), reshape(x, [-1, *rest]), index, like)
@@ -490,7 +490,7 @@ def sparse_to_dense(
     if isinstance(sizes, Later) or not fits:
         raise GraphError(f"sparse_to_dense: {positions!r} are no indices [n, rank] for {output_shape!r}.")
     positions = reshape(positions, [-1, len(sizes)])
-    index = late(FlatIndex(sizes), [positions], attributes.values)  # type: ignore[arg-type]
+    index = late(FlatIndex(sizes), [positions], attributes.values)
     change = values - default + zeros_like(index, values.dtype)
     empty = zeros([reduce_prod(convert_to_tensor(output_shape))], values.dtype)
     filled = default + apply(ScatterAddLike(), change, index, empty)
@@ -562,7 +562,7 @@ def histogram_fixed_width(
     x = convert_to_tensor(values)
     low, high = (
         cast(v, float64) for v in (convert_to_tensor(value_range)[0], convert_to_tensor(value_range)[1])
-    )  # type: ignore[index]
+    )
     at = floor((cast(reshape(x, [-1]), float64) - low) / (high - low) * float(nbins))
     at = maximum(-maximum(-at, -float(nbins - 1)), 0.0)
     return cast(reduce_sum(one_hot(cast(at, int32), nbins, dtype=float64), 0), dtype, name=name)

@@ -11,7 +11,7 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import bool_, int32, int64
 from dtrain.graph.graph import Operation, Spec, Tensor
-from dtrain.graph.shape import compatible, shape_text
+from dtrain.graph.shape import as_static, compatible, shape_text
 from dtrain.ops.array import expand_dims
 from dtrain.ops.base import (
     Array,
@@ -165,7 +165,7 @@ class InTopK(Op):
 
     def lower(self, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
         predictions, targets = inputs
-        classes = np.arange((predictions.spec.shape or ())[1])
+        classes = np.arange(as_static((predictions.spec.shape or ())[1:])[0])
         is_target = equal(expand_dims(cast(targets, int64), 1), classes)
         # of a target that is no class it is not finite, so that it is in no top k
         of_target = reduce_max(where(is_target, predictions, -np.inf), 1, keepdims=True)

@@ -21,7 +21,7 @@ class _Peek(Op):
     no_gradient = "it does not read values"
 
     @property
-    def peeks(self) -> tuple[int, ...]:  # type: ignore[override]
+    def peeks(self) -> tuple[int, ...]:  # type: ignore[override]  # by its attributes
         return tuple(range(len(self.variables)))
 
 

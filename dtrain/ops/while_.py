@@ -34,7 +34,7 @@ class While(Op):
     no_gradient = "how many steps it takes follows from values"
 
     @property
-    def draws(self) -> bool:  # type: ignore[override]
+    def draws(self) -> bool:  # type: ignore[override]  # of its parts
         return any(n.kind.draws for part in (self.test, self.step) for n in part.nodes)
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -79,7 +79,7 @@ def _bound(env: Env, part: Part, given: Sequence[Array]) -> tuple[list[Kernel], 
             arrays[node.outputs[0]] = env.xp.asarray(node.kind.value.array)
         elif node.kind.is_view:
             out = node.outputs[0]
-            view = node.kind.view(env, ins[0], out.spec.shape)  # type: ignore[arg-type]
+            view = node.kind.view(env, ins[0], out.spec.shape)  # type: ignore[arg-type]  # known in a plan
             if view.size and not env.xp.shares_memory(view, ins[0]):
                 kernels.append(_refresh(env, node, ins[0], view))
             arrays[out] = view

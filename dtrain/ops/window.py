@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from numbers import Integral
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from dtrain.errors import GraphError
@@ -20,7 +21,7 @@ SHORT_ROW = 24
 class Axis(NamedTuple):
     """How windows lie along one axis: their number, size, distance and spread, and the padding around."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides the tuple's own count
     size: int
     stride: int
     dilation: int
@@ -168,6 +169,7 @@ def columns_of(env: Env, x: Array, down: Axis, across: Axis) -> list[Piece]:
     padded = Padded(env, x, stack, down, across, 0) if down.padded or across.padded else None
     memory = env.scratch((stack * chunk * across.count * depth,), x.dtype)
     pieces = []
+    calls: list[Kernel]
     for low in range(0, n, stack):
         examples = slice(low, min(low + stack, n))
         source, calls = x[examples], []
@@ -212,4 +214,4 @@ def each_entry(down: Axis, across: Axis) -> Iterator[tuple[int, int, Callable[[A
     for i in range(down.size):
         for j in range(across.size):
             at = (slice(None), down.under(i), across.under(j))
-            yield i, j, lambda padded, at=at: padded[at]
+            yield i, j, itemgetter(at)

@@ -204,7 +204,7 @@ class Copier:
 
 def _other_numbers(kind: Op, steps: tuple[int, ...]) -> Op:
     """An op that draws, with random numbers of its own in each step of the loops around it."""
-    seed = kind.seed  # type: ignore[attr-defined]
+    seed = kind.seed  # type: ignore[attr-defined]  # ops that draw have one
     for step in steps:
         seed = (seed * 1_000_003 + step + 1) % (1 << 61)
     return type(kind)(**vars(kind) | {"seed": seed - (1 << 61)})

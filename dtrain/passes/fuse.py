@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
@@ -110,7 +111,7 @@ class _Groups:
 
 
 def _is_elementwise(node: Operation, step: Step) -> bool:
-    kind = node.kind
+    kind: Any = node.kind
     if not kind.elementwise or kind.stateful or node.control_inputs or len(node.outputs) != 1:
         return False
     if any(t.dtype.is_string for t in (*node.inputs, *node.outputs)):

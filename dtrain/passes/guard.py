@@ -8,7 +8,7 @@ from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad, StopIfBad
 from dtrain.ops.collective import AllReduce
-from dtrain.ops.placement import PARTIAL, REPLICATED
+from dtrain.ops.placement import PARTIAL, REPLICATED, Placement
 from dtrain.ops.state import Assign, is_parameter
 from dtrain.passes.step import Step, ancestors, memory_of, moved, predecessors
 
@@ -49,11 +49,12 @@ def guard(step: Step) -> Step:
         found = small or gradients
         found += [t for i, t in enumerate(step.fetches) if i in step.losses and t.spec.shape == ()]
     found = [t for t in found if t.op not in late and t.dtype.is_floating]
-    bucket_of = {}  # of each term the bucket that it travels in, and its verdict with it
+    bucket_of: dict[Tensor, int] = {}  # of each term the bucket that it travels in, and its verdict with it
     for tensor in found:
-        summed = isinstance(tensor.op.kind, AllReduce)
+        kind = tensor.op.kind
+        summed = isinstance(kind, AllReduce)
         term = tensor.op.inputs[tensor.index] if summed else tensor
-        bucket_of.setdefault(term, tensor.op.kind.bucket if summed else 0)
+        bucket_of.setdefault(term, kind.bucket if isinstance(kind, AllReduce) else 0)
     groups = [(group, 0) for group in _in_buckets(step, [t for t, number in bucket_of.items() if not number])]
     for early in sorted({*bucket_of.values()} - {0}):
         groups.append(([t for t, number in bucket_of.items() if number == early], early))
@@ -84,7 +85,7 @@ def _rebuild(
     graph = Graph()
     tensors: dict[Tensor, Tensor] = {}
     operations: dict[Operation, Operation] = {}
-    placements = {}
+    placements: dict[Tensor, Placement] = {}
     stop: Operation | None = None
     for node in sorted(step.graph.operations, key=lambda n: n in late):
         control = [operations[c] for c in node.control_inputs]

@@ -49,7 +49,7 @@ def join(step: Step) -> Step:
         if reader is None or not (reader.kind.elementwise or isinstance(reader.kind, Fused)):
             return None
         first = reader.outputs[0]
-        loops = reader.kind.elementwise or reader.kind._elementwise(reader.kind.results[0])
+        loops = not isinstance(reader.kind, Fused) or reader.kind._elementwise(reader.kind.results[0])
         alike = first.spec.shape == tensor.spec.shape and step.placements[first] == step.placements[tensor]
         if not loops or not alike or node.control_inputs or reader.kind.stateful:
             return None
@@ -92,7 +92,7 @@ def _end(loop: Fused, at: int, specs: Sequence[Spec]) -> str:
     kinds = [type(op) for op, _ in loop.body]
     if len(specs) != 2 or set(loop.body[0].args) != {0, 1} or any(s.dtype.name != "float32" for s in specs):
         return ""
-    columns, other = specs[at].shape[-1:], specs[1 - at].shape
+    columns, other = (specs[at].shape or ())[-1:], specs[1 - at].shape
     chained = len(kinds) == 1 or loop.body[1].args == (2,)
     if kinds in ([Add], [Add, Relu]) and other in (columns, (1, *columns)) and chained:
         return (BIAS if len(kinds) == 1 else RELU) if loop.results == (1 + len(kinds),) else ""
@@ -100,7 +100,9 @@ def _end(loop: Fused, at: int, specs: Sequence[Spec]) -> str:
         return ""
     if len(kinds) == 1:
         return GATE
-    sums = kinds[1:] == [Sum] and loop.body[1].op.axes == (0,) and chained and loop.results == (2, 3)
+    summed = loop.body[1].op
+    sums = isinstance(summed, Sum) and summed.axes == (0,) and len(kinds) == 2 and chained
+    sums = sums and loop.results == (2, 3)
     return GATE_SUMS if sums else ""
 
 

@@ -11,7 +11,7 @@ from dtrain.ops.array import BroadcastLike, ExpandDims, Identity, Reshape
 from dtrain.ops.base import Const, Op, Value, apply
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.math import Add, Mul, RealDiv, Sub
-from dtrain.ops.placement import REPLICATED
+from dtrain.ops.placement import REPLICATED, Placement
 from dtrain.ops.state import VariableOp
 from dtrain.passes.step import Replacement, Step, memory_of, predecessors, rewrite
 
@@ -70,7 +70,7 @@ def simplify(step: Step) -> Step:
         out = node.outputs[0].spec
         scalars = [_uniform(t) for t in inputs]
         for i, neutral in _neutral(node.kind):
-            value = None if scalars[i] is None else constant_of(scalars[i])
+            value = None if (scalar := scalars[i]) is None else constant_of(scalar)
             if value is not None and value == neutral and inputs[1 - i].spec == out:
                 return [inputs[1 - i]]
         for i in (0, 1):
@@ -168,4 +168,5 @@ def _settle_views(step: Step) -> Step:
 
     step = rewrite(step, rule)
     made = (t for node in step.graph.operations for t in node.outputs)
-    return replace(step, placements=dict.fromkeys(made, REPLICATED) | step.placements)
+    replicated: dict[Tensor, Placement] = dict.fromkeys(made, REPLICATED)
+    return replace(step, placements=replicated | step.placements)

@@ -70,7 +70,7 @@ class _Placer:
         that compute have other kernels than those that do not.
         """
         shape = tensor.spec.shape or ()
-        return not isinstance(placement, Sharded) or shape[placement.axis] >= self.step.ranks  # type: ignore
+        return not isinstance(placement, Sharded) or shape[placement.axis] >= self.step.ranks  # type: ignore[operator]  # known in a plan
 
     def convert(self, tensor: Tensor, want: Placement) -> Tensor:
         """The tensor under another placement; made once however many ask."""
@@ -124,6 +124,7 @@ def bucket(step: Step) -> Step:
         inputs = tuple(tensors[t] for member in group for t in member.inputs)
         control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
         if len(group) > 1:
+            assert isinstance(node.kind, AllReduce)
             graph.here.control, graph.source = control, node.source
             copy = graph.add(AllReduce(len(group), node.kind.bucket), inputs, "AllReduce")
             graph.here.control = ()

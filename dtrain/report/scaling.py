@@ -137,7 +137,7 @@ def _efficiency(axes: Any, studies: Sequence[Study]) -> bool:
         return False
     axes.axhline(100, ls=(0, (1, 2)), lw=1.2, c=INK)
     for i, study in enumerate(studies):
-        _points(axes, study, i, lambda size, study=study: 100 * study.efficiency(size))  # type: ignore[misc]
+        _points(axes, study, i, lambda size, study=study: 100 * study.efficiency(size))  # type: ignore[misc]  # a lambda's default
     axes.set_ylim(0, 1.05 * max(100, *(100 * s.efficiency(size) for s in studies for size in s.sizes)))
     _above(axes, "% of the fewest ranks'")
     _ranks_axis(axes, studies)

@@ -300,7 +300,7 @@ def load(folder: Path) -> Study:
     return study
 
 
-COLUMNS = ("ranks", "nodes", "cores", "run", "batch_size", "images_per_second", "efficiency")
+COLUMNS: tuple[str, ...] = ("ranks", "nodes", "cores", "run", "batch_size", "images_per_second", "efficiency")
 COLUMNS += ("seconds_to_target", "test_accuracy", "computing_ms", "moving_ms", "waiting_ms", "other_ms")
 
 

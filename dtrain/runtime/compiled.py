@@ -179,7 +179,7 @@ class CompiledStep:
         undone = [*plan.early, *plan.torn] if session.comm.elastic else plan.early
         # a step among others can be neither undone nor recorded
         alone = rows is None or len(rows) == 1 or bool(undone) or session.profiler is not None
-        if not alone and plan.repeats(until):
+        if rows is not None and not alone and plan.repeats(until):
             try:
                 return plan.run_steps(rows, values, until)
             except NotFinite as stopped:

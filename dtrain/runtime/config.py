@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dtrain.errors import UsageError
 
@@ -19,6 +19,10 @@ class _Options:
             object.__setattr__(
                 self, name, options.get(name, default() if isinstance(default, type) else default)
             )
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def _check(self, name: str) -> None:
         if name not in self.known:
@@ -110,12 +114,12 @@ class ConfigProto(_Options):
 
     def apply(self, device: Any) -> Any:
         """The device that the session is to use; sets the number of threads."""
-        threads = self.intra_op_parallelism_threads  # type: ignore[attr-defined]
+        threads = self.intra_op_parallelism_threads
         if threads > 0:
             from threadpoolctl import threadpool_limits
 
             threadpool_limits(limits=threads, user_api="blas")
-        on_cpu = self.device_count.get("GPU") == 0  # type: ignore[attr-defined]
+        on_cpu = self.device_count.get("GPU") == 0
         return "cpu" if on_cpu and isinstance(device, str) else device
 
 

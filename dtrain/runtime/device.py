@@ -15,6 +15,7 @@ from dtrain.native.code import BAD_VALUE, NOT_FINITE
 from dtrain.ops.base import Kernel
 from dtrain.ops.check import NotFinite
 from dtrain.ops.collective import AllGather, AllReduce, BeginAllReduce
+from dtrain.runtime.backend import CupyBackend
 from dtrain.runtime.layout import Layout
 from dtrain.runtime.plan import Plan, by_step
 
@@ -25,6 +26,8 @@ class DevicePlan(Plan):
     Kernels of dtrain's own and products are captured into graphs, as are those whose `capturable` is true.
     Between graphs runs what is neither: an op that has no form in CUDA, a sum through the host.
     """
+
+    backend: CupyBackend
 
     def _link(self, bound: Sequence[Any], layout: Layout) -> tuple[list[Kernel], list[Kernel]]:
         self._explain = layout.explain
@@ -70,7 +73,7 @@ class DevicePlan(Plan):
         self._device_sums = layout.env.comm.device_sums
         self._steps = Program(self.backend, code, bound, captured, fed, fetched, self._wait, agree)
         # one by one they run to be looked at alone, which few plans come to
-        single = [partial(self._call, i) for i in range(len(bound))]
+        single: list[Kernel] = [partial(self._call, i) for i in range(len(bound))]
         return single, single
 
     @property

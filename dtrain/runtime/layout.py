@@ -338,7 +338,7 @@ class Layout:
             return []
         if kind.is_view:
             return self._view(node)
-        ins = [None if k in kind.shape_only else arrays.get(t) for k, t in enumerate(node.inputs)]
+        ins: list[Any] = [None if k in kind.shape_only else arrays.get(t) for k, t in enumerate(node.inputs)]
         for tensor in node.outputs:
             if kind.writes:
                 arrays[tensor] = arrays[node.inputs[0]]
@@ -391,7 +391,8 @@ class Layout:
         if not self.step.native:
             return None
         if node in self.beside:
-            transposed = node.kind.transpose_a, node.kind.transpose_b
+            product: Any = node.kind
+            transposed = product.transpose_a, product.transpose_b
             made = self.code.product_beside(*ins, *outs, *transposed)
             if made is not None:
                 begin, end = made

@@ -62,7 +62,8 @@ class Numerics:
             raise self._error(plan, values) from None
         for s, value in scales:
             if value > 1:
-                self._variables.write(s.scale, np.float32(max(value / np.float32(s.multiplier), 1)))
+                scale: Any = max(value / np.float32(s.multiplier), 1)
+                self._variables.write(s.scale, np.float32(scale))
                 self._variables.write(s.good_steps, np.int64(0))
 
     def take_anyway(

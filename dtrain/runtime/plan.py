@@ -15,7 +15,7 @@ import numpy as np
 
 from dtrain.comm.monitor import PLAN, POSITION
 from dtrain.errors import UsageError
-from dtrain.graph.graph import Operation, Tensor
+from dtrain.graph.graph import Operation, Tensor, built
 from dtrain.native.code import BAD_VALUE, ELSEWHERE, NOT_FINITE, NativeCall, Program
 from dtrain.ops.base import Const, Feed, Kernel
 from dtrain.ops.check import NotFinite, StopIfBad, is_bad, largest
@@ -25,7 +25,6 @@ from dtrain.ops.state import Assign, NoOp, VariableOp, is_parameter
 from dtrain.ops.update import _Update
 from dtrain.passes.step import Step, memory_of
 from dtrain.poison import ON, poison
-from dtrain.runtime.agreement import built
 from dtrain.runtime.backend import Backend
 from dtrain.runtime.layout import Layout, PlanEnv
 
@@ -114,7 +113,7 @@ class Plan:
         if self.step.native:
             layout.code.compile()
         if not native:
-            single = [self._placed(i, kernel) for i, kernel in enumerate(bound)]  # type: ignore[arg-type]
+            single = [self._placed(i, kernel) for i, kernel in enumerate(bound)]  # type: ignore[arg-type]  # all are kernels
             return single, single
         program = layout.code.program(native)
         if len(native) == len(bound):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -160,7 +160,7 @@ class Session:
     def run(
         self,
         fetches: Any,
-        feed_dict: dict[Any, Any] | None = None,
+        feed_dict: Mapping[Any, Any] | None = None,
         options: RunOptions | None = None,
         run_metadata: RunMetadata | None = None,
     ) -> Any:
@@ -179,7 +179,7 @@ class Session:
             InvalidArgumentError: a placeholder is not fed, or a value does not fit.
             FailedPreconditionError: a variable has no value yet, or the session is closed.
         """
-        if options is not None and getattr(options, "trace_level", 1):
+        if options is not None and getattr(options, "trace_level", True):
             if not isinstance(options, RunOptions) or not isinstance(run_metadata, RunMetadata):
                 raise UsageError(
                     "Session.run: to trace a run give options=RunOptions(trace_level=RunOptions.FULL_TRACE) "
@@ -300,8 +300,15 @@ class Session:
             device = not self.backend.on_host
             compiled = partial(
                 compile_step,
-                *(tensors, targets, feed_specs, self.comm.size),
-                *(native, stops or look, link, device, losses_at),
+                tensors,
+                targets,
+                feed_specs,
+                self.comm.size,
+                native,
+                stops or look,
+                link,
+                device,
+                losses_at,
             )
             step = compiled(shares=self.comm.shares)
             nodes = schedule(step)
@@ -363,7 +370,8 @@ class Session:
     def kernels(self) -> str:
         """How this session's kernels are made, in words. Collective."""
         if not self.backend.on_host:
-            return f"CUDA, by NVRTC; products in {self.backend.precision}"
+            device: Any = self.backend
+            return f"CUDA, by NVRTC; products in {device.precision}"
         with self.lock:
             native = self._native()
         if native is not None:
@@ -402,7 +410,7 @@ class Session:
         self.variables.write(variable, value)
 
 
-def _flat_items(feeds: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+def _flat_items(feeds: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
     """The items of a feed_dict; a tuple of tensors, such as a recurrent net's state, as the pairs in it."""
     for key, value in feeds.items():
         if not isinstance(key, tuple):

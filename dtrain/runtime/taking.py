@@ -52,10 +52,11 @@ class Taking:
         elements: dict[int, Sequence[Any]] = {}
         values = dict(feeds)
         for node in self._takes:
-            kind = node.kind
-            if kind.call not in elements:
-                elements[kind.call] = self._sources[kind.source].take(session, feeds, kind.argument)
-            values[node.outputs[0]] = elements[kind.call][kind.part]
+            taken: Any = node.kind
+            if taken.call not in elements:
+                source = self._sources[taken.source]
+                elements[taken.call] = source.take(session, feeds, taken.argument)
+            values[node.outputs[0]] = elements[taken.call][taken.part]
         for node in self._computes:
             missing = [t for t in node.inputs if t not in values]
             if missing:

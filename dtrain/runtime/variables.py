@@ -12,6 +12,7 @@ import numpy as np
 from dtrain.comm.base import Communicator
 from dtrain.errors import FailedPreconditionError, InvalidArgumentError
 from dtrain.graph.graph import Graph, Operation, built
+from dtrain.graph.shape import size_of
 from dtrain.ops.memory import STAGGER, aligned
 from dtrain.ops.state import Variable, VariableOp, is_updated
 from dtrain.runtime.agreement import check_replicas
@@ -141,4 +142,4 @@ class Variables:
 
 def _nbytes(node: Operation) -> int:
     spec = node.outputs[0].spec
-    return int(np.prod(spec.shape, dtype=np.int64)) * spec.dtype.numpy.itemsize
+    return size_of(spec.shape) * spec.dtype.numpy.itemsize

@@ -103,7 +103,7 @@ class _Moved:
         y = apply(
             Warp(self.fill or "constant", False, self._size), x, dt.stack([p + nothing for p in places], 1)
         )
-        self.__init__(*self._size)  # type: ignore[misc]
+        self.__init__(*self._size)  # type: ignore[misc]  # of this very class
         return y
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def examples_of(data: Any, name: str) -> Dataset:
     if len(sets) == 1:
         return sets[0]
     for of_parts in zip(*parts, strict=True):
-        _refuse_unlike(*of_parts, name)
+        _refuse_unlike(name, *of_parts)
     return sets[0].with_part("test", sets[1])
 
 
@@ -48,8 +48,8 @@ def _set(part: Sequence[dict[str, np.ndarray]], name: str) -> Dataset:
     for arrays in part:
         for key, a in arrays.items():
             digest.update(f"{key}{a.dtype.name}{a.shape}\n".encode())
-            digest.update(sampled(a).reshape(-1).view(np.uint8))
-    x, y, *weights = (arrays.get("", arrays) for arrays in part)
+            digest.update(sampled(a).reshape(-1).view(np.uint8).data)
+    x, y, *weights = (cast(Any, arrays.get("", arrays)) for arrays in part)
     kind, classes = _kind(y)
     return Dataset(
         name="the task's arrays",
@@ -75,7 +75,7 @@ def _kind(y: Any) -> tuple[str, tuple[str, ...]]:
     return NUMBERS, ()
 
 
-def _refuse_unlike(train: dict[str, np.ndarray], test: dict[str, np.ndarray], name: str) -> None:
+def _refuse_unlike(name: str, train: dict[str, np.ndarray], test: dict[str, np.ndarray]) -> None:
     if train.keys() != test.keys():
         said = " and ".join(", ".join(arrays) or "one array" for arrays in (train, test))
         raise UsageError(f"--task {name}: data to train and to test on have other names: {said}.")

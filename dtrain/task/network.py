@@ -121,6 +121,8 @@ def build(
         read = apply(LentRows(tables[-1]), indices, name=name)
         return dt.cast(read, "float32") if rows.dtype == np.float64 else read
 
+    x: Any
+    y: Any
     with dt.name_scope("input"):
         x, y, *weights = (
             {key: read(f"{name}_{i}", rows) for i, (key, rows) in enumerate(arrays.items())}
@@ -245,7 +247,7 @@ def inference(model: Any, data: Dataset, task: Task) -> Inference:
             name: dt.placeholder(dt.as_dtype(rows.dtype), [None, *rows.shape[1:]], name=name)
             for name, rows in arrays.items()
         }
-        x = inputs if isinstance(data.x, Mapping) else inputs["x"]
+        x: Any = inputs if isinstance(data.x, Mapping) else inputs["x"]
         if task.data is None or _is_ours(model, data):
             x = _features(x, data)
     output = _output(model, x, training, data, task).tested
@@ -354,7 +356,10 @@ def _metrics(
         if isinstance(asked, Mapping):
             raise UsageError("metrics by the names of outputs go with losses by their names: see Task.")
         return [(metric, *compared[""][1:]) for metric, _ in named_metrics(asked)]
-    found = [(Mean(lambda y, p, e=e: e, f"{name}_loss"), y, output) for name, e in each.items()]
+    found = [
+        (Mean(lambda y, p, e=e: e, f"{name}_loss"), y, output)  # type: ignore[misc]  # a lambda's default
+        for name, e in each.items()
+    ]
     if not isinstance(asked, Mapping):
         return found + [(metric, y, output) for metric, _ in named_metrics(asked)]
     for name, given in asked.items():

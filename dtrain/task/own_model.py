@@ -21,7 +21,7 @@ import dtrain as dt
 from dtrain.config import TrainConfig
 from dtrain.data.dataset import CLASSES, LABELS, NUMBERS, Dataset
 from dtrain.errors import UsageError
-from dtrain.graph.shape import shape_text
+from dtrain.graph.shape import as_static, shape_text
 from dtrain.keras.calls import Replay
 from dtrain.ops.math import Sigmoid
 from dtrain.ops.nn import Softmax
@@ -282,7 +282,7 @@ def _shaped(x: dt.Tensor, shape: tuple[Any, ...], said: str) -> dt.Tensor:
     given = tuple(x.shape.as_list()[1:])
     if shape == given or None in shape:
         return _float(x)
-    if prod(shape) != prod(given):
+    if prod(shape) != prod(as_static(given)):
         what = f"images of {given[0]} pixels" if len(given) == 1 else f"examples of shape {given}"
         raise UsageError(
             f"{said} takes examples of shape {shape}, and the data has {what}: give its first layer "

@@ -222,7 +222,7 @@ def _of_keras(
     if "label" in given and "dataset" not in given:
         raise UsageError(f"--label {given['label']}: {path} does not say on which data: give --dataset, too.")
     take_gpu(given.get("device", "cpu"), False)
-    options = {"comm": comm, "device": given.get("device")}
+    options: dict[str, Any] = {"comm": comm, "device": given.get("device")}
     folder, at = Path(path), Restored(0, 0, "", [])
     if folder.is_dir():
         model = rebuilt(folder, **options)
@@ -342,7 +342,7 @@ def _results(output: Any, task: Task, data: Dataset) -> list[Result]:
 
 def _result(name: str, loss: Any, y: dt.Tensor, data: Dataset | None) -> Result:
     """What an output says, by the loss that it was trained with; None: numbers."""
-    count = y.shape.as_list()[-1] if y.shape.ndims == 2 else 0
+    count = (y.shape.as_list()[-1] or 0) if y.shape.ndims == 2 else 0
     if isinstance(loss, losses.SparseCategoricalCrossentropy | losses.CategoricalCrossentropy) and count > 1:
         p = y
         if not isinstance(y.op.kind, Softmax) and loss.from_logits:

@@ -91,9 +91,9 @@ def prepared(config: TrainConfig, comm: Communicator, other: bool = False) -> tu
     with comm.together():
         data = examples_of(task.data, config.task)
     digests = comm.gather_text(data.digest)
-    if (other := next((i for i, d in enumerate(digests) if d != digests[0]), 0)) > 0:
+    if (odd := next((i for i, d in enumerate(digests) if d != digests[0]), 0)) > 0:
         error = UsageError(
-            f"--task {config.task}: its data is not the same on rank {other} as on rank 0: every rank calls "
+            f"--task {config.task}: its data is not the same on rank {odd} as on rank 0: every rank calls "
             "the function and has to get the same arrays: give np.random.default_rng() a seed, and all "
             "ranks the same files."
         )
@@ -164,6 +164,7 @@ def _train_in(
     if network.augment:
         network.augment.draw(session, config.seed, 1)
     same = data.digest, fingerprint(graph.operations)
+    notes: list[str]
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
         at, _, notes = resume(session, state, run_dir, config, *same)

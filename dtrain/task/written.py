@@ -103,12 +103,13 @@ class Npy(Writer):
         numbers = [c for name, c in columns.items() if name != "row" and isinstance(c, np.ndarray)]
         array = np.stack(numbers, 1) if len(numbers) > 1 else numbers[0]
         if not self._begun:
+            npy: Any = np.lib.format
             header = {
-                "descr": np.lib.format.dtype_to_descr(array.dtype),
+                "descr": npy.dtype_to_descr(array.dtype),
                 "fortran_order": False,
                 "shape": (self.rows, *array.shape[1:]),
             }
-            np.lib.format.write_array_header_1_0(self.file, header)
+            npy.write_array_header_1_0(self.file, header)
         self._begun = True
         self.file.write(np.ascontiguousarray(array).data)
 

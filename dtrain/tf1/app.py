@@ -20,4 +20,4 @@ def run(main: Callable[[list[str]], Any] | None = None, argv: Sequence[str] | No
     main: by default the one of the program that was started. Words that are no flag stay in the list.
     """
     left = flags.FLAGS(list(sys.argv if argv is None else argv), known_only=True)
-    sys.exit((main or sys.modules["__main__"].main)(left))  # type: ignore[attr-defined]
+    sys.exit((main or sys.modules["__main__"].main)(left))

@@ -24,7 +24,8 @@ class Pieces:
     """Chunks in pieces of at most so many elements."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
-        self._chunks, self._left = chunks, [np.empty(0)]
+        self._chunks = chunks
+        self._left: Chunk = [np.empty(0)]
 
     def next(self, most: int) -> Chunk | None:
         """Up to `most` elements; None at the end."""

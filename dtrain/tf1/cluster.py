@@ -72,7 +72,7 @@ class ClusterSpec:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ClusterSpec) and self.as_dict() == other.as_dict()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python says it
 
 
 class Server:
@@ -290,7 +290,7 @@ class Supervisor:
         summaries, model = self._seconds
         hooks: list[SessionRunHook] = []
         counted = self._folder is not None and self.global_step is not None
-        if counted and model and self.saver is not None:
+        if counted and model and self.saver is not None and self._folder is not None:
             hooks.append(
                 CheckpointSaverHook(
                     self._folder, save_secs=model, scaffold=self._scaffold, checkpoint_basename=self._basename

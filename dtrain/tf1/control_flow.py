@@ -315,7 +315,7 @@ def scan(
     with get_default_graph().name_scope(name or "scan"):
         first, xs, states = _folded(fn, elems, initializer, reverse, stacked=True)
         if initializer is None:  # the first entry is a result, too
-            parts = [[x[None], s] for x, s in zip(xs, states, strict=True)]  # type: ignore[index]
+            parts = [[x[None], s] for x, s in zip(xs, states, strict=True)]
             states = [concat(p[::-1] if reverse else p, 0) for p in parts]
         return pack(first, _stopped(states, back_prop))
 
@@ -358,8 +358,8 @@ def _folded(
         raise TypeError("fn is a function of what is accumulated and an entry.")
     xs = [convert_to_tensor(x) for x in flatten(elems)]
     if initializer is None:
-        begin, first = [x[-1 if reverse else 0] for x in xs], elems  # type: ignore[index]
-        xs = [x[:-1] if reverse else x[1:] for x in xs]  # type: ignore[index]
+        begin, first = [x[-1 if reverse else 0] for x in xs], elems
+        xs = [x[:-1] if reverse else x[1:] for x in xs]
     else:
         begin, first = [convert_to_tensor(v) for v in flatten(initializer)], initializer
     recorder = Recorder()

@@ -73,8 +73,8 @@ class Dataset:
     ) -> None:
         self._structure, self._inputs = structure, tuple(inputs)
         self._own = [t for t in tensors if isinstance(t, Tensor) and not isinstance(t.op.kind, Const)]
-        self._batched = any(i._batched for i in inputs) if batched is None else batched
-        self._outside = outside or any(i._outside for i in inputs)
+        self._batched: bool = any(i._batched for i in inputs) if batched is None else batched
+        self._outside: bool = outside or any(i._outside for i in inputs)
         graph = get_default_graph()
         self._number = graph.kept["datasets"] = graph.kept.get("datasets", 0) + 1
 
@@ -321,7 +321,7 @@ class _Slices(Dataset):
             lengths = {spec.shape[0] for spec in specs if spec.shape} - {None}
             if len(lengths) > 1:
                 raise UsageError(
-                    f"from_tensor_slices: the arrays have {', '.join(map(str, sorted(lengths)))} entries; "  # type: ignore
+                    f"from_tensor_slices: the arrays have {', '.join(map(str, sorted(lengths)))} entries; "  # type: ignore[type-var]  # none is None
                     "all need the same number."
                 )
             specs = [Spec(spec.shape and spec.shape[1:], spec.dtype) for spec in specs]
@@ -678,7 +678,7 @@ class _Padded(_Batched):
             whole = np.full((sum(map(len, column)), *shape), fill, column[0].dtype)
             row = 0
             for part in column:
-                whole[(slice(row, row + len(part)), *(slice(n) for n in part.shape[1:]))] = part
+                whole[tuple([slice(row, row + len(part)), *(slice(n) for n in part.shape[1:])])] = part
                 row += len(part)
             batch.append(whole[None])
         return batch
@@ -744,7 +744,7 @@ class _Repeated(_Step):
     def _picked(self, context: Context) -> Picked | None:
         if (first := self._of._picked(context)) is None:
             return None
-        return first[0], self._passes(context, lambda c: self._of._picked(c)[1])  # type: ignore[index]
+        return first[0], self._passes(context, lambda c: self._of._picked(c)[1])  # type: ignore[index]  # as the first was, none is None
 
     def _passes(self, context: Context, one: Callable[[Context], Iterates[Any]]) -> Iterates[Any]:
         count = context.number(self._numbers[0])

@@ -176,7 +176,7 @@ def resize_image_with_crop_or_pad(image: Any, target_height: Any, target_width: 
     """The middle of the image, or the image in the middle of zeros, at this size."""
     image = convert_to_tensor(image)
     at = _height_axis(image)
-    offsets, sizes, pads = [], [], []
+    offsets, sizes, pads = list[Any](), list[Any](), list[Any]()
     for target, axis in ((target_height, at), (target_width, at + 1)):
         had = _size(image, axis)
         more = target - had
@@ -189,7 +189,7 @@ def resize_image_with_crop_or_pad(image: Any, target_height: Any, target_width: 
             sizes.append(minimum(target, had))
             pads.append(maximum(more // 2, 0))
     cropped = crop_to_bounding_box(image, *offsets, *sizes)
-    whole = pad_to_bounding_box(cropped, *pads, target_height, target_width)
+    whole = pad_to_bounding_box(cropped, pads[0], pads[1], target_height, target_width)
     if isinstance(target_height, int) and isinstance(target_width, int):
         dims = [target_height, target_width, (image.spec.shape or (None,))[-1]]
         whole.set_shape([(image.spec.shape or (None,))[0], *dims] if _rank(image) == 4 else dims)
@@ -239,7 +239,7 @@ def random_flip_up_down(image: Any, seed: int | None = None) -> Tensor:
 
 
 def _perhaps(image: Tensor, flip: Callable[[Any], Tensor], seed: int | None) -> Tensor:
-    shape = [1, 1, 1]
+    shape: list[Any] = [1, 1, 1]
     if _rank(image) == 4:
         shape = [shape_of(image)[0], *shape]
     coin = random_uniform(shape, 0.0, 1.0, seed=seed)
@@ -251,7 +251,7 @@ def rot90(image: Any, k: int = 1, name: str | None = None) -> Tensor:
     """Turned k times by a quarter, against the clock."""
     image = convert_to_tensor(image)
     at = _height_axis(image)
-    turns = {
+    turns: dict[int, Callable[[Any], Any]] = {
         0: lambda x: x,
         1: lambda x: reverse(transpose_image(x), [at]),
         2: lambda x: reverse(x, [at, at + 1]),

@@ -318,12 +318,12 @@ def auc(
                 x, y = fp / (fp + tn + 1e-6), recalled
             else:
                 x, y = recalled, (tp + 1e-6) / (tp + fp + 1e-6)
-            heights = {
+            rules: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
                 "trapezoidal": lambda a, b: (a + b) / 2.0,
                 "minoring": lambda a, b: where(greater(a, b), b, a),
                 "majoring": lambda a, b: where(greater(a, b), a, b),
-            }[summation_method](y[:-1], y[1:])
-            return reduce_sum((x[:-1] - x[1:]) * heights)
+            }
+            return reduce_sum((x[:-1] - x[1:]) * rules[summation_method](y[:-1], y[1:]))
 
         metric = area(tp[0], fn[0], tn[0], fp[0]), area(tp[1], fn[1], tn[1], fp[1])
         return _told(metric, metrics_collections, updates_collections)
@@ -373,9 +373,9 @@ def _matched(labels: Any, predictions: Any, weights: Any, dtype: Any = None) -> 
     """Labels, predictions and weights of one rank: a last axis of size 1 that only one has is left out."""
     labels, predictions = convert_to_tensor(labels), convert_to_tensor(predictions)
     ranks = [None if t.spec.shape is None else len(t.spec.shape) for t in (labels, predictions)]
-    if None not in ranks and ranks[0] - ranks[1] == 1:  # type: ignore[operator]
+    if None not in ranks and ranks[0] - ranks[1] == 1:  # type: ignore[operator]  # none is None
         labels = squeeze(labels, [-1])
-    elif None not in ranks and ranks[1] - ranks[0] == 1:  # type: ignore[operator]
+    elif None not in ranks and ranks[1] - ranks[0] == 1:  # type: ignore[operator]  # none is None
         predictions = squeeze(predictions, [-1])
     if dtype is not None:
         labels, predictions = cast(labels, dtype), cast(predictions, dtype)

@@ -34,6 +34,6 @@ def mapped(function: Callable[[Any], Any], structure: Any) -> Any:
         parts = {key: mapped(function, structure[key]) for key in sorted(structure)}
         return {key: parts[key] for key in structure}
     if is_structure(structure):
-        parts = [mapped(function, part) for part in structure]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else tuple(parts)
+        made = [mapped(function, part) for part in structure]
+        return type(structure)(*made) if hasattr(structure, "_fields") else tuple(made)
     return function(structure)

@@ -90,4 +90,4 @@ def strided_slice(
             entries.append(low)
         else:
             entries.append(slice(None if begin_mask & bit else low, None if end_mask & bit else high, step))
-    return convert_to_tensor(input_)[tuple(entries)]  # type: ignore[index]
+    return convert_to_tensor(input_)[tuple(entries)]

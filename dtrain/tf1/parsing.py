@@ -100,7 +100,7 @@ def decode_csv(
     def decode(value: Any) -> list[np.ndarray]:
         array = np.asarray(value, object)
         texts = [line.decode() for line in array.ravel().tolist()]
-        quoting = csv.QUOTE_MINIMAL if use_quote_delim else csv.QUOTE_NONE
+        quoting: Any = csv.QUOTE_MINIMAL if use_quote_delim else csv.QUOTE_NONE
         rows = list(csv.reader(texts, delimiter=field_delim, quoting=quoting))
         if select_cols is not None:
             rows = [[row[i] for i in select_cols] for row in rows]
@@ -117,7 +117,7 @@ def decode_csv(
             column = [fill if e else text for text, e in zip(column, empty, strict=True)]
             values = to_array(column, string) if dtype.is_string else _numbers(column, dtype)
             columns.append(values.reshape(array.shape))
-        return columns if len(columns) > 1 else columns[0]  # type: ignore[return-value]
+        return columns if len(columns) > 1 else columns[0]  # type: ignore[return-value]  # one output is no list
 
     shapes = [lines.spec.shape] * len(dtypes)
     return in_python(decode, [lines], dtypes, shapes, name or "DecodeCSV")

@@ -372,8 +372,9 @@ def _dataset_of(structure: Any) -> Dataset:
         if not isinstance(iterator, Iterator) or len(iterator._datasets) != 1:
             raise UsageError("batch: it takes what producers, readers and one-shot iterators give.")
         datasets.append(iterator.dataset)
-        of_call = [n for n in graph.operations if isinstance(n.kind, Taken) and n.kind.call == call]
-        inputs += [n.outputs[0] for n in sorted(of_call, key=lambda n: n.kind.part)]
+        taken = ((n, n.kind) for n in graph.operations if isinstance(n.kind, Taken))
+        of_call = [(k.part, n.outputs[0]) for n, k in taken if k.call == call]
+        inputs += [t for _, t in sorted(of_call, key=lambda pair: pair[0])]
     if not datasets:  # constants: the same element again and again
         datasets = [Dataset.range(1).repeat()]
         inputs = [datasets[0].make_one_shot_iterator().get_next()]

@@ -67,7 +67,7 @@ def _over_time(
     state = _first_state(cell, xs[0], 1, initial, dtype)
     steps = _lengths(lengths, xs[0], 1)
     size = xs[0].spec.shape and xs[0].spec.shape[0]
-    begin = constant(0) if not backwards else (constant(size) if size is not None else shape_of(xs[0])[0]) - 1  # type: ignore[index]
+    begin = constant(0) if not backwards else (constant(size) if size is not None else shape_of(xs[0])[0]) - 1
     recorder = Recorder()
     time = argument(Spec((), int32), "time")
     states = [argument(t.spec, "state") for t in flatten(state)]
@@ -106,7 +106,7 @@ def _first_state(cell: Any, x: Tensor, axis: int, initial: Any, dtype: Any) -> A
     if dtype is None:
         raise GraphError("If there is no initial_state, you must give a dtype.")
     dims = x.spec.shape
-    batch = dims[axis] if dims is not None and dims[axis] is not None else shape_of(x)[axis]  # type: ignore[index]
+    batch = dims[axis] if dims is not None and dims[axis] is not None else shape_of(x)[axis]
     return cell.zero_state(batch, as_dtype(dtype))
 
 

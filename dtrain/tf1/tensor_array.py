@@ -98,7 +98,7 @@ class TensorArray:
     def concat(self, name: str | None = None) -> Tensor:
         """All entries one behind the other along their axis 0."""
         whole = self.stack()
-        return reshape(whole, concat([[-1], shape_of(whole)[2:]], 0), name=name)  # type: ignore[index]
+        return reshape(whole, concat([[-1], shape_of(whole)[2:]], 0), name=name)
 
     def unstack(self, value: Any, name: str | None = None) -> TensorArray:
         """The array of the entries of a tensor along axis 0."""

@@ -131,7 +131,7 @@ def open_values(path: Path) -> Iterator[Values]:
 def digest_of(name: str, value: np.ndarray) -> str:
     """SHA-256 of a value with its name, dtype and shape, in hex."""
     digest = hashlib.sha256(f"{name} {spec_text(value)}\n".encode())
-    digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from dtrain.comm.base import Communicator
 from dtrain.data import Part
 from dtrain.errors import CheckpointError
-from dtrain.train.checkpoint import write_atomically
+from dtrain.files import write_atomically
 
 FILE = "mistakes.json"
 #: How many pictures are kept, of at most so many bytes each; of how many classes there is a file.

@@ -235,12 +235,12 @@ class MonitoredSession:
             self._coordinator.request_stop()
         if self._request is None or not asked[1]:
             return
-        signal = self._request.reason()
+        reason = self._request.reason()
         at = int(session.run(self._step))
         for saver in self._savers:
             saver.save(session, at)
         error = SavedAndStopped(
-            f"by {signal} at step {at}, and saved. Resume it with: `python "
+            f"by {reason} at step {at}, and saved. Resume it with: `python "
             f"{shlex.quote(os.path.abspath(sys.argv[0]))}`"
         )
         error.agreed = True

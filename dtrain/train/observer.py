@@ -86,7 +86,7 @@ class Observers(Observer):
             observer.follow(results)
 
     @property
-    def stops(self) -> bool:  # type: ignore[override]
+    def stops(self) -> bool:  # type: ignore[override]  # of all
         return any(observer.stops for observer in self._observers)
 
     def header(self, **facts: Any) -> None:

@@ -172,12 +172,13 @@ class Optimizer:
 
     def _make_slot(self, variable: Variable, slot: str) -> None:
         if (variable, slot) not in self._slots:
+            kind: Any = variable.op.kind
             with get_default_graph().name_scope(None):
                 self._slots[variable, slot] = Variable(
                     lambda: fill(variable.shape, np.asarray(self.starts.get(slot, 0), variable.dtype.numpy)),
                     trainable=False,
                     name=f"{variable.op.name}/{self.name}/{slot}",
-                    group=f"{variable.op.kind.group}/{self.name}/{slot}",
+                    group=f"{kind.group}/{self.name}/{slot}",
                 )
 
     # -- for subclasses --------------------------------------------------------------------------------
@@ -283,8 +284,8 @@ class RMSPropOptimizer(Optimizer):
     centered: scale by the variance of the gradient (Graves 2013) instead of by its mean square.
     """
 
-    slots = ("rms", "momentum")
-    starts = MappingProxyType({"rms": 1.0})
+    slots: tuple[str, ...] = ("rms", "momentum")
+    starts: Mapping[str, float] = MappingProxyType({"rms": 1.0})
 
     def __init__(
         self,
@@ -301,7 +302,7 @@ class RMSPropOptimizer(Optimizer):
         self.epsilon = _number(name, "epsilon", epsilon)
         self.centered = bool(centered)
         if centered:
-            self.slots = ("rms", "momentum", "mg")
+            self.slots = (*self.slots, "mg")
 
     def _update(self, count: int) -> Op:
         kind = ApplyCenteredRMSProp if self.centered else ApplyRMSProp
@@ -345,7 +346,7 @@ class AdamOptimizer(Optimizer):
         self._powers = of_graph[self]
 
     def _update(self, count: int) -> Op:
-        return self._kind(count, self.beta1, self.beta2, self.epsilon)  # type: ignore[call-arg]
+        return self._kind(count, self.beta1, self.beta2, self.epsilon)
 
     def _rate(self) -> Tensor:
         assert self._powers is not None

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import EnvironmentProblem
+from dtrain.files import write_atomically
+from dtrain.ops.base import MOVING
 from dtrain.runtime import profile
-from dtrain.runtime.profile import ASIDE, HIDDEN, MOVING, OTHER, PARTS, STEPS, WAITING, Clock, Recorder
+from dtrain.runtime.profile import ASIDE, HIDDEN, OTHER, PARTS, STEPS, WAITING, Clock, Recorder
 from dtrain.runtime.session import Session
-from dtrain.train.checkpoint import write_atomically
 
 #: Bytes from which the trace is compressed; Perfetto and Chrome open it either way.
 BIG = 8 << 20
@@ -52,6 +53,7 @@ class StepProfiler:
         self._done = 0
         self._recorder = Recorder(session.comm, clock)
         self._ahead = self._error = 0
+        self._events, self._end = 0, 0  # records so far, and the end of the last step
         self._spans: list[tuple[int, int]] = []  # of the recorded steps
         self._facts: dict[str, Any] | None = None
         if self._first == 0:

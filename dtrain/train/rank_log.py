@@ -179,7 +179,7 @@ class _Tee(io.TextIOBase):
         self._stream, self._line, self._begun = stream, line, ""
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # of the stream; nobody sets it
         return self._stream.encoding
 
     def write(self, text: str) -> int:

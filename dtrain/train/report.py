@@ -54,7 +54,8 @@ class Report(Observer):
         self._every = log_every
         self._bar: Any = None
         self._first: tuple[int, float] | None = None  # step seen, and when
-        self._epochs = self._iterations = 0
+        self._epochs = 0
+        self._iterations: Any = 0  # '?' where nobody knows
         self._metrics: TextIO | None = None
         self._mute = not log_format
         self._last: dict[str, Any] = {}  # the epoch that was told last

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 
@@ -49,8 +49,11 @@ class Options(Protocol):
     from its first step to its last.
     """
 
-    run_dir: str
-    resume: str
+    @property
+    def run_dir(self) -> str: ...
+    @property
+    def resume(self) -> str: ...
+
     fixed: ClassVar[tuple[str, ...]]
 
     @property
@@ -156,7 +159,7 @@ class RunDir:
         """
         found = self._files()
         if not found:
-            owner, lives = None, False
+            owner, lives = None, cast("bool | None", False)
         else:
             owner = Owner.of(found[max(found)])
             lives = owner.lives() if owner else None

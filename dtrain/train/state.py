@@ -15,6 +15,7 @@ import numpy as np
 from dtrain.config import label
 from dtrain.errors import CheckpointError, UsageError
 from dtrain.files import open_regular
+from dtrain.graph.shape import as_static
 from dtrain.ops.state import Variable
 from dtrain.runtime.session import Session
 from dtrain.train import checkpoint
@@ -94,7 +95,9 @@ class Progress:
             tested = {str(name): float(value) for name, value in said["tested"].items()}
             sums = [np.array(s, np.float64)[()] for s in said["sums"]]
             loss_sum, best_step, stale = float(said["loss_sum"]), *counts[4:]
-            return Progress(*counts[:4], loss_sum, sums, tested, best_step, best, least, stale)
+            step, epoch, iteration, examples = counts[:4]
+            so_far = step, epoch, iteration, examples, loss_sum, sums, tested
+            return Progress(*so_far, best_step, best, least, stale)
         except (AssertionError, TypeError, ValueError, AttributeError):
             raise CheckpointError(
                 f"the manifest of step {manifest.get('step')} does not say how far it came."
@@ -113,7 +116,7 @@ def manifest_of(
     return {
         "progress": at.to_json(),
         "random": session.random_state,
-        "config": asdict(config),  # type: ignore[call-overload]
+        "config": asdict(config),  # type: ignore[call-overload]  # it is a dataclass
         "data": data_digest,
         "fingerprint": fingerprint,
         "ranks": session.comm.size,
@@ -145,7 +148,7 @@ def resume(
     instead = f"To take its parameters into a new run, give that {config.said('init_from', run_dir)}."
 
     def fits(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
-        there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]
+        there, here = manifest.get("config"), asdict(config)  # type: ignore[call-overload]  # it is a dataclass
         for name in config.fixed:
             other = there.get(name, "") if isinstance(there, dict) else None  # '': of an option that is new
             # an own model's file may lie elsewhere by now: the fingerprint says whether it is the same
@@ -267,7 +270,7 @@ def give_values(
     """Set variables to values, by name, which only rank 0 needs to have. Collective."""
     with session.lock:
         for name, variable in variables.items():
-            dims = variable.shape.as_list()
+            dims = as_static(variable.shape.dims)
             value = values[name] if session.comm.rank == 0 else np.empty(dims, variable.dtype.numpy)
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
             session.comm.broadcast(flat)

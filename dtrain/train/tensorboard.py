@@ -72,9 +72,9 @@ def wanted(choice: str, comm: Communicator) -> bool:
             problem = str(error)
     problem = comm.broadcast_text(problem) if choice != "off" else ""
     if problem and choice == "on":
-        error = EnvironmentProblem(f"--tensorboard: {problem}")
-        error.agreed = True
-        raise error
+        missing = EnvironmentProblem(f"--tensorboard: {problem}")
+        missing.agreed = True
+        raise missing
     return choice != "off" and not problem
 
 

@@ -111,7 +111,7 @@ class Cifar(Source):
                 with open(path, "rb") as file:
                     while left:
                         rows = np.empty((min(per_piece(row), left), row), np.uint8)
-                        if file.readinto(memoryview(rows).cast("B")) < rows.size:
+                        if file.readinto(rows.data.cast("B")) < rows.size:
                             raise DataError(f"{path}: was changed while it was read.")
                         left -= len(rows)
                         yield rows

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import csv
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from dtrain.data.readers.source import Column, Label, Source, number, parts_in, per_piece, regular
 from dtrain.data.readers.table import choose
 from dtrain.errors import DataError
+
+_T = TypeVar("_T")
 
 MOST_LINE = 16 << 20  # characters
 
@@ -74,7 +77,7 @@ class Csv(Source):
             if targets:
                 yield self._piece(values, targets)
 
-    def _piece(self, values: array, targets: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
+    def _piece(self, values: array[float], targets: list[list[str]]) -> tuple[np.ndarray, np.ndarray]:
         x = np.frombuffer(values, np.float64).reshape(len(targets), len(self._x))
         return x, _objects(targets)
 
@@ -172,7 +175,7 @@ class _Rows:
                 raise DataError(f"{self.here()}: is longer than {MOST_LINE:,} characters.")
             yield line
 
-    def _checked(self, read):  # type: ignore[no-untyped-def]
+    def _checked(self, read: Callable[[], _T]) -> _T:
         try:
             return read()
         except UnicodeDecodeError:

@@ -228,7 +228,7 @@ class Idx(Source):
             row = dtype.itemsize * math.prod(shape[1:])
             while left:
                 array = np.empty((min(rows, left), *shape[1:]), dtype)
-                count = content.fill(memoryview(array).cast("B"))
+                count = content.fill(array.data.cast("B"))
                 if count < array.nbytes:
                     done = (shape[0] - left) * row + count
                     raise _Damage(f"is cut short, {done} bytes follow its header, expected {shape[0] * row}")

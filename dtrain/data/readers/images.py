@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.data.readers.source import PARTS, SPELLINGS, Column, Label, Source, names_in, per_piece
+from dtrain.data.dataset import PARTS
+from dtrain.data.readers.source import SPELLINGS, Column, Label, Source, names_in, per_piece
 from dtrain.errors import DataError, EnvironmentProblem
 
 #: What is looked for, and what Pillow may take it for.

@@ -128,12 +128,13 @@ class Npy(Source):
                     )
                 if (array.dtype == np.uint8) != (first.dtype == np.uint8) and word == "x":
                     raise DataError(f"{array}: holds {array.dtype}, but {first} {first.dtype}.")
-            if here["x"].shape[0] != here["y"].shape[0]:
+            xs, ys = self._arrays[part, "x"], self._arrays[part, "y"]
+            if xs.shape[0] != ys.shape[0]:
                 raise DataError(
-                    f"{here['y']}: holds {here['y'].shape[0]:,} targets for the {here['x'].shape[0]:,} "
-                    f"examples of {here['x'].member or here['x'].path.name}."
+                    f"{ys}: holds {ys.shape[0]:,} targets for the {xs.shape[0]:,} "
+                    f"examples of {xs.member or xs.path.name}."
                 )
-            self.parts[part] = here["x"].shape[0]
+            self.parts[part] = xs.shape[0]
 
     def pieces(self, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         x, y = self._arrays[part, "x"], self._arrays[part, "y"]
@@ -171,14 +172,14 @@ def _arrays_of(path: Path) -> Sequence[_Array]:
     """The arrays of a file, by their headers."""
     if path.suffix.lower() == ".npy":
         with _opened(path) as file:
-            array = _header(file, path, "")
-        size = path.stat().st_size - array[1]
-        if size != array[0].nbytes:
+            array, head = _header(file, path, "")
+        size = path.stat().st_size - head
+        if size != array.nbytes:
             raise DataError(
-                f"{path}: is {'cut short' if size < array[0].nbytes else 'too long'}, {size:,} bytes "
-                f"follow its header, expected {array[0].nbytes:,}."
+                f"{path}: is {'cut short' if size < array.nbytes else 'too long'}, {size:,} bytes "
+                f"follow its header, expected {array.nbytes:,}."
             )
-        return [array[0]]
+        return [array]
     found = []
     with _opened(path) as file, _zip(file, path) as archive:
         members = archive.infolist()
@@ -290,10 +291,10 @@ def _read(array: _Array, rows: int) -> Iterator[np.ndarray]:
 
 
 def _fill(file: IO[bytes], into: np.ndarray, array: _Array) -> None:
-    view = memoryview(into.reshape(-1).view(np.uint8))
+    view = into.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(view):
-        count = file.readinto(view[done : done + (1 << 20)])  # type: ignore[attr-defined]
+        count = file.readinto(view[done : done + (1 << 20)])  # type: ignore[attr-defined]  # binary files have it
         if not count:
             raise DataError(f"{array}: is cut short.")
         done += count

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dtrain.keras.layers import advanced_activations, convolutional, core, merge, noise, pooling, recurrent
+from dtrain.keras.layers import advanced_activations, convolutional, core, noise, pooling, recurrent
 from dtrain.keras.layers import embeddings as _embeddings
+from dtrain.keras.layers import merge as _merge
 from dtrain.keras.layers import preprocessing as _preprocessing
 from dtrain.keras.layers import wrappers as _wrappers
 from dtrain.keras.layers.base import Layer
@@ -14,11 +15,23 @@ from dtrain.keras.layers.normalization import BatchNormalization, LayerNormaliza
 from dtrain.keras.names import Names
 from dtrain.names import module_getattr
 
+if TYPE_CHECKING:  # what globals() gets below, for type checkers and editors
+    from dtrain.keras.layers.advanced_activations import *  # noqa: F403
+    from dtrain.keras.layers.convolutional import *  # noqa: F403
+    from dtrain.keras.layers.core import *  # noqa: F403
+    from dtrain.keras.layers.embeddings import *  # noqa: F403
+    from dtrain.keras.layers.merge import *  # noqa: F403
+    from dtrain.keras.layers.noise import *  # noqa: F403
+    from dtrain.keras.layers.pooling import *  # noqa: F403
+    from dtrain.keras.layers.preprocessing import *  # noqa: F403
+    from dtrain.keras.layers.recurrent import *  # noqa: F403
+    from dtrain.keras.layers.wrappers import *  # noqa: F403
+
 _MODULES = (
     advanced_activations,
     convolutional,
     core,
-    merge,
+    _merge,
     noise,
     pooling,
     recurrent,

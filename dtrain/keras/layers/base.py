@@ -154,7 +154,8 @@ class Layer(metaclass=_Modern):
     def build(self, input_shape: Sizes) -> None:
         """Make the weights, by add_weight, for batches of this shape, whose first size is None."""
 
-    def call(self, x: Any) -> Any:
+    # (*args: Any, **kwargs: Any) lets a type checker accept a layer's own arguments.
+    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """The output for a batch x, built into its graph; of several inputs x is a list.
 
         Where it has these arguments, it is also given: training, which is True, False, or a float32 scalar
@@ -275,7 +276,7 @@ class Layer(metaclass=_Modern):
                     "but the first have to be known: give the placeholder a shape, or the first layer "
                     "input_shape=."
                 )
-        batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]
+        batch = [(None, *dims[1:]) for dims in shapes]  # type: ignore[index]  # known, see above
         form: Any = batch[0] if isinstance(x, Tensor) else batch
         defines = any(from_input(t) for t in inputs)
         # the same model has the same random numbers wherever it is built
@@ -323,7 +324,8 @@ class Layer(metaclass=_Modern):
     def _called(self, x: Any, training: Any, mask: Any, options: dict[str, Any]) -> Any:
         accepted = call_arguments(type(self))
         if "training" in accepted:
-            options = {"training": learning_phase(self.graph) if training is None else training, **options}
+            graph: Any = self.graph
+            options = {"training": learning_phase(graph) if training is None else training, **options}
         if "mask" in accepted:
             options = {"mask": self._mask(x) if mask is None else mask, **options}
         return self.call(x, **options)
@@ -348,7 +350,7 @@ class Layer(metaclass=_Modern):
         if isinstance(value, Layer) or (isinstance(value, list) and any(isinstance(v, Layer) for v in value)):
             self.__dict__.setdefault("_parts", {})[name] = value
         elif "_parts" in self.__dict__:
-            self._parts.pop(name, None)
+            self.__dict__["_parts"].pop(name, None)
         super().__setattr__(name, value)
 
     @property
@@ -543,7 +545,7 @@ def _given(call: Call) -> Any:
 def call_arguments(cls: type) -> tuple[str, ...]:
     """The names of what a layer's call takes, self first."""
     if cls not in _accepted:
-        _accepted[cls] = tuple(inspect.signature(cls.call).parameters)  # type: ignore[attr-defined]
+        _accepted[cls] = tuple(inspect.signature(cls.call).parameters)  # type: ignore[attr-defined]  # of a Layer
     return _accepted[cls]
 
 
@@ -577,7 +579,7 @@ def several(value: Any, count: int, what: str, least: int = 1) -> tuple[int, ...
 
 def pair(value: Any, what: str) -> tuple[int, int]:
     """One size for both directions, or two; raises UsageError for anything else."""
-    return several(value, 2, what)  # type: ignore[return-value]
+    return several(value, 2, what)  # type: ignore[return-value]  # two
 
 
 def positive(value: Any, what: str) -> int:

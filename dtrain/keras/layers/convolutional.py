@@ -102,7 +102,7 @@ class _Convolution(Spatial, Weighted):
         UsageError: an argument cannot be meant.
     """
 
-    arguments = (
+    arguments: ClassVar[tuple[str, ...]] = (
         "filters",
         "kernel_size",
         "strides",
@@ -257,7 +257,7 @@ def depthwise(x: Tensor, kernel: Any, strides: Sequence[int], padding: str) -> T
         pads.append([axis.before, axis.after])
     x = pad(x, [[0, 0], *pads, [0, 0]]) if any(map(any, pads)) else x
     if times > 1:  # each channel beside itself
-        x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]
+        x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]  # its rank is known
     flat = reshape(kernel, [rows, columns, channels * times])
     (h, w), (down, across) = found, strides
     parts = [
@@ -301,7 +301,7 @@ class SeparableConv2D(_Convolution):
 class UpSampling2D(Spatial):
     """Each row and column so many times."""
 
-    arguments = ("size", "data_format", "interpolation")
+    arguments: ClassVar[tuple[str, ...]] = ("size", "data_format", "interpolation")
 
     def __init__(
         self,
@@ -358,7 +358,7 @@ def _ends(value: Any, count: int, what: str) -> list[list[int]]:
 class ZeroPadding2D(Spatial):
     """Rows and columns of zeros around images: one int, (down, across), or ((top, bottom), (left, right))."""
 
-    arguments = ("padding", "data_format")
+    arguments: ClassVar[tuple[str, ...]] = ("padding", "data_format")
 
     def __init__(self, padding: Any = (1, 1), data_format: str | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -382,7 +382,7 @@ class ZeroPadding1D(ZeroPadding2D):
 class Cropping2D(Spatial):
     """Images without their outer rows and columns, said as in ZeroPadding2D."""
 
-    arguments = ("cropping", "data_format")
+    arguments: ClassVar[tuple[str, ...]] = ("cropping", "data_format")
 
     def __init__(
         self, cropping: Any = ((0, 0), (0, 0)), data_format: str | None = None, **options: Any
@@ -393,7 +393,7 @@ class Cropping2D(Spatial):
 
     def spatial(self, x: Tensor) -> Tensor:
         ends = [slice(before, -behind or None) for before, behind in self.cropping]
-        return x[(slice(None), *ends)]
+        return x[tuple([slice(None), *ends])]
 
 
 class Cropping1D(Cropping2D):

@@ -76,7 +76,7 @@ class Dropout(Layer):
         seed: makes the mask another than that of other layers; by default the layer's place does.
     """
 
-    arguments = ("rate", "noise_shape", "seed")
+    arguments: ClassVar[tuple[str, ...]] = ("rate", "noise_shape", "seed")
     any_size, supports_masking = True, True
 
     def __init__(self, rate: float, noise_shape: Any = None, seed: int | None = None, **options: Any) -> None:
@@ -104,7 +104,7 @@ class SpatialDropout1D(Dropout):
         super().__init__(rate, **options)
 
     def _noise(self, x: Tensor) -> Any:
-        return [None, 1, x.spec.shape[-1]]  # type: ignore[index]
+        return [None, 1, x.spec.shape[-1]]  # type: ignore[index]  # its rank is known
 
 
 class SpatialDropout2D(Dropout):
@@ -150,9 +150,9 @@ class Reshape(Layer):
             raise UsageError(f"{self.name}: target_shape={target_shape!r}: one size at most may be -1.")
 
     def call(self, x: Tensor) -> Tensor:
-        if None in x.spec.shape[1:]:  # type: ignore[index]
+        if None in x.spec.shape[1:]:  # type: ignore[index]  # its rank is known
             return reshape(x, [batch_size(x), *self.target_shape])
-        have = prod(x.spec.shape[1:])  # type: ignore[index, arg-type]
+        have = prod(x.spec.shape[1:])  # type: ignore[index, arg-type]  # none is None
         known = prod(n for n in self.target_shape if n > 0)
         if have != known and (-1 not in self.target_shape or have % known):
             raise GraphError(f"examples of {have} numbers do not fit the shape {self.target_shape}")

@@ -29,9 +29,9 @@ class InputLayer(Layer):
 
     def tensor(self) -> Tensor:
         """A placeholder of such batches, in the default graph, that models begin with."""
-        x = placeholder(self.dtype, [None, *self.input_shape_given], name=self.name)  # type: ignore[misc]
+        x = placeholder(self.dtype, [None, *self.input_shape_given], name=self.name)  # type: ignore[misc]  # it is given
         self.built, self.graph = True, x.graph
-        self.input_shape = self.output_shape = (None, *self.input_shape_given)  # type: ignore[misc]
+        self.input_shape = self.output_shape = (None, *self.input_shape_given)  # type: ignore[misc]  # it is given
         Call(self, (), {}, x).record()
         return x
 

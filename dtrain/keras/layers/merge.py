@@ -174,8 +174,8 @@ class Dot(_Merge):
         right = transpose(b, [0, j, *kept_b])
         if m == n == 3:
             return matmul(left, right)
-        sizes = [a.spec.shape[k] for k in kept_a] + [b.spec.shape[k] for k in kept_b]  # type: ignore[index]
-        summed = a.spec.shape[i]  # type: ignore[index]
+        sizes = [a.spec.shape[k] for k in kept_a] + [b.spec.shape[k] for k in kept_b]  # type: ignore[index]  # its rank is known
+        summed = a.spec.shape[i]  # type: ignore[index]  # its rank is known
         if None in sizes or summed is None:
             raise GraphError("its inputs need known sizes")
         left = reshape(left, [-1, _count(a, kept_a), summed])
@@ -186,7 +186,7 @@ class Dot(_Merge):
 def _count(x: Tensor, axes: Sequence[int]) -> int:
     count = 1
     for axis in axes:
-        count *= x.spec.shape[axis]  # type: ignore[index, operator]
+        count *= x.spec.shape[axis]  # type: ignore[index, operator]  # its sizes are known
     return count
 
 
@@ -223,7 +223,7 @@ def merge(
     Raises:
         UsageError: mode is none of them.
     """
-    named = {} if name is None else {"name": name}
+    named: dict[str, Any] = {} if name is None else {"name": name}
     if callable(mode):
         return Lambda(mode, **named)(list(inputs))
     kinds: dict[str, Callable[[], Layer]] = {

@@ -14,6 +14,7 @@ import numpy as np
 
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor, get_default_graph
+from dtrain.graph.shape import as_static
 from dtrain.keras.layers.base import Layer, Sizes, positive
 from dtrain.ops.array import zeros_like
 from dtrain.ops.base import apply, constant, convert_to_tensor
@@ -102,7 +103,7 @@ class Normalization(Layer):
                 raise GraphError(f"its {name} has shape {value.shape}, and an example {input_shape[1:]}")
 
     def call(self, x: Tensor) -> Tensor:
-        deviation = np.maximum(np.sqrt(self.variance), np.float32(1e-7))  # type: ignore[arg-type]
+        deviation = np.maximum(np.sqrt(self.variance), np.float32(1e-7))  # type: ignore[arg-type]  # build has seen to it
         if self.invert:
             return x * deviation + self.mean
         return (x - self.mean) / deviation
@@ -139,12 +140,12 @@ def _lies(data_format: Any, name: str) -> str:
 
 def _refuse_small(shape: Sizes, height: int, width: int) -> None:
     _, rows, columns, _ = shape
-    if rows < height or columns < width:  # type: ignore[operator] -- Layer has seen to it that they are known
+    if rows < height or columns < width:  # Layer has seen to it that they are known
         raise GraphError(f"it crops to {height} x {width}, and images are {rows} x {columns}")
 
 
 def _middle(x: Tensor, height: int, width: int) -> Tensor:
-    _, rows, columns, _ = x.shape.as_list()
+    rows, columns = as_static((x.spec.shape or ())[1:3])
     top, left = (rows - height) // 2, (columns - width) // 2
     return x[:, top : top + height, left : left + width]
 
@@ -178,7 +179,7 @@ class _Drawn(Layer):
     def call(self, x: Tensor, training: Any) -> Tensor:
         if training is False:
             return x
-        _, height, width, _ = x.shape.as_list()
+        height, width = as_static((x.spec.shape or ())[1:3])
         return self.warped(x, training, x, (height, width))
 
     def warped(self, x: Tensor, training: Any, kept: Tensor, size: tuple[int, int]) -> Tensor:
@@ -188,7 +189,7 @@ class _Drawn(Layer):
         active = constant(1.0) if training is True else convert_to_tensor(training)
         seed = get_default_graph().op_seed() if self.seed is None else int(self.seed)
         u = apply(RowUniform(self.draws, seed), x, active)
-        _, height, width, _ = x.shape.as_list()
+        height, width = as_static((x.spec.shape or ())[1:3])
         zero = zeros_like(u[:, 0])
         places = self.places([u[:, i] for i in range(self.draws)], active, height, width)
         warp = Warp(self.fill_mode, self.interpolation == "bilinear", size, self.fill_value)

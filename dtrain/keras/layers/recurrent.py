@@ -41,7 +41,14 @@ class Cell(Weighted):
         options: kernel_, recurrent_ and bias_initializer, and likewise _regularizer and _constraint; Layer's.
     """
 
-    arguments = ("units", "activation", "use_bias", "dropout", "recurrent_dropout")
+    arguments: ClassVar[tuple[str, ...]] = (
+        "units",
+        "activation",
+        "use_bias",
+        "dropout",
+        "recurrent_dropout",
+    )
+    bias_initializer: Any
     roles: ClassVar[dict[str, Any]] = {
         "kernel": "glorot_uniform",
         "recurrent": "orthogonal",
@@ -339,7 +346,7 @@ class RNN(Layer):
             )
         self.stateful, self.batch = bool(stateful), 0
         self._kept: list[Any] = []  # the states that a batch leaves
-        self.cell = StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell
+        self.cell: Any = StackedRNNCells(cell) if isinstance(cell, list | tuple) else cell
         self.return_sequences, self.return_state = bool(return_sequences), bool(return_state)
         self.go_backwards = bool(go_backwards)
 
@@ -365,7 +372,7 @@ class RNN(Layer):
         _build(self.cell, (None, input_shape[-1]))
 
     def call(self, x: Tensor, mask: Any = None, training: Any = None, initial_state: Any = None) -> Any:
-        cell, steps = self.cell, x.spec.shape[1]  # type: ignore[index]
+        cell, steps = self.cell, x.spec.shape[1]  # type: ignore[index]  # its rank is known
         sizes = _listed(cell.state_size)
         if initial_state is not None and len(initial_state) != len(sizes):
             raise GraphError(f"it has {len(sizes)} states, and {len(initial_state)} are given")

@@ -106,7 +106,7 @@ class Bidirectional(Wrapper):
         ]
         a, b = made[0][0], made[1][0]
         if self.return_sequences:
-            b = reverse(b, [1]) if b.spec.shape[1] is not None else b  # type: ignore[index]
+            b = reverse(b, [1]) if b.spec.shape[1] is not None else b  # type: ignore[index]  # its rank is known
         joined: Any = [a, b]
         if self.merge_mode == "concat":
             joined = concat([a, b], -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class _Wrapper:
         return {k: v for k, v in {**self.sk_params, **more}.items() if k in names}
 
     def _fit(self, x: Any, y: Any, options: dict[str, Any]) -> Any:
-        build = self.build_fn if self.build_fn is not None else self.__call__  # type: ignore[attr-defined]
+        build = self.build_fn if self.build_fn is not None else cast(Any, self).__call__
         self.model = build(**self._taken(build, {}))
         if isinstance(self.model.compiled.losses[0], CategoricalCrossentropy) and np.ndim(y) != 2:
             y = to_categorical(y)

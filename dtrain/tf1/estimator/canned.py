@@ -54,7 +54,7 @@ def _optimizer(given: Any, rate: float) -> Optimizer:
     if isinstance(given, str):
         if given not in _OPTIMIZERS:
             raise UsageError(f"optimizer {given!r}: the names are {', '.join(_OPTIMIZERS)}.")
-        return _OPTIMIZERS[given](rate)  # type: ignore[abstract]
+        return _OPTIMIZERS[given](rate)
     return given() if callable(given) and not isinstance(given, Optimizer) else given
 
 
@@ -185,7 +185,8 @@ class _Classes(_Head):
         if self.width == 1:
             share, truth = predictions["logistic"], cast(labels, float32)
             mean = metrics.mean(truth, weights)
-            baseline = tuple(maximum(value, 1 - value) for value in metrics.mean(truth, weights))
+            value, update = metrics.mean(truth, weights)
+            baseline = maximum(value, 1 - value), maximum(update, 1 - update)
             measured |= {
                 "accuracy_baseline": baseline,
                 "auc": metrics.auc(labels, share, weights),
@@ -433,7 +434,9 @@ class _Combined(_Canned):
                     _optimizer(optimizer, rate).minimize(loss, var_list=trainable_variables("linear"))
                 )
             with control_dependencies([group(*steps)]):
-                return assign_add(get_global_step(), 1).op
+                step = get_global_step()
+                assert step is not None
+                return assign_add(step, 1).op
 
         super().__init__(head, network, train, model_dir, config, warm_start_from)
 

@@ -177,7 +177,7 @@ class Estimator:
         path = self._checkpoint(checkpoint_path, "evaluate")
         with Graph().as_default():
             spec, begin = self._built(input_fn, ModeKeys.EVAL)
-            wanted = dict(spec.eval_metric_ops)
+            wanted = dict(spec.eval_metric_ops or {})
             wanted.setdefault("loss", metrics.mean(spec.loss))
             update = group(*(metric[1] for metric in wanted.values()))
             values = {key: metric[0] for key, metric in wanted.items()}
@@ -367,7 +367,8 @@ class _EvaluateWhereSaved:
     def __init__(self, estimator: Estimator, spec: EvalSpec) -> None:
         self._estimator, self._spec = estimator, spec
         self._last = time.monotonic()
-        self.at, self.results = -1, None
+        self.at = -1
+        self.results: dict[str, Any] | None = None
 
     def begin(self) -> None:
         pass

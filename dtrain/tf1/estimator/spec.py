@@ -61,13 +61,11 @@ class EstimatorSpec(_Spec):
                 raise UsageError(
                     f"eval_metric_ops[{name!r}] has to be (value, update_op), as tf.metrics gives."
                 )
-        return spec._replace(
-            eval_metric_ops=metrics,
-            **{
-                name: tuple(getattr(spec, name) or ())
-                for name in ("training_chief_hooks", "training_hooks", "evaluation_hooks", "prediction_hooks")
-            },
-        )
+        hooks: dict[str, Any] = {
+            name: tuple(getattr(spec, name) or ())
+            for name in ("training_chief_hooks", "training_hooks", "evaluation_hooks", "prediction_hooks")
+        }
+        return spec._replace(eval_metric_ops=metrics, **hooks)
 
 
 class RunConfig:

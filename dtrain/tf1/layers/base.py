@@ -66,7 +66,7 @@ class Layer:
         """Make the variables, for inputs of this TensorShape."""
         self.built = True
 
-    def call(self, inputs: Any, **kwargs: Any) -> Any:
+    def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs."""
         return inputs
 
@@ -183,7 +183,7 @@ class Layer:
 
     def count_params(self) -> int:
         """How many numbers its variables hold."""
-        return sum(int(v.shape.num_elements()) for v in self.variables)
+        return sum(v.shape.num_elements() or 0 for v in self.variables)
 
 
 def function(layer: type[Layer], name: str, *more: str) -> Callable[..., Any]:
@@ -209,7 +209,7 @@ def function(layer: type[Layer], name: str, *more: str) -> Callable[..., Any]:
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = f"{layer.__name__} as a function of its inputs: {(layer.__doc__ or '').strip()}"
-    call.__signature__ = signature  # type: ignore[attr-defined]
+    call.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
     return call
 
 
@@ -240,12 +240,13 @@ def activated(activation: Any, x: Tensor) -> Tensor:
 def size_along(shape: TensorShape, axis: int, layer: str) -> int:
     """The size of an axis, which has to be known. Raises GraphError where it is not."""
     dims = shape.dims
-    if dims is None or not -len(dims) <= axis < len(dims) or dims[axis] is None:
+    size = dims[axis] if dims is not None and -len(dims) <= axis < len(dims) else None
+    if size is None:
         raise GraphError(
             f"{layer}: the inputs have the shape {shape}, and the size of axis {axis}, which the variables "
             "depend on, has to be known: dt.reshape(x, [-1, size])."
         )
-    return int(dims[axis])
+    return int(size)
 
 
 def _snake(name: str) -> str:

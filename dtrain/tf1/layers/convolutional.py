@@ -12,6 +12,7 @@ from dtrain.ops.convolutions import convolution
 from dtrain.ops.convolutions import separable_conv2d as separated
 from dtrain.ops.late import shape as sizes_of
 from dtrain.ops.math import add
+from dtrain.ops.state import Variable
 from dtrain.tf1.layers.base import Layer, activated, function, size_along
 from dtrain.tf1.layers.core import channels_first
 
@@ -54,7 +55,8 @@ class _Conv(Layer):
         self._bias = dict(
             initializer=bias_initializer, regularizer=bias_regularizer, constraint=bias_constraint
         )
-        self.kernel = self.bias = None
+        self.kernel: Variable | None = None
+        self.bias: Variable | None = None
 
     def build(self, input_shape: Any) -> None:
         self.kernel = self.add_weight(
@@ -146,8 +148,9 @@ class Conv2DTranspose(_Conv):
     @staticmethod
     def enlarged(images: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> list[Any]:
         """[n, height, width] of the result."""
-        now, sizes = sizes_of(images), images.spec.shape or (None,) * 4
-        examples, *old = (now[i] if sizes[i] is None else sizes[i] for i in range(3))  # type: ignore[index]
+        now = sizes_of(images)
+        sizes: Any = images.spec.shape or (None,) * 4
+        examples, *old = (now[i] if sizes[i] is None else sizes[i] for i in range(3))
         rests = [max(k - s, 0) if padding == "VALID" else 0 for k, s in zip(kernel, strides, strict=True)]
         return [examples, *(n * s + rest for n, s, rest in zip(old, strides, rests, strict=True))]
 

@@ -11,6 +11,7 @@ from dtrain.ops.dropout import dropout as dropped
 from dtrain.ops.late import shape as sizes_of
 from dtrain.ops.linalg import matmul
 from dtrain.ops.nn import bias_add
+from dtrain.ops.state import Variable
 from dtrain.tf1.layers.base import Layer, activated, chosen, function, size_along
 
 
@@ -41,7 +42,8 @@ class Dense(Layer):
         self._bias = dict(
             initializer=bias_initializer, regularizer=bias_regularizer, constraint=bias_constraint
         )
-        self.kernel = self.bias = None
+        self.kernel: Variable | None = None
+        self.bias: Variable | None = None
 
     def build(self, input_shape: Any) -> None:
         size = size_along(input_shape, -1, f"layer {self.name}")
@@ -77,9 +79,9 @@ class Flatten(Layer):
         if dims is not None and None not in dims[1:]:
             size = 1
             for d in dims[1:]:
-                size *= d  # type: ignore[operator]
+                size *= d  # type: ignore[operator]  # none is None
             return reshape(inputs, [-1 if dims[0] is None else dims[0], size])
-        return reshape(inputs, [sizes_of(inputs)[0], -1])  # type: ignore[index]
+        return reshape(inputs, [sizes_of(inputs)[0], -1])
 
 
 class Dropout(Layer):

@@ -69,7 +69,8 @@ class BatchNormalization(Layer):
             initializer=gamma_initializer, regularizer=gamma_regularizer, constraint=gamma_constraint
         )
         self._moving = moving_mean_initializer, moving_variance_initializer
-        self.gamma = self.beta = None
+        self.gamma: Variable | None = None
+        self.beta: Variable | None = None
 
     def build(self, input_shape: Any) -> None:
         if input_shape.ndims is None:
@@ -88,7 +89,7 @@ class BatchNormalization(Layer):
         )
 
     def call(self, inputs: Tensor, training: Any = False) -> Tensor:
-        rank = inputs.shape.ndims
+        rank = len(inputs.shape)
         axis = self.axis % rank
         others = [a for a in range(rank) if a != axis]
         # along any axis but the last, statistics need its place to broadcast
@@ -97,7 +98,7 @@ class BatchNormalization(Layer):
         def normal(mean: Any, variance: Any) -> Tensor:
             given = (mean, variance, self.beta, self.gamma)
             if shape is not None:
-                given = tuple(None if v is None else reshape(v, shape) for v in given)  # type: ignore[assignment]
+                given = tuple(None if v is None else reshape(v, shape) for v in given)  # type: ignore[assignment]  # of four
             return normalized(inputs, *given, self.epsilon)
 
         def trained() -> Tensor:
@@ -113,7 +114,7 @@ class BatchNormalization(Layer):
 
     def _unbiased(self, inputs: Tensor, axes: list[int], variance: Tensor) -> Tensor:
         """The variance that is averaged; TensorFlow's fast form for images divides by count - 1."""
-        if self.fused is False or not self._of_images(inputs.shape.ndims):
+        if self.fused is False or not self._of_images(len(inputs.shape)):
             return variance
         count = apply(CountLike(tuple(axes)), inputs)
         return variance * (count / maximum(count - 1, 1))

@@ -160,7 +160,7 @@ class RNNCell:
             from dtrain.ops.late import shape
 
             first = convert_to_tensor(inputs)
-            batch_size, dtype = shape(first)[0], first.dtype  # type: ignore[index]
+            batch_size, dtype = shape(first)[0], first.dtype
         if batch_size is None or dtype is None:
             raise GraphError("get_initial_state: give inputs, or batch_size and dtype.")
         return self.zero_state(batch_size, dtype)
@@ -174,7 +174,7 @@ def of_sizes(sizes: Any, make: Callable[[Any], Any]) -> Any:
     return make(sizes)
 
 
-def _dims(size: Any) -> list[int]:
+def _dims(size: Any) -> list[Any]:
     """A size as the sizes of all axes but the batch's."""
     return list(as_dims(size) or ()) if isinstance(size, TensorShape) else [int(size)]
 
@@ -289,11 +289,11 @@ class GRUCell(_Cell):
     def build(self, inputs_shape: Any) -> None:
         units, depth = self._num_units, _depth(inputs_shape, self.name)
         made = []
-        for part, columns, bias in (("gates", 2 * units, Constant(1.0)), ("candidate", units, Zeros())):
+        for part, columns, first in (("gates", 2 * units, Constant(1.0)), ("candidate", units, Zeros())):
             kernel = self.add_variable(
                 f"{part}/kernel", [depth + units, columns], initializer=self._kernel_initializer
             )
-            bias = self.add_variable(f"{part}/bias", [columns], initializer=self._bias_initializer or bias)
+            bias = self.add_variable(f"{part}/bias", [columns], initializer=self._bias_initializer or first)
             made += [(kernel, bias)]
         self._of_gates, self._of_candidate = made
 
@@ -319,7 +319,7 @@ class _LSTM(_Cell):
             if not isinstance(state, list | tuple) or len(state) != 2:
                 raise GraphError(f"{self.name}: the state is (c, h), and not {state!r}.")
             return state[0], state[1]
-        return tuple(split(state, [self._num_units, self.output_size], 1))  # type: ignore[return-value]
+        return tuple(split(state, [self._num_units, self.output_size], 1))  # type: ignore[return-value]  # two
 
     def _state(self, c: Any, h: Any) -> Any:
         return LSTMStateTuple(c, h) if self._state_is_tuple else concat([c, h], 1)

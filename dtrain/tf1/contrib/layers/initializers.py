@@ -37,7 +37,7 @@ def variance_scaling_initializer(
         dims = as_dims(shape)
         if not is_static(dims):
             raise GraphError(f"variance_scaling_initializer: the shape {shape} has unknown sizes.")
-        inputs, outputs = fans(dims)  # type: ignore[arg-type]
+        inputs, outputs = fans(dims)
         n = {"FAN_IN": inputs, "FAN_OUT": outputs, "FAN_AVG": (inputs + outputs) / 2}[mode]
         kind = dtype or own
         if uniform:

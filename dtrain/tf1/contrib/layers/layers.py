@@ -320,10 +320,10 @@ def batch_norm(
         wide = [-1 if a == axis else 1 for a in range(rank)] if axis < rank - 1 else None
 
         def normal(*statistics: Any) -> Tensor:
-            values = (*statistics, beta, gamma)
+            values = [*statistics, beta, gamma]
             if wide is not None:
-                values = tuple(None if v is None else reshape(v, wide) for v in values)
-            return batch_normalization(x, *values, epsilon)
+                values = [None if v is None else reshape(v, wide) for v in values]
+            return batch_normalization(x, values[0], values[1], values[2], values[3], epsilon)
 
         if fixed(is_training) is False:
             return _finished(normal(means, variances), activation_fn, None, None, outputs_collections, here)

@@ -92,6 +92,7 @@ def optimize_loss(
         rate = _rate(learning_rate, learning_rate_decay_fn, step, "learning_rate" in shown)
         chosen = _optimizer(optimizer, rate)
         to_train = trainable_variables() if variables is None else list(variables)
+        pairs: list[tuple[Any, Any]]
         pairs = [(g, v) for g, v in chosen.compute_gradients(loss, to_train) if g is not None]
         if gradient_multipliers is not None:
             pairs = [(_times(g, v, gradient_multipliers), v) for g, v in pairs]

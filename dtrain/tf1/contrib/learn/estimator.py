@@ -93,7 +93,7 @@ class Trainable:
         return self.core.model_dir
 
     @property
-    def config(self) -> core.RunConfig:
+    def config(self) -> core.RunConfig:  # type: ignore[name-defined]  # of the module, which core above hides
         return self.core.config
 
     def features(self, x: Any) -> Any:
