@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -39,13 +40,18 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     if not Path(args.program).is_file():
         raise UsageError(f"dtrain run {args.program}: there is no such file.")
+    if "PYTHONHASHSEED" not in os.environ:
+        # alike on all ranks and in every job: programs number words by `list(set(text))`; MPI is not up yet
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONHASHSEED": "0"})
 
 
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
     install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
-    import urllib.request  # noqa: F401 -- as TensorFlow does, and programs take it from urllib
+    from dtrain.data.addresses import answer
 
+    answer()  # imports urllib.request, as TensorFlow does: programs take it from urllib
     for name, kind in NUMPY.items():
         if name not in vars(np):
             setattr(np, name, kind)
