@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dtrain.comm import launcher
 from dtrain.errors import UsageError
 from dtrain.names.finder import exists, install
 
@@ -28,8 +29,9 @@ def add_parser(commands: Any) -> None:
         "run",
         help="a program written for TensorFlow 1 or Keras, unchanged",
         description="Runs a Python program in which `import tensorflow` and `import keras` mean dtrain. "
-        "`mpirun -n 4 dtrain run program.py` runs it on four ranks that share each batch.",
+        "`mpirun -n 4 dtrain run program.py` runs it on four ranks that share each batch; rank 0 prints.",
     )
+    run_parser.add_argument("--print-all", action="store_true", help="let every rank print, not only rank 0")
     run_parser.add_argument("program", metavar="PROGRAM.py")
     run_parser.add_argument(
         "words", nargs=argparse.REMAINDER, metavar="...", help="the program's own options"
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Run the program; what it raises ends this process as that ends `python PROGRAM.py`."""
+    if launcher.rank() and not args.print_all:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the process
     install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
     from dtrain.data.addresses import answer
 
