@@ -6,6 +6,8 @@ import argparse
 import os
 import runpy
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,6 +58,8 @@ def start(args: argparse.Namespace) -> None:
     from dtrain.data.addresses import answer
 
     answer()  # imports urllib.request, as TensorFlow does: programs take it from urllib
+    if launcher.size() > 1:
+        os.mkdir = _make_folder(os.mkdir, time.time())
     for name, kind in NUMPY.items():
         if name not in vars(np):
             setattr(np, name, kind)
@@ -64,3 +68,17 @@ def start(args: argparse.Namespace) -> None:
     sys.argv = [args.program, *args.words]
     sys.path[0] = str(Path(args.program).parent)  # as Python does for a program that it is given
     runpy.run_path(args.program, run_name="__main__")
+
+
+def _make_folder(mkdir: Callable[..., None], since: float) -> Callable[..., None]:
+    """os.mkdir for ranks that all make the same folder: one that another rank has made since is there."""
+
+    def make(path: Any, *args: Any, **named: Any) -> None:
+        try:
+            mkdir(path, *args, **named)
+        except FileExistsError:
+            # `if not exists(path): makedirs(path)` on two ranks at once; a minute for clocks of file servers
+            if not os.path.isdir(path) or os.stat(path).st_ctime < since - 60:
+                raise
+
+    return make

@@ -131,7 +131,7 @@ def prepared(path: Path) -> Iterator[Path]:
             except (SyntaxError, ValueError):
                 subprocess.run([sys.executable, "-m", "lib2to3", "-w", "-n", str(file)], capture_output=True)
                 text = file.read_text(errors="replace").expandtabs(8)
-            file.write_text(shortened(text))
+            file.write_text(re.sub(r"(['\"])/tmp/", rf"\1{place}/", shortened(text)))
         yield program
 
 
@@ -187,7 +187,14 @@ sys.exit(main(["run", sys.argv[1]]))
 """
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\bnan\b|\binf\b"
 MEASURE = r"(?i)accura|acc\b|loss|cost|error|score|precision"
-CLOCK = r"(?i)sec|time|\d+\s*m?s\b|/s\b|speed|0x|port"
+CLOCK = r"(?i)/tmp|sec|time|\d+\s*m?s\b|/s\b|speed|0x|port"
+
+
+def _apart(one: list[float], other: list[float]) -> str:
+    """The largest relative difference of two lists of numbers."""
+    return (
+        f"{max((abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=False)), default=0):.0e}"
+    )
 
 
 def compare(path: Path, folder: Path, to: Path, ranks: list[int], seconds: float) -> str:
@@ -206,14 +213,14 @@ def compare(path: Path, folder: Path, to: Path, ranks: list[int], seconds: float
         size: [re.findall(NUMBER, line) for line in lines if re.search(MEASURE, line)]
         for size, lines in said.items()
     }
+    begun = {size: [float(x) for x in (found or [[]])[0]] for size, found in measured.items()}
     ends = {size: [float(x) for x in (found or [[]])[-1]] for size, found in measured.items()}
     row = [name.replace("+", "/", 1), ", ".join(f"{x:g}" for x in ends[1])]
     for size in ranks:
-        one, many = ends[1], ends[size]
-        apart = max((abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, many, strict=False)), default=0)
         shapes = [[re.sub(NUMBER, "#", line) for line in said[n]] for n in (1, size)]
-        same = "" if shapes[0] == shapes[1] and len(one) == len(many) else ", other lines"
-        row.append(f"{apart:.1e}{same}" if one else f"prints no measure{same}")
+        same = "" if shapes[0] == shapes[1] else "; other lines"
+        both = f"{_apart(begun[1], begun[size])}, {_apart(ends[1], ends[size])}"
+        row.append(f"{both if ends[1] else 'prints no measure'}{same}")
     return f"| {' | '.join(row)} |"
 
 
@@ -254,7 +261,9 @@ def main() -> None:
         paths = [p for p in paths if p.relative_to(options.folder).as_posix() in wanted]
     if options.compare:
         sizes = [f"{size} ranks" for size in options.compare]
-        print(f"| program | last measure on one rank | {' | '.join(sizes)} |\n|---|---|{'---|' * len(sizes)}")
+        print(
+            f"| program | last measure on one rank, then: differences of the first and the last | {' | '.join(sizes)} |\n|---|---|{'---|' * len(sizes)}"
+        )
         for path in paths:
             row = compare(path, options.folder, options.to, options.compare, options.seconds)
             print(row, flush=True)
