@@ -24,8 +24,6 @@ from dtrain.data.fetch import fetch
 from dtrain.data.readers import idx
 from dtrain.errors import DataError
 
-__all__ = ["answer"]
-
 #: Folders of the four compressed files, and Keras's file of all.
 OLD = "yann.lecun.com/exdb/mnist/"
 FOLDERS = (OLD, "storage.googleapis.com/cvdf-datasets/mnist/")

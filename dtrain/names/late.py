@@ -47,6 +47,7 @@ LATE: dict[str, dict[str, str]] = {
             batch_matmul histogram_summary image_summary inv merge_all_summaries merge_summary pack
             scalar_summary unpack
         """,
+        "dtrain.train.meta_graph": "import_graph_def MetaGraphDef",
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
         """,
@@ -136,5 +137,6 @@ LATE: dict[str, dict[str, str]] = {
             string_input_producer
         """,
         "dtrain.tf1.v0": "SummaryWriter",
+        "dtrain.train.meta_graph": "export_meta_graph import_meta_graph",
     },
 }

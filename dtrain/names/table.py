@@ -358,6 +358,20 @@ NAMES: dict[str, str] = {
         streaming_mean_absolute_error streaming_mean_iou streaming_mean_squared_error streaming_precision
         streaming_recall streaming_root_mean_squared_error
     """,
+    "tf.graph_util": """
+        convert_variables_to_constants extract_sub_graph must_run_on_cpu remove_training_nodes
+        tensor_shape_from_node_def_name
+    """,
+    "tf.saved_model": """
+        builder constants loader main_op main_op_with_restore signature_constants signature_def_utils
+        simple_save tag_constants utils
+    """,
+    "tf.saved_model.builder": "SavedModelBuilder",
+    "tf.saved_model.loader": "load maybe_saved_model_directory",
+    "tf.saved_model.signature_def_utils": """
+        build_signature_def classification_signature_def predict_signature_def regression_signature_def
+    """,
+    "tf.saved_model.utils": "build_tensor_info get_tensor_from_tensor_info",
     "tf.nn.seq2seq": "rnn_decoder sequence_loss sequence_loss_by_example",
 }
 
@@ -397,6 +411,8 @@ PARTIAL: dict[str, str] = {
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients and aggregation_method",
     "tf.GraphOptions": "its fields are taken and change nothing",
+    "tf.graph_util": "convert_variables_to_constants, extract_sub_graph, remove_training_nodes",
+    "tf.import_graph_def": "graphs that dtrain wrote, without functions of Python and data sets",
     "tf.image.decode_image": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_jpeg": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_png": "by Pillow, in functions of data sets and on what a run takes; uint8",
@@ -448,6 +464,9 @@ PARTIAL: dict[str, str] = {
     "tf.train.Optimizer": "subclasses write `_update`, not `_apply_dense`; no aggregation_method",
     "tf.train.replica_device_setter": "every rank holds all variables",
     "tf.train.RMSPropOptimizer": "only the learning rate may be a tensor",
+    "tf.saved_model": "files of dtrain's own, which TensorFlow's serving does not read; no assets",
+    "tf.train.export_meta_graph": "files of dtrain's own, without functions of Python and data sets",
+    "tf.train.import_meta_graph": "files that dtrain wrote",
     "tf.train.Saver": "no sharded, keep_checkpoint_every_n_hours; files are safetensors",
     "tf.train.Server": "target is ''; a task of the job ps is refused",
     "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
@@ -512,7 +531,6 @@ _WHY: dict[str, str] = {
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
     """,
     "checkpoints and graphs are not kept in TensorFlow's formats": """
-        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph tf.train.import_meta_graph
         tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
     """,
     "it is another layer above the graph, out of scope": "tf.distributions tf.contrib.estimator",

@@ -257,6 +257,18 @@ class Variable(TensorLike):
         keys = [GraphKeys.GLOBAL_VARIABLES] if collections is None else list(collections)
         graph.add_to_collections([*keys, GraphKeys.TRAINABLE_VARIABLES] if trainable else keys, self)
 
+    @classmethod
+    def of(
+        cls, ref: Tensor, initial_value: Tensor, settled: Tensor, initializer: Operation, trainable: bool
+    ) -> Variable:
+        """The variable of operations that are there, as in a graph that is imported; in no collection."""
+        self = cls.__new__(cls)
+        self.trainable, self.constraint = trainable, None
+        self.initial_value, self.initializer = initial_value, initializer
+        self._ref, self._settled = ref, settled
+        ref.graph.kept.setdefault(OWNERS, {})[ref.op] = self
+        return self
+
     @staticmethod
     def _check_initial(initial: Tensor, name: str, expected_shape: Any) -> None:
         if initial.dtype.is_string:

@@ -140,10 +140,9 @@ class Saver:
     ) -> str:
         """Write the variables' values and return the path to restore from, `save_path-global_step`.
 
-        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. There is
-        no meta graph: the program builds the graph, so meta_graph_suffix, write_meta_graph and
-        strip_default_attrs are without a meaning. about: a text that the file holds beside the values; see
-        saved_about.
+        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. Beside
+        the values it writes the graph, `<path>.<meta_graph_suffix>`, for import_meta_graph; in it nothing is
+        left out for being a default. about: a text that the file holds beside the values; see saved_about.
 
         Raises:
             FailedPreconditionError: a variable has no value.
@@ -168,13 +167,24 @@ class Saver:
             old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
             if sess.comm.rank == 0:
                 _write(path, values, about)
+                if write_meta_graph:
+                    self.export_meta_graph(f"{path}.{meta_graph_suffix}", graph=sess.graph)
                 if write_state:
                     update_checkpoint_state(
                         os.path.dirname(path), path, self._kept, latest_filename or STATE_FILE
                     )
                 for gone in old:
-                    _file(gone).unlink(missing_ok=True)
+                    for file in (_file(gone), Path(f"{gone}.{meta_graph_suffix}")):
+                        file.unlink(missing_ok=True)
         return path
+
+    def export_meta_graph(
+        self, filename: str | os.PathLike[str] | None = None, *args: Any, **named: Any
+    ) -> Any:
+        """train.export_meta_graph with the variables of this Saver, which import_meta_graph gives back."""
+        from dtrain.train.meta_graph import export_meta_graph
+
+        return export_meta_graph(filename, None, None, None, *args, saved=self._built(), **named)
 
     def restore(self, sess: Any, save_path: str | os.PathLike[str]) -> None:
         """Give the variables their saved values, which rank 0 reads for all; no initializer need run before.

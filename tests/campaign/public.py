@@ -261,9 +261,8 @@ def main() -> None:
         paths = [p for p in paths if p.relative_to(options.folder).as_posix() in wanted]
     if options.compare:
         sizes = [f"{size} ranks" for size in options.compare]
-        print(
-            f"| program | last measure on one rank, then: differences of the first and the last | {' | '.join(sizes)} |\n|---|---|{'---|' * len(sizes)}"
-        )
+        print("A difference is that of the first measure printed, and of the last.\n")
+        print(f"| program | last measure on one rank | {' | '.join(sizes)} |\n|---|---|{'---|' * len(sizes)}")
         for path in paths:
             row = compare(path, options.folder, options.to, options.compare, options.seconds)
             print(row, flush=True)

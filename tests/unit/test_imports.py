@@ -47,7 +47,7 @@ ALLOWED = {
     "train": "autodiff comm config data errors files graph info machine names ops runtime summary",
     "task": "comm config data dtrain errors export files graph hints info keras machine ops runtime train",
     "keras": "autodiff comm config data errors files graph hints names ops runtime summary train",
-    "tf1": "comm data errors graph keras losses names ops passes runtime summary train",
+    "tf1": "comm data errors files graph keras losses names ops passes runtime summary train",
     "report": "__version__ config errors files hints",
     "jobs": "__version__ errors info",
     "bench": "comm config data dtrain errors files info machine ops report runtime task train",
