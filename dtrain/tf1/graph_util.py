@@ -43,10 +43,8 @@ def _inside(node: NodeDef) -> list[str]:
     """The operations that a loop or a branch consists of."""
     forms = [packed(value) for value in node.attr.values()]
     bodies = [form["body"] for form in forms if isinstance(form, dict) and "body" in form]
-    tensors = [
-        form["tensor"] for formals, results, _ in bodies for form in formals["tuple"] + results["tuple"]
-    ]
-    return [*tensors, *(name for _, _, names in bodies for name in names)]
+    ends = [form for formals, results, _ in bodies for form in (*formals["tuple"], *results["tuple"])]
+    return [*(form["tensor"] for form in ends), *(name for _, _, names in bodies for name in names)]
 
 
 def convert_variables_to_constants(
