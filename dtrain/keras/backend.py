@@ -748,12 +748,37 @@ def dot(x: Any, y: Any) -> Tensor:
 
 
 def batch_dot(x: Any, y: Any, axes: Any = None) -> Tensor:
-    """The products of examples along an axis of each."""
+    """The products of examples along an axis of each.
+
+    Of more than three axes, products of the matrices that the last two are, as in Keras up to 2.2: axes says
+    which of the two each is summed along.
+
+    Raises:
+        GraphError: axes is neither of the last two.
+    """
     from dtrain.keras.layers.merge import Dot
 
+    x, y = _tensor(x), _tensor(y)
+    sizes = ndim(x) or 2, ndim(y) or 2
+    most = sizes[0] if sizes[0] > sizes[1] else sizes[1]
     if axes is None:
-        axes = [(ndim(x) or 2) - 1, 1 if ndim(y) == 2 else (ndim(y) or 2) - 2]
-    return Dot(axes).call([_tensor(x), _tensor(y)])
+        axes = [sizes[0] - 1, 1 if sizes[1] == 2 else sizes[1] - 2]
+    axes = [axes, axes] if isinstance(axes, int) else list(axes)
+    if most < 4:
+        return Dot(axes).call([x, y])
+    missing = [most - size for size in sizes]
+    for _ in _builtins_range(missing[0]):
+        x = _array.expand_dims(x, -1)
+    for _ in _builtins_range(missing[1]):
+        y = _array.expand_dims(y, -1)
+    at = [axis % size for axis, size in zip(axes, sizes, strict=True)]
+    if not {*at} <= {most - 1, most - 2}:
+        raise GraphError(f"batch_dot: axes={axes} of {x} and {y}: give one of the last two of each.")
+    product = _linalg.matmul(x, y, transpose_a=at[0] != most - 1, transpose_b=at[1] == most - 1)
+    if missing == [0, 0]:
+        return product
+    gone = sizes[0] + sizes[1] - 3 if missing[1] else sizes[0] - 1
+    return _array.squeeze(product, [*_builtins_range(gone, gone + missing[0] + missing[1])])
 
 
 def l2_normalize(x: Any, axis: Any = None) -> Tensor:
