@@ -67,6 +67,9 @@ from dtrain.ops.base import constant as _constant
 from dtrain.ops.base import convert_to_tensor as _tensor
 from dtrain.ops.base import placeholder as _placeholder
 
+#: Nothing lies below; old_paths.py knows backend.tensorflow_backend.
+__path__: list[str] = []
+
 _builtins_range = range
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 from dtrain.comm.base import Communicator, every_rank
 from dtrain.config import steps_of
 from dtrain.data.order import epoch_order
-from dtrain.errors import NotSupportedError, UsageError
+from dtrain.errors import UsageError
 from dtrain.graph.graph import Graph, Tensor, TensorLike
 from dtrain.hints import nearest
 from dtrain.keras import data, legacy, run, saving, training
@@ -672,8 +672,10 @@ class Model(Topology):
         return json.dumps(saving.about(self), **options)
 
     def to_yaml(self, **options: Any) -> str:
-        """Refused: models are written as JSON."""
-        raise NotSupportedError("to_yaml is not supported: models are written as JSON; to_json() gives it.")
+        """get_config as JSON, which is YAML as well; options of YAML's own forms are not taken."""
+        if options:
+            raise UsageError(f"to_yaml: {', '.join(options)}: leave it out, the text is JSON.")
+        return self.to_json(indent=1)
 
     def save(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, include_optimizer: bool = True

@@ -419,9 +419,9 @@ PARTIAL: dict[str, str] = {
     "tf.image.resize_images": "BILINEAR and NEAREST_NEIGHBOR",
     "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
-    "tf.keras.callbacks.TensorBoard": "no gradients and embeddings",
+    "tf.keras.callbacks.TensorBoard": "no write_grads",
     "tf.keras.datasets": "mnist; fashion_mnist and boston_housing from Keras's cache",
-    "tf.keras.layers.BatchNormalization": "axis is the last; synchronized=False is its own",
+    "tf.keras.layers.BatchNormalization": "synchronized=False is its own",
     "tf.keras.layers.Conv2DTranspose": "no output_padding and dilation_rate",
     "tf.keras.layers.SeparableConv2D": "no dilation_rate",
     "tf.keras.layers.UpSampling2D": "interpolation is nearest",
@@ -565,8 +565,6 @@ _WHY: dict[str, str] = {
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
     "give get_config() to from_config()": "tf.keras.models.model_from_config",
-    "models are saved as JSON": "tf.keras.models.model_from_yaml",
-    "the ranks of mpirun are what shares the work": "tf.keras.utils.multi_gpu_model",
     "give an object's get_config()": """
         tf.keras.activations.serialize tf.keras.initializers.serialize tf.keras.losses.serialize
         tf.keras.metrics.serialize tf.keras.optimizers.serialize tf.keras.regularizers.serialize

@@ -6,7 +6,9 @@ from typing import Any
 
 from dtrain.keras.layers import advanced_activations, convolutional, core, merge, noise, pooling, recurrent
 from dtrain.keras.layers import embeddings as _embeddings
+from dtrain.keras.layers import local as _local
 from dtrain.keras.layers import preprocessing as _preprocessing
+from dtrain.keras.layers import volumes as _volumes
 from dtrain.keras.layers import wrappers as _wrappers
 from dtrain.keras.layers.base import Layer
 from dtrain.keras.layers.inputs import Input, InputLayer, InputSpec
@@ -23,7 +25,9 @@ _MODULES = (
     pooling,
     recurrent,
     _embeddings,
+    _local,
     _preprocessing,
+    _volumes,
     _wrappers,
 )
 _ALL = {name: getattr(module, name) for module in _MODULES for name in module.__all__}
@@ -31,11 +35,17 @@ globals().update(_ALL)
 
 #: Other names of layers, of Keras 1 and of later ones.
 _ALSO = {
+    "AtrousConv2D": "Conv2D",
+    "AtrousConvolution2D": "Conv2D",
     "AvgPool1D": "AveragePooling1D",
     "AvgPool2D": "AveragePooling2D",
+    "AvgPool3D": "AveragePooling3D",
     "Convolution1D": "Conv1D",
     "Convolution2D": "Conv2D",
     "Convolution2DTranspose": "Conv2DTranspose",
+    "Convolution3D": "Conv3D",
+    "Deconv2D": "Conv2DTranspose",
+    "Deconvolution2D": "Conv2DTranspose",
     "CuDNNGRU": "GRU",
     "CuDNNLSTM": "LSTM",
     "GlobalAvgPool1D": "GlobalAveragePooling1D",
@@ -44,6 +54,7 @@ _ALSO = {
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
     "MaxPool1D": "MaxPooling1D",
     "MaxPool2D": "MaxPooling2D",
+    "MaxPool3D": "MaxPooling3D",
     "SeparableConvolution2D": "SeparableConv2D",
 }
 globals().update({old: globals()[new] for old, new in _ALSO.items()})
