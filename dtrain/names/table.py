@@ -186,6 +186,10 @@ NAMES: dict[str, str] = {
         opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard tensorrt
         timeseries tpu training
     """,
+    "tf.contrib.factorization": """
+        COSINE_DISTANCE GMM gmm GmmAlgorithm KMeans KMeansClustering RANDOM_INIT SQUARED_EUCLIDEAN_DISTANCE
+        WALSMatrixFactorization WALSModel
+    """,
     "tf.contrib.tensorboard": "plugins",
     "tf.contrib.tensorboard.plugins": "projector",
     "tf.contrib.layers": """
@@ -385,6 +389,8 @@ PARTIAL: dict[str, str] = {
     "tf.confusion_matrix": "num_classes is given",
     "tf.contrib": "data, layers, learn, metrics",
     "tf.contrib.data.prefetch_to_device": "the same elements; a session moves what it is fed",
+    "tf.contrib.factorization": "KMeans",
+    "tf.contrib.factorization.KMeans": "begins with random rows or with given ones",
     "tf.contrib.framework.variable": "no partitioner",
     "tf.contrib.layers.batch_norm": "no batch_weights, renorm, adjustment and zero_debias_moving_mean",
     "tf.contrib.layers.optimize_loss": "no gradient_noise_scale; of names those of OPTIMIZER_CLS_NAMES",
@@ -550,8 +556,13 @@ _WHY: dict[str, str] = {
     "SciPy's optimizers are not wrapped: minimize by those of dt.train": """
         tf.contrib.opt.ExternalOptimizerInterface tf.contrib.opt.ScipyOptimizerInterface
     """,
-    "forests, clusters and boosted trees are no graphs that train by gradients: use a library for them": """
-        tf.contrib.boosted_trees tf.contrib.factorization tf.contrib.tensor_forest
+    "forests and boosted trees are no graphs that train by steps: use a library for them": """
+        tf.contrib.boosted_trees tf.contrib.tensor_forest
+    """,
+    "take KMeans, and its training_graph in a loop": "tf.contrib.factorization.KMeansClustering",
+    "it is no part of dtrain": """
+        tf.contrib.factorization.GMM tf.contrib.factorization.GmmAlgorithm tf.contrib.factorization.WALSModel
+        tf.contrib.factorization.WALSMatrixFactorization tf.contrib.factorization.gmm
     """,
     "the ranks of mpirun are what shares the work, and their GPUs meet through NCCL by themselves": """
         tf.contrib.distribute tf.contrib.nccl tf.contrib.tpu

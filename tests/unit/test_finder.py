@@ -90,7 +90,7 @@ assert math_ops is ops is tf and nn_ops is tf.nn and core.Dense is tf.layers.Den
 assert batch_norm is slim.batch_norm is tf.contrib.layers.batch_norm
 assert gfile is tf.gfile and tf_logging is tf.logging and list(xrange(2)) == [0, 1]
 assert averages.assign_moving_average and mnist.IMAGE_PIXELS == 784 and urllib.request
-for name in ("tf.contrib.factorization", "tf.contrib.nccl"):
+for name in ("tf.contrib.tensor_forest", "tf.contrib.nccl"):
     try:
         __import__(name.replace("tf.", "tensorflow."))
     except ImportError as error:
