@@ -22,6 +22,8 @@ from dtrain.names.finder import exists, install
 ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
 #: Names that NumPy had when such programs were written, and what it says to write instead.
 NUMPY = {"int": int, "float": float, "bool": bool, "object": object, "str": str, "complex": complex}
+#: What TensorFlow's version is.
+VERSION = "1.12.0"
 #: And what they find where it is not installed: TensorFlow 1 brought six along.
 MISSING = {"six": "dtrain.tf1.six"}
 
@@ -58,6 +60,8 @@ def start(args: argparse.Namespace) -> None:
     from dtrain.data.addresses import answer
 
     answer()  # imports urllib.request, as TensorFlow does: programs take it from urllib
+    # programs compare it with the versions that they know
+    vars(sys.modules["dtrain"])["__version__"] = VERSION
     if launcher.size() > 1:
         os.mkdir = _make_folder(os.mkdir, time.time())
     for name, kind in NUMPY.items():

@@ -63,7 +63,7 @@ NAMES: dict[str, str] = {
         uint8 uniform_unit_scaling_initializer unique unravel_index unsorted_segment_sum unstack user_ops
         Variable variable_axis_size_partitioner variable_op_scope variable_scope VariableAggregation
         variables_initializer VariableScope variance_scaling_initializer VarLenFeature
-        verify_tensor_all_finite where while_loop WholeFileReader write_file zeros zeros_initializer
+        verify_tensor_all_finite VERSION where while_loop WholeFileReader write_file zeros zeros_initializer
         zeros_like zeta
     """,
     "tf.nn": """
@@ -186,6 +186,16 @@ NAMES: dict[str, str] = {
         opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard tensorrt
         timeseries tpu training
     """,
+    "tf.distributions": """
+        Bernoulli Beta Categorical Dirichlet DirichletMultinomial Distribution Exponential Gamma kl_divergence
+        Laplace Multinomial Normal register_kl RegisterKL ReparameterizationType StudentT Uniform
+    """,
+    "tf.contrib.distributions": """
+        Bernoulli Categorical Distribution kl_divergence MultivariateNormalDiag
+        MultivariateNormalDiagWithSoftplusScale MultivariateNormalFullCovariance Normal
+        NormalWithSoftplusScale OneHotCategorical RelaxedOneHotCategorical RelaxedBernoulli Uniform Gamma Beta
+        Exponential Laplace Dirichlet StudentT Mixture
+    """,
     "tf.contrib.factorization": """
         COSINE_DISTANCE GMM gmm GmmAlgorithm KMeans KMeansClustering RANDOM_INIT SQUARED_EUCLIDEAN_DISTANCE
         WALSMatrixFactorization WALSModel
@@ -220,8 +230,8 @@ NAMES: dict[str, str] = {
         add_arg_scope arg_scope avg_pool2d batch_norm bias_add conv2d conv2d_transpose create_train_op data
         dataset dropout evaluation flatten fully_connected get_model_variables get_or_create_global_step
         get_variables get_variables_to_restore l1_regularizer l2_regularizer layer_norm layers learning losses
-        max_pool2d metrics model_variable nets one_hot_encoding repeat separable_conv2d softmax stack
-        tfexample_decoder utils variable variance_scaling_initializer xavier_initializer
+        max_pool2d model_analyzer metrics model_variable nets one_hot_encoding repeat separable_conv2d
+        softmax stack tfexample_decoder utils variable variance_scaling_initializer xavier_initializer
     """,
     "tf.contrib.training": "bucket_by_sequence_length create_train_op HParams stratified_sample train",
     "tf.contrib.opt": """
@@ -358,9 +368,9 @@ NAMES: dict[str, str] = {
         read_batch_examples run_n RunConfig SKCompat SVM
     """,
     "tf.contrib.metrics": """
-        accuracy confusion_matrix streaming_accuracy streaming_auc streaming_mean
-        streaming_mean_absolute_error streaming_mean_iou streaming_mean_squared_error streaming_precision
-        streaming_recall streaming_root_mean_squared_error
+        accuracy aggregate_metric_map aggregate_metrics confusion_matrix streaming_accuracy
+        streaming_auc streaming_mean streaming_mean_absolute_error streaming_mean_iou
+        streaming_mean_squared_error streaming_precision streaming_recall streaming_root_mean_squared_error
     """,
     "tf.graph_util": """
         convert_variables_to_constants extract_sub_graph must_run_on_cpu remove_training_nodes
@@ -402,6 +412,8 @@ PARTIAL: dict[str, str] = {
     "tf.data.Iterator": "a session that goes on from a checkpoint begins the data anew",
     "tf.decode_csv": "in functions of data sets and on what a run takes",
     "tf.decode_raw": "in functions of data sets and on what a run takes",
+    "tf.contrib.distributions": "Normal, MultivariateNormalDiag, Uniform, Bernoulli, Categorical",
+    "tf.distributions": "Normal, Uniform, Bernoulli, Categorical, kl_divergence",
     "tf.depth_to_space": "data_format is NHWC",
     "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is reported once",
     "tf.einsum": "no '...', and no label twice in a tensor",
@@ -422,7 +434,7 @@ PARTIAL: dict[str, str] = {
     "tf.image.decode_image": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_jpeg": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_png": "by Pillow, in functions of data sets and on what a run takes; uint8",
-    "tf.image.resize_images": "BILINEAR and NEAREST_NEIGHBOR",
+    "tf.image.resize_images": "no preserve_aspect_ratio; BICUBIC and AREA where sizes are known",
     "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
     "tf.keras.callbacks.TensorBoard": "no write_grads",
@@ -443,7 +455,6 @@ PARTIAL: dict[str, str] = {
     "tf.nn.pool": "dilation_rate is 1",
     "tf.norm": "of matrices no spectral norm",
     "tf.OptimizerOptions": "its fields are taken and change nothing",
-    "tf.pad": "mode is CONSTANT",
     "tf.parse_example": "FixedLenFeature",
     "tf.parse_single_example": "FixedLenFeature",
     "tf.py_func": "every rank calls it with whole arrays; see its docstring for shapes",
@@ -473,7 +484,7 @@ PARTIAL: dict[str, str] = {
     "tf.saved_model": "files of dtrain's own, which TensorFlow's serving does not read; no assets",
     "tf.train.export_meta_graph": "files of dtrain's own, without functions of Python and data sets",
     "tf.train.import_meta_graph": "files that dtrain wrote",
-    "tf.train.Saver": "no sharded, keep_checkpoint_every_n_hours; files are safetensors",
+    "tf.train.Saver": "no sharded; files are safetensors",
     "tf.train.Server": "target is ''; a task of the job ps is refused",
     "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
     "tf.train.start_queue_runners": "there is nothing to start: it returns []",
@@ -539,7 +550,7 @@ _WHY: dict[str, str] = {
     "checkpoints and graphs are not kept in TensorFlow's formats": """
         tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
     """,
-    "it is another layer above the graph, out of scope": "tf.distributions tf.contrib.estimator",
+    "it is another layer above the graph, out of scope": "tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
         tf.random_gamma tf.random_poisson tf.random.gamma tf.random.poisson
     """,
@@ -550,9 +561,7 @@ _WHY: dict[str, str] = {
     "a file beside the program is found by Python's __file__": "tf.resource_loader",
     "the gradients of several uses are added up in one way": "tf.AggregationMethod",
     "an op's gradient is its class's: see dtrain/ops/base.py": "tf.RegisterGradient",
-    "optimizers are those of dt.train": """
-        tf.contrib.opt.AdamWOptimizer tf.contrib.opt.LazyAdamOptimizer tf.contrib.opt.MomentumWOptimizer
-    """,
+    "optimizers are those of dt.train": "tf.contrib.opt.AdamWOptimizer tf.contrib.opt.MomentumWOptimizer",
     "SciPy's optimizers are not wrapped: minimize by those of dt.train": """
         tf.contrib.opt.ExternalOptimizerInterface tf.contrib.opt.ScipyOptimizerInterface
     """,

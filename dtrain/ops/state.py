@@ -269,6 +269,12 @@ class Variable(TensorLike):
         ref.graph.kept.setdefault(OWNERS, {})[ref.op] = self
         return self
 
+    def begin_with(self, value: Tensor) -> None:
+        """Let its initializer, an operation that is made anew, give it another value of the same shape."""
+        self.initial_value = self._settled = value
+        name = f"{self.op.name}/Assign_other"
+        self.initializer = self.graph.add(Assign(initial=True), (self._ref, value), name)
+
     @staticmethod
     def _check_initial(initial: Tensor, name: str, expected_shape: Any) -> None:
         if initial.dtype.is_string:

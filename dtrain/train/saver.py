@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm import world
-from dtrain.errors import CheckpointError, UsageError
+from dtrain.errors import CheckpointError, NotFoundError, UsageError
 from dtrain.files import read_regular, write_atomically
 from dtrain.graph.graph import TensorLike
 from dtrain.ops.state import Variable, global_variables
@@ -51,7 +52,8 @@ class Saver:
         allow_empty: whether there may be no variables.
         pad_step_number: write the step with 8 digits.
         reshape, sharded, restore_sequentially, saver_def, builder, write_version, filename: only their
-            defaults, since there is one format. keep_checkpoint_every_n_hours: only its default.
+            defaults, since there is one format.
+        keep_checkpoint_every_n_hours: of those that max_to_keep lets go one in so many hours stays.
         name, save_relative_paths: without a meaning here; paths in the state file are relative.
 
     Raises:
@@ -87,8 +89,9 @@ class Saver:
         ):
             if given:
                 raise UsageError(f"Saver: {option} is not supported; leave it out.")
-        if keep_checkpoint_every_n_hours != NEVER:
-            raise UsageError("Saver: keep_checkpoint_every_n_hours is not supported; use max_to_keep.")
+        self._every = keep_checkpoint_every_n_hours * 3600
+        self._next = time.time() + self._every  # one written behind it is kept for good
+        self._written: dict[str, float] = {}
         self._max_to_keep = max_to_keep or 0
         self._pad = pad_step_number
         self._allow_empty = allow_empty
@@ -165,6 +168,8 @@ class Saver:
             kept = [p for p in self._kept if p != path] + [path]
             excess = len(kept) - self._max_to_keep if self._max_to_keep else 0
             old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
+            self._written[path] = time.time()
+            old = [gone for gone in old if not self._stays(gone)]
             if sess.comm.rank == 0:
                 _write(path, values, about)
                 if write_meta_graph:
@@ -177,6 +182,13 @@ class Saver:
                     for file in (_file(gone), Path(f"{gone}.{meta_graph_suffix}")):
                         file.unlink(missing_ok=True)
         return path
+
+    def _stays(self, path: str) -> bool:
+        """Whether one that max_to_keep lets go is the next of those that stay."""
+        if self._written.pop(path, 0.0) <= self._next:
+            return False
+        self._next += self._every
+        return True
 
     def export_meta_graph(
         self, filename: str | os.PathLike[str] | None = None, *args: Any, **named: Any
@@ -252,7 +264,7 @@ def _read(variables: Mapping[str, Variable], path: str) -> dict[str, np.ndarray]
         for name, variable in variables.items():
             wanted, found = f"{variable.dtype.name}{variable.shape}", file.specs.get(name)
             if found is None:
-                raise CheckpointError(f"Key {name} not found in checkpoint {path}: the variable is {wanted}.")
+                raise NotFoundError(f"Key {name} not found in checkpoint {path}: the variable is {wanted}.")
             if found != wanted:
                 raise CheckpointError(
                     f"the variable {name} is {wanted}, and {found} in the checkpoint {path}."

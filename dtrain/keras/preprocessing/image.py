@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.comm import launcher
+from dtrain.comm import world
 from dtrain.errors import NotSupportedError, UsageError
 from dtrain.keras import settings
+from dtrain.keras.rank_zero import RankZero
 from dtrain.keras.utils import Sequence
 from dtrain.names import module_getattr
 
@@ -317,7 +319,7 @@ class NumpyArrayIterator(Sequence):
         draw = self._draw(index + 1)
         images = [self._generator.standardize(self._generator._moved(self.x[i], draw)) for i in rows]
         x = np.stack(images)
-        if self.saved is not None and launcher.rank() == 0:
+        if self.saved is not None:
             self._save(x, rows)
         x = x.transpose(0, 3, 1, 2) if self._generator.first else x
         if self.y is None:
@@ -331,7 +333,10 @@ class NumpyArrayIterator(Sequence):
         for image, row in zip(images, rows, strict=True):
             # not of NumPy's global numbers: those go on alike on all ranks
             name = f"{begin}_{row}_{secrets.randbelow(10_000)}.{end}"
-            array_to_img(image, "channels_last").save(folder / name)
+            content = io.BytesIO()
+            kind = {"jpg": "jpeg"}.get(end.lower(), end)
+            array_to_img(image, "channels_last").save(content, kind)
+            RankZero(world()).writes(folder / name, content.getvalue())
 
     def __iter__(self) -> Any:
         return self
