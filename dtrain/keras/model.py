@@ -259,6 +259,14 @@ class Model(Topology):
         """What evaluate returns, in this order."""
         return self.compiled.names
 
+    @property
+    def may_fix_batch(self) -> bool:
+        """Whether something may be written for one size of batch: a function or a layer of the user's own."""
+        parts = all_parts(self)
+        return any(
+            type(p).__name__ == "Lambda" or not type(p).__module__.startswith("dtrain.") for p in parts
+        )
+
     def given_tensors(self, what: str, x: Any, y: Any, labelled: bool) -> Computed:
         """Where batches come from if x is a tensor, or None: then from those that Input was given.
 
@@ -393,7 +401,8 @@ class Model(Topology):
             order=order if shuffle else None,
         )
         given = source.first(begin)
-        rows = validation_batch_size or (batch_size if validation_steps or self.stateful else TEST_BATCH)
+        fixed = validation_steps or self.stateful or self.may_fix_batch
+        rows = validation_batch_size or (batch_size if fixed else TEST_BATCH)
         if validation is None:
             tested = source.held_back(rows, validation_steps)
         else:
@@ -584,6 +593,9 @@ class Model(Topology):
         """What evaluate and predict go over."""
         with self.comm.together():
             size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
+            if batch_size is None:  # what Input(batch_shape=) says
+                makers = [call.layer for t in self.inputs if (call := call_of(t)) is not None]
+                size = next((n for m in makers if (n := getattr(m, "batch_given", None))), size)
             if batch_size is None and self.stateful:
                 size = next(layer.batch for layer in all_parts(self) if getattr(layer, "stateful", False))
             _counts(what, size)

@@ -97,6 +97,7 @@ class Saver:
         self._allow_empty = allow_empty
         self._kept: list[str] = []
         self._lock = threading.RLock()  # what is kept, and its state file, are one thread's at a time
+        self._var_list = var_list
         self._variables: dict[str, Variable] | None = None
         if var_list is not None or not defer_build:
             self.build(var_list)

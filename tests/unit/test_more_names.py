@@ -103,7 +103,7 @@ def test_clusters(ranks: int, on_threads: Callable[..., list[Any]]) -> None:
             results = []
             for mini in (False, True):
                 clusters = KMeans(rows, 3, initial_clusters=centres + 1.0, use_mini_batch=mini)
-                _, nearest, scores, _, init, step = clusters.training_graph()
+                _, nearest, scores, _, _, init, step = clusters.training_graph()
                 with tf.Session(comm=comm) as session:
                     session.run(tf.global_variables_initializer())
                     session.run(init, {rows: x})

@@ -82,11 +82,13 @@ class KMeans:
         self._first, self._mini, self._seed = initial_clusters, bool(use_mini_batch), random_seed
 
     def training_graph(self) -> tuple[Any, ...]:
-        """Six things to run: (all_scores, cluster_idx, scores, initialized, init_op, training_op).
+        """What to run: (all_scores, cluster_idx, scores, initialized, centres, init_op, training_op).
+
+        As of TensorFlow 1.4; earlier ones had no centres among them.
 
         all_scores: a list with the distances of all rows to all centres, [rows, clusters]. cluster_idx: a
         list with each row's nearest, int64 [rows]; scores: with its distance to that. initialized: a bool
-        variable; init_op: sets the centres, once; training_op: a step.
+        variable; centres: one [clusters, size]; init_op: sets the centres, once; training_op: a step.
         """
         x, size = self._x, self._x.spec.shape[1]  # type: ignore[index]
         centres = Variable(zeros([self._count, size]), name="clusters", trainable=False)
@@ -102,7 +104,7 @@ class KMeans:
             name="init",
         )
         step = self._step(x, nearest, centres, counts)
-        return [scores], [nearest], [distance], initialized, init, step
+        return [scores], [nearest], [distance], initialized, centres, init, step
 
     def _begin(self) -> Tensor:
         """The first centres."""
