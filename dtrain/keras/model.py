@@ -262,10 +262,8 @@ class Model(Topology):
     @property
     def may_fix_batch(self) -> bool:
         """Whether something may be written for one size of batch: a function or a layer of the user's own."""
-        parts = all_parts(self)
-        return any(
-            type(p).__name__ == "Lambda" or not type(p).__module__.startswith("dtrain.") for p in parts
-        )
+        own = (type(p).__name__ == "Lambda" or type(p).__module__[:7] != "dtrain." for p in all_parts(self))
+        return any(own)
 
     def given_tensors(self, what: str, x: Any, y: Any, labelled: bool) -> Computed:
         """Where batches come from if x is a tensor, or None: then from those that Input was given.

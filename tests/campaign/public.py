@@ -257,8 +257,8 @@ def main() -> None:
     options.to.mkdir(parents=True, exist_ok=True)
     paths = [p for p in programs(options.folder) if re.search(options.match, str(p))]
     if options.list:
-        wanted = options.list.read_text().splitlines()
-        paths = [p for p in paths if p.relative_to(options.folder).as_posix() in wanted]
+        there = {p.relative_to(options.folder).as_posix(): p for p in paths}
+        paths = [there[name] for name in options.list.read_text().splitlines() if name in there]
     if options.compare:
         sizes = [f"{size} ranks" for size in options.compare]
         print("A difference is that of the first measure printed, and of the last.\n")
