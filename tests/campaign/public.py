@@ -6,7 +6,7 @@
 FOLDER holds a checkout of each repository. Of a notebook the code cells are run. Nothing is changed in a
 program but counts of steps and epochs (so that it ends in a minute), and Python 2 becomes Python 3. OUT gets
 what each printed, and results.json; a table by repository is printed. PUBLIC.md has the last one. No text of
-such programs is kept here.
+such programs is kept here. --seconds are of processor time, so that a busy machine changes no result.
 
 --compare runs each on one rank and on so many others from the same seeds, and compares what was printed: the
 same lines, but for their numbers, and the numbers of the last line that speaks of a loss or an accuracy.
@@ -18,9 +18,12 @@ import argparse
 import ast
 import collections
 import json
+import math
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -142,8 +145,10 @@ def started(
     command = [sys.executable, *words]
     if ranks > 1:
         command = [os.environ.get("DTRAIN_MPIRUN", "mpirun"), "-n", str(ranks), *command]
+    allowed = math.ceil(seconds)
     return subprocess.run(
-        ["timeout", "-k", "5", str(seconds), *command],
+        ["timeout", "-k", "5", str(20 * seconds), *command],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed + 5)),
         cwd=program.parent,
         env={**os.environ, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         stdin=subprocess.DEVNULL,
@@ -165,7 +170,8 @@ def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[
     lines = [line for line in text.splitlines() if line.strip()]
     said = next((x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b|dtrain: error", x)), "")
     # one that was still running without an error when its time was up runs
-    state = "runs" if done.returncode in (0, 124, 137) else "stops"
+    ended = done.returncode in (0, 128 + signal.SIGXCPU, -signal.SIGXCPU)
+    state = "runs" if ended else "waits" if done.returncode in (124, 137) else "stops"
     if state == "stops":
         state = next((f"needs {what}" for what, words in NEEDS if re.search(words, said)), "stops")
     return {
@@ -230,14 +236,14 @@ def table(results: list[dict[str, object]]) -> str:
     for found in results:
         state = str(found["state"])
         for key in (str(found["program"]).split("/")[0], "all"):
-            rows[key][state if state in ("runs", "stops") else "needs"] += 1
+            rows[key][state if state in ("runs", "stops", "waits") else "needs"] += 1
     lines = [
         "| repository | programs | need something else | run | of those that could |",
         "|---|---|---|---|---|",
     ]
     for name in (*sorted(set(rows) - {"all"}), "all"):
         c = rows[name]
-        could = c["runs"] + c["stops"]
+        could = c["runs"] + c["stops"] + c["waits"]
         share = f"{100 * c['runs'] / could:.0f} %" if could else ""
         lines.append(f"| {name.replace('+', '/')} | {c.total()} | {c['needs']} | {c['runs']} | {share} |")
     return "\n".join(lines)
