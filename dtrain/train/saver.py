@@ -97,7 +97,6 @@ class Saver:
         self._allow_empty = allow_empty
         self._kept: list[str] = []
         self._lock = threading.RLock()  # what is kept, and its state file, are one thread's at a time
-        self._var_list = var_list
         self._variables: dict[str, Variable] | None = None
         if var_list is not None or not defer_build:
             self.build(var_list)
@@ -114,6 +113,7 @@ class Saver:
         if not pairs and not self._allow_empty:
             raise UsageError("No variables to save: make the Saver after the model.")
         self._variables = dict(pairs)
+        self._var_list = var_list if var_list is not None else list(self._variables.values())
         if len(self._variables) < len(pairs):
             raise UsageError("Saver: the same variable, or two of one name, are in var_list.")
 
