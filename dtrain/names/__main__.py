@@ -19,7 +19,8 @@ program.py`: then every rank runs the whole program and works on its share of ea
 changed to dtrain's, by the same paths: `import dtrain as tf`, `from dtrain.contrib import layers`,
 `from dtrain.examples.tutorials.mnist import input_data`, `from dtrain.keras.layers import Dense`.
 
-Of 449 public programs for MNIST 352 run unchanged, and 78 need a file, another package or a mended line; tests/campaign/PUBLIC.md has the list, how it was counted, and the reasons of the others.
+Of 449 public programs for MNIST 352 run unchanged, and 78 need a file, another package or a mended line;
+tests/campaign/PUBLIC.md has the list, how it was counted, and the reasons of the others.
 
 **On several ranks** a program gets the same numbers as on one, if all ranks do the same:
 
