@@ -132,5 +132,47 @@ class NotSupportedError(DtrainError, AttributeError):
     exit_code = 2
 
 
+#: TensorFlow's base of all errors.
+OpError = DtrainError
+
+
+class NotFoundError(CheckpointError):
+    """A checkpoint has no variable of this name."""
+
+
+class AbortedError(DtrainError, RuntimeError):
+    """Of TensorFlow's servers: for `except`, nothing here raises it. Neither are those below raised."""
+
+
+class AlreadyExistsError(DtrainError, RuntimeError): ...
+
+
+class CancelledError(DtrainError, RuntimeError): ...
+
+
+class DataLossError(DtrainError, RuntimeError): ...
+
+
+class DeadlineExceededError(DtrainError, RuntimeError): ...
+
+
+class InternalError(DtrainError, RuntimeError): ...
+
+
+class PermissionDeniedError(DtrainError, RuntimeError): ...
+
+
+class ResourceExhaustedError(DtrainError, RuntimeError): ...
+
+
+class UnavailableError(DtrainError, RuntimeError): ...
+
+
+class UnimplementedError(DtrainError, RuntimeError): ...
+
+
+class UnknownError(DtrainError, RuntimeError): ...
+
+
 class RemoteError(DtrainError, RuntimeError):
     """Another rank failed with an error of a class that this rank does not know."""

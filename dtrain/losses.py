@@ -13,14 +13,14 @@ from dtrain.graph.collections import GraphKeys
 from dtrain.graph.graph import Tensor, TensorLike, get_default_graph
 from dtrain.graph.shape import Dims, shape_text
 from dtrain.names import module_getattr
-from dtrain.ops.array import reshape, squeeze, zeros_like
+from dtrain.ops.array import ones_like, reshape, squeeze, zeros_like
 from dtrain.ops.base import convert_to_tensor, same_shape
 from dtrain.ops.loss import (
     sigmoid_cross_entropy_with_logits,
     softmax_cross_entropy_with_logits,
     sparse_softmax_cross_entropy_with_logits,
 )
-from dtrain.ops.math import abs, cast, log, minimum, multiply, not_equal, square
+from dtrain.ops.math import abs, cast, log, maximum, minimum, multiply, not_equal, square
 from dtrain.ops.nn import relu
 from dtrain.ops.reduce import reduce_mean, reduce_sum
 
@@ -37,6 +37,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "log_loss",
+    "mean_pairwise_squared_error",
     "mean_squared_error",
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
@@ -166,6 +167,31 @@ def huber_loss(
     near = minimum(error, delta)
     losses = 0.5 * square(near) + delta * (error - near)
     return compute_weighted_loss(losses, weights, scope or "huber_loss", loss_collection, reduction)
+
+
+def mean_pairwise_squared_error(
+    labels: Any,
+    predictions: Any,
+    weights: Any = 1.0,
+    scope: str | None = None,
+    loss_collection: str | None = GraphKeys.LOSSES,
+) -> Tensor:
+    """The mean squared error of the differences of an example's pairs of entries; added up over examples.
+
+    weights: a number, or one for each example.
+    """
+    labels, predictions = _pair(labels, predictions, "mean_pairwise_squared_error")
+    axes = list(range(1, len(predictions.shape)))
+    error = predictions - labels
+    count = reduce_sum(ones_like(error), axes)
+    squares, total = reduce_sum(square(error), axes), reduce_sum(error, axes)
+    pairs = 2.0 * (squares * count - square(total)) / maximum(count * (count - 1.0), 1.0)
+    given = convert_to_tensor(weights, None if isinstance(weights, TensorLike) else "float32")
+    given = reshape(given, [-1]) * ones_like(pairs)
+    loss = reduce_sum(pairs * given, name=scope or "mean_pairwise_squared_error")
+    if loss_collection is not None:
+        get_default_graph().add_to_collection(loss_collection, loss)
+    return loss
 
 
 def hinge_loss(

@@ -19,7 +19,7 @@ from typing import Any
 from dtrain.comm import Communicator, launcher
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.graph.graph import Graph
-from dtrain.graph.graph_def import graph_def_of
+from dtrain.graph.graph_def import GraphDef, graph_def_of
 from dtrain.names import module_getattr
 from dtrain.ops import summary_proto
 from dtrain.ops.summary import histogram, image, merge, merge_all, scalar, text
@@ -38,7 +38,7 @@ class FileWriter:
         logdir: the folder; it is made where there is none.
         graph: written at once.
         max_queue: how many events wait to be written; flush_secs: seconds after which they are.
-        graph_def: only None: give graph.
+        graph_def: instead of graph.
         filename_suffix: what the name of the file ends in.
         session: without a meaning here: a value that is added has been fetched already.
         comm: the ranks of which the first writes, by default all; None where this process writes.
@@ -54,14 +54,12 @@ class FileWriter:
         graph: Graph | None = None,
         max_queue: int = 10,
         flush_secs: float = 120,
-        graph_def: None = None,
+        graph_def: Any = None,
         filename_suffix: str | None = None,
         session: Any = None,
         *,
         comm: Communicator | None = _WORLD,
     ) -> None:
-        if graph_def is not None:
-            raise UsageError("FileWriter: graph_def is not supported; give graph.")
         if os.path.basename(filename_suffix or "") != (filename_suffix or ""):
             raise UsageError(
                 f"FileWriter: filename_suffix is {filename_suffix!r}: no name in another folder."
@@ -74,8 +72,8 @@ class FileWriter:
         self._closed = False
         self._lock = threading.RLock()  # a thread may add while another closes
         self.reopen()
-        if graph is not None:
-            self.add_graph(graph)
+        if graph is not None or graph_def is not None:
+            self.add_graph(graph, graph_def=graph_def)
 
     def reopen(self) -> None:
         """Go on in a new file after close(); open already, nothing."""
@@ -109,18 +107,19 @@ class FileWriter:
             message = summary_proto.protos().summary_pb2.Summary.FromString(data)
             self._add(global_step, wall_time, summary=message)
 
-    def add_graph(self, graph: Graph, global_step: Any = None, graph_def: None = None) -> None:
-        """Add a graph, which TensorBoard shows grouped by name scopes.
+    def add_graph(self, graph: Any = None, global_step: Any = None, graph_def: Any = None) -> None:
+        """Add a Graph, or a GraphDef by either argument, which TensorBoard shows grouped by name scopes.
 
         Raises:
-            UsageError: it is no Graph, or the writer is closed.
+            UsageError: it is neither, or the writer is closed.
         """
-        if not isinstance(graph, Graph) or graph_def is not None:
-            raise UsageError(
-                f"add_graph takes a dt.Graph, and not {(graph if graph_def is None else graph_def)!r}."
-            )
+        given = graph if graph_def is None else graph_def
+        if isinstance(given, Graph):
+            given = graph_def_of(given.operations)
+        if not isinstance(given, GraphDef):
+            raise UsageError(f"add_graph takes a dt.Graph, and not {given!r}.")
         if self._ready():
-            self._add(global_step, None, graph_def=summary_proto.graph(graph_def_of(graph.operations)))
+            self._add(global_step, None, graph_def=summary_proto.graph(given))
 
     def add_run_metadata(self, run_metadata: Any, tag: str, global_step: Any = None) -> None:
         """Add what a run with a trace_level took: TensorBoard's graph shows it as the session run `tag`.

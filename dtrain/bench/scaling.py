@@ -133,7 +133,7 @@ def _train(options: Options, comm: Communicator, run_dir: Path) -> None:
         train(options.train_config(comm.size, run_dir), comm)
         return
     from dtrain.keras import run
-    from dtrain.names.program import run_program
+    from dtrain.program import run_program
 
     run.for_study[:] = [(str(run_dir), PROFILE)]
     run_program(options.program)

@@ -104,7 +104,7 @@ def stored(
     folder = None
     with comm.together():
         if comm.local_rank == 0:
-            folder = _look(name, environ)
+            folder = folder_of(name, environ)
     refusal = _download_where_absent(name, folder, comm)
     if refusal and spec != "auto":
         comm.agree(DataError(refusal))
@@ -124,7 +124,7 @@ def source_of(spec: str, label: str = "", environ: Mapping[str, str] = os.enviro
     if spec in ("auto", "synthetic") or store.is_store(Path(spec)):
         raise UsageError(f"{spec!r} is a store, or generated: name a file, a folder, or a set such as mnist.")
     if spec in NAMES:
-        alone, folder = SingleCommunicator(), _look(spec, environ)
+        alone, folder = SingleCommunicator(), folder_of(spec, environ)
         if refusal := _download_where_absent(spec, folder, alone):
             raise DataError(refusal)
         source = _named(spec, folder or place_of(spec))
@@ -233,7 +233,7 @@ def refuse_bad(data: sets.Dataset, comm: Communicator, targets: bool = True) -> 
                 some.refuse_bad_targets(comm.rank, comm.size)
 
 
-def _look(name: str, environ: Mapping[str, str]) -> Path | None:
+def folder_of(name: str, environ: Mapping[str, str]) -> Path | None:
     """The folder to read from, or None where the set has to be downloaded first."""
     if name == "mnist" and (given := environ.get("DTRAIN_DATA")):
         try:

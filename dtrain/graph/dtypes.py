@@ -35,6 +35,27 @@ class DType:
     def is_bool(self) -> bool:
         return self.numpy.kind == "b"
 
+    @property
+    def base_dtype(self) -> DType:
+        """Itself: a variable's dtype is no other than its value's."""
+        return self
+
+    real_dtype = base_dtype
+
+    @property
+    def min(self) -> Any:
+        """The smallest number."""
+        return np.finfo(self.numpy).min if self.is_floating else np.iinfo(self.numpy).min
+
+    @property
+    def max(self) -> Any:
+        """The largest number."""
+        return np.finfo(self.numpy).max if self.is_floating else np.iinfo(self.numpy).max
+
+    def is_compatible_with(self, other: Any) -> bool:
+        """Whether it is the same."""
+        return self == other
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, DType):
             return self.name == other.name

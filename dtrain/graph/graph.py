@@ -121,6 +121,11 @@ class Tensor(TensorLike):
     def shape(self) -> TensorShape:
         return TensorShape(self.spec.shape)
 
+    @property
+    def device(self) -> str:
+        """'': a session says on which device all of it runs."""
+        return ""
+
     def get_shape(self) -> TensorShape:
         return self.shape
 
@@ -185,6 +190,11 @@ class Operation:
     def type(self) -> str:
         """The name of its kind, such as 'MatMul'."""
         return type(self.kind).__name__
+
+    @property
+    def device(self) -> str:
+        """'': a session says on which device all of it runs."""
+        return ""
 
     @property
     def node_def(self) -> NodeDef:

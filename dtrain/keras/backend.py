@@ -8,12 +8,16 @@ models.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps as _wraps
 from math import prod as _prod
+from types import FunctionType as _FunctionType
 from typing import Any
 
 import numpy as np
 
 from dtrain.errors import GraphError, NotSupportedError, UsageError
+from dtrain.graph.dtypes import as_dtype as _as_dtype
+from dtrain.graph.graph import Graph as _Graph
 from dtrain.graph.graph import (
     Operation,
     Tensor,
@@ -22,10 +26,12 @@ from dtrain.graph.graph import (
     name_scope,
     reset_default_graph,
 )
+from dtrain.graph.graph import Spec as _Spec
 from dtrain.keras import activations as _activations
 from dtrain.keras import calls as _calls
 from dtrain.keras import losses as _losses
 from dtrain.keras.home import home_of as _home_of
+from dtrain.keras.home import latest as _latest
 from dtrain.keras.layers.base import Weight as _Weight
 from dtrain.keras.layers.convolutional import depthwise as _depthwise
 from dtrain.keras.settings import (
@@ -55,10 +61,14 @@ from dtrain.ops import pool as _pool
 from dtrain.ops import random as _random
 from dtrain.ops import reduce as _reduce
 from dtrain.ops import slicing as _slicing
+from dtrain.ops import subgraph as _subgraph
 from dtrain.ops import topk as _topk
 from dtrain.ops.base import constant as _constant
 from dtrain.ops.base import convert_to_tensor as _tensor
 from dtrain.ops.base import placeholder as _placeholder
+
+#: Nothing lies below; old_paths.py knows backend.tensorflow_backend.
+__path__: list[str] = []
 
 _builtins_range = range
 
@@ -217,8 +227,18 @@ _BACKEND = "tensorflow"
 
 # -- the session -----------------------------------------------------------------------------------------
 def get_session() -> Any:
-    """The session of the default graph's models, with a value for every variable."""
-    return _home_of(get_default_graph()).ready()
+    """The session of the default graph's models, with a value for every variable.
+
+    Where nothing is built in the default graph it is that of the model that was made last: a Sequential has a
+    graph of its own.
+    """
+    return _home_of(_graph_here()).ready()
+
+
+def _graph_here() -> _Graph:
+    """The default graph, or that of the model that was made last where nothing is in it."""
+    here = get_default_graph()
+    return here if here.operations or _latest() is None else _latest()  # type: ignore[return-value]
 
 
 def set_session(session: Any) -> None:
@@ -242,7 +262,7 @@ def manual_variable_initialization(value: bool) -> None:
 
 def learning_phase() -> Any:
     """1 while training and 0 in a test: in a layer's call a number, else a tensor that may be fed."""
-    return _calls.learning_phase(get_default_graph())
+    return _calls.learning_phase(_graph_here())
 
 
 def set_learning_phase(value: Any) -> None:
@@ -521,7 +541,7 @@ def ones(shape: Any, dtype: Any = None, name: str | None = None) -> Any:
 def _filled(value: float, shape: Any, dtype: Any, name: str | None) -> Any:
     dtype = dtype or "float32"
     entries = [shape] if isinstance(shape, TensorLike) else list(np.atleast_1d(np.array(shape, object)))
-    if any(isinstance(n, TensorLike) for n in entries):
+    if [n for n in entries if isinstance(n, TensorLike)]:
         return (_array.zeros if value == 0 else _array.ones)(shape, dtype, name)
     return variable(np.full(shape, value, dtype), dtype, name)
 
@@ -731,12 +751,37 @@ def dot(x: Any, y: Any) -> Tensor:
 
 
 def batch_dot(x: Any, y: Any, axes: Any = None) -> Tensor:
-    """The products of examples along an axis of each."""
+    """The products of examples along an axis of each.
+
+    Of more than three axes, products of the matrices that the last two are, as in Keras up to 2.2: axes says
+    which of the two each is summed along.
+
+    Raises:
+        GraphError: axes is neither of the last two.
+    """
     from dtrain.keras.layers.merge import Dot
 
+    x, y = _tensor(x), _tensor(y)
+    sizes = ndim(x) or 2, ndim(y) or 2
+    most = sizes[0] if sizes[0] > sizes[1] else sizes[1]
     if axes is None:
-        axes = [(ndim(x) or 2) - 1, 1 if ndim(y) == 2 else (ndim(y) or 2) - 2]
-    return Dot(axes).call([_tensor(x), _tensor(y)])
+        axes = [sizes[0] - 1, 1 if sizes[1] == 2 else sizes[1] - 2]
+    axes = [axes, axes] if isinstance(axes, int) else list(axes)
+    if most < 4:
+        return Dot(axes).call([x, y])
+    missing = [most - size for size in sizes]
+    for _ in _builtins_range(missing[0]):
+        x = _array.expand_dims(x, -1)
+    for _ in _builtins_range(missing[1]):
+        y = _array.expand_dims(y, -1)
+    at = [axis % size for axis, size in zip(axes, sizes, strict=True)]
+    if not {*at} <= {most - 1, most - 2}:
+        raise GraphError(f"batch_dot: axes={axes} of {x} and {y}: give one of the last two of each.")
+    product = _linalg.matmul(x, y, transpose_a=at[0] != most - 1, transpose_b=at[1] == most - 1)
+    if missing == [0, 0]:
+        return product
+    gone = sizes[0] + sizes[1] - 3 if missing[1] else sizes[0] - 1
+    return _array.squeeze(product, [*_builtins_range(gone, gone + missing[0] + missing[1])])
 
 
 def l2_normalize(x: Any, axis: Any = None) -> Tensor:
@@ -996,5 +1041,40 @@ def resize_images(x: Any, height_factor: int, width_factor: int, data_format: st
 
 
 def map_fn(fn: Callable[[Any], Any], elems: Any, name: str | None = None, dtype: Any = None) -> Tensor:
-    """A function of each entry along the first axis, whose size has to be known."""
-    return _join.stack([fn(e) for e in _join.unstack(elems)])
+    """A function of each entry along the first axis; dtype is that of its results."""
+    x = _tensor(elems)
+    size = ndim(x)
+    if size == 0:
+        raise GraphError(f"map_fn: {x.name} is a scalar: it has no entries to go over.")
+    with name_scope(name or "map"):
+        recorder = _subgraph.Recorder()
+        formal = _subgraph.argument(
+            _Spec(None if x.spec.shape is None else x.spec.shape[1:], x.dtype), "Entry"
+        )
+        result = _tensor(fn(formal))
+        wanted = x.dtype if dtype is None else _as_dtype(dtype)
+        if result.dtype != wanted:
+            raise GraphError(f"map_fn: fn gives {result.dtype.name} and not {wanted.name}: say dtype.")
+        loop = _subgraph.Loop(recorder.body([formal], [result]), None, 0, 1)
+        return loop.add([x], "Map").outputs[0]
+
+
+def _in_their_graph(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which builds into the graph of its arguments, such as a model's own."""
+
+    @_wraps(function)
+    def built(*arguments: Any, **options: Any) -> Any:
+        given = [x for a in (*arguments, *options.values()) for x in (a if isinstance(a, list) else [a])]
+        here = get_default_graph()
+        graph = next((x.graph for x in given if isinstance(x, TensorLike)), here)
+        if graph is here or here.captures:
+            return function(*arguments, **options)
+        with graph.as_default():
+            return function(*arguments, **options)
+
+    return built
+
+
+for _name in __all__:
+    if isinstance(globals()[_name], _FunctionType) and globals()[_name].__module__ == __name__:
+        globals()[_name] = _in_their_graph(globals()[_name])

@@ -11,6 +11,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -535,8 +536,13 @@ class TensorBoard(Callback):
         log_dir: the folder. write_graph: whether the model's graph is shown.
         histogram_freq: epochs between two histograms of each weight; 0 writes none.
         write_images: whether weights of one or two axes are shown as images, with the histograms.
-        update_freq: 'epoch', or 'batch' for the loss of each batch too. embeddings_...: have no meaning
-            without embeddings_freq, which is not supported.
+        update_freq: 'epoch', or 'batch' for the loss of each batch too.
+        embeddings_freq: epochs between two sets of vectors for TensorBoard's projector, of which the last
+            stays; 0 writes none. embeddings_data: examples, of which the outputs of the layers named in
+            embeddings_layer_names are shown; without it the weights of those layers, by default of all
+            Embedding layers. embeddings_metadata: a file of labels, or a dict of one for each layer.
+
+    write_grads is not supported.
 
     Raises, in fit:
         EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
@@ -554,12 +560,14 @@ class TensorBoard(Callback):
         write_grads: bool = False,
         write_images: bool = False,
         embeddings_freq: int = 0,
-        **embeddings: Any,
+        embeddings_layer_names: Sequence[str] | None = None,
+        embeddings_metadata: Any = None,
+        embeddings_data: Any = None,
     ) -> None:
-        if write_grads or embeddings_freq:
-            raise UsageError(
-                "TensorBoard: write_grads and embeddings_freq are not supported: leave them out."
-            )
+        if write_grads:
+            raise UsageError("TensorBoard: write_grads is not supported: leave it out.")
+        self.embeddings_freq, self._shown = int(embeddings_freq), embeddings_layer_names
+        self._labels, self._examples = embeddings_metadata, embeddings_data
         if update_freq not in ("epoch", "batch"):
             raise UsageError(f"TensorBoard: update_freq={update_freq!r}: give 'epoch' or 'batch'.")
         self.log_dir, self.histogram_freq = os.fspath(log_dir), int(histogram_freq)
@@ -585,7 +593,30 @@ class TensorBoard(Callback):
                 if self.write_images and value.ndim < 3:
                     image = np.atleast_2d(value)[None, :, :, None]
                     self._writer.add_summary(summary_proto.images(name, image, 1), epoch)
+        if self.embeddings_freq and epoch % self.embeddings_freq == 0:
+            self._embed()
         self._writer.flush()
+
+    def _embed(self) -> None:
+        """Write the vectors as the projector reads them: a text file for each layer, and what it is told."""
+        from dtrain.keras.models import Model
+
+        every = [layer for layer in self.model.layers if type(layer).__name__ == "Embedding"]
+        shown = every if self._shown is None else [self.model.get_layer(name) for name in self._shown]
+        said = []
+        for layer in shown:
+            if self._examples is None:
+                vectors = layer.get_weights()[0]
+            else:
+                outputs = Model(self.model.inputs, layer.output).predict(self._examples, verbose=0)
+                vectors = np.reshape(outputs, (len(outputs), -1))
+            file = f"{layer.name}.tsv"
+            text = "".join("\t".join(f"{x:.7g}" for x in row) + "\n" for row in vectors)
+            self.model.rank_zero.writes(Path(self.log_dir, file), text.encode())
+            labels = self._labels.get(layer.name) if isinstance(self._labels, Mapping) else self._labels
+            more = f' metadata_path: "{labels}"' if labels else ""
+            said.append(f'embeddings {{ tensor_name: "{layer.name}" tensor_path: "{file}"{more} }}\n')
+        self.model.rank_zero.writes(Path(self.log_dir, "projector_config.pbtxt"), "".join(said).encode())
 
     def _batch(self, batch: int, logs: Any = None) -> None:
         self._write({"batch_loss": logs["loss"]}, self._steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,6 +117,15 @@ class Home:
         self.assign([v for _, v in named], arrays)
 
 
+#: The graph of the home that was made last.
+_made: list[weakref.ref[Graph]] = []
+
+
+def latest() -> Graph | None:
+    """The graph in which a model was made last; None where there is none any more."""
+    return _made[-1]() if _made else None
+
+
 def home_of(
     graph: Graph,
     comm: Communicator | None = WORLD,
@@ -130,6 +140,8 @@ def home_of(
     with graph.lock:
         if _HOME not in graph.kept:
             home = graph.kept[_HOME] = Home(graph, comm, device, config)
+            _made.append(weakref.ref(graph))
+            del _made[:-1]
             graph.kept[READY] = lambda: home.ready
         home = graph.kept[_HOME]
     if comm is not WORLD and (comm or home.comm) is not home.comm:

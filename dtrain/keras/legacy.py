@@ -37,7 +37,20 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "subsample_length": "strides",
         "init": "kernel_initializer",
     },
-    "Conv2D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
+    "Conv2D": {
+        "nb_filter": "filters",
+        "subsample": "strides",
+        "init": "kernel_initializer",
+        "atrous_rate": "dilation_rate",
+    },
+    "Conv3D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
+    "LocallyConnected2D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
+    "LocallyConnected1D": {
+        "nb_filter": "filters",
+        "filter_length": "kernel_size",
+        "subsample_length": "strides",
+        "init": "kernel_initializer",
+    },
     "Conv2DTranspose": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
     "SeparableConv2D": {"nb_filter": "filters", "subsample": "strides", "init": "depthwise_initializer"},
     "MaxPooling1D": {"pool_length": "pool_size", "stride": "strides"},
@@ -110,6 +123,10 @@ def _takes(cls: type) -> set[str]:
 
 def _convolution(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
     """Keras 1's (filters, rows, columns), which Keras 2 took as well."""
+    if name == "Conv2DTranspose":  # Keras 1 had to be told the output's shape
+        options.pop("output_shape", None)
+        if len(arguments) > 3 and isinstance(arguments[3], list | tuple):
+            arguments = arguments[:3] + arguments[4:]
     size = options.pop("nb_row", None), options.pop("nb_col", None)
     if None not in size:
         return arguments, {**options, "kernel_size": size}

@@ -18,18 +18,18 @@ from dtrain.comm.base import Communicator, every_rank
 from dtrain.config import steps_of
 from dtrain.data.dataset import Part
 from dtrain.data.order import epoch_order, order_of
-from dtrain.errors import NotSupportedError, UsageError
-from dtrain.graph.graph import Graph, Tensor
+from dtrain.errors import UsageError
+from dtrain.graph.graph import Graph, Tensor, TensorLike
 from dtrain.hints import nearest
 from dtrain.keras import data, legacy, run, saving, training
 from dtrain.keras.callbacks import Callback, Callbacks, Following, History
-from dtrain.keras.calls import Replay, flat, gathered, inside
+from dtrain.keras.calls import Replay, call_of, flat, gathered, inside
 from dtrain.keras.home import WORLD
 from dtrain.keras.layers import Layer
 from dtrain.keras.layers.inputs import Input
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
-from dtrain.keras.sources import Source, gives_batches, source_of
+from dtrain.keras.sources import Computed, Source, gives_batches, source_of
 from dtrain.keras.topology import Topology, all_parts
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
@@ -73,6 +73,7 @@ class Model(Topology):
         self.stop_training = False
         self.history: History | None = None
         self._compiled: training.Compiled | None = None
+        self._targets: Any = None  # tensors of labels that compile() was given
         self._networks: dict[Any, training.Network] = {}
         self._passes = 0  # epochs of training, which number the orders of the examples
         self._order_seed: int | None = None
@@ -177,6 +178,7 @@ class Model(Topology):
         weighted_metrics: Any = None,
         loss_weights: Any = None,
         sample_weight_mode: Any = None,
+        target_tensors: Any = None,
         **options: Any,
     ) -> None:
         """Say how the model is trained and measured; the optimizer's state starts anew.
@@ -189,6 +191,8 @@ class Model(Topology):
                 those that sample_weight and class_weight weigh. Of several outputs a list for each, a dict by
                 their names, or some that each output has.
             loss_weights: factors of the outputs' losses, as a list or a dict.
+            target_tensors: a tensor of the labels, or a list of one for each output, where fit is given none
+                because the inputs are tensors, too: Input(tensor=...).
             options: run_eagerly, jit_compile, steps_per_execution and auto_scale_loss have no meaning here.
 
         Whether the loss fits the last layer is looked at when it is first used: a generator, say, may be
@@ -198,6 +202,8 @@ class Model(Topology):
             UsageError: one of them is not known.
         """
         _refuse("compile", {"sample_weight_mode": sample_weight_mode} | _meant(options))
+        many = isinstance(target_tensors, list | tuple)
+        self._targets = target_tensors if many or target_tensors is None else [target_tensors]
         with self._building, self.comm.together():
             how = loss, metrics, weighted_metrics, loss_weights
             self._compiled = training.Compiled(self, optimizer, *how)
@@ -254,6 +260,33 @@ class Model(Topology):
     def metrics_names(self) -> list[str]:
         """What evaluate returns, in this order."""
         return self.compiled.names
+
+    @property
+    def may_fix_batch(self) -> bool:
+        """Whether something may be written for one size of batch: a function or a layer of the user's own."""
+        own = (type(p).__name__ == "Lambda" or type(p).__module__[:7] != "dtrain." for p in all_parts(self))
+        return any(own)
+
+    def given_tensors(self, what: str, x: Any, y: Any, labelled: bool) -> Computed:
+        """Where batches come from if x is a tensor, or None: then from those that Input was given.
+
+        Raises:
+            UsageError: it was given none, there are no labels, or both tensors and arrays.
+        """
+        if x is None:
+            layers = [call.layer for t in self.inputs if (call := call_of(t)) is not None]
+            x = [getattr(layer, "tensor_given", None) for layer in layers]
+            y = self._targets if y is None else y
+            if not x or any(t is None for t in x):
+                raise UsageError(f"{what}: x is missing: give arrays, or a model of Input(tensor=...).")
+        labels = y if isinstance(y, list | tuple) else [y]
+        if labelled and not all(isinstance(t, TensorLike) for t in labels):
+            raise UsageError(
+                f"{what}: x is a tensor, and its labels have to be one as well: compile with target_tensors, "
+                "or give y as a tensor."
+            )
+        x, y = (v[0] if isinstance(v, list | tuple) and len(v) == 1 else v for v in (x, y))
+        return Computed((x, y) if labelled else x)
 
     def network(self, mode: str, examples: data.Examples, votes: bool = False) -> training.Network:
         """The graph for such examples, made once."""
@@ -370,7 +403,8 @@ class Model(Topology):
             order=order if shuffle else None,
         )
         given = source.first(begin)
-        rows = validation_batch_size or (batch_size if validation_steps or self.stateful else TEST_BATCH)
+        fixed = validation_steps or self.stateful or self.may_fix_batch
+        rows = validation_batch_size or (batch_size if fixed else TEST_BATCH)
         tested: Source | None
         if validation is None:
             tested = source.held_back(rows, validation_steps)
@@ -564,6 +598,9 @@ class Model(Topology):
         """What evaluate and predict go over."""
         with self.comm.together():
             size = batch_size if batch_size is not None else TEST_BATCH if steps is None else 32
+            if batch_size is None:  # what Input(batch_shape=) says
+                makers = [call.layer for t in self.inputs if (call := call_of(t)) is not None]
+                size = next((n for m in makers if (n := getattr(m, "batch_given", None))), size)
             if batch_size is None and self.stateful:
                 parts: Iterator[Any] = all_parts(self)
                 size = next(layer.batch for layer in parts if getattr(layer, "stateful", False))
@@ -653,8 +690,10 @@ class Model(Topology):
         return json.dumps(saving.about(self), **options)
 
     def to_yaml(self, **options: Any) -> str:
-        """Refused: models are written as JSON."""
-        raise NotSupportedError("to_yaml is not supported: models are written as JSON; to_json() gives it.")
+        """get_config as JSON, which is YAML as well; options of YAML's own forms are not taken."""
+        if options:
+            raise UsageError(f"to_yaml: {', '.join(options)}: leave it out, the text is JSON.")
+        return self.to_json(indent=1)
 
     def save(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, include_optimizer: bool = True

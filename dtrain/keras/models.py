@@ -5,11 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from dtrain.keras.model import Model
-from dtrain.keras.saving import load_model, model_from_json
+from dtrain.keras.saving import load_model, model_from_json, model_from_yaml
 from dtrain.keras.sequential import Sequential
 from dtrain.names import module_getattr
 
-__all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
+__all__ = [
+    "Model",
+    "Sequential",
+    "clone_model",
+    "load_model",
+    "model_from_json",
+    "model_from_yaml",
+    "save_model",
+]
 
 __getattr__ = module_getattr("tf.keras.models")
 

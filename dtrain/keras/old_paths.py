@@ -11,6 +11,7 @@ from typing import Any, cast
 
 #: A module's path in Keras -> the one of dtrain.keras that has what is imported from it.
 PATHS = {
+    "backend.tensorflow_backend": "backend",
     "engine": "layers",
     "engine.base_layer": "layers",
     "engine.input_layer": "layers",

@@ -123,6 +123,11 @@ def model_from_json(text: str, custom_objects: Mapping[str, Any] | None = None, 
         raise UsageError(f"model_from_json: the text is not what to_json() gave ({error}).") from error
 
 
+def model_from_yaml(text: str, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """model_from_json, of what to_yaml gave: it is JSON, and no other YAML is read."""
+    return model_from_json(text, custom_objects)
+
+
 def _made(described: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """A model of what about() said, with new weights."""
     from dtrain.keras import models

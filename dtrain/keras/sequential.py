@@ -34,6 +34,8 @@ class Sequential(Model):
         comm, device, config: as of Model.
     """
 
+    takes_one = True
+
     def __init__(
         self,
         layers: Sequence[Layer] | None = None,

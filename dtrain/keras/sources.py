@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dtrain.data.order import Stretch, as_they_lie
-from dtrain.errors import CheckpointError, UsageError
-from dtrain.graph.graph import TensorLike
+from dtrain.errors import CheckpointError, OutOfRangeError, UsageError
+from dtrain.graph.graph import TensorLike, get_default_graph
 from dtrain.keras import data
+from dtrain.keras.calls import flat
+from dtrain.keras.home import home_of
 from dtrain.keras.training import TEST_BATCH, Part, Steps
 from dtrain.runtime.feeds import Window
 from dtrain.train.batches import Order, windows
@@ -37,9 +39,38 @@ def gives_batches(x: Any, y: Any = None) -> bool:
     """Whether x gives batches, and is no array or anything like one."""
     if isinstance(x, collections.abc.Sequence):
         return y is None and len(x) > 0 and isinstance(x[0], tuple) and isinstance(x[0][0], np.ndarray)
+    if _is_of_graph(x):
+        return True
     if hasattr(x, "__array__") or isinstance(x, TensorLike | Mapping | collections.abc.Set):
         return False
     return hasattr(x, "__iter__") or (hasattr(x, "__getitem__") and hasattr(x, "__len__"))
+
+
+def _is_of_graph(x: Any) -> bool:
+    """Whether x is a data set of tf.data, an iterator over one, or tensors that were wrapped for it."""
+    return isinstance(x, Computed) or hasattr(x, "make_one_shot_iterator") or hasattr(x, "get_next")
+
+
+class Computed:
+    """Batches that the models' session computes: elements of a data set or an iterator, or values of tensors.
+
+    Each pass over a data set begins anew; an iterator goes on where it is, and tensors have no end.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given = given
+
+    def __iter__(self) -> Iterator[Any]:
+        given, graph = self._given, get_default_graph()
+        if hasattr(given, "make_one_shot_iterator"):
+            given = given.make_one_shot_iterator()
+        element = given.get_next() if hasattr(given, "get_next") else given
+        session = home_of(flat(element)[0].graph if flat(element) else graph).ready()
+        while True:
+            try:
+                yield session.run(element)
+            except OutOfRangeError:
+                return
 
 
 class Arrays:
@@ -130,6 +161,10 @@ class Batches:
         order: Callable[[int, range], np.ndarray] | None = None,
         tests: bool = False,
     ) -> None:
+        if _is_of_graph(source):
+            source = source if isinstance(source, Computed) else Computed(source)
+            if not hasattr(source._given, "make_one_shot_iterator"):
+                source = iter(source)
         self._begins = steps is None or tests
         self._model, self._what, self._source, self._labelled = model, what, source, labelled
         self._class_weight, self._steps, self._order = class_weight, steps, order
@@ -309,6 +344,8 @@ def source_of(
         UsageError: an array does not fit; batches come with what is for arrays; or the ranks differ in it.
     """
     x, y, sample_weight = (*given, None, None)[:3]
+    if x is None or isinstance(x, TensorLike):
+        x, y = model.given_tensors(what, x, y, labelled), None
     with model.comm.together():
         batched, once = gives_batches(x, y), hasattr(x, "__next__")
         if batched and (y is not None or sample_weight is not None or validation_split):

@@ -21,6 +21,7 @@ __all__ = [
     "custom_object_scope",
     "get_custom_objects",
     "get_file",
+    "model_to_dot",
     "multi_gpu_model",
     "normalize",
     "plot_model",
@@ -164,6 +165,34 @@ def plot_model(
     if path != to_file:
         model.rank_zero.warns(f"plot_model: {path} is written, an SVG, which browsers show.")
     model.rank_zero.writes(path, drawing(model, show_shapes, show_layer_names).encode())
+
+
+class Drawing:
+    """What model_to_dot gives: a drawing of a model, whose text create() returns as Graphviz's would."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def create(self, prog: Any = None, format: str = "svg") -> bytes:
+        """The SVG as bytes. prog, which says how Graphviz lays it out, changes nothing.
+
+        Raises:
+            UsageError: another format than svg.
+        """
+        if format != "svg":
+            raise UsageError(f"create(format={format!r}) is not supported: drawings are SVG: format='svg'.")
+        return self._text.encode()
+
+
+def model_to_dot(
+    model: Any, show_shapes: bool = False, show_layer_names: bool = True, rankdir: str = "TB"
+) -> Drawing:
+    """The drawing that plot_model writes; raises UsageError where rankdir is not TB."""
+    from dtrain.keras.plot import drawing
+
+    if rankdir != "TB":
+        raise UsageError(f"model_to_dot: rankdir={rankdir!r} is not supported: layers go from top to bottom.")
+    return Drawing(drawing(model, show_shapes, show_layer_names))
 
 
 def get_file(fname: str, origin: str = "", **options: Any) -> str:

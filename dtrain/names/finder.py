@@ -52,6 +52,10 @@ SAME = {
 } | {
     f"{ROOM}.six.moves.{name}": name for name in ("urllib", "urllib.error", "urllib.parse", "urllib.request")
 }
+SAME |= {
+    f"{ROOM}.python.framework.graph_util": f"{ROOM}.graph_util",
+    f"{ROOM}.python.saved_model": f"{ROOM}.saved_model",
+}
 SAME |= dict.fromkeys(
     (
         *(f"{ROOM}.contrib.keras", f"{ROOM}.python.keras"),

@@ -47,8 +47,11 @@ LATE: dict[str, dict[str, str]] = {
             batch_matmul histogram_summary image_summary inv merge_all_summaries merge_summary pack
             scalar_summary unpack
         """,
+        "dtrain.train.meta_graph": "import_graph_def MetaGraphDef",
+        "dtrain.tf1.windows": "extract_image_patches",
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
+            VERSION
         """,
     },
     "tf.data": {
@@ -109,6 +112,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.ops.sampling": """
             log_uniform_candidate_sampler nce_loss sampled_softmax_loss uniform_candidate_sampler
         """,
+        "dtrain.tf1.windows": "dilation2d erosion2d max_pool_with_argmax",
         "dtrain.tf1.recurrent": """
             bidirectional_dynamic_rnn bidirectional_rnn dynamic_rnn rnn static_bidirectional_rnn static_rnn
         """,
@@ -136,5 +140,10 @@ LATE: dict[str, dict[str, str]] = {
             string_input_producer
         """,
         "dtrain.tf1.v0": "SummaryWriter",
+        "dtrain.train.meta_graph": "export_meta_graph import_meta_graph",
+        "dtrain.train.readers": """
+            init_from_checkpoint list_variables load_checkpoint load_variable NewCheckpointReader
+        """,
+        "dtrain.train.schedules": "linear_cosine_decay",
     },
 }

@@ -63,7 +63,7 @@ NAMES: dict[str, str] = {
         uint8 uniform_unit_scaling_initializer unique unravel_index unsorted_segment_sum unstack user_ops
         Variable variable_axis_size_partitioner variable_op_scope variable_scope VariableAggregation
         variables_initializer VariableScope variance_scaling_initializer VarLenFeature
-        verify_tensor_all_finite where while_loop WholeFileReader write_file zeros zeros_initializer
+        verify_tensor_all_finite VERSION where while_loop WholeFileReader write_file zeros zeros_initializer
         zeros_like zeta
     """,
     "tf.nn": """
@@ -186,6 +186,20 @@ NAMES: dict[str, str] = {
         opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard tensorrt
         timeseries tpu training
     """,
+    "tf.distributions": """
+        Bernoulli Beta Categorical Dirichlet DirichletMultinomial Distribution Exponential Gamma kl_divergence
+        Laplace Multinomial Normal register_kl RegisterKL ReparameterizationType StudentT Uniform
+    """,
+    "tf.contrib.distributions": """
+        Bernoulli Categorical Distribution kl_divergence MultivariateNormalDiag
+        MultivariateNormalDiagWithSoftplusScale MultivariateNormalFullCovariance Normal
+        NormalWithSoftplusScale OneHotCategorical RelaxedOneHotCategorical RelaxedBernoulli Uniform Gamma Beta
+        Exponential Laplace Dirichlet StudentT Mixture
+    """,
+    "tf.contrib.factorization": """
+        COSINE_DISTANCE GMM gmm GmmAlgorithm KMeans KMeansClustering RANDOM_INIT SQUARED_EUCLIDEAN_DISTANCE
+        WALSMatrixFactorization WALSModel
+    """,
     "tf.contrib.tensorboard": "plugins",
     "tf.contrib.tensorboard.plugins": "projector",
     "tf.contrib.layers": """
@@ -216,8 +230,8 @@ NAMES: dict[str, str] = {
         add_arg_scope arg_scope avg_pool2d batch_norm bias_add conv2d conv2d_transpose create_train_op data
         dataset dropout evaluation flatten fully_connected get_model_variables get_or_create_global_step
         get_variables get_variables_to_restore l1_regularizer l2_regularizer layer_norm layers learning losses
-        max_pool2d metrics model_variable nets one_hot_encoding repeat separable_conv2d softmax stack
-        tfexample_decoder utils variable variance_scaling_initializer xavier_initializer
+        max_pool2d model_analyzer metrics model_variable nets one_hot_encoding repeat separable_conv2d
+        softmax stack tfexample_decoder utils variable variance_scaling_initializer xavier_initializer
     """,
     "tf.contrib.training": "bucket_by_sequence_length create_train_op HParams stratified_sample train",
     "tf.contrib.opt": """
@@ -354,10 +368,24 @@ NAMES: dict[str, str] = {
         read_batch_examples run_n RunConfig SKCompat SVM
     """,
     "tf.contrib.metrics": """
-        accuracy confusion_matrix streaming_accuracy streaming_auc streaming_mean
-        streaming_mean_absolute_error streaming_mean_iou streaming_mean_squared_error streaming_precision
-        streaming_recall streaming_root_mean_squared_error
+        accuracy aggregate_metric_map aggregate_metrics confusion_matrix streaming_accuracy
+        streaming_auc streaming_mean streaming_mean_absolute_error streaming_mean_iou
+        streaming_mean_squared_error streaming_precision streaming_recall streaming_root_mean_squared_error
     """,
+    "tf.graph_util": """
+        convert_variables_to_constants extract_sub_graph must_run_on_cpu remove_training_nodes
+        tensor_shape_from_node_def_name
+    """,
+    "tf.saved_model": """
+        builder constants loader main_op main_op_with_restore signature_constants signature_def_utils
+        simple_save tag_constants utils
+    """,
+    "tf.saved_model.builder": "SavedModelBuilder",
+    "tf.saved_model.loader": "load maybe_saved_model_directory",
+    "tf.saved_model.signature_def_utils": """
+        build_signature_def classification_signature_def predict_signature_def regression_signature_def
+    """,
+    "tf.saved_model.utils": "build_tensor_info get_tensor_from_tensor_info",
     "tf.nn.seq2seq": "rnn_decoder sequence_loss sequence_loss_by_example",
 }
 
@@ -371,6 +399,8 @@ PARTIAL: dict[str, str] = {
     "tf.confusion_matrix": "num_classes is given",
     "tf.contrib": "data, layers, learn, metrics",
     "tf.contrib.data.prefetch_to_device": "the same elements; a session moves what it is fed",
+    "tf.contrib.factorization": "KMeans",
+    "tf.contrib.factorization.KMeans": "begins with random rows or with given ones",
     "tf.contrib.framework.variable": "no partitioner",
     "tf.contrib.layers.batch_norm": "no batch_weights, renorm, adjustment and zero_debias_moving_mean",
     "tf.contrib.layers.optimize_loss": "no gradient_noise_scale; of names those of OPTIMIZER_CLS_NAMES",
@@ -382,6 +412,8 @@ PARTIAL: dict[str, str] = {
     "tf.data.Iterator": "a session that goes on from a checkpoint begins the data anew",
     "tf.decode_csv": "in functions of data sets and on what a run takes",
     "tf.decode_raw": "in functions of data sets and on what a run takes",
+    "tf.contrib.distributions": "Normal, MultivariateNormalDiag, Uniform, Bernoulli, Categorical",
+    "tf.distributions": "Normal, Uniform, Bernoulli, Categorical, kl_divergence",
     "tf.depth_to_space": "data_format is NHWC",
     "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is reported once",
     "tf.einsum": "no '...', and no label twice in a tensor",
@@ -397,15 +429,17 @@ PARTIAL: dict[str, str] = {
     "tf.GPUOptions": "its fields are taken and change nothing",
     "tf.gradients": "no gate_gradients and aggregation_method",
     "tf.GraphOptions": "its fields are taken and change nothing",
+    "tf.graph_util": "convert_variables_to_constants, extract_sub_graph, remove_training_nodes",
+    "tf.import_graph_def": "graphs that dtrain wrote, without functions of Python and data sets",
     "tf.image.decode_image": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_jpeg": "by Pillow, in functions of data sets and on what a run takes",
     "tf.image.decode_png": "by Pillow, in functions of data sets and on what a run takes; uint8",
-    "tf.image.resize_images": "BILINEAR and NEAREST_NEIGHBOR",
+    "tf.image.resize_images": "no preserve_aspect_ratio; BICUBIC and AREA where sizes are known",
     "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
-    "tf.keras.callbacks.TensorBoard": "no gradients and embeddings",
+    "tf.keras.callbacks.TensorBoard": "no write_grads",
     "tf.keras.datasets": "mnist; fashion_mnist and boston_housing from Keras's cache",
-    "tf.keras.layers.BatchNormalization": "axis is the last; synchronized=False is its own",
+    "tf.keras.layers.BatchNormalization": "synchronized=False is its own",
     "tf.keras.layers.Conv2DTranspose": "no output_padding and dilation_rate",
     "tf.keras.layers.SeparableConv2D": "no dilation_rate",
     "tf.keras.layers.UpSampling2D": "interpolation is nearest",
@@ -421,7 +455,6 @@ PARTIAL: dict[str, str] = {
     "tf.nn.pool": "dilation_rate is 1",
     "tf.norm": "of matrices no spectral norm",
     "tf.OptimizerOptions": "its fields are taken and change nothing",
-    "tf.pad": "mode is CONSTANT",
     "tf.parse_example": "FixedLenFeature",
     "tf.parse_single_example": "FixedLenFeature",
     "tf.py_func": "every rank calls it with whole arrays; see its docstring for shapes",
@@ -448,7 +481,10 @@ PARTIAL: dict[str, str] = {
     "tf.train.Optimizer": "subclasses write `_update`, not `_apply_dense`; no aggregation_method",
     "tf.train.replica_device_setter": "every rank holds all variables",
     "tf.train.RMSPropOptimizer": "only the learning rate may be a tensor",
-    "tf.train.Saver": "no sharded, keep_checkpoint_every_n_hours; files are safetensors",
+    "tf.saved_model": "files of dtrain's own, which TensorFlow's serving does not read; no assets",
+    "tf.train.export_meta_graph": "files of dtrain's own, without functions of Python and data sets",
+    "tf.train.import_meta_graph": "files that dtrain wrote",
+    "tf.train.Saver": "no sharded; files are safetensors",
     "tf.train.Server": "target is ''; a task of the job ps is refused",
     "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
     "tf.train.start_queue_runners": "there is nothing to start: it returns []",
@@ -489,9 +525,9 @@ _WHY: dict[str, str] = {
         tf.contrib.seq2seq.GreedyEmbeddingHelper tf.contrib.seq2seq.TrainingHelper
         tf.contrib.seq2seq.dynamic_decode tf.contrib.seq2seq.tile_batch
         tf.contrib.legacy_seq2seq.attention_decoder tf.contrib.legacy_seq2seq.basic_rnn_seq2seq
-        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq tf.contrib.legacy_seq2seq.embedding_rnn_decoder
-        tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq tf.contrib.legacy_seq2seq.model_with_buckets
-        tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_attention_seq2seq
+        tf.contrib.legacy_seq2seq.embedding_rnn_decoder tf.contrib.legacy_seq2seq.embedding_rnn_seq2seq
+        tf.contrib.legacy_seq2seq.model_with_buckets tf.contrib.legacy_seq2seq.tied_rnn_seq2seq
     """,
     "it has no matrix decompositions; NumPy computes them outside of the graph": """
         tf.cholesky tf.matrix_determinant tf.matrix_inverse tf.matrix_solve tf.matrix_solve_ls
@@ -512,10 +548,9 @@ _WHY: dict[str, str] = {
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
     """,
     "checkpoints and graphs are not kept in TensorFlow's formats": """
-        tf.import_graph_def tf.saved_model tf.graph_util tf.train.export_meta_graph tf.train.import_meta_graph
         tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
     """,
-    "it is another layer above the graph, out of scope": "tf.distributions tf.contrib.estimator",
+    "it is another layer above the graph, out of scope": "tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
         tf.random_gamma tf.random_poisson tf.random.gamma tf.random.poisson
     """,
@@ -526,14 +561,18 @@ _WHY: dict[str, str] = {
     "a file beside the program is found by Python's __file__": "tf.resource_loader",
     "the gradients of several uses are added up in one way": "tf.AggregationMethod",
     "an op's gradient is its class's: see dtrain/ops/base.py": "tf.RegisterGradient",
-    "optimizers are those of dt.train": """
-        tf.contrib.opt.AdamWOptimizer tf.contrib.opt.LazyAdamOptimizer tf.contrib.opt.MomentumWOptimizer
-    """,
+    "optimizers are those of dt.train": "tf.contrib.opt.AdamWOptimizer tf.contrib.opt.MomentumWOptimizer",
     "SciPy's optimizers are not wrapped: minimize by those of dt.train": """
         tf.contrib.opt.ExternalOptimizerInterface tf.contrib.opt.ScipyOptimizerInterface
     """,
-    "forests, clusters and boosted trees are no graphs that train by gradients: use a library for them": """
-        tf.contrib.boosted_trees tf.contrib.factorization tf.contrib.tensor_forest
+    "forests and boosted trees are no graphs that train by steps: use a library for them": """
+        tf.contrib.boosted_trees tf.contrib.tensor_forest
+    """,
+    "take KMeans, and its training_graph in a loop": "tf.contrib.factorization.KMeansClustering",
+    "it is no part of dtrain": """
+        tf.contrib.factorization.GMM tf.contrib.factorization.GmmAlgorithm
+        tf.contrib.factorization.WALSModel tf.contrib.factorization.WALSMatrixFactorization
+        tf.contrib.factorization.gmm
     """,
     "the ranks of mpirun are what shares the work, and their GPUs meet through NCCL by themselves": """
         tf.contrib.distribute tf.contrib.nccl tf.contrib.tpu
@@ -547,7 +586,6 @@ _WHY: dict[str, str] = {
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
     "give get_config() to from_config()": "tf.keras.models.model_from_config",
-    "models are saved as JSON": "tf.keras.models.model_from_yaml",
     "give an object's get_config()": """
         tf.keras.activations.serialize tf.keras.initializers.serialize tf.keras.losses.serialize
         tf.keras.metrics.serialize tf.keras.optimizers.serialize tf.keras.regularizers.serialize
@@ -573,7 +611,8 @@ _WHY: dict[str, str] = {
     """,
     "networks whose weights others trained are no part of it": "tf.keras.applications",
     "its files are Python pickles, which run code": """
-        tf.keras.datasets.cifar10 tf.keras.datasets.cifar100 tf.keras.datasets.imdb tf.keras.datasets.reuters
+        tf.keras.datasets.cifar10 tf.keras.datasets.cifar100 tf.keras.datasets.imdb
+        tf.keras.datasets.reuters
     """,
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}

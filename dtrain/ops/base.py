@@ -397,20 +397,21 @@ def _holds_tensor(value: Any) -> bool:
 def apply(op: Op, *inputs: Any, name: str | None = None) -> Tensor:
     """Add op to the default graph and return its first output.
 
-    Inputs that are no tensors become constants, of the first tensor's dtype for elementwise ops.
+    Inputs that are no tensors become constants, of the first tensor's dtype for elementwise ops. Where the
+    first tensor is of another graph it is that graph, unless the default one is a function's within it.
     """
-    dtype = None
-    if op.elementwise:
-        dtype = next((i.dtype for i in inputs if isinstance(i, TensorLike)), None)
+    first = next((i for i in inputs if isinstance(i, TensorLike)), None)
+    graph = get_default_graph()
+    if first is not None and first.graph is not graph and not graph.captures:
+        with first.graph.as_default():
+            return apply(op, *inputs, name=name)
+    dtype = first.dtype if op.elementwise and first is not None else None
     tensors = []
     for value in inputs:
         if isinstance(value, TensorLike):
             tensors.append(convert_to_tensor(value))
         else:
             tensors.append(convert_to_tensor(value, dtype))
-    graph = get_default_graph()
-    if tensors and not graph.captures:
-        graph = tensors[0].graph
     return graph.add(op, tuple(tensors), name).outputs[0]
 
 

@@ -427,13 +427,18 @@ def tile(input: Any, multiples: Any, name: str | None = None) -> Tensor:
 def pad(
     tensor: Any, paddings: Any, mode: str = "CONSTANT", name: str | None = None, constant_values: Any = 0
 ) -> Tensor:
-    """A tensor with [before, behind] entries of constant_values more along each axis.
+    """A tensor with [before, behind] entries more along each axis.
+
+    mode: CONSTANT, of constant_values; REFLECT, those within in opposite order, without the one at the edge;
+    SYMMETRIC, with it. Where it is not CONSTANT, paddings are numbers.
 
     Raises:
-        GraphError: paddings is not of shape [rank, 2], or mode is another than CONSTANT.
+        GraphError: paddings is not of shape [rank, 2], or mode is another.
     """
+    if mode.upper() in ("REFLECT", "SYMMETRIC"):
+        return _mirrored(convert_to_tensor(tensor), paddings, mode.upper() == "REFLECT", name)
     if mode.upper() != "CONSTANT":
-        raise GraphError(f"pad: mode {mode!r} is not supported, only CONSTANT.")
+        raise GraphError(f"pad: mode {mode!r} is none of CONSTANT, REFLECT and SYMMETRIC.")
     if isinstance(paddings, TensorLike):
         known = known_value(convert_to_tensor(paddings))
         if known is None:
@@ -450,6 +455,34 @@ def pad(
         if constant_values is None:
             raise GraphError("pad: constant_values is a number or a constant")
     return late(Pad(tuple(pairs), np.asarray(constant_values).item()), [tensor], attributes.values, name)
+
+
+def _mirrored(x: Tensor, paddings: Any, without_edge: bool, name: str | None) -> Tensor:
+    """A tensor with its entries beyond its edges, as in mirrors."""
+    if isinstance(paddings, TensorLike):
+        paddings = known_value(convert_to_tensor(paddings))
+        if paddings is None:
+            raise GraphError("pad: of this mode the paddings are numbers.")
+    pairs = np.asarray(paddings).astype(int).tolist()
+    if len(pairs) != len(x.shape):
+        raise GraphError(f"pad: {paddings!r} is not a list of [before, behind] for each axis of {x!r}")
+    off = int(without_edge)
+    for axis, (before, behind) in enumerate(pairs):
+        size = x.spec.shape[axis] if x.spec.shape else None
+        if size is not None and max(before, behind) > size - off:
+            raise GraphError(f"pad: {before} and {behind} entries beyond an axis of {size}: there are fewer")
+
+        def piece(entries: Span, axis: int = axis) -> StridedSlice:
+            return StridedSlice(tuple(entries if i == axis else WHOLE for i in range(len(pairs))))
+
+        # the first entries from the one numbered before - 1 + off down, and the last ones likewise
+        parts = [x]
+        if before:
+            parts.insert(0, reverse(apply(piece(Span(off, before + off, 1)), x), [axis]))
+        if behind:
+            parts.append(reverse(apply(piece(Span(-behind - off, -1 if off else None, 1)), x), [axis]))
+        x = concat(parts, axis) if len(parts) > 1 else x
+    return identity(x, name)
 
 
 def reverse(tensor: Any, axis: Any, name: str | None = None) -> Tensor:

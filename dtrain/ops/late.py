@@ -15,17 +15,13 @@ import numpy as np
 from dtrain.errors import GraphError, InvalidArgumentError
 from dtrain.graph.dtypes import DType, as_dtype, int32
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, built
+from dtrain.graph.graph_def import DECIDERS
 from dtrain.graph.shape import Dims, as_dims, is_static, size_of
 from dtrain.ops.base import Const, Example, Op, Placeholder, Value, apply, convert_to_tensor, register
 from dtrain.ops.evaluate import HostEnv, evaluate
 
 #: Values of more entries than this are nobody's shape, and are not computed while a graph is built.
 MAX_ENTRIES = 1 << 14
-
-
-#: Under this name a graph keeps the scalar placeholders that sizes, branches and numbers of steps are made
-#: of: a plan is for their values.
-DECIDERS = "deciders"
 
 
 class Later(NamedTuple):

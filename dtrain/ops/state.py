@@ -257,6 +257,24 @@ class Variable(TensorLike):
         keys = [GraphKeys.GLOBAL_VARIABLES] if collections is None else list(collections)
         graph.add_to_collections([*keys, GraphKeys.TRAINABLE_VARIABLES] if trainable else keys, self)
 
+    @classmethod
+    def of(
+        cls, ref: Tensor, initial_value: Tensor, settled: Tensor, initializer: Operation, trainable: bool
+    ) -> Variable:
+        """The variable of operations that are there, as in a graph that is imported; in no collection."""
+        self = cls.__new__(cls)
+        self.trainable, self.constraint = trainable, None
+        self.initial_value, self.initializer = initial_value, initializer
+        self._ref, self._settled = ref, settled
+        ref.graph.kept.setdefault(OWNERS, {})[ref.op] = self
+        return self
+
+    def begin_with(self, value: Tensor) -> None:
+        """Let its initializer, an operation that is made anew, give it another value of the same shape."""
+        self.initial_value = self._settled = value
+        name = f"{self.op.name}/Assign_other"
+        self.initializer = self.graph.add(Assign(initial=True), (self._ref, value), name)
+
     @staticmethod
     def _check_initial(initial: Tensor, name: str, expected_shape: Any) -> None:
         if initial.dtype.is_string:

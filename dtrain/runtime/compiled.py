@@ -14,8 +14,8 @@ import numpy as np
 
 from dtrain.errors import RanksLost
 from dtrain.graph.graph import Operation, Tensor
+from dtrain.graph.graph_def import DECIDERS
 from dtrain.ops.check import NotFinite
-from dtrain.ops.late import DECIDERS
 from dtrain.ops.sources import SOURCES
 from dtrain.ops.state import VariableOp
 from dtrain.passes.prune import needed_by

@@ -20,6 +20,7 @@ from dtrain.errors import (
     FailedPreconditionError,
     GraphError,
     InvalidArgumentError,
+    NotSupportedError,
     UsageError,
 )
 from dtrain.graph.graph import Graph, Operation, Tensor, TensorLike, get_default_graph, session_stack
@@ -200,6 +201,14 @@ class Session:
             key=lambda item: (item[0].op.id, item[0].index),
         )
         return self.make_callable(fetches, [t for t, _ in items])(*(v for _, v in items))
+
+    def partial_run_setup(self, *args: Any, **named: Any) -> Any:
+        """Raises NotSupportedError: a plan runs at once."""
+        raise NotSupportedError(
+            "Session.partial_run is not supported: a step is compiled as a whole; run it with all its feeds."
+        )
+
+    partial_run = partial_run_setup
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] = ()) -> CompiledStep:
         """run with the looking-up done once: a function of the feeds' values, in feed_list's order."""

@@ -142,7 +142,7 @@ class SyncReplicasOptimizer(Optimizer):
     """The optimizer that it is given: each step is of all ranks' gradients, averaged over the batch.
 
     replicas_to_aggregate, total_num_replicas: for how many workers TensorFlow would wait; here it is always
-    all ranks, and a step takes one batch, not one a worker.
+    all ranks, and a step takes one batch, not one a worker. replica_id: of TensorFlow 0; a rank has its own.
 
     Raises:
         UsageError: variable_averages is given, which is not supported.
@@ -157,6 +157,7 @@ class SyncReplicasOptimizer(Optimizer):
         variables_to_average: None = None,
         use_locking: bool = False,
         name: str = "sync_replicas",
+        replica_id: int | None = None,
     ) -> None:
         if variable_averages is not None or variables_to_average is not None:
             raise UsageError(

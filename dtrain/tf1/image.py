@@ -32,6 +32,7 @@ from dtrain.ops.python import in_python
 from dtrain.ops.random import random_uniform
 from dtrain.ops.reduce import reduce_max, reduce_mean, reduce_min, reduce_prod, reduce_sum
 from dtrain.ops.slicing import slice_
+from dtrain.ops.tensors import tensordot
 
 __all__ = [
     "ResizeMethod",
@@ -60,6 +61,8 @@ __all__ = [
     "random_flip_up_down",
     "random_hue",
     "random_saturation",
+    "resize_area",
+    "resize_bicubic",
     "resize_bilinear",
     "resize_image_with_crop_or_pad",
     "resize_images",
@@ -75,7 +78,7 @@ __getattr__ = module_getattr("tf.image")
 
 # -- sizes -----------------------------------------------------------------------------------------------
 class ResizeMethod:
-    """How resize_images finds the pixels between pixels. BICUBIC and AREA are refused."""
+    """How resize_images finds the pixels between pixels."""
 
     BILINEAR, NEAREST_NEIGHBOR, BICUBIC, AREA = range(4)
 
@@ -87,16 +90,14 @@ def resize_images(
     align_corners: bool = False,
     preserve_aspect_ratio: bool = False,
 ) -> Tensor:
-    """Images of size [height, width]: float32 where BILINEAR, of the same dtype where NEAREST_NEIGHBOR.
+    """Images of size [height, width]: of the same dtype where NEAREST_NEIGHBOR, else float32.
 
     An image that is known to be of this size already comes back as it is.
     """
     if preserve_aspect_ratio:
-        raise GraphError(
-            "resize_images: preserve_aspect_ratio is not supported: give the size that it is to have."[:0]
-        )
-    if method not in (ResizeMethod.BILINEAR, ResizeMethod.NEAREST_NEIGHBOR):
-        raise GraphError("resize_images: method has to be BILINEAR or NEAREST_NEIGHBOR.")
+        raise GraphError("resize_images: preserve_aspect_ratio is not supported: give the size itself.")
+    if method not in (0, 1, 2, 3):
+        raise GraphError(f"resize_images: method={method!r} is none of ResizeMethod's.")
     images = convert_to_tensor(images)
     height, width = unstack(size, 2) if isinstance(size, TensorLike) else size
     height, width = (n if isinstance(n, TensorLike) else int(n) for n in (height, width))
@@ -104,6 +105,12 @@ def resize_images(
     known = images.spec.shape
     if known is not None and known[at : at + 2] == (height, width):
         return images
+    if method in (ResizeMethod.BICUBIC, ResizeMethod.AREA):
+        make = _cubic if method == ResizeMethod.BICUBIC else _area
+        result = cast(images, float32)
+        for axis, size_ in ((at, height), (at + 1, width)):
+            result = _mixed(result, axis, size_, align_corners, make)
+        return result
     if method == ResizeMethod.NEAREST_NEIGHBOR:
         result = _nearest(_nearest(images, at, height, align_corners), at + 1, width, align_corners)
     else:
@@ -122,6 +129,55 @@ def resize_nearest_neighbor(
 ) -> Tensor:
     """resize_images with NEAREST_NEIGHBOR."""
     return resize_images(images, size, ResizeMethod.NEAREST_NEIGHBOR, align_corners)
+
+
+def resize_bicubic(images: Any, size: Any, align_corners: bool = False, name: str | None = None) -> Tensor:
+    """resize_images with BICUBIC."""
+    return resize_images(images, size, ResizeMethod.BICUBIC, align_corners)
+
+
+def resize_area(images: Any, size: Any, align_corners: bool = False, name: str | None = None) -> Tensor:
+    """resize_images with AREA."""
+    return resize_images(images, size, ResizeMethod.AREA, align_corners)
+
+
+def _mixed(images: Tensor, axis: int, size: Any, corners: bool, make: Any) -> Tensor:
+    """Images whose rows or columns are weighted sums of those that they had."""
+    had = images.spec.shape[axis] if images.spec.shape else None
+    if had is None or isinstance(size, TensorLike):
+        raise GraphError("resize_images: with BICUBIC and AREA the sizes of the images are to be known.")
+    scale = (had - 1) / (size - 1) if corners and size > 1 else had / size
+    weights = make(had, size, np.float32(scale)).astype(np.float32)
+    order = list(range(len(images.shape)))
+    order.insert(axis, order.pop())
+    return transpose(tensordot(images, weights.T, [[axis], [0]]), order)
+
+
+def _cubic(had: int, wants: int, scale: np.float32) -> np.ndarray:
+    """Weights of Keys's cubic convolution (1981) with a = -0.75, at 1,024 places between two pixels."""
+
+    def near(x: np.ndarray) -> np.ndarray:
+        return (1.25 * x - 2.25) * x * x + 1
+
+    def far(x: np.ndarray) -> np.ndarray:
+        return ((-0.75 * x + 3.75) * x - 6) * x + 3
+
+    places = np.arange(wants, dtype=np.float32) * scale
+    first = np.floor(places).astype(int)
+    part = np.rint((places - first) * 1024) / 1024
+    weights = np.zeros((wants, had))
+    for step, share in ((-1, far(part + 1)), (0, near(part)), (1, near(1 - part)), (2, far(2 - part))):
+        np.add.at(weights, (np.arange(wants), np.clip(first + step, 0, had - 1)), share)
+    return weights
+
+
+def _area(had: int, wants: int, scale: np.float32) -> np.ndarray:
+    """Weights by how much of each pixel lies in the new one."""
+    begin = np.arange(wants) * float(scale)
+    inside = np.minimum(np.arange(had) + 1, begin[:, None] + float(scale)) - np.maximum(
+        np.arange(had), begin[:, None]
+    )
+    return np.maximum(inside, 0) / float(scale)
 
 
 def _places(images: Tensor, axis: int, size: Any, corners: bool) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dtrain import summary
 from dtrain.errors import UsageError
-from dtrain.graph.graph import Graph, Tensor
+from dtrain.graph.graph import Tensor
 from dtrain.ops.join import stack, unstack
 from dtrain.ops.linalg import matmul
 from dtrain.ops.math import reciprocal
@@ -85,7 +85,7 @@ def merge_all_summaries(key: str = "summaries") -> Tensor | None:
 
 
 class SummaryWriter(summary.FileWriter):
-    """`summary.FileWriter` since TensorFlow 1.0; for a GraphDef the default graph is written."""
+    """`summary.FileWriter` since TensorFlow 1.0."""
 
     def __init__(
         self,
@@ -95,12 +95,7 @@ class SummaryWriter(summary.FileWriter):
         flush_secs: float = 120,
         graph_def: Any = None,
     ) -> None:
-        from dtrain.graph.graph import get_default_graph
-
-        given = graph if graph is not None else graph_def
-        if given is not None and not isinstance(given, Graph):
-            given = get_default_graph()
-        super().__init__(logdir, given, max_queue, flush_secs)
+        super().__init__(logdir, graph, max_queue, flush_secs, graph_def)
 
 
 def _tag(tag: Any) -> str:

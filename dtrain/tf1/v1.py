@@ -1,5 +1,8 @@
 """Switches of tensorflow.compat.v1 between TensorFlow 1 and 2: here everything is TensorFlow 1."""
 
+#: The version of TensorFlow whose names these are.
+VERSION = "1.12.0"
+
 
 def disable_v2_behavior() -> None:
     """Changes nothing: there is no other behaviour."""

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm import world
-from dtrain.errors import CheckpointError, UsageError
+from dtrain.errors import CheckpointError, NotFoundError, UsageError
 from dtrain.files import read_regular, write_atomically
 from dtrain.graph.graph import TensorLike
 from dtrain.ops.state import Variable, global_variables
@@ -51,7 +52,8 @@ class Saver:
         allow_empty: whether there may be no variables.
         pad_step_number: write the step with 8 digits.
         reshape, sharded, restore_sequentially, saver_def, builder, write_version, filename: only their
-            defaults, since there is one format. keep_checkpoint_every_n_hours: only its default.
+            defaults, since there is one format.
+        keep_checkpoint_every_n_hours: of those that max_to_keep lets go one in so many hours stays.
         name, save_relative_paths: without a meaning here; paths in the state file are relative.
 
     Raises:
@@ -87,8 +89,9 @@ class Saver:
         ):
             if given:
                 raise UsageError(f"Saver: {option} is not supported; leave it out.")
-        if keep_checkpoint_every_n_hours != NEVER:
-            raise UsageError("Saver: keep_checkpoint_every_n_hours is not supported; use max_to_keep.")
+        self._every = keep_checkpoint_every_n_hours * 3600
+        self._next = time.time() + self._every  # one written behind it is kept for good
+        self._written: dict[str, float] = {}
         self._max_to_keep = max_to_keep or 0
         self._pad = pad_step_number
         self._allow_empty = allow_empty
@@ -110,6 +113,7 @@ class Saver:
         if not pairs and not self._allow_empty:
             raise UsageError("No variables to save: make the Saver after the model.")
         self._variables = dict(pairs)
+        self._var_list = var_list if var_list is not None else list(self._variables.values())
         if len(self._variables) < len(pairs):
             raise UsageError("Saver: the same variable, or two of one name, are in var_list.")
 
@@ -140,10 +144,9 @@ class Saver:
     ) -> str:
         """Write the variables' values and return the path to restore from, `save_path-global_step`.
 
-        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. There is
-        no meta graph: the program builds the graph, so meta_graph_suffix, write_meta_graph and
-        strip_default_attrs are without a meaning. about: a text that the file holds beside the values; see
-        saved_about.
+        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. Beside
+        the values it writes the graph, `<path>.<meta_graph_suffix>`, for import_meta_graph; in it nothing is
+        left out for being a default. about: a text that the file holds beside the values; see saved_about.
 
         Raises:
             FailedPreconditionError: a variable has no value.
@@ -166,15 +169,35 @@ class Saver:
             kept = [p for p in self._kept if p != path] + [path]
             excess = len(kept) - self._max_to_keep if self._max_to_keep else 0
             old, self._kept = kept[: max(excess, 0)], kept[max(excess, 0) :]
+            self._written[path] = time.time()
+            old = [gone for gone in old if not self._stays(gone)]
             if sess.comm.rank == 0:
                 _write(path, values, about)
+                if write_meta_graph:
+                    self.export_meta_graph(f"{path}.{meta_graph_suffix}", graph=sess.graph)
                 if write_state:
                     update_checkpoint_state(
                         os.path.dirname(path), path, self._kept, latest_filename or STATE_FILE
                     )
                 for gone in old:
-                    _file(gone).unlink(missing_ok=True)
+                    for file in (_file(gone), Path(f"{gone}.{meta_graph_suffix}")):
+                        file.unlink(missing_ok=True)
         return path
+
+    def _stays(self, path: str) -> bool:
+        """Whether one that max_to_keep lets go is the next of those that stay."""
+        if self._written.pop(path, 0.0) <= self._next:
+            return False
+        self._next += self._every
+        return True
+
+    def export_meta_graph(
+        self, filename: str | os.PathLike[str] | None = None, *args: Any, **named: Any
+    ) -> Any:
+        """train.export_meta_graph with the variables of this Saver, which import_meta_graph gives back."""
+        from dtrain.train.meta_graph import export_meta_graph
+
+        return export_meta_graph(filename, None, None, None, *args, saved=self._built(), **named)
 
     def restore(self, sess: Any, save_path: str | os.PathLike[str]) -> None:
         """Give the variables their saved values, which rank 0 reads for all; no initializer need run before.
@@ -242,7 +265,7 @@ def _read(variables: Mapping[str, Variable], path: str) -> dict[str, np.ndarray]
         for name, variable in variables.items():
             wanted, found = f"{variable.dtype.name}{variable.shape}", file.specs.get(name)
             if found is None:
-                raise CheckpointError(f"Key {name} not found in checkpoint {path}: the variable is {wanted}.")
+                raise NotFoundError(f"Key {name} not found in checkpoint {path}: the variable is {wanted}.")
             if found != wanted:
                 raise CheckpointError(
                     f"the variable {name} is {wanted}, and {found} in the checkpoint {path}."

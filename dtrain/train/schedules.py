@@ -163,6 +163,25 @@ def piecewise_constant(
         return identity(result)
 
 
+def linear_cosine_decay(
+    learning_rate: Any,
+    global_step: Any,
+    decay_steps: Any,
+    num_periods: Any = 0.5,
+    alpha: Any = 0.0,
+    beta: Any = 0.001,
+    name: str | None = None,
+) -> Tensor:
+    """A line down to alpha times num_periods cosines, plus beta; times learning_rate (Bello et al. 2017)."""
+
+    def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
+        done = math.minimum(step, steps) / steps
+        wave = 0.5 * (1.0 + functions.cos(np.pi * 2.0 * _like(start, num_periods) * done))
+        return start * ((_like(start, alpha) + 1.0 - done) * wave + _like(start, beta))
+
+    return _schedule(name or "LinearCosineDecay", learning_rate, global_step, decay_steps, rate)
+
+
 def _schedule(
     name: str,
     learning_rate: Any,

@@ -1,11 +1,15 @@
 """Public programs for TensorFlow 1 and Keras, as they are, on dtrain: which run, and why the others do not.
 
     python tests/campaign/public.py FOLDER --to OUT [--ranks 2] [--seconds 60] [--match WORD]
+    python tests/campaign/public.py FOLDER --to OUT --compare 2 3 [--list FILE]
 
 FOLDER holds a checkout of each repository. Of a notebook the code cells are run. Nothing is changed in a
 program but counts of steps and epochs (so that it ends in a minute), and Python 2 becomes Python 3. OUT gets
 what each printed, and results.json; a table by repository is printed. PUBLIC.md has the last one. No text of
-such programs is kept here.
+such programs is kept here. --seconds are of processor time, so that a busy machine changes no result.
+
+--compare runs each on one rank and on so many others from the same seeds, and compares what was printed: the
+same lines, but for their numbers, and the numbers of the last line that speaks of a loss or an accuracy.
 """
 
 from __future__ import annotations
@@ -14,15 +18,19 @@ import argparse
 import ast
 import collections
 import json
+import math
 import os
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 #: What is not written for TensorFlow 1 or Keras 2 on one machine.
@@ -111,9 +119,9 @@ def shortened(text: str) -> str:
     return re.sub(r"\b(x?range\()(\d{3,8})\)", lambda m: f"{m[1]}{min(int(m[2]), 40)})", text)
 
 
-def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[str, object]:
-    """Run one program beside copies of its neighbours; what became of it."""
-    name = path.relative_to(folder).as_posix()
+@contextmanager
+def prepared(path: Path) -> Iterator[Path]:
+    """A program, shortened, beside copies of its neighbours."""
     with tempfile.TemporaryDirectory() as place:
         work = Path(place, "work")
         shutil.copytree(path.parent, work, ignore=shutil.ignore_patterns("*.gz", ".git", "*.ckpt*"))
@@ -126,25 +134,44 @@ def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[
             except (SyntaxError, ValueError):
                 subprocess.run([sys.executable, "-m", "lib2to3", "-w", "-n", str(file)], capture_output=True)
                 text = file.read_text(errors="replace").expandtabs(8)
-            file.write_text(shortened(text))
-        command = [sys.executable, "-m", "dtrain", "run", program.name]
-        if ranks > 1:
-            command = [os.environ.get("DTRAIN_MPIRUN", "mpirun"), "-n", str(ranks), *command]
-        began = time.monotonic()
-        done = subprocess.run(
-            ["timeout", "-k", "5", str(seconds), *command],
-            cwd=work,
-            env={**os.environ, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            file.write_text(re.sub(r"(['\"])/tmp/", rf"\1{place}/", shortened(text)))
+        yield program
+
+
+def started(
+    program: Path, words: list[str], ranks: int, seconds: float, stderr: int
+) -> subprocess.CompletedProcess[bytes]:
+    """Run Python with these words beside a program."""
+    command = [sys.executable, *words]
+    if ranks > 1:
+        command = [os.environ.get("DTRAIN_MPIRUN", "mpirun"), "-n", str(ranks), *command]
+    allowed = math.ceil(seconds)
+    return subprocess.run(
+        ["timeout", "-k", "5", str(20 * seconds), *command],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (allowed, allowed + 5)),
+        cwd=program.parent,
+        env={**os.environ, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+    )
+
+
+def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[str, object]:
+    """Run one program; what became of it."""
+    name = path.relative_to(folder).as_posix()
+    began = time.monotonic()
+    with prepared(path) as program:
+        done = started(
+            program, ["-m", "dtrain", "run", program.name], ranks, seconds, stderr=subprocess.STDOUT
         )
     text = done.stdout.decode(errors="replace")
     (to / (name.replace("/", "__") + ".txt")).write_text(text)
     lines = [line for line in text.splitlines() if line.strip()]
     said = next((x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b|dtrain: error", x)), "")
     # one that was still running without an error when its time was up runs
-    state = "runs" if done.returncode in (0, 124, 137) else "stops"
+    ended = done.returncode in (0, 128 + signal.SIGXCPU, -signal.SIGXCPU)
+    state = "runs" if ended else "waits" if done.returncode in (124, 137) else "stops"
     if state == "stops":
         state = next((f"needs {what}" for what, words in NEEDS if re.search(words, said)), "stops")
     return {
@@ -156,20 +183,67 @@ def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[
     }
 
 
+#: Starts `dtrain run` with the same random numbers in every job.
+SEEDED = """
+import random, secrets, sys, numpy
+secrets.randbits = lambda bits: 7
+random.seed(7); numpy.random.seed(7)
+from dtrain.cli import main
+sys.exit(main(["run", sys.argv[1]]))
+"""
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|\bnan\b|\binf\b"
+MEASURE = r"(?i)accura|acc\b|loss|cost|error|score|precision"
+CLOCK = r"(?i)/tmp|sec|time|\d+\s*m?s\b|/s\b|speed|0x|port"
+
+
+def _apart(one: list[float], other: list[float]) -> str:
+    """The largest relative difference of two lists of numbers."""
+    return (
+        f"{max((abs(a - b) / max(abs(a), 1e-12) for a, b in zip(one, other, strict=False)), default=0):.0e}"
+    )
+
+
+def compare(path: Path, folder: Path, to: Path, ranks: list[int], seconds: float) -> str:
+    """A row of the table of one program on one rank and on others."""
+    name = path.relative_to(folder).as_posix()
+    said: dict[int, list[str]] = {}
+    for size in (1, *ranks):
+        with prepared(path) as program:
+            done = started(program, ["-c", SEEDED, program.name], size, seconds, subprocess.PIPE)
+        text = done.stdout.decode(errors="replace")
+        (to / f"{name.replace('/', '__')}.{size}.txt").write_text(text + done.stderr.decode(errors="replace"))
+        if done.returncode:
+            return f"| {name} | exit code {done.returncode} on {size} ranks | | |"
+        said[size] = [line for line in text.splitlines() if line.strip() and not re.search(CLOCK, line)]
+    measured = {
+        size: [re.findall(NUMBER, line) for line in lines if re.search(MEASURE, line)]
+        for size, lines in said.items()
+    }
+    begun = {size: [float(x) for x in (found or [[]])[0]] for size, found in measured.items()}
+    ends = {size: [float(x) for x in (found or [[]])[-1]] for size, found in measured.items()}
+    row = [name.replace("+", "/", 1), ", ".join(f"{x:g}" for x in ends[1])]
+    for size in ranks:
+        shapes = [[re.sub(NUMBER, "#", line) for line in said[n]] for n in (1, size)]
+        same = "" if shapes[0] == shapes[1] else "; other lines"
+        both = f"{_apart(begun[1], begun[size])}, {_apart(ends[1], ends[size])}"
+        row.append(f"{both if ends[1] else 'prints no measure'}{same}")
+    return f"| {' | '.join(row)} |"
+
+
 def table(results: list[dict[str, object]]) -> str:
     """By repository: programs, those that could run here, and those that do."""
     rows: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for found in results:
         state = str(found["state"])
         for key in (str(found["program"]).split("/")[0], "all"):
-            rows[key][state if state in ("runs", "stops") else "needs"] += 1
+            rows[key][state if state in ("runs", "stops", "waits") else "needs"] += 1
     lines = [
         "| repository | programs | need something else | run | of those that could |",
         "|---|---|---|---|---|",
     ]
     for name in (*sorted(set(rows) - {"all"}), "all"):
         c = rows[name]
-        could = c["runs"] + c["stops"]
+        could = c["runs"] + c["stops"] + c["waits"]
         share = f"{100 * c['runs'] / could:.0f} %" if could else ""
         lines.append(f"| {name.replace('+', '/')} | {c.total()} | {c['needs']} | {c['runs']} | {share} |")
     return "\n".join(lines)
@@ -183,9 +257,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--match", default="")
+    parser.add_argument("--list", type=Path, help="a file of programs, a line each, by their path in FOLDER")
+    parser.add_argument("--compare", type=int, nargs="+", metavar="RANKS")
     options = parser.parse_args()
     options.to.mkdir(parents=True, exist_ok=True)
     paths = [p for p in programs(options.folder) if re.search(options.match, str(p))]
+    if options.list:
+        there = {p.relative_to(options.folder).as_posix(): p for p in paths}
+        paths = [there[name] for name in options.list.read_text().splitlines() if name in there]
+    if options.compare:
+        sizes = [f"{size} ranks" for size in options.compare]
+        print("A difference is that of the first measure printed, and of the last.\n")
+        print(f"| program | last measure on one rank | {' | '.join(sizes)} |\n|---|---|{'---|' * len(sizes)}")
+        for path in paths:
+            row = compare(path, options.folder, options.to, options.compare, options.seconds)
+            print(row, flush=True)
+        return
     results = []
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [(p, options.folder, options.to, options.ranks, options.seconds) for p in paths]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import struct
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from dtrain.cli import run as cli_run
+from dtrain.data import addresses
 
 PROGRAM = """\
 import sys
@@ -90,7 +100,7 @@ assert math_ops is ops is tf and nn_ops is tf.nn and core.Dense is tf.layers.Den
 assert batch_norm is slim.batch_norm is tf.contrib.layers.batch_norm
 assert gfile is tf.gfile and tf_logging is tf.logging and list(xrange(2)) == [0, 1]
 assert averages.assign_moving_average and mnist.IMAGE_PIXELS == 784 and urllib.request
-for name in ("tf.contrib.factorization", "tf.contrib.nccl"):
+for name in ("tf.contrib.tensor_forest", "tf.contrib.nccl"):
     try:
         __import__(name.replace("tf.", "tensorflow."))
     except ImportError as error:
@@ -124,3 +134,81 @@ def test_import_loads_nothing_of_the_room() -> None:
 def test_what_nobody_has_is_an_import_error(line: str) -> None:
     with pytest.raises(ImportError):
         exec(line)
+
+
+OLD = """\
+import os, sys
+from urllib.request import urlopen, urlretrieve
+from six.moves import urllib
+import numpy as np
+import tensorflow as tf
+assert tf.__version__ == "1.12.0"
+if not os.path.exists("data/here"):
+    os.makedirs("data/here")
+source = "http://yann.lecun.com/exdb/mnist/"
+for name in ("train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
+    path, _ = urllib.request.urlretrieve(source + name, "data/here/" + name)
+    assert os.path.getsize(path) > 20, path
+with urlopen(source + name) as answer:
+    assert answer.status == 200 and answer.read(2) == bytes([31, 139])
+print("".join(set("abcdefgh")), sorted(os.listdir("data/here")))
+"""
+
+
+def mnist(folder: Path) -> Path:
+    """A small set in MNIST's files."""
+    folder.mkdir()
+    for part, count in (("train", 20), ("t10k", 10)):
+        images, labels = np.zeros((count, 28, 28), np.uint8), (np.arange(count) % 10).astype(np.uint8)
+        for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            head = struct.pack(">i" + "i" * array.ndim, 0x800 + array.ndim, *array.shape)
+            (folder / name).write_bytes(head + array.tobytes())
+    return folder
+
+
+def test_mnists_old_addresses_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DTRAIN_DATA", str(mnist(tmp_path / "mnist")))
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OLD)
+    found = [run("mine.py") for _ in range(2)]
+    assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 2
+    assert found[0].stdout == found[1].stdout  # letters are in the same order in every job
+    assert sorted(found[0].stdout[:8]) == list("abcdefgh") and "t10k-labels-idx1-ubyte.gz" in found[0].stdout
+
+
+def test_a_file_that_is_fetched_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(url: str, filename: str, *_: object) -> None:
+        Path(filename).write_bytes(b"half")
+        raise OSError("the line is cut")
+
+    monkeypatch.setattr(addresses, "_urlretrieve", broken)
+    with pytest.raises(OSError, match="cut"):
+        addresses._retrieve("http://example.org/x", str(tmp_path / "x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_rank_has_just_made_is_there(tmp_path: Path) -> None:
+    make = cli_run._make_folder(os.mkdir, time.time())
+    make(tmp_path / "a")
+    make(tmp_path / "a")
+    with pytest.raises(FileExistsError):
+        cli_run._make_folder(os.mkdir, time.time() + 3600)(tmp_path / "a")
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        make(tmp_path / "file")
+
+
+def test_ranks_print_once_and_number_words_alike(tmp_path: Path, mpirun: Callable[..., Any]) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import os, sys, tensorflow as tf\nos.path.exists('out') or os.makedirs('out')\n"
+        "print(''.join(set('abcdefgh')))\nprint(tf.Session().run(tf.constant([1, 2]) * 2))\n"
+    )
+    for more, times in ((), 1), (("--print-all",), 2):
+        done = mpirun(2, ["run", *more, "mine.py"], cwd=tmp_path, env={"PYTHONHASHSEED": None})
+        lines = done.stdout.splitlines()
+        assert done.rc == 0 and len(lines) == 2 * times and lines.count("[2 4]") == times, done
+        assert len({line for line in lines if line.isalpha()}) == 1
+        shutil.rmtree(tmp_path / "out")

@@ -123,5 +123,7 @@ def test_refusals() -> None:
         x = dt.placeholder("float32", [2, 3])
         with pytest.raises(GraphError, match="is no image"):
             dt.image.flip_left_right(x)
-        with pytest.raises(GraphError, match="BILINEAR or NEAREST_NEIGHBOR"):
-            dt.image.resize_images(dt.placeholder("float32", [4, 4, 3]), [2, 2], dt.image.ResizeMethod.AREA)
+        with pytest.raises(GraphError, match="none of ResizeMethod"):
+            dt.image.resize_images(dt.placeholder("float32", [4, 4, 3]), [2, 2], 4)
+        with pytest.raises(GraphError, match="are to be known"):
+            dt.image.resize_images(dt.placeholder("float32", [None, 4, 3]), [2, 2], 3)

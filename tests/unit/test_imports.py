@@ -47,16 +47,17 @@ ALLOWED = {
     "train": "autodiff comm config data errors files graph info machine names ops runtime summary",
     "task": "comm config data dtrain errors export files graph hints info keras machine ops runtime train",
     "keras": "autodiff comm config data errors files graph hints names ops runtime summary train",
-    "tf1": "comm data errors graph keras losses names ops passes runtime summary train",
+    "tf1": "comm data errors files graph keras losses names ops passes runtime summary train",
     "report": "__version__ config errors files hints",
     "jobs": "__version__ errors info",
-    "bench": "comm config data dtrain errors files info keras machine names ops report runtime task train",
+    "bench": "comm config data dtrain errors files info keras machine ops program report runtime task train",
     "doctor": "bench comm data dtrain errors files hints info machine native runtime",
     "cli": "__version__ bench choices comm config data doctor "
-    "errors info jobs names report runtime task train",
+    "errors info jobs program report runtime task train",
     "__main__": "cli",
     "dtrain": "autodiff comm data errors graph initializers keras losses names nn ops runtime summary train",
     "export": "errors graph hints ops passes",
+    "program": "data names",
 }
 ALLOWED = {part: {*names.split()} for part, names in ALLOWED.items()}
 

@@ -417,7 +417,7 @@ def test_bad_arguments(make: Callable[[], Any], words: list[str]) -> None:
         ([Conv2D(3, 3)], ["layer conv2d (Conv2D)", "[batch, 784]", "Reshape((height, width, channels))"]),
         ([Reshape((3, 5))], ["layer reshape", "784", "(3, 5)"]),
         ([Reshape((28, 28, 1)), Conv2D(2, 29)], ["layer conv2d", "window"]),
-        ([Reshape((28, 28, 1)), BatchNormalization(axis=1)], ["axis=1", "the last axis, -1"]),
+        ([Reshape((28, 28, 1)), BatchNormalization(axis=4)], ["axis=4", "none of the axes of channels"]),
     ],
 )
 def test_layers_that_do_not_fit(layers: list[Layer], words: list[str]) -> None:

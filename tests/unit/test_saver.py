@@ -66,7 +66,10 @@ def test_the_newest_are_kept_and_listed(tmp_path: Path, session: dt.Session) -> 
         v.load(step, session)
         paths.append(saver.save(session, tmp_path / "m", global_step=v))
     assert paths == [str(tmp_path / f"m-{n}") for n in (1, 5, 10)]
-    assert files(tmp_path) == ["checkpoint", "m-10.safetensors", "m-5.safetensors"]
+    assert files(tmp_path) == [
+        "checkpoint",
+        *(f"m-{n}.{kind}" for n in (10, 5) for kind in ("meta", "safetensors")),
+    ]
     assert saver.last_checkpoints == paths[1:]
     assert latest_checkpoint(tmp_path) == paths[-1] and checkpoint_exists(paths[-1])
     assert not checkpoint_exists(paths[0])
@@ -88,11 +91,11 @@ def test_a_new_saver_goes_on_from_the_old_ones_files(tmp_path: Path, session: dt
     assert state is not None
     saver.recover_last_checkpoints([*state.all_model_checkpoint_paths, str(tmp_path / "gone")])
     saver.save(session, tmp_path / "m", 2)
-    assert files(tmp_path) == ["checkpoint", "m-2.safetensors"]
+    assert files(tmp_path) == ["checkpoint", "m-2.meta", "m-2.safetensors"]
     keep_all = Saver(max_to_keep=None, pad_step_number=True)
     for step in range(7):
         path = keep_all.save(session, tmp_path / "all", step, write_state=False)
-    assert path.endswith("all-00000006") and len(files(tmp_path)) == 9
+    assert path.endswith("all-00000006") and len(files(tmp_path)) == 17
     assert latest_checkpoint(tmp_path) == str(tmp_path / "m-2")
 
 

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from dtrain.keras.layers import advanced_activations, convolutional, core, noise, pooling, recurrent
 from dtrain.keras.layers import embeddings as _embeddings
+from dtrain.keras.layers import local as _local
 from dtrain.keras.layers import merge as _merge
 from dtrain.keras.layers import preprocessing as _preprocessing
+from dtrain.keras.layers import volumes as _volumes
 from dtrain.keras.layers import wrappers as _wrappers
 from dtrain.keras.layers.base import Layer
 from dtrain.keras.layers.inputs import Input, InputLayer, InputSpec
@@ -36,7 +38,9 @@ _MODULES = (
     pooling,
     recurrent,
     _embeddings,
+    _local,
     _preprocessing,
+    _volumes,
     _wrappers,
 )
 _ALL = {name: getattr(module, name) for module in _MODULES for name in module.__all__}
@@ -44,11 +48,17 @@ globals().update(_ALL)
 
 #: Other names of layers, of Keras 1 and of later ones.
 _ALSO = {
+    "AtrousConv2D": "Conv2D",
+    "AtrousConvolution2D": "Conv2D",
     "AvgPool1D": "AveragePooling1D",
     "AvgPool2D": "AveragePooling2D",
+    "AvgPool3D": "AveragePooling3D",
     "Convolution1D": "Conv1D",
     "Convolution2D": "Conv2D",
     "Convolution2DTranspose": "Conv2DTranspose",
+    "Convolution3D": "Conv3D",
+    "Deconv2D": "Conv2DTranspose",
+    "Deconvolution2D": "Conv2DTranspose",
     "CuDNNGRU": "GRU",
     "CuDNNLSTM": "LSTM",
     "GlobalAvgPool1D": "GlobalAveragePooling1D",
@@ -57,6 +67,7 @@ _ALSO = {
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
     "MaxPool1D": "MaxPooling1D",
     "MaxPool2D": "MaxPooling2D",
+    "MaxPool3D": "MaxPooling3D",
     "SeparableConvolution2D": "SeparableConv2D",
 }
 globals().update({old: globals()[new] for old, new in _ALSO.items()})

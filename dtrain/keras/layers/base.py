@@ -103,6 +103,8 @@ class Layer(metaclass=_Modern):
     is_input: ClassVar[bool] = False
     #: Whether it is a network of layers.
     is_model: ClassVar[bool] = False
+    #: Whether a list of one input is that input.
+    takes_one: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -259,6 +261,7 @@ class Layer(metaclass=_Modern):
             GraphError: the input does not fit, or is of another graph than the layer's weights.
         """
         x = _tensors(x)
+        x = x[0] if self.takes_one and isinstance(x, list) and len(x) == 1 else x
         options |= dict(zip(call_arguments(type(self))[2:], more, strict=False))
         training = options.pop("training", training)
         mask = options.pop("mask", mask)

@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 FORMS = {
+    3: (
+        "volumes [batch, depth, height, width, channels]",
+        "put Reshape((depth, height, width, channels)) before it",
+    ),
     2: ("images [batch, height, width, channels]", "put Reshape((height, width, channels)) before it"),
     1: ("sequences [batch, steps, channels]", "put Reshape((steps, channels)) before it"),
 }
@@ -59,7 +63,7 @@ class Spatial(Layer):
 
     def _lies(self, data_format: str | None) -> str:
         """Settle where the channels lie; raises UsageError for what is no place."""
-        data_format = data_format or (settings.image_data_format() if self.axes == 2 else "channels_last")
+        data_format = data_format or (settings.image_data_format() if self.axes > 1 else "channels_last")
         if data_format not in settings.ORDERINGS.values():
             raise UsageError(
                 f"{self.name}: data_format={data_format!r}: give channels_last or channels_first."

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
+from dtrain.graph.shape import compatible
 from dtrain.keras import activations, regularizers, settings
 from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, positive, sizes
 from dtrain.keras.names import as_data, other_layers
@@ -198,10 +199,10 @@ class RepeatVector(Layer):
 class Lambda(Layer):
     """A function of the input, or of the list of inputs, as a layer.
 
-    function: from tensors to tensors; where it takes `mask` or `training` it is given them. output_shape is
-    not needed: the output has one. arguments: more
-    keyword arguments of it. A model with it is saved with the function's name, and load_model is given the
-    function in custom_objects.
+    function: from tensors to tensors; where it takes `mask` or `training` it is given them. output_shape:
+    sizes without the batch's, or a function of the input's shape that gives the output's: says what could not
+    be found out of the function, and nothing else. arguments: more keyword arguments of it. A model with it
+    is saved with the function's name, and load_model is given the function in custom_objects.
     """
 
     any_size = True
@@ -222,6 +223,7 @@ class Lambda(Layer):
         if not callable(function):
             raise UsageError(f"{self.name}: {function!r} is no function of a tensor.")
         self.function, self._arguments, self._mask_given = function, arguments or {}, mask
+        self._said = output_shape
         self._asked = set(inspect.signature(function).parameters) if callable(function) else set()
 
     @property
@@ -230,7 +232,15 @@ class Lambda(Layer):
 
     def call(self, x: Any, mask: Any = None, training: Any = None) -> Any:
         more = {k: v for k, v in (("mask", mask), ("training", training)) if k in self._asked}
-        return self.function(x, **{**more, **self._arguments})
+        result = self.function(x, **{**more, **self._arguments})
+        if self._said is not None and isinstance(result, Tensor):
+            given = x if isinstance(x, list) else [x]
+            shapes = [tuple(t.shape.as_list()) if t.spec.shape is not None else None for t in given]
+            said = self._said(shapes if isinstance(x, list) else shapes[0]) if callable(self._said) else None
+            dims = (None, *(self._said if said is None else said[1:]))
+            if compatible(result.spec.shape, dims):
+                result.set_shape(dims)
+        return result
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return self._mask_given(inputs, mask) if callable(self._mask_given) else self._mask_given

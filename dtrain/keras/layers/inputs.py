@@ -10,7 +10,7 @@ from dtrain.graph.dtypes import as_dtype
 from dtrain.graph.graph import Tensor, get_default_graph
 from dtrain.keras.calls import Call
 from dtrain.keras.layers.base import Layer
-from dtrain.ops.base import placeholder
+from dtrain.ops.base import convert_to_tensor, placeholder
 
 
 class InputLayer(Layer):
@@ -26,6 +26,8 @@ class InputLayer(Layer):
         if self.input_shape_given is None:
             raise UsageError("Input needs the shape of one example: Input(shape=(28, 28)).")
         self.dtype = as_dtype(dtype or "float32").name
+        #: What fit takes its batches from where it is given none.
+        self.tensor_given: Any = None
 
     def tensor(self) -> Tensor:
         """A placeholder of such batches, in the default graph, that models begin with."""
@@ -53,13 +55,19 @@ def Input(
     shape: None where a size is known only when there are examples. batch_shape: the same with the batch's
     size before it, which only stateful layers use, as batch_size. dtype: by default float32.
 
+    tensor: what fit, evaluate and predict compute their batches from, where they are given no arrays.
+
     Raises:
-        UsageError: there is no shape, or a tensor is given.
+        UsageError: there is no shape, or sparse is asked for.
     """
-    if tensor is not None or sparse:
-        raise UsageError("Input: tensor= and sparse= are not supported: give the shape, and fit the arrays.")
+    if sparse:
+        raise UsageError("Input: sparse=True is not supported: tensors are dense.")
+    if tensor is not None:
+        tensor = convert_to_tensor(tensor)
+        shape, batch_shape, dtype = tensor.shape.as_list()[1:], None, dtype or tensor.dtype
     shape = batch_shape[1:] if batch_shape is not None else shape
     layer = InputLayer(shape, dtype, name=name)
+    layer.tensor_given = tensor
     layer.batch_given = batch_size if batch_shape is None else batch_shape[0]
     if name is None:
         kept = get_default_graph().kept

@@ -9,7 +9,7 @@ from dtrain.graph.graph import Tensor
 from dtrain.keras import constraints, initializers, regularizers
 from dtrain.keras.layers.base import Layer, Sizes, Weighted
 from dtrain.keras.names import other_layers
-from dtrain.ops.array import stop_gradient
+from dtrain.ops.array import stop_gradient, transpose
 from dtrain.ops.base import apply
 from dtrain.ops.logic import where
 from dtrain.ops.math import greater, rsqrt, square
@@ -25,7 +25,7 @@ class BatchNormalization(Layer):
     trainable=False works as in a test while training, too, and its moving averages stay.
 
     Args:
-        axis: only the last.
+        axis: along which the channels lie; another than the last is moved there, and back.
         center, scale: whether there is beta, and gamma.
         synchronized: the batch is the global one, on any number of ranks. False takes each rank's own rows,
             which spares two messages a layer and step, but then the result depends on the number of ranks;
@@ -82,9 +82,15 @@ class BatchNormalization(Layer):
         self.gamma_constraint = constraints.get(gamma_constraint)
 
     def build(self, input_shape: Sizes) -> None:
-        if self.axis not in (-1, len(input_shape) - 1) or len(input_shape) < 2:
-            raise GraphError(f"axis={self.axis} is not supported: channels lie along the last axis, -1")
-        shape = input_shape[-1:]
+        axis = self.axis % len(input_shape) if -len(input_shape) <= self.axis < len(input_shape) else 0
+        if axis == 0:
+            raise GraphError(f"axis={self.axis} is none of the axes of channels in {input_shape}")
+        #: The order of axes with the channels last, and back; None where they are.
+        self._orders: tuple[list[int], list[int]] | None = None
+        if axis != len(input_shape) - 1:
+            there = [i for i in range(len(input_shape)) if i != axis] + [axis]
+            self._orders = there, [there.index(i) for i in range(len(input_shape))]
+        shape = (input_shape[axis],)
         self.gamma = self.beta = None
         if self.scale:
             self.gamma = self.add_weight(
@@ -106,6 +112,12 @@ class BatchNormalization(Layer):
         )
 
     def call(self, x: Tensor, training: Any) -> Tensor:
+        if self._orders is None:
+            return self._normalized(x, training)
+        there, back = self._orders
+        return transpose(self._normalized(transpose(x, there), training), back)
+
+    def _normalized(self, x: Tensor, training: Any) -> Tensor:
         if training is False or not self.trainable:
             return self._tested(x)
         trained = self._trained(x)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dtrain.comm import world
 from dtrain.errors import NotSupportedError, UsageError
 from dtrain.keras import settings
+from dtrain.keras.rank_zero import RankZero
 from dtrain.keras.utils import Sequence
 from dtrain.names import module_getattr
 
@@ -144,16 +150,22 @@ class ImageDataGenerator:
         sample_weight: Any = None,
         seed: int | None = None,
         subset: str | None = None,
-        **saved: Any,
+        save_to_dir: str | os.PathLike[str] | None = None,
+        save_prefix: str = "",
+        save_format: str = "png",
     ) -> NumpyArrayIterator:
         """Batches of images, with their labels, without an end; by number, as of a Sequence, too.
 
+        save_to_dir: a folder in which rank 0 writes each image that is drawn, as `<save_prefix>_<its
+        number>_<a number from 0 to 9999>.<save_format>`, by Pillow.
+
         Raises:
-            UsageError: they are no images, or an argument is not supported.
+            UsageError: they are no images, or an argument cannot be meant.
         """
-        if any(value for name, value in saved.items() if name != "save_format"):
-            raise UsageError(f"flow: {', '.join(saved)} is not supported: images are not saved.")
-        return NumpyArrayIterator(self, x, y, batch_size, shuffle, sample_weight, seed, subset)
+        found = NumpyArrayIterator(self, x, y, batch_size, shuffle, sample_weight, seed, subset)
+        if save_to_dir is not None:
+            found.saved = Path(save_to_dir), save_prefix, save_format
+        return found
 
     def flow_from_directory(self, *arguments: Any, **options: Any) -> Any:
         """Refused: images are given as arrays."""
@@ -280,6 +292,8 @@ class NumpyArrayIterator(Sequence):
         self.n, self.batch_size, self._shuffle, self.seed = len(self.x), batch_size, shuffle, seed
         self._generator, self.batch_index, self._passes = generator, 0, 0
         self._order: np.ndarray | None = None
+        #: The folder that images are written into, the beginning of their names, and the end.
+        self.saved: tuple[Path, str, str] | None = None
 
     def __len__(self) -> int:
         return -(-self.n // self.batch_size)
@@ -306,11 +320,24 @@ class NumpyArrayIterator(Sequence):
         draw = self._draw(index + 1)
         images = [self._generator.standardize(self._generator._moved(self.x[i], draw)) for i in rows]
         x = np.stack(images)
+        if self.saved is not None:
+            self._save(x, rows)
         x = x.transpose(0, 3, 1, 2) if self._generator.first else x
         if self.y is None:
             return x
         more = [self.y[rows]] + ([] if self.sample_weight is None else [np.asarray(self.sample_weight)[rows]])
         return (x, *more)
+
+    def _save(self, images: np.ndarray, rows: np.ndarray) -> None:
+        assert self.saved is not None
+        folder, begin, end = self.saved
+        for image, row in zip(images, rows, strict=True):
+            # not of NumPy's global numbers: those go on alike on all ranks
+            name = f"{begin}_{row}_{secrets.randbelow(10_000)}.{end}"
+            content = io.BytesIO()
+            kind = {"jpg": "jpeg"}.get(end.lower(), end)
+            array_to_img(image, "channels_last").save(content, kind)
+            RankZero(world()).writes(folder / name, content.getvalue())
 
     def __iter__(self) -> Any:
         return self

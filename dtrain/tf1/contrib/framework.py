@@ -20,6 +20,12 @@ from dtrain.names import module_getattr
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.scopes import VariableScope, get_variable
 from dtrain.ops.state import Variable
+from dtrain.train.readers import (
+    assign_from_checkpoint_fn,
+    init_from_checkpoint,
+    list_variables,
+    load_variable,
+)
 from dtrain.train.step_counter import create_global_step, get_global_step, get_or_create_global_step
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "arg_scope",
     "arg_scoped_arguments",
     "assert_global_step",
+    "assign_from_checkpoint_fn",
     "create_global_step",
     "current_arg_scope",
     "filter_variables",
@@ -42,7 +49,10 @@ __all__ = [
     "get_variables_by_suffix",
     "get_variables_to_restore",
     "has_arg_scope",
+    "init_from_checkpoint",
     "is_tensor",
+    "list_variables",
+    "load_variable",
     "local_variable",
     "model_variable",
     "variable",

@@ -25,17 +25,22 @@ from dtrain.tf1.layers.normalization import BatchNormalization, batch_normalizat
 from dtrain.tf1.layers.pooling import (
     AveragePooling1D,
     AveragePooling2D,
+    AveragePooling3D,
     MaxPooling1D,
     MaxPooling2D,
+    MaxPooling3D,
     average_pooling1d,
     average_pooling2d,
+    average_pooling3d,
     max_pooling1d,
     max_pooling2d,
+    max_pooling3d,
 )
 
 __all__ = [
     "AveragePooling1D",
     "AveragePooling2D",
+    "AveragePooling3D",
     "BatchNormalization",
     "Conv1D",
     "Conv2D",
@@ -47,9 +52,11 @@ __all__ = [
     "Layer",
     "MaxPooling1D",
     "MaxPooling2D",
+    "MaxPooling3D",
     "SeparableConv2D",
     "average_pooling1d",
     "average_pooling2d",
+    "average_pooling3d",
     "batch_normalization",
     "conv1d",
     "conv2d",
@@ -60,6 +67,7 @@ __all__ = [
     "flatten",
     "max_pooling1d",
     "max_pooling2d",
+    "max_pooling3d",
     "separable_conv2d",
 ]
 

@@ -24,13 +24,14 @@ from dtrain.ops.index import one_hot
 from dtrain.ops.initializers import Ones, Zeros
 from dtrain.ops.linalg import matmul
 from dtrain.ops.math import add, maximum, sqrt, square
+from dtrain.ops.nn import elu as elu_
 from dtrain.ops.nn import embedding_lookup
 from dtrain.ops.nn import relu as relu_
 from dtrain.ops.nn import relu6 as relu6_
 from dtrain.ops.nn import softmax as softmax_
 from dtrain.ops.normalize import batch_normalization, moments
 from dtrain.ops.pool import avg_pool, max_pool
-from dtrain.ops.reduce import reduce_sum
+from dtrain.ops.reduce import reduce_max, reduce_sum
 from dtrain.ops.scopes import VariableScope, variable_scope
 from dtrain.tf1.contrib.framework import add_arg_scope, model_variable
 from dtrain.tf1.contrib.layers.initializers import xavier_initializer
@@ -53,12 +54,16 @@ __all__ = [
     "convolution2d_transpose",
     "convolution3d",
     "dropout",
+    "elu",
     "embed_sequence",
     "flatten",
     "fully_connected",
+    "group_norm",
+    "instance_norm",
     "layer_norm",
     "linear",
     "max_pool2d",
+    "maxout",
     "one_hot_encoding",
     "relu",
     "relu6",
@@ -373,6 +378,83 @@ def layer_norm(
         return _finished(y, activation_fn, None, None, outputs_collections, here)
 
 
+@add_arg_scope
+def instance_norm(
+    inputs: Any,
+    center: bool = True,
+    scale: bool = True,
+    epsilon: float = 1e-6,
+    activation_fn: Function = None,
+    param_initializers: Any = None,
+    reuse: Any = None,
+    variables_collections: Any = None,
+    outputs_collections: Any = None,
+    trainable: bool = True,
+    data_format: str = "NHWC",
+    scope: Any = None,
+) -> Tensor:
+    """Each channel of each image by its own mean and variance (Ulyanov et al. 2016)."""
+    x = convert_to_tensor(inputs)
+    rank = x.shape.ndims or 0
+    first_axis = data_format.startswith("NC")
+    if first_axis:
+        x = transpose(x, [0, *range(2, rank), 1])
+    with variable_scope(scope, "InstanceNorm", [x], reuse=reuse) as here:
+        shape, first = [size_along(x.shape, -1, here.name)], param_initializers or {}
+        make = partial(_variable, x, trainable, variables_collections)
+        beta = make("beta", shape, first.get("beta", Zeros()), None) if center else None
+        gamma = make("gamma", shape, first.get("gamma", Ones()), None) if scale else None
+        mean, variance = moments(x, list(range(1, rank - 1)), keep_dims=True)
+        y = batch_normalization(x, mean, variance, beta, gamma, epsilon)
+        y = transpose(y, [0, rank - 1, *range(1, rank - 1)]) if first_axis else y
+        return _finished(y, activation_fn, None, None, outputs_collections, here)
+
+
+@add_arg_scope
+def group_norm(
+    inputs: Any,
+    groups: int = 32,
+    channels_axis: int = -1,
+    reduction_axes: Sequence[int] = (-3, -2),
+    center: bool = True,
+    scale: bool = True,
+    epsilon: float = 1e-6,
+    activation_fn: Function = None,
+    param_initializers: Any = None,
+    reuse: Any = None,
+    variables_collections: Any = None,
+    outputs_collections: Any = None,
+    trainable: bool = True,
+    scope: Any = None,
+    mean_close_to_zero: bool = False,
+) -> Tensor:
+    """Channels in groups, each group of each example by its own mean and variance (Wu & He 2018).
+
+    mean_close_to_zero: says how TensorFlow computes the variance, and changes nothing.
+
+    Raises:
+        GraphError: the channels lie along another axis than the last, or do not make so many groups.
+    """
+    x = convert_to_tensor(inputs)
+    rank = x.shape.ndims or 0
+    if channels_axis % rank != rank - 1 or any(a % rank == rank - 1 for a in reduction_axes):
+        raise GraphError("group_norm: channels lie along the last axis, and the others are reduced.")
+    with variable_scope(scope, "GroupNorm", [x], reuse=reuse) as here:
+        channels, first = size_along(x.shape, -1, here.name), param_initializers or {}
+        if channels % groups:
+            raise GraphError(f"group_norm: {channels} channels are not {groups} groups of the same size.")
+        make = partial(_variable, x, trainable, variables_collections)
+        beta = make("beta", [channels], first.get("beta", Zeros()), None) if center else None
+        gamma = make("gamma", [channels], first.get("gamma", Ones()), None) if scale else None
+        sizes = [-1, *(size_along(x.shape, a, here.name) for a in range(1, rank - 1))]
+        apart = reshape(x, [*sizes, groups, channels // groups])
+        mean, variance = moments(apart, [*(a % rank for a in reduction_axes), rank], keep_dims=True)
+        y = reshape(batch_normalization(apart, mean, variance, None, None, epsilon), [*sizes, channels])
+        y = y if gamma is None else y * gamma
+        y = y if beta is None else y + beta
+        return _finished(y, activation_fn, None, None, outputs_collections, here)
+
+
 # -- layers without variables ----------------------------------------------------------------------------
 @add_arg_scope
 def max_pool2d(
@@ -404,6 +486,23 @@ def avg_pool2d(
     with _named(scope, "AvgPool2D") as name:
         y = _pool(avg_pool, inputs, kernel_size, stride, padding, data_format)
         return _collected(y, outputs_collections, name)
+
+
+@add_arg_scope
+def maxout(inputs: Any, num_units: int, axis: int = -1, scope: str | None = None) -> Tensor:
+    """The largest of each num_units groups along an axis, whose size that number divides.
+
+    Raises:
+        GraphError: it does not.
+    """
+    x = convert_to_tensor(inputs)
+    with _named(scope, "MaxOut"):
+        sizes = [-1 if n is None else n for n in x.shape.as_list()]
+        at = axis % len(sizes)
+        if sizes[at] % num_units:
+            raise GraphError(f"maxout: the {sizes[at]} features are not a multiple of num_units {num_units}.")
+        apart = reshape(x, [*sizes[:at], num_units, sizes[at] // num_units, *sizes[at + 1 :]])
+        return reduce_max(apart, at + 1)
 
 
 @add_arg_scope
@@ -529,6 +628,7 @@ def stack(inputs: Any, layer: Callable[..., Any], stack_args: Sequence[Any], **k
 
 
 relu = partial(fully_connected, activation_fn=relu_)
+elu = partial(fully_connected, activation_fn=elu_)
 relu6 = partial(fully_connected, activation_fn=relu6_)
 linear = partial(fully_connected, activation_fn=None)
 

@@ -1,10 +1,10 @@
 """tf.contrib.slim: contrib's layers, arguments by scope, losses, and a training loop."""
 
 from dtrain.names import module_getattr
-from dtrain.tf1.contrib import framework, layers, losses
+from dtrain.tf1.contrib import framework, layers, losses, metrics
 from dtrain.tf1.contrib.framework import *  # noqa: F403
 from dtrain.tf1.contrib.layers import *  # noqa: F403
-from dtrain.tf1.contrib.slim import learning, utils
+from dtrain.tf1.contrib.slim import learning, model_analyzer, utils
 from dtrain.tf1.contrib.slim.learning import create_train_op
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "layers",
     "learning",
     "losses",
+    "metrics",
+    "model_analyzer",
     "utils",
 ]
 

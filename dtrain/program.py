@@ -16,6 +16,8 @@ from dtrain.names.finder import exists, install
 ROOTS = {"tensorflow": "dtrain", "keras": "dtrain.keras"}
 #: Names that NumPy had when such programs were written, and what it says to write instead.
 NUMPY = {"int": int, "float": float, "bool": bool, "object": object, "str": str, "complex": complex}
+#: What TensorFlow's version is.
+VERSION = "1.12.0"
 #: And what they find where it is not installed: TensorFlow 1 brought six along.
 MISSING = {"six": "dtrain.tf1.six"}
 
@@ -23,8 +25,11 @@ MISSING = {"six": "dtrain.tf1.six"}
 def run_program(program: str, words: Sequence[str] = ()) -> None:
     """Run a file, with these words as its own; what it raises is raised."""
     install(ROOTS | {name: real for name, real in MISSING.items() if not exists(name)})
-    import urllib.request  # noqa: F401 -- as TensorFlow does, and programs take it from urllib
+    from dtrain.data.addresses import answer
 
+    answer()  # imports urllib.request, as TensorFlow does: programs take it from urllib
+    # programs compare it with the versions that they know
+    vars(sys.modules["dtrain"])["__version__"] = VERSION
     for name, kind in NUMPY.items():
         if name not in vars(np):
             setattr(np, name, kind)
