@@ -90,7 +90,8 @@ class Scalar(np.lib.mixins.NDArrayOperatorsMixin):
         return int(self._value)
 
     def __index__(self) -> int:
-        return operator.index(self._value)  # type: ignore[arg-type]  # what is no integer raises
+        number: Any = self._value  # a float raises
+        return operator.index(number)
 
     def __bool__(self) -> bool:
         return bool(self._value)

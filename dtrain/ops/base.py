@@ -18,7 +18,7 @@ import numpy as np
 from dtrain.errors import GraphError
 from dtrain.graph.dtypes import DType, as_dtype, string
 from dtrain.graph.graph import Operation, Spec, Tensor, TensorLike, get_default_graph
-from dtrain.graph.shape import Dims, as_dims, compatible, merge, shape_text, size_of
+from dtrain.graph.shape import Dims, as_dims, as_static, compatible, merge, shape_text, size_of
 from dtrain.ops.placement import REPLICATED, Placement, Sharded
 
 Kernel = Callable[[], Any]
@@ -354,7 +354,7 @@ def constant(
         if missing > 0:
             last = array.ravel()[-1:] if array.size else np.zeros(1, array.dtype)
             array = np.concatenate([array.ravel(), np.repeat(last, missing)])
-        array = array.ravel()[: size_of(dims)].reshape(dims)
+        array = array.ravel()[: size_of(dims)].reshape(as_static(dims))
     # a copy, unless it cannot change: an array is the caller's
     array = np.array(array, order="C", copy=True if array.flags.writeable else None)
     return apply(Const(Value(array)), name=name)
