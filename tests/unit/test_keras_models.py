@@ -103,6 +103,7 @@ def test_ops_between_layers_are_copied_and_not_saved(tmp_path: Path) -> None:
 
 
 def test_dropout_and_normalisation_of_a_replayed_model_train_and_test() -> None:
+    dt.set_random_seed(0)
     x = Input((50,))
     model = Model(x, BatchNormalization(momentum=0.0)(Dropout(0.5)(x)), comm=None)
     model.compile("sgd", "mse")
