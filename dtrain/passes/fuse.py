@@ -25,10 +25,12 @@ MOST = 64
 def fuse(step: Step) -> Step:
     """Join elementwise ops of one shape and placement, where no other op stands between them.
 
-    Where the kernels are C, reductions of what they compute join them, and so do independent scalars.
+    Where the kernels are C, reductions of what they compute join them, and so do independent scalars; but in a
+    bitwise step no sum does, whose order would then follow from what is beside it.
     """
     made = sum(size_of(t.spec.shape) for n in step.graph.operations for t in n.outputs)
-    step = replace(step, native=step.native is not None and (step.native or made >= WORTH))
+    worth = step.native or step.bitwise or made >= WORTH
+    step = replace(step, native=step.native is not None and worth)
     needed = dependencies(step)
     before = {n: needed.get(n, set()) | predecessors(n) for n in step.graph.operations}
     order = ordered(step.graph.operations, before)
@@ -79,6 +81,8 @@ class _Groups:
         if node in self.elementwise:
             return node.outputs[0]
         summed = isinstance(node.kind, _Reduction) and self.native and not node.control_inputs
+        if summed and self.step.bitwise and node.kind.joins in ("plus", "times"):
+            return None
         return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
 
     def _between(self, group: list[Operation], node: Operation) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad, StopIfBad
-from dtrain.ops.collective import AllReduce
+from dtrain.ops.collective import AllGather, AllReduce
 from dtrain.ops.placement import PARTIAL, REPLICATED
 from dtrain.ops.state import Assign, is_parameter
 from dtrain.passes.step import Step, ancestors, memory_of, moved, predecessors
@@ -51,9 +51,9 @@ def guard(step: Step) -> Step:
     found = [t for t in found if t.op not in late and t.dtype.is_floating]
     bucket_of = {}  # of each term the bucket that it travels in, and its verdict with it
     for tensor in found:
-        summed = isinstance(tensor.op.kind, AllReduce)
+        summed = isinstance(tensor.op.kind, AllReduce | AllGather)
         term = tensor.op.inputs[tensor.index] if summed else tensor
-        bucket_of.setdefault(term, tensor.op.kind.bucket if summed else 0)
+        bucket_of.setdefault(term, getattr(tensor.op.kind, "bucket", 0) if summed else 0)
     groups = [(group, 0) for group in _in_buckets(step, [t for t, number in bucket_of.items() if not number])]
     for early in sorted({*bucket_of.values()} - {0}):
         groups.append(([t for t, number in bucket_of.items() if number == early], early))
@@ -93,7 +93,8 @@ def _rebuild(
                 graph.source = node.source
                 verdicts = []
                 for group, number in groups:
-                    verdict = graph.add(HasBad(), tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
+                    looked = HasBad(not step.bitwise)
+                    verdict = graph.add(looked, tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
                     if step.ranks > 1:
                         placements[verdict] = PARTIAL
                         verdict = graph.add(AllReduce(1, number), (verdict,), "check/AllReduce").outputs[0]

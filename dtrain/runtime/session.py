@@ -68,6 +68,7 @@ class Session:
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto, or a Backend.
 
+    bitwise: as in ConfigProto; whoever changes it forgets the plans.
     profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
     lock: held by each run; while a thread holds it, no other's run comes between its own.
     plans: those that it keeps, by what they are for; the one that ran last is the last.
@@ -95,6 +96,7 @@ class Session:
         config = config or ConfigProto()
         device = config.apply(device)
         self._check_every = config.check_replicas_every
+        self.bitwise = config.bitwise
         self.updates = 0
         self.graph = graph if graph is not None else get_default_graph()
         if isinstance(device, str):
@@ -212,7 +214,7 @@ class Session:
                 self._reads = reads = Session(graph=self.graph, comm=None, device=self.backend)
                 reads._of, reads.lock, reads.variables = self.comm, self.lock, self.variables
                 reads.numerics = self.numerics.of(reads.comm, reads.draws)
-                reads._compiles = self._compiles
+                reads._compiles, reads.bitwise = self._compiles, self.bitwise
             return self._reads
 
     def count_updates(self, steps: int) -> None:
@@ -303,7 +305,7 @@ class Session:
                 *(tensors, targets, feed_specs, self.comm.size),
                 *(native, stops or look, link, device, losses_at),
             )
-            step = compiled(shares=self.comm.shares)
+            step = compiled(shares=self.comm.shares, bitwise=self.bitwise)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
@@ -328,7 +330,7 @@ class Session:
         try:
             plan = kind(step, nodes, self.variables.arrays, self.backend, env, scales, call, tag)
         except NoRoom:
-            step = compiled(shares=False)
+            step = compiled(shares=False, bitwise=self.bitwise)
             plan = kind(step, schedule(step), self.variables.arrays, self.backend, env, scales, call, tag)
         plan.losses = losses_at or {}
         return plan
@@ -349,15 +351,27 @@ class Session:
 
                 nccl.join(self.comm, self.backend)
                 self._compiles = (True,)
-                return True
-            wanted = self.backend.kernels
-            self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
-            if wanted == "c" and problem:
-                error = EnvironmentProblem(f"kernels c: {problem}")
-                error.agreed = True
-                raise error
-            self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
+            else:
+                wanted = self.backend.kernels
+                self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
+                if wanted == "c" and problem:
+                    error = EnvironmentProblem(f"kernels c: {problem}")
+                    error.agreed = True
+                    raise error
+                self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
+        if self.bitwise and (self._compiles[0] is None or not self.backend.on_host):
+            raise self._not_bitwise()
         return self._compiles[0]
+
+    def _not_bitwise(self) -> EnvironmentProblem:
+        """Why values cannot be the same bits on any number of ranks: alike on all of them."""
+        why = "a GPU's libraries sum in an order that follows from sizes: take the CPU (--device cpu)"
+        if self.backend.on_host:
+            missing = f": {self._problem}" if self._problem else "; --kernels numpy takes NumPy's"
+            why = f"NumPy's products have other bits at other sizes, and kernels in C are not to be had{missing}"
+        error = EnvironmentProblem(f"bitwise: {why}.")
+        error.agreed = True
+        return error
 
     @property
     def kernels(self) -> str:
