@@ -24,6 +24,7 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
+    in_order,
     in_turn,
     plain,
     register,
@@ -308,7 +309,7 @@ def _chains(code: Any, x: Array, f: Array, down: Axis, across: Axis, y: Array) -
 
 
 def _chains_to_images(code: Any, dy: Array, f: Array, down: Axis, across: Axis, dx: Array) -> Any:
-    """Calls that convolve dy, with zeros between its entries where windows are apart, with the filter turned."""
+    """Calls that convolve dy, zeros between its entries where windows are apart, by the filter turned."""
     if not plain(dy, f):
         return None
     env, calls = code.bitwise, []

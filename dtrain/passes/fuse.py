@@ -25,8 +25,8 @@ MOST = 64
 def fuse(step: Step) -> Step:
     """Join elementwise ops of one shape and placement, where no other op stands between them.
 
-    Where the kernels are C, reductions of what they compute join them, and so do independent scalars; but in a
-    bitwise step no sum does, whose order would then follow from what is beside it.
+    Where the kernels are C, reductions of what they compute join them, and so do independent scalars; but no
+    sum does in a bitwise step, since its order would follow from what is beside it.
     """
     made = sum(size_of(t.spec.shape) for n in step.graph.operations for t in n.outputs)
     worth = step.native or step.bitwise or made >= WORTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from dtrain.errors import GraphError
 from dtrain.graph.graph import Graph, Operation, Tensor
@@ -153,9 +154,7 @@ def bucket(step: Step) -> Step:
         control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
         if len(group) > 1:
             graph.here.control, graph.source = control, node.source
-            kind: Op = (
-                AllReduce(len(group), node.kind.bucket) if isinstance(node.kind, AllReduce) else _all(group)
-            )
+            kind = _all([member.kind for member in group])
             copy = graph.add(kind, inputs, type(kind).__name__)
             graph.here.control = ()
         else:
@@ -166,9 +165,11 @@ def bucket(step: Step) -> Step:
     return moved(step, graph, tensors, operations)
 
 
-def _all(group: Sequence[Operation]) -> AllGather:
-    """The one for several."""
-    return AllGather(tuple(axis for node in group for axis in node.kind.axes))
+def _all(kinds: Sequence[Any]) -> Op:
+    """The one collective for several."""
+    if isinstance(kinds[0], AllReduce):
+        return AllReduce(len(kinds), kinds[0].bucket)
+    return AllGather(tuple(axis for kind in kinds for axis in kind.axes))
 
 
 def _groups(nodes: Sequence[Operation], joined: type[Op]) -> list[list[Operation]]:

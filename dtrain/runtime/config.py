@@ -86,7 +86,7 @@ class ConfigProto(_Options):
         does not look.
     check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
         variables; errors.ReplicaError names the first that differs. 0 for none.
-    bitwise: whether every value is to be the same bits on any number of ranks, 1 included; see docs/bitwise.md.
+    bitwise: whether every value is to be the same bits on any number of ranks, 1 included: docs/bitwise.md.
         It takes kernels in C, and no GPU. These three are dtrain's own.
     Without a meaning here, since a session runs on one device, one operation after the other:
     inter_op_parallelism_threads, use_per_session_threads, allow_soft_placement, log_device_placement,
