@@ -62,8 +62,8 @@ class Code:
 
     comm: the ranks; its terms() and part() say what of a sum among the ranks of a node is this one's.
     cuda: whether the language is CUDA.
-    bitwise: what NumPy's kernels of the plan are bound in, where a product's bits may not follow from its sizes,
-        as a BLAS's do; else None.
+    bitwise: what NumPy's kernels of the plan are bound in, where a product's bits may not follow from its
+        sizes, as a BLAS's do; else None.
     """
 
     cuda = False

@@ -27,15 +27,16 @@ def place(step: Step) -> Step:
     What would be split along an axis of fewer entries than ranks is made whole at once, so no rank is left
     without a part. Fetched values come back whole. With one rank everything is replicated and nothing added.
 
-    A bitwise step has nothing PARTIAL, since terms of a sum follow from who has which rows. Rows are gathered,
-    and summed whole, in an order that does not know the ranks; where an op can (place_parts) each rank sums
-    for a part of the result.
+    A bitwise step has nothing PARTIAL, since the terms of a sum follow from who has which rows. Rows are
+    gathered and summed whole, in an order that does not know the ranks; where an op can (place_parts) each rank
+    sums for a part of the result.
     """
     own = next((n for n in step.graph.operations if n.kind.of_shard), None)
     if step.bitwise and own is not None:
         raise GraphError(
-            f"bitwise: {own.name} ({own.type}) computes of the rows that its rank holds, so its value follows "
-            "from the number of ranks. Let batch normalization take the global batch (synchronized=True)."
+            f"bitwise: {own.name} ({own.type}) computes of the rows that its rank holds, so its value "
+            "follows from the number of ranks. Let batch normalization take the global batch "
+            "(synchronized=True)."
         )
     if step.ranks == 1:
         return replace(step, placements={t: REPLICATED for n in step.graph.operations for t in n.outputs})

@@ -260,7 +260,7 @@ class Layout:
                     self.packed[source] = term
 
     def _gather(self, node: Operation) -> None:
-        """Lay what is gathered where all ranks of the node reach it: each writes its part of the whole there."""
+        """Lay what is gathered where all ranks of the node reach it: each writes its part there."""
         comm, tensors = self.env.comm, list(node.outputs)
         if not (isinstance(node.kind, AllGather) and self.step.bitwise and comm.shares):
             return
@@ -281,10 +281,9 @@ class Layout:
         self.terms[node] = parts
 
     def end(self) -> list[NativeCall]:
-        """What comes behind all kernels: a meeting, where others may still read what this rank writes next."""
-        read = [
-            self.last_use.get(t, 0) for n in self.terms if isinstance(n.kind, AllGather) for t in n.outputs
-        ]
+        """What comes behind all kernels: a meeting, where others may still read what this rank writes."""
+        gathered = [t for n in self.terms if isinstance(n.kind, AllGather) for t in n.outputs]
+        read = [self.last_use.get(t, 0) for t in gathered]
         last = max(read, default=-1) + 1
         if last == 0 or self.sums[last] < self.sums[-1] or any(i >= last for i in self._meetings):
             return []

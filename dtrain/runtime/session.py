@@ -68,7 +68,7 @@ class Session:
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto, or a Backend.
 
-    bitwise: as in ConfigProto; whoever changes it forgets the plans.
+    bitwise: as in ConfigProto; to be changed on all ranks alike.
     profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
     lock: held by each run; while a thread holds it, no other's run comes between its own.
     plans: those that it keeps, by what they are for; the one that ran last is the last.
@@ -96,7 +96,7 @@ class Session:
         config = config or ConfigProto()
         device = config.apply(device)
         self._check_every = config.check_replicas_every
-        self.bitwise = config.bitwise
+        self._bitwise = bool(config.bitwise)
         self.updates = 0
         self.graph = graph if graph is not None else get_default_graph()
         if isinstance(device, str):
@@ -214,8 +214,19 @@ class Session:
                 self._reads = reads = Session(graph=self.graph, comm=None, device=self.backend)
                 reads._of, reads.lock, reads.variables = self.comm, self.lock, self.variables
                 reads.numerics = self.numerics.of(reads.comm, reads.draws)
-                reads._compiles, reads.bitwise = self._compiles, self.bitwise
+                reads._compiles, reads._bitwise = self._compiles, self._bitwise
             return self._reads
+
+    @property
+    def bitwise(self) -> bool:
+        return self._bitwise
+
+    @bitwise.setter
+    def bitwise(self, value: bool) -> None:
+        if value != self._bitwise:
+            with self.lock:
+                self._bitwise, self._reads = value, None
+                self.forget_plans()
 
     def count_updates(self, steps: int) -> None:
         """So many more training steps are done: compare the replicas where that is due. Collective."""
@@ -367,8 +378,10 @@ class Session:
         """Why values cannot be the same bits on any number of ranks: alike on all of them."""
         why = "a GPU's libraries sum in an order that follows from sizes: take the CPU (--device cpu)"
         if self.backend.on_host:
-            missing = f": {self._problem}" if self._problem else "; --kernels numpy takes NumPy's"
-            why = f"NumPy's products have other bits at other sizes, and kernels in C are not to be had{missing}"
+            missing = self._problem or "--kernels numpy takes NumPy's"
+            why = (
+                f"products by NumPy have other bits at other sizes, and there are no kernels in C: {missing}"
+            )
         error = EnvironmentProblem(f"bitwise: {why}.")
         error.agreed = True
         return error

@@ -53,9 +53,10 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
     auto takes GPUs for all ranks, each its own, or for none: replicas of two kinds drift apart.
     """
     share = config.share_gpu
+    device = "cpu" if config.bitwise else config.device
     with comm.together():
-        choice = choose_gpu(config.device, comm.local_rank, share)
-    if comm.size > 1 and config.device == "auto":
+        choice = choose_gpu(device, comm.local_rank, share)
+    if comm.size > 1 and device == "auto":
         places = comm.gather_text("" if choice.gpu is None else f"{comm.node[0]} {choice.identity}")
         whys = comm.gather_text(choice.why)
         if "" in places:
@@ -159,7 +160,11 @@ def _train_in(
             trained = Trained(optimizer, network)
         initialize = dt.global_variables_initializer()
         state = dt.global_variables()
-    checks = dt.ConfigProto(check_numerics=config.check_numerics, check_replicas_every=config.check_every)
+    checks = dt.ConfigProto(
+        check_numerics=config.check_numerics,
+        check_replicas_every=config.check_every,
+        bitwise=config.bitwise,
+    )
     session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
     network.lend(session)
     if network.augment:
@@ -314,7 +319,8 @@ def evaluate_run(
     graph = dt.Graph()
     with graph.as_default(), comm.together():
         network = build(task.model or config.model, data, task)
-    session = dt.Session(graph=graph, comm=comm, device=backend)
+    exact = dt.ConfigProto(bitwise=config.bitwise)
+    session = dt.Session(graph=graph, config=exact, comm=comm, device=backend)
     at = restore(session, run_dir, network.parameters, best)
     tested = evaluate(session, network, part, comm)
     return {
