@@ -220,7 +220,7 @@ class TrainConfig:
             raise UsageError("--average shared: a rank that is killed spoils it; leave --elastic out.")
         if self.bitwise and self.kernels == "numpy":
             raise UsageError(
-                "--bitwise: products by NumPy have other bits at other sizes; leave --kernels out."
+                "--bitwise: NumPy's products have other bits at other sizes; leave --kernels out."
             )
         if self.bitwise and self.device == "gpu":
             raise UsageError("--bitwise: a GPU's libraries sum in an order of theirs; take --device cpu.")

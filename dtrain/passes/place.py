@@ -28,7 +28,7 @@ def place(step: Step) -> Step:
     without a part. Fetched values come back whole. With one rank everything is replicated and nothing added.
 
     A bitwise step has nothing PARTIAL, since the terms of a sum follow from who has which rows. Rows are
-    gathered and summed whole, in an order that does not know the ranks; where an op can (place_parts) each rank
+    gathered and summed whole, in an order that does not know the ranks; where an op can (place_parts) a rank
     sums for a part of the result.
     """
     own = next((n for n in step.graph.operations if n.kind.of_shard), None)
