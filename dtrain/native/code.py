@@ -487,6 +487,12 @@ def _product() -> _Product:
     return _Product(library, bool(library.product_is_fast()), library.product_room)
 
 
+def vectors() -> str:
+    """What vectors this processor has, in which the C kernels add up and multiply."""
+    lanes = _product().library.product_lanes()
+    return {16: "AVX-512", 8: "AVX2"}.get(lanes, f"{lanes} floats")
+
+
 def own_products() -> bool:
     """Whether product.c is worth calling on this processor."""
     return _product().fast

@@ -44,6 +44,7 @@ typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4)));
 
 /* Whether this processor has the vectors that make it worth while. */
 int product_is_fast(void) { return LANES > 4; }
+int product_lanes(void) { return LANES; }
 
 typedef struct {
     const float *p;

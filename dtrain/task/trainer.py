@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dtrain as dt
 from dtrain import machine
@@ -23,7 +23,7 @@ from dtrain.runtime.backend import Backend, Choice, backend_on, choose_gpu
 from dtrain.runtime.feeds import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
-from dtrain.task.network import Steps, Trained, build, evaluate
+from dtrain.task.network import Network, Steps, Trained, build, evaluate
 from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import Pace, iterations, shard_sizes, windows
 from dtrain.train.elastic import Survivors
@@ -134,6 +134,41 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         return _train_in(folder, config, comm, backend, devices, task, data, observers, started)
 
 
+class Made(NamedTuple):
+    """What a run trains: its session, network and optimizer, what takes its steps, and what initializes it."""
+
+    session: dt.Session
+    network: Network
+    trained: Trained
+    steps: Steps
+    initialize: dt.Operation
+
+
+def made(config: TrainConfig, comm: Communicator, backend: Backend, task: Task, data: Dataset) -> Made:
+    """The graph of a run and its session, which has no values yet; collective."""
+    graph = dt.Graph()
+    graph.seed = config.seed
+    with graph.as_default():
+        with comm.together():
+            network = build(task.model or config.model, data, task, config.augmentations())
+            updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
+            optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
+            if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
+                optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
+            trained = Trained(optimizer, network)
+        initialize = dt.global_variables_initializer()
+    checks = dt.ConfigProto(
+        check_numerics=config.check_numerics,
+        check_replicas_every=config.check_every,
+        bitwise=config.bitwise,
+    )
+    session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
+    network.lend(session)
+    if network.augment:
+        network.augment.draw(session, config.seed, 1)
+    return Made(session, network, trained, Steps(session, network, trained, updates), initialize)
+
+
 def _train_in(
     folder: RunDir,
     config: TrainConfig,
@@ -148,28 +183,10 @@ def _train_in(
     """The run in its folder, from the graph to the footer; see train()."""
     run_dir = folder.path
     watched = tensorboard.wanted(config.tensorboard, comm)
-    graph = dt.Graph()
-    graph.seed = config.seed
-    with graph.as_default():
-        with comm.together():
-            network = build(task.model or config.model, data, task, config.augmentations())
-            updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
-            optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
-            if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
-                optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
-            trained = Trained(optimizer, network)
-        initialize = dt.global_variables_initializer()
+    session, network, trained, steps, initialize = made(config, comm, backend, task, data)
+    with session.graph.as_default():
         state = dt.global_variables()
-    checks = dt.ConfigProto(
-        check_numerics=config.check_numerics,
-        check_replicas_every=config.check_every,
-        bitwise=config.bitwise,
-    )
-    session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
-    network.lend(session)
-    if network.augment:
-        network.augment.draw(session, config.seed, 1)
-    same = data.digest, fingerprint(graph.operations)
+    same = data.digest, fingerprint(session.graph.operations)
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
         at, _, notes = resume(session, state, run_dir, config, *same)
@@ -179,7 +196,6 @@ def _train_in(
         session.run(initialize)
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
-    steps = Steps(session, network, trained, updates)
     profiler, pace = None, Pace(comm)
     if trained.keras is not None:
         trained.keras.iterations = at.step

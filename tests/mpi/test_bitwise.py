@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from dtrain.comm.mpi import MPICommunicator
 from dtrain.errors import GraphError
 from dtrain.native import compiler
 from dtrain.ops.base import REGISTRY, apply
-from dtrain.ops.collective import AllGather, AllReduce
 from dtrain.ops.evaluate import evaluate
 from dtrain.ops.placement import shard_bounds
-from dtrain.passes.step import memory_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from test_native import grown
@@ -76,7 +73,8 @@ def test_every_op_has_the_bits_of_one_rank(comm: MPICommunicator, dtype: str) ->
         for every in (False, True):
             firsts = {t.op.inputs[0] for t in outs if t.op.inputs}
             feeds = {
-                x: feed(a, comm) if a.ndim and (every or x in firsts) else a for x, a in zip(xs, inputs, strict=True)
+                x: feed(a, comm) if a.ndim and (every or x in firsts) else a
+                for x, a in zip(xs, inputs, strict=True)
             }
             many = dt.Session(comm=comm, config=BITWISE).run(outs, feeds)
             wrong = [name for name, a, b in zip(tried, many, one, strict=True) if not same(a, b)]
