@@ -135,7 +135,7 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
 
 
 class Made(NamedTuple):
-    """What a run trains: its session, network and optimizer, what takes its steps, and what initializes it."""
+    """What a run trains: session, network and optimizer, what takes its steps, and what initializes it."""
 
     session: dt.Session
     network: Network

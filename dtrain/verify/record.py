@@ -1,11 +1,11 @@
-"""What `dtrain verify` starts under mpirun: some steps of a training, and digests of all that came out of each."""
+"""What `dtrain verify` starts under mpirun: steps of a training, and digests of what came out of each."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from dtrain.comm.base import Communicator
 from dtrain.config import TrainConfig, resolve
 from dtrain.data.order import order_of
 from dtrain.files import write_atomically
-from dtrain.graph.graph import Operation
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.native.code import vectors
-from dtrain.ops.base import MATRIX, Const, Placeholder
-from dtrain.ops.reduce import _Reduction
+from dtrain.ops.array import SumLike
+from dtrain.ops.base import MATRIX, Const, Placeholder, apply
+from dtrain.ops.join import reverse
+from dtrain.ops.reduce import Sum, _Reduction
 from dtrain.ops.state import VariableOp
+from dtrain.passes.step import predecessors
 from dtrain.runtime.feeds import Shard, Window
 from dtrain.task.network import TRAINING, evaluate
 from dtrain.task.trainer import Made, made, make_devices, prepared
-from dtrain.train.batches import Order, windows
+from dtrain.train.batches import windows
 
 
 @dataclass(frozen=True)
@@ -36,15 +39,15 @@ class Asked:
 
     to: the file that gets it; arrays go into files beside it, named after the step. steps: how many.
     keep: the steps after which the parameters' values are kept. dump: the step whose operations' values are,
-    and the variables' after it; 0 for none. swapped: whether the first and the last example of each batch
-    change places. test: whether the test examples are evaluated at the end.
+    and the variables' after it; 0 for none. turned: whether one sum is added up from its end, as a control.
+    test: whether the test examples are evaluated at the end.
     """
 
     to: str
     steps: int
     keep: list[int] = field(default_factory=list)
     dump: int = 0
-    swapped: bool = False
+    turned: bool = False
     test: bool = True
 
 
@@ -59,28 +62,28 @@ def exact(value: Any) -> str:
     return float(value).hex() if np.ndim(value) == 0 else digest(value)
 
 
-class _Swapped:
-    """An order of examples in which the ends of each batch change places."""
+def turn_one_sum() -> None:
+    """Let the first sum over the rows of a matrix be added up from the last to the first in this process."""
+    chosen: list[Any] = []
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
+    def lower(self: Sum, node: Operation, inputs: Sequence[Tensor]) -> Tensor | None:
+        (x,), kind = inputs, self
+        shape = x.spec.shape or ()
+        if kind.axes != (0,) or len(shape) != 2 or x.op.name.endswith("turned"):
+            return None
+        chosen.append((shape[1], kind))
+        if (shape[1], kind) != chosen[0]:
+            return None
+        return apply(kind, reverse(x, [0], name="turned"), name=node.name)
 
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        rows = np.array(self._order[part])
-        rows[[0, -1]] = rows[[-1, 0]]
-        return rows
+    Sum.lower = lower  # type: ignore[method-assign]
 
 
 def operations(one: Made) -> list[Operation]:
-    """What a step computes before it writes anything, in the graph's order: all whose values can be asked for."""
+    """What a step computes before it writes anything, in the graph's order."""
     needed: set[Operation] = set()
-    stack = [
-        one.network.loss.op,
-        one.trained.step if isinstance(one.trained.step, Operation) else one.trained.step.op,
-    ]
+    step = one.trained.step
+    stack = [one.network.loss.op, step if isinstance(step, Operation) else step.op]
     while stack:
         node = stack.pop()
         if node not in needed:
@@ -89,17 +92,20 @@ def operations(one: Made) -> list[Operation]:
     late: set[Operation] = set()
     found = []
     for node in sorted(needed, key=lambda n: n.id):
-        if node.kind.writes or any(p in late for p in (*(t.op for t in node.inputs), *node.control_inputs)):
+        if node.kind.writes or not late.isdisjoint(predecessors(node)):
             late.add(node)
-        elif node.outputs and not isinstance(node.kind, VariableOp | Const | Placeholder):
-            if not any(t.dtype.is_string for t in node.outputs):
-                found.append(node)
+            continue
+        plain = not any(t.dtype.is_string for t in node.outputs)
+        if plain and not isinstance(node.kind, VariableOp | Const | Placeholder):
+            found.append(node)
     return found
 
 
 def summed(node: Operation) -> str:
     """Which sum an operation is, in words; '' where it is none."""
     shapes = [t.spec.shape for t in node.inputs]
+    if isinstance(node.kind, SumLike):
+        return f"a sum of {shapes[0]} to {node.outputs[0].spec.shape}"
     if isinstance(node.kind, _Reduction):
         axes = "all axes" if node.kind.axes is None else f"axes {', '.join(map(str, node.kind.axes))}"
         return f"a sum over {axes} of {shapes[0]}"
@@ -176,10 +182,8 @@ def _windows(config: TrainConfig, asked: Asked, one: Made, data: Any, comm: Comm
         epoch += 1
         if one.network.augment:
             one.network.augment.draw(one.session, config.seed, epoch)
-        order: Order = order_of(config.seed, epoch, data.part("train"))
-        for window in windows(
-            _Swapped(order) if asked.swapped else order, config.batch_size, comm, lambda: 1
-        ):
+        order = order_of(config.seed, epoch, data.part("train"))
+        for window in windows(order, config.batch_size, comm, lambda: 1):
             yield window
             left -= 1
             if not left:
@@ -198,6 +202,8 @@ def _keep(asked: Asked, comm: Communicator, name: str, arrays: dict[str, Any]) -
 def main(words: list[str]) -> None:
     """words: a file of options as of --config, and what is asked for as JSON."""
     config, asked = resolve({}, {}, words[0]), Asked(**json.loads(words[1]))
+    if asked.turned:
+        turn_one_sum()
     comm = communicators.world(config.average, overlap=config.overlap)
     found = record(config, asked, comm)
     if comm.rank == 0:

@@ -22,6 +22,8 @@ from dtrain.files import read_regular, write_atomically
 from dtrain.verify.compare import Difference, arrays, bits_differ, drift, entry, first_difference
 from dtrain.verify.record import Asked
 
+#: Steps, where nothing says how many.
+STEPS = 50
 #: What is started on each rank.
 PROGRAM = ("-m", "dtrain.verify.record")
 #: Bytes of a record, at most.
@@ -87,21 +89,28 @@ def verify(
     """Train on each number of ranks, compare, print what was found and write it to a file.
 
     against: a file that another such call wrote: this machine's records are compared with its first one.
-    control: the last number of ranks takes two examples of each batch in each other's places.
+    control: the last number of ranks adds up one sum from its end.
+    steps: 0 for as many as `against` has, or 50.
     program: what is started on each rank, for tests.
 
     Raises:
         ChecksFailed: something differs.
         EnvironmentProblem: a training did not come to its end.
     """
-    given = _read(against) if against else None
+    given = _read(against, config) if against else None
+    if given is not None:
+        there = len(given["steps"])
+        if steps not in (0, there):
+            raise UsageError(f"--steps {steps}: {against} has {there}; leave --steps out.")
+        steps = there
+    steps = steps or STEPS
     with tempfile.TemporaryDirectory(prefix="dtrain-verify-") as folder:
         runs = Runs(config, steps, Path(folder), program)
         keep = [] if config.bitwise else _spaced(steps)
         records, files = [], []
         for number, n in enumerate(ranks, 1):
-            swapped = control and number == len(ranks)
-            record, file = runs(n, keep=keep, swapped=swapped)
+            turned = control and number == len(ranks)
+            record, file = runs(n, keep=keep, turned=turned)
             records.append(record)
             files.append(file)
             if number == 1:
@@ -114,8 +123,8 @@ def verify(
             if difference is None and not record["replicas"]:
                 continue
             if difference is not None and given is None:
-                swapped = control and record is records[-1]
-                told = _located(runs, difference, records[0], record, swapped)
+                turned = control and record is records[-1]
+                told = _located(runs, difference, records[0], record, turned)
             else:
                 told = _told(difference, record)
             found.append(
@@ -155,11 +164,19 @@ def _spaced(steps: int) -> list[int]:
     return sorted({round(step) for step in np.geomspace(1, steps, 10)})
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """The first record of a file that verify wrote."""
+def _read(file: Path, config: TrainConfig) -> dict[str, Any]:
+    """The first record of a file that verify wrote of the same training."""
     try:
-        return json.loads(read_regular(file, MOST_BYTES))["records"][0]
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        facts = json.loads(read_regular(file, MOST_BYTES))
+        options, record = facts["options"], facts["records"][0]
+        assert len(record["steps"]) > 0
+        for name in (*config.fixed, "bitwise"):
+            if name not in ("task", "model") and options[name] != config.as_written()[name]:
+                raise UsageError(f"--against {file}: it is of {config.said(name, options[name])}.")
+        return record
+    except UsageError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AssertionError) as error:
         raise UsageError(f"--against {file}: it is no verify.json ({error}).") from None
 
 
@@ -183,10 +200,8 @@ def _line(record: Mapping[str, Any], reference: Mapping[str, Any], first: bool) 
     for i, part in enumerate((_states(reference), _losses(reference), json.dumps(reference["tested"]))):
         if not first:
             cells[i] = "same" if cells[i] == _short(part) else f"{cells[i]} !"
-    print(
-        f"{record['ranks']:>6}  {cells[0]:<22}{cells[1]:<12}{cells[2]:<12}{record['environment']['averaging']}",
-        flush=True,
-    )
+    how = record["environment"]["averaging"]
+    print(f"{record['ranks']:>6}  {cells[0]:<22}{cells[1]:<12}{cells[2]:<12}{how}", flush=True)
 
 
 def _states(record: Mapping[str, Any]) -> str:
@@ -208,21 +223,21 @@ def _told(difference: Difference | None, record: Mapping[str, Any]) -> str:
         parts.append(f"differs first at {at}: {difference.what} {difference.name}")
     if record["replicas"]:
         parts.append(
-            f"after step {record['replicas']['step']} rank {record['replicas']['rank']} holds other values than rank 0"
+            "after step {step} rank {rank} holds other values than rank 0".format(**record["replicas"])
         )
     return "; ".join(parts)
 
 
 def _located(
-    runs: Runs, difference: Difference, one: Mapping[str, Any], other: Mapping[str, Any], swapped: bool
+    runs: Runs, difference: Difference, one: Mapping[str, Any], other: Mapping[str, Any], turned: bool
 ) -> str:
     """What two trainings differ in first: step, variable and operation, with both values of an entry."""
     step = difference.step
     if not step:
         return _told(difference, other)
     (_, a), (again, b) = (
-        runs(r["ranks"], steps=step, dump=step, test=False, swapped=moved)
-        for r, moved in ((one, False), (other, swapped))
+        runs(r["ranks"], steps=step, dump=step, test=False, turned=moved)
+        for r, moved in ((one, False), (other, turned))
     )
     parts = [_told(difference, other)]
     repeats = [s["variables"] for s in again["steps"]] == [s["variables"] for s in other["steps"][:step]]
@@ -238,13 +253,13 @@ def _located(
         parts.append(f"made by {kind} {made}{how}: {entry(ours[made], theirs[made])}")
     else:
         parts.append(
-            "each operation by itself gives the same, so it is made in the step as a whole: by what is gathered "
-            "or summed among the ranks, or by the update"
+            "each operation by itself gives the same, so it is made in the step as a whole: by what is "
+            "gathered or summed among the ranks, or by the update"
         )
     if not repeats:
         parts.append(
-            "a second training on as many ranks gives other bits again: something draws unseeded, or "
-            "reads what another rank still writes"
+            "a second training on as many ranks gives other bits again: something draws unseeded, "
+            "or reads what another rank still writes"
         )
     return "; ".join(parts)
 

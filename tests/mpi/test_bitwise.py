@@ -1,4 +1,4 @@
-"""Bitwise sessions: on these ranks every value has the bits that a rank alone gives it. See docs/bitwise.md."""
+"""Bitwise sessions: on these ranks every value has the bits that a rank alone gives it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_op_has_the_bits_of_one_rank(comm: MPICommunicator, dtype: str) ->
     random = np.random.default_rng(5)
     tried, inputs, xs, outs = [], [], [], []
     with dt.Graph().as_default():
-        for name, kind in sorted(REGISTRY.items()):
+        for _, kind in sorted(REGISTRY.items()):
             if kind.elementwise or kind.of_shard:
                 continue
             for op, given in [one for example in kind.examples() for one in grown(example, 3000)]:
