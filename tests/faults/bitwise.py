@@ -188,9 +188,7 @@ def _() -> None:
 @fault("metric", "the accuracy leaves the last row out", "metric")
 def _() -> None:
     @patched(record.Made, "__new__")
-    def new(
-        before: Any, kind: Any, session: Any, network: Any, trained: Any, steps: Any, initialize: Any
-    ) -> Any:
+    def new(before: Any, kind: Any, session: Any, network: Any, trained: Any, steps: Any, *rest: Any) -> Any:
         take = steps.take
         steps.take = lambda *args, **kw: [
             [loss, stop, *(s - 1 for s in sums), done] for loss, stop, *sums, done in take(*args, **kw)
@@ -206,9 +204,7 @@ def _() -> None:
 )
 def _() -> None:
     @patched(record.Made, "__new__")
-    def new(
-        before: Any, kind: Any, session: Any, network: Any, trained: Any, steps: Any, initialize: Any
-    ) -> Any:
+    def new(before: Any, kind: Any, session: Any, network: Any, trained: Any, steps: Any, *rest: Any) -> Any:
         step, taken = steps.step, []
 
         def flipped(*args: Any) -> Any:
