@@ -1,4 +1,4 @@
-"""Trainings that `--bitwise` is to make the same on every number of ranks: three epochs of each, compared to the bit.
+"""Trainings that `--bitwise` makes the same on every number of ranks: three epochs, compared to the bit.
 
     python tests/faults/ranks.py [--ranks 1,2,3,4,5,7,8] [NAME ...]
 
@@ -71,7 +71,7 @@ def task():
     return dt.Task(data=(x, y), model=model, loss=loss, metrics=["accuracy"], optimizer=decayed)
 """
 
-#: By name: options of train, or the words of a program. DATA: a set of 2,030 images, whose last batch is short.
+#: By name: options of train, or what else is run. DATA: 2,030 images, so that the last batch is short.
 CASES: dict[str, list[str]] = {
     "logistic sgd": ["train", "--model", "logistic", "--optimizer", "sgd", "--lr", "0.1", "DATA"],
     "mlp adam": ["train", "DATA"],

@@ -53,7 +53,8 @@ ALLOWED = {
     "bench": "comm config data dtrain errors files info machine ops report runtime task train",
     "doctor": "bench comm data dtrain errors files hints info machine native runtime",
     "cli": "__version__ bench choices comm config data doctor "
-    "errors info jobs names report runtime task train",
+    "errors info jobs names report runtime task train verify",
+    "verify": "comm config data dtrain errors files graph info native ops passes runtime task train",
     "__main__": "cli",
     "dtrain": "autodiff comm data errors graph initializers keras losses names nn ops runtime summary train",
     "export": "errors graph hints ops passes",
