@@ -169,6 +169,11 @@ def made(config: TrainConfig, comm: Communicator, backend: Backend, task: Task, 
     return Made(session, network, trained, Steps(session, network, trained, updates), initialize)
 
 
+def begin(session: dt.Session, initialize: dt.Operation) -> None:
+    """Give the parameters of a run their first values; collective."""
+    session.run(initialize)
+
+
 def _train_in(
     folder: RunDir,
     config: TrainConfig,
@@ -193,7 +198,7 @@ def _train_in(
         write_options(run_dir, config, comm)  # now that they are known to fit
         origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
     else:
-        session.run(initialize)
+        begin(session, initialize)
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
     profiler, pace = None, Pace(comm)

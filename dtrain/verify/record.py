@@ -29,7 +29,7 @@ from dtrain.ops.state import VariableOp
 from dtrain.passes.step import predecessors
 from dtrain.runtime.feeds import Shard, Window
 from dtrain.task.network import TRAINING, evaluate
-from dtrain.task.trainer import Made, made, make_devices, prepared
+from dtrain.task.trainer import Made, begin, made, make_devices, prepared
 from dtrain.train.batches import windows
 
 
@@ -120,7 +120,7 @@ def record(config: TrainConfig, asked: Asked, comm: Communicator) -> dict[str, A
     task, data = prepared(config, comm)
     one = made(config, comm, backend, task, data)
     session, network = one.session, one.network
-    session.run(one.initialize)
+    begin(session, one.initialize)
     with session.graph.as_default():
         variables = dt.global_variables()
     nodes = operations(one)

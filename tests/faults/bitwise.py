@@ -38,20 +38,20 @@ TASK = """
 import numpy as np
 import dtrain as dt
 
+layers = dt.keras.layers
+
+
+def model(x, training):
+    h = layers.Dense(40, activation="relu")(x)
+    h = layers.BatchNormalization()(h, training=training)
+    h = layers.Dropout(0.3)(h, training=training)
+    return layers.Dense(5)(h)
+
 
 def task():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((400, 24)).astype(np.float32)
     y = (x[:, :5].argmax(1)).astype(np.int32)
-    layers = dt.keras.layers
-    model = dt.keras.Sequential(
-        [
-            layers.Dense(40, activation="relu", input_shape=(24,)),
-            layers.BatchNormalization(),
-            layers.Dropout(0.3),
-            layers.Dense(5),
-        ]
-    )
     loss = dt.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     return dt.Task(data=(x, y), model=model, loss=loss, metrics=["accuracy"], optimizer="OPTIMIZER")
 """
@@ -136,7 +136,7 @@ def _() -> None:
 @fault(
     "stale",
     "what is gathered keeps what the last step had in one rank's place",
-    "in the step as a whole|MatMul|Sum",
+    "Relu",
 )
 def _() -> None:
     collective.AllGather.native = lambda *args: None  # type: ignore[method-assign]
