@@ -188,7 +188,7 @@ def _head(config: TrainConfig, record: Mapping[str, Any], given: Mapping[str, An
         f"numpy {has['numpy']}"
     )
     for name, value in (given or {}).get("environment", {}).items():
-        if has.get(name) != value and name not in ("averaging", "nodes"):
+        if has.get(name) != value and name not in ("averaging", "nodes", "mpi"):
             print(f"  {name}: here {has.get(name)}, there {value}")
     print(f"{'ranks':>6}  {'parameters and state':<22}{'losses':<12}{'test':<12}averaging")
 
