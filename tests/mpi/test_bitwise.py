@@ -135,13 +135,15 @@ def test_training_has_the_bits_of_one_rank(comm: MPICommunicator, make: Callable
     assert all(map(same, many, one))
 
 
-@pytest.mark.parametrize("lacking", ["average", "shared", "bucket"])
+@pytest.mark.parametrize("lacking", ["average", "shared", "bucket", "near"])
 def test_the_way_of_the_bytes_changes_no_bit(
     comm: MPICommunicator, lacking: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By MPI alone, and where there is no room for memory that ranks share."""
+    """By MPI alone, without room for memory that ranks share, and on cores far apart."""
     other = MPICommunicator("mpi" if lacking == "average" else "auto")
-    if lacking != "average":
+    if lacking == "near":
+        other.far = True
+    elif lacking != "average":
         monkeypatch.setattr(other, lacking, lambda nbytes: None)
     many, one = train(other, [40, 23, 40], OPTIMIZERS["adam"]), train(None, [40, 23, 40], OPTIMIZERS["adam"])
     assert all(map(same, many, one))

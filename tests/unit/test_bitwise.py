@@ -78,6 +78,21 @@ def test_products_and_convolutions_are_near_those_of_a_blas(dtype: str) -> None:
             np.testing.assert_allclose(a, b, rtol=3e-5 if dtype == "float32" else 1e-12)
 
 
+@pytest.mark.parametrize("columns", [3, 10, 37, 100])
+def test_where_a_row_lies_changes_no_bit(columns: int) -> None:
+    """A rank's rows begin at other addresses than those of the whole."""
+    row = np.random.default_rng(3).standard_normal(columns).astype("f")
+    memory, found = np.zeros(columns + 64, "f"), set()
+    code = Code(SingleCommunicator(), bitwise=())
+    for first in range(40):
+        x, out = memory[first : first + columns], np.zeros(columns, "f")
+        x[:] = row
+        program = code.program([code.kernel("log_softmax", x.dtype, columns, x, 1, columns, out)])
+        program.caller(0, 1, np.zeros(1, np.int64), 0)()
+        found.add(out.tobytes())
+    assert len(found) == 1
+
+
 def test_sums_are_not_joined_to_what_is_beside_them() -> None:
     """A sum's order is that of its own shape: fetched with others or alone it has the same bits."""
     x = np.random.default_rng(2).standard_normal((333, 41)).astype("f")
