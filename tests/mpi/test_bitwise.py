@@ -193,7 +193,11 @@ def test_fit_has_the_bits_of_one_rank(comm: MPICommunicator) -> None:
     layers = dt.keras.layers
 
     def fit(of: MPICommunicator | None) -> list[Any]:
-        dt.set_random_seed(2)
+        with dt.Graph().as_default():
+            dt.set_random_seed(2)
+            return fitted(of)
+
+    def fitted(of: MPICommunicator | None) -> list[Any]:
         model = dt.keras.Sequential(
             [
                 layers.Conv2D(5, 3, strides=2, padding="same", activation="relu", input_shape=(6, 6, 2)),
