@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
+
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
-from dtrain.native.loops import TYPES
+from dtrain.native.loops import MAX_AXES, TYPES, joined, reduced
 from dtrain.ops.body import Instruction
 from dtrain.ops.fused import Fused
 from dtrain.ops.reduce import _Reduction
@@ -68,6 +70,8 @@ class _Groups:
             candidate = known[leader]
             if len(candidate) == MOST:
                 continue
+            if self.step.bitwise and not self._is_loop([*candidate, node]):
+                continue
             sums = (t for t in node.inputs if isinstance(t.op.kind, _Reduction))
             if not any(self.of[t.op] is candidate for t in sums) and not self._between(candidate, node):
                 candidate.append(node)
@@ -75,6 +79,16 @@ class _Groups:
                 return
         if node in self.elementwise:
             known[node] = group
+
+    def _is_loop(self, members: Sequence[Operation]) -> bool:
+        """Whether C has a loop for them; if not NumPy does them, whose exp has other bits than C's."""
+        made = {t for member in members for t in member.outputs}
+        reads = [t.spec.shape or () for m in members for t in m.inputs if t not in made]
+        space = np.broadcast_shapes(
+            *(m.outputs[0].spec.shape or () for m in members if m in self.elementwise)
+        )
+        sums = [reduced(m.kind, len(space)) for m in members if m not in self.elementwise]
+        return len(joined(space, reads, sums)) <= MAX_AXES
 
     def _source(self, node: Operation) -> Tensor | None:
         """The tensor whose shape and placement say which group a node may join."""
