@@ -152,12 +152,14 @@ def test_what_is_gathered_is_not_written_while_it_is_read(comm: MPICommunicator)
     """Runs without an update, many in a row, in which rank 0 is ahead or behind."""
     with dt.Graph().as_default():
         x = dt.placeholder("float32", [None, 300])
-        total = dt.reduce_sum(dt.square(x), 0)
+        total, double = dt.reduce_sum(dt.square(x), 0), x * 2
         session = dt.Session(comm=comm, device=Backend("c"), config=BITWISE)
-        for k in range(25):
+        for k in range(60):
             rows = np.full((64, 300), k, np.float32)
-            found, whole = session.run([total, x * 2], {x: feed(rows, comm)})
+            found, whole = session.run([total, double], {x: feed(rows, comm)})
             assert (found == 64 * k * k).all() and (whole == 2 * k).all()
+        (plan,) = session.plans.values()
+        assert plan.kernel_symbols[-1] == "meet" and plan.kernel_symbols.count("meet") == 2
 
 
 def test_several_steps_in_a_call(comm: MPICommunicator) -> None:
