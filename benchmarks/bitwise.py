@@ -2,7 +2,7 @@
 
     python benchmarks/bitwise.py [--rounds 5] [NAME ...]
 
-Prints, of the epochs of each case, the medians over the rounds, their ratio, and the ratio of the least; of one
+Prints, of the epochs of each case, the medians over the rounds, their ratio and that of the least; of one
 rank also that of processor time, which others' work on the machine disturbs less. An epoch of each run that
 compiles and fills caches is left out.
 """
