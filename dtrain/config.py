@@ -141,6 +141,11 @@ class TrainConfig:
         "overlap the allreduce between nodes with the backward pass; auto: where it is likely to be faster",
         SWITCH,
     )
+    bitwise: bool = option(
+        False,
+        "the same bits in parameters, losses and metrics on any number of ranks, nodes and restarts: see "
+        "docs/bitwise.md; needs a C compiler, and CPUs",
+    )
     run_dir: str = option("", "where the run is recorded; by default runs/DATE-MODEL", metavar="DIR")
     checkpoint_every: int = option(0, "steps between two checkpoints; one is saved after each epoch anyway")
     keep: int = option(3, "checkpoints that are kept: the newest N, and with --validation the best besides")
@@ -213,6 +218,12 @@ class TrainConfig:
             )
         if self.average == "shared" and self.elastic:
             raise UsageError("--average shared: a rank that is killed spoils it; leave --elastic out.")
+        if self.bitwise and self.kernels == "numpy":
+            raise UsageError(
+                "--bitwise: NumPy's products have other bits at other sizes; leave --kernels out."
+            )
+        if self.bitwise and self.device == "gpu":
+            raise UsageError("--bitwise: a GPU's libraries sum in an order of theirs; take --device cpu.")
         if self.overlap == "on" and self.elastic:
             raise UsageError("--overlap: a death may leave a sum that has begun undone; leave --elastic out.")
         if self.profile and self.elastic:

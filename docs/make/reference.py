@@ -29,7 +29,7 @@ MADE = "<!-- Made by `python docs/make/reference.py`; a test compares it with th
 GROUPS = {
     "What is trained": "task model model_digest dataset label validation early_stop augment init_from",
     "The step": "epochs batch_size optimizer lr seed",
-    "The machine": "device precision share_gpu kernels average overlap",
+    "The machine": "device precision share_gpu kernels average overlap bitwise",
     "The run": "run_dir checkpoint_every keep resume elastic min_ranks",
     "What is shown and recorded": "log_format log_every log_dir tensorboard profile",
     "What is checked": "check_numerics check_every stall_warn stall_abort",

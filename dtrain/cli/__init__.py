@@ -26,6 +26,7 @@ from dtrain.cli import (
     run,
     scaling,
     train,
+    verify,
 )
 from dtrain.cli.parser import SCALING, Parser
 from dtrain.cli.run import start as run_program
@@ -36,7 +37,21 @@ from dtrain.errors import EnvironmentProblem, SavedAndStopped, UsageError
 #: What a full disk, a quota or a file that is lost says.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 #: The commands in the order of --help: each has its options in add_parser(commands), its work in run(args).
-COMMANDS = (train, run, evaluate, predict, export, report, info, doctor, bench, scaling, cluster, data)
+COMMANDS = (
+    train,
+    run,
+    evaluate,
+    predict,
+    export,
+    report,
+    info,
+    doctor,
+    bench,
+    scaling,
+    verify,
+    cluster,
+    data,
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -57,7 +72,7 @@ def _not_taken(command: str, word: str, before: str) -> str:
     name = before.lstrip("-")
     if word in SWITCH and any(flag(f.name) == before for f in fields(TrainConfig)):
         return f"{before} {word}: it takes no value; {before} is on, --no-{name} is off."
-    flags = [flag(f.name) for f in fields(TrainConfig)] if command == "train" else []
+    flags = [flag(f.name) for f in fields(TrainConfig)] if command in ("train", "verify") else []
     near = difflib.get_close_matches(word.partition("=")[0], flags, 1)
     hint = f"; did you mean {near[0]}?" if near else "."
     return f"`dtrain {command}` does not take {word}{hint} See `dtrain {command} --help`."
@@ -71,7 +86,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if words[:2] == SCALING.split():
         words[:2] = [SCALING]
     args, rest = make_parser().parse_known_args(words)
-    if args.command == "train" and args.file is not None and ".py" not in args.file:
+    if args.command in ("train", "verify") and args.file is not None and ".py" not in args.file:
         rest = rest or [args.file]  # a value of a switch that takes none
     if rest:
         at = words.index(rest[0])

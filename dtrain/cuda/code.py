@@ -189,6 +189,7 @@ class Code:
     """
 
     cuda = True
+    bitwise = None
     own_products = False
 
     def __init__(self, backend: Any, env: Any, transfers: int) -> None:

@@ -321,6 +321,7 @@ class Model(Topology):
         checkpoint_every: int = 0,
         keep: int = 3,
         profile: str | None = None,
+        bitwise: bool | None = None,
         **options: Any,
     ) -> History:
         """Train; returns the History, whose history has a list for the loss and for each metric.
@@ -353,6 +354,8 @@ class Model(Topology):
                 the run has had are skipped: those of a Sequence by number, others are drawn and dropped.
             profile: "FIRST:LAST", steps counted from 0, of which run_dir gets a timeline of all ranks,
                 trace.json, and its metrics a table of where their time went.
+            bitwise: True gives weights, losses and metrics the same bits on any number of ranks, from here on
+                in each call of the model; False does not. By default as it was, or as config= says.
             options: Keras 2's max_queue_size, workers and use_multiprocessing have no meaning here.
 
         Raises, on every rank:
@@ -386,6 +389,8 @@ class Model(Topology):
                 batched = gives_batches(validation_data)
                 validation = (validation_data,) if batched else _two_or_three(validation_data)
         verbose = _verbose(verbose)
+        if bitwise is not None:
+            self.session.bitwise = bool(bitwise)
 
         def order(epoch: int, numbers: range | Part) -> Any:
             return self._order(first + epoch, numbers)

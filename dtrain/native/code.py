@@ -62,12 +62,14 @@ class Code:
 
     comm: the ranks; its terms() and part() say what of a sum among the ranks of a node is this one's.
     cuda: whether the language is CUDA.
+    bitwise: what NumPy's kernels of the plan are bound in, where a product's bits may not follow from its
+        sizes, as a BLAS's do; else None.
     """
 
     cuda = False
 
-    def __init__(self, comm: Any) -> None:
-        self.comm = comm
+    def __init__(self, comm: Any, bitwise: Any = None) -> None:
+        self.comm, self.bitwise = comm, bitwise
         self._sources: dict[str, str] = {}
         self.node: Any = None  # the operation whose kernels are asked for
         self._of: dict[str, Any] = {}  # the first that asked for each source
@@ -84,7 +86,12 @@ class Code:
 
     def _is_read_far(self, out: np.ndarray) -> bool:
         """Whether ranks on cores far apart read an array, so that it is best written past the caches."""
-        return self.comm.far and self.comm.terms(out.reshape(-1)) is not None
+        comm = self.comm
+        return comm.far and (comm.terms(out.reshape(-1)) is not None or comm.is_shared(out))
+
+    def reaches(self, parts: Sequence[np.ndarray], wholes: Sequence[np.ndarray]) -> bool:
+        """Whether what this rank writes of each whole array lies where it is, in memory of all ranks."""
+        return all(np.may_share_memory(x, whole) for x, whole in zip(parts, wholes, strict=True))
 
     def function(self, symbol: str, source: str, *words: Any) -> NativeCall:
         """A call of a function that comes with its source."""
@@ -125,7 +132,7 @@ class Code:
 
         A recurrent net's gradients are columns of others, and NumPy would need a call for each instruction.
         """
-        gaps = [a for a in arrays if not a.flags.c_contiguous]
+        gaps = [a for a in arrays if a is not None and not a.flags.c_contiguous]
         ends = np.cumsum([0, *(-(-a.nbytes // 64) * 64 for a in gaps)]).tolist()
         if ends[-1] > self._gapless.size:  # kernels made before keep the old block
             self._gapless = poison(np.empty(2 * ends[-1], np.uint8))
@@ -197,15 +204,20 @@ class Code:
         """The array where kernels read it."""
         return array
 
+    def contiguous(self, arrays: Sequence[Any]) -> tuple[list[NativeCall], list[Any]] | None:
+        """Copies of what does not lie entry behind entry, and all arrays; None: NumPy reads it as it lies."""
+        calls, found = self._copied(arrays) if self.bitwise is not None else (None, [])
+        return (calls, found) if calls else None
+
     def _numpys(self, *_: Any) -> None:
         """What only CUDA has: on the host NumPy does it."""
 
-    contiguous = dropout = products = scratch = windows = _numpys
+    dropout = scratch = windows = _numpys
 
-    def product(
-        self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool
-    ) -> NativeCall | None:
+    def product(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool) -> Any:
         """out = a @ b, either read transposed: by product.c where that is faster, else by NumPy's BLAS."""
+        if self.bitwise is not None:
+            return self.chain(a, b, out, across_a, across_b)
         if not all(x.flags.c_contiguous and x.size for x in (a, b, out)):
             return None
         (rows, columns), depth = out.shape, a.shape[0 if across_a else 1]
@@ -219,6 +231,57 @@ class Code:
         function = single if name == "float" else double
         sizes = (across_a, across_b, rows, columns, depth)
         return self.call(f"gemm_{name}_{bits}", function, *sizes, a, a.shape[1], b, b.shape[1], out)
+
+    def products(
+        self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool
+    ) -> list[NativeCall] | None:
+        """out = a @ b of the matrices in the last two axes; those before broadcast."""
+        if self.bitwise is None:
+            return None
+        a, b = (np.broadcast_to(x, out.shape[:-2] + x.shape[-2:]) for x in (a, b))
+        each = (self.chain(a[i], b[i], out[i], across_a, across_b) for i in np.ndindex(out.shape[:-2]))
+        made = [*each]
+        return None if None in made else [call for calls in made for call in calls]  # type: ignore[union-attr]
+
+    def chain(
+        self,
+        a: np.ndarray,
+        b: np.ndarray,
+        out: np.ndarray,
+        across_a: bool = False,
+        across_b: bool = False,
+        more: bool = False,
+    ) -> list[NativeCall] | None:
+        """out (+)= a @ b, either read transposed: each entry a sum of fused products from first to last.
+
+        So its bits depend on its row of a and its column of b alone. more: out holds a sum to go on with.
+        """
+        if out.dtype.char not in "fd" or not out.flags.c_contiguous:
+            return None
+        size = out.itemsize
+        calls: list[NativeCall] = []
+        read = []
+        for x in (a, b):
+            along = any(step == size and other >= 0 for step, other in (x.strides, x.strides[::-1]))
+            if along and all(step % size == 0 for step in x.strides):
+                read.append(x)
+                continue
+            copies, (copy,) = self._copied([x])
+            assert copies is not None
+            calls += copies
+            read.append(copy)
+        a, b = (x.T if across else x for x, across in zip(read, (across_a, across_b), strict=True))
+        depth, steps = a.shape[1], [s // size for x in (a, b) for s in x.strides]
+        if not out.size or not depth:
+            zeros = [] if more else self.move(out, 0.0)
+            return zeros if isinstance(zeros, list) else [zeros]  # type: ignore[list-item]
+        if size == 8:
+            words = (*out.shape, depth, a, *steps[:2], b, *steps[2:], out, int(more))
+            return [*calls, self.call("product_double", *words)]
+        at = [np.array([x.ctypes.data], np.uintp) for x in (a, b)]
+        room = self._product_room(_product().room(len(out)))
+        words = (*out.shape, 1, np.array([depth]), at[0], *steps[:2], at[1], *steps[2:], out, room)
+        return [*calls, self.call("product", *words, np.zeros(1, np.int64), int(more), a, b)]
 
     def product_of_parts(
         self, a: Sequence[np.ndarray], b: Sequence[np.ndarray], out: np.ndarray
@@ -244,7 +307,7 @@ class Code:
         room = self._product_room(_product().room(rows))
         pause = np.zeros(1, np.int64)
         sizes = (rows, columns, len(a), depths)
-        return self.call("product", *sizes, at_a, *steps_a, at_b, *steps_b, out, room, pause, *a, *b)
+        return self.call("product", *sizes, at_a, *steps_a, at_b, *steps_b, out, room, pause, 0, *a, *b)
 
     def _product_room(self, nbytes: int) -> np.ndarray:
         """Memory for one product while it runs; the next may have the same."""
@@ -302,7 +365,7 @@ class Code:
 
     def _address(self, symbol: str) -> int:
         library = self._library if symbol in self._sources else fixed()
-        if symbol == "product":
+        if symbol in ("product", "product_double"):
             library = _product().library
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
 
@@ -422,6 +485,12 @@ def _product() -> _Product:
     library.product_room.restype = ctypes.c_int64
     library.product_room.argtypes = (ctypes.c_int64,)
     return _Product(library, bool(library.product_is_fast()), library.product_room)
+
+
+def vectors() -> str:
+    """What vectors this processor has, in which the C kernels add up and multiply."""
+    lanes = _product().library.product_lanes()
+    return {16: "AVX-512", 8: "AVX2"}.get(lanes, f"{lanes} floats")
 
 
 def own_products() -> bool:

@@ -80,7 +80,8 @@ class Nest:
     ) -> None:
         sums = {inputs + i for i, (op, _) in enumerate(body) if not op.elementwise}
         space = np.broadcast_shapes(*(specs[v][0] for v in range(len(specs)) if v not in sums))
-        self.axes = _joined(space, [_along(specs[v][0], space) for v in range(inputs)], body, sums, inputs)
+        gone = [reduced(body[v - inputs][0], len(space)) for v in sorted(sums)]
+        self.axes = joined(space, [specs[v][0] for v in range(inputs)], gone)
         self.space, self.specs, self.inputs, self.results = space, specs, inputs, list(results)
         self.body, self.sums = body, sums
         if len(self.axes) > MAX_AXES or any(dtype.name not in TYPES for _, dtype in specs):
@@ -96,8 +97,8 @@ class Nest:
     def mask(self, value: int) -> tuple[bool, ...]:
         """Along which of the loop's axes a value runs."""
         if value in self.sums:
-            reduced = _reduced(self.body[value - self.inputs][0], len(self.space))
-            return tuple(group[0] not in reduced for group in self.axes)
+            gone = reduced(self.body[value - self.inputs][0], len(self.space))
+            return tuple(group[0] not in gone for group in self.axes)
         along = _along(self.specs[value][0], self.space)
         return tuple(along[group[0]] for group in self.axes)
 
@@ -300,22 +301,22 @@ def _along(shape: tuple[int, ...], space: tuple[int, ...]) -> tuple[bool, ...]:
     return tuple(d != 1 for d in padded)
 
 
-def _reduced(op: Any, rank: int) -> set[int]:
+def reduced(op: Any, rank: int) -> set[int]:
+    """The axes that a reduction of something of this rank leaves out."""
     return set(range(rank)) if op.axes is None else {a % rank for a in op.axes}
 
 
-def _joined(
-    space: tuple[int, ...],
-    along: Sequence[tuple[bool, ...]],
-    body: Sequence[Instruction],
-    sums: set[int],
-    inputs: int,
+def joined(
+    space: tuple[int, ...], shapes: Sequence[tuple[int, ...]], gone: Sequence[set[int]] = ()
 ) -> list[list[int]]:
-    """The axes of the space in groups that can be run over as one."""
-    reduced = [_reduced(body[v - inputs][0], len(space)) for v in sorted(sums)]
+    """The axes of the space in groups that can be run over as one.
+
+    shapes: of the inputs. gone: the axes of each reduction.
+    """
+    along = [_along(shape, space) for shape in shapes]
 
     def pattern(axis: int) -> tuple[bool, ...]:
-        return (*(a[axis] for a in along), *(axis in r for r in reduced))
+        return (*(a[axis] for a in along), *(axis in r for r in gone))
 
     groups: list[list[int]] = []
     for axis in range(len(space)):

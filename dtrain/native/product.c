@@ -10,6 +10,8 @@
  * Sparse: four fifths of an image are black, and a ReLU leaves half of its outputs at zero; what a zero is multiplied
  * by adds nothing. The numbers of a row of a that are not zero are put in a list, and a strip of the result, eight
  * vectors wide, is the sum over that list. Where b is not finite (0 times infinity is not 0) the way is dense.
+ *
+ * What is stored is the sum + 0: of products too small for a float one way may come to -0 and the other to 0.
  */
 #include "kernels.h"
 
@@ -42,6 +44,7 @@ typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4)));
 
 /* Whether this processor has the vectors that make it worth while. */
 int product_is_fast(void) { return LANES > 4; }
+int product_lanes(void) { return LANES; }
 
 typedef struct {
     const float *p;
@@ -65,8 +68,8 @@ typedef struct {
             }                                                                                                   \
         }                                                                                                       \
         _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
-            *(vector *)(c + i * ci) = left[i];                                                                  \
-            *(vector *)(c + i * ci + LANES) = right[i];                                                         \
+            *(vector *)(c + i * ci) = left[i] + 0.0f;                                                           \
+            *(vector *)(c + i * ci + LANES) = right[i] + 0.0f;                                                  \
         }                                                                                                       \
     }
 BLOCK(1) BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7)
@@ -91,7 +94,7 @@ typedef struct {
             const float *y = (const float *)((const char *)b + e->at);                                          \
             _Pragma("GCC unroll 8") for (int v = 0; v < N; v++) sum[v] += e->x * *(vector *)(y + v * LANES);    \
         }                                                                                                       \
-        for (int v = 0; v < N; v++) *(vector *)(c + v * LANES) = sum[v];                                        \
+        for (int v = 0; v < N; v++) *(vector *)(c + v * LANES) = sum[v] + 0.0f;                                 \
     }
 SUM(1) SUM(2) SUM(3) SUM(4) SUM(5) SUM(6) SUM(7) SUM(8)
 
@@ -282,14 +285,15 @@ static void list(int64_t rows, portion p, int64_t base, entry **ends) {
 INLINE char *up(char *p) { return (char *)(((intptr_t)p + 63) & ~(intptr_t)63); }
 
 /* rows, columns, number of places where a and b lie, rows of b in each, a in each, its steps along rows and depth, b in
- * each, its steps along depth and columns, c, room of product_room() bytes, calls until the next look for zeros.
- * The places follow one another along the depth. */
+ * each, its steps along depth and columns, c, room of product_room() bytes, calls until the next look for zeros,
+ * whether c holds a sum to go on with. The places follow one another along the depth. */
 int product(const word *w) {
     const int64_t rows = w[0].i, columns = w[1].i, places = w[2].i, *sizes = w[3].p, column = w[9].i;
     float *const *a = w[4].p, *const *b = w[7].p, *c = w[10].p, *panel = (float *)up(w[11].p);
     entry *lists = (entry *)(panel + PIECE * STRIP);
     entry **ends = (entry **)(lists + rows * (PIECE + SPARE));
     int64_t *pause = w[12].p, depth = 0;
+    const int more = w[13].i != 0;
     for (int64_t i = 0; i < places; i++) depth += sizes[i];
     const int64_t pieces = (depth + PIECE - 1) / PIECE;
     if (*pause) --*pause;
@@ -327,14 +331,37 @@ int product(const word *w) {
             }
             if (sparse)
                 for (int64_t i = 0; i < rows; i++)
-                    sums[wide / LANES](lists + i * spaced, ends[i], panel, c + i * columns + j, t > 0);
+                    sums[wide / LANES](lists + i * spaced, ends[i], panel, c + i * columns + j, more || t > 0);
             else
                 for (int64_t p = 0; p < count; p++) {
                     const matrix y = {portions[p].b.p + j * column, 0, portions[p].b.depth};
-                    dense(rows, wide, portions[p].n, portions[p].a, y, column, c + j, columns, t + p > 0, panel);
+                    dense(rows, wide, portions[p].n, portions[p].a, y, column, c + j, columns, more || t + p > 0, panel);
                 }
         }
     }
+    return OK;
+}
+
+/* The same of doubles, in the simplest way that has the same property.
+ * rows, columns, depth, a, its steps along rows and depth, b, its steps along depth and columns, c, whether c holds a sum
+ * to go on with */
+int product_double(const word *w) {
+    const int64_t rows = w[0].i, columns = w[1].i, depth = w[2].i, row = w[4].i, deep = w[5].i, down = w[7].i, column = w[8].i;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t first = 0; first < columns; first += STRIP) {
+            const int64_t n = columns - first < STRIP ? columns - first : STRIP;
+            const double *a = (const double *)w[3].p + i * row, *b = (const double *)w[6].p + first * column;
+            double sum[STRIP], *c = (double *)w[9].p + i * columns + first;
+            for (int64_t j = 0; j < n; j++) sum[j] = w[10].i ? c[j] : 0;
+            for (int64_t k = 0; k < depth; k++, a += deep, b += down) {
+                const double x = *a;
+                if (column == 1)
+                    for (int64_t j = 0; j < n; j++) sum[j] += x * b[j];
+                else
+                    for (int64_t j = 0; j < n; j++) sum[j] += x * b[j * column];
+            }
+            for (int64_t j = 0; j < n; j++) c[j] = sum[j] + 0.0;
+        }
     return OK;
 }
 

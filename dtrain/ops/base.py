@@ -79,6 +79,8 @@ class Op:
     category: ClassVar[str] = ""
     #: Why it is in no plan, where it runs in Python alone, in the functions of data sets.
     only_in: ClassVar[str] = ""
+    #: Gives another value on another number of ranks.
+    of_shard: ClassVar[bool] = False
     #: Said why, where an op with floating inputs has no gradient.
     no_gradient: ClassVar[str] = ""
 
@@ -179,6 +181,10 @@ class Op:
 
     def place_evenly(self, placements: Sequence[Placement], node: Operation, ranks: int) -> Placed:
         """As place, where that says None: what holds where so many ranks have equal shares."""
+        return None
+
+    def place_parts(self, node: Operation, ranks: int) -> Placed:
+        """As place, where each rank is to compute a part of the output in place of a term of it."""
         return None
 
     @classmethod

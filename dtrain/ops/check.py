@@ -58,8 +58,11 @@ class HasBad(Op):
 
     Each rank looks at what it has of the inputs, so the output is PARTIAL where one is not whole: the number
     of ranks that found one. Of the first input's dtype.
+
+    summed_up: whether the ranks' terms are added up; if not, a number may be as large as numbers are.
     """
 
+    summed_up: bool = True
     category = REDUCTION
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
@@ -67,7 +70,7 @@ class HasBad(Op):
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         xp, out = env.xp, outs[0]
-        entries = _entries(ins, env.comm.size)
+        entries = _entries(ins, env.comm.size if self.summed_up else 1)
         flat = [a.reshape(-1) for a, _ in entries if _plain(a)]
         rest = [(a, limit) for a, limit in entries if not _plain(a)]
 
@@ -82,7 +85,7 @@ class HasBad(Op):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        entries, out = _entries(ins, code.comm.size), outs[0]
+        entries, out = _entries(ins, code.comm.size if self.summed_up else 1), outs[0]
         if not all(_plain(a) and a.dtype.char in "fd" for a in (out, *(a for a, _ in entries))):
             return None
         calls: list[Any] = []

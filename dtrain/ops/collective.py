@@ -160,26 +160,49 @@ class RowsOfProduct(Op):
 
 @register
 class AllGather(Op):
-    """The whole of a tensor that is sharded along an axis."""
+    """The whole of tensors that are sharded, each along an axis, on every rank: one message for all.
 
-    axis: int
+    Where the ranks of a node share memory an output may lie there, each rank's part of it being what its
+    kernels write; a meeting is then all there is to do (see Layout.gather).
+    """
+
+    axes: tuple[int, ...]
     stateful = True
     category = MOVING
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
-        return [specs[0]]
+        return list(specs)
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
         import numpy as np
 
         comm, xp = env.comm, env.xp
+        wholes = outs if env.on_host else [np.empty(out.shape, out.dtype) for out in outs]
+        parts = []  # where each rank's part of each whole is, in the order in which the bytes come
+        for rank in range(comm.size):
+            for whole, axis in zip(wholes, self.axes, strict=True):
+                low, high = shard_bounds(whole.shape[axis], rank, comm.size)
+                parts.append(whole[(slice(None),) * axis + (slice(low, high),)])
+        sent = np.empty(sum(x.nbytes for x in ins), np.uint8)
 
         def kernel() -> None:
-            local = ins[0] if env.on_host else xp.asnumpy(ins[0])
-            whole = np.moveaxis(comm.allgather(np.moveaxis(local, self.axis, 0)), 0, self.axis)
-            xp.copyto(outs[0], xp.asarray(whole))
+            at = 0
+            for x in ins:
+                local = x if env.on_host else xp.asnumpy(x)
+                sent[at : at + x.nbytes].view(x.dtype).reshape(x.shape)[...] = local
+                at += x.nbytes
+            got, at = comm.allgather(sent), 0
+            for part in parts:
+                part[...] = got[at : at + part.nbytes].view(part.dtype).reshape(part.shape)
+                at += part.nbytes
+            for whole, out in zip(wholes, outs, strict=True):
+                if whole is not out:
+                    xp.copyto(out, xp.asarray(whole))
 
         return kernel
+
+    def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
+        return [code.meet()] if not code.cuda and code.reaches(ins, outs) else None
 
 
 @register

@@ -24,6 +24,7 @@ from dtrain.ops.base import (
     Placed,
     apply,
     convert_to_tensor,
+    in_order,
     in_turn,
     plain,
     register,
@@ -128,7 +129,10 @@ class Conv2D(_Convolution):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (x, f), y = ins, outs[0]
-        windows = code.windows(x.shape, x.dtype, *self.axes(x.shape, f.shape))
+        axes = self.axes(x.shape, f.shape)
+        if code.bitwise is not None:
+            return _chains(code, x, f, *axes, y)
+        windows = code.windows(x.shape, x.dtype, *axes)
         return windows.convolve(x, f, y) if windows and plain(x, f) else None
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
@@ -174,7 +178,10 @@ class Conv2DBackpropInput(_Convolution):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (dy, f, _), dx = ins, outs[0]
-        windows = code.windows(dx.shape, dx.dtype, *self.axes(dx.shape, f.shape))
+        axes = self.axes(dx.shape, f.shape)
+        if code.bitwise is not None:
+            return _chains_to_images(code, dy, f, *axes, dx)
+        windows = code.windows(dx.shape, dx.dtype, *axes)
         return windows.to_images(dy, f, dx) if windows and plain(dy, f) else None
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
@@ -227,7 +234,10 @@ class Conv2DBackpropFilter(_Convolution):
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (x, dy, _), df = ins, outs[0]
-        windows = code.windows(x.shape, x.dtype, *self.axes(x.shape, df.shape))
+        axes = self.axes(x.shape, df.shape)
+        if code.bitwise is not None:
+            return _chains_to_filter(code, x, dy, *axes, df)
+        windows = code.windows(x.shape, x.dtype, *axes)
         return windows.to_filter(x, dy, df) if windows and plain(x, dy) else None
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
@@ -238,6 +248,12 @@ class Conv2DBackpropFilter(_Convolution):
         if Sharded(0) in placements[:2]:
             return [Sharded(0), Sharded(0), placements[2]], PARTIAL
         return None
+
+    def place_parts(self, node: Operation, ranks: int) -> Placed:
+        channels, results = (t.spec.shape[3] for t in node.inputs[:2])  # type: ignore[index]
+        if channels >= ranks:  # type: ignore[operator]
+            return [Sharded(3), REPLICATED, REPLICATED], Sharded(2)
+        return ([REPLICATED, Sharded(3), REPLICATED], Sharded(3)) if results >= ranks else None  # type: ignore[operator]
 
     @classmethod
     def examples(cls) -> list[Example]:
@@ -278,6 +294,52 @@ def _scattered_products(env: Env, dy: Array, f: Array, down: Axis, across: Axis,
         if padded is not None:
             calls.append(partial(xp.copyto, dx[examples], padded.inside[:count]))
     return calls
+
+
+# -- in C, where the bits are to be those of any number of ranks ----------------------------------------
+def _chains(code: Any, x: Array, f: Array, down: Axis, across: Axis, y: Array) -> Any:
+    """Calls that convolve as _products does, each result being a sum over its window from first to last."""
+    if not plain(x, f):
+        return None
+    matrix, calls = f.reshape(-1, f.shape[3]), []
+    for piece in columns_of(code.bitwise, x, down, across, partial(_moved, code)):
+        out = y[piece.examples, piece.rows].reshape(-1, f.shape[3])
+        calls += [*piece.calls, code.chain(piece.matrix, matrix, out)]
+    return in_order(*calls)
+
+
+def _chains_to_images(code: Any, dy: Array, f: Array, down: Axis, across: Axis, dx: Array) -> Any:
+    """Calls that convolve dy, zeros between its entries where windows are apart, by the filter turned."""
+    if not plain(dy, f):
+        return None
+    env, calls = code.bitwise, []
+    turned = env.xp.empty((*f.shape[:2], f.shape[3], f.shape[2]), f.dtype)
+    calls.append(code.move(turned, f[::-1, ::-1].transpose(0, 1, 3, 2)))
+    spread = [(axis.count - 1) * axis.stride + 1 for axis in (down, across)]
+    if (down.stride, across.stride) != (1, 1):
+        apart = env.xp.zeros((len(dy), *spread, dy.shape[3]), dy.dtype)
+        calls.append(code.move(apart[:, :: down.stride, :: across.stride], dy))
+        dy = apart
+    axes = [
+        axis._replace(count=count, stride=1).turned(entries)
+        for axis, count, entries in zip((down, across), spread, dx.shape[1:3], strict=True)
+    ]
+    return in_order(*calls, _chains(code, dy, turned, axes[0], axes[1], dx))
+
+
+def _chains_to_filter(code: Any, x: Array, dy: Array, down: Axis, across: Axis, df: Array) -> Any:
+    """Calls that make each entry of the filter's gradient a sum over all windows from first to last."""
+    if not plain(x, dy):
+        return None
+    total, calls = df.reshape(-1, df.shape[3]), []
+    for k, piece in enumerate(columns_of(code.bitwise, x, down, across, partial(_moved, code))):
+        flows = dy[piece.examples, piece.rows].reshape(-1, df.shape[3])
+        calls += [*piece.calls, code.chain(piece.matrix, flows, total, across_a=True, more=k > 0)]
+    return in_order(*calls) if calls else code.move(df, 0.0)
+
+
+def _moved(code: Any, out: Array, x: Array) -> list[Any]:
+    return [code.move(out, x)]
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------

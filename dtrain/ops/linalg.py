@@ -83,6 +83,11 @@ class MatMul(Op):
             return [REPLICATED, b], Sharded(1)
         return None
 
+    def place_parts(self, node: Operation, ranks: int) -> Placed:
+        kept = 1 if self.transpose_a else 0
+        enough = node.inputs[0].spec.shape[kept] >= ranks  # type: ignore[index, operator]
+        return ([Sharded(kept), REPLICATED], Sharded(0)) if enough else None
+
     @classmethod
     def examples(cls) -> list[Example]:
         shapes = {False: ((2, 3), (3, 4)), True: ((3, 2), (4, 3))}

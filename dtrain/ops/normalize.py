@@ -39,6 +39,8 @@ class MeanOfShard(Op):
     transpose, hence its gradient.
     """
 
+    of_shard = True
+
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         if not specs[0].dtype.is_floating:
             raise GraphError(f"it is not defined on {specs[0].dtype.name}; cast it")

@@ -19,7 +19,7 @@ from dtrain.ops.base import Array, Env, Kernel, Op, register
 from dtrain.ops.body import Again, Rule, kernels
 from dtrain.ops.math import sqrt, square
 from dtrain.ops.memory import coalesce
-from dtrain.ops.placement import shard_bounds
+from dtrain.ops.placement import REPLICATED, Placement, Sharded, shard_bounds
 
 #: Elements of a piece: five float32 arrays of it (parameter, gradient, two slots, scratch) fit in 1 MiB L2.
 PIECE = 32768
@@ -62,6 +62,17 @@ class _Update(Op):
     @property
     def summed(self) -> Sequence[int]:
         return [self.count + k for k in self.terms]
+
+    def by_rows(
+        self, placements: Sequence[Placement], inputs: Sequence[Tensor]
+    ) -> tuple[_Update, list[Placement]]:
+        """The same update where each rank has rows of some gradients, and what its inputs then are to be."""
+        walked = {t.dtype.name for t in inputs} in ({"float32"}, {"float64"})  # as C does, in one dtype
+        rows = tuple(k for k, i in enumerate(self.packs) if walked and placements[i] == Sharded(0))
+        wanted: list[Placement] = [REPLICATED] * len(placements)
+        for k in rows:
+            wanted[self.count + k] = Sharded(0)
+        return type(self)(**vars(self) | {"rows": rows}), wanted
 
     def infer(self, *specs: Spec) -> Sequence[Spec]:
         n = self.count

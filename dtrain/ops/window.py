@@ -152,12 +152,25 @@ class Piece(NamedTuple):
     rows: slice
 
 
-def columns_of(env: Env, x: Array, down: Axis, across: Axis) -> list[Piece]:
+def in_numpy(env: Env) -> Callable[[Array, Array], list[Kernel]]:
+    """copy(out, x): the calls of NumPy or CuPy that copy x to out."""
+    return lambda out, x: [partial(env.xp.copyto, out, x)]
+
+
+def columns_of(
+    env: Env,
+    x: Array,
+    down: Axis,
+    across: Axis,
+    copy: Callable[[Array, Array], list[Any]] | None = None,
+) -> list[Piece]:
     """The windows of x as the rows of matrices [windows, window height * width * channels], piece by piece.
 
     All pieces share scratch memory, so each is to be used before the next is filled. The rows of a piece are
     the windows of some examples, or of some rows of one example where even those are many.
+    copy: gives the calls that copy an array, by default NumPy's.
     """
+    copy = copy or in_numpy(env)
     n, height, width, channels = x.shape
     depth = down.size * across.size * channels
     if depth == channels and (down.stride, across.stride) == (1, 1) and x.flags.c_contiguous:
@@ -175,7 +188,7 @@ def columns_of(env: Env, x: Array, down: Axis, across: Axis) -> list[Piece]:
         source, calls = x[examples], []
         if padded is not None:
             source = padded.array[: examples.stop - low]
-            calls = [partial(env.xp.copyto, padded.inside[: examples.stop - low], x[examples])]
+            calls = copy(padded.inside[: examples.stop - low], x[examples])
         for top in range(0, down.count, chunk):
             rows = slice(top, min(top + chunk, down.count))
             windows = _windows(env, source[:, top * down.stride :], rows.stop - top, down, across)
@@ -186,7 +199,7 @@ def columns_of(env: Env, x: Array, down: Axis, across: Axis) -> list[Piece]:
                 matrix = part.reshape(depth, count).T
             else:
                 matrix = part.reshape(count, depth)
-            calls.append(partial(env.xp.copyto, part.reshape(windows.shape), windows))
+            calls = [*calls, *copy(part.reshape(windows.shape), windows)]
             pieces.append(Piece(calls, matrix, examples, rows))
             calls = []
     return pieces

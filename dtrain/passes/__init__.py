@@ -45,14 +45,22 @@ def compile_step(
     device: bool = False,
     losses: Collection[int] | None = None,
     shares: bool = False,
+    bitwise: bool = False,
 ) -> Step:
     """Prune the graph to what these fetches and targets need, then send it through PIPELINE.
 
-    native, checked, link, device, losses, shares: what Step's fields of these names say.
+    native, checked, link, device, losses, shares, bitwise: what Step's fields of these names say.
     """
     step = prune(fetches, targets, feeds, ranks)
     step = replace(
-        step, native=native, device=device, checked=checked, losses=losses, link=link, shares=shares
+        step,
+        native=native,
+        device=device,
+        checked=checked,
+        losses=losses,
+        link=link,
+        shares=shares,
+        bitwise=bitwise,
     )
     for run_pass in PIPELINE:
         step = run_pass(step)

@@ -8,9 +8,11 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
+
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
-from dtrain.native.loops import TYPES
+from dtrain.native.loops import MAX_AXES, TYPES, joined, reduced
 from dtrain.ops.body import Instruction
 from dtrain.ops.fused import Fused
 from dtrain.ops.reduce import _Reduction
@@ -26,10 +28,12 @@ MOST = 64
 def fuse(step: Step) -> Step:
     """Join elementwise ops of one shape and placement, where no other op stands between them.
 
-    Where the kernels are C, reductions of what they compute join them, and so do independent scalars.
+    Where the kernels are C, reductions of what they compute join them, and so do independent scalars; but no
+    sum does in a bitwise step, since its order would follow from what is beside it.
     """
     made = sum(size_of(t.spec.shape) for n in step.graph.operations for t in n.outputs)
-    step = replace(step, native=step.native is not None and (step.native or made >= WORTH))
+    worth = step.native or step.bitwise or made >= WORTH
+    step = replace(step, native=step.native is not None and worth)
     needed = dependencies(step)
     before = {n: needed.get(n, set()) | predecessors(n) for n in step.graph.operations}
     order = ordered(step.graph.operations, before)
@@ -68,6 +72,8 @@ class _Groups:
             candidate = known[leader]
             if len(candidate) == MOST:
                 continue
+            if self.step.bitwise and not self._is_loop([*candidate, node]):
+                continue
             sums = (t for t in node.inputs if isinstance(t.op.kind, _Reduction))
             if not any(self.of[t.op] is candidate for t in sums) and not self._between(candidate, node):
                 candidate.append(node)
@@ -76,11 +82,23 @@ class _Groups:
         if node in self.elementwise:
             known[node] = group
 
+    def _is_loop(self, members: Sequence[Operation]) -> bool:
+        """Whether C has a loop for them; if not NumPy does them, whose exp has other bits than C's."""
+        made = {t for member in members for t in member.outputs}
+        reads: list[Any] = [t.spec.shape or () for m in members for t in m.inputs if t not in made]
+        each: list[Any] = [m.outputs[0].spec.shape or () for m in members if m in self.elementwise]
+        space = np.broadcast_shapes(*each)
+        sums = [reduced(m.kind, len(space)) for m in members if m not in self.elementwise]
+        return len(joined(space, reads, sums)) <= MAX_AXES
+
     def _source(self, node: Operation) -> Tensor | None:
         """The tensor whose shape and placement say which group a node may join."""
         if node in self.elementwise:
             return node.outputs[0]
-        summed = isinstance(node.kind, _Reduction) and self.native and not node.control_inputs
+        kind = node.kind
+        summed = isinstance(kind, _Reduction) and self.native and not node.control_inputs
+        if isinstance(kind, _Reduction) and self.step.bitwise and kind.joins in ("plus", "times"):
+            return None
         return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
 
     def _between(self, group: list[Operation], node: Operation) -> bool:

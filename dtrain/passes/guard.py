@@ -7,7 +7,7 @@ from dataclasses import replace
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad, StopIfBad
-from dtrain.ops.collective import AllReduce
+from dtrain.ops.collective import AllGather, AllReduce
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement
 from dtrain.ops.state import Assign, is_parameter
 from dtrain.passes.step import Step, ancestors, memory_of, moved, predecessors
@@ -52,7 +52,7 @@ def guard(step: Step) -> Step:
     bucket_of: dict[Tensor, int] = {}  # of each term the bucket that it travels in, and its verdict with it
     for tensor in found:
         kind = tensor.op.kind
-        summed = isinstance(kind, AllReduce)
+        summed = isinstance(kind, AllReduce | AllGather)
         term = tensor.op.inputs[tensor.index] if summed else tensor
         bucket_of.setdefault(term, kind.bucket if isinstance(kind, AllReduce) else 0)
     groups = [(group, 0) for group in _in_buckets(step, [t for t, number in bucket_of.items() if not number])]
@@ -94,7 +94,8 @@ def _rebuild(
                 graph.source = node.source
                 verdicts = []
                 for group, number in groups:
-                    verdict = graph.add(HasBad(), tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
+                    looked = HasBad(not step.bitwise)
+                    verdict = graph.add(looked, tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
                     if step.ranks > 1:
                         placements[verdict] = PARTIAL
                         verdict = graph.add(AllReduce(1, number), (verdict,), "check/AllReduce").outputs[0]

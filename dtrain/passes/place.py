@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from dtrain.errors import GraphError
 from dtrain.graph.graph import Graph, Operation, Tensor
 from dtrain.graph.shape import size_of
-from dtrain.ops.base import Op
+from dtrain.ops.array import Identity
+from dtrain.ops.base import Op, Placed
 from dtrain.ops.collective import AllGather, AllReduce, TakeShard
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
-from dtrain.passes.step import Step, moved, predecessors, sweep, topological
+from dtrain.ops.update import _Update
+from dtrain.passes.step import Step, memory_of, moved, predecessors, sweep, topological
 
 #: Bytes after which a bucket is closed and the next begun.
 BUCKET_BYTES = 32 << 20
@@ -22,7 +26,18 @@ def place(step: Step) -> Step:
     An op without a rule for the case at hand gets its inputs whole: always right, only not always fast.
     What would be split along an axis of fewer entries than ranks is made whole at once, so no rank is left
     without a part. Fetched values come back whole. With one rank everything is replicated and nothing added.
+
+    A bitwise step has nothing PARTIAL, since the terms of a sum follow from who has which rows. Rows are
+    gathered and summed whole, in an order that does not know the ranks; where an op can (place_parts) a rank
+    sums for a part of the result.
     """
+    own = next((n for n in step.graph.operations if n.kind.of_shard), None)
+    if step.bitwise and own is not None:
+        raise GraphError(
+            f"bitwise: {own.name} ({own.type}) computes of the rows that its rank holds, so its value "
+            "follows from the number of ranks. Let batch normalization take the global batch "
+            "(synchronized=True)."
+        )
     if step.ranks == 1:
         return replace(step, placements={t: REPLICATED for n in step.graph.operations for t in n.outputs})
     placer = _Placer(step)
@@ -44,20 +59,24 @@ class _Placer:
         inputs = [self.tensors[t] for t in node.inputs]
         own = [self.placements[t] for t in inputs]
         out: Placement = REPLICATED
+        kind = node.kind
         if any(p != REPLICATED for p in own):
             wanted: Sequence[Placement]
+            whole: Placed = ([REPLICATED] * len(own), REPLICATED)
             wanted, out = (
-                node.kind.place(own, node)
-                or node.kind.place_evenly(own, node, self.step.ranks)
-                or ([REPLICATED] * len(own), REPLICATED)
+                kind.place(own, node) or kind.place_evenly(own, node, self.step.ranks) or whole  # type: ignore[misc]  # whole is one
             )
+            if self.step.bitwise and out == PARTIAL:
+                wanted, out = kind.place_parts(node, self.step.ranks) or whole  # type: ignore[misc]  # whole is one
+            if self.step.bitwise and self.step.shares and isinstance(kind, _Update):
+                kind, wanted = kind.by_rows(own, node.inputs)
             for i, want in enumerate(wanted):
-                if i not in node.kind.shape_only:
+                if i not in kind.shape_only:
                     inputs[i] = self.convert(inputs[i], want)
         elif not inputs and node.outputs and node.outputs[0] in self.step.placements:
             out = self.step.placements[node.outputs[0]]
         control = tuple(dict.fromkeys(self.operations[c] for c in node.control_inputs))
-        copy = self.graph.copy_of(node, tuple(inputs), control)
+        copy = self.graph.copy_of(node, tuple(inputs), control, kind)
         self.operations[node] = copy
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             self.placements[new] = out
@@ -84,7 +103,7 @@ class _Placer:
             if have == PARTIAL:
                 kind, got = AllReduce(1), REPLICATED
             elif isinstance(have, Sharded):
-                kind, got = AllGather(have.axis), REPLICATED
+                kind, got = AllGather((have.axis,)), REPLICATED
             else:
                 assert isinstance(want, Sharded), f"{tensor.name}: {have} cannot become {want}"
                 assert self.suffices(tensor, want), f"{tensor.name} {tensor.spec}: {want}"
@@ -95,8 +114,16 @@ class _Placer:
             self.converted[key] = self.convert(node.outputs[0], want)
         return self.converted[key]
 
+    def fetched(self, tensor: Tensor) -> Tensor:
+        """A fetch, whole; what is gathered is copied, since other ranks write there in the next step."""
+        whole = self.convert(self.tensors[tensor], REPLICATED)
+        if self.step.bitwise and isinstance(memory_of(whole).op.kind, AllGather):
+            whole = self.graph.add(Identity(), (whole,), f"{tensor.op.name}/fetch").outputs[0]
+            self.placements[whole] = REPLICATED
+        return whole
+
     def result(self) -> Step:
-        fetches = tuple(self.convert(self.tensors[t], REPLICATED) for t in self.step.fetches)
+        fetches = tuple(self.fetched(t) for t in self.step.fetches)
         targets = tuple(self.operations[o] for o in self.step.targets)
         return replace(
             self.step, graph=self.graph, fetches=fetches, targets=targets, placements=self.placements
@@ -104,9 +131,12 @@ class _Placer:
 
 
 def bucket(step: Step) -> Step:
-    """Join allreduces that do not wait for one another into buckets: one message instead of one a tensor."""
+    """Join allreduces that do not wait for one another into buckets: one message instead of one a tensor.
+
+    Of a bitwise step it is what is gathered.
+    """
     nodes = step.graph.operations
-    groups = _groups(nodes)
+    groups = _groups(nodes, AllGather if step.bitwise else AllReduce)
     if all(len(group) == 1 for group in groups):
         return step
     leader = {node: group[0] for group in groups for node in group}
@@ -124,9 +154,9 @@ def bucket(step: Step) -> Step:
         inputs = tuple(tensors[t] for member in group for t in member.inputs)
         control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
         if len(group) > 1:
-            assert isinstance(node.kind, AllReduce)
             graph.here.control, graph.source = control, node.source
-            copy = graph.add(AllReduce(len(group), node.kind.bucket), inputs, "AllReduce")
+            kind = _all([member.kind for member in group])
+            copy = graph.add(kind, inputs, type(kind).__name__)
             graph.here.control = ()
         else:
             copy = graph.copy_of(node, inputs, control)
@@ -136,19 +166,26 @@ def bucket(step: Step) -> Step:
     return moved(step, graph, tensors, operations)
 
 
-def _groups(nodes: Sequence[Operation]) -> list[list[Operation]]:
-    """AllReduces to join: of one number and dtype, with equally many behind each, up to a bucket's size."""
+def _all(kinds: Sequence[Any]) -> Op:
+    """The one collective for several."""
+    if isinstance(kinds[0], AllReduce):
+        return AllReduce(len(kinds), kinds[0].bucket)
+    return AllGather(tuple(axis for kind in kinds for axis in kind.axes))
+
+
+def _groups(nodes: Sequence[Operation], joined: type[Op]) -> list[list[Operation]]:
+    """Collectives to join: of one number and dtype, with equally many behind each, up to a bucket's size."""
     depth: dict[Operation, int] = {}
     open_groups: dict[tuple[int, int, str], list[Operation]] = {}
     filled: dict[tuple[int, int, str], int] = {}
     groups: list[list[Operation]] = []
     for node in nodes:
         behind = max((depth[p] for p in predecessors(node)), default=0)
-        depth[node] = behind + isinstance(node.kind, AllReduce)
-        if not isinstance(node.kind, AllReduce):
+        depth[node] = behind + isinstance(node.kind, joined)
+        if not isinstance(node.kind, joined):
             continue
         spec = node.inputs[0].spec
-        key = (behind, node.kind.bucket, spec.dtype.name)
+        key = (behind, getattr(node.kind, "bucket", 0), spec.dtype.name if joined is AllReduce else "")
         nbytes = size_of(spec.shape) * spec.dtype.numpy.itemsize
         if key not in open_groups or filled[key] + nbytes > BUCKET_BYTES:
             open_groups[key] = []

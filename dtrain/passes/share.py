@@ -50,6 +50,8 @@ def share(step: Step) -> Step:
             alone = {t for k in update.kind.packs if uses[t := update.inputs[k]] == [update]}
             found.setdefault(bucket, set()).update(alone)
     left = {bucket: gradients for bucket, gradients in found.items() if gradients and _few(bucket, gradients)}
+    if step.bitwise and any(n.kind.rows for n in step.graph.operations if isinstance(n.kind, _Update)):
+        left = {n: set() for n in step.graph.operations if isinstance(n.kind, AllReduce) and _few(n, set())}
     if not left:
         return step
     rebuilt = _Rebuilt(step, left, _products(step, left, uses))

@@ -31,6 +31,7 @@ class Step:
     checked: whether its updates wait for a look at loss and gradients (see guard).
     losses: where the look only leads to a warning, which fetches it takes in besides what parameters become.
     shares: whether the ranks are those of one node, and have one copy of the parameters (see share).
+    bitwise: whether its values are to be the same bits on any number of ranks (see place).
     link: what sums among the ranks take (see overlap); None: each is one bucket, summed when all is there.
     """
 
@@ -45,6 +46,7 @@ class Step:
     losses: Collection[int] | None = None
     link: Link | None = None
     shares: bool = False
+    bitwise: bool = False
 
 
 def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) -> Step:

@@ -65,9 +65,9 @@ class Backend:
     def synchronize(self) -> None:
         """Return when the device has done what it was given; kernels on the host have when they return."""
 
-    def code(self, env: Any, transfers: int) -> Any:
+    def code(self, env: Any, transfers: int, bitwise: bool = False) -> Any:
         """What a plan's ops ask for kernels; transfers: how many arrays it is fed and gives back."""
-        return Code(env.comm)
+        return Code(env.comm, env if bitwise else None)
 
 
 class CupyBackend(Backend):
@@ -178,7 +178,8 @@ class CupyBackend(Backend):
     def synchronize(self) -> None:
         self.stream.synchronize()
 
-    def code(self, env: Any, transfers: int) -> Any:
+    def code(self, env: Any, transfers: int, bitwise: bool = False) -> Any:
+        assert not bitwise
         return CudaCode(self, env, transfers)
 
     def module(self, source: str) -> Any:

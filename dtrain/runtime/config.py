@@ -89,7 +89,9 @@ class ConfigProto(_Options):
         and nothing is updated; by "warn" in a warning, once, where a parameter or the loss becomes one. False
         does not look.
     check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
-        variables; errors.ReplicaError names the first that differs. 0 for none. These two are dtrain's own.
+        variables; errors.ReplicaError names the first that differs. 0 for none.
+    bitwise: whether every value is to be the same bits on any number of ranks, 1 included: docs/bitwise.md.
+        It takes kernels in C, and no GPU. These three are dtrain's own.
     Without a meaning here, since a session runs on one device, one operation after the other:
     inter_op_parallelism_threads, use_per_session_threads, allow_soft_placement, log_device_placement,
     gpu_options, graph_options, device_filters.
@@ -110,6 +112,7 @@ class ConfigProto(_Options):
         "device_filters": list,
         "check_numerics": "warn",
         "check_replicas_every": 0,
+        "bitwise": False,
     }
 
     def apply(self, device: Any) -> Any:

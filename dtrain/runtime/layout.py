@@ -20,9 +20,9 @@ from dtrain.graph.shape import size_of
 from dtrain.native.code import NativeCall
 from dtrain.ops.base import Const, Feed, Kernel, in_order
 from dtrain.ops.check import HasBad
-from dtrain.ops.collective import AllReduce, BeginAllReduce, NodeBarrier, begun
+from dtrain.ops.collective import AllGather, AllReduce, BeginAllReduce, NodeBarrier, begun
 from dtrain.ops.memory import STAGGER, aligned
-from dtrain.ops.placement import local_shape
+from dtrain.ops.placement import local_shape, shard_bounds
 from dtrain.ops.state import NoOp, VariableOp
 from dtrain.ops.update import _Update
 from dtrain.passes.step import Step, memory_of
@@ -118,7 +118,7 @@ class Layout:
         self.backend, self.env, self.variables, self.step = backend, env, variables, step
         self.nodes = nodes
         fed = sum(isinstance(node.kind, Feed) for node in nodes)
-        self.code = backend.code(env, fed + len(step.fetches))
+        self.code = backend.code(env, fed + len(step.fetches), step.bitwise)
         self._fed = sorted(
             n.kind.index for n in nodes if isinstance(n.kind, Feed) and not n.kind.dtype.is_string
         )
@@ -134,6 +134,7 @@ class Layout:
             if isinstance(c.kind, BeginAllReduce)
         }
         self.ends: dict[Operation, Kernel] = {}
+        self._meetings: list[int] = []  # positions of writes behind which the ranks of the node meet
         #: Of the memory of each tensor the nodes that read or write it, in the order they run.
         self.readers: dict[Tensor, dict[Operation, None]] = {}
         for node in nodes:
@@ -148,9 +149,11 @@ class Layout:
             raise NoRoom
         for node in nodes:
             self._pack(node)
+            self._gather(node)
         self.position = {n: i for i, n in enumerate(nodes)}
-        #: How many sums, or barriers in their place, come before each position.
-        self.sums = [0, *accumulate(isinstance(node.kind, AllReduce | NodeBarrier) for node in nodes)]
+        #: How many sums, gathers or barriers come before each position.
+        meetings = AllReduce | NodeBarrier | AllGather
+        self.sums = [0, *accumulate(isinstance(node.kind, meetings) for node in nodes)]
         self.beside = self._beside()
         #: Of a node before which products beside others have to be done, the calls that wait for them.
         self.waits: dict[Operation, list[Kernel]] = {}
@@ -262,6 +265,36 @@ class Layout:
                 if self._made_here(source) and source not in self.packed and alone:
                     self.packed[source] = term
 
+    def _gather(self, node: Operation) -> None:
+        """Lay what is gathered where all ranks of the node reach it: each writes its part there."""
+        comm, tensors = self.env.comm, list(node.outputs)
+        if not (isinstance(node.kind, AllGather) and self.step.bitwise and comm.shares):
+            return
+        offsets = [0, *accumulate(aligned(size_of(t.spec.shape) * t.dtype.numpy.itemsize) for t in tensors)]
+        block = None if any(t.dtype.is_string for t in tensors) else comm.shared(offsets[-1])
+        if block is None:
+            return
+        self.shared.append(block)
+        self.packed_bytes += offsets[-1]
+        parts = []
+        for source, out, axis, at in zip(node.inputs, tensors, node.kind.axes, offsets, strict=False):
+            whole = self.packed[out] = self._carve(block, at, out)
+            low, high = shard_bounds(whole.shape[axis], comm.rank, comm.size)
+            part = whole[(slice(None),) * axis + (slice(low, high),)]
+            parts.append(part)
+            if part.flags.c_contiguous and self._made_here(source) and source not in self.packed:
+                self.packed[source] = part
+        self.terms[node] = parts
+
+    def end(self) -> list[NativeCall]:
+        """What comes behind all kernels: a meeting, where others may still read what this rank writes."""
+        gathered = [t for n in self.terms if isinstance(n.kind, AllGather) for t in n.outputs]
+        read = [self.last_use.get(t, 0) for t in gathered]
+        last = max(read, default=-1) + 1
+        if last == 0 or self.sums[last] < self.sums[-1] or any(i >= last for i in self._meetings):
+            return []
+        return [self.code.meet()]
+
     def _only_use(self, tensor: Tensor, node: Operation) -> bool:
         """Whether node alone reads a tensor, but for the check and the beginning of its sum, before it."""
         uses = [
@@ -357,7 +390,7 @@ class Layout:
         kernels: list[Kernel | NativeCall] = []
         if node in self.ends:
             return [self.ends[node]]
-        if isinstance(kind, AllReduce | BeginAllReduce | NodeBarrier):
+        if isinstance(kind, AllReduce | BeginAllReduce | NodeBarrier) or node in self.terms:
             sum = self.begins.get(node, node)
             for k, term in enumerate(self.terms[sum]):
                 if ins[k] is not term:
@@ -375,6 +408,7 @@ class Layout:
         self.env.node, self.code.node = node.name, node
         native = self._native(node, ins, outs)
         meets = self._meets(node, ins)
+        self._meetings += [] if meets is None else [self.position[node]]
         if native is None:
             kernel = kind.bind(self.env, ins, outs)
             if meets is not None:

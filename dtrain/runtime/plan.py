@@ -92,6 +92,10 @@ class Plan:
             bound += kernels
             self.kernel_nodes += [node] * len(kernels)
             self.kernel_symbols += [getattr(k, "symbol", "") for k in kernels]
+        if end := layout.end():
+            bound += end
+            self.kernel_nodes.append(next(n for n in reversed(self.nodes) if isinstance(n.kind, AllGather)))
+            self.kernel_symbols.append(end[0].symbol)
         self._program: Program | None = None  # of all kernels, where all are C
         self._unwritten = layout.unwritten if ON else ()
         feeds = {n.kind.index: self._arrays[n.outputs[0]] for n in self.nodes if isinstance(n.kind, Feed)}
@@ -250,6 +254,7 @@ class Plan:
         it. -1 is before all nodes. None: all of this rank's own numbers are good.
         """
         self._feed(values)
+        ranks = 1 if self.step.bitwise else ranks  # nothing is summed over them
         found: tuple[int, str] | None = None
         for node in self.nodes:
             if isinstance(node.kind, Feed | VariableOp | Const) and node.outputs[0].dtype.is_floating:

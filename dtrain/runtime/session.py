@@ -69,6 +69,7 @@ class Session:
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto, or a Backend.
 
+    bitwise: as in ConfigProto; to be changed on all ranks alike.
     profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
     lock: held by each run; while a thread holds it, no other's run comes between its own.
     plans: those that it keeps, by what they are for; the one that ran last is the last.
@@ -96,6 +97,7 @@ class Session:
         config = config or ConfigProto()
         device = config.apply(device)
         self._check_every = config.check_replicas_every
+        self._bitwise = bool(config.bitwise)
         self.updates = 0
         self.graph = graph if graph is not None else get_default_graph()
         if isinstance(device, str):
@@ -221,8 +223,19 @@ class Session:
                 self._reads = reads = Session(graph=self.graph, comm=None, device=self.backend)
                 reads._of, reads.lock, reads.variables = self.comm, self.lock, self.variables
                 reads.numerics = self.numerics.of(reads.comm, reads.draws)
-                reads._compiles = self._compiles
+                reads._compiles, reads._bitwise = self._compiles, self._bitwise
             return self._reads
+
+    @property
+    def bitwise(self) -> bool:
+        return self._bitwise
+
+    @bitwise.setter
+    def bitwise(self, value: bool) -> None:
+        if value != self._bitwise:
+            with self.lock:
+                self._bitwise, self._reads = value, None
+                self.forget_plans()
 
     def count_updates(self, steps: int) -> None:
         """So many more training steps are done: compare the replicas where that is due. Collective."""
@@ -319,7 +332,7 @@ class Session:
                 device,
                 losses_at,
             )
-            step = compiled(shares=self.comm.shares)
+            step = compiled(shares=self.comm.shares, bitwise=self.bitwise)
             nodes = schedule(step)
         except DtrainError as problem:
             error = problem
@@ -344,7 +357,7 @@ class Session:
         try:
             plan = kind(step, nodes, self.variables.arrays, self.backend, env, scales, call, tag)
         except NoRoom:
-            step = compiled(shares=False)
+            step = compiled(shares=False, bitwise=self.bitwise)
             plan = kind(step, schedule(step), self.variables.arrays, self.backend, env, scales, call, tag)
         plan.losses = losses_at or {}
         return plan
@@ -365,15 +378,29 @@ class Session:
 
                 nccl.join(self.comm, self.backend)
                 self._compiles = (True,)
-                return True
-            wanted = self.backend.kernels
-            self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
-            if wanted == "c" and problem:
-                error = EnvironmentProblem(f"kernels c: {problem}")
-                error.agreed = True
-                raise error
-            self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
+            else:
+                wanted = self.backend.kernels
+                self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
+                if wanted == "c" and problem:
+                    error = EnvironmentProblem(f"kernels c: {problem}")
+                    error.agreed = True
+                    raise error
+                self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
+        if self.bitwise and (self._compiles[0] is None or not self.backend.on_host):
+            raise self._not_bitwise()
         return self._compiles[0]
+
+    def _not_bitwise(self) -> EnvironmentProblem:
+        """Why values cannot be the same bits on any number of ranks: alike on all of them."""
+        why = "a GPU's libraries sum in an order that follows from sizes: take the CPU (--device cpu)"
+        if self.backend.on_host:
+            missing = self._problem or "--kernels numpy takes NumPy's"
+            why = (
+                f"products by NumPy have other bits at other sizes, and there are no kernels in C: {missing}"
+            )
+        error = EnvironmentProblem(f"bitwise: {why}.")
+        error.agreed = True
+        return error
 
     @property
     def kernels(self) -> str:

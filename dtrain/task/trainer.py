@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dtrain as dt
 from dtrain import machine
@@ -22,7 +22,7 @@ from dtrain.runtime.backend import Backend, Choice, backend_on, choose_gpu
 from dtrain.runtime.feeds import Window
 from dtrain.task import own_model
 from dtrain.task.examples import examples_of
-from dtrain.task.network import Steps, Trained, build, evaluate, standardised
+from dtrain.task.network import Network, Steps, Trained, build, evaluate, standardised
 from dtrain.train import checkpoint, tensorboard
 from dtrain.train.batches import Pace, iterations, shard_sizes, windows
 from dtrain.train.elastic import Survivors
@@ -52,9 +52,10 @@ def make_devices(config: TrainConfig, comm: Communicator) -> tuple[Backend, list
     auto takes GPUs for all ranks, each its own, or for none: replicas of two kinds drift apart.
     """
     share = config.share_gpu
+    device = "cpu" if config.bitwise else config.device
     with comm.together():
-        choice = choose_gpu(config.device, comm.local_rank, share)
-    if comm.size > 1 and config.device == "auto":
+        choice = choose_gpu(device, comm.local_rank, share)
+    if comm.size > 1 and device == "auto":
         places = comm.gather_text("" if choice.gpu is None else f"{comm.node[0]} {choice.identity}")
         whys = comm.gather_text(choice.why)
         if "" in places:
@@ -132,6 +133,48 @@ def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict
         return _train_in(folder, config, comm, backend, devices, task, data, observers, started)
 
 
+class Made(NamedTuple):
+    """What a run trains: session, network and optimizer, what takes its steps, and what initializes it."""
+
+    session: dt.Session
+    network: Network
+    trained: Trained
+    steps: Steps
+    initialize: dt.Operation
+
+
+def made(config: TrainConfig, comm: Communicator, backend: Backend, task: Task, data: Dataset) -> Made:
+    """The graph of a run and its session, which has no values yet; collective."""
+    graph = dt.Graph()
+    graph.seed = config.seed
+    with graph.as_default():
+        with comm.together():
+            network = build(task.model or config.model, data, task, config.augmentations())
+            updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
+            optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
+            if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
+                optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
+            trained = Trained(optimizer, network)
+        initialize = dt.global_variables_initializer()
+    checks = dt.ConfigProto(
+        check_numerics=config.check_numerics,
+        check_replicas_every=config.check_every,
+        bitwise=config.bitwise,
+    )
+    session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
+    network.lend(session)
+    if network.augment:
+        network.augment.draw(session, config.seed, 1)
+    return Made(session, network, trained, Steps(session, network, trained, updates), initialize)
+
+
+def begin(session: dt.Session, initialize: dt.Operation) -> None:
+    """Give the parameters of a run their first values; collective."""
+    session.run(initialize)
+    for variable, value in own_model.values_of(session.graph).items():
+        session.set_value(variable, value)
+
+
 def _train_in(
     folder: RunDir,
     config: TrainConfig,
@@ -146,24 +189,10 @@ def _train_in(
     """The run in its folder, from the graph to the footer; see train()."""
     run_dir = folder.path
     watched = tensorboard.wanted(config.tensorboard, comm)
-    graph = dt.Graph()
-    graph.seed = config.seed
-    with graph.as_default():
-        with comm.together():
-            network = build(task.model or config.model, data, task, config.augmentations())
-            updates = dt.get_collection(dt.GraphKeys.UPDATE_OPS)
-            optimizer = task.optimizer or make_optimizer(config.optimizer, config.lr)
-            if config.precision == "float16" and not backend.on_host and isinstance(optimizer, Optimizer):
-                optimizer = MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
-            trained = Trained(optimizer, network)
-        initialize = dt.global_variables_initializer()
+    session, network, trained, steps, initialize = made(config, comm, backend, task, data)
+    with session.graph.as_default():
         state = dt.global_variables()
-    checks = dt.ConfigProto(check_numerics=config.check_numerics, check_replicas_every=config.check_every)
-    session = dt.Session(graph=graph, config=checks, comm=comm, device=backend)
-    network.lend(session)
-    if network.augment:
-        network.augment.draw(session, config.seed, 1)
-    same = data.digest, fingerprint(graph.operations)
+    same = data.digest, fingerprint(session.graph.operations)
     notes: list[str]
     at, notes, origin = Progress(), [], ""
     if folder.resuming:
@@ -171,12 +200,9 @@ def _train_in(
         write_options(run_dir, config, comm)  # now that they are known to fit
         origin = f"step {at.step:,}, in epoch {at.epoch}" if at.epoch <= config.epochs else "its end"
     else:
-        session.run(initialize)
-        for variable, value in own_model.values_of(graph).items():
-            session.set_value(variable, value)
+        begin(session, initialize)
         if config.init_from:
             origin = init_from(session, network.parameters, Path(config.init_from))
-    steps = Steps(session, network, trained, updates)
     profiler, pace = None, Pace(comm)
     if trained.keras is not None:
         trained.keras.iterations = at.step
@@ -312,7 +338,8 @@ def evaluate_run(
     graph = dt.Graph()
     with graph.as_default(), comm.together():
         network = build(task.model or config.model, data, task)
-    session = dt.Session(graph=graph, comm=comm, device=backend)
+    exact = dt.ConfigProto(bitwise=config.bitwise)
+    session = dt.Session(graph=graph, config=exact, comm=comm, device=backend)
     at = restore(session, run_dir, network.parameters, best)
     tested = evaluate(session, network, part, comm)
     return {

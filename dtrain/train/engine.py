@@ -183,6 +183,7 @@ def about_ranks(session: Session, devices: Sequence[str]) -> dict[str, Any]:
         "mpi": comm.library,
         "blas": machine.blas_text(),
         "averaging": comm.averaging,
+        "bitwise": session.bitwise,
         "kernels": session.kernels,
         "ranks": comm.size,
         "nodes": comm.nodes,

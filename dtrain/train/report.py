@@ -243,6 +243,7 @@ def _header_text(facts: dict[str, Any]) -> str:
         f"  blas     {facts['blas']}{' a rank' if ranks > 1 else ''}",
         f"  kernels  {facts['kernels']}",
         f"  average  {facts['averaging']}",
+        *(["  bits     the same on any number of ranks"] if facts["bitwise"] else []),
         f"  run      {facts['run_dir']}",
     ]
     if "described" in facts:

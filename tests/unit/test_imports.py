@@ -52,12 +52,13 @@ ALLOWED = {
     "jobs": "__version__ errors info",
     "bench": "comm config data dtrain errors files info keras machine ops program report runtime task train",
     "doctor": "bench comm data dtrain errors files hints info machine native runtime",
-    "cli": "__version__ bench choices comm config data doctor "
-    "errors info jobs program report runtime task train",
+    "cli": "__version__ bench choices comm config data doctor errors "
+    "info jobs program report runtime task train verify",
     "__main__": "cli",
     "dtrain": "autodiff comm data errors graph initializers keras losses names nn ops runtime summary train",
     "export": "errors graph hints ops passes",
     "program": "data names",
+    "verify": "comm config data dtrain errors files graph info native ops passes runtime task train",
 }
 ALLOWED = {part: {*names.split()} for part, names in ALLOWED.items()}
 
