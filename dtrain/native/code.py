@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.errors import DtrainError, EnvironmentProblem
-from dtrain.native import compiler, loops
+from dtrain.native import compiler, loops, windows
 from dtrain.native.loops import TYPES, Loop, Untranslatable
+from dtrain.native.windows import Windows
 from dtrain.poison import poison
 
 #: What a kernel answers besides 0; the same as in kernels.h.
@@ -200,7 +201,11 @@ class Code:
     def _numpys(self, *_: Any) -> None:
         """What only CUDA has: on the host NumPy does it."""
 
-    contiguous = dropout = products = scratch = windows = _numpys
+    contiguous = dropout = products = scratch = _numpys
+
+    def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> Windows | None:
+        """Convolution and pooling of such images; None: they have no form."""
+        return Windows(self, images, down, across) if dtype == np.float32 and _product().fast else None
 
     def product(
         self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool
@@ -241,13 +246,13 @@ class Code:
             for x, y in ((a[0], across_a), (b[0], across_b))
         )
         at_a, at_b = (np.array([x.ctypes.data for x in of], np.uintp) for of in (a, b))
-        room = self._product_room(_product().room(rows))
+        room = self.room(_product().room(rows))
         pause = np.zeros(1, np.int64)
         sizes = (rows, columns, len(a), depths)
         return self.call("product", *sizes, at_a, *steps_a, at_b, *steps_b, out, room, pause, *a, *b)
 
-    def _product_room(self, nbytes: int) -> np.ndarray:
-        """Memory for one product while it runs; the next may have the same."""
+    def room(self, nbytes: int) -> np.ndarray:
+        """Memory for one kernel while it runs; the next may have the same."""
         if self._room.size < nbytes:
             self._room = poison(np.empty(nbytes, np.uint8))
         return self._room
@@ -301,9 +306,11 @@ class Code:
         return Program([(self._address(c.symbol), c.words) for c in calls])
 
     def _address(self, symbol: str) -> int:
-        library = self._library if symbol in self._sources else fixed()
+        library: Any = self._library if symbol in self._sources else fixed()
         if symbol == "product":
             library = _product().library
+        elif symbol in windows.SYMBOLS:
+            library = windows.library()
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
 
 

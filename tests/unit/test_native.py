@@ -112,7 +112,9 @@ def test_every_op_in_c_gives_numpys_values() -> None:
         for out, right in zip(outs, expected, strict=True):
             if "Softmax" in name:
                 np.testing.assert_allclose(out, right, rtol=2e-6, atol=2e-7)
-            elif name in ("Sum", "Prod", "Fused", "MatMul"):  # the order of the terms is the machine's
+            elif name in ("Sum", "Prod", "Fused", "MatMul") or name.startswith(
+                "Conv2D"
+            ):  # the order of the terms is the machine's
                 np.testing.assert_allclose(out, right, rtol=1e-6, atol=1e-6)
             elif out.dtype.kind == "f":
                 np.testing.assert_array_max_ulp(out, right, ULPS.get(name, 0))
