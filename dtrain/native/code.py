@@ -311,6 +311,8 @@ class Code:
             library = _product().library
         elif symbol in windows.SYMBOLS:
             library = windows.library()
+        elif symbol in windows.POOLING:
+            library = windows.pooling()
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
 
 

@@ -20,6 +20,7 @@
  * other. Where what zeros would be multiplied by is not finite, none is passed over.
  */
 #include "lists.h"
+#include "windows.h"
 
 #define WIDTH (2 * LANES)
 /* Vectors of a run that stay in registers: with a list, and for four channels at once. */
@@ -37,14 +38,6 @@
 /* Of ten numbers so many may be other than zero for lists to pay: of images, and of what flows back to a filter. */
 #define FEW 6
 #define FEW_FLOWS 4
-
-typedef struct {
-    int64_t height, width, channels, rows, columns, outputs, kh, kw, sh, sw, dh, dw, top, left;
-} shape;
-
-INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-INLINE int64_t parts_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /* What windows reach of the images, padding included. */
 INLINE int64_t down(const shape *s) { return (s->rows - 1) * s->sh + (s->kh - 1) * s->dh + 1; }

@@ -1,4 +1,4 @@
-"""Convolution in C: calls of the kernels in convolution.c."""
+"""Convolution and pooling in C: calls of the kernels in convolution.c and pooling.c."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dtrain.native import compiler
 
 #: The functions of convolution.c, each with one that says how much room it needs.
 SYMBOLS = ("convolve", "convolve_back", "sum_windows")
+POOLING = ("max_pool", "max_pool_grad", "avg_pool", "avg_pool_grad")
 #: Bytes within which 32 bits count where a number lies.
 COUNTABLE = 1 << 31
 
@@ -29,6 +30,12 @@ def loaded(source: str) -> ctypes.CDLL:
         room = getattr(made, f"{symbol}_room")
         room.restype, room.argtypes = ctypes.c_int64, (ctypes.c_void_p, ctypes.c_int64)
     return made
+
+
+@cache
+def pooling() -> ctypes.CDLL:
+    """pooling.c, compiled."""
+    return compiler.load((compiler.HERE / "pooling.c").read_text())
 
 
 class Windows:
@@ -57,8 +64,14 @@ class Windows:
         return self._call("sum_windows", self._shape(df.shape[3]), x, dy, len(x), df)
 
     def pool(self, symbol: str, x: Any, out: Any, *positions: Any) -> Any:
-        """Pooling, which NumPy does."""
-        return None
+        """The kernel of this name, which makes out of x; positions: in the windows, bytes, read or written too."""
+        arrays = (x, out, *positions)
+        fits = all(a.size and a.flags.c_contiguous for a in arrays) and all(
+            p.itemsize == 1 for p in positions
+        )
+        if symbol not in POOLING or not fits:
+            return None
+        return self._code.call(symbol, *arrays, len(x), self._shape(self._images[3]))
 
     def _shape(self, outputs: int) -> np.ndarray:
         """The words of convolution.c's `shape`."""

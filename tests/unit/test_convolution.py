@@ -144,7 +144,7 @@ def test_ones_are_counted_exactly(sizes: Any) -> None:
 @pytest.mark.parametrize("bad", [-np.inf, np.nan])
 @pytest.mark.parametrize("sizes", CASES[2:8], ids=str)
 def test_zero_times_what_is_not_finite_is_not_zero(sizes: Any, bad: float) -> None:
-    """All that a number which is not finite is multiplied by is lost, even if it is zero; nothing far off is."""
+    """All that a number which is not finite is multiplied by is lost, even zeros; nothing far off is."""
     x_shape, f_shape, *how = sizes
 
     def holds(found: np.ndarray, right: np.ndarray) -> None:
