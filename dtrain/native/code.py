@@ -62,13 +62,13 @@ class Code:
     """The C functions that a plan needs, and the calls to them.
 
     comm: the ranks; its terms() and part() say what of a sum among the ranks of a node is this one's.
-    cuda: whether the language is CUDA.
+    cuda: whether the language is CUDA. env: the plan's PlanEnv; without it there are no random numbers.
     """
 
     cuda = False
 
-    def __init__(self, comm: Any) -> None:
-        self.comm = comm
+    def __init__(self, comm: Any, env: Any = None) -> None:
+        self.comm, self._env = comm, env
         self._sources: dict[str, str] = {}
         self.node: Any = None  # the operation whose kernels are asked for
         self._of: dict[str, Any] = {}  # the first that asked for each source
@@ -201,7 +201,14 @@ class Code:
     def _numpys(self, *_: Any) -> None:
         """What only CUDA has: on the host NumPy does it."""
 
-    contiguous = dropout = products = scratch = _numpys
+    contiguous = products = scratch = _numpys
+
+    def dropout(self, seed: int, start: int, keep: np.ndarray, out: np.ndarray) -> NativeCall | None:
+        """The mask that ops/dropout.py makes: its numbers from `start` on."""
+        if self._env is None or out.dtype != np.float32 or keep.dtype != out.dtype:
+            return None
+        root, counter = self._env.random_counter()
+        return self.call("dropout_float", keep, counter, root, seed, start, out.size, out)
 
     def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> Windows | None:
         """Convolution and pooling of such images; None: they have no form."""

@@ -64,12 +64,10 @@ class Windows:
         return self._call("sum_windows", self._shape(df.shape[3]), x, dy, len(x), df)
 
     def pool(self, symbol: str, x: Any, out: Any, *positions: Any) -> Any:
-        """The kernel of this name, which makes out of x; positions: in the windows, bytes, read or written too."""
+        """The kernel of this name, which makes out of x; positions: in the windows, read or written too."""
         arrays = (x, out, *positions)
-        fits = all(a.size and a.flags.c_contiguous for a in arrays) and all(
-            p.itemsize == 1 for p in positions
-        )
-        if symbol not in POOLING or not fits:
+        fits = all(a.size and a.flags.c_contiguous for a in arrays)
+        if symbol not in POOLING or not fits or any(p.itemsize > 1 for p in positions):
             return None
         return self._code.call(symbol, *arrays, len(x), self._shape(self._images[3]))
 

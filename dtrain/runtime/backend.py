@@ -66,7 +66,7 @@ class Backend:
 
     def code(self, env: Any, transfers: int) -> Any:
         """What a plan's ops ask for kernels; transfers: how many arrays it is fed and gives back."""
-        return Code(env.comm)
+        return Code(env.comm, env)
 
 
 class CupyBackend(Backend):
