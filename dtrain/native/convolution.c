@@ -32,11 +32,11 @@
 #endif
 /* Positions that are worked on at once where images are small, and entries of a list at most. */
 #define POSITIONS 256
-#define ENTRIES 65536
+#define ENTRIES 131072
 /* Floats of a run below which the rows of a window are written out side by side. */
 #define SHORT 64
 /* Of ten numbers so many may be other than zero for lists to pay: of images, and of what flows back to a filter. */
-#define FEW 6
+#define FEW 4
 #define FEW_FLOWS 4
 
 /* What windows reach of the images, padding included. */
@@ -217,6 +217,40 @@ static mask first_lanes(int64_t n) {
     return m;
 }
 
+/* c[q, 0..N * LANES) += sum over p of d[p, q] * b[at[p], 0..N * LANES) for q < Q, but for what `last` leaves out */
+#define DENSE(Q, N)                                                                                             \
+    static void dense_##Q##_##N(int64_t n, const int32_t *at, const float *b, const float *d, int64_t step,     \
+                                int64_t dq, float *c, int64_t ci, const mask *last) {                           \
+        const mask m = *last;                                                                                   \
+        vector sum[Q * N];                                                                                      \
+        _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++)                                                \
+            sum[i] = *(vector *)(c + i / N * ci + i % N * LANES);                                               \
+        for (int64_t p = 0; p < n; p++, d += step) {                                                            \
+            const float *y = (const float *)((const char *)b + at[p]);                                          \
+            _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++)                                            \
+                sum[i] += d[i / N * dq] * *(const vector *)(y + i % N * LANES);                                      \
+        }                                                                                                       \
+        _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++) {                                              \
+            mask *to = (mask *)(c + i / N * ci + i % N * LANES);                                                \
+            *to = i % N < N - 1 ? (mask)sum[i] : ((mask)sum[i] & m) | (*to & ~m);                               \
+        }                                                                                                       \
+    }
+DENSE(1, 1) DENSE(1, 2) DENSE(1, 3) DENSE(4, 1) DENSE(4, 2) DENSE(4, 3)
+#if CHUNK == 6
+DENSE(1, 4) DENSE(1, 5) DENSE(1, 6) DENSE(4, 4) DENSE(4, 5) DENSE(4, 6)
+#endif
+typedef void (*dense_sum)(int64_t, const int32_t *, const float *, const float *, int64_t, int64_t, float *, int64_t,
+                          const mask *);
+static const dense_sum dense_sums[2][CHUNK + 1] = {
+#if CHUNK == 6
+    {0, dense_1_1, dense_1_2, dense_1_3, dense_1_4, dense_1_5, dense_1_6},
+    {0, dense_4_1, dense_4_2, dense_4_3, dense_4_4, dense_4_5, dense_4_6},
+#else
+    {0, dense_1_1, dense_1_2, dense_1_3},
+    {0, dense_4_1, dense_4_2, dense_4_3},
+#endif
+};
+
 /* -- spreading ------------------------------------------------------------------------------------------------- */
 /* The filter [entries of a window, channels, outputs] as [runs, parts of a run, outputs, vectors of the part].
  * turn: f is [entries, outputs, channels], whose entries are taken from the last to the first. */
@@ -239,18 +273,16 @@ static void pack_runs(const shape *s, const layout *l, const float *f, int turn,
     }
 }
 
-/* Appends the channels of a position that are not zero, or all; step: bytes from one to the next. */
-static entry *list_channels(const float *x, int64_t n, int32_t step, int all, entry *e) {
+/* Appends the channels of a position that are not zero; step: bytes from one to the next. */
+static entry *list_channels(const float *x, int64_t n, int32_t step, entry *e) {
     int64_t k = 0;
 #if defined(__AVX2__)
-    if (!all) {
-        __m256i at = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(step));
-        for (; k + 8 <= n; k += 8, at = _mm256_add_epi32(at, _mm256_set1_epi32(8 * step)))
-            e = keep(e, _mm256_loadu_ps(x + k), at);
-    }
+    __m256i at = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(step));
+    for (; k + 8 <= n; k += 8, at = _mm256_add_epi32(at, _mm256_set1_epi32(8 * step)))
+        e = keep(e, _mm256_loadu_ps(x + k), at);
 #endif
     for (; k < n; k++)
-        if (all || x[k] != 0) *e++ = (entry){(int32_t)k * step, x[k]};
+        if (x[k] != 0) *e++ = (entry){(int32_t)k * step, x[k]};
     return e;
 }
 
@@ -263,19 +295,36 @@ static int64_t images_at_once(const shape *s, int64_t channels, int64_t n) {
     return most(1, least(n, least(POSITIONS, ENTRIES / channels) / positions));
 }
 
-/* Adds to padded images, `far` apart, what dy [rows, columns, outputs] spreads; all: none is passed over. */
-static void spread(const shape *s, const layout *l, int64_t n, const float *const *dy, const float *runs, int all,
-                   float *padded, int64_t far, entry *list, const entry **ends) {
+/* Adds to padded images, `far` apart, what dy [rows, columns, outputs] spreads; dense: without passing over zeros, four
+ * rows at a time, whose windows' rows of one number are apart. */
+static void spread(const shape *s, const layout *l, int64_t n, const float *const *dy, const float *runs, int dense, float *padded, int64_t far, entry *list, const entry **ends) {
     const int64_t part = l->width * LANES, high = rows_at_once(s, s->outputs);
     const int64_t step = s->sw * s->channels, line = s->sh * across(s) * s->channels;
     const mask whole = first_lanes(LANES), end = first_lanes(l->run - (l->vectors - 1) * LANES);
-    for (int64_t low = 0; low < s->rows; low += high) {
+    for (int64_t r = l->runs - 1; r >= 0 && dense; r--)
+        for (int64_t t = l->parts - 1; t >= 0; t--)
+            for (int64_t v = (vectors_of(l, t) - 1) / CHUNK * CHUNK; v >= 0; v -= CHUNK) {
+                const int64_t vectors = least(CHUNK, vectors_of(l, t) - v);
+                const float *b = runs + (r * l->parts + t) * s->outputs * part + v * LANES;
+                const mask *last = t * l->width + v + vectors == l->vectors ? &end : &whole;
+                int32_t at[s->outputs];
+                for (int64_t o = 0; o < s->outputs; o++) at[o] = (int32_t)(o * part * sizeof(float));
+                for (int64_t k = 0; k < n; k++)
+                    for (int64_t i = 0, four; i < s->rows; i += four ? 4 : 1) {
+                        float *c = padded + k * far + i * line + begin_of(s, r) + t * part + v * LANES;
+                        const float *d = dy[k] + i * s->columns * s->outputs;
+                        four = s->rows - i >= 4;
+                        for (int64_t j = 0; j < s->columns; j++, c += step, d += s->outputs)
+                            dense_sums[four][vectors](s->outputs, at, b, d, 1, s->columns * s->outputs, c, line, last);
+                    }
+            }
+    for (int64_t low = 0; low < s->rows && !dense; low += high) {
         const int64_t rows = least(high, s->rows - low), positions = rows * s->columns;
         entry *e = list;
         for (int64_t k = 0; k < n; k++)
             for (int64_t p = 0; p < positions; p++) {
                 const float *x = dy[k] + (low * s->columns + p) * s->outputs;
-                ends[k * positions + p] = e = list_channels(x, s->outputs, (int32_t)(part * sizeof(float)), all, e);
+                ends[k * positions + p] = e = list_channels(x, s->outputs, (int32_t)(part * sizeof(float)), e);
             }
         for (int64_t r = l->runs - 1; r >= 0; r--) /* backwards, so that a result's terms come in the order of positions */
             for (int64_t t = l->parts - 1; t >= 0; t--) {
@@ -380,18 +429,28 @@ int convolve_back(const word *w) {
     float *runs = (float *)take(&room, l.runs * l.parts * s.outputs * l.width * LANES * sizeof(float));
     float *padded = (float *)take(&room, (at_once * far + 4 * LANES) * sizeof(float));
     const float **from = (const float **)take(&room, at_once * sizeof(float *));
+    float **to = (float **)take(&room, at_once * sizeof(float *));
     entry *list = (entry *)take(&room, (at_once * rows_at_once(&s, s.outputs) * s.columns * s.outputs + SPARE) * sizeof(entry));
     const entry **ends = (const entry **)take(&room, 0);
-    const int all = !is_finite(f, s.kh * s.kw * s.channels * s.outputs);
+    const int may = is_finite(f, s.kh * s.kw * s.channels * s.outputs);
     pack_runs(&s, &l, f, 0, runs);
     for (int64_t first = 0; first < n; first += at_once) {
         const int64_t count = least(at_once, n - first);
-        for (int64_t k = 0; k < count; k++) from[k] = (const float *)w[0].p + (first + k) * flow;
-        memset(padded, 0, count * far * sizeof(float));
-        spread(&s, &l, count, from, runs, all, padded, far, list, ends);
+        float *dx = (float *)w[3].p + first * image;
         if (down(&s) - s.top < s.height || across(&s) - s.left < s.width) /* no window reaches the rest */
-            memset((float *)w[3].p + first * image, 0, count * image * sizeof(float));
-        for (int64_t k = 0; k < count; k++) copy_image(&s, (float *)w[3].p + (first + k) * image, padded + k * far, 0);
+            memset(dx, 0, count * image * sizeof(float));
+        for (int dense = 0; dense < 2; dense++) {
+            int64_t some = 0;
+            for (int64_t k = 0; k < count; k++) {
+                const float *dy = (const float *)w[0].p + (first + k) * flow;
+                if ((may && is_sparse(dy, s.rows * s.columns, s.outputs)) == dense) continue;
+                from[some] = dy;
+                to[some++] = dx + k * image;
+            }
+            memset(padded, 0, some * far * sizeof(float));
+            spread(&s, &l, some, from, runs, dense, padded, far, list, ends);
+            for (int64_t k = 0; k < some; k++) copy_image(&s, to[k], padded + k * far, 0);
+        }
     }
     return OK;
 }
@@ -399,40 +458,10 @@ int64_t convolve_back_room(const shape *s, int64_t n) {
     const layout l = layout_of(s, MOST);
     const int64_t at_once = images_at_once(s, s->outputs, n);
     const int64_t floats = l.runs * l.parts * s->outputs * l.width * LANES + at_once * padded_size(s) + 4 * LANES;
-    return floats * sizeof(float) + list_bytes(s, at_once) + at_once * sizeof(float *) + 512;
+    return floats * sizeof(float) + list_bytes(s, at_once) + 2 * at_once * sizeof(float *) + 512;
 }
 
 /* -- summing --------------------------------------------------------------------------------------------------- */
-/* c[q, 0..N * LANES) += sum over positions of d[p, q] * b[at[p], 0..N * LANES) for q < Q */
-#define DENSE(Q, N)                                                                                             \
-    static void dense_##Q##_##N(int64_t n, const int32_t *at, const float *b, const float *d, int64_t step,     \
-                                float *c, int64_t ci) {                                                         \
-        vector sum[Q * N];                                                                                      \
-        _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++)                                                \
-            sum[i] = *(vector *)(c + i / N * ci + i % N * LANES);                                               \
-        for (int64_t p = 0; p < n; p++, d += step) {                                                            \
-            const float *y = (const float *)((const char *)b + at[p]);                                          \
-            _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++)                                            \
-                sum[i] += d[i / N] * *(const vector *)(y + i % N * LANES);                                      \
-        }                                                                                                       \
-        _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++)                                                \
-            *(vector *)(c + i / N * ci + i % N * LANES) = sum[i];                                               \
-    }
-DENSE(1, 1) DENSE(1, 2) DENSE(1, 3) DENSE(4, 1) DENSE(4, 2) DENSE(4, 3)
-#if CHUNK == 6
-DENSE(1, 4) DENSE(1, 5) DENSE(1, 6) DENSE(4, 4) DENSE(4, 5) DENSE(4, 6)
-#endif
-typedef void (*dense_sum)(int64_t, const int32_t *, const float *, const float *, int64_t, float *, int64_t);
-static const dense_sum dense_sums[2][CHUNK + 1] = {
-#if CHUNK == 6
-    {0, dense_1_1, dense_1_2, dense_1_3, dense_1_4, dense_1_5, dense_1_6},
-    {0, dense_4_1, dense_4_2, dense_4_3, dense_4_4, dense_4_5, dense_4_6},
-#else
-    {0, dense_1_1, dense_1_2, dense_1_3},
-    {0, dense_4_1, dense_4_2, dense_4_3},
-#endif
-};
-
 /* How windows lie in what the filter's gradient is summed over: as they are, or with their rows side by side. */
 typedef struct {
     layout l;
@@ -541,7 +570,7 @@ int sum_windows(const word *w) {
                         const float *b = x + (g.stacked ? 0 : begin_of(&s, r)) + part;
                         float *c = total + o * g.pitch + r * l->vectors * LANES + part;
                         four = s.outputs - o >= 4;
-                        dense_sums[four][vectors_of(&h.l, t)](here, at, b, d + o, s.outputs, c, g.pitch);
+                        dense_sums[four][vectors_of(&h.l, t)](here, at, b, d + o, s.outputs, 1, c, g.pitch, &whole);
                     }
         }
     }

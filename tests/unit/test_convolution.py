@@ -32,7 +32,7 @@ CASES: list[Any] = [
 ]
 #: The text of convolution.c in which nothing, or everything, is taken for sparse.
 EVER = {
-    name: (compiler.HERE / "convolution.c").read_text().replace("FEW 6", few).replace("FEW_FLOWS 4", flows)
+    name: (compiler.HERE / "convolution.c").read_text().replace("FEW 4", few).replace("FEW_FLOWS 4", flows)
     for name, few, flows in (("never", "FEW 0", "FEW_FLOWS 0"), ("always", "FEW 99", "FEW_FLOWS 99"))
 }
 
