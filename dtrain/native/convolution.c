@@ -133,8 +133,8 @@ static void copy_image(const shape *s, float *image, float *padded, int inwards)
                 const vector p = *(const vector *)b, q = *(const vector *)(b + LANES);                          \
                 _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                          \
                     const float y = x[i * step];                                                                \
-                    left[i] += y * p;                                                                           \
-                    right[i] += y * q;                                                                          \
+                    left[i] = add_product(left[i], y, p);                                                       \
+                    right[i] = add_product(right[i], y, q);                                                     \
                 }                                                                                               \
             }                                                                                                   \
         }                                                                                                       \
@@ -201,7 +201,8 @@ static void gather_windows(const shape *s, int64_t n, const float *x, int64_t fa
         const mask rest = (mask)sum[N - 1] & ~*last;                                                            \
         for (; e < end; e++) {                                                                                  \
             const float *y = (const float *)((const char *)b + e->at);                                          \
-            _Pragma("GCC unroll 12") for (int v = 0; v < N; v++) sum[v] += e->x * *(vector *)(y + v * LANES);   \
+            _Pragma("GCC unroll 12") for (int v = 0; v < N; v++)                                                \
+                sum[v] = add_product(sum[v], e->x, *(vector *)(y + v * LANES));                                 \
         }                                                                                                       \
         for (int v = 0; v + 1 < N; v++) *(vector *)(c + v * LANES) = sum[v];                                    \
         *(mask *)(c + (N - 1) * LANES) = ((mask)sum[N - 1] & *last) | rest;                                     \
@@ -228,7 +229,7 @@ static mask first_lanes(int64_t n) {
         for (int64_t p = 0; p < n; p++, d += step) {                                                            \
             const float *y = (const float *)((const char *)b + at[p]);                                          \
             _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++)                                            \
-                sum[i] += d[i / N * dq] * *(const vector *)(y + i % N * LANES);                                      \
+                sum[i] = add_product(sum[i], d[i / N * dq], *(const vector *)(y + i % N * LANES));                                      \
         }                                                                                                       \
         _Pragma("GCC unroll 24") for (int i = 0; i < Q * N; i++) {                                              \
             mask *to = (mask *)(c + i / N * ci + i % N * LANES);                                                \

@@ -20,6 +20,17 @@
 typedef float vector __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4)));
 
+/* sum + x * y, rounded once. Left to choose, GCC takes two operations where sums follow one another on some processors. */
+INLINE vector add_product(vector sum, float x, vector y) {
+#if LANES == 16
+    return (vector)_mm512_fmadd_ps(_mm512_set1_ps(x), (__m512)y, (__m512)sum);
+#elif LANES == 8
+    return (vector)_mm256_fmadd_ps(_mm256_set1_ps(x), (__m256)y, (__m256)sum);
+#else
+    return sum + x * y;
+#endif
+}
+
 /* A number of an operand, and the bytes from some begin to what it is multiplied by. */
 typedef struct {
     int32_t at;

@@ -42,8 +42,8 @@ typedef struct {
             const vector p = *(const vector *)b, q = *(const vector *)(b + LANES);                              \
             _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                              \
                 const float s = a.p[i * a.row];                                                                 \
-                left[i] += s * p;                                                                               \
-                right[i] += s * q;                                                                              \
+                left[i] = add_product(left[i], s, p);                                                           \
+                right[i] = add_product(right[i], s, q);                                                         \
             }                                                                                                   \
         }                                                                                                       \
         _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
@@ -65,7 +65,8 @@ static const block blocks[] = {0,       block_1, block_2, block_3,  block_4,  bl
         for (int v = 0; v < N; v++) sum[v] = more ? *(vector *)(c + v * LANES) : (vector){0};                   \
         for (; e < end; e++) {                                                                                  \
             const float *y = (const float *)((const char *)b + e->at);                                          \
-            _Pragma("GCC unroll 8") for (int v = 0; v < N; v++) sum[v] += e->x * *(vector *)(y + v * LANES);    \
+            _Pragma("GCC unroll 8") for (int v = 0; v < N; v++)                                                 \
+                sum[v] = add_product(sum[v], e->x, *(vector *)(y + v * LANES));                                 \
         }                                                                                                       \
         for (int v = 0; v < N; v++) *(vector *)(c + v * LANES) = sum[v];                                        \
     }
