@@ -445,9 +445,15 @@ def own_products() -> bool:
     return _product().fast
 
 
-def _product_or_not() -> None:
+def _others() -> None:
+    """The libraries beside kernels.c's."""
+    for library in (_product, windows.library, windows.pooling):
+        library()
+
+
+def _others_or_not() -> None:
     with suppress(DtrainError):  # which comes again when the library is asked for
-        _product()
+        _others()
 
 
 def problem(comm: Any) -> str:
@@ -457,13 +463,13 @@ def problem(comm: Any) -> str:
         try:
             if turn:
                 with comm.board.compiling():
-                    beside = threading.Thread(target=_product_or_not)  # a compiler each, where none is kept
+                    beside = threading.Thread(target=_others_or_not)  # a compiler each, where none is kept
                     beside.start()
                     try:
                         fixed()
                     finally:
                         beside.join()
-                    _product()
+                    _others()
         except DtrainError as error:
             found = str(error)
         comm.barrier()

@@ -72,8 +72,12 @@ class Windows:
         return self._code.call(symbol, *arrays, len(x), self._shape(self._images[3]))
 
     def _shape(self, outputs: int) -> np.ndarray:
-        """The words of convolution.c's `shape`."""
+        """The words of `shape` in windows.h; windows that are the images' entries are one row of them."""
         (_, height, width, channels), down, across = self._images, self._down, self._across
+        itself = (1, 1, 0, 0)  # size, stride, padding
+        if all((a.size, a.stride, a.before, a.after) == itself for a in (down, across)):
+            height, width = 1, height * width
+            down, across = down._replace(count=1), across._replace(count=width)
         sizes = [height, width, channels, down.count, across.count, outputs]
         for name in ("size", "stride", "dilation", "before"):
             sizes += [getattr(down, name), getattr(across, name)]
