@@ -21,7 +21,7 @@ from torch import nn
 def network(contest: Contest) -> nn.Module:
     """Images and kernels lie channels last; what is flattened has another order than elsewhere."""
     layers: list[nn.Module] = []
-    weights = iter(contest.weights())
+    weights, flat = iter(contest.weights()), contest.images.ndim == 2
     for kind, *how in contest.layers:
         if kind == "pool":
             layers.append(nn.MaxPool2d(2))
@@ -32,7 +32,9 @@ def network(contest: Contest) -> nn.Module:
             if kind == "conv":
                 layer: Any = nn.Conv2d(kernel.shape[2], kernel.shape[3], how[0], padding=how[2])
             else:
-                layers.append(nn.Flatten())
+                if not flat:
+                    layers.append(nn.Flatten())
+                    flat = True
                 layer = nn.Linear(*kernel.shape)
             with torch.no_grad():
                 layer.weight.copy_(
