@@ -1,6 +1,7 @@
 """dtrain beside its peers: the seconds of an epoch of the MLP on MNIST, start to first step, and memory.
 
     python benchmarks/peers [--python torch=PYTHON] [--only NAME ...] [--batch 100] [--rounds 5] [--check]
+                            [--model cnn | conv3]
 
 W is the MLP 784-256-256-10 with ReLU, Adam at 0.001, float32, 60,000 images shuffled anew for each epoch, at
 a global batch of 100 (600 steps), or others by --batch; evaluation is not counted. Every contender is a small
@@ -8,6 +9,10 @@ program in its framework's usual style (with_*.py beside this file); dtrain is `
 turns: in each round each is started, trains one epoch to warm up and then the epochs that count, alone on the
 machine, and ends; the slowest do so in every second round. A contender named -1 is held to one core, others
 to two; one BLAS thread a process, but two where one process has two cores.
+
+--model takes another network: cnn is that of `dtrain train` (5 x 5, 32 and 64 channels, 1024), conv3 one of
+3 x 3 convolutions in Keras's words (32 and 64 channels, VALID), at a batch of 64. PyTorch has channels last;
+JAX compiles a step and no scan, in which its convolutions took ten times as long.
 
 Run it where dtrain is installed with MPI; a peer that its Python does not have is left out. --python names
 another Python for one of them. --check trains each for five epochs first and wants a test accuracy of 0.97.
@@ -93,7 +98,27 @@ CONTENDERS = {
     "keras-fit-2": Contender("tensorflow", "keras", 2, threads=2),
 }
 
-#: The bars at each global batch: what, whose median epoch over whose, and where the bar lies.
+#: The contenders that have networks of convolutions, too, and the batch of each network.
+OF_IMAGES = [
+    *("dtrain-1", "dtrain-2", "dtrain-4", "torch-fused-1", "torch-fused-2", "torch-ddp-fused-2"),
+    *("jax-jit-1", "jax-jit-2", "keras-fit-1", "keras-fit-2"),
+]
+MODELS = {"mlp": 100, "cnn": 100, "conv3": 64}
+_RANKS = [
+    ("2 ranks: times as fast as 1 rank", "dtrain-1", "dtrain-2", ">=", 1.7),
+    ("4 ranks on 2 cores: epoch over that of 2 ranks", "dtrain-4", "dtrain-2", "<=", 1.3),
+]
+#: The bars of networks of convolutions.
+BARS_OF_IMAGES = {
+    "cnn": [
+        ("2 ranks: times as fast as the best peer", "the best peer", "dtrain-2", ">=", 2.5),
+        ("1 rank: times as fast as PyTorch fused, 1 thread", "torch-fused-1", "dtrain-1", ">=", 2.5),
+        *_RANKS,
+    ],
+    "conv3": [("2 ranks: times as fast as the best peer", "the best peer", "dtrain-2", ">=", 2), *_RANKS],
+}
+
+#: The bars of W at each global batch: what, whose median epoch over whose, and where the bar lies.
 BARS = {
     100: [
         ("1 rank: times as fast as PyTorch eager, 1 thread", "torch-eager-1", "dtrain-1", ">=", 3),
@@ -145,8 +170,8 @@ def held_to(cores: int) -> Iterator[None]:
 class Runner:
     """Starts contenders and reads what they print."""
 
-    def __init__(self, pythons: dict[str, str], mpirun: str | None, folder: Path) -> None:
-        self.pythons, self.mpirun, self.folder = pythons, mpirun, folder
+    def __init__(self, pythons: dict[str, str], mpirun: str | None, folder: Path, model: str) -> None:
+        self.pythons, self.mpirun, self.folder, self.model = pythons, mpirun, folder, model
         self.environment = {k: v for k, v in os.environ.items() if k not in (*UNSET, *THREADS)}
         # a warm start has Python's compiled modules
         self.environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -168,10 +193,12 @@ class Runner:
             self._runs += 1
             run_dir = self.folder / f"run{self._runs}"
             options = {"epochs": epochs, "batch-size": batch, "run-dir": run_dir, "log-every": log_every}
+            options["model"] = f"{HERE / 'conv3.py'}:network" if self.model == "conv3" else self.model
             words = [f"--{name}={value}" for name, value in options.items()]
             return [*self.launch(c.ranks), python, "-m", "dtrain", "train", "--log-format=json", *words]
         words = [f"--data={self.folder}", f"--batch={batch}", f"--epochs={epochs}", f"--threads={c.threads}"]
         script = str(HERE / f"with_{c.framework}.py")
+        words.append(f"--model={self.model}")
         return [python, script, c.variant, *words, *(["--check"] if check else [])]
 
     def run(
@@ -353,7 +380,7 @@ def table(measured: dict[str, Measured]) -> list[list[str]]:
     return rows
 
 
-def bars(batch: int, measured: dict[str, Measured]) -> list[list[str]]:
+def bars(batch: int, measured: dict[str, Measured], model: str = "mlp") -> list[list[str]]:
     """The ratios that can be told from what was measured, each against its bar."""
     epochs = {name: statistics.median(m.seconds) for name, m in measured.items()}
     rows = [["at a global batch of " + f"{batch:,}", "ratio", "bar", ""]]
@@ -361,10 +388,10 @@ def bars(batch: int, measured: dict[str, Measured]) -> list[list[str]]:
         seconds for name, seconds in epochs.items() if CONTENDERS[name].framework not in ("dtrain", "numpy")
     ]
     epochs["the best peer"] = min(peers, default=float("nan"))
-    for what, over, under, sign, bar in BARS.get(batch, []):
+    for what, over, under, sign, bar in BARS.get(batch, []) if model == "mlp" else BARS_OF_IMAGES[model]:
         if over in epochs and under in epochs:  # both took part
             rows.append(_verdict(what, epochs[over] / epochs[under], sign, bar, ""))
-    if batch == 100 and "dtrain-2" in measured:
+    if model == "mlp" and batch == 100 and "dtrain-2" in measured:
         rows.append(
             _verdict("2 ranks: peak memory a rank", max(measured["dtrain-2"].memory), "<=", 220, " MB")
         )
@@ -429,8 +456,9 @@ def parse() -> argparse.Namespace:
         default=[],
         help="such as 'jax-*', or dtrain-2; may be repeated",
     )
+    parser.add_argument("--model", choices=MODELS, default="mlp", help="the network (default mlp)")
     parser.add_argument(
-        "--batch", type=int, action="append", help="global batch; may be repeated (default 100)"
+        "--batch", type=int, action="append", help="global batch; may be repeated (default 100, conv3: 64)"
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=1, help="that count, in each round (default 1)")
@@ -456,6 +484,8 @@ def who_takes_part(arguments: argparse.Namespace, runner: Runner) -> tuple[list[
     names, versions = [], {}
     for name, c in CONTENDERS.items():
         if arguments.only and not any(fnmatch.fnmatch(name, pattern) for pattern in arguments.only):
+            continue
+        if arguments.model != "mlp" and name not in OF_IMAGES:
             continue
         if c.framework not in versions:
             versions[c.framework] = version(runner.pythons[c.framework], c.framework) or ""
@@ -483,7 +513,7 @@ def main() -> None:
     beside = Path(sys.executable).with_name("mpirun")
     mpirun = arguments.mpirun or (str(beside) if beside.exists() else shutil.which("mpirun"))
     with tempfile.TemporaryDirectory(prefix="peers-") as temporary:
-        runner = Runner(pythons, mpirun, Path(temporary))
+        runner = Runner(pythons, mpirun, Path(temporary), arguments.model)
         names, versions = who_takes_part(arguments, runner)
         data = write_data(pythons["dtrain"], Path(temporary), runner.own_environment)
         about = facts(runner, versions, data, arguments)
@@ -492,7 +522,7 @@ def main() -> None:
 
 
 def contest(arguments: argparse.Namespace, runner: Runner, names: list[str], about: dict[str, str]) -> None:
-    batches: list[int] = arguments.batch or [100]
+    batches: list[int] = arguments.batch or [MODELS[arguments.model]]
     measured = {batch: {name: Measured() for name in names} for batch in batches}
     out: set[str] = set()
 
@@ -547,8 +577,9 @@ def contest(arguments: argparse.Namespace, runner: Runner, names: list[str], abo
         there = {name: m for name, m in measured[batch].items() if name not in out}
         tables.append(table(there))
         tables[-1][0][0] = f"global batch {batch:,}"
-        tables.append(bars(batch, there))
-    tables.append(start_bars(measured[batches[0]], nothing))
+        tables.append(bars(batch, there, arguments.model))
+    if arguments.model == "mlp":
+        tables.append(start_bars(measured[batches[0]], nothing))
     tables = [t for t in tables if len(t) > 1]
     print("\n\n".join(map(as_text, tables)))
     values = {

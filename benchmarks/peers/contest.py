@@ -13,12 +13,25 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+#: Sizes of W's.
 LAYERS = (784, 256, 256, 10)
+#: Layers of each network, with a ReLU behind all with weights but the last: a dense one and its units; a
+#: convolution, its size, channels and padding; a 2 x 2 max pooling; dropout and its rate.
+NETWORKS: dict[str, list[tuple]] = {
+    "mlp": [("dense", units) for units in LAYERS[1:]],
+    "cnn": [
+        *(("conv", 5, 32, "same"), ("pool",), ("conv", 5, 64, "same"), ("pool",)),
+        *(("dense", 1024), ("dropout", 0.5), ("dense", 10)),
+    ],
+    "conv3": [
+        *(("conv", 3, 32, "valid"), ("pool",), ("conv", 3, 64, "valid"), ("pool",)),
+        *(("dropout", 0.5), ("dense", 10)),
+    ],
+}
 LEARNING_RATE = 0.001
 SEED = 0
 
@@ -26,9 +39,10 @@ SEED = 0
 class Contest:
     """What one contender is to do.
 
-    variant: which way of writing it. batch: examples of a step over all processes. epochs: how many to run.
-    threads: of linear algebra, in each process. check: whether the test accuracy is wanted.
-    images, labels: training examples, float32 [n, 784] in 0..1 and int32 [n]; test_images, test_labels alike.
+    variant: which way of writing it. layers: of its network, see NETWORKS. batch: examples of a step over all
+    processes. epochs: how many to run. threads: of linear algebra, in each process. check: whether the test
+    accuracy is wanted. images, labels: training examples, float32 [n, 784], or [n, 28, 28, 1] for
+    convolutions, in 0..1, and int32 [n]; test_images, test_labels alike.
     """
 
     def __init__(self, *variants: str) -> None:
@@ -38,9 +52,11 @@ class Contest:
         parser.add_argument("--batch", type=int, required=True)
         parser.add_argument("--epochs", type=int, required=True)
         parser.add_argument("--threads", type=int, required=True)
+        parser.add_argument("--model", choices=NETWORKS, default="mlp")
         parser.add_argument("--check", action="store_true")
         options = parser.parse_args()
         self.variant, self.batch, self.epochs = options.variant, options.batch, options.epochs
+        self.layers = NETWORKS[options.model]
         self.threads, self.check, self._folder = options.threads, options.check, options.data
         self.images, self.labels = self._read("train")
         self._random = np.random.default_rng(SEED)
@@ -49,16 +65,33 @@ class Contest:
     def _read(self, part: str) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.load(os.path.join(self._folder, f"{part}_images.npy"))
         labels = np.load(os.path.join(self._folder, f"{part}_labels.npy"))
-        return np.multiply(pixels, np.float32(1 / 255), dtype=np.float32), labels
+        images = np.multiply(pixels, np.float32(1 / 255), dtype=np.float32)
+        return images.reshape(-1, 28, 28, 1) if self.layers[0][0] == "conv" else images, labels
 
     def weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Initial kernel [inputs, units] and bias of each layer: He's scale, cut at two deviations."""
+        """Initial kernel and bias of each layer that has them: He's scale, cut at two deviations.
+
+        Kernels are [inputs, units], or [height, width, inputs, channels].
+        """
         random, result = np.random.default_rng(SEED), []
-        for inputs, units in pairwise(LAYERS):
-            normal = random.standard_normal((inputs, units))
+        shape: tuple[int, ...] = self.images.shape[1:]
+        for kind, *how in self.layers:
+            if kind == "pool":
+                shape = (shape[0] // 2, shape[1] // 2, shape[2])
+            if kind not in ("dense", "conv"):
+                continue
+            if kind == "dense":
+                size, units = (math.prod(shape), how[0]), how[0]
+                shape = (units,)
+            else:
+                side, units, padding = how
+                size = (side, side, shape[2], units)
+                lost = 0 if padding == "same" else side - 1
+                shape = (shape[0] - lost, shape[1] - lost, units)
+            normal = random.standard_normal(size)
             while (far := np.abs(normal) > 2).any():
                 normal[far] = random.standard_normal(int(far.sum()))
-            kernel = (normal * math.sqrt(2 / inputs)).astype(np.float32)
+            kernel = (normal * math.sqrt(2 / math.prod(size[:-1]))).astype(np.float32)
             result.append((kernel, np.zeros(units, np.float32)))
         return result
 

@@ -1,4 +1,4 @@
-"""W in JAX: each step compiled and called from Python, or a whole epoch as one compiled scan."""
+"""W, or a network of convolutions, in JAX: steps compiled and called from Python, or an epoch as one scan."""
 
 from __future__ import annotations
 
@@ -8,24 +8,40 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from contest import LEARNING_RATE, Contest
+from contest import LEARNING_RATE, SEED, Contest
 
 
-def logits(weights: Any, x: Any) -> Any:
-    for kernel, bias in weights[:-1]:
-        x = jax.nn.relu(x @ kernel + bias)
-    return x @ weights[-1][0] + weights[-1][1]
+def logits(weights: Any, x: Any, key: Any = None) -> Any:
+    """key: of the random numbers of dropout; None while testing."""
+    left = list(weights)
+    for kind, *how in contest.layers:
+        if kind == "pool":
+            x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        elif kind == "dropout":
+            rate = how[0]
+            if key is not None:
+                x = jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+        else:
+            kernel, bias = left.pop(0)
+            if kind == "conv":
+                layout = ("NHWC", "HWIO", "NHWC")
+                x = jax.lax.conv_general_dilated(x, kernel, (1, 1), how[2].upper(), dimension_numbers=layout)
+            else:
+                x = x.reshape(len(x), -1) @ kernel
+            x = jax.nn.relu(x + bias) if left else x + bias
+    return x
 
 
-def mean_loss(weights: Any, x: Any, y: Any) -> Any:
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits(weights, x)), y[:, None], 1).mean()
+def mean_loss(weights: Any, x: Any, y: Any, key: Any) -> Any:
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits(weights, x, key)), y[:, None], 1).mean()
 
 
 def one_step(state: Any, chosen: Any, images: Any, labels: Any) -> tuple[Any, Any]:
     """Adam written out, so that nothing but JAX is needed."""
     weights, m, v, t = state
-    loss, slopes = jax.value_and_grad(mean_loss)(weights, images[chosen], labels[chosen])
     t = t + 1
+    key = jax.random.fold_in(jax.random.key(SEED), t.astype("int32"))
+    loss, slopes = jax.value_and_grad(mean_loss)(weights, images[chosen], labels[chosen], key)
     rate = LEARNING_RATE * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
     tree = jax.tree.map
     m = tree(lambda m, g: 0.9 * m + 0.1 * g, m, slopes)

@@ -53,15 +53,22 @@ def keras(contest: Contest) -> None:
     """A Sequential model and one call of fit; it shuffles by itself."""
     tf.config.threading.set_intra_op_parallelism_threads(contest.threads)
     tf.config.threading.set_inter_op_parallelism_threads(contest.threads)
-    dense = tf.keras.layers.Dense
-    model = tf.keras.Sequential(
-        [
-            tf.keras.Input((contest.images.shape[1],)),
-            dense(256, activation="relu"),
-            dense(256, activation="relu"),
-            dense(10),
-        ]
-    )
+    kinds = tf.keras.layers
+    model = tf.keras.Sequential([tf.keras.Input(contest.images.shape[1:])])
+    for kind, *how in contest.layers[:-1]:
+        if kind == "dense":
+            model.add(kinds.Flatten())
+        layers = {
+            "dense": lambda units: kinds.Dense(units, activation="relu"),
+            "conv": lambda size, channels, padding: kinds.Conv2D(
+                channels, size, padding=padding, activation="relu"
+            ),
+            "pool": kinds.MaxPooling2D,
+            "dropout": kinds.Dropout,
+        }
+        model.add(layers[kind](*how))
+    model.add(kinds.Flatten())
+    model.add(kinds.Dense(contest.layers[-1][1]))
     model.set_weights([array for layer in contest.weights() for array in layer])
     model.compile(
         optimizer=tf.keras.optimizers.Adam(LEARNING_RATE),

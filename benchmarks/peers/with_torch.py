@@ -1,4 +1,7 @@
-"""W in PyTorch: eager, with the fused Adam, through a DataLoader, and DistributedDataParallel over gloo."""
+"""W, or a network of convolutions, in PyTorch.
+
+Eager, with the fused Adam, through a DataLoader, and DistributedDataParallel over gloo.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,45 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
+import numpy as np
 import torch
-from contest import LAYERS, LEARNING_RATE, Contest
+from contest import LEARNING_RATE, Contest
 from torch import nn
 
 
 def network(contest: Contest) -> nn.Module:
+    """Images and kernels lie channels last; what is flattened has another order than elsewhere."""
     layers: list[nn.Module] = []
-    for (kernel, _), inputs, units in zip(contest.weights(), LAYERS[:-1], LAYERS[1:], strict=True):
-        linear = nn.Linear(inputs, units)
-        with torch.no_grad():
-            linear.weight.copy_(torch.from_numpy(kernel.T))
-            linear.bias.zero_()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    weights, flat = iter(contest.weights()), contest.images.ndim == 2
+    for kind, *how in contest.layers:
+        if kind == "pool":
+            layers.append(nn.MaxPool2d(2))
+        elif kind == "dropout":
+            layers.append(nn.Dropout(how[0]))
+        else:
+            kernel, _ = next(weights)
+            if kind == "conv":
+                layer: Any = nn.Conv2d(kernel.shape[2], kernel.shape[3], how[0], padding=how[2])
+            else:
+                if not flat:
+                    layers.append(nn.Flatten())
+                    flat = True
+                layer = nn.Linear(*kernel.shape)
+            with torch.no_grad():
+                layer.weight.copy_(
+                    torch.from_numpy(kernel.transpose((3, 2, 0, 1) if kind == "conv" else (1, 0)))
+                )
+                layer.bias.zero_()
+            layers += [layer, nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).to(memory_format=torch.channels_last)
+
+
+def as_torch(images: np.ndarray) -> torch.Tensor:
+    """Images [n, height, width, channels] as PyTorch numbers axes; they stay as they are in memory."""
+    tensor = torch.from_numpy(images)
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
 
 
 class Trainer:
@@ -43,7 +70,7 @@ class Trainer:
 
 def from_memory(contest: Contest, trainer: Trainer, rank: int = 0, size: int = 1) -> None:
     """Batches picked from tensors in memory; of each, this process takes its share."""
-    images, labels = torch.from_numpy(contest.images), torch.from_numpy(contest.labels).long()
+    images, labels = as_torch(contest.images), torch.from_numpy(contest.labels).long()
 
     def step(chosen: torch.Tensor) -> None:
         trainer.step(images.index_select(0, chosen), labels.index_select(0, chosen))
@@ -59,7 +86,7 @@ def from_loader(contest: Contest, trainer: Trainer) -> None:
     """Batches from torch.utils.data's loader, in the process itself."""
     from torch.utils.data import DataLoader, TensorDataset
 
-    data = TensorDataset(torch.from_numpy(contest.images), torch.from_numpy(contest.labels).long())
+    data = TensorDataset(as_torch(contest.images), torch.from_numpy(contest.labels).long())
     loader = DataLoader(data, batch_size=contest.batch, shuffle=True)
     for epoch in range(contest.epochs):
         begun = time.perf_counter()
@@ -95,8 +122,9 @@ def distributed(contest: Contest, fused: bool) -> None:
 
 
 def tested(contest: Contest, net: nn.Module) -> None:
+    net.eval()
     with torch.no_grad():
-        contest.test(lambda images: net(torch.from_numpy(images)).numpy())
+        contest.test(lambda images: net(as_torch(images)).numpy())
 
 
 contest = Contest("eager", "fused", "loader", "ddp", "ddp-fused")

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.errors import DtrainError, EnvironmentProblem
-from dtrain.native import compiler, loops
+from dtrain.native import compiler, loops, windows
 from dtrain.native.loops import TYPES, Loop, Untranslatable
+from dtrain.native.windows import Windows
 from dtrain.poison import poison
 
 #: What a kernel answers besides 0; the same as in kernels.h.
@@ -61,15 +62,15 @@ class Code:
     """The C functions that a plan needs, and the calls to them.
 
     comm: the ranks; its terms() and part() say what of a sum among the ranks of a node is this one's.
-    cuda: whether the language is CUDA.
+    cuda: whether the language is CUDA. env: the plan's PlanEnv; without it there are no random numbers.
     bitwise: what NumPy's kernels of the plan are bound in, where a product's bits may not follow from its
         sizes, as a BLAS's do; else None.
     """
 
     cuda = False
 
-    def __init__(self, comm: Any, bitwise: Any = None) -> None:
-        self.comm, self.bitwise = comm, bitwise
+    def __init__(self, comm: Any, env: Any = None, bitwise: Any = None) -> None:
+        self.comm, self._env, self.bitwise = comm, env, bitwise
         self._sources: dict[str, str] = {}
         self.node: Any = None  # the operation whose kernels are asked for
         self._of: dict[str, Any] = {}  # the first that asked for each source
@@ -212,7 +213,20 @@ class Code:
     def _numpys(self, *_: Any) -> None:
         """What only CUDA has: on the host NumPy does it."""
 
-    dropout = scratch = windows = _numpys
+    scratch = _numpys
+
+    def dropout(self, seed: int, start: int, keep: np.ndarray, out: np.ndarray) -> NativeCall | None:
+        """The mask that ops/dropout.py makes: its numbers from `start` on."""
+        if self._env is None or out.dtype != np.float32 or keep.dtype != out.dtype:
+            return None
+        root, counter = self._env.random_counter()
+        return self.call("dropout_float", keep, counter, root, seed, start, out.size, out)
+
+    def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> Windows | None:
+        """Convolution and pooling of such images; None: they have no form."""
+        if self.bitwise is not None or dtype != np.float32 or not _product().fast:
+            return None
+        return Windows(self, images, down, across)
 
     def product(self, a: np.ndarray, b: np.ndarray, out: np.ndarray, across_a: bool, across_b: bool) -> Any:
         """out = a @ b, either read transposed: by product.c where that is faster, else by NumPy's BLAS."""
@@ -279,7 +293,7 @@ class Code:
             words = (*out.shape, depth, a, *steps[:2], b, *steps[2:], out, int(more))
             return [*calls, self.call("product_double", *words)]
         at = [np.array([x.ctypes.data], np.uintp) for x in (a, b)]
-        room = self._product_room(_product().room(len(out)))
+        room = self.room(_product().room(len(out)))
         words = (*out.shape, 1, np.array([depth]), at[0], *steps[:2], at[1], *steps[2:], out, room)
         return [*calls, self.call("product", *words, np.zeros(1, np.int64), int(more), a, b)]
 
@@ -304,13 +318,13 @@ class Code:
             for x, y in ((a[0], across_a), (b[0], across_b))
         )
         at_a, at_b = (np.array([x.ctypes.data for x in of], np.uintp) for of in (a, b))
-        room = self._product_room(_product().room(rows))
+        room = self.room(_product().room(rows))
         pause = np.zeros(1, np.int64)
         sizes = (rows, columns, len(a), depths)
         return self.call("product", *sizes, at_a, *steps_a, at_b, *steps_b, out, room, pause, 0, *a, *b)
 
-    def _product_room(self, nbytes: int) -> np.ndarray:
-        """Memory for one product while it runs; the next may have the same."""
+    def room(self, nbytes: int) -> np.ndarray:
+        """Memory for one kernel while it runs; the next may have the same."""
         if self._room.size < nbytes:
             self._room = poison(np.empty(nbytes, np.uint8))
         return self._room
@@ -364,9 +378,13 @@ class Code:
         return Program([(self._address(c.symbol), c.words) for c in calls])
 
     def _address(self, symbol: str) -> int:
-        library = self._library if symbol in self._sources else fixed()
+        library: Any = self._library if symbol in self._sources else fixed()
         if symbol in ("product", "product_double"):
             library = _product().library
+        elif symbol in windows.SYMBOLS:
+            library = windows.library()
+        elif symbol in windows.POOLING:
+            library = windows.pooling()
         return ctypes.cast(getattr(library, symbol), ctypes.c_void_p).value or 0
 
 
@@ -498,9 +516,15 @@ def own_products() -> bool:
     return _product().fast
 
 
-def _product_or_not() -> None:
+def _others() -> None:
+    """The libraries beside kernels.c's."""
+    for library in (_product, windows.library, windows.pooling):
+        library()
+
+
+def _others_or_not() -> None:
     with suppress(DtrainError):  # which comes again when the library is asked for
-        _product()
+        _others()
 
 
 def problem(comm: Any) -> str:
@@ -510,13 +534,13 @@ def problem(comm: Any) -> str:
         try:
             if turn:
                 with comm.board.compiling():
-                    beside = threading.Thread(target=_product_or_not)  # a compiler each, where none is kept
+                    beside = threading.Thread(target=_others_or_not)  # a compiler each, where none is kept
                     beside.start()
                     try:
                         fixed()
                     finally:
                         beside.join()
-                    _product()
+                    _others()
         except DtrainError as error:
             found = str(error)
         comm.barrier()

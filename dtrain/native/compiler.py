@@ -109,7 +109,7 @@ def library(source: str, rounding: str = EXACT) -> Path:
             "no C compiler was found: install one (Debian: apt install gcc; any system: "
             f"{pip_install('dtrain[compiler]')}), or choose --kernels numpy."
         )
-    headers = "".join((HERE / name).read_text() for name in ("kernels.h", "numbers.h"))
+    headers = "".join((HERE / f"{name}.h").read_text() for name in ("kernels", "lists", "numbers", "windows"))
     digest = hashlib.sha256("\0".join((source, headers, rounding, _identity())).encode()).hexdigest()
     name = digest[:32]
     return kept(name) or _compile(source, name, rounding)

@@ -498,3 +498,49 @@ int meet(const word *w) {
 WARP(float, float, floorf, near_float, 0)
 WARP(double, double, floor, near_double, 0)
 WARP(uint8_t, float, floorf, near_float, 1)
+
+/* Philox4x64-10 (Salmon et al. 2011) as NumPy has it: four random words for each value of the counter. */
+static void philox(uint64_t *x, uint64_t key0, uint64_t key1) {
+    for (int round = 0; round < 10; round++) {
+        const __uint128_t a = (__uint128_t)0xD2E7470EE14C6C93ull * x[0], b = (__uint128_t)0xCA5A826395121157ull * x[2];
+        x[0] = (uint64_t)(b >> 64) ^ x[1] ^ key0;
+        x[1] = (uint64_t)b;
+        x[2] = (uint64_t)(a >> 64) ^ x[3] ^ key1;
+        x[3] = (uint64_t)a;
+        key0 += 0x9E3779B97F4A7C15ull;
+        key1 += 0xBB67AE8584CAA73Bull;
+    }
+}
+
+/* keep, counter of draws (and whether this run drew), graph's seed, operation's, number of the first entry, entries, out:
+ * what ops/dropout.py draws, to the bit */
+int dropout_float(const word *w) {
+    const double share = *(const float *)w[0].p;
+    int64_t *counter = w[1].p;
+    const int64_t start = w[4].i, n = w[5].i;
+    float *out = w[6].p;
+    if (!(share > 0 && share <= 1)) return BAD_VALUE;
+    const float kept = (float)(1 / share);
+    counter[1] = share != 1;
+    if (share == 1) {
+        for (int64_t i = 0; i < n; i++) out[i] = 1;
+        return OK;
+    }
+    const int64_t rounded = (int64_t)rint(share * 65536), limit = rounded < 1 ? 1 : rounded;
+    const int bytes = limit % 256 == 0 && limit < 65536;
+    const int64_t each = bytes ? 32 : 16;
+    for (int64_t block = start / each; block * each < start + n; block++) {
+        uint64_t x[4] = {(uint64_t)block + 1, 0, (uint64_t)counter[0], 0};
+        float mask[32];
+        philox(x, (uint64_t)w[2].i, (uint64_t)w[3].i);
+        for (int64_t j = 0; j < each; j++) {
+            const uint64_t bits = bytes ? x[j / 8] >> j % 8 * 8 & 255 : x[j / 4] >> j % 4 * 16 & 65535;
+            mask[j] = (int64_t)bits < (bytes ? limit >> 8 : limit) ? kept : 0;
+        }
+        const int64_t low = block * each < start ? start - block * each : 0;
+        const int64_t high = (block + 1) * each > start + n ? start + n - block * each : each;
+        memcpy(out + block * each + low - start, mask + low, (high - low) * sizeof(float));
+    }
+    counter[0]++;
+    return OK;
+}

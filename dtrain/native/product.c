@@ -13,21 +13,8 @@
  *
  * What is stored is the sum + 0: of products too small for a float one way may come to -0 and the other to 0.
  */
-#include "kernels.h"
+#include "lists.h"
 
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-#if defined(__AVX512F__)
-#define LANES 16
-#define ROWS 14
-#elif defined(__AVX2__) && defined(__FMA__)
-#define LANES 8
-#define ROWS 6
-#else
-#define LANES 4
-#define ROWS 6
-#endif
 /* Columns of a dense block and of a sparse strip; of the depth, so much at a time as keeps a strip's b in the L1 cache. */
 #define WIDTH (2 * LANES)
 #define STRIP (8 * LANES)
@@ -36,11 +23,6 @@
  * look. */
 #define DENSITY 5
 #define PAUSE 32
-/* Entries behind a list that may be written over. */
-#define SPARE 8
-
-typedef float vector __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t mask __attribute__((vector_size(LANES * 4), aligned(4)));
 
 /* Whether this processor has the vectors that make it worth while. */
 int product_is_fast(void) { return LANES > 4; }
@@ -63,8 +45,8 @@ typedef struct {
             const vector p = *(const vector *)b, q = *(const vector *)(b + LANES);                              \
             _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                              \
                 const float s = a.p[i * a.row];                                                                 \
-                left[i] += s * p;                                                                               \
-                right[i] += s * q;                                                                              \
+                left[i] = add_product(left[i], s, p);                                                           \
+                right[i] = add_product(right[i], s, q);                                                         \
             }                                                                                                   \
         }                                                                                                       \
         _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
@@ -79,12 +61,6 @@ typedef void (*block)(int64_t, matrix, const float *, int64_t, float *, int64_t,
 static const block blocks[] = {0,       block_1, block_2, block_3,  block_4,  block_5,  block_6, block_7,
                                block_8, block_9, block_10, block_11, block_12, block_13, block_14};
 
-/* A number of a row of a, and the bytes from the begin of a strip's b to what it is multiplied by. */
-typedef struct {
-    int32_t at;
-    float x;
-} entry;
-
 /* c[0..N * LANES) (+)= sum over the list of x * b[at, 0..N * LANES) */
 #define SUM(N)                                                                                                  \
     static void sum_##N(const entry *e, const entry *end, const float *b, float *c, int more) {                 \
@@ -92,7 +68,8 @@ typedef struct {
         for (int v = 0; v < N; v++) sum[v] = more ? *(vector *)(c + v * LANES) : (vector){0};                   \
         for (; e < end; e++) {                                                                                  \
             const float *y = (const float *)((const char *)b + e->at);                                          \
-            _Pragma("GCC unroll 8") for (int v = 0; v < N; v++) sum[v] += e->x * *(vector *)(y + v * LANES);    \
+            _Pragma("GCC unroll 8") for (int v = 0; v < N; v++)                                                 \
+                sum[v] = add_product(sum[v], e->x, *(vector *)(y + v * LANES));                                 \
         }                                                                                                       \
         for (int v = 0; v < N; v++) *(vector *)(c + v * LANES) = sum[v] + 0.0f;                                 \
     }
@@ -100,55 +77,6 @@ SUM(1) SUM(2) SUM(3) SUM(4) SUM(5) SUM(6) SUM(7) SUM(8)
 
 typedef void (*sum)(const entry *, const entry *, const float *, float *, int);
 static const sum sums[] = {0, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6, sum_7, sum_8};
-
-#if defined(__AVX2__)
-/* A square of eight by eight, its rows to columns. */
-INLINE void turn(__m256 *x) {
-    __m256 y[8];
-    for (int l = 0; l < 8; l += 2) {
-        y[l] = _mm256_unpacklo_ps(x[l], x[l + 1]);
-        y[l + 1] = _mm256_unpackhi_ps(x[l], x[l + 1]);
-    }
-    for (int l = 0; l < 8; l += 4)
-        for (int m = 0; m < 2; m++) {
-            x[l + 2 * m] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0x44);
-            x[l + 2 * m + 1] = _mm256_shuffle_ps(y[l + m], y[l + m + 2], 0xee);
-        }
-    for (int l = 0; l < 4; l++) y[l] = x[l], y[l + 4] = x[l + 4];
-    for (int l = 0; l < 4; l++) {
-        x[l] = _mm256_permute2f128_ps(y[l], y[l + 4], 0x20);
-        x[l + 4] = _mm256_permute2f128_ps(y[l], y[l + 4], 0x31);
-    }
-}
-
-/* For each set of eight bits the places of those that are set, from the first to the last, a byte each. */
-static uint64_t places_of[256];
-__attribute__((constructor)) static void make_places(void) {
-    for (unsigned bits = 0; bits < 256; bits++)
-        for (unsigned l = 0, n = 0; l < 8; l++)
-            if (bits >> l & 1) places_of[bits] |= (uint64_t)l << 8 * n++;
-}
-
-/* Appends the numbers of eight that are not zero, with what stands in `at` beside them; writes eight entries anyway. */
-INLINE entry *keep(entry *e, __m256 x, __m256i at) {
-    const unsigned bits = _mm256_movemask_ps(_mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_NEQ_UQ));
-    const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)places_of[bits]));
-    const __m256i y = _mm256_castps_si256(_mm256_permutevar8x32_ps(x, order));
-    at = _mm256_permutevar8x32_epi32(at, order);
-    const __m256i even = _mm256_unpacklo_epi32(at, y), odd = _mm256_unpackhi_epi32(at, y);
-    _mm256_storeu_si256((__m256i *)e, _mm256_permute2x128_si256(even, odd, 0x20));
-    _mm256_storeu_si256((__m256i *)(e + 4), _mm256_permute2x128_si256(even, odd, 0x31));
-    return e + __builtin_popcount(bits);
-}
-#endif
-
-/* For eight numbers, all bits where one is not finite. */
-#if defined(__AVX2__)
-INLINE __m256i not_finite(__m256 x) {
-    const __m256i exponent = _mm256_set1_epi32(0x7f800000);
-    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(x), exponent), exponent);
-}
-#endif
 
 /* b[0..depth, 0..n), whichever way it is stored, as rows of `width` floats with zeros behind the n. Returns whether all
  * are finite. */
@@ -281,8 +209,6 @@ static void list(int64_t rows, portion p, int64_t base, entry **ends) {
             if (x != 0) *ends[i]++ = (entry){(int32_t)(base + k) * step, x};
         }
 }
-
-INLINE char *up(char *p) { return (char *)(((intptr_t)p + 63) & ~(intptr_t)63); }
 
 /* rows, columns, number of places where a and b lie, rows of b in each, a in each, its steps along rows and depth, b in
  * each, its steps along depth and columns, c, room of product_room() bytes, calls until the next look for zeros,

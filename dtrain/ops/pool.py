@@ -139,7 +139,7 @@ class _Pooling(Op):
         return self.by_stacks(env, dx, 0, work, backward=True)
 
     def pool(self, code: Any, symbol: str, images: Array, x: Array, out: Array, *positions: Array) -> Any:
-        """In CUDA, a call of the kernel that makes out of x; images: what of both the windows lie on."""
+        """A call of the kernel that makes out of x; images: what of both the windows lie on."""
         if not plain(x, *positions):
             return None
         windows = code.windows(images.shape, images.dtype, *self.axes(images.shape))

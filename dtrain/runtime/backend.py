@@ -67,7 +67,7 @@ class Backend:
 
     def code(self, env: Any, transfers: int, bitwise: bool = False) -> Any:
         """What a plan's ops ask for kernels; transfers: how many arrays it is fed and gives back."""
-        return Code(env.comm, env if bitwise else None)
+        return Code(env.comm, env, env if bitwise else None)
 
 
 class CupyBackend(Backend):

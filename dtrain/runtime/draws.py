@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from dtrain.graph.graph import Graph
 
 
 class Draws:
-    """Streams for operations on the host, counters for kernels on a device.
+    """Streams for operations in NumPy, counters for kernels in C or on a device.
 
     counters: on a device, how often each operation has drawn, where steps run that the host does not see.
     """
@@ -23,25 +23,34 @@ class Draws:
     def __init__(self, graph: Graph, comm: Communicator, backend: Any) -> None:
         self._graph, self._comm = graph, comm
         self._seed: int | None = None
-        self._counts: dict[str, int] = {}
+        #: Of each operation on the host how often it has drawn, and whether it did in its last run in C.
+        self._counts: dict[str, np.ndarray] = {}
         self.counters = None if backend.on_host else Counters(backend)
 
     def stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
         """The generator of an operation's next run: a function of (graph seed, op seed, number of runs)."""
-        root = self._root()
+        root, counter = self._root(), self._counter(name)
 
         def stream() -> np.random.Generator:
-            count = self._counts.get(name, 0)
-            self._counts[name] = count + 1
+            count = int(counter[0])
+            counter[0] += 1
             key = np.array([root, seed], np.int64).view(np.uint64)
             return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, count, 0]))
 
         return stream
 
     def counter(self, name: str) -> tuple[int, Any]:
-        """The same for a kernel on a device: the graph's seed, and the operation's counter."""
-        assert self.counters is not None
-        return self._root(), self.counters.of(name, self._counts.get(name, 0))
+        """The same for a kernel in C or on a device: the graph's seed, and the operation's counter."""
+        counter = self._counter(name)
+        return self._root(), self.counters.of(name, int(counter[0])) if self.counters else counter
+
+    def _counter(self, name: str) -> np.ndarray:
+        return self._counts.setdefault(name, np.zeros(2, np.int64))
+
+    def undraw(self, names: Iterable[str]) -> None:
+        """Take back the last runs in C of these operations, of a step that was stopped behind them."""
+        for name in names:
+            self._counts[name][0] -= self._counts[name][1]
 
     def _root(self) -> int:
         """The graph's seed, or one that all ranks have instead."""
@@ -54,13 +63,14 @@ class Draws:
     def state(self) -> dict[str, Any]:
         """What the next numbers follow from, as plain data: the seed, and each operation's runs."""
         on_device = self.counters.counts() if self.counters else {}
-        return {"seed": self._seed, "draws": self._counts | on_device}
+        return {"seed": self._seed, "draws": self.counted() | on_device}
 
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
-        self._seed, self._counts = state["seed"], dict(state["draws"])
+        self._seed = state["seed"]
+        self.back_to(state["draws"])
         if self.counters:
-            self.counters.set(self._counts)
+            self.counters.set(state["draws"])
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -73,8 +83,9 @@ class Draws:
 
     def counted(self) -> dict[str, int]:
         """How often operations on the host have drawn, to go back to; a device counts a step that is done."""
-        return dict(self._counts)
+        return {name: int(counter[0]) for name, counter in self._counts.items() if counter[0]}
 
     def back_to(self, counts: dict[str, int]) -> None:
         """Draw again what came behind counted()."""
-        self._counts = counts
+        for name in (*self._counts, *counts):
+            self._counter(name)[0] = counts.get(name, 0)

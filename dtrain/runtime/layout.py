@@ -6,7 +6,7 @@ Then each node is bound to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -82,9 +82,14 @@ class PlanEnv:
         return self._draws.stream(self.node, seed)
 
     def random_counter(self) -> tuple[int, Any]:
-        """On a device: the graph's seed, and where the operation that is being bound counts its draws."""
+        """In C or on a device: the graph's seed, and where the operation that is bound counts its draws."""
         assert self._draws is not None
         return self._draws.counter(self.node)
+
+    def undraw(self, names: Iterable[str]) -> None:
+        """Take back the draws of these operations in C: the step was stopped behind them."""
+        assert self._draws is not None
+        self._draws.undraw(names)
 
     @property
     def counters(self) -> Counters | None:

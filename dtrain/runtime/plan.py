@@ -121,7 +121,7 @@ class Plan:
             return single, single
         program = layout.code.program(native)
         if len(native) == len(bound):
-            self._program, self._explain = program, layout.explain
+            self._program, self._explain, self._undraw = program, layout.explain, layout.env.undraw
         single = []
         merged: list[Kernel] = []
         number = first = 0  # of calls in C: so far; where the run of neighbours began
@@ -225,6 +225,7 @@ class Plan:
             self._board.number,
         ):
             if status == NOT_FINITE:
+                self._undraw(n.name for n in dict.fromkeys(self.kernel_nodes[:call]) if n.kind.draws)
                 raise NotFinite([each[done] for each in given], by_step(outs, done))
             if status == ELSEWHERE:
                 raise UsageError(self._board.different_calls())

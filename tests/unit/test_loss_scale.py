@@ -159,8 +159,12 @@ def test_a_retried_run_is_one_that_began_with_the_lower_scale(
 
 
 @pytest.mark.skipif(not compiler.command(), reason="no C compiler")
+@pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("large", [0, 1, 4, 8])
-def test_a_window_goes_on_behind_a_step_that_overflows(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_window_goes_on_behind_a_step_that_overflows(
+    large: int, dropout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a step that is taken again draws again what it drew."""
     rows, windows = batches(9, large), []
     run_steps = Plan.run_steps
 
@@ -169,7 +173,9 @@ def test_a_window_goes_on_behind_a_step_that_overflows(large: int, monkeypatch: 
         return run_steps(plan, rows, *arguments)
 
     monkeypatch.setattr(Plan, "run_steps", counted)
-    training, single = (Training("c", lambda: DynamicLossScale(2.0**112, 3)) for _ in range(2))
+    training, single = (
+        Training("c", lambda: DynamicLossScale(2.0**112, 3), dropout=dropout) for _ in range(2)
+    )
     wanted = single.train(rows)
     assert windows == []
     training.session.comm.board.step(100)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -46,6 +47,7 @@ from dtrain.ops.evaluate import evaluate
 from dtrain.ops.fused import Fused
 from dtrain.ops.index import Gather
 from dtrain.ops.math import Add, Exp, Greater, Mul
+from dtrain.ops.placement import shard_bounds
 from dtrain.ops.reduce import Sum
 from dtrain.ops.update import _Update
 from dtrain.passes.fuse import fuse
@@ -112,7 +114,9 @@ def test_every_op_in_c_gives_numpys_values() -> None:
         for out, right in zip(outs, expected, strict=True):
             if "Softmax" in name:
                 np.testing.assert_allclose(out, right, rtol=2e-6, atol=2e-7)
-            elif name in ("Sum", "Prod", "Fused", "MatMul"):  # the order of the terms is the machine's
+            elif name in ("Sum", "Prod", "Fused", "MatMul") or name.startswith(
+                "Conv2D"
+            ):  # the order of the terms is the machine's
                 np.testing.assert_allclose(out, right, rtol=1e-6, atol=1e-6)
             elif out.dtype.kind == "f":
                 np.testing.assert_array_max_ulp(out, right, ULPS.get(name, 0))
@@ -865,3 +869,64 @@ def test_rows_are_gathered_whatever_their_strides(table: np.ndarray, at: list[in
     assert call is not None
     code.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)()
     np.testing.assert_array_equal(memory, [*table[at].ravel(), *[-1] * (16 - size)])
+
+
+# -- a network of convolutions ---------------------------------------------------------------------------
+@pytest.mark.parametrize("keep", [0.5, 0.3, 1.0])
+def test_dropout_in_c_draws_what_numpy_draws(keep: float) -> None:
+    drawn = {}
+    for kernels in ("numpy", "c"):
+        dt.reset_default_graph()
+        dt.set_random_seed(3)
+        share = dt.placeholder("float32", [])
+        masks = [dt.nn.dropout(dt.ones([n, 5]), share) for n in (7, 40)]
+        made = session(kernels)
+        drawn[kernels] = [made.run(masks, {share: k}) for k in (keep, 1.0, keep, keep)], made.draws.state
+        symbols = plan_of(made).kernel_symbols
+        assert (symbols.count("dropout_float") == 2) == (kernels == "c")
+    (masks, state), (others, other) = drawn["numpy"], drawn["c"]
+    assert state == other
+    for pair, same in zip(masks, others, strict=True):
+        for mask, copy in zip(pair, same, strict=True):
+            np.testing.assert_array_equal(mask, copy)
+    assert keep == 1 or (masks[2][1] != masks[3][1]).any()
+
+
+def test_bad_shares_to_keep_are_told_in_c() -> None:
+    share = dt.placeholder("float32", [])
+    y = dt.nn.dropout(dt.ones([3, 5]), share)
+    with pytest.raises(InvalidArgumentError, match="no probability to keep"):
+        session("c").run(y, {share: 1.5})
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_steps_of_a_cnn_are_one_call_and_the_same_as_numpys(
+    ranks: int, on_threads: Callable[..., list[Any]]
+) -> None:
+    from dtrain.task.models import cnn
+
+    x, y = np.random.default_rng(1).random((9, 64)).astype("f"), (np.arange(9) % 10).astype("i")
+
+    def losses(kernels: str, comm: Communicator) -> list[float]:
+        low, high = shard_bounds(9, comm.rank, comm.size)
+        with dt.Graph().as_default() as graph:
+            dt.set_random_seed(4)
+            images, labels = dt.placeholder("float32", [None, 64]), dt.placeholder("int32", [None])
+            logits = cnn(images, dt.constant(1.0), (8, 8), 10)
+            each = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            loss = dt.reduce_mean(each)
+            fetches = [loss, dt.train.AdamOptimizer(1e-3).minimize(loss)]
+            made = session(kernels, comm, graph)
+            made.run(dt.global_variables_initializer())
+            fed = {images: dt.Shard(x[low:high], 9), labels: dt.Shard(y[low:high], 9)}
+            found = [float(made.run(fetches, fed)[0]) for _ in range(4)]
+            plan = plan_of(made)
+            assert plan.repeats(None) == (kernels == "c" and comm.size == 1)
+            of_numpy = {n.type for n, s in zip(plan.kernel_nodes, plan.kernel_symbols, strict=True) if not s}
+            assert kernels == "numpy" or of_numpy <= {"AllReduce"}
+            return found
+
+    single = losses("numpy", SingleCommunicator())
+    assert single[-1] < single[0]
+    for found in on_threads(ranks, partial(losses, "c")):
+        np.testing.assert_allclose(found, single, rtol=1e-4)
