@@ -216,6 +216,14 @@ floor, ceil, rint = words(Floor, "floor"), words(Ceil, "ceil"), words(Rint, "rin
 
 
 def round(x: Any, name: str | None = None) -> Tensor:
-    """The nearest integer in x's own dtype, halves to the even one; an integer is itself."""
+    """x rounded to the nearest integer, halves to the even one.
+
+    Args:
+        x: a numeric tensor; integers are returned as they are.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of x.
+    """
     x = convert_to_tensor(x)
     return identity(x, name) if x.dtype.is_integer else rint(x, name or "Round")

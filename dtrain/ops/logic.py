@@ -162,18 +162,38 @@ _xor = words(LogicalXor, "logical_xor")
 
 
 def logical_xor(x: Any, y: Any, name: str = "LogicalXor") -> Tensor:
-    """Whether one is true and the other is not, element by element, with broadcasting."""
+    """Whether exactly one of x and y is true, element by element.
+
+    Args:
+        x: a bool tensor.
+        y: a bool tensor whose shape broadcasts to x's.
+        name: name of the operation.
+
+    Raises:
+        GraphError: a dtype is not bool, or the shapes do not agree.
+    """
     return _xor(x, y, name)
 
 
 def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None) -> Tensor:
-    """x where the condition is true, y elsewhere.
+    """x where the condition is true, y elsewhere; or the positions where it is true.
 
-    A condition of rank 1 picks whole rows of x and y of higher rank. Beyond TensorFlow 1 the three may
-    broadcast otherwise. Without x and y: the positions (int64, one a row) where a constant condition is true.
+    Args:
+        condition: a bool tensor. One of rank 1 picks whole rows of x and y of higher rank; beyond TensorFlow
+            1 the three may broadcast otherwise.
+        x: a tensor or array.
+        y: of the dtype of x. Without x and y the condition must be a constant.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of x; or the positions, int64 [number, rank].
 
     Raises:
         GraphError: only one of x and y is given, or neither and the condition is no constant.
+
+    Example:
+        >>> dt.Session().run(dt.where([True, False], [1.0, 2.0], [-1.0, -2.0]))
+        array([ 1., -2.], dtype=float32)
     """
     condition = convert_to_tensor(condition)
     if (x is None) != (y is None):

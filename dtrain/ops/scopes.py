@@ -117,7 +117,7 @@ class VariableScope:
 
 
 def get_variable_scope() -> VariableScope:
-    """The scope that this line is in."""
+    """The current variable scope."""
     return _scopes().scope
 
 
@@ -268,7 +268,12 @@ def get_variable(
 
 
 def get_local_variable(name: str, *args: Any, **kwargs: Any) -> Variable:
-    """get_variable of one that is neither trained nor saved: it joins LOCAL_VARIABLES alone."""
+    """get_variable of a variable that is neither trained nor saved: it joins LOCAL_VARIABLES alone.
+
+    Args:
+        name: the variable's name in the current scope.
+        args, kwargs: the other arguments of get_variable.
+    """
     return get_variable(
         name, *args, **{**kwargs, "trainable": False, "collections": [GraphKeys.LOCAL_VARIABLES]}
     )

@@ -35,9 +35,12 @@ class _Options:
 
 
 class GPUOptions(_Options):
-    """How TensorFlow 1 takes GPUs and their memory: none of it changes anything.
+    """TensorFlow 1's options for GPUs and their memory, accepted without effect.
 
-    A session takes the memory that a plan needs, and each rank the GPU of its local rank.
+    A session allocates the memory that a plan needs, and each rank uses the GPU of its local rank.
+
+    Args:
+        options: any of TensorFlow 1's.
     """
 
     known: ClassVar[dict[str, Any]] = {
@@ -120,13 +123,17 @@ class ConfigProto(_Options):
 
 
 class RunOptions(_Options):
-    """Options of one Session.run: trace_level, NO_TRACE or more, which records it."""
+    """Options of one Session.run.
+
+    Args:
+        options: trace_level: NO_TRACE, or a higher level, which records the run.
+    """
 
     NO_TRACE, SOFTWARE_TRACE, HARDWARE_TRACE, FULL_TRACE = range(4)
     known: ClassVar[dict[str, Any]] = {"trace_level": 0}
 
 
 class RunMetadata:
-    """What Session.run tells of a run with a trace_level: step_stats, for timeline.Timeline."""
+    """What Session.run records of a run with a trace_level: step_stats, for timeline.Timeline."""
 
     step_stats: Any = None

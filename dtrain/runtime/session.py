@@ -417,7 +417,15 @@ def _flat_items(feeds: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 
 class InteractiveSession(Session):
-    """A session that is the default one, and its graph the default graph, from here to close()."""
+    """A session that is the default one, and its graph the default graph, until close().
+
+    Args:
+        target: only ''.
+        graph: by default the default graph.
+        config: a ConfigProto.
+        comm: the ranks that work together, by default all; None for this rank alone.
+        device: cpu, gpu or auto, or a Backend.
+    """
 
     def __init__(
         self,
