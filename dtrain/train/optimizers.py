@@ -30,14 +30,15 @@ GradientsAndVariables = Sequence[tuple[Any, Variable]]
 
 
 class Optimizer:
-    """Base of the optimizers.
+    """Base of the optimizers: minimize(loss) returns the operation of a training step.
 
-    A subclass says which slots a variable has and which op updates it. On several ranks the gradients it
-    gets are those of the whole batch: the passes put the allreduce in, the optimizer knows nothing of it.
+    On several ranks the gradients are those of the whole batch: graph passes insert the allreduce. A subclass
+    says which slots a variable has and which op updates it.
 
-    The learning rate is a number, a tensor (such as a schedule of train/schedules), a variable, or a function
-    of no arguments that gives one of these. use_locking is taken for TensorFlow 1's sake: a run has one
-    writer, so the updates of all optimizers are whole with it and without.
+    Args:
+        learning_rate: a number, a scalar tensor (such as a schedule), a variable, or a function of no
+            arguments that returns one.
+        name: prefix of the names of its operations and slots.
     """
 
     #: For gate_gradients. All gradients of a step are there before its first update, which is GATE_GRAPH.
@@ -200,7 +201,23 @@ class Optimizer:
 
 
 class GradientDescentOptimizer(Optimizer):
-    """Plain stochastic gradient descent."""
+    """Stochastic gradient descent: variable -= learning_rate * gradient.
+
+    Args:
+        learning_rate: a number, a scalar tensor (such as a schedule), a variable, or a function of no
+            arguments that returns one.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+
+    Example:
+        >>> w = dt.Variable(3.0, name="w")
+        >>> step = dt.train.GradientDescentOptimizer(0.25).minimize(dt.square(w))
+        >>> with dt.Session() as sess:
+        ...     _ = sess.run(dt.global_variables_initializer())
+        ...     _ = sess.run(step)
+        ...     print(sess.run(w))
+        1.5
+    """
 
     def __init__(self, learning_rate: Any, use_locking: bool = False, name: str = "GradientDescent") -> None:
         super().__init__(learning_rate, name)
@@ -210,7 +227,17 @@ class GradientDescentOptimizer(Optimizer):
 
 
 class MomentumOptimizer(Optimizer):
-    """Gradient descent with momentum (Polyak 1964), by request in Nesterov's form."""
+    """Gradient descent with momentum (Polyak 1964).
+
+    accumulator = momentum * accumulator + gradient; variable -= learning_rate * accumulator.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        momentum: a number, such as 0.9.
+        use_nesterov: whether to use Nesterov's form (Sutskever et al. 2013).
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     slots = ("momentum",)
 
@@ -231,7 +258,13 @@ class MomentumOptimizer(Optimizer):
 
 
 class AdagradOptimizer(Optimizer):
-    """Adagrad (Duchi et al. 2011): each element's step shrinks by its own past gradients.
+    """Adagrad (Duchi et al. 2011): variable -= learning_rate * g / sqrt(accumulator), the sum of all g².
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        initial_accumulator_value: where the accumulators start, a number > 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
 
     Raises:
         UsageError: initial_accumulator_value is not positive.
@@ -258,7 +291,15 @@ class AdagradOptimizer(Optimizer):
 
 
 class AdadeltaOptimizer(Optimizer):
-    """Adadelta (Zeiler 2012). The paper's own form has a learning_rate of 1."""
+    """Adadelta (Zeiler 2012); the paper's own form has a learning_rate of 1.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        rho: decay of the mean squared gradients and updates.
+        epsilon: a small number that keeps the denominators from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     slots = ("accum", "accum_update")
 
@@ -278,9 +319,16 @@ class AdadeltaOptimizer(Optimizer):
 
 
 class RMSPropOptimizer(Optimizer):
-    """RMSProp (Tieleman & Hinton 2012), its mean square starting at 1 as in TensorFlow 1.
+    """RMSProp (Tieleman & Hinton 2012); as in TensorFlow 1 its mean square starts at 1.
 
-    centered: scale by the variance of the gradient (Graves 2013) instead of by its mean square.
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        decay: of the mean squared gradient.
+        momentum: of the scaled gradients.
+        epsilon: what is added to the mean square.
+        centered: whether to scale by the variance of the gradient (Graves 2013) instead of its mean square.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
     """
 
     slots = ("rms", "momentum")
@@ -313,7 +361,19 @@ POWERS = "powers"
 
 
 class AdamOptimizer(Optimizer):
-    """Adam (Kingma & Ba 2015), in TensorFlow 1's form: epsilon is its section 2's last."""
+    """Adam (Kingma & Ba 2015) in TensorFlow 1's form, the last one of the paper's section 2.
+
+    m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²;
+    variable -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon).
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        beta1: decay of the mean gradient m.
+        beta2: decay of the mean squared gradient v.
+        epsilon: a small number that keeps the denominator from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     slots = ("m", "v")
     _kind: type[Op] = ApplyAdam
@@ -364,7 +424,16 @@ class AdamOptimizer(Optimizer):
 
 
 class NadamOptimizer(AdamOptimizer):
-    """Nadam (Dozat 2016): Adam with Nesterov's look ahead, its beta1 constant. tf.contrib.opt had it."""
+    """Nadam (Dozat 2016): Adam with Nesterov momentum, beta1 constant; in TensorFlow tf.contrib.opt's.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        beta1: decay of the mean gradient.
+        beta2: decay of the mean squared gradient.
+        epsilon: a small number that keeps the denominator from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     _kind = ApplyNadam
 
@@ -381,7 +450,16 @@ class NadamOptimizer(AdamOptimizer):
 
 
 class AdaMaxOptimizer(AdamOptimizer):
-    """AdaMax (Kingma & Ba 2015, section 7): Adam by the largest gradient. tf.contrib.opt had it."""
+    """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient; in TensorFlow tf.contrib.opt's.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        beta1: decay of the mean gradient.
+        beta2: decay of the largest gradient.
+        epsilon: a small number that keeps the denominator from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     _kind = ApplyAdaMax
 

@@ -257,7 +257,14 @@ def update_checkpoint_state(
     all_model_checkpoint_paths: Sequence[str] | None = None,
     latest_filename: str | None = None,
 ) -> None:
-    """Write a folder's state file; paths inside the folder are written relative to it."""
+    """Write a folder's state file; paths inside the folder are written relative to it.
+
+    Args:
+        save_dir: the folder.
+        model_checkpoint_path: the newest checkpoint.
+        all_model_checkpoint_paths: all that are kept, oldest first.
+        latest_filename: name of the state file, by default `checkpoint`.
+    """
     paths = list(all_model_checkpoint_paths or ())
     if model_checkpoint_path not in paths:
         paths.append(model_checkpoint_path)
@@ -280,7 +287,11 @@ def update_checkpoint_state(
 def get_checkpoint_state(
     checkpoint_dir: str | os.PathLike[str], latest_filename: str | None = None
 ) -> CheckpointState | None:
-    """What a folder's state file says; None where there is none. Collective: rank 0 looks for all.
+    """The contents of a folder's state file, or None. Collective: rank 0 reads for all.
+
+    Args:
+        checkpoint_dir: the folder.
+        latest_filename: name of the state file, by default `checkpoint`.
 
     Raises:
         CheckpointError: the file is not a state file.
@@ -318,13 +329,25 @@ def get_checkpoint_state(
 def latest_checkpoint(
     checkpoint_dir: str | os.PathLike[str], latest_filename: str | None = None
 ) -> str | None:
-    """The newest checkpoint of a folder, to give to Saver.restore; None where there is none. Collective."""
+    """The path of the newest checkpoint of a folder, for Saver.restore, or None. Collective.
+
+    Args:
+        checkpoint_dir: the folder.
+        latest_filename: name of the state file, by default `checkpoint`.
+
+    Raises:
+        CheckpointError: the state file is not one.
+    """
     state = get_checkpoint_state(checkpoint_dir, latest_filename)
     return state.model_checkpoint_path if state and checkpoint_exists(state.model_checkpoint_path) else None
 
 
 def checkpoint_exists(checkpoint_prefix: str) -> bool:
-    """Whether there is a checkpoint that Saver.save returned this path for. Collective."""
+    """Whether there is a checkpoint. Collective.
+
+    Args:
+        checkpoint_prefix: a path that Saver.save returned.
+    """
     comm = world()
     found = np.array([_file(os.fspath(checkpoint_prefix)).is_file()])
     with comm.call("train.checkpoint_exists"):
