@@ -450,7 +450,7 @@ class NadamOptimizer(AdamOptimizer):
 
 
 class AdaMaxOptimizer(AdamOptimizer):
-    """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient; in TensorFlow tf.contrib.opt's.
+    """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient.
 
     Args:
         learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.

@@ -137,7 +137,16 @@ class BatchNormalization(Layer):
 
 
 class LayerNormalization(Weighted):
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta along the last axis (Ba et al. 2016)."""
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta along the last axis (Ba et al. 2016).
+
+    Args:
+        axis: only the last.
+        epsilon: what is added to the variance.
+        center: whether there is a weight beta.
+        scale: whether there is a weight gamma.
+        options: beta_initializer, gamma_initializer, and the same with _regularizer and _constraint; and
+            Layer's arguments, see help(dt.keras.layers.Layer).
+    """
 
     arguments = ("axis", "epsilon", "center", "scale")
     roles: ClassVar[dict[str, Any]] = {"gamma": "ones", "beta": "zeros"}
