@@ -251,7 +251,10 @@ def _scaled(
         return VarianceScaling(scale, mode, distribution, seed, dtype)
 
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"{source}: VarianceScaling({scale}, {mode!r}, {distribution!r})."
+    make.__doc__ = (
+        f"An initializer ({source}): VarianceScaling({scale}, {mode!r}, {distribution!r}).\n\n"
+        "Args:\n    seed: makes the values reproducible; see set_random_seed.\n    dtype: a floating type.\n"
+    )
     return make
 
 

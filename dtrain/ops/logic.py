@@ -29,7 +29,7 @@ class _Logical(Elementwise):
 
 @register
 class LogicalAnd(_Logical):
-    """Whether both are true"""
+    """Whether x and y are both true"""
 
     c = "{0} && {1}"
     ufunc, arity = "logical_and", 2
@@ -37,7 +37,7 @@ class LogicalAnd(_Logical):
 
 @register
 class LogicalOr(_Logical):
-    """Whether one is true or both are"""
+    """Whether x or y is true, or both"""
 
     c = "{0} || {1}"
     ufunc, arity = "logical_or", 2
@@ -53,7 +53,7 @@ class LogicalXor(_Logical):
 
 @register
 class LogicalNot(_Logical):
-    """Whether it is not true"""
+    """Whether x is false"""
 
     c = "!{0}"
     ufunc = "logical_not"
@@ -68,7 +68,7 @@ class _Kind(Elementwise):
 
 @register
 class IsNan(_Kind):
-    """Whether it is not a number"""
+    """Whether x is not a number (NaN)"""
 
     c = "{0} != {0}"
     ufunc = "isnan"
@@ -76,7 +76,7 @@ class IsNan(_Kind):
 
 @register
 class IsInf(_Kind):
-    """Whether it is infinite"""
+    """Whether x is infinite"""
 
     c = "{0} == {0} && {0} - {0} != 0"
     ufunc = "isinf"
@@ -84,7 +84,7 @@ class IsInf(_Kind):
 
 @register
 class IsFinite(_Kind):
-    """Whether it is neither infinite nor not a number"""
+    """Whether x is finite: neither infinite nor NaN"""
 
     c = "{0} - {0} == 0"
     ufunc = "isfinite"

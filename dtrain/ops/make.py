@@ -87,6 +87,9 @@ def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, nam
     return late(Range(*parts, as_dtype(dtype)), (), attributes.values, name)  # type: ignore[arg-type]
 
 
+range_.__name__ = range_.__qualname__ = "range"
+
+
 def linspace(start: Any, stop: Any, num: Any, name: str | None = None) -> Tensor:
     """Evenly spaced values, both ends included.
 

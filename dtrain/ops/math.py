@@ -77,7 +77,7 @@ def _guarded(env: Env, check: Callable[[], bool], message: str, compute: Kernel)
 
 @register
 class Pow(Elementwise):
-    """Power; of an integer to a negative integer it is an InvalidArgumentError."""
+    """x to the power of y; an integer to a negative integer raises InvalidArgumentError at the run"""
 
     cuda = "dt_pow({0}, {1})"
     ufunc, arity = "power", 2
@@ -113,7 +113,7 @@ class _WholeDivision(Elementwise):
 
 @register
 class FloorDiv(_WholeDivision):
-    """Quotient rounded down: of floats it is floor(x / y), so that 1.0 by 0.1 is 10, as in TensorFlow"""
+    """x / y rounded down; of floats floor(x / y), as in TensorFlow; an integer by 0 raises InvalidArgumentError"""
 
     cuda = "dt_floor_divide({0}, {1})"
     ufunc = "floor_divide"
@@ -128,7 +128,7 @@ class FloorDiv(_WholeDivision):
 
 @register
 class FloorMod(_WholeDivision):
-    """What x - y * floor(x / y) leaves, of y's sign, as Python's %"""
+    """The remainder x - y * floor(x / y), of the sign of y, as Python's %"""
 
     cuda = "dt_remainder({0}, {1})"
     ufunc = "remainder"
@@ -257,7 +257,7 @@ class Abs(Elementwise):
 
 @register
 class Sign(Elementwise):
-    """-1, 0 or 1, as x is below, at or above 0"""
+    """The sign of x: -1, 0 or 1"""
 
     c = "{0} != {0} ? {0} : ({T})(({0} > 0) - ({0} < 0))"
     ufunc = "sign"
@@ -357,7 +357,7 @@ class Tanh(Elementwise):
 
 @register
 class Sigmoid(Elementwise):
-    """1 / (1 + exp(-x)), whose digits hold where it is near 0; where exp overflows it is 0."""
+    """1 / (1 + exp(-x)), accurate near 0 too"""
 
     takes = staticmethod(floating)
 

@@ -354,6 +354,22 @@ def _count(op: _Reduction, x: Tensor) -> Tensor:
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
+_REDUCTION = """Args:
+    input_tensor: a tensor or array; bool for reduce_all and reduce_any, else numeric.
+    axis: an int or several; None for all axes.
+    keepdims: whether the axes stay, with size 1.
+    name: name of the operation.
+    reduction_indices: the older name of axis.
+    keep_dims: the older name of keepdims.
+
+Returns:
+    Tensor: of the dtype of input_tensor.
+
+Raises:
+    GraphError: there is no such axis, the op is not defined on the dtype, or an argument is given by both names.
+"""
+
+
 def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
     def function(
         input_tensor: object,
@@ -368,11 +384,8 @@ def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
         keepdims = bool(_one_of("keepdims", keepdims, "keep_dims", keep_dims))
         return apply(kind(_read_axes(axis, x, name or kind.__name__), keepdims), x, name=name)
 
-    function.__name__ = f"reduce_{kind.__name__.lower()}"
-    function.__doc__ = (
-        f"{doc} over `axis` (an int, several, or None for all), kept as size 1 with keepdims.\n\n"
-        "    reduction_indices and keep_dims are TensorFlow 1's older names of the two."
-    )
+    function.__name__ = function.__qualname__ = f"reduce_{kind.__name__.lower()}"
+    function.__doc__ = f"{doc} over axes.\n\n{_REDUCTION}"
     return function
 
 

@@ -231,6 +231,9 @@ def slice_(input_: Any, begin: Any, size: Any, name: str | None = None) -> Tenso
     return late(StridedSlice(runs), [x], attributes.values, name or "Slice")
 
 
+slice_.__name__ = slice_.__qualname__ = "slice"
+
+
 def _getitem(self: TensorLike, key: Any) -> Tensor:
     """x[...]: integers, slices, ..., None or dt.newaxis; bounds may be tensors that follow from shapes.
 

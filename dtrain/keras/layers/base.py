@@ -72,6 +72,12 @@ class Weight(Variable):
 class _Modern(type):
     """Takes Keras 1's names of arguments, too."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of __init__, for help(): __call__ takes anything."""
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return own.replace(parameters=list(own.parameters.values())[1:], return_annotation=own.empty)
+
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         arguments, options = legacy.modern(cls, arguments, options)
         return super().__call__(*arguments, **options)

@@ -223,8 +223,12 @@ def _function(cls: type[_Merge]) -> Callable[..., Tensor]:
     def function(inputs: Sequence[Tensor], *arguments: Any, **options: Any) -> Tensor:
         return cls(*arguments, **options)(list(inputs))
 
-    function.__name__ = cls.__name__.lower()
-    function.__doc__ = f"{cls.__name__}(...)(inputs)."
+    function.__name__ = function.__qualname__ = cls.__name__.lower()
+    first = (cls.__doc__ or "").split("\n")[0]
+    function.__doc__ = (
+        f"{first}\n\nAs a function of a list of tensors: {cls.__name__}(...)(inputs).\n\n"
+        f"Args:\n    inputs: tensors.\n    arguments, options: those of {cls.__name__}.\n"
+    )
     return function
 
 

@@ -1,0 +1,173 @@
+"""What help() shows of the public names: each argument, sections in one form, its own name, examples that run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import dtrain as dt
+
+KERAS = ["", ".layers", ".losses", ".metrics", ".optimizers", ".callbacks"]
+MODULES = ["dtrain", "dtrain.nn", "dtrain.train", "dtrain.losses", *(f"dtrain.keras{name}" for name in KERAS)]
+#: Public names that are second names, and the names that help() shows for them.
+ALIASES = {
+    "dtrain": {
+        "constant_initializer": "Constant",
+        "floor_div": "floordiv",
+        "glorot_normal_initializer": "glorot_normal",
+        "glorot_uniform_initializer": "glorot_uniform",
+        "lin_space": "linspace",
+        "mod": "floormod",
+        "mul": "multiply",
+        "neg": "negative",
+        "ones_initializer": "Ones",
+        "random_normal_initializer": "RandomNormal",
+        "random_uniform_initializer": "RandomUniform",
+        "select": "where",
+        "sub": "subtract",
+        "truediv": "divide",
+        "truncated_normal_initializer": "TruncatedNormal",
+        "variance_scaling_initializer": "VarianceScaling",
+        "zeros_initializer": "Zeros",
+    },
+    "dtrain.keras.layers": {
+        "AvgPool1D": "AveragePooling1D",
+        "AvgPool2D": "AveragePooling2D",
+        "Convolution1D": "Conv1D",
+        "Convolution2D": "Conv2D",
+        "Convolution2DTranspose": "Conv2DTranspose",
+        "CuDNNGRU": "GRU",
+        "CuDNNLSTM": "LSTM",
+        "GlobalAvgPool1D": "GlobalAveragePooling1D",
+        "GlobalAvgPool2D": "GlobalAveragePooling2D",
+        "GlobalMaxPool1D": "GlobalMaxPooling1D",
+        "GlobalMaxPool2D": "GlobalMaxPooling2D",
+        "MaxPool1D": "MaxPooling1D",
+        "MaxPool2D": "MaxPooling2D",
+        "SeparableConvolution2D": "SeparableConv2D",
+    },
+    "dtrain.keras.optimizers": {
+        "adadelta": "Adadelta",
+        "adagrad": "Adagrad",
+        "adam": "Adam",
+        "adamax": "Adamax",
+        "nadam": "Nadam",
+        "rmsprop": "RMSprop",
+        "sgd": "SGD",
+    },
+}
+#: Keras's short names of losses, in keras.losses and keras.metrics.
+LOSSES = {
+    "cosine": "cosine_similarity",
+    "cosine_proximity": "cosine_similarity",
+    "kld": "kl_divergence",
+    "kullback_leibler_divergence": "kl_divergence",
+    "logcosh": "log_cosh",
+    "mae": "mean_absolute_error",
+    "mape": "mean_absolute_percentage_error",
+    "mse": "mean_squared_error",
+    "msle": "mean_squared_logarithmic_error",
+}
+ALIASES["dtrain.keras.losses"] = ALIASES["dtrain.keras.metrics"] = LOSSES
+SECTIONS = ["Args", "Attributes", "Returns", "Yields", "Raises", "Example"]
+
+
+def public() -> Iterator[tuple[str, str, Any]]:
+    for module in MODULES:
+        found = importlib.import_module(module)
+        for name in sorted(found.__all__):
+            value = getattr(found, name)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield module, name, value
+
+
+ALL = list(public())
+each = pytest.mark.parametrize("module, name, value", ALL, ids=[f"{m}.{n}" for m, n, _ in ALL])
+
+
+def documented(value: Any) -> str:
+    return inspect.getdoc(value) or ""
+
+
+def sections(doc: str) -> dict[str, str]:
+    """The text of each section; '' is what comes before them."""
+    parts = re.split(rf"^({'|'.join(SECTIONS)}):\n", doc, flags=re.M)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def parameters(value: Any) -> list[str]:
+    try:
+        return list(inspect.signature(value).parameters)
+    except ValueError:  # an exception without a signature of its own
+        return []
+
+
+def test_the_names_are_found() -> None:
+    assert len(ALL) >= 450
+
+
+@each
+def test_name_and_first_line(module: str, name: str, value: Any) -> None:
+    assert value.__name__ == value.__qualname__ == ALIASES.get(module, {}).get(name, name)
+    first, *rest = documented(value).splitlines() or [""]
+    assert 5 < len(first) <= 110 and first[-1] in ".)", first
+    assert not rest or not rest[0], "the line after the first is empty"
+
+
+@each
+def test_arguments_are_described(module: str, name: str, value: Any) -> None:
+    """Each parameter has an entry under Args: with a text, and each entry is a parameter."""
+    listed: list[str] = []
+    for entry in re.finditer(
+        r"^    (\w+(?:, \w+)*)(?: \(.*?\))?: +\S", sections(documented(value)).get("Args", ""), re.M
+    ):
+        listed += entry[1].split(", ")
+    missing = [p for p in parameters(value) if p not in listed]
+    unknown = [p for p in listed if p not in parameters(value)]
+    assert not missing and not unknown, f"missing {missing}, unknown {unknown}"
+
+
+@each
+def test_sections_have_one_form(module: str, name: str, value: Any) -> None:
+    doc = documented(value)
+    headings = re.findall(r"^(\w+)[^\n:`]*:$", doc, re.M)
+    assert headings == [h for h in SECTIONS if h in headings], (
+        f"sections {headings}; wanted in order: {SECTIONS}"
+    )
+    for heading, text in sections(doc).items():
+        if heading:
+            assert text.strip() and all(line.startswith("    ") for line in text.splitlines() if line), (
+                heading
+            )
+    for line in sections(doc).get("Raises", "").splitlines():
+        if re.match(r"    \S", line):
+            assert hasattr(dt.errors, line.split(":")[0].strip()), line
+
+
+EXAMPLES = {id(v): (f"{m}.{n}", v) for m, n, v in ALL if ">>>" in documented(v)}
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 30
+
+
+@pytest.mark.parametrize("name, value", EXAMPLES.values(), ids=[name for name, _ in EXAMPLES.values()])
+def test_example(name: str, value: Any) -> None:
+    test = doctest.DocTestParser().get_doctest(documented(value), {"dt": dt}, name, None, None)
+    report: list[str] = []
+    with dt.Graph().as_default():
+        result = doctest.DocTestRunner().run(test, out=report.append)
+    assert result.failed == 0, "".join(report)
+
+
+def test_help_of_an_op_answers_alone() -> None:
+    import pydoc
+
+    text = pydoc.plain(pydoc.render_doc(dt.nn.conv2d))
+    assert "conv2d(input" in text and "[height, width, in, out]" in text and "GraphError" in text
