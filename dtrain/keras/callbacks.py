@@ -566,8 +566,9 @@ class TensorBoard(Callback):
     Args:
         log_dir: the folder.
         histogram_freq: epochs between two histograms of each weight; 0 writes none.
-        batch_size, write_grads: accepted for Keras 2; see the warning that they give.
+        batch_size: accepted for Keras 2; without effect.
         write_graph: whether the model's graph is shown.
+        write_grads: only False.
         update_freq: 'epoch', or 'batch' for the loss of each batch too.
         write_images: whether weights of one or two axes are shown as images, with the histograms.
         embeddings_freq: only 0.

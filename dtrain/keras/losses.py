@@ -350,7 +350,7 @@ class MeanAbsoluteError(Loss):
 
 
 class Huber(Loss):
-    """Half the squared error up to an error of delta, linear above it (Huber 1964); the mean over the outputs.
+    """Half the squared error up to an error of delta, linear above it (Huber 1964); mean over outputs.
 
     Args:
         delta: a number > 0.
@@ -429,7 +429,7 @@ class SquaredHinge(Loss):
 
 
 class CategoricalHinge(Loss):
-    """max(1 + largest output of another class - output of the label's class, 0); labels as rows with a single 1."""
+    """max(1 + largest output of another class - output of the label's class, 0); labels are one-hot."""
 
     name = "categorical_hinge"
 

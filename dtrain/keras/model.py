@@ -40,17 +40,19 @@ from dtrain.train.state import Progress
 
 
 class Model(Topology):
-    """The network between inputs, tensors that Input() gave, and outputs, made of them by calls of layers.
+    """A network from inputs, tensors that Input() returned, to outputs, made of them by calls of layers.
 
-    Several inputs or outputs are lists. Or a class of one's own with a method `call`, whose layers are its
-    attributes, and which fit or build completes.
+    Or a base class: a subclass defines `call`, its attributes are its layers, and fit or build completes it.
 
-    A model lives in the graph of its inputs, with the models that it shares layers with. Its random numbers
-    follow from dt.set_random_seed, where that was called before. Any thread may call it: steps follow one
+    A model is in the graph of its inputs, with the models that it shares layers with. Its random numbers
+    follow from dt.set_random_seed, if that was called before. Any thread may call it: steps follow one
     another, and each is as if it were alone. On several ranks every method is collective: each rank calls it,
     from one thread and with the same arrays, and gets the same results.
 
     Args:
+        inputs: a tensor, or a list of them.
+        outputs: a tensor, or a list of them.
+        name: name of the model.
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto; by default $DTRAIN_DEVICE, else cpu.
         config: options of its session, such as ConfigProto(check_numerics=True).

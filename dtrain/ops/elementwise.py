@@ -187,9 +187,7 @@ def words(kind: type[Elementwise], name: str) -> Callable[..., Tensor]:
     """The public function of an op of one or two operands; what it computes the op's docstring says."""
     on_bool, on_float = kind.takes(as_dtype("bool")), kind.takes(as_dtype("float32"))
     on_int = kind.takes(as_dtype("int32"))
-    dtypes = ["bool" if on_bool else "floating", "of any dtype" if on_bool else "numeric"][
-        on_float and on_int
-    ]
+    dtypes = ("of any dtype" if on_float else "bool") if on_bool else "numeric" if on_int else "floating"
     if kind.arity == 1:
 
         def function(x: Any, name: str | None = None) -> Tensor:

@@ -113,7 +113,7 @@ class _WholeDivision(Elementwise):
 
 @register
 class FloorDiv(_WholeDivision):
-    """x / y rounded down; of floats floor(x / y), as in TensorFlow; an integer by 0 raises InvalidArgumentError"""
+    """x / y rounded down, of floats floor(x / y); an integer / 0 raises InvalidArgumentError"""
 
     cuda = "dt_floor_divide({0}, {1})"
     ufunc = "floor_divide"
@@ -234,7 +234,7 @@ class GreaterEqual(_Comparison):
 # -- one input -------------------------------------------------------------------------------------------
 @register
 class Neg(Elementwise):
-    """-x"""
+    """The negative of x, -x"""
 
     c = "-{0}"
     ufunc, linear = "negative", "sum"
@@ -245,7 +245,7 @@ class Neg(Elementwise):
 
 @register
 class Abs(Elementwise):
-    """|x|"""
+    """The absolute value of x, |x|"""
 
     c = "{0} < 0 ? -{0} : {0} + 0"
     ufunc = "abs"

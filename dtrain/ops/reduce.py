@@ -366,7 +366,7 @@ Returns:
     Tensor: of the dtype of input_tensor.
 
 Raises:
-    GraphError: there is no such axis, the op is not defined on the dtype, or an argument is given by both names.
+    GraphError: there is no such axis, the dtype does not fit, or an argument is given by both its names.
 """
 
 

@@ -194,21 +194,27 @@ class Variable(TensorLike):
     """A value that persists between runs: a model's parameters, a step counter.
 
     Args:
-        initial_value: a tensor, array or number, or a function of no arguments that makes one; its shape
-            and dtype become the variable's. Where it is computed of other variables that have no value yet,
-            their initial values stand for them.
-        trainable: whether optimizers update it unless told otherwise.
+        initial_value: a tensor, array or number, or a function of no arguments that makes one; its shape and
+            dtype become the variable's. Other variables without a value in it are replaced by their initial
+            values.
+        trainable: whether optimizers update it by default.
         collections: names of the collections that it joins, by default GraphKeys.GLOBAL_VARIABLES.
+        validate_shape: only True, since the shape of a variable is fixed.
+        caching_device: accepted for TensorFlow 1; a variable is on the session's device.
+        name: its name, made unique; by default Variable.
+        variable_def, import_scope: only None, since there are no protocol buffers to read it from.
         dtype: converts initial_value first.
         expected_shape: what the shape of initial_value must be compatible with.
-        constraint: a function from the new value to the one allowed, which optimizers apply after an update.
-        validate_shape: only True, since a variable's sizes are fixed here.
-        variable_def, import_scope: only None, since there are no protocol buffers to read it from.
-        caching_device: without a meaning here: a variable lies on the session's device.
-        group: variables of one group lie side by side in memory.
+        constraint: a function from the new value to the valid one, which optimizers apply after an update.
+        group: variables of one group are side by side in memory.
 
     Raises:
         GraphError: initial_value is missing, has unknown sizes, or an argument is not supported.
+
+    Example:
+        >>> w = dt.Variable(dt.zeros([784, 10]), name="weights")
+        >>> w.shape.as_list()
+        [784, 10]
     """
 
     def __init__(

@@ -81,20 +81,24 @@ class GraphOptions(_Options):
 class ConfigProto(_Options):
     """Options of a Session.
 
-    device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
-    intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
-    check_numerics: a run that updates parameters looks at its loss and gradients before. Where one holds a
-        NaN or an infinity the op that made it first is named: by True in errors.NumericError, on every rank,
-        and nothing is updated; by "warn" in a warning, once, where a parameter or the loss becomes one. False
-        does not look.
-    check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
-        variables; errors.ReplicaError names the first that differs. 0 for none. These two are dtrain's own.
-    Without a meaning here, since a session runs on one device, one operation after the other:
-    inter_op_parallelism_threads, use_per_session_threads, allow_soft_placement, log_device_placement,
-    gpu_options, graph_options, device_filters.
+    Args:
+        options: any of these, and no effect of TensorFlow 1's inter_op_parallelism_threads,
+            use_per_session_threads, allow_soft_placement, log_device_placement, gpu_options, graph_options
+            and device_filters, since a session runs on one device, one operation after the other.
+
+    Attributes:
+        device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
+        intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
+        check_numerics: whether a run that updates parameters checks its loss and gradients first. True: a NaN
+            or an infinity raises errors.NumericError on every rank, which names the op that made it first,
+            and nothing is updated. "warn": a warning, once, when a parameter or the loss becomes one. False
+            does not check. An option of dtrain alone.
+        check_replicas_every: each so many runs that update parameters the ranks' copies of all variables are
+            compared; errors.ReplicaError names the first that differs. 0 for never. An option of dtrain
+            alone.
 
     Raises:
-        UsageError: for any other option.
+        UsageError: any other option is given.
     """
 
     known: ClassVar[dict[str, Any]] = {

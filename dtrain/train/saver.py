@@ -45,14 +45,16 @@ class Saver:
     """Saves variables and restores them. On several ranks rank 0 saves; every rank has to call restore.
 
     Args:
-        var_list: variables, or a dict of them by the name they have in the file; by default all global ones
-            that the default graph has now (with defer_build: at the first save or restore).
-        max_to_keep: how many checkpoints are kept, the newest; 0 or None keeps all.
-        allow_empty: whether there may be no variables.
-        pad_step_number: write the step with 8 digits.
+        var_list: variables, or a dict of them by their names in the file; by default all global ones of the
+            default graph.
         reshape, sharded, restore_sequentially, saver_def, builder, write_version, filename: only their
-            defaults, since there is one format. keep_checkpoint_every_n_hours: only its default.
-        name, save_relative_paths: without a meaning here; paths in the state file are relative.
+            defaults, since there is one format.
+        max_to_keep: how many checkpoints are kept, the newest; 0 or None keeps all.
+        keep_checkpoint_every_n_hours: only its default.
+        name, save_relative_paths: accepted for TensorFlow 1; paths in the state file are relative.
+        defer_build: whether the variables are looked up at the first save or restore.
+        allow_empty: whether there may be no variables.
+        pad_step_number: whether the step is written with 8 digits.
 
     Raises:
         UsageError: a ValueError. There are no variables, two have one name, or an argument is not supported.

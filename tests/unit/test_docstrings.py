@@ -1,10 +1,11 @@
-"""What help() shows of the public names: each argument, sections in one form, its own name, examples that run."""
+"""What help() shows of public names: arguments, sections in one form, own names, examples that run."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
 import inspect
+import operator
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -101,6 +102,18 @@ def sections(doc: str) -> dict[str, str]:
     return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
 
 
+def entries(doc: str) -> list[str]:
+    """The arguments that Args: describes."""
+    found = re.findall(r"^    (\w+(?:, \w+)*): +\S", sections(doc).get("Args", ""), re.M)
+    return [name for names in found for name in names.split(", ")]
+
+
+def entries(doc: str) -> list[str]:
+    """The arguments that Args: describes."""
+    found = re.findall(r"^    (\w+(?:, \w+)*): +\S", sections(doc).get("Args", ""), re.M)
+    return [name for names in found for name in names.split(", ")]
+
+
 def parameters(value: Any) -> list[str]:
     try:
         return list(inspect.signature(value).parameters)
@@ -122,13 +135,16 @@ def test_name_and_first_line(module: str, name: str, value: Any) -> None:
 
 @each
 def test_arguments_are_described(module: str, name: str, value: Any) -> None:
-    """Each parameter has an entry under Args: with a text, and each entry is a parameter."""
-    listed: list[str] = []
-    for entry in re.finditer(
-        r"^    (\w+(?:, \w+)*)(?: \(.*?\))?: +\S", sections(documented(value)).get("Args", ""), re.M
-    ):
-        listed += entry[1].split(", ")
-    missing = [p for p in parameters(value) if p not in listed]
+    """Each parameter has an entry with a text under Args:, and each entry is a parameter.
+
+    A class that inherits __init__ may name the class whose help() describes its arguments.
+    """
+    listed = entries(documented(value))
+    inherited: list[str] = []
+    if inspect.isclass(value) and "__init__" not in vars(value):
+        for other in re.findall(r"help\(dt\.([\w.]+)\)", documented(value)):
+            inherited += entries(documented(operator.attrgetter(other)(dt)))
+    missing = [p for p in parameters(value) if p not in listed + inherited]
     unknown = [p for p in listed if p not in parameters(value)]
     assert not missing and not unknown, f"missing {missing}, unknown {unknown}"
 
@@ -136,18 +152,13 @@ def test_arguments_are_described(module: str, name: str, value: Any) -> None:
 @each
 def test_sections_have_one_form(module: str, name: str, value: Any) -> None:
     doc = documented(value)
-    headings = re.findall(r"^(\w+)[^\n:`]*:$", doc, re.M)
-    assert headings == [h for h in SECTIONS if h in headings], (
-        f"sections {headings}; wanted in order: {SECTIONS}"
-    )
+    headings = re.findall(r"^(\w+)(?:, .*)?:\n    ", doc, re.M)
+    assert headings == [h for h in SECTIONS if h in headings], f"sections {headings}, not of {SECTIONS}"
     for heading, text in sections(doc).items():
-        if heading:
-            assert text.strip() and all(line.startswith("    ") for line in text.splitlines() if line), (
-                heading
-            )
-    for line in sections(doc).get("Raises", "").splitlines():
-        if re.match(r"    \S", line):
-            assert hasattr(dt.errors, line.split(":")[0].strip()), line
+        lines = [line for line in text.splitlines() if line]
+        assert not heading or (lines and all(line.startswith("    ") for line in lines)), heading
+    for error in re.findall(r"^    (\S.*?)(?::|$)", sections(doc).get("Raises", ""), re.M):
+        assert issubclass(getattr(dt.errors, error), Exception)
 
 
 EXAMPLES = {id(v): (f"{m}.{n}", v) for m, n, v in ALL if ">>>" in documented(v)}

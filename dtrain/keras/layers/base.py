@@ -84,20 +84,22 @@ class _Modern(type):
 
 
 class Layer(metaclass=_Modern):
-    """Base of the layers.
+    """Base of the layers. A subclass defines build(input_shape), which makes weights, and call(x).
 
     Args:
         name: by default the class's name in small letters, numbered where a model has it several times.
         trainable: whether training changes its weights.
-        input_shape: the shape of one example, for a model's first layer; input_dim=n is input_shape=(n,), and
-            with input_length (length, n).
-        batch_input_shape: the same with the batch's size before it, which only stateful layers use.
+        input_shape: shape of one example, for a model's first layer.
+        batch_input_shape: the same with the batch's size first, which only stateful layers use.
+        input_dim: n is the same as input_shape=(n,), or (input_length, n).
         dtype: only float32.
-        activity_regularizer: a function from its output to a loss, by name or as it is.
-        weights: arrays that its weights begin with.
+        input_length: steps of an example, with input_dim.
+        activity_regularizer: a function from its output to a loss, or its name.
+        weights: arrays that its weights start with.
+        batch_size: the batch's size, which only stateful layers use.
 
     Raises:
-        UsageError: an argument cannot be meant.
+        UsageError: an argument is invalid.
     """
 
     #: Arguments of its own, kept as attributes of the same names: what get_config says.

@@ -73,6 +73,8 @@ class GaussianDropout(_OfRate):
         rate: the probability that dropout of the same strength would have.
         noise_shape: shape of the noise; 1 where entries share it.
         seed: makes the noise different from that of other layers.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def disturbed(self, x: Tensor) -> Tensor:
@@ -86,6 +88,8 @@ class AlphaDropout(_OfRate):
         rate: the probability that an entry is set to where selu ends on the left, in training.
         noise_shape: shape of the mask; 1 where entries are dropped together.
         seed: makes the mask different from those of other layers.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def disturbed(self, x: Tensor) -> Tensor:

@@ -67,6 +67,8 @@ class MaxPooling2D(_Pooling):
         strides: distance of the windows; by default pool_size.
         padding: 'valid' or 'same'.
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def pooled(self, x: Tensor, size: Any, strides: Any, padding: str) -> Tensor:
@@ -81,6 +83,8 @@ class AveragePooling2D(_Pooling):
         strides: distance of the windows; by default pool_size.
         padding: 'valid' or 'same'.
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def pooled(self, x: Tensor, size: Any, strides: Any, padding: str) -> Tensor:
@@ -95,6 +99,8 @@ class MaxPooling1D(MaxPooling2D):
         strides: distance of the windows; by default pool_size.
         padding: 'valid' or 'same'.
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     axes = 1
@@ -108,6 +114,8 @@ class AveragePooling1D(AveragePooling2D):
         strides: distance of the windows; by default pool_size.
         padding: 'valid' or 'same'.
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     axes = 1
@@ -126,6 +134,8 @@ class GlobalAveragePooling2D(_Global):
 
     Args:
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def spatial(self, x: Tensor) -> Tensor:
@@ -137,6 +147,8 @@ class GlobalMaxPooling2D(_Global):
 
     Args:
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def spatial(self, x: Tensor) -> Tensor:
@@ -148,6 +160,8 @@ class GlobalMaxPooling1D(_Global):
 
     Args:
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     axes = 1
@@ -163,6 +177,8 @@ class GlobalAveragePooling1D(_Global):
 
     Args:
         data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     axes = 1

@@ -337,18 +337,22 @@ def _step(cell: Any, x: Tensor, states: States, training: Any) -> tuple[Tensor, 
 
 
 class RNN(Layer):
-    """A cell, or a list of cells, along sequences [batch, steps, features] -> [batch, units].
+    """A recurrent layer of a cell, or a list of cells: [batch, steps, features] -> [batch, units].
 
-    A step that a mask leaves out keeps the states and the output as they were.
+    A step that is masked leaves states and output as they were. A call accepts initial_state, a list of
+    tensors, or a list [inputs, *states]; they are zeros by default.
 
     Args:
-        return_sequences: whether all steps' outputs are given, [batch, steps, units], or the last.
-        return_state: whether the last states are given behind the output, in a list.
-        go_backwards: whether the last step comes first.
-        stateful: whether the states that a batch ends with are those that the next begins with, row by row,
-            until reset_states(): all batches have the size that batch_input_shape says.
-
-    A call takes initial_state, a list of tensors, or a list [inputs, *states]; they are zeros by default.
+        cell: a cell, such as GRUCell(units), or a list of them.
+        return_sequences: whether the outputs of all steps are returned, [batch, steps, units].
+        return_state: whether the last states are returned after the output, in a list.
+        go_backwards: whether the sequence is read from its end.
+        stateful: whether the states at the end of a batch are those at the start of the next, row by row,
+            until reset_states(); all batches then have the size in batch_input_shape.
+        unroll: accepted for Keras 2; without effect.
+        time_major: only False.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     any_size = True
