@@ -498,7 +498,8 @@ def _function(loss: Loss) -> Callable[[Any, Any], Tensor]:
 
     function.__name__ = function.__qualname__ = loss.name
     function.__doc__ = (
-        f"The loss of each example; see help(dt.keras.losses.{type(loss).__name__}).\n\n"
+        f"{(loss.__doc__ or '').split(chr(10))[0]}\n\n"
+        f"The loss of each example; dt.keras.losses.{type(loss).__name__} is the mean over examples.\n\n"
         "Args:\n    y_true: the labels.\n    y_pred: the outputs [batch, ...].\n\n"
         "Returns:\n    Tensor: [batch], or [batch, ...] where outputs have more axes.\n"
     )

@@ -122,7 +122,7 @@ def dropout(
 ) -> Tensor:
     """Sets entries to 0 at random and divides the rest by keep_prob (Srivastava et al. 2014).
 
-    The mask is new at every run. It is that of the global batch, so it does not depend on the number of ranks.
+    The mask, new at every run, is that of the global batch: it does not depend on the number of ranks.
 
     Args:
         x: a floating tensor.

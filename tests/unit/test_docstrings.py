@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from test_words import PATTERN
 
 import dtrain as dt
 
@@ -108,12 +109,6 @@ def entries(doc: str) -> list[str]:
     return [name for names in found for name in names.split(", ")]
 
 
-def entries(doc: str) -> list[str]:
-    """The arguments that Args: describes."""
-    found = re.findall(r"^    (\w+(?:, \w+)*): +\S", sections(doc).get("Args", ""), re.M)
-    return [name for names in found for name in names.split(", ")]
-
-
 def parameters(value: Any) -> list[str]:
     try:
         return list(inspect.signature(value).parameters)
@@ -159,6 +154,12 @@ def test_sections_have_one_form(module: str, name: str, value: Any) -> None:
         assert not heading or (lines and all(line.startswith("    ") for line in lines)), heading
     for error in re.findall(r"^    (\S.*?)(?::|$)", sections(doc).get("Raises", ""), re.M):
         assert issubclass(getattr(dt.errors, error), Exception)
+
+
+@each
+def test_the_words_are_the_field_s(module: str, name: str, value: Any) -> None:
+    found = PATTERN.findall(" ".join(documented(value).split()))
+    assert not found, f"{found}: see docs/reference/words.md"
 
 
 EXAMPLES = {id(v): (f"{m}.{n}", v) for m, n, v in ALL if ">>>" in documented(v)}
