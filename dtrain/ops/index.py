@@ -363,7 +363,7 @@ def boolean_mask(tensor: Any, mask: Any, name: str = "boolean_mask", axis: int =
         Tensor: of the dtype of tensor.
 
     Raises:
-        GraphError: the mask is computed by the graph, or is not as long as the axis.
+        GraphError: the mask is computed by the graph or not of rank 1.
     """
     known = known_value(convert_to_tensor(mask))
     if known is None or known.dtype != bool or known.ndim != 1:
@@ -398,7 +398,7 @@ def one_hot(
         Tensor: the shape of indices with depth at the axis.
 
     Raises:
-        GraphError: dtypes do not agree, or there is no such axis.
+        GraphError: indices are not integers, or there is no such axis.
 
     Example:
         >>> dt.Session().run(dt.one_hot([1, 0], 3))

@@ -224,14 +224,15 @@ def softmax_cross_entropy_with_logits(
         logits: a floating tensor of the same shape.
         dim: the older name of axis.
         axis: the axis of the classes; by default the last.
-        _sentinel: not to be given; it makes the others keyword arguments.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
         name: name of the operation.
 
     Returns:
         Tensor: the shape of logits without the axis.
 
     Raises:
-        GraphError: an argument is given by position or missing, or the shapes differ.
+        GraphError: an argument is missing, or the order is not clear, or the shapes differ.
     """
     labels, logits = _named(_sentinel, labels, logits)
     return softmax_cross_entropy_with_logits_v2(
@@ -254,14 +255,15 @@ def softmax_cross_entropy_with_logits_v2(
         logits: a floating tensor of the same shape.
         axis: the axis of the classes; by default the last.
         dim: the older name of axis.
-        _sentinel: not to be given; it makes the others keyword arguments.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
         name: name of the operation.
 
     Returns:
         Tensor: the shape of logits without the axis.
 
     Raises:
-        GraphError: an argument is given by position or missing, or the shapes differ.
+        GraphError: an argument is missing, or the order is not clear, or the shapes differ.
     """
     labels, logits = _named(_sentinel, labels, logits)
     labels, logits = _as_logits(labels, logits)
@@ -288,14 +290,15 @@ def sparse_softmax_cross_entropy_with_logits(
     Args:
         labels: an integer tensor [...].
         logits: a floating tensor [..., classes].
-        _sentinel: not to be given; it makes the others keyword arguments.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
         name: name of the operation.
 
     Returns:
         Tensor: [...], of the dtype of logits.
 
     Raises:
-        GraphError: an argument is given by position or missing, or the shapes do not fit.
+        GraphError: an argument is missing, or the order is not clear, or the shapes do not fit.
         InvalidArgumentError: while running, for a label that is no class.
 
     Example:
@@ -359,14 +362,15 @@ def sigmoid_cross_entropy_with_logits(
     Args:
         labels: probabilities, of the shape of logits and cast to their dtype.
         logits: a floating tensor.
-        _sentinel: not to be given; it makes the others keyword arguments.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
         name: name of the operation.
 
     Returns:
         Tensor: of the shape of logits.
 
     Raises:
-        GraphError: an argument is given by position or missing, or the shapes differ.
+        GraphError: an argument is missing, or the order is not clear, or the shapes differ.
     """
     labels, logits = _named(_sentinel, labels, logits)
     labels, logits = _as_logits(labels, logits)

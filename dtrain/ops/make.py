@@ -94,7 +94,7 @@ def linspace(start: Any, stop: Any, num: Any, name: str | None = None) -> Tensor
     """Evenly spaced values, both ends included.
 
     Args:
-        start: the first value, floating.
+        start: the first value; integers become floats.
         stop: the last value, of the same dtype.
         num: how many, an int >= 1.
         name: name of the operation.
@@ -231,12 +231,15 @@ def sequence_mask(lengths: Any, maxlen: Any = None, dtype: Any = bool_, name: st
 
     Args:
         lengths: an integer tensor.
-        maxlen: size of the new last axis; by default the largest length, where that is known.
+        maxlen: size of the new last axis; required, since shapes are known before the run.
         dtype: of the result.
         name: name of the operation.
 
     Returns:
         Tensor: of shape lengths.shape + [maxlen].
+
+    Raises:
+        GraphError: maxlen is missing, or lengths are not integers.
     """
     if maxlen is None:
         raise GraphError(

@@ -248,7 +248,7 @@ def random_normal(
         shape: ints, or a tensor that follows from shapes.
         mean: a number, or an array or tensor that broadcasts with shape, and has gradients.
         stddev: as mean.
-        dtype: a floating type.
+        dtype: of the values.
         seed: makes the values reproducible and different from those of other ops; see set_random_seed.
         name: name of the operation.
 
@@ -256,7 +256,7 @@ def random_normal(
         Tensor: the same values on any number of ranks.
 
     Raises:
-        GraphError: the dtype is not floating, or shapes do not agree.
+        GraphError: shapes do not agree.
     """
     return _normal(RandomNormal, shape, mean, stddev, dtype, seed, name or "random_normal")
 
@@ -275,12 +275,12 @@ def truncated_normal(
         shape: ints, or a tensor that follows from shapes.
         mean: a number, or an array or tensor that broadcasts with shape, and has gradients.
         stddev: as mean.
-        dtype: a floating type.
+        dtype: of the values.
         seed: as for random_normal.
         name: name of the operation.
 
     Raises:
-        GraphError: the dtype is not floating, or shapes do not agree.
+        GraphError: shapes do not agree.
     """
     return _normal(TruncatedNormal, shape, mean, stddev, dtype, seed, name or "truncated_normal")
 

@@ -178,6 +178,7 @@ class Session:
             feed_dict: values for placeholders (or any tensor), as arrays or Shards; for a tuple of tensors
                 a tuple of values.
             options: RunOptions(trace_level=RunOptions.FULL_TRACE) records the run into run_metadata.
+            run_metadata: a RunMetadata, which the record is written to.
 
         Returns:
             Values in the structure of fetches; None for operations.
@@ -209,7 +210,15 @@ class Session:
         return self.make_callable(fetches, [t for t, _ in items])(*(v for _, v in items))
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] = ()) -> CompiledStep:
-        """run with the looking-up done once: a function of the feeds' values, in feed_list's order."""
+        """A function that runs fetches, faster than run because names and feeds are looked up once.
+
+        Args:
+            fetches: as for run.
+            feed_list: tensors that are fed.
+
+        Returns:
+            CompiledStep: a function of the values of feed_list, in its order.
+        """
         return CompiledStep(self, fetches, feed_list)
 
     def reader(self) -> Session:

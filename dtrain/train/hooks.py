@@ -234,8 +234,11 @@ class LoggingTensorHook(SessionRunHook):
         tensors: a list of tensors or their names, or a dict of them by the names that are printed.
         every_n_iter: runs between two lines, or
         every_n_secs: seconds between them.
-        at_end: whether to print at the end only.
+        at_end: whether to print at the end, too.
         formatter: a function that makes the text of {name: value}.
+
+    Raises:
+        UsageError: none of the three says when to print.
     """
 
     def __init__(
@@ -452,7 +455,7 @@ class ProfilerHook(_AtSteps):
         save_steps: steps between two records, or
         save_secs: seconds between them.
         output_dir: the folder.
-        show_dataflow, show_memory: as for TensorFlow's timeline.
+        show_dataflow, show_memory: accepted for TensorFlow 1; without effect.
     """
 
     def __init__(

@@ -68,15 +68,20 @@ class Optimizer:
         name: str | None = None,
         grad_loss: Any = None,
     ) -> Operation:
-        """An operation that, when run, takes one step against the gradient of loss (summed if not a scalar).
+        """An operation that runs one training step: it computes gradients of the loss and applies them.
 
         Args:
-            global_step: a variable that each step adds 1 to.
+            loss: a floating tensor, summed if it is not a scalar.
+            global_step: a variable to which each step adds 1.
             var_list: the variables to update, by default all trainable ones.
-            gate_gradients: all three values do the same: every gradient is there before the first update.
-            aggregation_method: only None, since uses are summed in one way.
-            colocate_gradients_with_ops: either does the same: a rank works on one device.
-            grad_loss: what flows into the loss, of its shape, in place of ones.
+            gate_gradients: accepted for TensorFlow 1: all gradients are computed before the first update.
+            aggregation_method: only None.
+            colocate_gradients_with_ops: accepted for TensorFlow 1; without effect.
+            grad_loss: the gradient with respect to the loss, of its shape; by default ones.
+            name: name of the operation.
+
+        Returns:
+            Operation: the step.
 
         Raises:
             GraphError: there are no variables, or the loss depends on none of them.
@@ -96,9 +101,19 @@ class Optimizer:
         colocate_gradients_with_ops: bool = False,
         grad_loss: Any = None,
     ) -> list[tuple[Tensor | None, Variable]]:
-        """(gradient, variable) pairs; None for a variable that the loss does not depend on.
+        """The first part of minimize: the gradients.
 
-        Arguments and errors are minimize's.
+        Args:
+            loss: a floating tensor, summed if it is not a scalar.
+            var_list: the variables, by default all trainable ones.
+            gate_gradients, aggregation_method, colocate_gradients_with_ops, grad_loss: as for minimize.
+
+        Returns:
+            list: pairs (gradient, variable); None for a variable that the loss does not depend on.
+
+        Raises:
+            GraphError: there are no variables, or the loss depends on none of them.
+            UsageError: an argument has a value that dtrain does not know.
         """
         if gate_gradients not in (self.GATE_NONE, self.GATE_OP, self.GATE_GRAPH):
             raise UsageError(
@@ -123,7 +138,15 @@ class Optimizer:
         global_step: Variable | None = None,
         name: str | None = None,
     ) -> Operation:
-        """An operation that updates each variable by its gradient.
+        """The second part of minimize: an operation that updates each variable by its gradient.
+
+        Args:
+            grads_and_vars: pairs (gradient, variable), as compute_gradients returns them.
+            global_step: a variable to which each step adds 1.
+            name: name of the operation.
+
+        Returns:
+            Operation: the step.
 
         Raises:
             GraphError: every gradient is None.

@@ -140,12 +140,20 @@ class Saver:
         strip_default_attrs: bool = False,
         about: str = "",
     ) -> str:
-        """Write the variables' values and return the path to restore from, `save_path-global_step`.
+        """Write the variables' values; only rank 0 writes, and needs no other rank for it.
 
-        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. There is
-        no meta graph: the program builds the graph, so meta_graph_suffix, write_meta_graph and
-        strip_default_attrs are without a meaning. about: a text that the file holds beside the values; see
-        saved_about.
+        Args:
+            sess: the session that holds the values.
+            save_path: path of the checkpoint, to which the step is appended.
+            global_step: a number, or the variable or tensor of the step.
+            latest_filename: name of the state file, by default `checkpoint`.
+            meta_graph_suffix, write_meta_graph, strip_default_attrs: accepted for TensorFlow 1; there is no
+                meta graph.
+            write_state: whether the state file is updated.
+            about: a text that the file holds beside the values; see saved_about.
+
+        Returns:
+            str: the path for restore, `save_path-global_step`.
 
         Raises:
             FailedPreconditionError: a variable has no value.
@@ -179,7 +187,11 @@ class Saver:
         return path
 
     def restore(self, sess: Any, save_path: str | os.PathLike[str]) -> None:
-        """Give the variables their saved values, which rank 0 reads for all; no initializer need run before.
+        """Set the variables to saved values; they need not be initialized. Collective: rank 0 reads for all.
+
+        Args:
+            sess: the session.
+            save_path: what save or latest_checkpoint returned.
 
         Raises:
             CheckpointError: a ValueError. There is no such checkpoint, it is damaged, or a variable is not in

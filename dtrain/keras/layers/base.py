@@ -196,7 +196,20 @@ class Layer(metaclass=_Modern):
         constraint: Any = None,
         dtype: Any = None,
     ) -> Variable:
-        """A variable of the layer, float32; not trainable means that call updates it, by add_update."""
+        """Make a weight of the layer: a float32 variable.
+
+        Args:
+            name: its name in the layer.
+            shape: its sizes.
+            initializer: a name or a function of (shape, dtype).
+            regularizer: a name or a function from the weight to a loss.
+            trainable: whether training changes it; if not, call updates it with add_update.
+            constraint: a name or a function from the new value to the valid one.
+            dtype: only float32.
+
+        Returns:
+            Variable: the weight.
+        """
         number = len(self._own)
         make = initializers.get(initializer)
         sizes_ = () if shape is None else open_sizes(shape, f"{self.name}: shape of {name or 'a weight'}")
