@@ -355,7 +355,7 @@ def _count(op: _Reduction, x: Tensor) -> Tensor:
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 _REDUCTION = """Args:
-    input_tensor: a tensor or array; bool for reduce_all and reduce_any, else numeric.
+    input_tensor: a tensor or array; numeric, for reduce_all and reduce_any bool.
     axis: an int or several; None for all axes.
     keepdims: whether the axes stay, with size 1.
     name: name of the operation.
@@ -367,10 +367,14 @@ Returns:
 
 Raises:
     GraphError: there is no such axis, the dtype does not fit, or an argument is given by both its names.
+
+Example:
+    >>> dt.{0}(dt.zeros([2, 3], "{1}"), 1, keepdims=True).shape.as_list()
+    [2, 1]
 """
 
 
-def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
+def _reduction(kind: type[_Reduction], doc: str, dtype: str = "float32") -> Callable[..., Tensor]:
     def function(
         input_tensor: object,
         axis: object = None,
@@ -385,7 +389,7 @@ def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
         return apply(kind(_read_axes(axis, x, name or kind.__name__), keepdims), x, name=name)
 
     function.__name__ = function.__qualname__ = f"reduce_{kind.__name__.lower()}"
-    function.__doc__ = f"{doc} over axes.\n\n{_REDUCTION}"
+    function.__doc__ = f"{doc}.\n\n{_REDUCTION.format(function.__name__, dtype)}"
     return function
 
 
@@ -399,13 +403,17 @@ def _one_of(name: str, value: object, old_name: str, old_value: object) -> objec
     return value if old_value is None else old_value
 
 
-reduce_sum = _reduction(Sum, "Sum")
-reduce_mean = _reduction(Mean, "Arithmetic mean")
-reduce_max = _reduction(Max, "Largest entry, of nothing -inf or an integer's least,")
-reduce_min = _reduction(Min, "Smallest entry, of nothing inf or an integer's greatest,")
-reduce_prod = _reduction(Prod, "Product")
-reduce_all = _reduction(All, "Whether all are true,")
-reduce_any = _reduction(Any, "Whether any is true,")
+reduce_sum = _reduction(Sum, "The sum over axes")
+reduce_mean = _reduction(Mean, "The arithmetic mean over axes")
+reduce_max = _reduction(
+    Max, "The largest entry over axes; of no entries -inf, or the least integer of the dtype"
+)
+reduce_min = _reduction(
+    Min, "The smallest entry over axes; of no entries inf, or the largest integer of the dtype"
+)
+reduce_prod = _reduction(Prod, "The product over axes")
+reduce_all = _reduction(All, "Whether all entries over axes are true", "bool")
+reduce_any = _reduction(Any, "Whether any entry over axes is true", "bool")
 
 
 def reduce_logsumexp(
