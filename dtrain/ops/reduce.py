@@ -405,12 +405,8 @@ def _one_of(name: str, value: object, old_name: str, old_value: object) -> objec
 
 reduce_sum = _reduction(Sum, "The sum over axes")
 reduce_mean = _reduction(Mean, "The arithmetic mean over axes")
-reduce_max = _reduction(
-    Max, "The largest entry over axes; of no entries -inf, or the least integer of the dtype"
-)
-reduce_min = _reduction(
-    Min, "The smallest entry over axes; of no entries inf, or the largest integer of the dtype"
-)
+reduce_max = _reduction(Max, "The largest entry over axes; of none -inf, or the least integer of the dtype")
+reduce_min = _reduction(Min, "The smallest entry over axes; of none inf, or the largest integer of the dtype")
 reduce_prod = _reduction(Prod, "The product over axes")
 reduce_all = _reduction(All, "Whether all entries over axes are true", "bool")
 reduce_any = _reduction(Any, "Whether any entry over axes is true", "bool")
