@@ -458,6 +458,9 @@ def get_losses(scope: str | None = None, loss_collection: str = GraphKeys.LOSSES
     Args:
         scope: only those whose name starts with a match of this regular expression.
         loss_collection: name of the collection.
+
+    Returns:
+        list: scalar tensors.
     """
     return get_default_graph().get_collection(loss_collection, scope)
 
@@ -467,6 +470,9 @@ def get_regularization_losses(scope: str | None = None) -> list[Tensor]:
 
     Args:
         scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: scalar tensors.
     """
     return get_default_graph().get_collection(GraphKeys.REGULARIZATION_LOSSES, scope)
 
@@ -479,6 +485,9 @@ def get_regularization_loss(
     Args:
         scope: only those whose name starts with a match of this regular expression.
         name: name of the operation.
+
+    Returns:
+        Tensor: a scalar.
     """
     return _sum(get_regularization_losses(scope), name)
 
@@ -492,6 +501,9 @@ def get_total_loss(
         add_regularization_losses: whether those of regularizers are included.
         scope: only losses whose name starts with a match of this regular expression.
         name: name of the operation.
+
+    Returns:
+        Tensor: a scalar.
     """
     regularization = get_regularization_losses(scope) if add_regularization_losses else []
     return _sum(get_losses(scope) + regularization, name)

@@ -89,6 +89,9 @@ def as_dtype(value: Any) -> DType:
     Args:
         value: a DType, a name ("float" is float32, as in TensorFlow 1), a NumPy dtype or a Python type.
 
+    Returns:
+        DType: the type.
+
     Raises:
         GraphError: there is no such type.
 

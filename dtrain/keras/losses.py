@@ -572,6 +572,9 @@ def get(identifier: Any) -> Any:
     Args:
         identifier: a name such as "mse", a function (y_true, y_pred), or a Loss, which is returned itself.
 
+    Returns:
+        Loss: the loss.
+
     Raises:
         UsageError: there is no loss of this name.
     """

@@ -494,6 +494,9 @@ def get(identifier: Any) -> Metric:
             as in Keras and whatever the loss: binary_accuracy for one output, else
             sparse_categorical_accuracy for class numbers, else categorical_accuracy.
 
+    Returns:
+        Metric: the metric.
+
     Raises:
         UsageError: there is no such metric.
     """

@@ -537,6 +537,9 @@ def get(identifier: Any) -> Optimizer:
     Args:
         identifier: a name such as "adam", or an optimizer of dt.keras or dt.train.
 
+    Returns:
+        Optimizer: the optimizer.
+
     Raises:
         UsageError: it is neither.
     """

@@ -445,6 +445,9 @@ def identity(input: Any, name: str | None = None) -> Tensor:
     Args:
         input: a tensor or array.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of input.
     """
     return apply(Identity(), input, name=name)
 
@@ -455,6 +458,9 @@ def stop_gradient(input: Any, name: str | None = None) -> Tensor:
     Args:
         input: a tensor or array.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of input.
     """
     return apply(StopGradient(), input, name=name)
 
@@ -466,6 +472,9 @@ def reshape(tensor: Any, shape: Any, name: str | None = None) -> Tensor:
         tensor: a tensor or array.
         shape: ints, of which one may be -1 for what is left, or tensors that follow from shapes.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
 
     Raises:
         GraphError: the numbers of entries differ.
@@ -492,6 +501,9 @@ def expand_dims(input: Any, axis: Any = None, name: str | None = None, dim: Any 
         dim: the older name of axis.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of the input.
+
     Raises:
         GraphError: the axis is missing or out of range.
     """
@@ -508,6 +520,9 @@ def squeeze(input: Any, axis: Any = None, name: str | None = None, squeeze_dims:
         axis: the axes to remove; by default all of size 1.
         squeeze_dims: the older name of axis.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
 
     Raises:
         GraphError: an axis has another size than 1.
@@ -526,6 +541,9 @@ def transpose(a: Any, perm: Any = None, name: str | None = None) -> Tensor:
         a: a tensor or array.
         perm: for each axis of the result the axis of a; by default the reverse order.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
 
     Raises:
         GraphError: perm is not a permutation of the axes.
@@ -584,6 +602,9 @@ def fill(dims: Any, value: Any, name: str | None = None) -> Tensor:
         dims: the shape: ints, or a tensor that follows from shapes.
         value: a number or a scalar tensor; a Python float is float32, an int int32.
         name: name of the operation.
+
+    Returns:
+        Tensor: of this shape.
     """
     if isinstance(value, TensorLike):
         if value.shape not in ((), None):
@@ -607,6 +628,12 @@ def zeros(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
         shape: ints, or a tensor that follows from shapes.
         dtype: of the result.
         name: name of the operation.
+
+    Returns:
+        Tensor: of this shape and dtype.
+
+    Raises:
+        GraphError: there is no such dtype.
     """
     return _filled(shape, 0, dtype, name or "zeros")
 
@@ -618,6 +645,12 @@ def ones(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
         shape: ints, or a tensor that follows from shapes.
         dtype: of the result.
         name: name of the operation.
+
+    Returns:
+        Tensor: of this shape and dtype.
+
+    Raises:
+        GraphError: there is no such dtype.
     """
     return _filled(shape, 1, dtype, name or "ones")
 
@@ -630,6 +663,12 @@ def zeros_like(tensor: Any, dtype: Any = None, name: str | None = None, optimize
         dtype: by default the tensor's.
         optimize: accepted for TensorFlow 1; without effect.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of tensor.
+
+    Raises:
+        GraphError: there is no such dtype.
     """
     x = convert_to_tensor(tensor)
     return _filled(shape(x), 0, x.dtype if dtype is None else dtype, name or "zeros_like")
@@ -643,6 +682,12 @@ def ones_like(tensor: Any, dtype: Any = None, name: str | None = None, optimize:
         dtype: by default the tensor's.
         optimize: accepted for TensorFlow 1; without effect.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of tensor.
+
+    Raises:
+        GraphError: there is no such dtype.
     """
     x = convert_to_tensor(tensor)
     return _filled(shape(x), 1, x.dtype if dtype is None else dtype, name or "ones_like")

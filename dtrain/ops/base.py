@@ -344,6 +344,9 @@ def constant(
         verify_shape: whether value must have exactly this shape.
         name: name of the operation.
 
+    Returns:
+        Tensor: of this shape and dtype.
+
     Raises:
         GraphError: value has more entries than shape (or another shape, with verify_shape).
 
@@ -380,6 +383,12 @@ def placeholder(dtype: Any, shape: Any = None, name: str = "Placeholder") -> Ten
         shape: sizes; None for a size that may differ from run to run, None alone for any shape.
         name: name of the operation.
 
+    Returns:
+        Tensor: to be fed with arrays that fit the shape.
+
+    Raises:
+        GraphError: there is no such dtype.
+
     Example:
         >>> x = dt.placeholder("float32", [None, 2])
         >>> dt.Session().run(dt.reduce_sum(x, 1), {x: [[1, 2], [3, 4]]})
@@ -395,6 +404,9 @@ def convert_to_tensor(value: Any, dtype: Any = None, name: str = "Const") -> Ten
         value: the value.
         dtype: by default that of value.
         name: name of the operation.
+
+    Returns:
+        Tensor: value itself if it is a Tensor.
 
     Raises:
         GraphError: value is a tensor of another dtype than dtype.

@@ -22,6 +22,9 @@ def clip_by_value(t: Any, clip_value_min: Any, clip_value_max: Any, name: str | 
         clip_value_max: the largest value, which broadcasts to t.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of the input.
+
     Raises:
         GraphError: dtypes or shapes do not agree.
 
@@ -42,6 +45,9 @@ def clip_by_norm(t: Any, clip_norm: Any, axes: Any = None, name: str | None = No
         axes: axes that one norm is taken over; by default all.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of the input.
+
     Raises:
         GraphError: the dtype is not floating, or there is no such axis.
     """
@@ -59,6 +65,9 @@ def global_norm(t_list: Sequence[Any], name: str | None = None) -> Tensor:
     Args:
         t_list: floating tensors; None among them is skipped.
         name: name of the operation.
+
+    Returns:
+        Tensor: a scalar.
 
     Raises:
         GraphError: a tensor is not floating.

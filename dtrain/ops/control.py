@@ -46,6 +46,9 @@ def tuple(tensors: Sequence[Any], name: str | None = None, control_inputs: Any =
         control_inputs: further operations to wait for.
         name: name of the operation.
 
+    Returns:
+        list: the tensors; None stays None.
+
     Raises:
         GraphError: there is no tensor among them.
     """

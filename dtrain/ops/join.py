@@ -374,6 +374,9 @@ def stack(values: Any, axis: int = 0, name: str | None = None) -> Tensor:
         axis: the place of the new axis.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of the input.
+
     Raises:
         GraphError: shapes or dtypes differ.
 
@@ -470,6 +473,9 @@ def tile(input: Any, multiples: Any, name: str | None = None) -> Tensor:
         multiples: ints, one for each axis.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of the input.
+
     Raises:
         GraphError: there are not as many multiples as axes.
     """
@@ -491,6 +497,9 @@ def pad(
         mode: only CONSTANT.
         constant_values: the added value.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
 
     Raises:
         GraphError: paddings is not of shape [rank, 2], or mode is another than CONSTANT.
@@ -522,6 +531,9 @@ def reverse(tensor: Any, axis: Any, name: str | None = None) -> Tensor:
         tensor: a tensor or array.
         axis: an int or several.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
 
     Raises:
         GraphError: there is no such axis.

@@ -169,6 +169,9 @@ def logical_xor(x: Any, y: Any, name: str = "LogicalXor") -> Tensor:
         y: a bool tensor whose shape broadcasts to x's.
         name: name of the operation.
 
+    Returns:
+        Tensor: bool, of the broadcast shape.
+
     Raises:
         GraphError: a dtype is not bool, or the shapes do not agree.
     """

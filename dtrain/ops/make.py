@@ -60,6 +60,9 @@ def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, nam
         dtype: by default int32, or float32 where one of them is a float.
         name: name of the operation.
 
+    Returns:
+        Tensor: a vector.
+
     Raises:
         GraphError: delta is 0 or leads away from limit.
 
@@ -138,6 +141,9 @@ def eye(
 
     Returns:
         Tensor: of shape batch_shape + [num_rows, num_columns].
+
+    Raises:
+        GraphError: there is no such dtype.
     """
     columns = num_rows if num_columns is None else num_columns
     matrix = one_hot(range_(num_rows), columns, dtype=dtype, name=name or "eye")
@@ -156,6 +162,9 @@ def matrix_diag(diagonal: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: [..., n, n].
+
+    Raises:
+        GraphError: diagonal is a scalar.
     """
     x = convert_to_tensor(diagonal)
     n = shape(x)[-1]
@@ -191,6 +200,9 @@ def matrix_diag_part(input: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: [..., n].
+
+    Raises:
+        GraphError: the matrices are not square.
     """
     x = convert_to_tensor(input)
     on = eye(shape(x)[-1], dtype=bool_)
@@ -222,6 +234,9 @@ def trace(x: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: [...].
+
+    Raises:
+        GraphError: the matrices are not square.
     """
     return reduce_sum(matrix_diag_part(x), -1, name=name or "Trace")
 

@@ -548,6 +548,9 @@ def to_float(x: Any, name: str = "ToFloat") -> Tensor:
     Args:
         x: tensor, array or number.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
     """
     return cast(x, float32, name)
 
@@ -558,6 +561,9 @@ def to_double(x: Any, name: str = "ToDouble") -> Tensor:
     Args:
         x: tensor, array or number.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
     """
     return cast(x, float64, name)
 
@@ -568,6 +574,9 @@ def to_int32(x: Any, name: str = "ToInt32") -> Tensor:
     Args:
         x: tensor, array or number.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
     """
     return cast(x, int32, name)
 
@@ -578,6 +587,9 @@ def to_int64(x: Any, name: str = "ToInt64") -> Tensor:
     Args:
         x: tensor, array or number.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
     """
     return cast(x, int64, name)
 

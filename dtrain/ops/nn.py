@@ -250,6 +250,9 @@ def relu(features: Any, name: str | None = None) -> Tensor:
     Returns:
         Tensor: of its shape and dtype.
 
+    Raises:
+        GraphError: the dtype is not numeric.
+
     Example:
         >>> dt.Session().run(dt.nn.relu([-1.0, 2.0]))
         array([0., 2.], dtype=float32)
@@ -266,6 +269,9 @@ def relu6(features: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not numeric.
     """
     return apply(Relu6(), features, name=name)
 
@@ -280,6 +286,9 @@ def leaky_relu(features: Any, alpha: float = 0.2, name: str | None = None) -> Te
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     return apply(LeakyRelu(float(alpha)), features, name=name)
 
@@ -293,6 +302,9 @@ def elu(features: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     return apply(Elu(), features, name=name)
 
@@ -306,6 +318,9 @@ def selu(features: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     return apply(Elu(SELU_ALPHA, SELU_SCALE), features, name=name or "Selu")
 
@@ -319,6 +334,9 @@ def softplus(features: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     return apply(Softplus(), features, name=name)
 
@@ -332,6 +350,9 @@ def softsign(features: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     return apply(Softsign(), features, name=name)
 
@@ -347,6 +368,9 @@ def softmax(logits: Any, axis: int | None = None, name: str | None = None, dim: 
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating, or there is no such axis.
 
     Example:
         >>> dt.Session().run(dt.nn.softmax([[1.0, 1.0]]))
@@ -368,6 +392,9 @@ def log_softmax(
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating, or there is no such axis.
     """
     return _over_axis(LogSoftmax(), logits, axis, dim, name)
 
@@ -392,12 +419,15 @@ def crelu(features: Any, name: str | None = None, axis: int = -1) -> Tensor:
     """relu(x) and relu(-x), concatenated (Shang et al. 2016).
 
     Args:
-        features: a floating tensor.
+        features: a numeric tensor.
         axis: the axis they are concatenated on.
         name: name of the operation.
 
     Returns:
         Tensor: twice as large along the axis.
+
+    Raises:
+        GraphError: the dtype is not numeric, or there is no such axis.
     """
     x = convert_to_tensor(features)
     return relu(concat([x, negative(x)], axis), name=name or "CRelu")
@@ -412,6 +442,9 @@ def swish(features: Any, name: str | None = None) -> Tensor:
 
     Returns:
         Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     x = convert_to_tensor(features)
     return multiply(x, sigmoid(x), name=name or "swish")
@@ -472,6 +505,9 @@ def bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | 
         data_format: NHWC or None for channels on the last axis, NCHW for axis 1.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the shape of value.
+
     Raises:
         GraphError: bias is not a vector of this length, or value has fewer than two axes.
     """
@@ -508,6 +544,9 @@ def xw_plus_b(x: Any, weights: Any, biases: Any, name: str | None = None) -> Ten
 
     Returns:
         Tensor: [n, out].
+
+    Raises:
+        GraphError: dtypes or sizes do not agree.
     """
     return bias_add(matmul(x, weights), biases, name=name or "xw_plus_b")
 
@@ -523,6 +562,9 @@ def relu_layer(x: Any, weights: Any, biases: Any, name: str | None = None) -> Te
 
     Returns:
         Tensor: [n, out].
+
+    Raises:
+        GraphError: dtypes or sizes do not agree.
     """
     return relu(xw_plus_b(x, weights, biases), name=name or "relu_layer")
 
@@ -533,5 +575,8 @@ def l2_loss(t: Any, name: str | None = None) -> Tensor:
     Args:
         t: a floating tensor.
         name: name of the operation.
+
+    Raises:
+        GraphError: the dtype is not floating.
     """
     return multiply(reduce_sum(square(t)), 0.5, name=name or "L2Loss")

@@ -94,6 +94,9 @@ def l2_normalize(
         dim: the older name of axis.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the shape of x.
+
     Raises:
         GraphError: there is no such axis.
     """

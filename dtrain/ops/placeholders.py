@@ -35,6 +35,9 @@ def placeholder_with_default(input: Any, shape: Any, name: str | None = None) ->
         shape: what a value fed must be compatible with.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of input.
+
     Raises:
         GraphError: the shape of input is not compatible with shape.
     """

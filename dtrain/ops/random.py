@@ -279,6 +279,9 @@ def truncated_normal(
         seed: as for random_normal.
         name: name of the operation.
 
+    Returns:
+        Tensor: the same values on any number of ranks.
+
     Raises:
         GraphError: shapes do not agree.
     """
@@ -303,6 +306,9 @@ def random_uniform(
         dtype: a floating type, int32 or int64.
         seed: as for random_normal.
         name: name of the operation.
+
+    Returns:
+        Tensor: the same values on any number of ranks.
 
     Raises:
         GraphError: maxval is missing for integers, or shapes do not agree.
@@ -330,5 +336,8 @@ def random_shuffle(value: Any, seed: int | None = None, name: str | None = None)
         value: a tensor or array; its axis 0 is shuffled.
         seed: as for random_normal.
         name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of value.
     """
     return apply(RandomShuffle(_seed(seed)), value, name=name)

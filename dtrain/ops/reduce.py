@@ -552,6 +552,12 @@ def arg_max(input: object, dimension: object, output_type: object = int64, name:
         dimension: the axis.
         output_type: int64 or int32.
         name: name of the operation.
+
+    Returns:
+        Tensor: of output_type, the shape of input without the axis.
+
+    Raises:
+        GraphError: there is no such axis.
     """
     return argmax(input, dimension, name, output_type=output_type)
 
@@ -564,6 +570,12 @@ def arg_min(input: object, dimension: object, output_type: object = int64, name:
         dimension: the axis.
         output_type: int64 or int32.
         name: name of the operation.
+
+    Returns:
+        Tensor: of output_type, the shape of input without the axis.
+
+    Raises:
+        GraphError: there is no such axis.
     """
     return argmin(input, dimension, name, output_type=output_type)
 

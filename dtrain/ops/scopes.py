@@ -291,6 +291,12 @@ def get_local_variable(name: str, *args: Any, **kwargs: Any) -> Variable:
     Args:
         name: the variable's name in the current scope.
         args, kwargs: the other arguments of get_variable.
+
+    Returns:
+        Variable: the variable.
+
+    Raises:
+        GraphError: as get_variable.
     """
     return get_variable(
         name, *args, **{**kwargs, "trainable": False, "collections": [GraphKeys.LOCAL_VARIABLES]}

@@ -213,6 +213,9 @@ def slice_(input_: Any, begin: Any, size: Any, name: str | None = None) -> Tenso
         size: how many on each axis; -1 for all that are left.
         name: name of the operation.
 
+    Returns:
+        Tensor: of the dtype of the input.
+
     Raises:
         GraphError: the part is not inside the tensor.
 

@@ -459,6 +459,9 @@ def global_variables(scope: str | None = None) -> list[Variable]:
 
     Args:
         scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
     """
     return get_default_graph().get_collection(GraphKeys.GLOBAL_VARIABLES, scope)
 
@@ -468,6 +471,9 @@ def trainable_variables(scope: str | None = None) -> list[Variable]:
 
     Args:
         scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
     """
     return get_default_graph().get_collection(GraphKeys.TRAINABLE_VARIABLES, scope)
 
@@ -478,6 +484,9 @@ def variables_initializer(var_list: Sequence[Variable], name: str = "init") -> O
     Args:
         var_list: the variables.
         name: name of the operation.
+
+    Returns:
+        Operation: to be run.
     """
     return group(*(v.initializer for v in var_list), name=name)
 
@@ -493,6 +502,9 @@ def group(*inputs: Any, name: str | None = None) -> Operation:
     Args:
         inputs: operations, tensors or variables, or lists of them.
         name: name of the operation.
+
+    Returns:
+        Operation: to be run.
     """
     operations = tuple(as_operation(i) for i in _flat(inputs))
     graph = operations[0].graph if operations else get_default_graph()

@@ -84,6 +84,9 @@ def local_variables(scope: str | None = None) -> list[Variable]:
 
     Args:
         scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
     """
     return get_default_graph().get_collection(GraphKeys.LOCAL_VARIABLES, scope)
 
@@ -93,6 +96,9 @@ def model_variables(scope: str | None = None) -> list[Variable]:
 
     Args:
         scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
     """
     return get_default_graph().get_collection(GraphKeys.MODEL_VARIABLES, scope)
 
@@ -118,6 +124,9 @@ def initialize_variables(var_list: Sequence[Variable], name: str = "init") -> Op
     Args:
         var_list: the variables.
         name: name of the operation.
+
+    Returns:
+        Operation: to be run.
     """
     return variables_initializer(var_list, name)
 

@@ -307,6 +307,9 @@ def get_checkpoint_state(
         checkpoint_dir: the folder.
         latest_filename: name of the state file, by default `checkpoint`.
 
+    Returns:
+        CheckpointState or None: with model_checkpoint_path and all_model_checkpoint_paths.
+
     Raises:
         CheckpointError: the file is not a state file.
     """
@@ -349,6 +352,9 @@ def latest_checkpoint(
         checkpoint_dir: the folder.
         latest_filename: name of the state file, by default `checkpoint`.
 
+    Returns:
+        str or None: the same on every rank.
+
     Raises:
         CheckpointError: the state file is not one.
     """
@@ -361,6 +367,9 @@ def checkpoint_exists(checkpoint_prefix: str) -> bool:
 
     Args:
         checkpoint_prefix: a path that Saver.save returned.
+
+    Returns:
+        bool: the same on every rank.
     """
     comm = world()
     found = np.array([_file(os.fspath(checkpoint_prefix)).is_file()])

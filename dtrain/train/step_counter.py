@@ -20,6 +20,9 @@ def get_global_step(graph: Graph | None = None) -> Variable | None:
     Args:
         graph: by default the default graph.
 
+    Returns:
+        Variable: the global step or None.
+
     Raises:
         UsageError: the collection holds several, or it is not an integer scalar.
     """
@@ -47,6 +50,9 @@ def create_global_step(graph: Graph | None = None) -> Variable:
     Args:
         graph: by default the default graph.
 
+    Returns:
+        Variable: the global step.
+
     Raises:
         UsageError: there is one already.
     """
@@ -64,6 +70,9 @@ def get_or_create_global_step(graph: Graph | None = None) -> Variable:
 
     Args:
         graph: by default the default graph.
+
+    Returns:
+        Variable: the global step.
 
     Raises:
         UsageError: what is there is not an integer scalar.

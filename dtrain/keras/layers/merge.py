@@ -245,6 +245,9 @@ def dot(inputs: Sequence[Tensor], axes: Any, normalize: bool = False, **options:
         normalize: whether inputs are first scaled to norm 1.
         options: arguments of Layer (name, trainable, input_shape, weights, ...); see
             help(dt.keras.layers.Layer).
+
+    Returns:
+        Tensor: the joined tensor.
     """
     return Dot(axes, normalize, **options)(list(inputs))
 
@@ -269,6 +272,9 @@ def merge(
         name: name of the layer.
         options: arguments of Layer (name, trainable, input_shape, weights, ...); see
             help(dt.keras.layers.Layer).
+
+    Returns:
+        Tensor: the joined tensor.
 
     Raises:
         UsageError: mode is none of them.
