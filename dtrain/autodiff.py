@@ -24,13 +24,22 @@ def gradients(
     """d sum(ys) / dx for each x, as new tensors of the graph; None for an x that no y depends on.
 
     Args:
-        ys: a tensor or several; they are summed, as are their entries.
+        ys: a floating tensor or several; they are summed, as are their entries.
         xs: tensors or variables, one or several.
-        grad_ys: what flows into each y, by default ones.
-        stop_gradients: tensors that count as constants: nothing flows through them.
+        grad_ys: the gradient with respect to each y, by default ones.
+        name: name scope of the new operations.
+        stop_gradients: tensors that count as constants.
+
+    Returns:
+        list: a tensor of the shape of each x, or None.
 
     Raises:
         GraphError: a y is not floating, or an op on the way has no gradient.
+
+    Example:
+        >>> x = dt.constant(3.0)
+        >>> print(dt.Session().run(dt.gradients(x * x, x)[0]))
+        6.0
     """
     targets = [convert_to_tensor(y) for y in _as_list(ys)]
     sources = [convert_to_tensor(x) for x in _as_list(xs)]

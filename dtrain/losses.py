@@ -48,7 +48,7 @@ __getattr__ = module_getattr("tf.losses")
 
 
 class Reduction:
-    """How the weighted losses become one number, if they do."""
+    """How weighted losses become one number: names for the argument reduction of dt.losses."""
 
     NONE = "none"
     SUM = "weighted_sum"
@@ -65,9 +65,18 @@ def compute_weighted_loss(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """losses * weights, reduced: by default their sum over the number of weights that are not 0.
+    """losses * weights, reduced.
 
-    weights: a number, or a tensor of the losses' rank with their sizes or 1.
+    Args:
+        losses: a tensor of losses.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of losses).
 
     Raises:
         GraphError: weights do not broadcast to the losses, or the reduction has another name.
@@ -132,7 +141,23 @@ def absolute_difference(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """|predictions - labels|, weighted and reduced."""
+    """|predictions - labels|, weighted and reduced.
+
+    Args:
+        labels: a tensor or array.
+        predictions: a floating tensor of its shape.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of predictions).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+    """
     labels, predictions = _pair(labels, predictions, "absolute_difference")
     losses = abs(predictions - labels)
     return compute_weighted_loss(losses, weights, scope or "absolute_difference", loss_collection, reduction)
@@ -146,7 +171,27 @@ def mean_squared_error(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """(predictions - labels) squared, weighted and reduced."""
+    """(predictions - labels)², weighted and reduced.
+
+    Args:
+        labels: a tensor or array.
+        predictions: a floating tensor of its shape.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of predictions).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+
+    Example:
+        >>> print(dt.Session().run(dt.losses.mean_squared_error([1.0, 2.0], [1.0, 4.0])))
+        2.0
+    """
     labels, predictions = _pair(labels, predictions, "mean_squared_error")
     losses = square(predictions - labels)
     return compute_weighted_loss(losses, weights, scope or "mean_squared_error", loss_collection, reduction)
@@ -161,7 +206,24 @@ def huber_loss(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """Half the squared error up to an error of delta, and from there on linear; weighted and reduced."""
+    """Half the squared error up to an error of delta, linear above it (Huber 1964); weighted and reduced.
+
+    Args:
+        labels: a tensor or array.
+        predictions: a floating tensor of its shape.
+        delta: where the loss becomes linear.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of predictions).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+    """
     labels, predictions = _pair(labels, predictions, "huber_loss")
     error = abs(predictions - labels)
     near = minimum(error, delta)
@@ -178,7 +240,15 @@ def mean_pairwise_squared_error(
 ) -> Tensor:
     """The mean squared error of the differences of an example's pairs of entries; added up over examples.
 
-    weights: a number, or one for each example.
+    Args:
+        labels: a tensor [batch, ...].
+        predictions: a tensor of the same shape.
+        weights: a number, or one for each example.
+        scope: name of the operation.
+        loss_collection: a collection that the loss is added to; None for none.
+
+    Returns:
+        Tensor: a scalar.
     """
     labels, predictions = _pair(labels, predictions, "mean_pairwise_squared_error")
     axes = list(range(1, len(predictions.shape)))
@@ -202,7 +272,23 @@ def hinge_loss(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """max(0, 1 - logits) where a label is 1, max(0, 1 + logits) where it is 0; weighted and reduced."""
+    """max(0, 1 - logits) where a label is 1, max(0, 1 + logits) where it is 0; weighted and reduced.
+
+    Args:
+        labels: 0 or 1, of the shape of logits.
+        logits: a floating tensor.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of logits).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+    """
     labels, logits = _pair(labels, logits, "hinge_loss")
     losses = relu(1 - (2 * labels - 1) * logits)
     return compute_weighted_loss(losses, weights, scope or "hinge_loss", loss_collection, reduction)
@@ -218,10 +304,24 @@ def cosine_distance(
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
     dim: int | None = None,
 ) -> Tensor:
-    """1 - the product of labels and predictions along an axis; both are taken to have the length 1 there.
+    """1 - the sum of labels * predictions along an axis, weighted and reduced; both must have norm 1 there.
+
+    Args:
+        labels: a tensor or array.
+        predictions: a floating tensor of its shape.
+        axis: the axis.
+        dim: the older name of axis.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE one loss for each row).
 
     Raises:
-        GraphError: there is no axis; `dim` is its older name.
+        GraphError: the axis is missing, the shapes differ, or weights do not broadcast.
     """
     along = dim if axis is None else axis
     if along is None:
@@ -240,7 +340,24 @@ def log_loss(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """Cross entropy of predicted probabilities, entry by entry, epsilon keeping the logarithm finite."""
+    """Cross entropy of predicted probabilities, entry by entry; weighted and reduced.
+
+    Args:
+        labels: a tensor or array of 0 to 1.
+        predictions: probabilities, a floating tensor of its shape.
+        epsilon: added inside the logarithms to keep them finite.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of predictions).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+    """
     labels, predictions = _pair(labels, predictions, "log_loss")
     losses = -labels * log(predictions + epsilon) - (1 - labels) * log(1 - predictions + epsilon)
     return compute_weighted_loss(losses, weights, scope or "log_loss", loss_collection, reduction)
@@ -255,7 +372,24 @@ def sigmoid_cross_entropy(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """Cross entropy of each class by itself; label_smoothing moves labels towards 1/2 by that share."""
+    """Sigmoid cross entropy of each entry, for classes that do not exclude one another; weighted and reduced.
+
+    Args:
+        multi_class_labels: probabilities, of the shape of logits.
+        logits: a floating tensor [n, classes].
+        label_smoothing: moves labels towards 1/2 by this fraction.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of the shape of logits).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+    """
     labels, logits = _pair(multi_class_labels, logits, "sigmoid_cross_entropy")
     if label_smoothing:
         labels = labels * (1 - label_smoothing) + 0.5 * label_smoothing
@@ -273,7 +407,24 @@ def softmax_cross_entropy(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """Cross entropy of each example; label_smoothing spreads that share of a label over all classes."""
+    """Softmax cross entropy of each example; weighted and reduced.
+
+    Args:
+        onehot_labels: probabilities, of the shape of logits.
+        logits: a floating tensor [n, classes].
+        label_smoothing: spreads this fraction of a label over all classes.
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of shape [n]).
+
+    Raises:
+        GraphError: the shapes differ, or weights do not broadcast.
+    """
     labels, logits = _pair(onehot_labels, logits, "softmax_cross_entropy")
     if label_smoothing:
         classes = logits.shape.as_list()[-1]
@@ -293,7 +444,24 @@ def sparse_softmax_cross_entropy(
     loss_collection: str | None = GraphKeys.LOSSES,
     reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
 ) -> Tensor:
-    """Cross entropy of each example, labels being class numbers [...] or [..., 1], as weights may be too."""
+    """Softmax cross entropy of each example, labels being class numbers; weighted and reduced.
+
+    Args:
+        labels: integers [...] or [..., 1]; weights may have either shape too.
+        logits: a floating tensor [..., classes].
+        weights: a number, or a tensor that broadcasts to the losses: their rank, and their sizes or 1.
+        scope: name scope of the operations.
+        loss_collection: graph collection that the loss joins; None for none.
+        reduction: one of dt.losses.Reduction; by default the sum divided by the number of weights that are
+            not 0.
+
+    Returns:
+        Tensor: a scalar (with Reduction.NONE of shape [...]).
+
+    Raises:
+        GraphError: the shapes do not fit, or weights do not broadcast.
+        InvalidArgumentError: while running, for a label that is no class.
+    """
     labels, logits = convert_to_tensor(labels), convert_to_tensor(logits)
     if labels.shape.ndims is not None and labels.shape.ndims == logits.shape.ndims:
         sizes = [-1 if d is None else d for d in labels.shape.as_list()[:-1]]
@@ -308,32 +476,69 @@ def sparse_softmax_cross_entropy(
 
 # -- the collection --------------------------------------------------------------------------------------
 def add_loss(loss: Tensor, loss_collection: str | None = GraphKeys.LOSSES) -> None:
-    """Keep a loss in the collection that get_total_loss adds up."""
+    """Add a loss to the collection that get_total_loss sums up.
+
+    Args:
+        loss: a scalar tensor.
+        loss_collection: name of the collection; None adds it nowhere.
+    """
     if loss_collection is not None:
         get_default_graph().add_to_collection(loss_collection, loss)
 
 
 def get_losses(scope: str | None = None, loss_collection: str = GraphKeys.LOSSES) -> list[Tensor]:
-    """The losses made so far, of those whose name `scope` matches."""
+    """The losses in a collection, a list of tensors.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+        loss_collection: name of the collection.
+
+    Returns:
+        list: scalar tensors.
+    """
     return get_default_graph().get_collection(loss_collection, scope)
 
 
 def get_regularization_losses(scope: str | None = None) -> list[Tensor]:
-    """What the regularizers of variables add to the loss."""
+    """The losses that regularizers of variables made, a list of tensors.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: scalar tensors.
+    """
     return get_default_graph().get_collection(GraphKeys.REGULARIZATION_LOSSES, scope)
 
 
 def get_regularization_loss(
     scope: str | None = None, name: str | None = "total_regularization_loss"
 ) -> Tensor:
-    """The sum of get_regularization_losses, 0 where there are none."""
+    """The sum of get_regularization_losses, a scalar; 0 if there are none.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar.
+    """
     return _sum(get_regularization_losses(scope), name)
 
 
 def get_total_loss(
     add_regularization_losses: bool = True, name: str = "total_loss", scope: str | None = None
 ) -> Tensor:
-    """The sum of all losses, and of the regularization losses."""
+    """The sum of all losses, a scalar.
+
+    Args:
+        add_regularization_losses: whether those of regularizers are included.
+        scope: only losses whose name starts with a match of this regular expression.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar.
+    """
     regularization = get_regularization_losses(scope) if add_regularization_losses else []
     return _sum(get_losses(scope) + regularization, name)
 

@@ -228,9 +228,14 @@ def paragraphs(doc: str) -> Iterator[str]:
         if all(line.startswith("    ") for line in lines) and not _ITEM.match(lines[0].strip()):
             yield "```python\n" + "\n".join(line[4:] for line in lines) + "\n```"
             continue
-        if re.fullmatch(r"(Raises|Args|Arguments|Returns|Example|Examples|Source|Attributes):", lines[0]):
+        if re.fullmatch(
+            r"(Raises|Args|Arguments|Returns|Yields|Example|Examples|Source|Attributes):", lines[0]
+        ):
             yield f"**{lines[0][:-1]}**"
-            lines = lines[1:]
+            lines = inspect.cleandoc("\n".join(lines[1:])).splitlines()
+        if lines and lines[0].startswith(">>> "):
+            yield "\n".join(["```pycon", *lines, "```"])
+            continue
         text: list[str] = []
         items = False
         for line in inspect.cleandoc("\n".join(lines)).splitlines():

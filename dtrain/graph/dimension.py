@@ -8,7 +8,10 @@ from dtrain.errors import GraphError
 
 
 class Dimension:
-    """A size: Dimension(784) is an int with `.value`, Dimension(None) one that is fed later.
+    """One size of a shape: Dimension(784) is an int with `.value`; Dimension(None) is known at the run.
+
+    Args:
+        value: an integer >= 0, or None.
 
     Raises:
         GraphError: the size is negative.

@@ -10,7 +10,14 @@ from dtrain.errors import GraphError
 
 
 class DType:
-    """A tensor's element type; equal to its name and to its NumPy dtype (`t.dtype == "float32"`)."""
+    """The element type of a tensor, such as dt.float32.
+
+    It equals its name and its NumPy dtype: `t.dtype == "float32"`.
+
+    Args:
+        name: TensorFlow's name of the type.
+        numpy: the NumPy dtype.
+    """
 
     __slots__ = ("as_numpy_dtype", "name", "numpy")
 
@@ -98,10 +105,20 @@ DTypeLike = DType | str | type | np.dtype
 
 
 def as_dtype(value: Any) -> DType:
-    """The DType of a DType, a name ("float" is float32, as in TensorFlow 1), a NumPy dtype or a Python type.
+    """The DType of a value that names one.
+
+    Args:
+        value: a DType, a name ("float" is float32, as in TensorFlow 1), a NumPy dtype or a Python type.
+
+    Returns:
+        DType: the type.
 
     Raises:
         GraphError: there is no such type.
+
+    Example:
+        >>> dt.as_dtype("float") == dt.float32
+        True
     """
     if isinstance(value, DType):
         return value

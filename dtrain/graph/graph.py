@@ -94,7 +94,13 @@ class TensorLike:
 
 
 class Tensor(TensorLike):
-    """One output of one operation. Its value exists only inside Session.run."""
+    """One output of one operation. Its value exists only inside Session.run.
+
+    Args:
+        op: the operation.
+        index: its place among the operation's outputs.
+        spec: its shape and dtype.
+    """
 
     __slots__ = ("index", "op", "spec")
     op: Operation
@@ -160,9 +166,16 @@ class Tensor(TensorLike):
 
 
 class Operation:
-    """A node: a kind of op (what it computes), the tensors that it reads, and those that it makes.
+    """A node of the graph: what it computes, the tensors that it reads, and those that it makes.
 
-    control_inputs run before it without handing it a value. source is the user's own line that made it.
+    Args:
+        graph: the graph it is in.
+        name: its unique name there.
+        kind: the op that it computes.
+        inputs: tensors that it reads.
+        control_inputs: operations that run before it and pass it no value.
+        specs: shapes and dtypes of its outputs.
+        source: the line of the user's program that made it.
     """
 
     __slots__ = ("control_inputs", "graph", "id", "inputs", "kind", "name", "outputs", "source")
@@ -502,7 +515,7 @@ def _stack() -> list[Graph]:
 
 
 def get_default_graph() -> Graph:
-    """The graph that lines written now build into."""
+    """The graph to which new operations are added."""
     return _stack()[-1]
 
 
@@ -518,32 +531,61 @@ def reset_default_graph() -> None:
 
 
 def name_scope(name: str | None, default_name: str | None = None, values: Any = None) -> Any:
-    """`with name_scope("layer1"):` prefixes the names made inside with 'layer1/'. values is not needed."""
+    """`with name_scope("layer1"):` the names made inside start with 'layer1/'.
+
+    Args:
+        name: the scope; one that ends in '/' is entered again, None takes default_name.
+        default_name: the scope where name is None.
+        values: accepted for TensorFlow 1; without effect.
+    """
     return get_default_graph().name_scope(name or default_name)
 
 
 def control_dependencies(operations: Iterable[Any] | None) -> Any:
-    """Operations built inside run after these; None lifts what the blocks around ask for."""
+    """`with control_dependencies([a, b]):` operations built inside run after these.
+
+    Args:
+        operations: operations or tensors; None lifts the dependencies of the blocks around.
+    """
     return get_default_graph().control_dependencies(operations)
 
 
 def add_to_collection(name: str, value: Any) -> None:
-    """Append a value to a collection of the default graph."""
+    """Append a value to a collection of the default graph.
+
+    Args:
+        name: the collection, such as dt.GraphKeys.LOSSES.
+        value: any object.
+    """
     get_default_graph().add_to_collection(name, value)
 
 
 def add_to_collections(names: str | Iterable[str], value: Any) -> None:
-    """Append a value to several collections of the default graph."""
+    """Append a value to several collections of the default graph.
+
+    Args:
+        names: names of the collections, or one name.
+        value: any object.
+    """
     get_default_graph().add_to_collections(names, value)
 
 
 def get_collection(key: str, scope: str | None = None) -> list[Any]:
-    """What the default graph's collection holds; with a scope only what is named so at its start."""
+    """The values in a collection of the default graph, as a new list.
+
+    Args:
+        key: name of the collection.
+        scope: only values whose name starts with a match of this regular expression.
+    """
     return get_default_graph().get_collection(key, scope)
 
 
 def get_collection_ref(key: str) -> list[Any]:
-    """The default graph's collection itself, to change in place."""
+    """A collection of the default graph itself: changes of the list change the collection.
+
+    Args:
+        key: name of the collection.
+    """
     return get_default_graph().get_collection_ref(key)
 
 
@@ -556,7 +598,7 @@ def session_stack() -> list[Any]:
 
 
 def get_default_session() -> Any:
-    """The session whose block this line is in, or None."""
+    """The session whose `with` block is active in this thread, or None."""
     stack = session_stack()
     return stack[-1] if stack else None
 
@@ -586,7 +628,11 @@ def session_for(graph: Graph, session: Any, what: str) -> Any:
 
 
 def set_random_seed(seed: int | None) -> None:
-    """Make all random ops of the default graph reproducible."""
+    """Make all random ops of the default graph reproducible, on any number of ranks.
+
+    Args:
+        seed: an int; None makes each run different.
+    """
     get_default_graph().seed = None if seed is None else int(seed)
 
 

@@ -26,7 +26,14 @@ DECIDERS = "deciders"
 
 @dataclass(frozen=True)
 class NodeDef:
-    """One operation: its name, its op's, its inputs' ('^name' is one that it only waits for), attributes."""
+    """One operation of a GraphDef.
+
+    Args:
+        name: the operation's name.
+        op: the name of its op.
+        input: names of its inputs; '^name' is a control dependency.
+        attr: its attributes.
+    """
 
     name: str
     op: str
@@ -43,7 +50,11 @@ class NodeDef:
 
 @dataclass(frozen=True)
 class GraphDef:
-    """All operations of a graph, in the order they were made."""
+    """All operations of a graph, in the order in which they were made.
+
+    Args:
+        node: a NodeDef for each operation.
+    """
 
     node: list[NodeDef] = field(default_factory=list)
 

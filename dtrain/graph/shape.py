@@ -14,9 +14,12 @@ Dims = tuple[int | None, ...] | None
 
 
 class TensorShape:
-    """The shape of a tensor in the graph; a size fed later is None and prints as '?'.
+    """The shape of a tensor in the graph; a size that is known at the run is None and prints as '?'.
 
-    As in TensorFlow 1 an entry is a Dimension: an int, or what equals None. as_list() gives ints and Nones.
+    As in TensorFlow 1 an entry is a Dimension: an int, or what equals None. as_list() returns ints and Nones.
+
+    Args:
+        dims: sizes, ints or None; None for a shape of unknown rank.
     """
 
     __slots__ = ("dims",)

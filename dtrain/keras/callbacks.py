@@ -209,7 +209,12 @@ class Following(Observer):
 
 # -- the callbacks ---------------------------------------------------------------------------------------
 class History(Callback):
-    """What fit returns: history is {name: one number for each epoch}, epoch the numbers of the epochs."""
+    """What fit returns.
+
+    Attributes:
+        history: {name: one number for each epoch}.
+        epoch: the numbers of the epochs.
+    """
 
     state = ("epoch", "history")
 
@@ -231,7 +236,13 @@ class History(Callback):
 
 
 class LambdaCallback(Callback):
-    """Functions as a callback: LambdaCallback(on_epoch_end=lambda epoch, logs: ...)."""
+    """Functions as a callback: LambdaCallback(on_epoch_end=lambda epoch, logs: ...).
+
+    Args:
+        on_epoch_begin, on_epoch_end: functions of (epoch, logs).
+        on_batch_begin, on_batch_end, on_train_batch_begin, on_train_batch_end: functions of (batch, logs).
+        on_train_begin, on_train_end: functions of (logs).
+    """
 
     def __init__(
         self,
@@ -259,7 +270,12 @@ class TerminateOnNaN(Callback):
 
 
 class LearningRateScheduler(Callback):
-    """Sets the learning rate at the start of each epoch, to schedule(epoch) or schedule(epoch, rate)."""
+    """Sets the learning rate at the start of each epoch.
+
+    Args:
+        schedule: a function of (epoch) or (epoch, rate) that returns the rate.
+        verbose: 1 prints the rate.
+    """
 
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         self.schedule, self.verbose = schedule, verbose
@@ -322,13 +338,18 @@ class _Monitor(Callback):
 
 
 class EarlyStopping(_Monitor):
-    """Stops after `patience` epochs in a row without improvement.
+    """Stops after a number of epochs in a row without improvement.
 
     Args:
-        min_delta: what counts as one. baseline: what counts has to be better than this, too.
-        restore_best_weights: whether the model has the weights of its best epoch when fit ends, whatever
-            ends it; of a resumed fit its best epoch since.
-        start_from_epoch: the first epoch that is looked at, counted from 0.
+        monitor: the number that is watched, by its name in logs.
+        min_delta: the least change that is an improvement.
+        patience: epochs without improvement after which it stops.
+        verbose: 1 prints when it stops.
+        mode: 'min', 'max', or 'auto', which follows from the name.
+        baseline: improvements must also be better than this.
+        restore_best_weights: whether the model gets the weights of its best epoch when fit ends, whatever
+            ends it; in a resumed fit the best epoch since.
+        start_from_epoch: the first epoch that is watched, counted from 0.
     """
 
     state = ("best", "wait", "stopped_epoch", "best_epoch")
@@ -379,11 +400,17 @@ class EarlyStopping(_Monitor):
 
 
 class ReduceLROnPlateau(_Monitor):
-    """Multiplies the learning rate by factor after `patience` epochs in a row without improvement.
+    """Multiplies the learning rate by a factor after a number of epochs in a row without improvement.
 
     Args:
-        min_delta: what counts as one. cooldown: epochs after a reduction that are not counted. min_lr: the
-            least.
+        monitor: the number that is watched, by its name in logs.
+        factor: a number < 1.
+        patience: epochs without improvement.
+        verbose: 1 prints when it reduces the rate.
+        mode: 'min', 'max', or 'auto', which follows from the name.
+        min_delta: the least change that is an improvement.
+        cooldown: epochs after a reduction that are not counted.
+        min_lr: lower bound of the rate.
     """
 
     state = ("best", "wait", "cooling")
@@ -435,8 +462,11 @@ class ModelCheckpoint(_Monitor):
 
     Args:
         filepath: may hold {epoch}, counted from 1, and names of logs: "weights.{epoch:02d}-{val_loss:.2f}".
-        save_best_only: only where the monitored number improves, over all fits that this object is given to.
-        save_weights_only: save_weights in place of save.
+        monitor: the number that is watched, by its name in logs.
+        verbose: 1 prints when it saves.
+        save_best_only: only where the number improves, over all fits that use this object.
+        save_weights_only: save_weights instead of save.
+        mode: 'min', 'max', or 'auto', which follows from the name.
         period: epochs between two files.
     """
 
@@ -503,7 +533,9 @@ class CSVLogger(Callback):
     """Writes the numbers of each epoch as a line of a file.
 
     Args:
-        separator: between the columns. append: whether lines go behind those that are there.
+        filename: the file.
+        separator: between the columns.
+        append: whether lines are added to those in the file.
     """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
@@ -533,19 +565,21 @@ class TensorBoard(Callback):
     """Writes the numbers of each epoch for TensorBoard, and the graph.
 
     Args:
-        log_dir: the folder. write_graph: whether the model's graph is shown.
+        log_dir: the folder.
         histogram_freq: epochs between two histograms of each weight; 0 writes none.
-        write_images: whether weights of one or two axes are shown as images, with the histograms.
+        batch_size: accepted for Keras 2; without effect.
+        write_graph: whether the model's graph is shown.
+        write_grads: only False.
         update_freq: 'epoch', or 'batch' for the loss of each batch too.
+        write_images: whether weights of one or two axes are shown as images, with the histograms.
         embeddings_freq: epochs between two sets of vectors for TensorBoard's projector, of which the last
-            stays; 0 writes none. embeddings_data: examples, of which the outputs of the layers named in
-            embeddings_layer_names are shown; without it the weights of those layers, by default of all
-            Embedding layers. embeddings_metadata: a file of labels, or a dict of one for each layer.
+            stays; 0 writes none.
+        embeddings_layer_names: layers whose outputs, or weights, are shown; by default all Embedding layers.
+        embeddings_metadata: a file of labels, or a dict of one for each layer.
+        embeddings_data: examples whose outputs are shown; without it the layers' weights are.
 
-    write_grads is not supported.
-
-    Raises, in fit:
-        EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written.
+    Raises:
+        EnvironmentProblem: in fit, if TensorBoard is not installed or the folder cannot be written.
     """
 
     state = ("_steps",)

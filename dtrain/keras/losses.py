@@ -96,9 +96,13 @@ def same_rank(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Loss:
-    """Base of the losses. A subclass says `each`, and `labels` where labels are not like the output.
+    """Base of the losses. A subclass defines `each`, and `labels` where labels are not like the output.
 
-    name: as compile takes it. after: the activation that its probabilities come from, or ''.
+    Called with (y_true, y_pred, sample_weight=None) a loss is the mean over all examples, a scalar tensor.
+
+    Attributes:
+        name: its name for compile.
+        after: the activation that its probabilities come from, or ''.
     """
 
     name: ClassVar[str] = ""
@@ -189,7 +193,11 @@ class _CrossEntropy(Loss):
 
 
 class SparseCategoricalCrossentropy(_CrossEntropy):
-    """-log(probability of the label); labels are class numbers [batch] or [batch, 1]."""
+    """-log(probability of the label), labels being class numbers [batch] or [batch, 1].
+
+    Args:
+        from_logits: whether outputs are logits instead of probabilities.
+    """
 
     name, after = "sparse_categorical_crossentropy", "softmax"
 
@@ -227,9 +235,14 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
 
 
 class CategoricalCrossentropy(_CrossEntropy):
-    """-sum(labels * log(probabilities)); labels are rows of probabilities, mostly with a single 1.
+    """-sum(labels * log(probabilities)), labels being rows of probabilities, mostly with a single 1.
 
-    label_smoothing: this share of each label is spread evenly over the classes.
+    Args:
+        from_logits: whether outputs are logits instead of probabilities.
+        label_smoothing: this fraction of each label is spread evenly over the classes.
+
+    Raises:
+        UsageError: label_smoothing is not in 0..1.
     """
 
     name, after = "categorical_crossentropy", "softmax"
@@ -256,7 +269,15 @@ class CategoricalCrossentropy(_CrossEntropy):
 
 
 class BinaryCrossentropy(_CrossEntropy):
-    """The mean over an example's outputs of -log(probability of its label, which is 0 or 1)."""
+    """The mean over an example's outputs of -log(probability of the label), labels being 0 or 1.
+
+    Args:
+        from_logits: whether outputs are logits instead of probabilities.
+        label_smoothing: moves labels towards 1/2 by this fraction.
+
+    Raises:
+        UsageError: label_smoothing is not in 0..1.
+    """
 
     name, after = "binary_crossentropy", "sigmoid"
 
@@ -329,7 +350,14 @@ class MeanAbsoluteError(Loss):
 
 
 class Huber(Loss):
-    """Half the squared error up to an error of delta and from there on linear; the mean over the outputs."""
+    """Half the squared error up to an error of delta, linear above it (Huber 1964); mean over outputs.
+
+    Args:
+        delta: a number > 0.
+
+    Raises:
+        UsageError: delta is not positive.
+    """
 
     name = "huber"
 
@@ -401,7 +429,7 @@ class SquaredHinge(Loss):
 
 
 class CategoricalHinge(Loss):
-    """max(1 + the largest output of another class - that of the label's, 0)."""
+    """max(1 + largest output of another class - output of the label's class, 0); labels are one-hot."""
 
     name = "categorical_hinge"
 
@@ -468,8 +496,13 @@ def _function(loss: Loss) -> Callable[[Any, Any], Tensor]:
     def function(y_true: Any, y_pred: Any) -> Tensor:
         return loss.each(*loss._compared(y_true, y_pred))
 
-    function.__name__ = loss.name
-    function.__doc__ = f"{type(loss).__name__}, for each example."
+    function.__name__ = function.__qualname__ = loss.name
+    function.__doc__ = (
+        f"{(loss.__doc__ or '').split(chr(10))[0]}\n\n"
+        f"The loss of each example; dt.keras.losses.{type(loss).__name__} is the mean over examples.\n\n"
+        "Args:\n    y_true: the labels.\n    y_pred: the outputs [batch, ...].\n\n"
+        "Returns:\n    Tensor: [batch], or [batch, ...] where outputs have more axes.\n"
+    )
     function.loss = loss  # type: ignore[attr-defined]  # a function has attributes
     return function
 
@@ -534,7 +567,17 @@ _NAMES = Names(
 
 
 def get(identifier: Any) -> Any:
-    """The loss of a name, of a function (y_true, y_pred), or itself; raises UsageError for other names."""
+    """The loss of a name.
+
+    Args:
+        identifier: a name such as "mse", a function (y_true, y_pred), or a Loss, which is returned itself.
+
+    Returns:
+        Loss: the loss.
+
+    Raises:
+        UsageError: there is no loss of this name.
+    """
     found = _NAMES.get(identifier)
     if found is None or isinstance(found, Loss):
         return found

@@ -89,8 +89,11 @@ __getattr__ = module_getattr("tf.keras.metrics")
 class Metric:
     """Base of the metrics.
 
-    name: what logs and History call it. direction: 'up' or 'down', where it is better, or '' if that is not
-    known.
+    Args:
+        name: its name in logs and History.
+
+    Attributes:
+        direction: 'up' or 'down', where it is better, or '' if that is not known.
     """
 
     direction = ""
@@ -115,7 +118,12 @@ class Metric:
 
 
 class Mean(Metric):
-    """The (weighted) mean of a function of (labels, output) that gives a value for each example."""
+    """The (weighted) mean of a function of labels and output.
+
+    Args:
+        function: from (labels, output) to a value for each example.
+        name: its name in logs; by default the function's.
+    """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Any], name: str | None = None) -> None:
         super().__init__(name or str(getattr(function, "__name__", "mean")))
@@ -165,27 +173,60 @@ def _classes(y: Any, p: Tensor) -> Tensor:
 
 
 def sparse_categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
-    """1 where the largest output is that of the label, a class number, else 0: float32."""
+    """1 where the largest output is that of the label, else 0.
+
+    Args:
+        y_true: class numbers [...] or [..., 1].
+        y_pred: outputs [..., classes].
+
+    Returns:
+        Tensor: float32 [...].
+    """
     p = convert_to_tensor(y_pred)
     return cast(equal(cast(argmax(_scores(p), -1), "int32"), _classes(y_true, p)), "float32")
 
 
 def categorical_accuracy(y_true: Any, y_pred: Any) -> Tensor:
-    """1 where the largest output is where the label has its largest entry, else 0: float32."""
+    """1 where the largest output is where the label has its largest entry, else 0.
+
+    Args:
+        y_true: labels [..., classes].
+        y_pred: outputs [..., classes].
+
+    Returns:
+        Tensor: float32 [...].
+    """
     return sparse_categorical_accuracy(y_true, y_pred)
 
 
 def binary_accuracy(y_true: Any, y_pred: Any, threshold: float = 0.5) -> Tensor:
-    """1 where the label is 1 and the output above the threshold, or 0 and the output not; else 0: float32.
+    """1 where the label is 1 and the output above the threshold, or 0 and the output not; else 0.
 
-    As in Keras a label that is neither 0 nor 1 is never met.
+    As in Keras a label that is neither 0 nor 1 is always counted as wrong.
+
+    Args:
+        y_true: labels, 0 or 1.
+        y_pred: outputs of the same shape.
+        threshold: a number.
+
+    Returns:
+        Tensor: float32, of the shape of y_true.
     """
     y, p = losses.same_rank(convert_to_tensor(y_true), convert_to_tensor(y_pred))
     return cast(equal(y, cast(greater(p, threshold), y.dtype)), "float32")
 
 
 def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
-    """1 where the label, a class number, is among the k largest outputs, else 0: float32, like the labels."""
+    """1 where the label is among the k largest outputs, else 0.
+
+    Args:
+        y_true: class numbers [...] or [..., 1].
+        y_pred: outputs [..., classes].
+        k: an int.
+
+    Returns:
+        Tensor: float32, of the shape of y_true.
+    """
     y, p = convert_to_tensor(y_true), convert_to_tensor(y_pred)
     (classes,), numbers = as_static(tuple(p.shape.as_list()[-1:])), _classes(y, p)
     found = in_top_k(reshape(_scores(p), [-1, classes]), reshape(numbers, [-1]), min(k, classes))
@@ -193,7 +234,16 @@ def sparse_top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> T
 
 
 def top_k_categorical_accuracy(y_true: Any, y_pred: Any, k: int = 5) -> Tensor:
-    """1 where the place of the label's largest entry is among the k largest outputs, else 0: float32."""
+    """1 where the label's largest entry is among the k largest outputs, else 0.
+
+    Args:
+        y_true: labels [..., classes].
+        y_pred: outputs [..., classes].
+        k: an int.
+
+    Returns:
+        Tensor: float32 [...].
+    """
     return sparse_top_k_categorical_accuracy(y_true, y_pred, k)
 
 
@@ -207,21 +257,34 @@ class _Accuracy(Mean):
 
 
 class SparseCategoricalAccuracy(_Accuracy):
-    """The share of examples whose largest output is that of the label."""
+    """The fraction of examples whose largest output is that of the label, a class number.
+
+    Args:
+        name: its name in logs.
+    """
 
     def __init__(self, name: str = "sparse_categorical_accuracy") -> None:
         super().__init__(sparse_categorical_accuracy, name)
 
 
 class CategoricalAccuracy(_Accuracy):
-    """The share of examples whose largest output is where the label has its largest entry."""
+    """The fraction of examples whose largest output is where the label has its largest entry.
+
+    Args:
+        name: its name in logs.
+    """
 
     def __init__(self, name: str = "categorical_accuracy") -> None:
         super().__init__(categorical_accuracy, name)
 
 
 class BinaryAccuracy(_Accuracy):
-    """The share of outputs above the threshold whose label is 1, and not above it whose label is 0."""
+    """The fraction of outputs on the right side of the threshold: above it for label 1, else for label 0.
+
+    Args:
+        name: its name in logs.
+        threshold: a number.
+    """
 
     def __init__(self, name: str = "binary_accuracy", threshold: float = 0.5) -> None:
         super().__init__(lambda y, p: binary_accuracy(y, p, threshold), name)
@@ -232,7 +295,12 @@ class BinaryAccuracy(_Accuracy):
 
 
 class TopKCategoricalAccuracy(_Accuracy):
-    """The share of examples whose label is among the k largest outputs."""
+    """The fraction of examples whose label, a row with a single 1, is among the k largest outputs.
+
+    Args:
+        k: an int.
+        name: its name in logs.
+    """
 
     def __init__(self, k: int = 5, name: str = "top_k_categorical_accuracy") -> None:
         super().__init__(lambda y, p: top_k_categorical_accuracy(y, p, k), name)
@@ -243,7 +311,12 @@ class TopKCategoricalAccuracy(_Accuracy):
 
 
 class SparseTopKCategoricalAccuracy(TopKCategoricalAccuracy):
-    """The share of examples whose label is among the k largest outputs."""
+    """The fraction of examples whose label, a class number, is among the k largest outputs.
+
+    Args:
+        k: an int.
+        name: its name in logs.
+    """
 
     def __init__(self, k: int = 5, name: str = "sparse_top_k_categorical_accuracy") -> None:
         super().__init__(k, name)
@@ -302,7 +375,15 @@ def _marked(y: Tensor) -> Tensor:
 
 
 class Precision(_Counting):
-    """Of the outputs above the threshold, the share whose label is not 0; 0 where there are none."""
+    """Of the outputs above the threshold, the fraction whose label is not 0; 0 where there are none.
+
+    Args:
+        thresholds: one number of 0..1, by default 0.5.
+        name: its name in logs.
+
+    Raises:
+        UsageError: thresholds is not such a number.
+    """
 
     def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
         y, p, w = _decisions(y, p, weights, dtype)
@@ -311,7 +392,15 @@ class Precision(_Counting):
 
 
 class Recall(_Counting):
-    """Of the outputs whose label is not 0, the share above the threshold; 0 where there are none."""
+    """Of the outputs whose label is not 0, the fraction above the threshold; 0 where there are none.
+
+    Args:
+        thresholds: one number of 0..1, by default 0.5.
+        name: its name in logs.
+
+    Raises:
+        UsageError: thresholds is not such a number.
+    """
 
     def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
         y, p, w = _decisions(y, p, weights, dtype)
@@ -320,7 +409,12 @@ class Recall(_Counting):
 
 
 class AUC(Metric):
-    """The area under the ROC curve, by trapezoids between num_thresholds points as in Keras.
+    """The area under the ROC curve, by trapezoids as in Keras.
+
+    Args:
+        num_thresholds: points of the curve, an int >= 2.
+        curve: only 'ROC'.
+        name: its name in logs.
 
     Raises:
         UsageError: num_thresholds is below 2, or curve is not 'ROC'.
@@ -393,10 +487,15 @@ _NAMES = Names(
 
 
 def get(identifier: Any) -> Metric:
-    """The metric of a name, a function (y_true, y_pred) or itself.
+    """The metric of a name.
 
-    'accuracy' is Keras's choice, whatever the loss: binary_accuracy where there is one output, else
-    sparse_categorical_accuracy where labels are class numbers, else categorical_accuracy.
+    Args:
+        identifier: a name, a function (y_true, y_pred), or a Metric, which is returned itself. 'accuracy' is,
+            as in Keras and whatever the loss: binary_accuracy for one output, else
+            sparse_categorical_accuracy for class numbers, else categorical_accuracy.
+
+    Returns:
+        Metric: the metric.
 
     Raises:
         UsageError: there is no such metric.

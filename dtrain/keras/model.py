@@ -41,17 +41,19 @@ from dtrain.train.state import Progress
 
 
 class Model(Topology):
-    """The network between inputs, tensors that Input() gave, and outputs, made of them by calls of layers.
+    """A network from inputs, tensors that Input() returned, to outputs, made of them by calls of layers.
 
-    Several inputs or outputs are lists. Or a class of one's own with a method `call`, whose layers are its
-    attributes, and which fit or build completes.
+    Or a base class: a subclass defines `call`, its attributes are its layers, and fit or build completes it.
 
-    A model lives in the graph of its inputs, with the models that it shares layers with. Its random numbers
-    follow from dt.set_random_seed, where that was called before. Any thread may call it: steps follow one
+    A model is in the graph of its inputs, with the models that it shares layers with. Its random numbers
+    follow from dt.set_random_seed, if that was called before. Any thread may call it: steps follow one
     another, and each is as if it were alone. On several ranks every method is collective: each rank calls it,
     from one thread and with the same arrays, and gets the same results.
 
     Args:
+        inputs: a tensor, or a list of them.
+        outputs: a tensor, or a list of them.
+        name: name of the model.
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto; by default $DTRAIN_DEVICE, else cpu.
         config: options of its session, such as ConfigProto(check_numerics=True).
@@ -181,22 +183,25 @@ class Model(Topology):
         target_tensors: Any = None,
         **options: Any,
     ) -> None:
-        """Say how the model is trained and measured; the optimizer's state starts anew.
+        """Set how the model is trained and measured; the optimizer's state starts anew.
+
+        Whether the loss fits the last layer is checked at its first use: a generator may be compiled with any
+        loss,
+        and be trained only as part of another model.
 
         Args:
             optimizer: a name such as 'adam', or an object of dt.keras.optimizers or dt.train.
-            loss: a name, an object of dt.keras.losses, or a function (y_true, y_pred); of several outputs a
-                list, or a dict by their names, in which None is no loss. None where add_loss says all.
-            metrics: names, objects or functions; 'accuracy' is the one that fits the loss. weighted_metrics:
-                those that sample_weight and class_weight weigh. Of several outputs a list for each, a dict by
-                their names, or some that each output has.
-            loss_weights: factors of the outputs' losses, as a list or a dict.
-            target_tensors: a tensor of the labels, or a list of one for each output, where fit is given none
+            loss: a name, an object of dt.keras.losses, or a function (y_true, y_pred); for several outputs a
+                list, or a dict by their names, in which None is no loss. None where add_loss defines the
+                loss.
+            metrics: names, objects or functions; 'accuracy' is the one that fits the loss. For several
+                outputs a list for each, a dict by their names, or some for every output.
+            weighted_metrics: metrics that sample_weight and class_weight apply to.
+            loss_weights: factors of the outputs' losses, a list or a dict.
+            sample_weight_mode: only None.
+            target_tensors: a tensor of the labels, or a list of one for each output, if fit is given none
                 because the inputs are tensors, too: Input(tensor=...).
-            options: run_eagerly, jit_compile, steps_per_execution and auto_scale_loss have no meaning here.
-
-        Whether the loss fits the last layer is looked at when it is first used: a generator, say, may be
-        compiled with any, and be trained within another model alone.
+            options: accepted without effect: run_eagerly, jit_compile, steps_per_execution, auto_scale_loss.
 
         Raises:
             UsageError: one of them is not known.
@@ -324,43 +329,51 @@ class Model(Topology):
         bitwise: bool | None = None,
         **options: Any,
     ) -> History:
-        """Train; returns the History, whose history has a list for the loss and for each metric.
+        """Train the model. Collective.
 
         Args:
-            x, y: arrays of examples and labels, whole on every rank. Or x alone, which gives batches (x, y)
+            x, y: arrays of examples and labels, whole on every rank. Or x alone, which yields batches (x, y)
                 or (x, y, sample_weight), the same on every rank: a generator, another iterable, or an object
-                with __len__ and __getitem__ as keras.utils.Sequence has them. A generator that has no more
-                ends the training.
-            batch_size: examples of a step over all ranks together, 32 by default; of arrays.
-            epochs: the number of the last epoch; initial_epoch: the number of the first, counted from 0.
+                with __len__ and __getitem__ as keras.utils.Sequence has them. The end of a generator ends the
+                training.
+            batch_size: examples of a step over all ranks together, by default 32; for arrays.
+            epochs: the number of the last epoch.
             verbose: 0 prints nothing, 1 a bar for each epoch, 2 a line.
-            validation_split: the share of the examples, from the end, that is not trained on but tested after
-                each epoch. validation_data: (x, y), (x, y, sample_weight), or what gives such batches, to
-                test on instead.
-            shuffle: whether each epoch has an order of its own, a function of the seed and the epoch alone:
-                of the arrays' examples, or of a Sequence's batches.
-            class_weight: class -> weight of its examples in the loss, 1 where it is not named; those held
-                back for validation are not weighed. sample_weight: one for each, also of those held back.
-            steps_per_epoch: batches of an epoch, by default a pass; the next goes on behind them. A pass over
-                arrays or a Sequence that ends within an epoch ends it, as in Keras 3. validation_steps:
-                batches of a test, of arrays the first.
-            validation_batch_size: examples of a step of the test, with validation_steps batch_size by
-                default; without them it changes no result.
-            validation_freq: epochs from one test to the next, or the numbers of those with one, from 1.
-            run_dir: a folder in which the fit is recorded and saved as a run of `dtrain train` is, behind
-                each epoch and every checkpoint_every steps; `dtrain report` reads it. A signal to stop
-                (SIGTERM, Ctrl-C) saves and ends the program. keep: how many checkpoints stay.
-            resume: True goes on with the run in run_dir, bit for bit; 'auto' where it holds one. Batches that
-                the run has had are skipped: those of a Sequence by number, others are drawn and dropped.
-            profile: "FIRST:LAST", steps counted from 0, of which run_dir gets a timeline of all ranks,
-                trace.json, and its metrics a table of where their time went.
-            bitwise: True gives weights, losses and metrics the same bits on any number of ranks, from here on
-                in each call of the model; False does not. By default as it was, or as config= says.
-            options: Keras 2's max_queue_size, workers and use_multiprocessing have no meaning here.
+            callbacks: objects of dt.keras.callbacks.
+            validation_split: the fraction of the examples, from the end, that is tested after each epoch
+                instead of trained on.
+            validation_data: (x, y), (x, y, sample_weight), or what yields such batches, to test on instead.
+            shuffle: whether each epoch has its own order, a function of the seed and the epoch alone: of the
+                arrays' examples, or of a Sequence's batches.
+            class_weight: class -> weight of its examples in the loss, by default 1; not for validation.
+            sample_weight: one weight for each example, also for validation_split's.
+            initial_epoch: the number of the first epoch, counted from 0.
+            steps_per_epoch: batches of an epoch, by default all; the next epoch continues after them. A pass
+                over arrays or a Sequence that ends within an epoch ends it, as in Keras 3.
+            validation_steps: batches of a test, of arrays the first.
+            validation_batch_size: examples of a step of the test, with validation_steps by default
+                batch_size; without them it changes no result.
+            validation_freq: epochs from one test to the next, or the numbers of those with one, counted from
+                1.
+            run_dir: a folder in which the fit is recorded and saved as a run of `dtrain train` is; `dtrain
+                report` reads it. A signal to stop (SIGTERM, Ctrl-C) saves and ends the program.
+            resume: True resumes the run in run_dir, bit for bit; 'auto' does so if there is one. Batches that
+                the run has used are skipped: those of a Sequence by number, others are drawn and dropped.
+            checkpoint_every: steps between two checkpoints in run_dir, besides one after each epoch; 0 for
+                none.
+            keep: how many checkpoints are kept.
+            profile: "FIRST:LAST", steps counted from 0: run_dir gets a timeline of all ranks, trace.json, and
+                a table of where their time went.
+            bitwise: whether every value is the same bits on any number of ranks (docs/bitwise.md), in the
+                model's later calls too; None leaves it as it is.
+            options: accepted for Keras 2 without effect: max_queue_size, workers, use_multiprocessing.
 
-        Raises, on every rank:
-            UsageError: the model is not compiled, or an argument does not fit.
-            CheckpointError: the run is to be resumed and cannot be.
+        Returns:
+            History: its history has a list for the loss and for each metric.
+
+        Raises:
+            UsageError: on every rank, if the model is not compiled, or an argument is invalid.
+            CheckpointError: on every rank, if the run cannot be resumed.
         """
         _refuse("fit", _meant(options))
         if run.for_study:
@@ -550,17 +563,21 @@ class Model(Topology):
         return_dict: bool = False,
         **options: Any,
     ) -> Any:
-        """The loss over all examples or, with metrics, a list of the loss and them (metrics_names says
-        which).
+        """The loss over all examples, and the metrics. Collective.
 
         Args:
-            x, y, sample_weight: arrays; or x alone, which gives batches, as in fit.
-            batch_size: exact over the whole set: by default large, it changes the speed and the memory, not
-                the result.
-            steps: only so many batches, of arrays each of batch_size, by default then 32.
+            x, y, sample_weight: arrays; or x alone, which yields batches, as for fit.
+            batch_size: by default large; it changes the speed and the memory, not the result.
+            verbose: 0 prints nothing.
+            steps: only so many batches; of arrays each of batch_size, by default then 32.
+            return_dict: whether to return {name: value}.
+            options: accepted for Keras 2 without effect: max_queue_size, workers, use_multiprocessing.
 
-        Raises, on every rank:
-            UsageError: the model is not compiled, or an argument does not fit.
+        Returns:
+            float or list: the loss or, with metrics, a list in the order of metrics_names.
+
+        Raises:
+            UsageError: on every rank, if the model is not compiled, or an argument is invalid.
         """
         _refuse("evaluate", _meant(options))
         source = self._tested("evaluate", (x, y, sample_weight), batch_size, steps)
@@ -581,9 +598,20 @@ class Model(Topology):
         steps: int | None = None,
         **options: Any,
     ) -> Any:
-        """The outputs for examples, in their order, float32 [n, ...]; x and steps as in evaluate.
+        """The outputs for examples, in their order. Collective.
 
-        Of several outputs a list. Of batches that are tuples the first is taken.
+        Args:
+            x: arrays, or what yields batches; of batches that are tuples the first entry.
+            batch_size: by default large; it changes the speed and the memory, not the result.
+            verbose: 0 prints nothing.
+            steps: only so many batches; of arrays each of batch_size, by default then 32.
+            options: accepted for Keras 2 without effect: max_queue_size, workers, use_multiprocessing.
+
+        Returns:
+            numpy.ndarray: float32 [n, ...]; a list of them for several outputs.
+
+        Raises:
+            UsageError: on every rank, if an argument is invalid.
         """
         _refuse("predict", _meant(options))
         source = self._tested("predict", (x,), batch_size, steps, labelled=False)
@@ -627,7 +655,15 @@ class Model(Topology):
         class_weight: Mapping[int, float] | None = None,
         return_dict: bool = False,
     ) -> Any:
-        """One step on one batch; returns what evaluate does, as of before the step."""
+        """One training step on one batch. Collective.
+
+        Args:
+            x, y, sample_weight, class_weight: arrays, as for fit.
+            return_dict: whether to return {name: value}.
+
+        Returns:
+            float or list: what evaluate returns, as of before the step.
+        """
         with self.comm.together():
             self.check_compiled("train_on_batch")
         given = data.examples(self, "train_on_batch", x, y, sample_weight, class_weight)
@@ -643,11 +679,26 @@ class Model(Topology):
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
-        """evaluate, without printing."""
+        """evaluate on one batch, without printing. Collective.
+
+        Args:
+            x, y, sample_weight: arrays, as for fit.
+            return_dict: whether to return {name: value}.
+
+        Returns:
+            float or list: what evaluate returns.
+        """
         return self.evaluate(x, y, verbose=0, sample_weight=sample_weight, return_dict=return_dict)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """predict."""
+        """predict on one batch. Collective.
+
+        Args:
+            x: an array, or several as a list.
+
+        Returns:
+            numpy.ndarray: float32 [n, ...]; a list of them for several outputs.
+        """
         return self.predict(x)
 
     # -- Keras 2's names -------------------------------------------------------------------------------
@@ -703,13 +754,18 @@ class Model(Topology):
     def save(
         self, filepath: str | os.PathLike[str], overwrite: bool = True, include_optimizer: bool = True
     ) -> None:
-        """Write the model: one safetensors file, its layers and what compile() settled as JSON in its header.
+        """Write the model to one safetensors file, with layers and compile's arguments as JSON in its header.
 
         Rank 0 writes, and needs no other rank for it once the model has its weights.
 
+        Args:
+            filepath: the file.
+            overwrite: whether an existing file is replaced.
+            include_optimizer: whether the optimizer and its state are saved.
+
         Raises:
-            EnvironmentProblem: it cannot be written. UsageError: a part has no plain form; or the file is
-                there, and overwrite is False.
+            EnvironmentProblem: it cannot be written.
+            UsageError: a part cannot be written as plain data; or the file exists, and overwrite is False.
         """
         saving.save(self, filepath, overwrite, whole=True, optimizer=include_optimizer)
 

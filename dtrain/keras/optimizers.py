@@ -109,18 +109,22 @@ class Scalar(np.lib.mixins.NDArrayOperatorsMixin):
 class Optimizer:
     """Base of the optimizers.
 
-    learning_rate, also called lr, is a number that may be changed between steps, as callbacks do: by
-    optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01), on every rank alike. A step takes
-    learning_rate / (1 + decay * iterations). iterations are the steps so far.
+    learning_rate, also called lr, may be changed between steps, as callbacks do, on every rank in the same
+    way:
+    optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01). A step uses
+    learning_rate / (1 + decay * iterations), where iterations are the steps so far.
 
     Args:
+        learning_rate: a number >= 0.
+        lr: its older name.
         decay: how fast the learning rate shrinks, as in Keras 2; Keras 3 ignores it.
-        clipnorm, clipvalue: each variable's gradient is cut to this norm, its entries to
-            -clipvalue..clipvalue.
-        global_clipnorm: the norm of all gradients together is cut to this.
+        clipnorm: the largest norm of each variable's gradient.
+        clipvalue: gradients are limited to -clipvalue..clipvalue.
+        global_clipnorm: the largest norm of all gradients together.
+        name: by default the name of the class.
 
     Raises:
-        UsageError: an argument cannot be meant.
+        UsageError: an argument is invalid.
     """
 
     def __init__(
@@ -208,9 +212,19 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent, by request with momentum (Polyak 1964) and in Nesterov's form.
+    """Gradient descent, optionally with momentum (Polyak 1964).
 
-    velocity = momentum * velocity - learning_rate * gradient: a new learning rate is that of new steps only.
+    velocity = momentum * velocity - learning_rate * gradient; a new learning rate affects new steps only.
+
+    Args:
+        learning_rate: a number >= 0.
+        momentum: a number, such as 0.9.
+        nesterov: whether to use Nesterov's form (Sutskever et al. 2013).
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
     """
 
     def __init__(
@@ -231,7 +245,20 @@ class _Velocity(graph_optimizers.MomentumOptimizer):
 
 
 class RMSprop(Optimizer):
-    """RMSProp (Tieleman & Hinton 2012), its mean square starting at 0."""
+    """RMSProp (Tieleman & Hinton 2012); its mean square starts at 0.
+
+    Args:
+        learning_rate: a number >= 0.
+        rho: decay of the mean squared gradient.
+        momentum: of the scaled gradients.
+        epsilon: a small number that keeps the denominator from 0; None is 1e-7.
+        centered: whether to scale by the variance of the gradient (Graves 2013) instead of its mean square.
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     def __init__(
         self,
@@ -255,7 +282,18 @@ class RMSprop(Optimizer):
 
 
 class Adagrad(Optimizer):
-    """Adagrad (Duchi et al. 2011), by the root of accumulator + epsilon."""
+    """Adagrad (Duchi et al. 2011): variable -= learning_rate * g / sqrt(accumulator + epsilon).
+
+    Args:
+        learning_rate: a number >= 0.
+        initial_accumulator_value: where the sums of squared gradients start, a number >= 0.
+        epsilon: a small number; None is 1e-7.
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     def __init__(
         self,
@@ -281,7 +319,18 @@ class Adagrad(Optimizer):
 
 
 class Adadelta(Optimizer):
-    """Adadelta (Zeiler 2012); the paper's own form has a learning rate of 1."""
+    """Adadelta (Zeiler 2012); the paper's own form has a learning rate of 1.
+
+    Args:
+        learning_rate: a number >= 0.
+        rho: decay of the mean squared gradients and updates.
+        epsilon: a small number that keeps the denominators from 0; None is 1e-7.
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     def __init__(
         self, learning_rate: float = 0.001, rho: float = 0.95, epsilon: float | None = 1e-7, **options: Any
@@ -312,35 +361,93 @@ class _Moments(Optimizer):
 
 
 class Adam(_Moments):
-    """Adam (Kingma & Ba 2015); arguments learning_rate, beta_1, beta_2, epsilon."""
+    """Adam (Kingma & Ba 2015), in the form of dt.train.AdamOptimizer.
+
+    Args:
+        learning_rate: a number >= 0.
+        beta_1: decay of the mean gradient.
+        beta_2: decay of the mean squared gradient.
+        epsilon: a small number that keeps the denominator from 0; None is 1e-7.
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
+
+    Example:
+        >>> dt.keras.optimizers.Adam(0.01).get_config()["beta_1"]
+        0.9
+    """
 
     _make = graph_optimizers.AdamOptimizer
 
-    def __init__(self, learning_rate: float = 0.001, *betas: float, **options: Any) -> None:
-        super().__init__(learning_rate, *betas, **options)
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float | None = 1e-7,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
 
 
 class Adamax(_Moments):
-    """AdaMax (Kingma & Ba 2015, section 7); arguments as Adam's."""
+    """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient.
+
+    Args:
+        learning_rate: a number >= 0.
+        beta_1: decay of the mean gradient.
+        beta_2: decay of the largest gradient.
+        epsilon: a small number that keeps the denominator from 0; None is 1e-7.
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     _make = graph_optimizers.AdaMaxOptimizer
 
-    def __init__(self, learning_rate: float = 0.001, *betas: float, **options: Any) -> None:
-        super().__init__(learning_rate, *betas, **options)
+    def __init__(
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float | None = 1e-7,
+        **options: Any,
+    ) -> None:
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
 
 
 class Nadam(_Moments):
-    """Nadam (Dozat 2016) with its schedule; arguments as Adam's.
+    """Nadam (Dozat 2016): Adam with Nesterov momentum and the paper's schedule.
 
     Args:
-        schedule_decay: step t takes beta_1 * (1 - 0.96 ** (schedule_decay * t) / 2) for beta_1. It is 1 in
-            Keras 3, and was 0.004 in Keras 2.
+        learning_rate: a number >= 0.
+        beta_1: decay of the mean gradient, before the schedule.
+        beta_2: decay of the mean squared gradient.
+        epsilon: a small number that keeps the denominator from 0; None is 1e-7.
+        schedule_decay: step t uses beta_1 * (1 - 0.96 ** (schedule_decay * t) / 2). It is 1 in Keras 3, and
+            was 0.004 in Keras 2.
+        options: lr, decay, clipnorm, clipvalue, global_clipnorm, name; see
+            help(dt.keras.optimizers.Optimizer).
+
+    Raises:
+        UsageError: an argument is invalid.
     """
 
     def __init__(
-        self, learning_rate: float = 0.001, *betas: float, schedule_decay: float = 1.0, **options: Any
+        self,
+        learning_rate: float = 0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float | None = 1e-7,
+        *,
+        schedule_decay: float = 1.0,
+        **options: Any,
     ) -> None:
-        super().__init__(learning_rate, *betas, **options)
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
         self.schedule_decay = float(schedule_decay)
 
     def make(self, rate: Tensor) -> graph_optimizers.Optimizer:
@@ -426,7 +533,13 @@ _NAMES = Names("optimizer", {c.__name__.lower(): c for c in _CLASSES} | {c.__nam
 
 
 def get(identifier: Any) -> Optimizer:
-    """The optimizer of a name, or the object itself, of dt.keras or dt.train.
+    """The optimizer of a name.
+
+    Args:
+        identifier: a name such as "adam", or an optimizer of dt.keras or dt.train.
+
+    Returns:
+        Optimizer: the optimizer.
 
     Raises:
         UsageError: it is neither.

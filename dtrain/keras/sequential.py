@@ -23,15 +23,25 @@ from dtrain.runtime.config import ConfigProto
 
 
 class Sequential(Model):
-    """Layers one after the other.
+    """A model of layers one after the other.
 
-    It has a graph and a session of its own until it is called on a tensor of another graph, or holds a model
-    of one: then it lives there, with its weights.
+    It has a graph and a session of its own until it is called on a tensor of another graph, or contains a
+    model
+    of one: then it is in that graph, with its weights.
 
     Args:
-        layers: the first says the shape of an example, by input_shape or as Input(shape); or fit finds it
-            out.
-        comm, device, config: as of Model.
+        layers: the first gives the shape of an example, by input_shape or as Input(shape); or fit finds it.
+        name: name of the model.
+        comm, device, config: as for Model; see help(dt.keras.Model).
+
+    Example:
+        >>> model = dt.keras.Sequential([
+        ...     dt.keras.layers.Dense(32, activation="relu", input_shape=(784,)),
+        ...     dt.keras.layers.Dense(10, activation="softmax"),
+        ... ])
+        >>> model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        >>> model.output_shape
+        (None, 10)
     """
 
     takes_one = True

@@ -441,17 +441,49 @@ class CountLike(Op):
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 def identity(input: Any, name: str | None = None) -> Tensor:
-    """The input itself, as a node of its own."""
+    """The same values, as an operation of its own.
+
+    Args:
+        input: a tensor or array.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of input.
+    """
     return apply(Identity(), input, name=name)
 
 
 def stop_gradient(input: Any, name: str | None = None) -> Tensor:
-    """The input, constant to gradients."""
+    """The same values, constant to gradients.
+
+    Args:
+        input: a tensor or array.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of input.
+    """
     return apply(StopGradient(), input, name=name)
 
 
 def reshape(tensor: Any, shape: Any, name: str | None = None) -> Tensor:
-    """A tensor under another shape; one size may be -1. Sizes may be tensors that follow from shapes."""
+    """A tensor in another shape, its entries in the same (row-major) order.
+
+    Args:
+        tensor: a tensor or array.
+        shape: ints, of which one may be -1 for what is left, or tensors that follow from shapes.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: the numbers of entries differ.
+
+    Example:
+        >>> dt.reshape(dt.zeros([2, 6]), [3, -1]).shape.as_list()
+        [3, 4]
+    """
     attributes = Attributes()
     if not isinstance(shape, TensorLike):
         shape = list(shape) if hasattr(shape, "__iter__") else [shape]
@@ -462,14 +494,40 @@ def reshape(tensor: Any, shape: Any, name: str | None = None) -> Tensor:
 
 
 def expand_dims(input: Any, axis: Any = None, name: str | None = None, dim: Any = None) -> Tensor:
-    """A size-1 axis put in before `axis` (negative counts from the end); `dim` is its older name."""
+    """A tensor with a new axis of size 1.
+
+    Args:
+        input: a tensor or array.
+        axis: the place of the new axis; negative counts from the end.
+        dim: the older name of axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: the axis is missing or out of range.
+    """
     if (axis is None) == (dim is None):
         raise GraphError("expand_dims needs axis, or by its older name dim, and not both.")
     return apply(ExpandDims(static_int(dim if axis is None else axis, "expand_dims")), input, name=name)
 
 
 def squeeze(input: Any, axis: Any = None, name: str | None = None, squeeze_dims: Any = None) -> Tensor:
-    """Without the size-1 axes given, by default without all; `squeeze_dims` is the older name of axis."""
+    """A tensor without axes of size 1.
+
+    Args:
+        input: a tensor or array.
+        axis: the axes to remove; by default all of size 1.
+        squeeze_dims: the older name of axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: an axis has another size than 1.
+    """
     if axis is not None and squeeze_dims is not None:
         raise GraphError("squeeze_dims is the older name of axis: give one of them.")
     axis = squeeze_dims if axis is None else axis
@@ -478,7 +536,23 @@ def squeeze(input: Any, axis: Any = None, name: str | None = None, squeeze_dims:
 
 
 def transpose(a: Any, perm: Any = None, name: str | None = None) -> Tensor:
-    """A tensor with its axes in the order of perm, by default reversed."""
+    """A tensor with its axes in another order.
+
+    Args:
+        a: a tensor or array.
+        perm: for each axis of the result the axis of a; by default the reverse order.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: perm is not a permutation of the axes.
+
+    Example:
+        >>> dt.transpose(dt.zeros([2, 3, 4]), [2, 0, 1]).shape.as_list()
+        [4, 2, 3]
+    """
     a = convert_to_tensor(a)
     order = range(len(a.shape))[::-1] if perm is None else static_ints(perm, "transpose")
     return apply(Transpose(tuple(order)), a, name=name)
@@ -487,8 +561,15 @@ def transpose(a: Any, perm: Any = None, name: str | None = None) -> Tensor:
 def matrix_transpose(a: Any, name: str | None = None) -> Tensor:
     """A tensor with its last two axes exchanged.
 
+    Args:
+        a: a tensor [..., m, n].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [..., n, m].
+
     Raises:
-        GraphError: its rank is unknown or less than 2.
+        GraphError: the rank is unknown or less than 2.
     """
     a = convert_to_tensor(a)
     count = len(a.shape)
@@ -498,13 +579,34 @@ def matrix_transpose(a: Any, name: str | None = None) -> Tensor:
 
 
 def broadcast_to(input: Any, shape: Any, name: str | None = None) -> Tensor:
-    """The input repeated to fill a shape, which may be a tensor that follows from shapes."""
+    """A tensor broadcast to a shape.
+
+    Args:
+        input: a tensor or array.
+        shape: ints, or a tensor that follows from shapes.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of input.
+
+    Raises:
+        GraphError: input does not broadcast to the shape.
+    """
     dims, values = as_known_dims(shape, "broadcast_to")
     return late(BroadcastTo(dims), [input], values, name)
 
 
 def fill(dims: Any, value: Any, name: str | None = None) -> Tensor:
-    """A tensor of one value, a number or a scalar tensor; a float is float32, an int int32."""
+    """A tensor of one value.
+
+    Args:
+        dims: the shape: ints, or a tensor that follows from shapes.
+        value: a number or a scalar tensor; a Python float is float32, an int int32.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of this shape.
+    """
     if isinstance(value, TensorLike):
         if value.shape not in ((), None):
             raise GraphError(f"fill: {value!r} is not a scalar")
@@ -521,22 +623,72 @@ def _filled(shape: Any, value: Any, dtype: Any, name: str | None) -> Tensor:
 
 
 def zeros(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
-    """All zeros; False for bool."""
+    """A tensor of zeros; of False for bool.
+
+    Args:
+        shape: ints, or a tensor that follows from shapes.
+        dtype: of the result.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of this shape and dtype.
+
+    Raises:
+        GraphError: there is no such dtype.
+    """
     return _filled(shape, 0, dtype, name or "zeros")
 
 
 def ones(shape: Any, dtype: Any = float32, name: str | None = None) -> Tensor:
-    """All ones; True for bool."""
+    """A tensor of ones; of True for bool.
+
+    Args:
+        shape: ints, or a tensor that follows from shapes.
+        dtype: of the result.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of this shape and dtype.
+
+    Raises:
+        GraphError: there is no such dtype.
+    """
     return _filled(shape, 1, dtype, name or "ones")
 
 
 def zeros_like(tensor: Any, dtype: Any = None, name: str | None = None, optimize: bool = True) -> Tensor:
-    """Zeros in the shape of a tensor, and in its dtype unless another is given."""
+    """Zeros in the shape of a tensor.
+
+    Args:
+        tensor: a tensor or array.
+        dtype: by default the tensor's.
+        optimize: accepted for TensorFlow 1; without effect.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of tensor.
+
+    Raises:
+        GraphError: there is no such dtype.
+    """
     x = convert_to_tensor(tensor)
     return _filled(shape(x), 0, x.dtype if dtype is None else dtype, name or "zeros_like")
 
 
 def ones_like(tensor: Any, dtype: Any = None, name: str | None = None, optimize: bool = True) -> Tensor:
-    """Ones in the shape of a tensor, and in its dtype unless another is given."""
+    """Ones in the shape of a tensor.
+
+    Args:
+        tensor: a tensor or array.
+        dtype: by default the tensor's.
+        optimize: accepted for TensorFlow 1; without effect.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of tensor.
+
+    Raises:
+        GraphError: there is no such dtype.
+    """
     x = convert_to_tensor(tensor)
     return _filled(shape(x), 1, x.dtype if dtype is None else dtype, name or "ones_like")

@@ -340,10 +340,25 @@ def constant(
     name: str = "Const",
     verify_shape: bool = False,
 ) -> Tensor:
-    """A constant tensor; where `shape` holds more than the values, the last is repeated, or 0 where none is.
+    """A constant tensor.
+
+    Args:
+        value: a number, an array or nested lists.
+        dtype: by default that of value; a Python float is float32, an int int32.
+        shape: by default that of value. Where it holds more entries the last value is repeated, or 0 if there
+            is none.
+        verify_shape: whether value must have exactly this shape.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of this shape and dtype.
 
     Raises:
-        GraphError: value has more elements than shape (or another shape, with verify_shape).
+        GraphError: value has more entries than shape (or another shape, with verify_shape).
+
+    Example:
+        >>> dt.Session().run(dt.constant([1, 2], shape=[4]))
+        array([1, 2, 2, 2], dtype=int32)
     """
     array = to_array(value, None if dtype is None else as_dtype(dtype))
     if shape is not None:
@@ -367,15 +382,40 @@ def constant(
 
 
 def placeholder(dtype: Any, shape: Any = None, name: str = "Placeholder") -> Tensor:
-    """A tensor whose value is fed at each run; sizes given as None may differ from run to run."""
+    """A tensor whose value is fed at each run.
+
+    Args:
+        dtype: of the values fed.
+        shape: sizes; None for a size that may differ from run to run, None alone for any shape.
+        name: name of the operation.
+
+    Returns:
+        Tensor: to be fed with arrays that fit the shape.
+
+    Raises:
+        GraphError: there is no such dtype.
+
+    Example:
+        >>> x = dt.placeholder("float32", [None, 2])
+        >>> dt.Session().run(dt.reduce_sum(x, 1), {x: [[1, 2], [3, 4]]})
+        array([3., 7.], dtype=float32)
+    """
     return apply(Placeholder(as_dims(shape), as_dtype(dtype)), name=name)
 
 
 def convert_to_tensor(value: Any, dtype: Any = None, name: str = "Const") -> Tensor:
-    """A Tensor from a Tensor, a Variable, an array, a Python number, or lists of them.
+    """A Tensor of a Tensor, a Variable, an array, a number or nested lists of them.
+
+    Args:
+        value: the value.
+        dtype: by default that of value.
+        name: name of the operation.
+
+    Returns:
+        Tensor: value itself if it is a Tensor.
 
     Raises:
-        GraphError: value is a tensor of another dtype than the one asked for.
+        GraphError: value is a tensor of another dtype than dtype.
     """
     if isinstance(value, TensorLike):
         tensor = value if isinstance(value, Tensor) else value.value()  # type: ignore[attr-defined]  # it is a Variable

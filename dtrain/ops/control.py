@@ -39,7 +39,15 @@ def so_many(preds: Sequence[Tensor], least: int, most: int) -> Tensor:
 
 
 def tuple(tensors: Sequence[Any], name: str | None = None, control_inputs: Any = None) -> list[Tensor | None]:
-    """The same tensors, each there only once all of them (and control_inputs) are; a None stays None.
+    """The same tensors, each available only after all of them are.
+
+    Args:
+        tensors: tensors; a None stays None.
+        control_inputs: further operations to wait for.
+        name: name of the operation.
+
+    Returns:
+        list: the tensors; None stays None.
 
     Raises:
         GraphError: there is no tensor among them.

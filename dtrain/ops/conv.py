@@ -354,17 +354,29 @@ def conv2d(
     name: str | None = None,
     filters: Any = None,
 ) -> Tensor:
-    """Convolution of images [n, height, width, in] by a filter [height, width, in, out].
+    """Convolution of images with a filter (a cross-correlation, as in TensorFlow).
 
     Args:
-        strides, dilations: [1, down, across, 1], or one or two ints.
-        padding: SAME (results = inputs / strides, rounded up) or VALID (only whole windows).
-        use_cudnn_on_gpu: means nothing here.
+        input: floating images [n, height, width, in].
+        filter: [height, width, in, out], of the same dtype.
+        strides: [1, down, across, 1], or one or two ints.
+        padding: SAME (output sizes are input sizes / strides, rounded up) or VALID (only whole windows).
+        use_cudnn_on_gpu: accepted for TensorFlow 1; without effect.
+        data_format: NHWC, or NCHW for [n, in, height, width], which is transposed before and after.
+        dilations: distances between entries of the filter, given as strides are.
+        filters: TensorFlow 2's name of filter.
+        name: name of the operation.
 
-        data_format: NHWC or NCHW, which is computed as NHWC between two transpositions.
+    Returns:
+        Tensor: [n, height', width', out], of the dtype of input.
 
     Raises:
-        GraphError: the shapes do not fit.
+        GraphError: shapes or dtypes do not fit, or padding or data_format is none of these.
+
+    Example:
+        >>> images, filters = dt.zeros([8, 28, 28, 1]), dt.zeros([5, 5, 1, 32])
+        >>> dt.nn.conv2d(images, filters, [1, 2, 2, 1], "SAME").shape.as_list()
+        [8, 14, 14, 32]
     """
     if data_format == "NCHW":
         moved = channels_last(strides), padding, True, "NHWC", channels_last(dilations), name
@@ -384,7 +396,22 @@ def conv2d_backprop_input(
     dilations: Any = (1, 1, 1, 1),
     name: str | None = None,
 ) -> Tensor:
-    """The gradient of conv2d to its input of shape input_sizes."""
+    """The gradient of conv2d with respect to its input.
+
+    Args:
+        input_sizes: the input's shape, [n, height, width, in].
+        filter: [height, width, in, out].
+        out_backprop: the gradient of the output of conv2d.
+        strides, padding, data_format, dilations: as for conv2d.
+        use_cudnn_on_gpu: accepted for TensorFlow 1; without effect.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape input_sizes.
+
+    Raises:
+        GraphError: the shapes do not fit.
+    """
     kind = Conv2DBackpropInput(*_how(strides, padding, dilations, data_format))
     dy = convert_to_tensor(out_backprop)
     return apply(kind, dy, filter, _of_shape(input_sizes, dy), name=name)
@@ -401,7 +428,22 @@ def conv2d_backprop_filter(
     dilations: Any = (1, 1, 1, 1),
     name: str | None = None,
 ) -> Tensor:
-    """The gradient of conv2d to its filter of shape filter_sizes."""
+    """The gradient of conv2d with respect to its filter.
+
+    Args:
+        input: images [n, height, width, in].
+        filter_sizes: the filter's shape, ints [height, width, in, out].
+        out_backprop: the gradient of the output of conv2d.
+        strides, padding, data_format, dilations: as for conv2d.
+        use_cudnn_on_gpu: accepted for TensorFlow 1; without effect.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape filter_sizes.
+
+    Raises:
+        GraphError: the shapes do not fit.
+    """
     kind = Conv2DBackpropFilter(*_how(strides, padding, dilations, data_format))
     dy = convert_to_tensor(out_backprop)
     return apply(kind, input, dy, _of_shape(filter_sizes, dy), name=name)
@@ -416,7 +458,21 @@ def conv2d_transpose(
     data_format: str = "NHWC",
     name: str | None = None,
 ) -> Tensor:
-    """The transpose of conv2d: value [n, h, w, in], filter [height, width, out, in], to output_shape."""
+    """The transpose (gradient) of conv2d, used to make images larger.
+
+    Args:
+        value: images [n, height, width, in].
+        filter: [height, width, out, in].
+        output_shape: [n, height', width', out], of which conv2d would make the shape of value.
+        strides, padding, data_format: as for conv2d.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape output_shape.
+
+    Raises:
+        GraphError: the shapes do not fit.
+    """
     if data_format == "NCHW":
         to, by = channels_last(_sizes(output_shape)), channels_last(strides)
         return _as_nhwc(value, lambda x: conv2d_transpose(x, filter, to, by, padding, name=name))
@@ -432,7 +488,21 @@ def conv2d_transpose(
 
 
 def atrous_conv2d(value: Any, filters: Any, rate: int, padding: Any, name: str | None = None) -> Tensor:
-    """conv2d at stride 1 with the entries of the filter `rate` apart."""
+    """Convolution at stride 1 with a dilated filter: its entries are `rate` apart.
+
+    Args:
+        value: images [n, height, width, in].
+        filters: [height, width, in, out].
+        rate: the dilation, an int >= 1.
+        padding: SAME or VALID.
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n, height', width', out].
+
+    Raises:
+        GraphError: the shapes do not fit.
+    """
     return conv2d(value, filters, 1, padding, dilations=rate, name=name or "atrous_conv2d")
 
 

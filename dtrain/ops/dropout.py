@@ -120,14 +120,22 @@ def dropout(
     name: str | None = None,
     rate: Any = None,
 ) -> Tensor:
-    """x with entries set to 0 at random, and the rest divided by the share that is kept; new at every run.
+    """Sets entries to 0 at random and divides the rest by keep_prob (Srivastava et al. 2014).
+
+    The mask, new at every run, is that of the global batch: it does not depend on the number of ranks.
 
     Args:
-        keep_prob: the probability that an entry is kept, above 0 and up to 1; or give rate, 1 minus it. A
-            number or a scalar tensor, such as a placeholder that is 1 while testing.
-        noise_shape: the shape of the mask: 1 where entries of x are kept or dropped together, else as x;
-            its sizes may be tensors that follow from shapes.
+        x: a floating tensor.
+        keep_prob: the probability that an entry is kept, > 0 and <= 1: a number or a scalar tensor, such as a
+            placeholder that is 1 in a test.
+        noise_shape: shape of the mask, 1 where entries are dropped together; by default that of x. Sizes may
+            be tensors that follow from shapes.
         seed: as for random_uniform.
+        rate: 1 - keep_prob, instead of it.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of x.
 
     Raises:
         GraphError: neither or both of keep_prob and rate are given, or a number is out of range.

@@ -185,12 +185,15 @@ def floating(dtype: DType) -> bool:
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 def words(kind: type[Elementwise], name: str) -> Callable[..., Tensor]:
     """The public function of an op of one or two operands; what it computes the op's docstring says."""
+    on_bool, on_float = kind.takes(as_dtype("bool")), kind.takes(as_dtype("float32"))
+    on_int = kind.takes(as_dtype("int32"))
+    dtypes = ("of any dtype" if on_float else "bool") if on_bool else "numeric" if on_int else "floating"
     if kind.arity == 1:
 
         def function(x: Any, name: str | None = None) -> Tensor:
             return apply(kind(), x, name=name)
 
-        what = "Element by element: the result has the shape of x."
+        arguments = f"    x: a tensor, array or number, {dtypes}."
         error = "the op is not defined on the dtype."
     else:
 
@@ -199,8 +202,17 @@ def words(kind: type[Elementwise], name: str) -> Callable[..., Tensor]:
                 x = convert_to_tensor(x)
             return apply(kind(), x, y, name=name)
 
-        what = "Element by element: x and y, of one dtype, have shapes that broadcast to that of the result."
+        arguments = (
+            f"    x: a tensor, array or number, {dtypes}.\n"
+            "    y: of the same dtype, with a shape that broadcasts to x's."
+        )
         error = "dtypes or shapes do not agree, or the op is not defined on the dtype."
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"{(kind.__doc__ or '').rstrip('.')}.\n\n{what}\n\nRaises:\n    GraphError: {error}\n"
+    shape = "the shape of x" if kind.arity == 1 else "the broadcast shape of x and y"
+    function.__doc__ = (
+        f"{(kind.__doc__ or '').rstrip('.')}.\n\nComputed element by element.\n\n"
+        f"Args:\n{arguments}\n    name: name of the operation.\n\n"
+        f"Returns:\n    Tensor: of {shape}, {'bool' if kind.result == 'bool' else 'of the same dtype'}.\n\n"
+        f"Raises:\n    GraphError: {error}\n"
+    )
     return function

@@ -81,7 +81,7 @@ class Tan(_Function):
 
 @register
 class Asin(_Function):
-    """The angle in radians whose sine is x, of -1 to 1"""
+    """The angle in radians whose sine is x; NaN outside of -1..1"""
 
     cuda = "asin{f}({0})"
     ufunc, domain = "arcsin", (-0.8, 0.8)
@@ -92,7 +92,7 @@ class Asin(_Function):
 
 @register
 class Acos(_Function):
-    """The angle in radians whose cosine is x, of -1 to 1"""
+    """The angle in radians whose cosine is x; NaN outside of -1..1"""
 
     cuda = "acos{f}({0})"
     ufunc, domain = "arccos", (-0.8, 0.8)
@@ -147,7 +147,7 @@ class Asinh(_Function):
 
 @register
 class Acosh(_Function):
-    """The number, 0 or above, whose hyperbolic cosine is x, of 1 and above"""
+    """The number >= 0 whose hyperbolic cosine is x; NaN for x < 1"""
 
     cuda = "acosh{f}({0})"
     ufunc, domain = "arccosh", (1.5, 3.0)
@@ -158,7 +158,7 @@ class Acosh(_Function):
 
 @register
 class Atanh(_Function):
-    """The number whose hyperbolic tangent is x, between -1 and 1"""
+    """The number whose hyperbolic tangent is x; NaN outside of -1..1"""
 
     cuda = "atanh{f}({0})"
     ufunc, domain = "arctanh", (-0.8, 0.8)
@@ -174,7 +174,7 @@ class _Rounding(Elementwise):
 
 @register
 class Floor(_Rounding):
-    """The largest integer that is not above x, in x's dtype"""
+    """The largest integer <= x, in the dtype of x"""
 
     c = "floor{f}({0})"
     ufunc = "floor"
@@ -182,7 +182,7 @@ class Floor(_Rounding):
 
 @register
 class Ceil(_Rounding):
-    """The smallest integer that is not below x, in x's dtype"""
+    """The smallest integer >= x, in the dtype of x"""
 
     c = "ceil{f}({0})"
     ufunc = "ceil"
@@ -190,7 +190,7 @@ class Ceil(_Rounding):
 
 @register
 class Rint(_Rounding):
-    """The nearest integer, halves to the even one"""
+    """x rounded to the nearest integer, halves to the even one, in the dtype of x"""
 
     c = "rint{f}({0})"
     ufunc = "rint"
@@ -198,7 +198,7 @@ class Rint(_Rounding):
 
 @register
 class Erf(_Function):
-    """The error function: how much of a normal distribution lies within sqrt(2) x deviations of its mean"""
+    """The error function: 2 / sqrt(pi) times the integral of exp(-t * t) from 0 to x"""
 
     c, cuda, scalar = "({T})erf((double){0})", "erf{f}({0})", math.erf
 
@@ -216,6 +216,14 @@ floor, ceil, rint = words(Floor, "floor"), words(Ceil, "ceil"), words(Rint, "rin
 
 
 def round(x: Any, name: str | None = None) -> Tensor:
-    """The nearest integer in x's own dtype, halves to the even one; an integer is itself."""
+    """x rounded to the nearest integer, halves to the even one.
+
+    Args:
+        x: a numeric tensor; integers are returned as they are.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of x.
+    """
     x = convert_to_tensor(x)
     return identity(x, name) if x.dtype.is_integer else rint(x, name or "Round")

@@ -311,23 +311,61 @@ class OneHot(Op):
 def gather(
     params: Any, indices: Any, validate_indices: bool | None = None, name: str | None = None, axis: Any = 0
 ) -> Tensor:
-    """Entries of params along an axis: shape params[:axis] + indices + params[axis + 1:].
+    """Slices of params at indices along an axis.
 
-    An index out of range is an InvalidArgumentError at the run; validate_indices is accepted and not needed.
+    Args:
+        params: a tensor.
+        indices: an integer tensor.
+        validate_indices: accepted for TensorFlow 1; indices are always checked.
+        axis: the axis of params.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape params.shape[:axis] + indices.shape + params.shape[axis + 1:].
+
+    Raises:
+        GraphError: indices are not integers, or there is no such axis.
+        InvalidArgumentError: while running, for an index out of range.
+
+    Example:
+        >>> dt.Session().run(dt.gather([10.0, 20.0, 30.0], [2, 0]))
+        array([30., 10.], dtype=float32)
     """
     return apply(Gather(static_int(axis, "gather")), params, indices, name=name)
 
 
 def gather_nd(params: Any, indices: Any, name: str | None = None) -> Tensor:
-    """Entries of params at positions: shape indices[:-1] + params[length of indices' last axis:]."""
+    """Slices of params at positions.
+
+    Args:
+        params: a tensor.
+        indices: an integer tensor [..., n]: each row of the last axis is a position in the first n axes of
+            params.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape indices.shape[:-1] + params.shape[n:].
+
+    Raises:
+        GraphError: indices are not integers, or n exceeds the rank of params.
+    """
     return apply(GatherNd(), params, indices, name=name)
 
 
 def boolean_mask(tensor: Any, mask: Any, name: str = "boolean_mask", axis: int = 0) -> Tensor:
-    """The entries along an axis where a mask of rank 1, known when the line is written, is true.
+    """The entries along an axis where a mask is true.
+
+    Args:
+        tensor: a tensor or array.
+        mask: bools of rank 1, as long as the axis; a constant, since the size of the result must be known.
+        axis: the axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of tensor.
 
     Raises:
-        GraphError: the mask is computed by the graph: the size of the result would not be known.
+        GraphError: the mask is computed by the graph or not of rank 1.
     """
     known = known_value(convert_to_tensor(mask))
     if known is None or known.dtype != bool or known.ndim != 1:
@@ -347,9 +385,27 @@ def one_hot(
     dtype: Any = None,
     name: str | None = None,
 ) -> Tensor:
-    """Indicators along a new axis (the last, or `axis`) of size depth: on_value at the index, else off_value.
+    """Indices as rows of one on_value among off_values, along a new axis.
 
-    dtype is by default that of on_value or off_value, else float32. An index out of range has no indicator.
+    Args:
+        indices: an integer tensor; an index out of range makes a row of off_values.
+        depth: size of the new axis.
+        on_value: by default 1.
+        off_value: by default 0.
+        axis: place of the new axis; by default the last.
+        dtype: by default that of on_value or off_value, else float32.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the shape of indices with depth at the axis.
+
+    Raises:
+        GraphError: indices are not integers, or there is no such axis.
+
+    Example:
+        >>> dt.Session().run(dt.one_hot([1, 0], 3))
+        array([[0., 1., 0.],
+               [1., 0., 0.]], dtype=float32)
     """
     given = [v for v in (on_value, off_value) if v is not None]
     if dtype is None:

@@ -56,20 +56,44 @@ def _floating(initializer: Initializer, dtype: DType) -> None:
 
 
 class Zeros(Initializer):
+    """An initializer: zeros.
+
+    Args:
+        dtype: by default float32.
+
+    Raises:
+        GraphError: when called, if the shape has unknown sizes.
+    """
+
     def make(self, shape: tuple[int, ...], dtype: DType) -> Tensor:
         return array.zeros(shape, dtype)
 
 
 class Ones(Initializer):
+    """An initializer: ones.
+
+    Args:
+        dtype: by default float32.
+
+    Raises:
+        GraphError: when called, if the shape has unknown sizes.
+    """
+
     def make(self, shape: tuple[int, ...], dtype: DType) -> Tensor:
         return array.ones(shape, dtype)
 
 
 class Constant(Initializer):
-    """The given values, in row-major order; the last is repeated where there are fewer than the shape holds.
+    """An initializer: given values, in row-major order; the last is repeated to fill the shape.
 
-    Raises, when called:
-        GraphError: there are more values than the shape holds, or verify_shape is set and the shapes differ.
+    Args:
+        value: a number, an array or lists.
+        dtype: by default float32.
+        verify_shape: whether value must have the shape asked for.
+
+    Raises:
+        GraphError: when called, if there are more values than the shape holds, or verify_shape is set and the
+            shapes differ.
     """
 
     def __init__(self, value: Any = 0, dtype: Any = float32, verify_shape: bool = False) -> None:
@@ -87,6 +111,18 @@ class Constant(Initializer):
 
 
 class RandomNormal(Initializer):
+    """An initializer: normally distributed values.
+
+    Args:
+        mean: a number.
+        stddev: the standard deviation.
+        seed: makes the values reproducible; see set_random_seed.
+        dtype: a floating type.
+
+    Raises:
+        GraphError: when called, if the shape has unknown sizes or the dtype is not floating.
+    """
+
     def __init__(
         self, mean: float = 0.0, stddev: float = 1.0, seed: int | None = None, dtype: Any = float32
     ) -> None:
@@ -99,7 +135,17 @@ class RandomNormal(Initializer):
 
 
 class TruncatedNormal(RandomNormal):
-    """Normal, with values more than two standard deviations from the mean drawn again."""
+    """An initializer: normally distributed values within two standard deviations of the mean.
+
+    Args:
+        mean: a number.
+        stddev: the standard deviation before values are cut off.
+        seed: makes the values reproducible; see set_random_seed.
+        dtype: a floating type.
+
+    Raises:
+        GraphError: when called, if the shape has unknown sizes or the dtype is not floating.
+    """
 
     def make(self, shape: tuple[int, ...], dtype: DType) -> Tensor:
         _floating(self, dtype)
@@ -107,7 +153,17 @@ class TruncatedNormal(RandomNormal):
 
 
 class RandomUniform(Initializer):
-    """In [minval, maxval); maxval is 1 for floating types and has to be given for integers."""
+    """An initializer: uniformly distributed values in [minval, maxval).
+
+    Args:
+        minval: a number.
+        maxval: by default 1 for floating types; required for integers.
+        seed: makes the values reproducible; see set_random_seed.
+        dtype: by default float32.
+
+    Raises:
+        GraphError: when called, if the shape has unknown sizes, or maxval is missing for integers.
+    """
 
     def __init__(
         self, minval: float = 0, maxval: float | None = None, seed: int | None = None, dtype: Any = float32
@@ -120,10 +176,14 @@ class RandomUniform(Initializer):
 
 
 class VarianceScaling(Initializer):
-    """Random values whose variance is scale / n, so that signals keep their size through a layer.
+    """An initializer: random values of variance scale / n, so that signals keep their size through a layer.
 
-    n is the number of inputs (fan_in), of outputs (fan_out), or the mean of both (fan_avg) of one unit.
-    distribution: "normal" or "truncated_normal", which is the same, "untruncated_normal", or "uniform".
+    Args:
+        scale: a number > 0.
+        mode: n is the number of inputs (fan_in) of one unit, of outputs (fan_out), or their mean (fan_avg).
+        distribution: "truncated_normal", also called "normal", "untruncated_normal" or "uniform".
+        seed: makes the values reproducible; see set_random_seed.
+        dtype: a floating type.
 
     Raises:
         GraphError: scale is not positive, or mode or distribution is not one of these.
@@ -191,7 +251,10 @@ def _scaled(
         return VarianceScaling(scale, mode, distribution, seed, dtype)
 
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"{source}: VarianceScaling({scale}, {mode!r}, {distribution!r})."
+    make.__doc__ = (
+        f"An initializer ({source}): VarianceScaling({scale}, {mode!r}, {distribution!r}).\n\n"
+        "Args:\n    seed: makes the values reproducible; see set_random_seed.\n    dtype: a floating type.\n"
+    )
     return make
 
 

@@ -340,12 +340,22 @@ def _tensors(values: Any, what: str) -> list[Tensor]:
 
 
 def concat(values: Any, axis: Any, name: str | None = None) -> Tensor:
-    """Tensors one behind the other along an axis; their other sizes and their dtypes are the same.
+    """Tensors joined along an axis.
 
-    concat(axis, values), the order before TensorFlow 1.0, is the same where axis is a number.
+    Args:
+        values: tensors or arrays of one dtype, of the same sizes on the other axes.
+        axis: the axis, an int. The order before TensorFlow 1.0, concat(axis, values), works as well.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the sizes along the axis are added.
 
     Raises:
-        GraphError: they do not fit.
+        GraphError: dtypes or other sizes differ, or there is no such axis.
+
+    Example:
+        >>> dt.concat([dt.zeros([2, 3]), dt.ones([2, 1])], 1).shape.as_list()
+        [2, 4]
     """
     if isinstance(values, int | np.integer) and isinstance(axis, Sequence):
         values, axis = axis, values
@@ -358,7 +368,23 @@ def concat(values: Any, axis: Any, name: str | None = None) -> Tensor:
 
 
 def stack(values: Any, axis: int = 0, name: str | None = None) -> Tensor:
-    """Tensors of one shape put along a new axis; numbers and arrays alone become a constant."""
+    """Tensors joined along a new axis.
+
+    Args:
+        values: tensors or arrays of one shape and dtype; arrays and numbers alone make a constant.
+        axis: the place of the new axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: shapes or dtypes differ.
+
+    Example:
+        >>> dt.stack([dt.zeros([3]), dt.ones([3])]).shape.as_list()
+        [2, 3]
+    """
     if isinstance(values, TensorLike):
         raise GraphError(f"stack: {values!r} is one tensor; give a list of tensors")
     tensors = _tensors(values, "stack")
@@ -374,9 +400,24 @@ def stack(values: Any, axis: int = 0, name: str | None = None) -> Tensor:
 def split(
     value: Any, num_or_size_splits: Any, axis: Any = 0, num: int | None = None, name: str | None = None
 ) -> list[Tensor]:
-    """A tensor cut along an axis into equal parts (an int), or into parts of these sizes (one may be -1).
+    """A tensor cut into parts along an axis.
 
-    split(axis, number, value), the order before TensorFlow 1.0, is the same where both are numbers.
+    Args:
+        value: a tensor or array. The order before TensorFlow 1.0, split(axis, number, value), works as well.
+        num_or_size_splits: the number of equal parts, or a list of sizes, of which one may be -1.
+        axis: the axis.
+        num: the number of parts, where num_or_size_splits does not show it.
+        name: name of the operation.
+
+    Returns:
+        list: the parts, tensors.
+
+    Raises:
+        GraphError: the sizes do not add up to that of the axis.
+
+    Example:
+        >>> [t.shape.as_list() for t in dt.split(dt.zeros([4, 6]), 3, axis=1)]
+        [[4, 2], [4, 2], [4, 2]]
     """
     if isinstance(value, int | np.integer) and isinstance(axis, TensorLike):
         value, axis = axis, value
@@ -399,7 +440,17 @@ def split(
 
 
 def unstack(value: Any, num: int | None = None, axis: int = 0, name: str | None = None) -> list[Tensor]:
-    """The entries of a tensor along an axis, as tensors without it; num where its size is not known."""
+    """The slices of a tensor along an axis, a list of tensors without it.
+
+    Args:
+        value: a tensor or array.
+        num: the size of the axis, where it is not known.
+        axis: the axis.
+        name: name of the operation.
+
+    Raises:
+        GraphError: the size is unknown or differs from num.
+    """
     x = convert_to_tensor(value)
     if x.spec.shape is not None:
         (at,) = normalize_axes(axis, len(x.spec.shape), "unstack") or ()
@@ -416,7 +467,19 @@ def unstack(value: Any, num: int | None = None, axis: int = 0, name: str | None 
 
 
 def tile(input: Any, multiples: Any, name: str | None = None) -> Tensor:
-    """A tensor repeated so many times along each axis."""
+    """A tensor repeated along each axis.
+
+    Args:
+        input: a tensor or array.
+        multiples: ints, one for each axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: there are not as many multiples as axes.
+    """
     attributes = Attributes()
     times = attributes.vector(multiples, "tile")
     if isinstance(times, Later):
@@ -427,10 +490,18 @@ def tile(input: Any, multiples: Any, name: str | None = None) -> Tensor:
 def pad(
     tensor: Any, paddings: Any, mode: str = "CONSTANT", name: str | None = None, constant_values: Any = 0
 ) -> Tensor:
-    """A tensor with [before, behind] entries more along each axis.
+    """A tensor with entries added around it.
 
-    mode: CONSTANT, of constant_values; REFLECT, those within in opposite order, without the one at the edge;
-    SYMMETRIC, with it. Where it is not CONSTANT, paddings are numbers.
+    Args:
+        tensor: a tensor or array.
+        paddings: ints [rank, 2]: how many entries before and after along each axis.
+        mode: CONSTANT; REFLECT, the entries within in opposite order without the one at the edge; SYMMETRIC,
+            with it. If it is not CONSTANT, paddings are numbers.
+        constant_values: the value added in mode CONSTANT.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
 
     Raises:
         GraphError: paddings is not of shape [rank, 2], or mode is another.
@@ -486,7 +557,19 @@ def _mirrored(x: Tensor, paddings: Any, without_edge: bool, name: str | None) ->
 
 
 def reverse(tensor: Any, axis: Any, name: str | None = None) -> Tensor:
-    """A tensor with its entries in opposite order along the axes."""
+    """A tensor with its entries in opposite order along axes.
+
+    Args:
+        tensor: a tensor or array.
+        axis: an int or several.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: there is no such axis.
+    """
     x = convert_to_tensor(tensor)
     axes = normalize_axes(static_ints(axis, "reverse"), len(x.shape), "reverse") or ()
     back = Span(None, None, -1)

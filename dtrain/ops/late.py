@@ -293,7 +293,13 @@ def static_int(value: Any, what: str) -> int:
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 def shape(input: Any, name: str | None = None, out_type: Any = int32) -> Tensor:
-    """The sizes of a tensor as an integer vector; a constant where they are known already."""
+    """The sizes of a tensor, an integer vector; a constant where they are known.
+
+    Args:
+        input: a tensor or array.
+        out_type: int32 or int64.
+        name: name of the operation.
+    """
     x, dtype = convert_to_tensor(input), as_dtype(out_type)
     if is_static(x.spec.shape):
         return apply(Const(Value(np.array(x.spec.shape, dtype.numpy))), name=name or "Shape")
@@ -301,14 +307,25 @@ def shape(input: Any, name: str | None = None, out_type: Any = int32) -> Tensor:
 
 
 def size(input: Any, name: str | None = None, out_type: Any = int32) -> Tensor:
-    """How many entries a tensor has."""
+    """The number of entries of a tensor, an integer scalar.
+
+    Args:
+        input: a tensor or array.
+        out_type: int32 or int64.
+        name: name of the operation.
+    """
     from dtrain.ops.reduce import reduce_prod
 
     return reduce_prod(shape(input, out_type=out_type), name=name or "Size")
 
 
 def rank(input: Any, name: str | None = None) -> Tensor:
-    """How many axes a tensor has, as an int32 scalar."""
+    """The number of axes of a tensor, an int32 scalar.
+
+    Args:
+        input: a tensor or array.
+        name: name of the operation.
+    """
     from dtrain.ops.array import reshape
 
     return reshape(shape(shape(input)), [], name=name or "Rank")

@@ -184,10 +184,25 @@ def matmul(
     b_is_sparse: bool = False,
     name: str | None = None,
 ) -> Tensor:
-    """Product of matrices [..., m, k] and [..., k, n] (after the transpositions asked for): [..., m, n].
+    """The product of matrices.
 
-    Of higher rank the operands hold many matrices in their last two axes; the axes before broadcast. That an
-    operand is_sparse is accepted and changes nothing.
+    Args:
+        a: a tensor [..., m, k]; axes before the last two hold many matrices and broadcast.
+        b: a tensor [..., k, n] of the same dtype.
+        transpose_a: whether a is given as [..., k, m].
+        transpose_b: whether b is given as [..., n, k].
+        a_is_sparse, b_is_sparse: accepted for TensorFlow 1; without effect.
+        name: name of the operation.
+
+    Returns:
+        Tensor: [..., m, n].
+
+    Raises:
+        GraphError: dtypes or sizes do not agree.
+
+    Example:
+        >>> dt.matmul(dt.zeros([2, 3]), dt.zeros([3, 4])).shape.as_list()
+        [2, 4]
     """
     if not isinstance(a, TensorLike) and isinstance(b, TensorLike):
         a = convert_to_tensor(a, b.dtype)

@@ -29,7 +29,7 @@ class _Logical(Elementwise):
 
 @register
 class LogicalAnd(_Logical):
-    """Whether both are true"""
+    """Whether x and y are both true"""
 
     c = "{0} && {1}"
     ufunc, arity = "logical_and", 2
@@ -37,7 +37,7 @@ class LogicalAnd(_Logical):
 
 @register
 class LogicalOr(_Logical):
-    """Whether one is true or both are"""
+    """Whether x or y is true, or both"""
 
     c = "{0} || {1}"
     ufunc, arity = "logical_or", 2
@@ -53,7 +53,7 @@ class LogicalXor(_Logical):
 
 @register
 class LogicalNot(_Logical):
-    """Whether it is not true"""
+    """Whether x is false"""
 
     c = "!{0}"
     ufunc = "logical_not"
@@ -68,7 +68,7 @@ class _Kind(Elementwise):
 
 @register
 class IsNan(_Kind):
-    """Whether it is not a number"""
+    """Whether x is not a number (NaN)"""
 
     c = "{0} != {0}"
     ufunc = "isnan"
@@ -76,7 +76,7 @@ class IsNan(_Kind):
 
 @register
 class IsInf(_Kind):
-    """Whether it is infinite"""
+    """Whether x is infinite"""
 
     c = "{0} == {0} && {0} - {0} != 0"
     ufunc = "isinf"
@@ -84,7 +84,7 @@ class IsInf(_Kind):
 
 @register
 class IsFinite(_Kind):
-    """Whether it is neither infinite nor not a number"""
+    """Whether x is finite: neither infinite nor NaN"""
 
     c = "{0} - {0} == 0"
     ufunc = "isfinite"
@@ -162,18 +162,41 @@ _xor = words(LogicalXor, "logical_xor")
 
 
 def logical_xor(x: Any, y: Any, name: str = "LogicalXor") -> Tensor:
-    """Whether one is true and the other is not, element by element, with broadcasting."""
+    """Whether exactly one of x and y is true, element by element.
+
+    Args:
+        x: a bool tensor.
+        y: a bool tensor whose shape broadcasts to x's.
+        name: name of the operation.
+
+    Returns:
+        Tensor: bool, of the broadcast shape.
+
+    Raises:
+        GraphError: a dtype is not bool, or the shapes do not agree.
+    """
     return _xor(x, y, name)
 
 
 def where(condition: Any, x: Any = None, y: Any = None, name: str | None = None) -> Tensor:
-    """x where the condition is true, y elsewhere.
+    """x where the condition is true, y elsewhere; or the positions where it is true.
 
-    A condition of rank 1 picks whole rows of x and y of higher rank. Beyond TensorFlow 1 the three may
-    broadcast otherwise. Without x and y: the positions (int64, one a row) where a constant condition is true.
+    Args:
+        condition: a bool tensor. One of rank 1 picks whole rows of x and y of higher rank; beyond TensorFlow
+            1 the three may broadcast otherwise.
+        x: a tensor or array.
+        y: of the dtype of x. Without x and y the condition must be a constant.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of x; or the positions, int64 [number, rank].
 
     Raises:
         GraphError: only one of x and y is given, or neither and the condition is no constant.
+
+    Example:
+        >>> dt.Session().run(dt.where([True, False], [1.0, 2.0], [-1.0, -2.0]))
+        array([ 1., -2.], dtype=float32)
     """
     condition = convert_to_tensor(condition)
     if (x is None) != (y is None):

@@ -217,10 +217,22 @@ def softmax_cross_entropy_with_logits(
     name: str | None = None,
     axis: int | None = None,
 ) -> Tensor:
-    """Cross entropy of each example: labels and logits [..., classes], result [...]; all by name.
+    """Softmax cross entropy of each example; no gradient flows into labels, as in TensorFlow 1.
 
-    Gradients do not flow into labels, as in TensorFlow 1; the _v2 form lets them. The classes lie along
-    `axis`, or `dim`, its older name; by default the last.
+    Args:
+        labels: probabilities [..., classes].
+        logits: a floating tensor of the same shape.
+        dim: the older name of axis.
+        axis: the axis of the classes; by default the last.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the shape of logits without the axis.
+
+    Raises:
+        GraphError: an argument is missing, or the order is not clear, or the shapes differ.
     """
     labels, logits = _named(_sentinel, labels, logits)
     return softmax_cross_entropy_with_logits_v2(
@@ -236,9 +248,22 @@ def softmax_cross_entropy_with_logits_v2(
     name: str | None = None,
     dim: int | None = None,
 ) -> Tensor:
-    """As softmax_cross_entropy_with_logits, with gradients to the labels too.
+    """Softmax cross entropy of each example; gradients flow into labels too.
 
-    Labels of another dtype than the logits are cast to it.
+    Args:
+        labels: probabilities [..., classes], cast to the dtype of logits.
+        logits: a floating tensor of the same shape.
+        axis: the axis of the classes; by default the last.
+        dim: the older name of axis.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the shape of logits without the axis.
+
+    Raises:
+        GraphError: an argument is missing, or the order is not clear, or the shapes differ.
     """
     labels, logits = _named(_sentinel, labels, logits)
     labels, logits = _as_logits(labels, logits)
@@ -260,10 +285,26 @@ def softmax_cross_entropy_with_logits_v2(
 def sparse_softmax_cross_entropy_with_logits(
     _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
 ) -> Tensor:
-    """Cross entropy of each example: integer labels [...], logits [..., classes]; both by name.
+    """Softmax cross entropy of each example, labels being class numbers.
+
+    Args:
+        labels: an integer tensor [...].
+        logits: a floating tensor [..., classes].
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
+        name: name of the operation.
+
+    Returns:
+        Tensor: [...], of the dtype of logits.
 
     Raises:
+        GraphError: an argument is missing, or the order is not clear, or the shapes do not fit.
         InvalidArgumentError: while running, for a label that is no class.
+
+    Example:
+        >>> loss = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=[0, 1], logits=dt.zeros([2, 10]))
+        >>> loss.shape.as_list()
+        [2]
     """
     labels, logits = _named(_sentinel, labels, logits)
     logits, labels = convert_to_tensor(logits), convert_to_tensor(labels)
@@ -316,9 +357,20 @@ def _named(first: Any, labels: Any, logits: Any) -> tuple[Any, Any]:
 def sigmoid_cross_entropy_with_logits(
     _sentinel: Any = None, labels: Any = None, logits: Any = None, name: str | None = None
 ) -> Tensor:
-    """Cross entropy of each entry by itself, for classes that do not exclude one another; both by name.
+    """Cross entropy of each entry, for classes that do not exclude one another; computed stably.
 
-    Labels are probabilities, of the shape of logits, and cast to their dtype. Computed stably for any logits.
+    Args:
+        labels: probabilities, of the shape of logits and cast to their dtype.
+        logits: a floating tensor.
+        _sentinel: makes the others keyword arguments; by position, as before TensorFlow 1.0, they are logits
+            and labels.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of logits.
+
+    Raises:
+        GraphError: an argument is missing, or the order is not clear, or the shapes differ.
     """
     labels, logits = _named(_sentinel, labels, logits)
     labels, logits = _as_logits(labels, logits)
@@ -333,9 +385,20 @@ def weighted_cross_entropy_with_logits(
     name: str | None = None,
     targets: Any = None,
 ) -> Tensor:
-    """sigmoid_cross_entropy_with_logits with what positive labels cost multiplied by pos_weight.
+    """sigmoid_cross_entropy_with_logits with the loss of positive labels multiplied by pos_weight.
 
-    targets is the older name of labels.
+    Args:
+        labels: probabilities, of the shape of logits.
+        logits: a floating tensor.
+        pos_weight: a number or a tensor that broadcasts to logits.
+        targets: the older name of labels.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of logits.
+
+    Raises:
+        GraphError: an argument is missing, or the shapes differ.
     """
     labels, logits = _as_logits(targets if labels is None else labels, logits)
     same_shape(logits.spec, labels.spec, "logits and labels")

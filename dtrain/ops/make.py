@@ -53,13 +53,24 @@ class Range(Op):
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, name: str = "range") -> Tensor:
-    """start, start + delta, ... up to limit, not included; range(n) counts from 0.
+    """start, start + delta, ... up to limit, which is not included; range(n) counts from 0.
 
-    Integers may be tensors that follow from shapes. The result is int32 unless a float or dtype says
-    otherwise.
+    Args:
+        start: the first value; the limit, where no limit is given.
+        limit: where it ends.
+        delta: the step. Integers may be tensors that follow from shapes.
+        dtype: by default int32, or float32 where one of them is a float.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a vector.
 
     Raises:
         GraphError: delta is 0 or leads away from limit.
+
+    Example:
+        >>> dt.Session().run(dt.range(2, 8, 3))
+        array([2, 5], dtype=int32)
     """
     if limit is None:
         start, limit = 0, start
@@ -81,8 +92,24 @@ def range_(start: Any, limit: Any = None, delta: Any = 1, dtype: Any = None, nam
     return late(Range(*parts, as_dtype(dtype)), (), attributes.values, name)
 
 
+range_.__name__ = range_.__qualname__ = "range"
+
+
 def linspace(start: Any, stop: Any, num: Any, name: str | None = None) -> Tensor:
-    """num values at equal distances from start to stop, both included; of start's floating dtype."""
+    """Evenly spaced values, both ends included.
+
+    Args:
+        start: the first value; integers become floats.
+        stop: the last value, of the same dtype.
+        num: how many, an int >= 1.
+        name: name of the operation.
+
+    Returns:
+        Tensor: [num], of the dtype of start.
+
+    Raises:
+        GraphError: num < 1, or the dtypes do not agree.
+    """
     first = convert_to_tensor(start, None if isinstance(start, TensorLike | np.generic) else float32)
     last = convert_to_tensor(stop, None if isinstance(stop, TensorLike) else first.dtype)
     if not first.dtype.is_floating:
@@ -105,7 +132,21 @@ def eye(
     dtype: Any = float32,
     name: str | None = None,
 ) -> Tensor:
-    """Identity matrices: ones where row and column agree, of shape batch_shape + [rows, columns]."""
+    """Identity matrices.
+
+    Args:
+        num_rows: the number of rows.
+        num_columns: the number of columns; by default num_rows.
+        batch_shape: axes before the last two.
+        dtype: of the result.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape batch_shape + [num_rows, num_columns].
+
+    Raises:
+        GraphError: there is no such dtype.
+    """
     columns = num_rows if num_columns is None else num_columns
     matrix = one_hot(range_(num_rows), columns, dtype=dtype, name=name or "eye")
     if batch_shape is None:
@@ -115,7 +156,18 @@ def eye(
 
 
 def matrix_diag(diagonal: Any, name: str | None = None) -> Tensor:
-    """Matrices with the last axis of a tensor on their diagonals and zeros elsewhere."""
+    """Square matrices with vectors on their diagonals and zeros elsewhere.
+
+    Args:
+        diagonal: a tensor [..., n].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [..., n, n].
+
+    Raises:
+        GraphError: diagonal is a scalar.
+    """
     x = convert_to_tensor(diagonal)
     n = shape(x)[-1]
     on = eye(n, dtype=bool_)
@@ -123,7 +175,18 @@ def matrix_diag(diagonal: Any, name: str | None = None) -> Tensor:
 
 
 def diag(diagonal: Any, name: str | None = None) -> Tensor:
-    """The matrix with a vector on its diagonal and zeros elsewhere."""
+    """The square matrix with a vector on its diagonal and zeros elsewhere.
+
+    Args:
+        diagonal: a tensor [n].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n, n].
+
+    Raises:
+        GraphError: the rank is not 1.
+    """
     x = convert_to_tensor(diagonal)
     if x.spec.shape is not None and len(x.spec.shape) != 1:
         raise GraphError(f"diag: {x!r} is not a vector; matrix_diag takes several")
@@ -131,24 +194,70 @@ def diag(diagonal: Any, name: str | None = None) -> Tensor:
 
 
 def matrix_diag_part(input: Any, name: str | None = None) -> Tensor:
-    """The diagonals of square matrices, which lie in the last two axes."""
+    """The diagonals of square matrices.
+
+    Args:
+        input: a tensor [..., n, n].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [..., n].
+
+    Raises:
+        GraphError: the matrices are not square.
+    """
     x = convert_to_tensor(input)
     on = eye(shape(x)[-1], dtype=bool_)
     return reduce_sum(where(on, x, np.zeros((), x.dtype.numpy)), -1, name=name or "MatrixDiagPart")
 
 
 def diag_part(input: Any, name: str | None = None) -> Tensor:
-    """The diagonal of a square matrix."""
+    """The diagonal of a square matrix.
+
+    Args:
+        input: a tensor [n, n].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n].
+
+    Raises:
+        GraphError: it is no square matrix.
+    """
     return matrix_diag_part(input, name or "DiagPart")
 
 
 def trace(x: Any, name: str | None = None) -> Tensor:
-    """The sum of the diagonal of each square matrix."""
+    """The sum of the diagonal of each square matrix.
+
+    Args:
+        x: a tensor [..., n, n].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [...].
+
+    Raises:
+        GraphError: the matrices are not square.
+    """
     return reduce_sum(matrix_diag_part(x), -1, name=name or "Trace")
 
 
 def sequence_mask(lengths: Any, maxlen: Any = None, dtype: Any = bool_, name: str | None = None) -> Tensor:
-    """True before each length and False behind it, along a new last axis of maxlen entries."""
+    """True at the first `lengths` places of each row, False after them.
+
+    Args:
+        lengths: an integer tensor.
+        maxlen: size of the new last axis; required, since shapes are known before the run.
+        dtype: of the result.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape lengths.shape + [maxlen].
+
+    Raises:
+        GraphError: maxlen is missing, or lengths are not integers.
+    """
     if maxlen is None:
         raise GraphError(
             "sequence_mask needs maxlen: the longest of the lengths is not known before the run."

@@ -77,7 +77,7 @@ def _guarded(env: Env, check: Callable[[], bool], message: str, compute: Kernel)
 
 @register
 class Pow(Elementwise):
-    """Power; of an integer to a negative integer it is an InvalidArgumentError."""
+    """x to the power of y; an integer to a negative integer raises InvalidArgumentError at the run"""
 
     cuda = "dt_pow({0}, {1})"
     ufunc, arity = "power", 2
@@ -113,7 +113,7 @@ class _WholeDivision(Elementwise):
 
 @register
 class FloorDiv(_WholeDivision):
-    """Quotient rounded down: of floats it is floor(x / y), so that 1.0 by 0.1 is 10, as in TensorFlow"""
+    """x / y rounded down, of floats floor(x / y); an integer / 0 raises InvalidArgumentError"""
 
     cuda = "dt_floor_divide({0}, {1})"
     ufunc = "floor_divide"
@@ -128,7 +128,7 @@ class FloorDiv(_WholeDivision):
 
 @register
 class FloorMod(_WholeDivision):
-    """What x - y * floor(x / y) leaves, of y's sign, as Python's %"""
+    """The remainder x - y * floor(x / y), of the sign of y, as Python's %"""
 
     cuda = "dt_remainder({0}, {1})"
     ufunc = "remainder"
@@ -234,7 +234,7 @@ class GreaterEqual(_Comparison):
 # -- one input -------------------------------------------------------------------------------------------
 @register
 class Neg(Elementwise):
-    """-x"""
+    """The negative of x, -x"""
 
     c = "-{0}"
     ufunc, linear = "negative", "sum"
@@ -245,7 +245,7 @@ class Neg(Elementwise):
 
 @register
 class Abs(Elementwise):
-    """|x|"""
+    """The absolute value of x, |x|"""
 
     c = "{0} < 0 ? -{0} : {0} + 0"
     ufunc = "abs"
@@ -257,7 +257,7 @@ class Abs(Elementwise):
 
 @register
 class Sign(Elementwise):
-    """-1, 0 or 1, as x is below, at or above 0"""
+    """The sign of x: -1, 0 or 1"""
 
     c = "{0} != {0} ? {0} : ({T})(({0} > 0) - ({0} < 0))"
     ufunc = "sign"
@@ -357,7 +357,7 @@ class Tanh(Elementwise):
 
 @register
 class Sigmoid(Elementwise):
-    """1 / (1 + exp(-x)), whose digits hold where it is near 0; where exp overflows it is 0."""
+    """1 / (1 + exp(-x)), accurate near 0 too"""
 
     takes = staticmethod(floating)
 
@@ -437,7 +437,19 @@ def _pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
 
 
 def divide(x: Any, y: Any, name: str | None = None) -> Tensor:
-    """x / y as Python divides: integers become floats first, float64 from 32 bits on."""
+    """x / y as Python 3 divides.
+
+    Args:
+        x: tensor, array or number; integers become floats: float64 from 32 bits on.
+        y: of the same dtype, with a shape that broadcasts to x's.
+        name: name of the operation.
+
+    Returns:
+        Tensor: floating.
+
+    Raises:
+        GraphError: dtypes or shapes do not agree.
+    """
     x, y = _pair(x, y)
     if x.dtype.is_integer and y.dtype == x.dtype:
         wide = float64 if x.dtype.numpy.itemsize >= 4 else float32
@@ -449,21 +461,52 @@ truediv = divide
 
 
 def div(x: Any, y: Any, name: str | None = None) -> Tensor:
-    """x / y as Python 2 divides: integers to an integer, rounded down."""
+    """x / y as Python 2 divides: of integers the quotient rounded down.
+
+    Args:
+        x: tensor, array or number.
+        y: of the same dtype, with a shape that broadcasts to x's.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of x.
+
+    Raises:
+        GraphError: dtypes or shapes do not agree.
+    """
     x, y = _pair(x, y)
     return apply(FloorDiv() if x.dtype.is_integer else RealDiv(), x, y, name=name)
 
 
 def squared_difference(x: Any, y: Any, name: str | None = None) -> Tensor:
-    """(x - y)², element by element, with broadcasting."""
+    """(x - y)², element by element.
+
+    Args:
+        x: tensor, array or number.
+        y: of the same dtype, with a shape that broadcasts to x's.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of their dtype and broadcast shape.
+
+    Raises:
+        GraphError: dtypes or shapes do not agree.
+    """
     return square(subtract(x, y), name or "SquaredDifference")
 
 
 def add_n(inputs: Sequence[Any], name: str | None = None) -> Tensor:
-    """The sum of tensors of one shape and dtype.
+    """The sum of tensors.
+
+    Args:
+        inputs: tensors or arrays of one shape and dtype, at least one.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of their shape and dtype.
 
     Raises:
-        GraphError: there are none, or their shapes differ.
+        GraphError: there are none, or their shapes or dtypes differ.
     """
     if isinstance(inputs, TensorLike) or not len(inputs):
         raise GraphError(f"add_n: {inputs!r} is not a list of one tensor or more")
@@ -477,27 +520,77 @@ def add_n(inputs: Sequence[Any], name: str | None = None) -> Tensor:
 
 
 def cast(x: Any, dtype: Any, name: str | None = None) -> Tensor:
-    """x as another dtype; gradients pass between floating types and stop elsewhere."""
+    """x as another dtype, as NumPy casts: from floats to integers towards zero.
+
+    Gradients pass between floating types and stop elsewhere.
+
+    Args:
+        x: tensor, array or number.
+        dtype: a DType, its name or a NumPy dtype.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+
+    Raises:
+        GraphError: there is no such dtype.
+
+    Example:
+        >>> dt.Session().run(dt.cast([1.7, -1.7], "int32"))
+        array([ 1, -1], dtype=int32)
+    """
     return apply(Cast(as_dtype(dtype)), x, name=name)
 
 
 def to_float(x: Any, name: str = "ToFloat") -> Tensor:
-    """x as float32."""
+    """x as float32; the older form of cast.
+
+    Args:
+        x: tensor, array or number.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+    """
     return cast(x, float32, name)
 
 
 def to_double(x: Any, name: str = "ToDouble") -> Tensor:
-    """x as float64."""
+    """x as float64; the older form of cast.
+
+    Args:
+        x: tensor, array or number.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+    """
     return cast(x, float64, name)
 
 
 def to_int32(x: Any, name: str = "ToInt32") -> Tensor:
-    """x as int32, cut towards zero."""
+    """x as int32, rounded towards zero; the older form of cast.
+
+    Args:
+        x: tensor, array or number.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+    """
     return cast(x, int32, name)
 
 
 def to_int64(x: Any, name: str = "ToInt64") -> Tensor:
-    """x as int64, cut towards zero."""
+    """x as int64, rounded towards zero; the older form of cast.
+
+    Args:
+        x: tensor, array or number.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+    """
     return cast(x, int64, name)
 
 

@@ -241,49 +241,161 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 
 def relu(features: Any, name: str | None = None) -> Tensor:
-    """max(x, 0), element by element."""
+    """max(x, 0), element by element.
+
+    Args:
+        features: a numeric tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not numeric.
+
+    Example:
+        >>> dt.Session().run(dt.nn.relu([-1.0, 2.0]))
+        array([0., 2.], dtype=float32)
+    """
     return apply(Relu(), features, name=name)
 
 
 def relu6(features: Any, name: str | None = None) -> Tensor:
-    """min(max(x, 0), 6), element by element."""
+    """min(max(x, 0), 6), element by element.
+
+    Args:
+        features: a numeric tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not numeric.
+    """
     return apply(Relu6(), features, name=name)
 
 
 def leaky_relu(features: Any, alpha: float = 0.2, name: str | None = None) -> Tensor:
-    """x where it is positive, else alpha * x, element by element."""
+    """x where x > 0, else alpha * x (Maas et al. 2013).
+
+    Args:
+        features: a floating tensor.
+        alpha: the slope below 0.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     return apply(LeakyRelu(float(alpha)), features, name=name)
 
 
 def elu(features: Any, name: str | None = None) -> Tensor:
-    """x where it is positive, else exp(x) - 1, element by element (Clevert et al. 2016)."""
+    """x where x > 0, else exp(x) - 1 (Clevert et al. 2016).
+
+    Args:
+        features: a floating tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     return apply(Elu(), features, name=name)
 
 
 def selu(features: Any, name: str | None = None) -> Tensor:
-    """The self-normalising elu, with its two constants, element by element (Klambauer et al. 2017)."""
+    """The self-normalizing elu with its two constants (Klambauer et al. 2017).
+
+    Args:
+        features: a floating tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     return apply(Elu(SELU_ALPHA, SELU_SCALE), features, name=name or "Selu")
 
 
 def softplus(features: Any, name: str | None = None) -> Tensor:
-    """log(1 + exp(x)), element by element, computed stably."""
+    """log(1 + exp(x)), computed stably.
+
+    Args:
+        features: a floating tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     return apply(Softplus(), features, name=name)
 
 
 def softsign(features: Any, name: str | None = None) -> Tensor:
-    """x / (1 + |x|), element by element."""
+    """x / (1 + |x|), element by element.
+
+    Args:
+        features: a floating tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     return apply(Softsign(), features, name=name)
 
 
 def softmax(logits: Any, axis: int | None = None, name: str | None = None, dim: int | None = None) -> Tensor:
-    """exp(logits) over its sum along an axis, by default the last; `dim` is the axis's older name."""
+    """exp(logits) divided by its sum along an axis, computed stably.
+
+    Args:
+        logits: a floating tensor.
+        axis: the axis of the classes; by default the last.
+        dim: the older name of axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating, or there is no such axis.
+
+    Example:
+        >>> dt.Session().run(dt.nn.softmax([[1.0, 1.0]]))
+        array([[0.5, 0.5]], dtype=float32)
+    """
     return _over_axis(Softmax(), logits, axis, dim, name)
 
 
 def log_softmax(
     logits: Any, axis: int | None = None, name: str | None = None, dim: int | None = None
 ) -> Tensor:
-    """log(softmax(logits)) along an axis, by default the last, computed stably."""
+    """log(softmax(logits)), computed stably.
+
+    Args:
+        logits: a floating tensor.
+        axis: the axis of the classes; by default the last.
+        dim: the older name of axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating, or there is no such axis.
+    """
     return _over_axis(LogSoftmax(), logits, axis, dim, name)
 
 
@@ -304,19 +416,47 @@ def _over_axis(kind: Op, logits: Any, axis: int | None, dim: int | None, name: s
 
 
 def crelu(features: Any, name: str | None = None, axis: int = -1) -> Tensor:
-    """relu(x) and relu(-x) one behind the other along an axis (Shang et al. 2016)."""
+    """relu(x) and relu(-x), concatenated (Shang et al. 2016).
+
+    Args:
+        features: a numeric tensor.
+        axis: the axis they are concatenated on.
+        name: name of the operation.
+
+    Returns:
+        Tensor: twice as large along the axis.
+
+    Raises:
+        GraphError: the dtype is not numeric, or there is no such axis.
+    """
     x = convert_to_tensor(features)
     return relu(concat([x, negative(x)], axis), name=name or "CRelu")
 
 
 def swish(features: Any, name: str | None = None) -> Tensor:
-    """x * sigmoid(x), element by element (Ramachandran et al. 2017)."""
+    """x * sigmoid(x) (Ramachandran et al. 2017).
+
+    Args:
+        features: a floating tensor.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of its shape and dtype.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     x = convert_to_tensor(features)
     return multiply(x, sigmoid(x), name=name or "swish")
 
 
 def zero_fraction(value: Any, name: str | None = None) -> Tensor:
-    """The share of entries that are 0, float32."""
+    """The fraction of entries that are 0, a float32 scalar.
+
+    Args:
+        value: a numeric tensor.
+        name: name of the operation.
+    """
     value = convert_to_tensor(value)
     zero = convert_to_tensor(0, value.dtype)
     return reduce_mean(cast(equal(value, zero), float32), name=name or "zero_fraction")
@@ -330,10 +470,22 @@ def embedding_lookup(
     validate_indices: bool = True,
     max_norm: float | None = None,
 ) -> Tensor:
-    """The rows of params that ids name: shape ids.shape + params.shape[1:].
+    """The rows of params that ids name.
+
+    Args:
+        params: a tensor or variable [rows, ...].
+        ids: an integer tensor.
+        partition_strategy: accepted for TensorFlow 1; params are in one piece.
+        validate_indices: accepted for TensorFlow 1; indices are always checked.
+        max_norm: only None.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of shape ids.shape + params.shape[1:].
 
     Raises:
         GraphError: params are several tensors, or max_norm is given.
+        InvalidArgumentError: while running, for an id out of range.
     """
     if isinstance(params, list | tuple) and isinstance(params[0], TensorLike):
         if len(params) > 1:
@@ -345,10 +497,19 @@ def embedding_lookup(
 
 
 def bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | None = None) -> Tensor:
-    """value + bias, one bias for each entry of the last axis (of axis 1 with data_format NCHW).
+    """value + bias, one bias for each channel.
+
+    Args:
+        value: a tensor of rank >= 2.
+        bias: a vector as long as the channels.
+        data_format: NHWC or None for channels on the last axis, NCHW for axis 1.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of value.
 
     Raises:
-        GraphError: bias has not the rank 1 or another length, or value has less than two axes.
+        GraphError: bias is not a vector of this length, or value has fewer than two axes.
     """
     value = convert_to_tensor(value)
     bias = bias if isinstance(bias, TensorLike) else convert_to_tensor(bias, value.dtype)
@@ -373,15 +534,49 @@ def bias_add(value: Any, bias: Any, data_format: str | None = None, name: str | 
 
 
 def xw_plus_b(x: Any, weights: Any, biases: Any, name: str | None = None) -> Tensor:
-    """x @ weights + biases: [n, in], [in, out], [out] -> [n, out]."""
+    """x @ weights + biases.
+
+    Args:
+        x: [n, in].
+        weights: [in, out].
+        biases: [out].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n, out].
+
+    Raises:
+        GraphError: dtypes or sizes do not agree.
+    """
     return bias_add(matmul(x, weights), biases, name=name or "xw_plus_b")
 
 
 def relu_layer(x: Any, weights: Any, biases: Any, name: str | None = None) -> Tensor:
-    """relu(x @ weights + biases)."""
+    """relu(x @ weights + biases).
+
+    Args:
+        x: [n, in].
+        weights: [in, out].
+        biases: [out].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n, out].
+
+    Raises:
+        GraphError: dtypes or sizes do not agree.
+    """
     return relu(xw_plus_b(x, weights, biases), name=name or "relu_layer")
 
 
 def l2_loss(t: Any, name: str | None = None) -> Tensor:
-    """Half the sum of the squares of all entries, a scalar."""
+    """Half the sum of the squares of all entries, a scalar.
+
+    Args:
+        t: a floating tensor.
+        name: name of the operation.
+
+    Raises:
+        GraphError: the dtype is not floating.
+    """
     return multiply(reduce_sum(square(t)), 0.5, name=name or "L2Loss")

@@ -87,7 +87,21 @@ def l2_normalize(
     name: str | None = None,
     dim: int | Sequence[int] | None = None,
 ) -> Tensor:
-    """x / sqrt(max(sum of squares along axis, epsilon)); `dim` is the axis's older name."""
+    """x / sqrt(max(sum of squares along axis, epsilon)).
+
+    Args:
+        x: a floating tensor.
+        axis: an int or several; None for all axes.
+        epsilon: lower bound of the sum.
+        dim: the older name of axis.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+
+    Raises:
+        GraphError: there is no such axis.
+    """
     x = convert_to_tensor(x)
     length = reduce_sum(square(x), dim if axis is None else axis, keepdims=True)
     return multiply(x, 1 / sqrt(maximum(length, epsilon)), name=name or "l2_normalize")
@@ -101,9 +115,26 @@ def moments(
     keep_dims: bool = False,
     keepdims: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(mean, variance) of x along axes, over the global batch; the variance divides by the count.
+    """Mean and variance of x along axes, over the global batch; the variance divides by the count.
 
-    shift: accepted for TensorFlow 1's sake; two passes over x need none.
+    Args:
+        x: a floating tensor.
+        axes: an int or several.
+        shift: accepted for TensorFlow 1; without effect.
+        keepdims: whether the axes stay, with size 1.
+        name: name of the operation.
+        keep_dims: the older name of keepdims.
+
+    Returns:
+        tuple: mean and variance, tensors.
+
+    Raises:
+        GraphError: there is no such axis.
+
+    Example:
+        >>> mean, variance = dt.nn.moments(dt.constant([1.0, 3.0]), [0])
+        >>> [float(v) for v in dt.Session().run([mean, variance])]
+        [2.0, 1.0]
     """
     x = convert_to_tensor(x)
     keep = bool(keep_dims if keepdims is None else keepdims)
@@ -122,9 +153,22 @@ def batch_normalization(
     variance_epsilon: float,
     name: str | None = None,
 ) -> Tensor:
-    """(x - mean) / sqrt(variance + variance_epsilon) * scale + offset; offset and scale may be None.
+    """(x - mean) / sqrt(variance + variance_epsilon) * scale + offset (Ioffe & Szegedy 2015).
 
-    The statistics broadcast against x, so for images [n, height, width, channels] they are [channels].
+    Args:
+        x: a floating tensor.
+        mean, variance: statistics that broadcast to x: [channels] for images [n, height, width, channels];
+            see moments.
+        offset: what is added, or None.
+        scale: what it is multiplied by, or None.
+        variance_epsilon: a small number that keeps the root from 0.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape of x.
+
+    Raises:
+        GraphError: shapes or dtypes do not agree.
     """
     x = convert_to_tensor(x)
     factor = 1 / sqrt(convert_to_tensor(variance) + variance_epsilon)
@@ -144,13 +188,23 @@ def fused_batch_norm(
     is_training: bool = True,
     name: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(batch_normalization of images, mean, variance) over all axes but the channels.
+    """batch_normalization of images with statistics over all axes but the channels.
 
-    While training the statistics are the batch's, and the variance that comes back divides by count - 1, as a
-    running average wants it; otherwise they are those that are given.
+    Args:
+        x: images [n, height, width, channels].
+        scale, offset: vectors [channels].
+        mean, variance: vectors [channels] if not is_training; else not given.
+        epsilon: what is added to the variance.
+        data_format: only NHWC.
+        is_training: whether the statistics are computed from the batch.
+        name: name of the operation.
+
+    Returns:
+        tuple: the output, mean and variance; in training the variance divides by count - 1, as a running
+        average needs it.
 
     Raises:
-        GraphError: statistics are missing, or given while training, or data_format is not NHWC.
+        GraphError: statistics are missing, or given in training, or data_format is not NHWC.
     """
     x = convert_to_tensor(x)
     if data_format != "NHWC":

@@ -28,10 +28,18 @@ class PlaceholderWithDefault(Identity):
 
 
 def placeholder_with_default(input: Any, shape: Any, name: str | None = None) -> Tensor:
-    """A tensor that is `input` unless another value, of a shape compatible with `shape`, is fed for it.
+    """A tensor that is `input` unless another value is fed for it.
+
+    Args:
+        input: the default, a tensor or array.
+        shape: what a value fed must be compatible with.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of input.
 
     Raises:
-        GraphError: the shape of input is not compatible with `shape`.
+        GraphError: the shape of input is not compatible with shape.
     """
     default, dims = convert_to_tensor(input), as_dims(shape)
     if not compatible(default.spec.shape, dims):

@@ -384,11 +384,27 @@ def max_pool(
     data_format: str = "NHWC",
     name: str | None = None,
 ) -> Tensor:
-    """The largest entry of each window of images [n, height, width, channels].
+    """The largest entry of each window of images.
 
-    ksize, strides: [1, down, across, 1], or one or two ints. Padding never wins. Among equal entries the
-    gradient goes to the first. data_format is NHWC or NCHW. Raises GraphError where no
-    window fits.
+    Padding is never the largest. Among equal entries the gradient goes to the first.
+
+    Args:
+        value: images [n, height, width, channels].
+        ksize: size of the window: [1, down, across, 1], or one or two ints.
+        strides: distance of the windows, given as ksize is.
+        padding: SAME or VALID, as for conv2d.
+        data_format: NHWC, or NCHW for [n, channels, height, width].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n, height', width', channels].
+
+    Raises:
+        GraphError: no window fits, or an argument is none of these.
+
+    Example:
+        >>> dt.nn.max_pool(dt.zeros([8, 28, 28, 32]), 2, 2, "SAME").shape.as_list()
+        [8, 14, 14, 32]
     """
     if data_format == "NCHW":
         moved = channels_last(ksize), channels_last(strides), padding, "NHWC", name
@@ -404,7 +420,22 @@ def avg_pool(
     data_format: str = "NHWC",
     name: str | None = None,
 ) -> Tensor:
-    """The mean of each window of images [n, height, width, channels], without the padding; as max_pool."""
+    """The mean of each window of images, padding not counted.
+
+    Args:
+        value: floating images [n, height, width, channels].
+        ksize: size of the window: [1, down, across, 1], or one or two ints.
+        strides: distance of the windows, given as ksize is.
+        padding: SAME or VALID, as for conv2d.
+        data_format: NHWC, or NCHW for [n, channels, height, width].
+        name: name of the operation.
+
+    Returns:
+        Tensor: [n, height', width', channels].
+
+    Raises:
+        GraphError: no window fits, or an argument is none of these.
+    """
     if data_format == "NCHW":
         moved = channels_last(ksize), channels_last(strides), padding, "NHWC", name
         return transpose(avg_pool(transpose(value, [0, 2, 3, 1]), *moved), [0, 3, 1, 2])

@@ -250,8 +250,19 @@ def random_normal(
 ) -> Tensor:
     """Normally distributed values, new at every run.
 
-    mean and stddev are numbers, or arrays or tensors of dtype that broadcast with the shape and have
-    gradients: what is drawn is a standard normal number, times stddev, plus mean.
+    Args:
+        shape: ints, or a tensor that follows from shapes.
+        mean: a number, or an array or tensor that broadcasts with shape, and has gradients.
+        stddev: as mean.
+        dtype: of the values.
+        seed: makes the values reproducible and different from those of other ops; see set_random_seed.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the same values on any number of ranks.
+
+    Raises:
+        GraphError: shapes do not agree.
     """
     return _normal(RandomNormal, shape, mean, stddev, dtype, seed, name or "random_normal")
 
@@ -264,9 +275,21 @@ def truncated_normal(
     seed: int | None = None,
     name: str | None = None,
 ) -> Tensor:
-    """Normally distributed values within two standard deviations, new at every run.
+    """Normally distributed values within two standard deviations of the mean, new at every run.
 
-    mean and stddev as for random_normal.
+    Args:
+        shape: ints, or a tensor that follows from shapes.
+        mean: a number, or an array or tensor that broadcasts with shape, and has gradients.
+        stddev: as mean.
+        dtype: of the values.
+        seed: as for random_normal.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the same values on any number of ranks.
+
+    Raises:
+        GraphError: shapes do not agree.
     """
     return _normal(TruncatedNormal, shape, mean, stddev, dtype, seed, name or "truncated_normal")
 
@@ -279,13 +302,23 @@ def random_uniform(
     seed: int | None = None,
     name: str | None = None,
 ) -> Tensor:
-    """Uniform values in [minval, maxval), new at every run; maxval is 1 for floats; ints need it given.
+    """Uniformly distributed values in [minval, maxval), new at every run.
 
-    The bounds are numbers, or arrays or tensors of dtype: of floats they broadcast with the shape and have
-    gradients, of integers they are scalars.
+    Args:
+        shape: ints, or a tensor that follows from shapes.
+        minval: a number, array or tensor; of floats it broadcasts with shape and has gradients, of integers
+            it is a scalar.
+        maxval: as minval; 1 by default for floats, required for integers.
+        dtype: a floating type, int32 or int64.
+        seed: as for random_normal.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the same values on any number of ranks.
 
     Raises:
-        InvalidArgumentError: while running, for integers of which there are none.
+        GraphError: maxval is missing for integers, or shapes do not agree.
+        InvalidArgumentError: while running, for integers where minval >= maxval.
     """
     name = name or "random_uniform"
     if as_dtype(dtype).is_integer:
@@ -303,5 +336,14 @@ def random_uniform(
 
 
 def random_shuffle(value: Any, seed: int | None = None, name: str | None = None) -> Tensor:
-    """The rows of a tensor in a random order, another at every run."""
+    """The rows of a tensor in a random order, new at every run.
+
+    Args:
+        value: a tensor or array; its axis 0 is shuffled.
+        seed: as for random_normal.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of value.
+    """
     return apply(RandomShuffle(_seed(seed)), value, name=name)

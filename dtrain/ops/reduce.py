@@ -354,7 +354,27 @@ def _count(op: _Reduction, x: Tensor) -> Tensor:
 
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
-def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
+_REDUCTION = """Args:
+    input_tensor: a tensor or array; numeric, for reduce_all and reduce_any bool.
+    axis: an int or several; None for all axes.
+    keepdims: whether the axes stay, with size 1.
+    name: name of the operation.
+    reduction_indices: the older name of axis.
+    keep_dims: the older name of keepdims.
+
+Returns:
+    Tensor: of the dtype of input_tensor.
+
+Raises:
+    GraphError: there is no such axis, the dtype does not fit, or an argument is given by both its names.
+
+Example:
+    >>> dt.{0}(dt.zeros([2, 3], "{1}"), 1, keepdims=True).shape.as_list()
+    [2, 1]
+"""
+
+
+def _reduction(kind: type[_Reduction], doc: str, dtype: str = "float32") -> Callable[..., Tensor]:
     def function(
         input_tensor: object,
         axis: object = None,
@@ -368,11 +388,8 @@ def _reduction(kind: type[_Reduction], doc: str) -> Callable[..., Tensor]:
         keepdims = bool(_one_of("keepdims", keepdims, "keep_dims", keep_dims))
         return apply(kind(_read_axes(axis, x, name or kind.__name__), keepdims), x, name=name)
 
-    function.__name__ = f"reduce_{kind.__name__.lower()}"
-    function.__doc__ = (
-        f"{doc} over `axis` (an int, several, or None for all), kept as size 1 with keepdims.\n\n"
-        "    reduction_indices and keep_dims are TensorFlow 1's older names of the two."
-    )
+    function.__name__ = function.__qualname__ = f"reduce_{kind.__name__.lower()}"
+    function.__doc__ = f"{doc}.\n\n{_REDUCTION.format(function.__name__, dtype)}"
     return function
 
 
@@ -386,13 +403,13 @@ def _one_of(name: str, value: object, old_name: str, old_value: object) -> objec
     return value if old_value is None else old_value
 
 
-reduce_sum = _reduction(Sum, "Sum")
-reduce_mean = _reduction(Mean, "Arithmetic mean")
-reduce_max = _reduction(Max, "Largest entry, of nothing -inf or an integer's least,")
-reduce_min = _reduction(Min, "Smallest entry, of nothing inf or an integer's greatest,")
-reduce_prod = _reduction(Prod, "Product")
-reduce_all = _reduction(All, "Whether all are true,")
-reduce_any = _reduction(Any, "Whether any is true,")
+reduce_sum = _reduction(Sum, "The sum over axes")
+reduce_mean = _reduction(Mean, "The arithmetic mean over axes")
+reduce_max = _reduction(Max, "The largest entry over axes; of none -inf, or the least integer of the dtype")
+reduce_min = _reduction(Min, "The smallest entry over axes; of none inf, or the largest integer of the dtype")
+reduce_prod = _reduction(Prod, "The product over axes")
+reduce_all = _reduction(All, "Whether all entries over axes are true", "bool")
+reduce_any = _reduction(Any, "Whether any entry over axes is true", "bool")
 
 
 def reduce_logsumexp(
@@ -403,7 +420,22 @@ def reduce_logsumexp(
     reduction_indices: object = None,
     keep_dims: bool | None = None,
 ) -> Tensor:
-    """log(sum(exp(x))) over `axis`, which overflows only where the result does."""
+    """log(sum(exp(x))) over axes, computed stably.
+
+    Args:
+        input_tensor: a floating tensor.
+        axis: an int or several; None for all axes.
+        keepdims: whether the axes stay, with size 1.
+        reduction_indices: the older name of axis.
+        name: name of the operation.
+        keep_dims: the older name of keepdims.
+
+    Returns:
+        Tensor: of the dtype of input_tensor.
+
+    Raises:
+        GraphError: there is no such axis, or the dtype is not floating.
+    """
     from dtrain.ops.array import reshape, stop_gradient
     from dtrain.ops.late import shape
     from dtrain.ops.logic import is_finite, where
@@ -426,7 +458,23 @@ def count_nonzero(
     reduction_indices: object = None,
     keep_dims: bool | None = None,
 ) -> Tensor:
-    """How many entries are not 0 over `axis`."""
+    """The number of entries that are not 0.
+
+    Args:
+        input_tensor: a numeric or bool tensor.
+        axis: an int or several; None for all axes.
+        keepdims: whether the axes stay, with size 1.
+        dtype: of the result.
+        reduction_indices: the older name of axis.
+        name: name of the operation.
+        keep_dims: the older name of keepdims.
+
+    Returns:
+        Tensor: of dtype.
+
+    Raises:
+        GraphError: there is no such axis.
+    """
     x = convert_to_tensor(input_tensor)
     there = x if x.dtype.is_bool else not_equal(x, 0)
     return reduce_sum(cast(there, dtype), axis, keepdims, name, reduction_indices, keep_dims)
@@ -439,9 +487,26 @@ def argmax(
     dimension: object = None,
     output_type: object = int64,
 ) -> Tensor:
-    """Index of the first largest entry along `axis`, 0 by default; `dimension` is its older name.
+    """Index of the first largest entry along an axis.
 
-    A NaN is larger than none, as in TensorFlow: a row of nothing else has the index 0.
+    As in TensorFlow no NaN is the largest: of a row of NaNs the index is 0.
+
+    Args:
+        input: a numeric tensor.
+        axis: the axis; by default 0.
+        dimension: the older name of axis.
+        output_type: dtype of the result, int64 or int32.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the shape of input without the axis.
+
+    Raises:
+        GraphError: there is no such axis.
+
+    Example:
+        >>> dt.Session().run(dt.argmax([[1.0, 3.0, 2.0]], 1))
+        array([1])
     """
     return _arg(ArgMax, input, _one_of("axis", axis, "dimension", dimension), output_type, name)
 
@@ -453,9 +518,22 @@ def argmin(
     dimension: object = None,
     output_type: object = int64,
 ) -> Tensor:
-    """Index of the first smallest entry along `axis`, 0 by default; `dimension` is its older name.
+    """Index of the first smallest entry along an axis.
 
-    A NaN is smaller than none, as in TensorFlow: a row of nothing else has the index 0.
+    As in TensorFlow no NaN is the smallest: of a row of NaNs the index is 0.
+
+    Args:
+        input: a numeric tensor.
+        axis: the axis; by default 0.
+        dimension: the older name of axis.
+        output_type: dtype of the result, int64 or int32.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the shape of input without the axis.
+
+    Raises:
+        GraphError: there is no such axis.
     """
     return _arg(ArgMin, input, _one_of("axis", axis, "dimension", dimension), output_type, name)
 
@@ -468,17 +546,61 @@ def _arg(kind: type[ArgMax], x: object, axis: object, output_type: object, name:
 
 
 def arg_max(input: object, dimension: object, output_type: object = int64, name: str | None = None) -> Tensor:
-    """Index of the largest entry along a dimension: argmax by its older name."""
+    """argmax by its older name.
+
+    Args:
+        input: a numeric tensor.
+        dimension: the axis.
+        output_type: int64 or int32.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of output_type, the shape of input without the axis.
+
+    Raises:
+        GraphError: there is no such axis.
+    """
     return argmax(input, dimension, name, output_type=output_type)
 
 
 def arg_min(input: object, dimension: object, output_type: object = int64, name: str | None = None) -> Tensor:
-    """Index of the smallest entry along a dimension: argmin by its older name."""
+    """argmin by its older name.
+
+    Args:
+        input: a numeric tensor.
+        dimension: the axis.
+        output_type: int64 or int32.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of output_type, the shape of input without the axis.
+
+    Raises:
+        GraphError: there is no such axis.
+    """
     return argmin(input, dimension, name, output_type=output_type)
 
 
 def cumsum(
     x: object, axis: object = 0, exclusive: bool = False, reverse: bool = False, name: str | None = None
 ) -> Tensor:
-    """Sums of the entries up to each along an axis, without it if exclusive, from the end if reverse."""
+    """Cumulative sums along an axis.
+
+    Args:
+        x: a numeric tensor.
+        axis: the axis.
+        exclusive: whether each sum leaves out the entry itself.
+        reverse: whether the sums start from the end.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the shape and dtype of x.
+
+    Raises:
+        GraphError: there is no such axis.
+
+    Example:
+        >>> dt.Session().run(dt.cumsum([1.0, 2.0, 3.0]))
+        array([1., 3., 6.], dtype=float32)
+    """
     return apply(Cumsum(static_int(axis, "cumsum"), bool(exclusive), bool(reverse)), x, name=name)

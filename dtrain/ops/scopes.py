@@ -66,10 +66,12 @@ def _scopes() -> _Scopes:
 
 
 class VariableScope:
-    """A prefix of variable names, and what get_variable does there where it is not told.
+    """A prefix of variable names, and the defaults of get_variable inside it.
 
-    reuse: True finds variables, False makes them, AUTO_REUSE does either.
-    original_name_scope: the name scope that was opened with it, ending in '/'.
+    Args:
+        name: the prefix.
+        reuse: True finds variables, False makes them, AUTO_REUSE does either.
+        original_name_scope: the name scope that was opened with it, ending in '/'.
     """
 
     def __init__(self, name: str, reuse: Any, original_name_scope: str = "") -> None:
@@ -117,7 +119,7 @@ class VariableScope:
 
 
 def get_variable_scope() -> VariableScope:
-    """The scope that this line is in."""
+    """The current variable scope."""
     return _scopes().scope
 
 
@@ -142,11 +144,15 @@ def variable_scope(
     Args:
         name_or_scope: a name; or a scope that `as` gave, which is entered again wherever this is.
         default_name: where name_or_scope is None: a name that is made unique.
-        initializer, regularizer, dtype, constraint, custom_getter: what get_variable inside takes where it is
-            not told; scopes inside inherit them. A custom_getter wraps those around it.
+        values, caching_device, use_resource: accepted for TensorFlow 1; without effect.
+        initializer, regularizer, dtype, constraint, custom_getter: defaults of get_variable inside, which
+            inner scopes inherit. A custom_getter wraps those around it.
+        partitioner: only None.
         reuse: True, False or None (as the scope around), or AUTO_REUSE; inside a scope that reuses, all do.
         auxiliary_name_scope: False opens no name scope.
-        values, caching_device, use_resource: without a meaning here.
+
+    Yields:
+        VariableScope: the scope.
 
     Raises:
         GraphError: there is no name, or partitioner is given.
@@ -231,18 +237,30 @@ def get_variable(
     """The variable of this name in the current variable scope: found or made, as the scope's reuse says.
 
     Args:
+        name: its name in the scope.
         shape: fixed sizes; not given with an initializer that is a value.
         dtype: by default the scope's, float32, or that of a value.
         initializer: a value, or a function of (shape, dtype); by default the scope's, else glorot_uniform for
             floating types and zeros for others.
-        regularizer: a function from the variable to a loss, which joins REGULARIZATION_LOSSES as it is made.
+        regularizer: a function from the variable to a loss, which joins REGULARIZATION_LOSSES when it is
+            made.
         trainable, collections, constraint, validate_shape: as for Variable.
+        partitioner: only None.
+        caching_device, use_resource: accepted for TensorFlow 1; without effect.
         custom_getter: called instead with (getter, name, ...); getter does what this would have done.
-        partitioner: only None. caching_device, use_resource: without a meaning here.
+
+    Returns:
+        Variable: the variable.
 
     Raises:
         GraphError: a ValueError. The variable exists and reuse is False, it does not and reuse is True, it
             has another shape or dtype, or the arguments do not make one.
+
+    Example:
+        >>> with dt.variable_scope("layer1"):
+        ...     w = dt.get_variable("w", [784, 10])
+        >>> w.name
+        'layer1/w:0'
     """
     scope = get_variable_scope()
     full = f"{scope.name}/{name}" if scope.name else name
@@ -268,7 +286,18 @@ def get_variable(
 
 
 def get_local_variable(name: str, *args: Any, **kwargs: Any) -> Variable:
-    """get_variable of one that is neither trained nor saved: it joins LOCAL_VARIABLES alone."""
+    """get_variable of a variable that is neither trained nor saved: it joins LOCAL_VARIABLES alone.
+
+    Args:
+        name: the variable's name in the current scope.
+        args, kwargs: the other arguments of get_variable.
+
+    Returns:
+        Variable: the variable.
+
+    Raises:
+        GraphError: as get_variable.
+    """
     return get_variable(
         name, *args, **{**kwargs, "trainable": False, "collections": [GraphKeys.LOCAL_VARIABLES]}
     )

@@ -205,9 +205,23 @@ class StridedSliceGrad(Move):
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 def slice_(input_: Any, begin: Any, size: Any, name: str | None = None) -> Tensor:
-    """The part of `size` entries from `begin` on along each axis; a size of -1 takes all the rest.
+    """A part of a tensor: `size` entries along each axis, starting at `begin`.
 
-    begin and size may be, or contain, tensors that follow from shapes.
+    Args:
+        input_: a tensor or array.
+        begin: the first index on each axis: ints, or a tensor that follows from shapes.
+        size: how many on each axis; -1 for all that are left.
+        name: name of the operation.
+
+    Returns:
+        Tensor: of the dtype of the input.
+
+    Raises:
+        GraphError: the part is not inside the tensor.
+
+    Example:
+        >>> dt.slice(dt.zeros([4, 6]), [1, 2], [2, -1]).shape.as_list()
+        [2, 4]
     """
     attributes = Attributes()
     starts, sizes = attributes.vector(begin, "slice: begin"), attributes.vector(size, "slice: size")
@@ -218,6 +232,9 @@ def slice_(input_: Any, begin: Any, size: Any, name: str | None = None) -> Tenso
     if x.spec.shape is not None and len(x.spec.shape) != len(runs):
         raise GraphError(f"slice: {len(runs)} sizes for the {len(x.spec.shape)} axes of {x!r}")
     return late(StridedSlice(runs), [x], attributes.values, name or "Slice")
+
+
+slice_.__name__ = slice_.__qualname__ = "slice"
 
 
 def _getitem(self: TensorLike, key: Any) -> Tensor:

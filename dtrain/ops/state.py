@@ -194,21 +194,27 @@ class Variable(TensorLike):
     """A value that persists between runs: a model's parameters, a step counter.
 
     Args:
-        initial_value: a tensor, array or number, or a function of no arguments that makes one; its shape
-            and dtype become the variable's. Where it is computed of other variables that have no value yet,
-            their initial values stand for them.
-        trainable: whether optimizers update it unless told otherwise.
+        initial_value: a tensor, array or number, or a function of no arguments that makes one; its shape and
+            dtype become the variable's. Other variables without a value in it are replaced by their initial
+            values.
+        trainable: whether optimizers update it by default.
         collections: names of the collections that it joins, by default GraphKeys.GLOBAL_VARIABLES.
+        validate_shape: only True, since the shape of a variable is fixed.
+        caching_device: accepted for TensorFlow 1; a variable is on the session's device.
+        name: its name, made unique; by default Variable.
+        variable_def, import_scope: only None, since there are no protocol buffers to read it from.
         dtype: converts initial_value first.
         expected_shape: what the shape of initial_value must be compatible with.
-        constraint: a function from the new value to the one allowed, which optimizers apply after an update.
-        validate_shape: only True, since a variable's sizes are fixed here.
-        variable_def, import_scope: only None, since there are no protocol buffers to read it from.
-        caching_device: without a meaning here: a variable lies on the session's device.
-        group: variables of one group lie side by side in memory.
+        constraint: a function from the new value to the valid one, which optimizers apply after an update.
+        group: variables of one group are side by side in memory.
 
     Raises:
         GraphError: initial_value is missing, has unknown sizes, or an argument is not supported.
+
+    Example:
+        >>> w = dt.Variable(dt.zeros([784, 10]), name="weights")
+        >>> w.shape.as_list()
+        [784, 10]
     """
 
     def __init__(
@@ -410,44 +416,114 @@ def assign(
     use_locking: bool | None = None,
     name: str | None = None,
 ) -> Tensor:
-    """ref.assign(value); raises GraphError for validate_shape=False, since a variable's sizes are fixed."""
+    """An op that sets a variable: ref.assign(value).
+
+    Args:
+        ref: the variable.
+        value: tensor, array or number of its shape, converted to its dtype.
+        validate_shape: only True, since the shape of a variable is fixed.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the new value.
+
+    Raises:
+        GraphError: the shapes differ, or validate_shape is False.
+    """
     if validate_shape is False:
         raise GraphError(f"assign to {ref.name}: validate_shape=False is not supported: its sizes are fixed.")
     return ref.assign(value, name=name)
 
 
 def assign_add(ref: Variable, value: Any, use_locking: bool | None = None, name: str | None = None) -> Tensor:
-    """ref.assign_add(value)."""
+    """An op that adds to a variable: ref.assign_add(value).
+
+    Args:
+        ref: the variable.
+        value: tensor, array or number of its shape, converted to its dtype.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the new value.
+
+    Raises:
+        GraphError: the shapes differ.
+    """
     return ref.assign_add(value, name=name)
 
 
 def assign_sub(ref: Variable, value: Any, use_locking: bool | None = None, name: str | None = None) -> Tensor:
-    """ref.assign_sub(value)."""
+    """An op that subtracts from a variable: ref.assign_sub(value).
+
+    Args:
+        ref: the variable.
+        value: tensor, array or number of its shape, converted to its dtype.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+
+    Returns:
+        Tensor: the new value.
+
+    Raises:
+        GraphError: the shapes differ.
+    """
     return ref.assign_sub(value, name=name)
 
 
 def global_variables(scope: str | None = None) -> list[Variable]:
-    """Variables of the default graph in the order they were made; of a scope: those named so at the start."""
+    """The global variables of the default graph, in the order in which they were made.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
+    """
     return get_default_graph().get_collection(GraphKeys.GLOBAL_VARIABLES, scope)
 
 
 def trainable_variables(scope: str | None = None) -> list[Variable]:
-    """Those that optimizers update, in the order they were made; of a scope: those named so at the start."""
+    """The variables that optimizers update, in the order in which they were made.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
+    """
     return get_default_graph().get_collection(GraphKeys.TRAINABLE_VARIABLES, scope)
 
 
 def variables_initializer(var_list: Sequence[Variable], name: str = "init") -> Operation:
-    """An operation that gives these variables their initial values."""
+    """An operation that sets variables to their initial values.
+
+    Args:
+        var_list: the variables.
+        name: name of the operation.
+
+    Returns:
+        Operation: to be run.
+    """
     return group(*(v.initializer for v in var_list), name=name)
 
 
 def global_variables_initializer() -> Operation:
-    """An operation that gives every variable made so far its initial value."""
+    """An operation that sets every global variable made so far to its initial value."""
     return variables_initializer(global_variables())
 
 
 def group(*inputs: Any, name: str | None = None) -> Operation:
-    """An operation that is done when all of these are; lists of them are taken apart."""
+    """An operation that is done when all its inputs are.
+
+    Args:
+        inputs: operations, tensors or variables, or lists of them.
+        name: name of the operation.
+
+    Returns:
+        Operation: to be run.
+    """
     operations = tuple(as_operation(i) for i in _flat(inputs))
     graph = operations[0].graph if operations else get_default_graph()
     return graph.add(NoOp(), (), name or "group_deps", operations)
@@ -462,5 +538,9 @@ def _flat(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def no_op(name: str | None = None) -> Operation:
-    """An operation that does nothing."""
+    """An operation that does nothing.
+
+    Args:
+        name: name of the operation.
+    """
     return get_default_graph().add(NoOp(), (), name)

@@ -180,22 +180,42 @@ class InTopK(Op):
 
 # -- the words of TensorFlow 1 ---------------------------------------------------------------------------
 def top_k(input: Any, k: Any = 1, sorted: bool = True, name: str | None = None) -> tuple[Tensor, Tensor]:
-    """(values, indices) of the k largest entries along the last axis, largest first in any case.
+    """The k largest entries along the last axis, largest first.
 
-    Among equal entries the one before comes first, and a NaN before all numbers. indices are int32. Gradients
-    flow to the entries chosen.
+    Among equal entries the first comes first; a NaN comes before all numbers. Gradients flow to the values.
+
+    Args:
+        input: a numeric tensor [..., n].
+        k: how many, at most n.
+        sorted: accepted for TensorFlow 1; the result is always sorted.
+        name: name of the operation.
+
+    Returns:
+        tuple: values [..., k] and int32 indices [..., k].
 
     Raises:
-        GraphError: there are less than k.
+        GraphError: there are fewer than k.
     """
     node = apply(TopK(static_int(k, "top_k")), convert_to_tensor(input), name=name or "TopKV2").op
     return node.outputs[0], node.outputs[1]
 
 
 def in_top_k(predictions: Any, targets: Any, k: int, name: str | None = None) -> Tensor:
-    """For each example, whether its class is among the k largest predictions; bool [examples].
+    """For each example, whether its class is among the k largest predictions.
 
-    Classes that tie with the k-th are all in. A target that is no class is not, and none is in an example
-    with a prediction that is not finite.
+    Classes that tie with the k-th are all among them. An example with a prediction that is not finite has
+    none.
+
+    Args:
+        predictions: a floating tensor [examples, classes].
+        targets: class numbers [examples]; one out of range is in no top k.
+        k: an int.
+        name: name of the operation.
+
+    Returns:
+        Tensor: bool [examples].
+
+    Raises:
+        GraphError: the shapes do not fit.
     """
     return apply(InTopK(int(k)), predictions, targets, name=name)

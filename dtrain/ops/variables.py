@@ -54,7 +54,11 @@ class ReportUninitialized(_Peek):
 
 
 def is_variable_initialized(variable: Variable) -> Tensor:
-    """A bool tensor: whether the variable has a value before the run."""
+    """Whether a variable has a value, as the run begins: a bool scalar.
+
+    Args:
+        variable: the variable.
+    """
     with variable.graph.as_default():
         return apply(IsVariableInitialized((variable.op.name,)), variable)
 
@@ -62,7 +66,12 @@ def is_variable_initialized(variable: Variable) -> Tensor:
 def report_uninitialized_variables(
     var_list: Sequence[Variable] | None = None, name: str = "report_uninitialized_variables"
 ) -> Tensor:
-    """A tensor of the names (bytes) of the variables without a value; by default of all global and local."""
+    """The names of the variables without a value: a vector of bytes.
+
+    Args:
+        var_list: the variables; by default all global and local ones.
+        name: name of the operation.
+    """
     variables = list(var_list) if var_list is not None else global_variables() + local_variables()
     variables = list(dict.fromkeys(variables))
     names = apply(ReportUninitialized(tuple(v.op.name for v in variables)), *variables, name=name)
@@ -71,17 +80,31 @@ def report_uninitialized_variables(
 
 
 def local_variables(scope: str | None = None) -> list[Variable]:
-    """Variables of the default graph in the collection LOCAL_VARIABLES: counters that are not saved."""
+    """Variables in the collection LOCAL_VARIABLES of the default graph, which are not saved.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
+    """
     return get_default_graph().get_collection(GraphKeys.LOCAL_VARIABLES, scope)
 
 
 def model_variables(scope: str | None = None) -> list[Variable]:
-    """Variables of the default graph in the collection MODEL_VARIABLES."""
+    """Variables in the collection MODEL_VARIABLES of the default graph.
+
+    Args:
+        scope: only those whose name starts with a match of this regular expression.
+
+    Returns:
+        list: Variables.
+    """
     return get_default_graph().get_collection(GraphKeys.MODEL_VARIABLES, scope)
 
 
 def local_variables_initializer() -> Operation:
-    """An operation that gives every local variable made so far its initial value."""
+    """An operation that sets every local variable made so far to its initial value."""
     return variables_initializer(local_variables())
 
 
@@ -96,7 +119,15 @@ def initialize_all_variables() -> Operation:
 
 
 def initialize_variables(var_list: Sequence[Variable], name: str = "init") -> Operation:
-    """The older name of variables_initializer."""
+    """The older name of variables_initializer.
+
+    Args:
+        var_list: the variables.
+        name: name of the operation.
+
+    Returns:
+        Operation: to be run.
+    """
     return variables_initializer(var_list, name)
 
 

@@ -39,9 +39,12 @@ class _Options:
 
 
 class GPUOptions(_Options):
-    """How TensorFlow 1 takes GPUs and their memory: none of it changes anything.
+    """TensorFlow 1's options for GPUs and their memory, accepted without effect.
 
-    A session takes the memory that a plan needs, and each rank the GPU of its local rank.
+    A session allocates the memory that a plan needs, and each rank uses the GPU of its local rank.
+
+    Args:
+        options: any of TensorFlow 1's.
     """
 
     known: ClassVar[dict[str, Any]] = {
@@ -82,22 +85,26 @@ class GraphOptions(_Options):
 class ConfigProto(_Options):
     """Options of a Session.
 
-    device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
-    intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
-    check_numerics: a run that updates parameters looks at its loss and gradients before. Where one holds a
-        NaN or an infinity the op that made it first is named: by True in errors.NumericError, on every rank,
-        and nothing is updated; by "warn" in a warning, once, where a parameter or the loss becomes one. False
-        does not look.
-    check_replicas_every: of so many runs that update parameters one compares the ranks' copies of all
-        variables; errors.ReplicaError names the first that differs. 0 for none.
-    bitwise: whether every value is to be the same bits on any number of ranks, 1 included: docs/bitwise.md.
-        It takes kernels in C, and no GPU. These three are dtrain's own.
-    Without a meaning here, since a session runs on one device, one operation after the other:
-    inter_op_parallelism_threads, use_per_session_threads, allow_soft_placement, log_device_placement,
-    gpu_options, graph_options, device_filters.
+    Args:
+        options: any of these, and no effect of TensorFlow 1's inter_op_parallelism_threads,
+            use_per_session_threads, allow_soft_placement, log_device_placement, gpu_options, graph_options
+            and device_filters, since a session runs on one device, one operation after the other.
+
+    Attributes:
+        device_count: {"GPU": 0} keeps the session on the CPU, whatever device= says.
+        intra_op_parallelism_threads: threads of the linear algebra library in this process; 0 leaves them.
+        check_numerics: whether a run that updates parameters checks its loss and gradients first. True: a NaN
+            or an infinity raises errors.NumericError on every rank, which names the op that made it first,
+            and nothing is updated. "warn": a warning, once, when a parameter or the loss becomes one. False
+            does not check. An option of dtrain alone.
+        check_replicas_every: each so many runs that update parameters the ranks' copies of all variables are
+            compared; errors.ReplicaError names the first that differs. 0 for never. An option of dtrain
+            alone.
+        bitwise: whether every value is the same bits on any number of ranks, 1 included: docs/bitwise.md. It
+            needs kernels in C, and no GPU. An option of dtrain alone.
 
     Raises:
-        UsageError: for any other option.
+        UsageError: any other option is given.
     """
 
     known: ClassVar[dict[str, Any]] = {
@@ -127,13 +134,17 @@ class ConfigProto(_Options):
 
 
 class RunOptions(_Options):
-    """Options of one Session.run: trace_level, NO_TRACE or more, which records it."""
+    """Options of one Session.run.
+
+    Args:
+        options: trace_level: NO_TRACE, or a higher level, which records the run.
+    """
 
     NO_TRACE, SOFTWARE_TRACE, HARDWARE_TRACE, FULL_TRACE = range(4)
     known: ClassVar[dict[str, Any]] = {"trace_level": 0}
 
 
 class RunMetadata:
-    """What Session.run tells of a run with a trace_level: step_stats, for timeline.Timeline."""
+    """What Session.run records of a run with a trace_level: step_stats, for timeline.Timeline."""
 
     step_stats: Any = None

@@ -19,10 +19,11 @@ from dtrain.runtime.batch import Batch, checksum
 
 
 class Shard:
-    """This rank's rows of a global batch, to feed where a placeholder stands for the whole batch.
+    """This rank's rows of a global batch, to feed for a placeholder of the whole batch.
 
-    rows: array whose axis 0 holds entries shard_bounds(total, rank, size) of the batch; may be empty.
-    total: number of entries of the batch over all ranks.
+    Args:
+        rows: array whose axis 0 holds entries shard_bounds(total, rank, size) of the batch; may be empty.
+        total: number of entries of the batch over all ranks.
     """
 
     __slots__ = ("rows", "total")

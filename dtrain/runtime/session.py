@@ -54,28 +54,35 @@ class Session:
     """Runs operations of a graph and holds the values of its variables.
 
     On several ranks every call is collective, and shapes and values are those of the whole batch: a plain
-    array is fed alike on every rank, a Shard is this rank's rows, a Batch is split. Fetched values are whole
-    on every rank.
-    `with Session() as sess:` makes it the default session and its graph the default graph, and closes it.
+    array is fed equally on every rank, a Shard is this rank's rows, a Batch is split. Fetched values are
+    whole
+    on every rank. `with Session() as sess:` makes it the default session and its graph the default graph, and
+    closes it.
 
     Any thread may call it; runs follow one another, and each is as if it were alone. On several ranks one
-    thread makes the calls that take all ranks (see Communicator.check_thread); in others a run may read
-    variables and compute of whole arrays, which each rank does by itself.
+    thread makes the collective calls (see Communicator.check_thread); in other threads a run may read
+    variables and compute with whole arrays, which each rank does by itself.
 
     Args:
-        target: accepted for TensorFlow 1's sake; only '' is known.
+        target: only ''.
         graph: by default the default graph.
-        config: TensorFlow 1's options; ConfigProto says what each means here.
+        config: a ConfigProto.
         comm: the ranks that work together, by default all; None for this rank alone.
         device: cpu, gpu or auto, or a Backend.
 
-    bitwise: as in ConfigProto; to be changed on all ranks alike.
-    profiler: a runtime.profile.Recorder, set on all ranks alike, records the runs; None does not.
-    lock: held by each run; while a thread holds it, no other's run comes between its own.
-    plans: those that it keeps, by what they are for; the one that ran last is the last.
-    takings: what runs of the same fetches and feeds take from data sets and queues.
-    updates: runs so far that have updated parameters.
-    variables, draws, numerics: the values, the random numbers, and what is done about bad numbers.
+    Attributes:
+        bitwise: as in ConfigProto; to be changed on all ranks.
+        profiler: a runtime.profile.Recorder, set on all ranks, records the runs; None does not.
+        lock: held by each run; while a thread holds it, no other thread's run starts.
+        plans: the plans that are kept, by their fetches and feeds; the one that ran last is the last.
+        takings: what runs of the same fetches and feeds read from data sets and queues.
+        updates: the number of runs so far that have updated parameters.
+        variables, draws, numerics: the values, the random numbers, and what is done about bad numbers.
+
+    Example:
+        >>> with dt.Session() as sess:
+        ...     print(sess.run(dt.constant(1.0) + 2.0))
+        3.0
     """
 
     profiler: Any = None
@@ -174,6 +181,7 @@ class Session:
             feed_dict: values for placeholders (or any tensor), as arrays or Shards; for a tuple of tensors
                 a tuple of values.
             options: RunOptions(trace_level=RunOptions.FULL_TRACE) records the run into run_metadata.
+            run_metadata: a RunMetadata, which the record is written to.
 
         Returns:
             Values in the structure of fetches; None for operations.
@@ -213,7 +221,15 @@ class Session:
     partial_run = partial_run_setup
 
     def make_callable(self, fetches: Any, feed_list: Sequence[Any] = ()) -> CompiledStep:
-        """run with the looking-up done once: a function of the feeds' values, in feed_list's order."""
+        """A function that runs fetches, faster than run because names and feeds are looked up once.
+
+        Args:
+            fetches: as for run.
+            feed_list: tensors that are fed.
+
+        Returns:
+            CompiledStep: a function of the values of feed_list, in its order.
+        """
         return CompiledStep(self, fetches, feed_list)
 
     def reader(self) -> Session:
@@ -461,7 +477,15 @@ def _flat_items(feeds: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 
 class InteractiveSession(Session):
-    """A session that is the default one, and its graph the default graph, from here to close()."""
+    """A session that is the default one, and its graph the default graph, until close().
+
+    Args:
+        target: only ''.
+        graph: by default the default graph.
+        config: a ConfigProto.
+        comm: the ranks that work together, by default all; None for this rank alone.
+        device: cpu, gpu or auto, or a Backend.
+    """
 
     def __init__(
         self,

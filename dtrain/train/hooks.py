@@ -19,7 +19,13 @@ from dtrain.train.step_counter import get_global_step
 
 
 class SessionRunArgs(NamedTuple):
-    """What a hook adds to a run: fetches of any structure, and feeds."""
+    """What a hook adds to a run.
+
+    Args:
+        fetches: tensors or operations in any structure.
+        feed_dict: feeds.
+        options: RunOptions.
+    """
 
     fetches: Any
     feed_dict: Mapping[Any, Any] | None = None
@@ -27,7 +33,13 @@ class SessionRunArgs(NamedTuple):
 
 
 class SessionRunValues(NamedTuple):
-    """What came of a hook's SessionRunArgs."""
+    """The results of a hook's SessionRunArgs.
+
+    Args:
+        results: values in the structure of fetches.
+        options: the RunOptions.
+        run_metadata: the RunMetadata.
+    """
 
     results: Any
     options: Any = None
@@ -35,7 +47,12 @@ class SessionRunValues(NamedTuple):
 
 
 class SessionRunContext:
-    """A run that hooks are told of. request_stop: no run comes after this one."""
+    """A run, as hooks see it; request_stop() makes it the last one.
+
+    Args:
+        original_args: SessionRunArgs of the caller.
+        session: the session that runs.
+    """
 
     def __init__(self, original_args: SessionRunArgs, session: Any) -> None:
         self.original_args, self.session, self.stop_requested = original_args, session, False
@@ -45,7 +62,7 @@ class SessionRunContext:
 
 
 class SessionRunHook:
-    """Base of the hooks: every method may be left out."""
+    """Base of the hooks of MonitoredSession: each method may be left out."""
 
     def begin(self) -> None:
         """Before the session is made: the graph may still be added to."""
@@ -65,9 +82,13 @@ class SessionRunHook:
 
 
 class SecondOrStepTimer:
-    """When something is due: every so many steps, or seconds, by rank 0's clock.
+    """Says when something is due: every so many steps, or seconds by rank 0's clock.
 
     should_trigger_for_step is collective where it counts seconds.
+
+    Args:
+        every_secs: seconds, or
+        every_steps: steps.
     """
 
     def __init__(self, every_secs: float | None = None, every_steps: int | None = None) -> None:
@@ -117,7 +138,12 @@ class _AtSteps(SessionRunHook):
 
 
 class StopAtStepHook(_AtSteps):
-    """Stops after so many steps of this session (num_steps), or at a global step (last_step)."""
+    """Stops the loop after a number of steps.
+
+    Args:
+        num_steps: steps of this session, or
+        last_step: the global step.
+    """
 
     def __init__(self, num_steps: int | None = None, last_step: int | None = None) -> None:
         if (num_steps is None) == (last_step is None):
@@ -139,9 +165,15 @@ class StopAtStepHook(_AtSteps):
 
 
 class CheckpointSaverHook(_AtSteps):
-    """Saves at the beginning, every so many seconds or steps, and at the end.
+    """Saves a checkpoint at the beginning, every so many seconds or steps, and at the end.
 
     Args:
+        checkpoint_dir: the folder.
+        save_secs: seconds between two checkpoints, or
+        save_steps: steps between them.
+        saver: a Saver; by default the scaffold's, or one of all variables.
+        checkpoint_basename: how the files' names start.
+        scaffold: a Scaffold, whose saver is used.
         listeners: objects with begin, before_save, after_save and end, as TensorFlow's
             CheckpointSaverListener has them.
     """
@@ -198,8 +230,15 @@ class CheckpointSaverHook(_AtSteps):
 class LoggingTensorHook(SessionRunHook):
     """Prints tensors every so many runs or seconds, on rank 0.
 
-    tensors: a list, or a dict of them by the names that are printed; as tensors or their names.
-    formatter: makes the text of {name: value}.
+    Args:
+        tensors: a list of tensors or their names, or a dict of them by the names that are printed.
+        every_n_iter: runs between two lines, or
+        every_n_secs: seconds between them.
+        at_end: whether to print at the end, too.
+        formatter: a function that makes the text of {name: value}.
+
+    Raises:
+        UsageError: none of the three says when to print.
     """
 
     def __init__(
@@ -251,7 +290,14 @@ class LoggingTensorHook(SessionRunHook):
 
 
 class StepCounterHook(_AtSteps):
-    """Writes how many global steps a second there are, as `global_step/sec`, on rank 0."""
+    """Writes global steps per second as the summary `global_step/sec`, on rank 0.
+
+    Args:
+        every_n_steps: steps between two values, or
+        every_n_secs: seconds between them.
+        output_dir: the folder of the summaries.
+        summary_writer: a FileWriter, instead of output_dir.
+    """
 
     def __init__(
         self,
@@ -288,7 +334,16 @@ class StepCounterHook(_AtSteps):
 
 
 class SummarySaverHook(_AtSteps):
-    """Writes summaries every so many steps or seconds, on rank 0; summary_op: by default all of the graph."""
+    """Writes summaries every so many steps or seconds, on rank 0.
+
+    Args:
+        save_steps: steps between two, or
+        save_secs: seconds between them.
+        output_dir: the folder.
+        summary_writer: a FileWriter, instead of output_dir.
+        scaffold: a Scaffold, whose summary_op is used.
+        summary_op: by default all summaries of the graph.
+    """
 
     def __init__(
         self,
@@ -332,7 +387,12 @@ class SummarySaverHook(_AtSteps):
 
 
 class NanTensorHook(SessionRunHook):
-    """Ends where a loss is NaN: with NanLossDuringTrainingError, or by stopping the loop."""
+    """Ends the loop when a loss is NaN.
+
+    Args:
+        loss_tensor: a scalar tensor.
+        fail_on_nan_loss: whether to raise NanLossDuringTrainingError; False stops the loop.
+    """
 
     def __init__(self, loss_tensor: Any, fail_on_nan_loss: bool = True) -> None:
         self._loss, self._fails = loss_tensor, fail_on_nan_loss
@@ -352,11 +412,16 @@ class NanTensorHook(SessionRunHook):
 
 
 class NanLossDuringTrainingError(NumericError, RuntimeError):
-    """A loss became NaN, as NanTensorHook says."""
+    """A loss became NaN; raised by NanTensorHook."""
 
 
 class FinalOpsHook(SessionRunHook):
-    """Runs something at the end; final_ops_values is what came of it."""
+    """Runs tensors or operations at the end; final_ops_values holds the values.
+
+    Args:
+        final_ops: fetches of any structure.
+        final_ops_feed_dict: feeds of this run.
+    """
 
     def __init__(self, final_ops: Any, final_ops_feed_dict: Mapping[Any, Any] | None = None) -> None:
         self._ops, self._feeds = final_ops, final_ops_feed_dict
@@ -368,7 +433,11 @@ class FinalOpsHook(SessionRunHook):
 
 
 class FeedFnHook(SessionRunHook):
-    """Feeds what a function without arguments gives at each run."""
+    """Feeds at each run what a function returns.
+
+    Args:
+        feed_fn: a function of no arguments that returns a feed_dict.
+    """
 
     def __init__(self, feed_fn: Callable[[], Mapping[Any, Any]]) -> None:
         self.feed_fn = feed_fn
@@ -378,9 +447,15 @@ class FeedFnHook(SessionRunHook):
 
 
 class ProfilerHook(_AtSteps):
-    """Records a run as a timeline every so many steps or seconds, `timeline-<step>.json` in a folder.
+    """Records a run as `timeline-<step>.json` every so many steps or seconds, on rank 0.
 
-    Rank 0's; Chrome's chrome://tracing and https://ui.perfetto.dev open it.
+    Chrome's chrome://tracing and https://ui.perfetto.dev open the files.
+
+    Args:
+        save_steps: steps between two records, or
+        save_secs: seconds between them.
+        output_dir: the folder.
+        show_dataflow, show_memory: accepted for TensorFlow 1; without effect.
     """
 
     def __init__(

@@ -42,11 +42,22 @@ from dtrain.train.step_counter import get_global_step
 
 
 class Scaffold:
-    """What a monitored session is made with; by default all variables, initialized and saved.
+    """What a monitored session starts with: how its variables are initialized and saved.
 
-    By default it also runs what is in the collection TABLE_INITIALIZERS, such as initializers of iterators.
-    init_fn: called as init_fn(scaffold, session) behind init_op, where nothing is restored. ready_op,
-    ready_for_local_init_op and copy_from_scaffold are refused.
+    By default all variables, and what is in the collection TABLE_INITIALIZERS, such as initializers of
+    iterators.
+
+    Args:
+        init_op: the operation that initializes variables.
+        init_feed_dict: feeds of init_op.
+        init_fn: called as init_fn(scaffold, session) after init_op, where no checkpoint is restored.
+        local_init_op: the operation that initializes local variables.
+        summary_op: by default all summaries of the graph.
+        saver: by default a Saver of all variables.
+        ready_op, ready_for_local_init_op, copy_from_scaffold: only None.
+
+    Raises:
+        UsageError: an argument is not supported.
     """
 
     def __init__(
@@ -81,7 +92,15 @@ class Scaffold:
 
 
 class ChiefSessionCreator:
-    """Makes the session of a MonitoredSession, restored from checkpoint_dir where there is something."""
+    """Makes the session of a MonitoredSession, restored from a checkpoint where there is one.
+
+    Args:
+        scaffold: a Scaffold; by default one of all variables.
+        master: only ''.
+        config: a ConfigProto.
+        checkpoint_dir: the folder whose newest checkpoint is restored, or
+        checkpoint_filename_with_path: the checkpoint that is restored.
+    """
 
     def __init__(
         self,
@@ -140,9 +159,14 @@ class _StepContext(NamedTuple):
 
 
 class MonitoredSession:
-    """A session with hooks: run calls before_run and after_run of each around the graph's run.
+    """A session with hooks: run calls before_run and after_run of each hook.
 
-    Used with `with`, which ends the hooks; OutOfRangeError and StopIteration end it as a loop that is done.
+    Use it in a `with` block, which ends the hooks; OutOfRangeError and StopIteration end the block normally.
+
+    Args:
+        session_creator: by default a ChiefSessionCreator.
+        hooks: SessionRunHooks.
+        stop_grace_period_secs: accepted for TensorFlow 1; without effect.
     """
 
     def __init__(
@@ -279,7 +303,17 @@ class MonitoredSession:
 
 
 class SingularMonitoredSession(MonitoredSession):
-    """A MonitoredSession by its parts; raw_session() is the session itself."""
+    """A MonitoredSession given by its parts; raw_session() returns the session itself.
+
+    Args:
+        hooks: SessionRunHooks.
+        scaffold: a Scaffold; by default one of all variables.
+        master: only ''.
+        config: a ConfigProto.
+        checkpoint_dir: the folder whose newest checkpoint is restored, or
+        checkpoint_filename_with_path: the checkpoint that is restored.
+        stop_grace_period_secs: accepted for TensorFlow 1; without effect.
+    """
 
     def __init__(
         self,
@@ -315,15 +349,24 @@ def MonitoredTrainingSession(
     save_checkpoint_steps: int | None = None,
     summary_dir: str | os.PathLike[str] | None = None,
 ) -> MonitoredSession:
-    """A MonitoredSession that saves, writes summaries and counts steps in checkpoint_dir.
+    """A MonitoredSession that saves checkpoints, writes summaries and counts steps in a folder.
 
     Args:
-        is_chief, stop_grace_period_secs, max_wait_secs: without a meaning here.
-        checkpoint_dir: where it is saved and restored; None saves nothing.
-        chief_only_hooks: run on every rank, as what they fetch takes all of them; rank 0 writes and prints.
-        save_checkpoint_secs, save_checkpoint_steps: how often it saves; save_summaries_steps and _secs: how
-            often it writes the graph's summaries; log_step_count_steps: steps between two lines of
-            global_step/sec. None for never.
+        master: only ''.
+        is_chief, stop_grace_period_secs, max_wait_secs: accepted for TensorFlow 1; without effect.
+        checkpoint_dir: where checkpoints are saved and restored; None saves nothing.
+        scaffold: a Scaffold; by default one of all variables.
+        hooks: SessionRunHooks.
+        chief_only_hooks: also run on every rank, since fetches are collective; rank 0 writes and prints.
+        save_checkpoint_secs, save_checkpoint_steps: seconds or steps between two checkpoints; None for never.
+        save_summaries_steps, save_summaries_secs: steps or seconds between two writes of the graph's
+            summaries; None for never.
+        config: a ConfigProto.
+        log_step_count_steps: steps between two lines of global_step/sec; None for never.
+        summary_dir: the folder of the summaries; by default checkpoint_dir.
+
+    Returns:
+        MonitoredSession: to be used in a `with` block.
     """
     scaffold = scaffold or Scaffold()
     everyone = [*(hooks or ()), *(chief_only_hooks or ())]

@@ -30,14 +30,15 @@ GradientsAndVariables = Sequence[tuple[Any, Variable]]
 
 
 class Optimizer:
-    """Base of the optimizers.
+    """Base of the optimizers: minimize(loss) returns the operation of a training step.
 
-    A subclass says which slots a variable has and which op updates it. On several ranks the gradients it
-    gets are those of the whole batch: the passes put the allreduce in, the optimizer knows nothing of it.
+    On several ranks the gradients are those of the whole batch: graph passes insert the allreduce. A subclass
+    says which slots a variable has and which op updates it.
 
-    The learning rate is a number, a tensor (such as a schedule of train/schedules), a variable, or a function
-    of no arguments that gives one of these. use_locking is taken for TensorFlow 1's sake: a run has one
-    writer, so the updates of all optimizers are whole with it and without.
+    Args:
+        learning_rate: a number, a scalar tensor (such as a schedule), a variable, or a function of no
+            arguments that returns one.
+        name: prefix of the names of its operations and slots.
     """
 
     #: For gate_gradients. All gradients of a step are there before its first update, which is GATE_GRAPH.
@@ -67,15 +68,20 @@ class Optimizer:
         name: str | None = None,
         grad_loss: Any = None,
     ) -> Operation:
-        """An operation that, when run, takes one step against the gradient of loss (summed if not a scalar).
+        """An operation that runs one training step: it computes gradients of the loss and applies them.
 
         Args:
-            global_step: a variable that each step adds 1 to.
+            loss: a floating tensor, summed if it is not a scalar.
+            global_step: a variable to which each step adds 1.
             var_list: the variables to update, by default all trainable ones.
-            gate_gradients: all three values do the same: every gradient is there before the first update.
-            aggregation_method: only None, since uses are summed in one way.
-            colocate_gradients_with_ops: either does the same: a rank works on one device.
-            grad_loss: what flows into the loss, of its shape, in place of ones.
+            gate_gradients: accepted for TensorFlow 1: all gradients are computed before the first update.
+            aggregation_method: only None.
+            colocate_gradients_with_ops: accepted for TensorFlow 1; without effect.
+            grad_loss: the gradient with respect to the loss, of its shape; by default ones.
+            name: name of the operation.
+
+        Returns:
+            Operation: the step.
 
         Raises:
             GraphError: there are no variables, or the loss depends on none of them.
@@ -95,9 +101,19 @@ class Optimizer:
         colocate_gradients_with_ops: bool = False,
         grad_loss: Any = None,
     ) -> list[tuple[Tensor | None, Variable]]:
-        """(gradient, variable) pairs; None for a variable that the loss does not depend on.
+        """The first part of minimize: the gradients.
 
-        Arguments and errors are minimize's.
+        Args:
+            loss: a floating tensor, summed if it is not a scalar.
+            var_list: the variables, by default all trainable ones.
+            gate_gradients, aggregation_method, colocate_gradients_with_ops, grad_loss: as for minimize.
+
+        Returns:
+            list: pairs (gradient, variable); None for a variable that the loss does not depend on.
+
+        Raises:
+            GraphError: there are no variables, or the loss depends on none of them.
+            UsageError: an argument has a value that dtrain does not know.
         """
         if gate_gradients not in (self.GATE_NONE, self.GATE_OP, self.GATE_GRAPH):
             raise UsageError(
@@ -122,7 +138,15 @@ class Optimizer:
         global_step: Variable | None = None,
         name: str | None = None,
     ) -> Operation:
-        """An operation that updates each variable by its gradient.
+        """The second part of minimize: an operation that updates each variable by its gradient.
+
+        Args:
+            grads_and_vars: pairs (gradient, variable), as compute_gradients returns them.
+            global_step: a variable to which each step adds 1.
+            name: name of the operation.
+
+        Returns:
+            Operation: the step.
 
         Raises:
             GraphError: every gradient is None.
@@ -201,7 +225,23 @@ class Optimizer:
 
 
 class GradientDescentOptimizer(Optimizer):
-    """Plain stochastic gradient descent."""
+    """Stochastic gradient descent: variable -= learning_rate * gradient.
+
+    Args:
+        learning_rate: a number, a scalar tensor (such as a schedule), a variable, or a function of no
+            arguments that returns one.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+
+    Example:
+        >>> w = dt.Variable(3.0, name="w")
+        >>> step = dt.train.GradientDescentOptimizer(0.25).minimize(dt.square(w))
+        >>> with dt.Session() as sess:
+        ...     _ = sess.run(dt.global_variables_initializer())
+        ...     _ = sess.run(step)
+        ...     print(sess.run(w))
+        1.5
+    """
 
     def __init__(self, learning_rate: Any, use_locking: bool = False, name: str = "GradientDescent") -> None:
         super().__init__(learning_rate, name)
@@ -211,7 +251,17 @@ class GradientDescentOptimizer(Optimizer):
 
 
 class MomentumOptimizer(Optimizer):
-    """Gradient descent with momentum (Polyak 1964), by request in Nesterov's form."""
+    """Gradient descent with momentum (Polyak 1964).
+
+    accumulator = momentum * accumulator + gradient; variable -= learning_rate * accumulator.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        momentum: a number, such as 0.9.
+        use_nesterov: whether to use Nesterov's form (Sutskever et al. 2013).
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     slots = ("momentum",)
 
@@ -232,7 +282,13 @@ class MomentumOptimizer(Optimizer):
 
 
 class AdagradOptimizer(Optimizer):
-    """Adagrad (Duchi et al. 2011): each element's step shrinks by its own past gradients.
+    """Adagrad (Duchi et al. 2011): variable -= learning_rate * g / sqrt(accumulator), the sum of all g².
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        initial_accumulator_value: where the accumulators start, a number > 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
 
     Raises:
         UsageError: initial_accumulator_value is not positive.
@@ -259,7 +315,15 @@ class AdagradOptimizer(Optimizer):
 
 
 class AdadeltaOptimizer(Optimizer):
-    """Adadelta (Zeiler 2012). The paper's own form has a learning_rate of 1."""
+    """Adadelta (Zeiler 2012); the paper's own form has a learning_rate of 1.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        rho: decay of the mean squared gradients and updates.
+        epsilon: a small number that keeps the denominators from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     slots = ("accum", "accum_update")
 
@@ -279,9 +343,16 @@ class AdadeltaOptimizer(Optimizer):
 
 
 class RMSPropOptimizer(Optimizer):
-    """RMSProp (Tieleman & Hinton 2012), its mean square starting at 1 as in TensorFlow 1.
+    """RMSProp (Tieleman & Hinton 2012); as in TensorFlow 1 its mean square starts at 1.
 
-    centered: scale by the variance of the gradient (Graves 2013) instead of by its mean square.
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        decay: of the mean squared gradient.
+        momentum: of the scaled gradients.
+        epsilon: what is added to the mean square.
+        centered: whether to scale by the variance of the gradient (Graves 2013) instead of its mean square.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
     """
 
     slots: tuple[str, ...] = ("rms", "momentum")
@@ -314,7 +385,19 @@ POWERS = "powers"
 
 
 class AdamOptimizer(Optimizer):
-    """Adam (Kingma & Ba 2015), in TensorFlow 1's form: epsilon is its section 2's last."""
+    """Adam (Kingma & Ba 2015) in TensorFlow 1's form, the last one of the paper's section 2.
+
+    m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g²;
+    variable -= learning_rate * sqrt(1 - beta2**t) / (1 - beta1**t) * m / (sqrt(v) + epsilon).
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        beta1: decay of the mean gradient m.
+        beta2: decay of the mean squared gradient v.
+        epsilon: a small number that keeps the denominator from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     slots = ("m", "v")
     _kind: type[Op] = ApplyAdam
@@ -365,7 +448,16 @@ class AdamOptimizer(Optimizer):
 
 
 class NadamOptimizer(AdamOptimizer):
-    """Nadam (Dozat 2016): Adam with Nesterov's look ahead, its beta1 constant. tf.contrib.opt had it."""
+    """Nadam (Dozat 2016): Adam with Nesterov momentum, beta1 constant; in TensorFlow tf.contrib.opt's.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        beta1: decay of the mean gradient.
+        beta2: decay of the mean squared gradient.
+        epsilon: a small number that keeps the denominator from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     _kind = ApplyNadam
 
@@ -382,7 +474,16 @@ class NadamOptimizer(AdamOptimizer):
 
 
 class AdaMaxOptimizer(AdamOptimizer):
-    """AdaMax (Kingma & Ba 2015, section 7): Adam by the largest gradient. tf.contrib.opt had it."""
+    """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient.
+
+    Args:
+        learning_rate: a number, a scalar tensor, a variable, or a function of no arguments that returns one.
+        beta1: decay of the mean gradient.
+        beta2: decay of the largest gradient.
+        epsilon: a small number that keeps the denominator from 0.
+        use_locking: accepted for TensorFlow 1; without effect, since one run writes at a time.
+        name: name of the operation.
+    """
 
     _kind = ApplyAdaMax
 

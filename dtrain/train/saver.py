@@ -46,15 +46,17 @@ class Saver:
     """Saves variables and restores them. On several ranks rank 0 saves; every rank has to call restore.
 
     Args:
-        var_list: variables, or a dict of them by the name they have in the file; by default all global ones
-            that the default graph has now (with defer_build: at the first save or restore).
-        max_to_keep: how many checkpoints are kept, the newest; 0 or None keeps all.
-        allow_empty: whether there may be no variables.
-        pad_step_number: write the step with 8 digits.
+        var_list: variables, or a dict of them by their names in the file; by default all global ones of the
+            default graph.
         reshape, sharded, restore_sequentially, saver_def, builder, write_version, filename: only their
             defaults, since there is one format.
-        keep_checkpoint_every_n_hours: of those that max_to_keep lets go one in so many hours stays.
-        name, save_relative_paths: without a meaning here; paths in the state file are relative.
+        max_to_keep: how many checkpoints are kept, the newest; 0 or None keeps all.
+        keep_checkpoint_every_n_hours: of the checkpoints that max_to_keep removes, one in so many hours
+            stays.
+        name, save_relative_paths: accepted for TensorFlow 1; paths in the state file are relative.
+        defer_build: whether the variables are looked up at the first save or restore.
+        allow_empty: whether there may be no variables.
+        pad_step_number: whether the step is written with 8 digits.
 
     Raises:
         UsageError: a ValueError. There are no variables, two have one name, or an argument is not supported.
@@ -142,11 +144,21 @@ class Saver:
         strip_default_attrs: bool = False,
         about: str = "",
     ) -> str:
-        """Write the variables' values and return the path to restore from, `save_path-global_step`.
+        """Write the variables' values; only rank 0 writes, and needs no other rank for it.
 
-        Only rank 0 writes, and needs no other rank for it: a program may call this on rank 0 alone. Beside
-        the values it writes the graph, `<path>.<meta_graph_suffix>`, for import_meta_graph; in it nothing is
-        left out for being a default. about: a text that the file holds beside the values; see saved_about.
+        Args:
+            sess: the session that holds the values.
+            save_path: path of the checkpoint, to which the step is appended.
+            global_step: a number, or the variable or tensor of the step.
+            latest_filename: name of the state file, by default `checkpoint`.
+            meta_graph_suffix: the graph is written to `<path>.<meta_graph_suffix>`, for import_meta_graph.
+            write_meta_graph: whether it is written.
+            strip_default_attrs: accepted for TensorFlow 1; nothing is left out for being a default.
+            write_state: whether the state file is updated.
+            about: a text that the file holds beside the values; see saved_about.
+
+        Returns:
+            str: the path for restore, `save_path-global_step`.
 
         Raises:
             FailedPreconditionError: a variable has no value.
@@ -200,7 +212,11 @@ class Saver:
         return export_meta_graph(filename, None, None, None, *args, saved=self._built(), **named)
 
     def restore(self, sess: Any, save_path: str | os.PathLike[str]) -> None:
-        """Give the variables their saved values, which rank 0 reads for all; no initializer need run before.
+        """Set the variables to saved values; they need not be initialized. Collective: rank 0 reads for all.
+
+        Args:
+            sess: the session.
+            save_path: what save or latest_checkpoint returned.
 
         Raises:
             CheckpointError: a ValueError. There is no such checkpoint, it is damaged, or a variable is not in
@@ -280,7 +296,14 @@ def update_checkpoint_state(
     all_model_checkpoint_paths: Sequence[str] | None = None,
     latest_filename: str | None = None,
 ) -> None:
-    """Write a folder's state file; paths inside the folder are written relative to it."""
+    """Write a folder's state file; paths inside the folder are written relative to it.
+
+    Args:
+        save_dir: the folder.
+        model_checkpoint_path: the newest checkpoint.
+        all_model_checkpoint_paths: all that are kept, oldest first.
+        latest_filename: name of the state file, by default `checkpoint`.
+    """
     paths = list(all_model_checkpoint_paths or ())
     if model_checkpoint_path not in paths:
         paths.append(model_checkpoint_path)
@@ -303,7 +326,14 @@ def update_checkpoint_state(
 def get_checkpoint_state(
     checkpoint_dir: str | os.PathLike[str], latest_filename: str | None = None
 ) -> CheckpointState | None:
-    """What a folder's state file says; None where there is none. Collective: rank 0 looks for all.
+    """The contents of a folder's state file, or None. Collective: rank 0 reads for all.
+
+    Args:
+        checkpoint_dir: the folder.
+        latest_filename: name of the state file, by default `checkpoint`.
+
+    Returns:
+        CheckpointState or None: with model_checkpoint_path and all_model_checkpoint_paths.
 
     Raises:
         CheckpointError: the file is not a state file.
@@ -341,13 +371,31 @@ def get_checkpoint_state(
 def latest_checkpoint(
     checkpoint_dir: str | os.PathLike[str], latest_filename: str | None = None
 ) -> str | None:
-    """The newest checkpoint of a folder, to give to Saver.restore; None where there is none. Collective."""
+    """The path of the newest checkpoint of a folder, for Saver.restore, or None. Collective.
+
+    Args:
+        checkpoint_dir: the folder.
+        latest_filename: name of the state file, by default `checkpoint`.
+
+    Returns:
+        str or None: the same on every rank.
+
+    Raises:
+        CheckpointError: the state file is not one.
+    """
     state = get_checkpoint_state(checkpoint_dir, latest_filename)
     return state.model_checkpoint_path if state and checkpoint_exists(state.model_checkpoint_path) else None
 
 
 def checkpoint_exists(checkpoint_prefix: str) -> bool:
-    """Whether there is a checkpoint that Saver.save returned this path for. Collective."""
+    """Whether there is a checkpoint. Collective.
+
+    Args:
+        checkpoint_prefix: a path that Saver.save returned.
+
+    Returns:
+        bool: the same on every rank.
+    """
     comm = world()
     found = np.array([_file(os.fspath(checkpoint_prefix)).is_file()])
     with comm.call("train.checkpoint_exists"):

@@ -30,7 +30,24 @@ def exponential_decay(
     staircase: bool = False,
     name: str | None = None,
 ) -> Tensor:
-    """learning_rate * decay_rate ** (global_step / decay_steps); staircase rounds the exponent down."""
+    """learning_rate * decay_rate ** (global_step / decay_steps).
+
+    Args:
+        learning_rate: the rate at step 0, a number or scalar tensor.
+        global_step: the step, an integer scalar tensor.
+        decay_steps: steps in which the rate decays by decay_rate.
+        decay_rate: a number or scalar tensor.
+        staircase: whether the exponent is rounded down.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
+
+    Example:
+        >>> rate = dt.train.exponential_decay(0.5, dt.constant(20), 10, 0.5)
+        >>> print(dt.Session().run(rate))
+        0.125
+    """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         return start * math.pow(_like(start, decay_rate), _periods(step, steps, staircase))
@@ -46,7 +63,19 @@ def natural_exp_decay(
     staircase: bool = False,
     name: str | None = None,
 ) -> Tensor:
-    """learning_rate * exp(-decay_rate * global_step / decay_steps); staircase rounds the fraction down."""
+    """learning_rate * exp(-decay_rate * global_step / decay_steps).
+
+    Args:
+        learning_rate: the rate at step 0, a number or scalar tensor.
+        global_step: the step, an integer scalar tensor.
+        decay_steps: unit of the steps.
+        decay_rate: a number or scalar tensor.
+        staircase: whether global_step / decay_steps is rounded down.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
+    """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         return start * math.exp(_like(start, decay_rate) * -_periods(step, steps, staircase))
@@ -62,7 +91,19 @@ def inverse_time_decay(
     staircase: bool = False,
     name: str | None = None,
 ) -> Tensor:
-    """learning_rate / (1 + decay_rate * global_step / decay_steps); staircase rounds the fraction down."""
+    """learning_rate / (1 + decay_rate * global_step / decay_steps).
+
+    Args:
+        learning_rate: the rate at step 0, a number or scalar tensor.
+        global_step: the step, an integer scalar tensor.
+        decay_steps: unit of the steps.
+        decay_rate: a number or scalar tensor.
+        staircase: whether global_step / decay_steps is rounded down.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
+    """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         return start / (1 + _like(start, decay_rate) * _periods(step, steps, staircase))
@@ -81,8 +122,18 @@ def polynomial_decay(
 ) -> Tensor:
     """(learning_rate - end_learning_rate) * (1 - global_step / decay_steps) ** power + end_learning_rate.
 
-    After decay_steps it stays at the end; with cycle it starts anew from there, each time over the next
-    multiple of decay_steps counted from 0.
+    Args:
+        learning_rate: the rate at step 0, a number or scalar tensor.
+        global_step: the step, an integer scalar tensor.
+        decay_steps: steps of the decay; after them the rate stays at the end.
+        end_learning_rate: the rate at the end.
+        power: the exponent; 1 is linear.
+        cycle: whether the decay starts again at the end, each time up to the next multiple of decay_steps
+            counted from 0.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
     """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
@@ -99,7 +150,18 @@ def polynomial_decay(
 def cosine_decay(
     learning_rate: Any, global_step: Any, decay_steps: Any, alpha: Any = 0.0, name: str | None = None
 ) -> Tensor:
-    """Half a cosine from learning_rate down to alpha * learning_rate (Loshchilov & Hutter 2017)."""
+    """Half a cosine from learning_rate down to alpha * learning_rate (Loshchilov & Hutter 2017).
+
+    Args:
+        learning_rate: the rate at step 0, a number or scalar tensor.
+        global_step: the step, an integer scalar tensor.
+        decay_steps: steps of the decay.
+        alpha: the last rate as a fraction of the first.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
+    """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         return start * _cosine(math.minimum(step, steps) / steps, _like(start, alpha))
@@ -116,10 +178,19 @@ def cosine_decay_restarts(
     alpha: Any = 0.0,
     name: str | None = None,
 ) -> Tensor:
-    """cosine_decay again and again (SGDR, Loshchilov & Hutter 2017).
+    """cosine_decay with restarts (SGDR, Loshchilov & Hutter 2017).
 
-    Each period is t_mul (a number) times as long as the one before and starts at m_mul times its rate; alpha
-    is the share of learning_rate that every period ends with.
+    Args:
+        learning_rate: the rate at step 0, a number or scalar tensor.
+        global_step: the step, an integer scalar tensor.
+        first_decay_steps: steps of the first period.
+        t_mul: each period is t_mul times as long as the one before; a number.
+        m_mul: each period starts at m_mul times the rate of the one before.
+        alpha: the last rate of each period as a fraction of learning_rate.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
     """
 
     def rate(start: Tensor, step: Tensor, steps: Tensor) -> Tensor:
@@ -142,7 +213,14 @@ def piecewise_constant(
 ) -> Tensor:
     """values[0] where x <= boundaries[0], values[i] where boundaries[i-1] < x <= boundaries[i], and so on.
 
-    x: a scalar, such as the global step; boundaries: ascending, of its dtype; values: one more of them.
+    Args:
+        x: a scalar tensor, such as the global step.
+        boundaries: ascending numbers of the dtype of x.
+        values: numbers, one more than boundaries.
+        name: name of the operation.
+
+    Returns:
+        Tensor: a scalar, for an optimizer's learning_rate.
 
     Raises:
         UsageError: there are not as many values as pieces.

@@ -13,12 +13,18 @@ from dtrain.ops.state import Variable
 
 
 def get_global_step(graph: Graph | None = None) -> Variable | None:
-    """The graph's global step, None where there is none.
+    """The graph's global step, or None.
 
     It is the variable in the collection GLOBAL_STEP or, where that is empty, the one called global_step.
 
+    Args:
+        graph: by default the default graph.
+
+    Returns:
+        Variable: the global step or None.
+
     Raises:
-        UsageError: the collection holds several, or what is there is not an integer scalar.
+        UsageError: the collection holds several, or it is not an integer scalar.
     """
     graph = graph if graph is not None else get_default_graph()
     found = graph.get_collection(GraphKeys.GLOBAL_STEP)
@@ -39,10 +45,16 @@ def get_global_step(graph: Graph | None = None) -> Variable | None:
 
 
 def create_global_step(graph: Graph | None = None) -> Variable:
-    """Make the graph's global step: int64, not trainable, called global_step, 0 at first.
+    """Make the graph's global step: a variable global_step, int64, not trainable, initially 0.
+
+    Args:
+        graph: by default the default graph.
+
+    Returns:
+        Variable: the global step.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is one already.
     """
     graph = graph if graph is not None else get_default_graph()
     if get_global_step(graph) is not None:
@@ -54,7 +66,17 @@ def create_global_step(graph: Graph | None = None) -> Variable:
 
 
 def get_or_create_global_step(graph: Graph | None = None) -> Variable:
-    """The graph's global step, made where there is none."""
+    """The graph's global step, made if there is none.
+
+    Args:
+        graph: by default the default graph.
+
+    Returns:
+        Variable: the global step.
+
+    Raises:
+        UsageError: what is there is not an integer scalar.
+    """
     graph = graph if graph is not None else get_default_graph()
     with graph.lock:
         found = get_global_step(graph)
@@ -62,5 +84,10 @@ def get_or_create_global_step(graph: Graph | None = None) -> Variable:
 
 
 def global_step(sess: Any, global_step_tensor: Any) -> int:
-    """The value of a global step in a session."""
+    """The value of a global step in a session, an int.
+
+    Args:
+        sess: the session.
+        global_step_tensor: the variable or tensor.
+    """
     return int(sess.run(global_step_tensor))

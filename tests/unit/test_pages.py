@@ -220,7 +220,7 @@ def test_the_api_has_every_public_name() -> None:
     names = [n for n in dt.__all__ if not isinstance(getattr(dt, n), ModuleType)]
     titles = {title.replace("\\", "") for title in re.findall(r"^### (.+)$", page, re.M)}
     assert {*names, "launch"} == titles
-    assert "- `strides, dilations`: " in pages["reference/api/dtrain.nn.md"]
+    assert "- `strides, padding, data_format, dilations`: " in pages["reference/api/dtrain.nn.md"]
     assert "object at 0x" not in "".join(pages.values())
 
 

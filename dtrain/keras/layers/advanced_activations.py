@@ -16,7 +16,14 @@ __all__ = ["ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax", "ThresholdedReLU"]
 
 
 class LeakyReLU(Layer):
-    """x where it is positive, else alpha * x."""
+    """x where x > 0, else alpha * x (Maas et al. 2013).
+
+    Args:
+        alpha: the slope below 0.
+        negative_slope: Keras 3's name of alpha.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("alpha",)
     any_size, supports_masking = True, True
@@ -30,9 +37,12 @@ class LeakyReLU(Layer):
 
 
 class PReLU(Weighted):
-    """x where it is positive, else alpha * x, alpha being a weight for each place of an example.
+    """x where x > 0, else alpha * x, alpha being a weight for each place of an example (He et al. 2015).
 
-    shared_axes: axes, counted from 1, along which alpha is the same.
+    Args:
+        shared_axes: axes, counted from 1, along which alpha is the same.
+        options: alpha_initializer (zeros), alpha_regularizer, alpha_constraint; and arguments of Layer, see
+            help(dt.keras.layers.Layer).
     """
 
     arguments = ("shared_axes",)
@@ -53,7 +63,13 @@ class PReLU(Weighted):
 
 
 class ELU(Layer):
-    """x where it is positive, else alpha (exp(x) - 1)."""
+    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2016).
+
+    Args:
+        alpha: a number.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("alpha",)
     any_size, supports_masking = True, True
@@ -67,7 +83,13 @@ class ELU(Layer):
 
 
 class ThresholdedReLU(Layer):
-    """x where it is above theta, else 0."""
+    """x where x > theta, else 0 (Konda et al. 2015).
+
+    Args:
+        theta: a number >= 0.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("theta",)
     any_size, supports_masking = True, True
@@ -81,7 +103,15 @@ class ThresholdedReLU(Layer):
 
 
 class ReLU(Layer):
-    """max(x, 0), cut off at max_value; negative_slope below threshold."""
+    """max(x, 0), with an optional upper bound and slope.
+
+    Args:
+        max_value: the upper bound; None for none.
+        negative_slope: the slope below threshold.
+        threshold: where the positive part starts.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("max_value", "negative_slope", "threshold")
     any_size, supports_masking = True, True
@@ -108,7 +138,13 @@ class ReLU(Layer):
 
 
 class Softmax(Layer):
-    """exp(x) over its sum along an axis."""
+    """exp(x) divided by its sum along an axis.
+
+    Args:
+        axis: the axis of the classes.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("axis",)
     any_size, supports_masking = True, True

@@ -72,26 +72,34 @@ class Weight(Variable):
 class _Modern(type):
     """Takes Keras 1's names of arguments, too."""
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """That of __init__, for help(): __call__ takes anything."""
+        own = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return own.replace(parameters=list(own.parameters.values())[1:], return_annotation=own.empty)
+
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         arguments, options = legacy.modern(cls, arguments, options)
         return super().__call__(*arguments, **options)
 
 
 class Layer(metaclass=_Modern):
-    """Base of the layers.
+    """Base of the layers. A subclass defines build(input_shape), which makes weights, and call(x).
 
     Args:
         name: by default the class's name in small letters, numbered where a model has it several times.
         trainable: whether training changes its weights.
-        input_shape: the shape of one example, for a model's first layer; input_dim=n is input_shape=(n,), and
-            with input_length (length, n).
-        batch_input_shape: the same with the batch's size before it, which only stateful layers use.
+        input_shape: shape of one example, for a model's first layer.
+        batch_input_shape: the same with the batch's size first, which only stateful layers use.
+        input_dim: n is the same as input_shape=(n,), or (input_length, n).
         dtype: only float32.
-        activity_regularizer: a function from its output to a loss, by name or as it is.
-        weights: arrays that its weights begin with.
+        input_length: steps of an example, with input_dim.
+        activity_regularizer: a function from its output to a loss, or its name.
+        weights: arrays that its weights start with.
+        batch_size: the batch's size, which only stateful layers use.
 
     Raises:
-        UsageError: an argument cannot be meant.
+        UsageError: an argument is invalid.
     """
 
     #: Arguments of its own, kept as attributes of the same names: what get_config says.
@@ -191,7 +199,20 @@ class Layer(metaclass=_Modern):
         constraint: Any = None,
         dtype: Any = None,
     ) -> Variable:
-        """A variable of the layer, float32; not trainable means that call updates it, by add_update."""
+        """Make a weight of the layer: a float32 variable.
+
+        Args:
+            name: its name in the layer.
+            shape: its sizes.
+            initializer: a name or a function of (shape, dtype).
+            regularizer: a name or a function from the weight to a loss.
+            trainable: whether training changes it; if not, call updates it with add_update.
+            constraint: a name or a function from the new value to the valid one.
+            dtype: only float32.
+
+        Returns:
+            Variable: the weight.
+        """
         number = len(self._own)
         make = initializers.get(initializer)
         sizes_ = () if shape is None else open_sizes(shape, f"{self.name}: shape of {name or 'a weight'}")

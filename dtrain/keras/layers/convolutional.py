@@ -156,11 +156,52 @@ class _Convolution(Spatial, Weighted):
 
 
 class Conv2D(_Convolution):
-    __doc__ = _Convolution.__doc__
+    """Convolution of images: activation(convolution(x, kernel) + bias).
+
+    [batch, height, width, channels] -> [batch, height', width', filters]. As TensorFlow's it is a
+    cross-correlation.
+
+    Args:
+        filters: channels of the output.
+        kernel_size: height and width of the kernel, an int or two.
+        strides: distance of the windows, an int or two.
+        padding: 'valid' (only whole windows) or 'same' (output sizes are input sizes / strides, rounded up).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        dilation_rate: distance of the kernel's entries, an int or two.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias, [filters].
+        options: kernel_initializer (glorot_uniform), bias_initializer (zeros), and the same with _regularizer
+            and _constraint; and arguments of Layer (name, trainable, input_shape, ...), see
+            help(dt.keras.layers.Layer).
+
+    Raises:
+        UsageError: an argument is invalid.
+
+    Example:
+        >>> layer = dt.keras.layers.Conv2D(8, 3, padding="same", activation="relu", input_shape=(28, 28, 1))
+        >>> dt.keras.Sequential([layer]).output_shape
+        (None, 28, 28, 8)
+    """
 
 
 class Conv1D(_Convolution):
-    """As Conv2D, of sequences; padding may also be 'causal': a step sees none behind it."""
+    """Convolution of sequences: [batch, steps, channels] -> [batch, steps', filters].
+
+    Args:
+        filters: channels of the output.
+        kernel_size: steps of the kernel.
+        strides: distance of the windows.
+        padding: 'valid', 'same', or 'causal': an output depends on no later step.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        dilation_rate: distance of the kernel's entries.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias, [filters].
+        options: kernel_initializer (glorot_uniform), bias_initializer (zeros), and the same with _regularizer
+            and _constraint; and arguments of Layer, see help(dt.keras.layers.Layer).
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     axes = 1
     paddings = ("causal",)
@@ -176,7 +217,19 @@ class Conv1D(_Convolution):
 
 
 class Conv2DTranspose(_Convolution):
-    """The transpose of Conv2D: from images of a convolution's outputs to those of its inputs' sizes."""
+    """The transpose of Conv2D, which makes images larger: sizes are multiplied by strides.
+
+    Args:
+        filters: channels of the output.
+        kernel_size: height and width of the kernel, an int or two.
+        more: as for Conv2D, in its order: strides, padding, data_format, dilation_rate (only 1), activation,
+            use_bias.
+        output_padding: only None.
+        options: as for Conv2D.
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     def __init__(
         self, filters: int, kernel_size: Any, *more: Any, output_padding: Any = None, **options: Any
@@ -205,7 +258,22 @@ class Conv2DTranspose(_Convolution):
 
 
 class DepthwiseConv2D(Spatial, Weighted):
-    """A convolution of each channel by kernels of its own, depth_multiplier of them."""
+    """A convolution of each channel with its own kernels.
+
+    Args:
+        kernel_size: height and width of the kernel, an int or two.
+        strides: distance of the windows, an int or two.
+        padding: 'valid' or 'same'.
+        depth_multiplier: kernels of each channel.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias.
+        options: depthwise_initializer, bias_initializer, and the same with _regularizer and _constraint; and
+            arguments of Layer, see help(dt.keras.layers.Layer).
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     arguments = (
         "kernel_size",
@@ -273,7 +341,20 @@ def depthwise(x: Tensor, kernel: Any, strides: Sequence[int], padding: str) -> T
 
 
 class SeparableConv2D(_Convolution):
-    """A depthwise convolution, then one of 1 by 1 that mixes the channels."""
+    """A depthwise convolution, then one of 1 by 1 that mixes the channels (Chollet 2017).
+
+    Args:
+        filters: channels of the output.
+        kernel_size: height and width of the kernel, an int or two.
+        more: as for Conv2D, in its order: strides, padding, data_format, dilation_rate (only 1), activation,
+            use_bias.
+        depth_multiplier: kernels of each channel.
+        options: depthwise_initializer, pointwise_initializer, bias_initializer, and the same with
+            _regularizer and _constraint; and as for Conv2D.
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
 
     arguments = (*_Convolution.arguments, "depth_multiplier")
     roles: ClassVar[dict[str, Any]] = {
@@ -303,7 +384,15 @@ class SeparableConv2D(_Convolution):
 
 # -- larger and smaller ----------------------------------------------------------------------------------
 class UpSampling2D(Spatial):
-    """Each row and column so many times."""
+    """Images [batch, height, width, channels] with each row and column repeated.
+
+    Args:
+        size: how many times, an int or (down, across).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        interpolation: only 'nearest'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments: ClassVar[tuple[str, ...]] = ("size", "data_format", "interpolation")
 
@@ -339,7 +428,13 @@ class UpSampling2D(Spatial):
 
 
 class UpSampling1D(UpSampling2D):
-    """Each step so many times."""
+    """Sequences [batch, steps, channels] with each step repeated.
+
+    Args:
+        size: how many times.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
     arguments = ("size",)
@@ -360,7 +455,14 @@ def _ends(value: Any, count: int, what: str) -> list[list[int]]:
 
 
 class ZeroPadding2D(Spatial):
-    """Rows and columns of zeros around images: one int, (down, across), or ((top, bottom), (left, right))."""
+    """Images [batch, height, width, channels] with rows and columns of zeros around them.
+
+    Args:
+        padding: an int, (down, across), or ((top, bottom), (left, right)).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments: ClassVar[tuple[str, ...]] = ("padding", "data_format")
 
@@ -374,7 +476,13 @@ class ZeroPadding2D(Spatial):
 
 
 class ZeroPadding1D(ZeroPadding2D):
-    """Steps of zeros around sequences: one int, or (before, behind)."""
+    """Sequences [batch, steps, channels] with steps of zeros around them.
+
+    Args:
+        padding: an int, or (before, after).
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
     arguments = ("padding",)
@@ -384,7 +492,14 @@ class ZeroPadding1D(ZeroPadding2D):
 
 
 class Cropping2D(Spatial):
-    """Images without their outer rows and columns, said as in ZeroPadding2D."""
+    """Images [batch, height, width, channels] without their outer rows and columns.
+
+    Args:
+        cropping: an int, (down, across), or ((top, bottom), (left, right)).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments: ClassVar[tuple[str, ...]] = ("cropping", "data_format")
 
@@ -401,7 +516,13 @@ class Cropping2D(Spatial):
 
 
 class Cropping1D(Cropping2D):
-    """Sequences without their outer steps: one int, or (before, behind)."""
+    """Sequences [batch, steps, channels] without their outer steps.
+
+    Args:
+        cropping: an int, or (before, after).
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
     arguments = ("cropping",)

@@ -22,13 +22,25 @@ from dtrain.ops.reduce import reduce_any
 
 
 class Dense(Weighted):
-    """activation(x kernel + bias), along the last axis: [batch, ..., inputs] -> [batch, ..., units].
+    """A fully connected layer: activation(x kernel + bias), along the last axis.
+
+    [batch, ..., inputs] -> [batch, ..., units].
 
     Args:
-        options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint; and Layer's.
+        units: size of the output.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias, [units].
+        options: kernel_initializer (glorot_uniform), bias_initializer (zeros), and the same with _regularizer
+            and _constraint; and arguments of Layer (name, trainable, input_shape, ...), see
+            help(dt.keras.layers.Layer).
 
     Raises:
-        UsageError: units is no whole number from 1 up, or a name is not known.
+        UsageError: units is not an integer >= 1, or a name is not known.
+
+    Example:
+        >>> model = dt.keras.Sequential([dt.keras.layers.Dense(10, activation="softmax", input_shape=(784,))])
+        >>> model.count_params()
+        7850
     """
 
     arguments = ("units", "activation", "use_bias")
@@ -54,7 +66,13 @@ class Dense(Weighted):
 
 
 class Activation(Layer):
-    """A function of each batch, by name or as it is."""
+    """A function applied to each batch.
+
+    Args:
+        activation: a name such as "relu", or a function from tensor to tensor.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("activation",)
     any_size, supports_masking = True, True
@@ -68,13 +86,16 @@ class Activation(Layer):
 
 
 class Dropout(Layer):
-    """While training, entries set to 0 with probability rate and the rest divided by 1 - rate.
+    """Sets entries to 0 at random in training, and divides the rest by 1 - rate (Srivastava et al. 2014).
 
     The mask is that of the global batch, so it does not depend on the number of ranks.
 
     Args:
-        noise_shape: the mask's shape for a batch, its first size None: 1 where entries go together.
-        seed: makes the mask another than that of other layers; by default the layer's place does.
+        rate: the probability that an entry is dropped.
+        noise_shape: shape of the mask, None for the batch: 1 where entries are dropped together.
+        seed: makes the mask different from those of other layers; by default it depends on the layer's place.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     arguments: ClassVar[tuple[str, ...]] = ("rate", "noise_shape", "seed")
@@ -97,7 +118,13 @@ class Dropout(Layer):
 
 
 class SpatialDropout1D(Dropout):
-    """Dropout of whole channels of [batch, steps, channels]."""
+    """Dropout of whole channels of sequences [batch, steps, channels] (Tompson et al. 2015).
+
+    Args:
+        rate: the probability that a channel is dropped.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("rate", "seed")
 
@@ -109,7 +136,14 @@ class SpatialDropout1D(Dropout):
 
 
 class SpatialDropout2D(Dropout):
-    """Dropout of whole channels of images [batch, height, width, channels]."""
+    """Dropout of whole channels of images [batch, height, width, channels] (Tompson et al. 2015).
+
+    Args:
+        rate: the probability that a channel is dropped.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("rate", "data_format", "seed")
 
@@ -123,7 +157,14 @@ class SpatialDropout2D(Dropout):
 
 
 class Flatten(Layer):
-    """Each example as a row: [batch, ...] -> [batch, product of the rest]."""
+    """Each example as a row: [batch, ...] -> [batch, product of the other sizes].
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first', which moves the channels to the end
+            first.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("data_format",)
 
@@ -139,7 +180,13 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
-    """Each example in another shape, of which one size may be -1."""
+    """Each example in another shape.
+
+    Args:
+        target_shape: the shape without the batch; one size may be -1.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("target_shape",)
     any_size = True
@@ -161,7 +208,13 @@ class Reshape(Layer):
 
 
 class Permute(Layer):
-    """The axes of each example in another order, counted from 1."""
+    """The axes of each example in another order.
+
+    Args:
+        dims: for each axis of the result the axis of the input, counted from 1.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("dims",)
     any_size = True
@@ -181,7 +234,13 @@ class Permute(Layer):
 
 
 class RepeatVector(Layer):
-    """Each row n times: [batch, features] -> [batch, n, features]."""
+    """Each row n times: [batch, features] -> [batch, n, features].
+
+    Args:
+        n: how many times.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("n",)
 
@@ -197,12 +256,18 @@ class RepeatVector(Layer):
 
 
 class Lambda(Layer):
-    """A function of the input, or of the list of inputs, as a layer.
+    """A function as a layer.
 
-    function: from tensors to tensors; where it takes `mask` or `training` it is given them. output_shape:
-    sizes without the batch's, or a function of the input's shape that gives the output's: says what could not
-    be found out of the function, and nothing else. arguments: more keyword arguments of it. A model with it
-    is saved with the function's name, and load_model is given the function in custom_objects.
+    A model with it is saved with the function's name; load_model takes the function in custom_objects.
+
+    Args:
+        function: from a tensor or a list of them to tensors; a parameter `mask` or `training` gets its value.
+        output_shape: sizes without the batch's, or a function of the input's shape that gives the output's:
+            sets what the function leaves unknown, and nothing else.
+        mask: the mask that it passes on, or a function that makes it.
+        arguments: more keyword arguments of the function.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     any_size = True
@@ -253,7 +318,13 @@ class Lambda(Layer):
 
 
 class Masking(Layer):
-    """Says that steps all of whose features are mask_value do not count; they become 0."""
+    """Masks steps all of whose features are mask_value; they become 0.
+
+    Args:
+        mask_value: a number.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("mask_value",)
     any_size, makes_mask = True, True
@@ -273,7 +344,14 @@ class Masking(Layer):
 
 
 class ActivityRegularization(Layer):
-    """x itself; l1 * sum |x| + l2 * sum x^2, over the number of examples, is added to the loss."""
+    """The input itself; l1 * sum |x| + l2 * sum x², divided by the number of examples, joins the loss.
+
+    Args:
+        l1: weight of the absolute values.
+        l2: weight of the squares.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("l1", "l2")
     any_size, supports_masking = True, True

@@ -14,15 +14,18 @@ __all__ = ["Embedding"]
 
 
 class Embedding(Weighted):
-    """Row x of a table for each number x of 0 to input_dim - 1: [batch, steps] -> [batch, steps, output_dim].
+    """Row x of a table for each integer x: [batch, steps] -> [batch, steps, output_dim].
 
     Args:
-        mask_zero: whether steps of number 0 do not count in the layers behind it.
-        input_length: how many steps an example has, where it is a model's first layer.
-        options: embeddings_initializer, embeddings_regularizer and embeddings_constraint; and Layer's.
+        input_dim: rows of the table; inputs are 0 to input_dim - 1.
+        output_dim: size of a row.
+        mask_zero: whether steps of number 0 are masked in later layers.
+        input_length: steps of an example, for a model's first layer.
+        options: embeddings_initializer, embeddings_regularizer and embeddings_constraint; and arguments of
+            Layer, see help(dt.keras.layers.Layer).
 
     Raises:
-        UsageError: a size is no whole number from 1 up.
+        UsageError: a size is not an integer >= 1.
     """
 
     arguments = ("input_dim", "output_dim", "mask_zero", "input_length")

@@ -14,7 +14,14 @@ from dtrain.ops.base import convert_to_tensor, placeholder
 
 
 class InputLayer(Layer):
-    """Says the shape of one example, as a model's first entry."""
+    """The shape of one example, as a model's first entry.
+
+    Args:
+        input_shape: shape of one example.
+        dtype: by default float32.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     is_input = True
 
@@ -50,15 +57,27 @@ def Input(
     tensor: Any = None,
     sparse: bool = False,
 ) -> Tensor:
-    """A tensor of batches of examples of this shape, with which a model begins.
+    """The input of a model: a tensor of batches of examples.
 
-    shape: None where a size is known only when there are examples. batch_shape: the same with the batch's
-    size before it, which only stateful layers use, as batch_size. dtype: by default float32.
+    Args:
+        shape: shape of one example; None for sizes that are known when there are examples.
+        batch_shape: shape with the batch's size, which only stateful layers use.
+        name: name of the input.
+        dtype: by default float32.
+        batch_size: the batch's size, which only stateful layers use.
+        tensor: what fit, evaluate and predict compute their batches from, if they are given no arrays.
+        sparse: only False.
 
-    tensor: what fit, evaluate and predict compute their batches from, where they are given no arrays.
+    Returns:
+        Tensor: [batch, *shape].
 
     Raises:
         UsageError: there is no shape, or sparse is asked for.
+
+    Example:
+        >>> x = dt.keras.Input((784,))
+        >>> dt.keras.Model(x, dt.keras.layers.Dense(10)(x)).output_shape
+        (None, 10)
     """
     if sparse:
         raise UsageError("Input: sparse=True is not supported: tensors are dense.")
@@ -81,7 +100,14 @@ _INPUTS = "keras inputs"
 
 
 class InputSpec:
-    """What a layer of a program's own says of its inputs; nothing is made of it here."""
+    """What a custom layer says of its inputs; recorded, not checked.
+
+    Args:
+        dtype: of the input.
+        shape: with the batch's size.
+        ndim: number of axes.
+        more: Keras's other arguments.
+    """
 
     def __init__(self, dtype: Any = None, shape: Any = None, ndim: Any = None, **more: Any) -> None:
         self.dtype, self.shape, self.ndim = dtype, shape, ndim

@@ -20,7 +20,20 @@ __all__ = ["LocallyConnected1D", "LocallyConnected2D"]
 class LocallyConnected2D(_Convolution):
     """activation(windows by their own kernels + their own bias): [batch, h, w, in] -> [batch, h', w', out].
 
-    kernel: [h' * w', window's entries * in, filters]; bias: [h', w', filters]. padding is 'valid'.
+    Its kernel is [h' * w', window's entries * in, filters], its bias [h', w', filters].
+
+    Args:
+        filters: channels of the output.
+        kernel_size: size of a window, an int or two.
+        strides: distance of the windows, an int or two.
+        padding: only 'valid'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias.
+        implementation: accepted for Keras 2, without effect.
+        options: kernel_initializer (glorot_uniform), bias_initializer (zeros), and the same with _regularizer
+            and _constraint; and arguments of Layer (name, trainable, input_shape, ...), see
+            help(dt.keras.layers.Layer).
 
     Raises:
         UsageError: padding is 'same', or dilation_rate is not 1.
@@ -81,7 +94,21 @@ class LocallyConnected2D(_Convolution):
 
 
 class LocallyConnected1D(LocallyConnected2D):
-    """As LocallyConnected2D, of sequences [batch, steps, channels]."""
+    """As LocallyConnected2D, of sequences [batch, steps, channels].
+
+    Args:
+        filters: channels of the output.
+        kernel_size: size of a window, an int.
+        strides: distance of the windows, an int.
+        padding: only 'valid'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias.
+        implementation: accepted for Keras 2, without effect.
+        options: kernel_initializer (glorot_uniform), bias_initializer (zeros), and the same with _regularizer
+            and _constraint; and arguments of Layer (name, trainable, input_shape, ...), see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
 

@@ -71,14 +71,20 @@ def _with_rank(x: Tensor, rank: int) -> Tensor:
 
 
 class Add(_Merge):
-    """The sum."""
+    """The sum of a list of inputs, element by element.
+
+    Its arguments are Layer's: see help(dt.keras.layers.Layer).
+    """
 
     def merged(self, x: list[Tensor]) -> Tensor:
         return add_n(x) if len({t.spec.shape for t in x}) == 1 else reduce(lambda a, b: a + b, x)
 
 
 class Subtract(_Merge):
-    """The first of two minus the second."""
+    """The first of two inputs minus the second, element by element.
+
+    Its arguments are Layer's: see help(dt.keras.layers.Layer).
+    """
 
     def merged(self, x: list[Tensor]) -> Tensor:
         if len(x) != 2:
@@ -87,35 +93,53 @@ class Subtract(_Merge):
 
 
 class Multiply(_Merge):
-    """The product."""
+    """The product of a list of inputs, element by element.
+
+    Its arguments are Layer's: see help(dt.keras.layers.Layer).
+    """
 
     def merged(self, x: list[Tensor]) -> Tensor:
         return reduce(lambda a, b: a * b, x)
 
 
 class Average(_Merge):
-    """The mean."""
+    """The mean of a list of inputs, element by element.
+
+    Its arguments are Layer's: see help(dt.keras.layers.Layer).
+    """
 
     def merged(self, x: list[Tensor]) -> Tensor:
         return reduce(lambda a, b: a + b, x) / float(len(x))
 
 
 class Maximum(_Merge):
-    """The largest."""
+    """The largest of a list of inputs, element by element.
+
+    Its arguments are Layer's: see help(dt.keras.layers.Layer).
+    """
 
     def merged(self, x: list[Tensor]) -> Tensor:
         return reduce(math.maximum, x)
 
 
 class Minimum(_Merge):
-    """The smallest."""
+    """The smallest of a list of inputs, element by element.
+
+    Its arguments are Layer's: see help(dt.keras.layers.Layer).
+    """
 
     def merged(self, x: list[Tensor]) -> Tensor:
         return reduce(math.minimum, x)
 
 
 class Concatenate(_Merge):
-    """The inputs one behind the other along an axis."""
+    """A list of inputs concatenated.
+
+    Args:
+        axis: the axis, counted with the batch's.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("axis",)
 
@@ -137,9 +161,13 @@ class Concatenate(_Merge):
 
 
 class Dot(_Merge):
-    """The sum of products along an axis of each of two inputs, example by example.
+    """The sum of products of two inputs along an axis of each, example by example.
 
-    axes: one for both, or two, counted with the batch's. normalize: whether inputs first get a norm of 1.
+    Args:
+        axes: one axis for both, or two, counted with the batch's.
+        normalize: whether inputs are first scaled to norm 1 along it.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     arguments = ("axes", "normalize")
@@ -195,8 +223,12 @@ def _function(cls: type[_Merge]) -> Callable[..., Tensor]:
     def function(inputs: Sequence[Tensor], *arguments: Any, **options: Any) -> Tensor:
         return cls(*arguments, **options)(list(inputs))
 
-    function.__name__ = cls.__name__.lower()
-    function.__doc__ = f"{cls.__name__}(...)(inputs)."
+    function.__name__ = function.__qualname__ = cls.__name__.lower()
+    first = (cls.__doc__ or "").split("\n")[0]
+    function.__doc__ = (
+        f"{first}\n\nAs a function of a list of tensors: {cls.__name__}(...)(inputs).\n\n"
+        f"Args:\n    inputs: tensors.\n    arguments, options: those of {cls.__name__}.\n"
+    )
     return function
 
 
@@ -205,7 +237,18 @@ maximum, minimum, concatenate = (_function(c) for c in (Maximum, Minimum, Concat
 
 
 def dot(inputs: Sequence[Tensor], axes: Any, normalize: bool = False, **options: Any) -> Tensor:
-    """Dot(axes, normalize)(inputs)."""
+    """The sum of products of two tensors along axes: Dot(axes, normalize)(inputs).
+
+    Args:
+        inputs: two tensors.
+        axes: one axis for both, or two, counted with the batch's.
+        normalize: whether inputs are first scaled to norm 1.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+
+    Returns:
+        Tensor: the joined tensor.
+    """
     return Dot(axes, normalize, **options)(list(inputs))
 
 
@@ -218,7 +261,20 @@ def merge(
     name: str | None = None,
     **options: Any,
 ) -> Tensor:
-    """Keras 1's function: mode is sum, mul, concat, ave, max, dot, cos, or a function of the list of inputs.
+    """Keras 1's function that joins a list of tensors.
+
+    Args:
+        inputs: tensors.
+        mode: sum, mul, concat, ave, max, dot, cos, or a function of the list.
+        concat_axis: the axis of concat.
+        dot_axes: the axes of dot and cos.
+        output_shape: accepted for Keras 1; the output has a shape.
+        name: name of the layer.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+
+    Returns:
+        Tensor: the joined tensor.
 
     Raises:
         UsageError: mode is none of them.

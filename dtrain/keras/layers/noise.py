@@ -33,7 +33,14 @@ class _Noise(Layer):
 
 
 class GaussianNoise(_Noise):
-    """x plus normal noise of this standard deviation."""
+    """x plus normal noise of mean 0, in training.
+
+    Args:
+        stddev: the standard deviation.
+        seed: makes the noise different from that of other layers.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("stddev", "seed")
 
@@ -60,14 +67,30 @@ class _OfRate(_Noise):
 
 
 class GaussianDropout(_OfRate):
-    """x times normal noise of mean 1 and variance rate / (1 - rate)."""
+    """x times normal noise of mean 1 and variance rate / (1 - rate), in training.
+
+    Args:
+        rate: the probability that dropout of the same strength would have.
+        noise_shape: shape of the noise; 1 where entries share it.
+        seed: makes the noise different from that of other layers.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     def disturbed(self, x: Tensor) -> Tensor:
         return x * random_normal(shape(x), 1.0, (self.rate / (1 - self.rate)) ** 0.5, seed=self.seed)
 
 
 class AlphaDropout(_OfRate):
-    """Entries set to where selu ends on the left, with mean and variance kept (Klambauer et al. 2017)."""
+    """Dropout that keeps mean and variance, for selu (Klambauer et al. 2017).
+
+    Args:
+        rate: the probability that an entry is set to where selu ends on the left, in training.
+        noise_shape: shape of the mask; 1 where entries are dropped together.
+        seed: makes the mask different from those of other layers.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     def disturbed(self, x: Tensor) -> Tensor:
         if self.rate == 0:

@@ -18,18 +18,30 @@ from dtrain.ops.reduce import reduce_mean
 
 
 class BatchNormalization(Layer):
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta for each channel, which lies along the last axis.
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta for each channel (Ioffe & Szegedy 2015).
 
-    While training the statistics are the batch's, and moving averages of them are kept for testing:
+    In training the statistics are the batch's, and moving averages of them are kept for tests:
     moving = momentum * moving + (1 - momentum) * batch. The variance divides by the count. A layer with
-    trainable=False works as in a test while training, too, and its moving averages stay.
+    trainable=False works in training as in a test, and its moving averages stay.
 
     Args:
-        axis: along which the channels lie; another than the last is moved there, and back.
-        center, scale: whether there is beta, and gamma.
-        synchronized: the batch is the global one, on any number of ranks. False takes each rank's own rows,
-            which spares two messages a layer and step, but then the result depends on the number of ranks;
-            the moving averages are those over the ranks.
+        axis: the axis of the channels; another than the last is moved there, and back.
+        momentum: of the moving averages.
+        epsilon: what is added to the variance.
+        center: whether there is a weight beta.
+        scale: whether there is a weight gamma.
+        beta_initializer, gamma_initializer: names or functions of (shape, dtype).
+        moving_mean_initializer, moving_variance_initializer: names or functions of (shape, dtype).
+        beta_regularizer, gamma_regularizer: names or functions from a weight to a loss.
+        beta_constraint, gamma_constraint: names or functions from a new weight to the valid one.
+        synchronized: whether the batch is the global one, on any number of ranks. False uses each rank's own
+            rows, which saves two messages per layer and step, but then the result depends on the number of
+            ranks; the moving averages are those over the ranks.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+
+    Raises:
+        UsageError: an argument is invalid.
     """
 
     arguments = (
@@ -149,7 +161,16 @@ class BatchNormalization(Layer):
 
 
 class LayerNormalization(Weighted):
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta along the last axis (Ba et al. 2016)."""
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta along the last axis (Ba et al. 2016).
+
+    Args:
+        axis: only the last.
+        epsilon: what is added to the variance.
+        center: whether there is a weight beta.
+        scale: whether there is a weight gamma.
+        options: beta_initializer, gamma_initializer, and the same with _regularizer and _constraint; and
+            Layer's arguments, see help(dt.keras.layers.Layer).
+    """
 
     arguments = ("axis", "epsilon", "center", "scale")
     roles: ClassVar[dict[str, Any]] = {"gamma": "ones", "beta": "zeros"}

@@ -60,27 +60,63 @@ class _Pooling(Spatial):
 
 
 class MaxPooling2D(_Pooling):
-    """The largest entry of each window; its arguments are pool_size, strides, padding."""
+    """The largest entry of each window of images [batch, height, width, channels].
+
+    Args:
+        pool_size: size of a window, an int or (down, across).
+        strides: distance of the windows; by default pool_size.
+        padding: 'valid' or 'same'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     def pooled(self, x: Tensor, size: Any, strides: Any, padding: str) -> Tensor:
         return max_pool(x, size, strides, padding)
 
 
 class AveragePooling2D(_Pooling):
-    """The mean of each window, without the padding; its arguments are pool_size, strides, padding."""
+    """The mean of each window of images [batch, height, width, channels], padding not counted.
+
+    Args:
+        pool_size: size of a window, an int or (down, across).
+        strides: distance of the windows; by default pool_size.
+        padding: 'valid' or 'same'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     def pooled(self, x: Tensor, size: Any, strides: Any, padding: str) -> Tensor:
         return avg_pool(x, size, strides, padding)
 
 
 class MaxPooling1D(MaxPooling2D):
-    """As MaxPooling2D, of sequences."""
+    """The largest entry of each window of sequences [batch, steps, channels].
+
+    Args:
+        pool_size: steps of a window.
+        strides: distance of the windows; by default pool_size.
+        padding: 'valid' or 'same'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
 
 
 class AveragePooling1D(AveragePooling2D):
-    """As AveragePooling2D, of sequences."""
+    """The mean of each window of sequences [batch, steps, channels], padding not counted.
+
+    Args:
+        pool_size: steps of a window.
+        strides: distance of the windows; by default pool_size.
+        padding: 'valid' or 'same'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
 
@@ -94,21 +130,39 @@ class _Global(Spatial):
 
 
 class GlobalAveragePooling2D(_Global):
-    """The mean of each channel: [batch, h, w, channels] -> [batch, channels]."""
+    """The mean of each channel: [batch, height, width, channels] -> [batch, channels].
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     def spatial(self, x: Tensor) -> Tensor:
         return reduce_mean(x, [1, 2])
 
 
 class GlobalMaxPooling2D(_Global):
-    """The largest entry of each channel: [batch, h, w, channels] -> [batch, channels]."""
+    """The largest entry of each channel: [batch, height, width, channels] -> [batch, channels].
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     def spatial(self, x: Tensor) -> Tensor:
         return reduce_max(x, [1, 2])
 
 
 class GlobalMaxPooling1D(_Global):
-    """The largest entry of each channel: [batch, steps, channels] -> [batch, channels]."""
+    """The largest entry of each channel: [batch, steps, channels] -> [batch, channels].
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
 
@@ -117,7 +171,15 @@ class GlobalMaxPooling1D(_Global):
 
 
 class GlobalAveragePooling1D(_Global):
-    """The mean of each channel over the steps that count: [batch, steps, channels] -> [batch, channels]."""
+    """The mean of each channel over the steps: [batch, steps, channels] -> [batch, channels].
+
+    Steps that a mask leaves out are not counted.
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 1
 

@@ -43,7 +43,14 @@ _HINT = "put Reshape((height, width, channels)) in front."
 
 # -- the same in training and in a test --------------------------------------------------------------------
 class Rescaling(Layer):
-    """x scale + offset: Rescaling(1 / 255) makes pixels 0 to 1."""
+    """x * scale + offset: Rescaling(1 / 255) maps pixels to 0..1.
+
+    Args:
+        scale: a number.
+        offset: a number.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("scale", "offset")
 
@@ -56,11 +63,14 @@ class Rescaling(Layer):
 
 
 class Normalization(Layer):
-    """(x - mean) / sqrt(variance), of each feature along the last axis, or (axis=None) of all together.
+    """(x - mean) / sqrt(variance), for each feature or for all together.
 
     Args:
-        mean, variance: numbers, or one for each feature; or adapt finds them in examples.
-        invert: x sqrt(variance) + mean instead.
+        axis: -1 for each feature along the last axis, None for all together.
+        mean, variance: numbers, or one for each feature; or adapt(x) computes them.
+        invert: whether to compute x * sqrt(variance) + mean instead.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     arguments = ("axis", "mean", "variance", "invert")
@@ -110,7 +120,15 @@ class Normalization(Layer):
 
 
 class CenterCrop(Layer):
-    """The middle of images, height rows and width columns of it."""
+    """The middle of images [batch, height, width, channels].
+
+    Args:
+        height: rows of the result.
+        width: columns of the result.
+        data_format: only 'channels_last'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("height", "width", "data_format")
 
@@ -213,12 +231,18 @@ def _range(value: Any, what: str) -> tuple[float, float]:
 
 
 class RandomTranslation(_Drawn):
-    """Each image moved down and to the right by shares of its height and width.
+    """Each image moved down and to the right, in training.
 
     Args:
-        height_factor, width_factor: f for -f to f, or (least, most); a negative share moves up, or left.
-        fill_mode: what comes in: reflect (the mirror image), constant (fill_value), nearest or wrap.
+        height_factor, width_factor: fractions of height and width: f for -f to f, or (least, most); negative
+            moves up or left.
+        fill_mode: what fills the border: reflect (the mirror image), constant (fill_value), nearest or wrap.
         interpolation: bilinear or nearest.
+        seed: makes the numbers different from those of other layers.
+        fill_value: for fill_mode constant.
+        data_format: only 'channels_last'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     arguments = (
@@ -250,7 +274,15 @@ class RandomTranslation(_Drawn):
 
 
 class RandomFlip(_Drawn):
-    """Each image flipped or not: mode horizontal (left and right change places), vertical, or both."""
+    """Each image flipped or not, at random, in training.
+
+    Args:
+        mode: horizontal (left and right are exchanged), vertical, or horizontal_and_vertical.
+        seed: makes the choice different from that of other layers.
+        data_format: only 'channels_last'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("mode", "seed", "data_format")
     draws = 2
@@ -277,7 +309,16 @@ class RandomFlip(_Drawn):
 
 
 class RandomCrop(_Drawn):
-    """height rows and width columns of each image from a random place; in a test from its middle."""
+    """A part of each image at a random place in training, the middle in a test.
+
+    Args:
+        height: rows of the result.
+        width: columns of the result.
+        seed: makes the places different from those of other layers.
+        data_format: only 'channels_last'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("height", "width", "seed", "data_format")
     draws = 2
@@ -307,10 +348,17 @@ class RandomCrop(_Drawn):
 
 
 class RandomRotation(_Drawn):
-    """Each image turned about its middle by a share of a whole turn; a positive one turns against the clock.
+    """Each image rotated about its center, in training.
 
     Args:
-        factor: f for -f to f, or (least, most). fill_mode, interpolation: as of RandomTranslation.
+        factor: fraction of a full turn, counterclockwise if positive: f for -f to f, or (least, most).
+        fill_mode: what fills the border: reflect (the mirror image), constant (fill_value), nearest or wrap.
+        interpolation: bilinear or nearest.
+        seed: makes the numbers different from those of other layers.
+        fill_value: for fill_mode constant.
+        data_format: only 'channels_last'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     arguments = ("factor", "fill_mode", "interpolation", "seed", "fill_value", "data_format")
@@ -336,11 +384,18 @@ class RandomRotation(_Drawn):
 
 
 class RandomZoom(_Drawn):
-    """Each image zoomed about its middle, out by a positive share, in by a negative one.
+    """Each image zoomed about its center, in training: out by a positive factor, in by a negative one.
 
     Args:
-        height_factor: f for -f to f, or (least, most). width_factor: by default the height's share is the
-            width's. fill_mode, interpolation: as of RandomTranslation.
+        height_factor: f for -f to f, or (least, most).
+        width_factor: by default the same number as for the height.
+        fill_mode: what fills the border: reflect (the mirror image), constant (fill_value), nearest or wrap.
+        interpolation: bilinear or nearest.
+        seed: makes the numbers different from those of other layers.
+        fill_value: for fill_mode constant.
+        data_format: only 'channels_last'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     arguments = (

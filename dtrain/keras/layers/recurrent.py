@@ -132,7 +132,18 @@ def _times(h: Any, dropped: Any) -> Any:
 
 
 class SimpleRNNCell(Cell):
-    """h = activation(x kernel + h recurrent_kernel + bias)."""
+    """h = activation(x kernel + h recurrent_kernel + bias), for RNN.
+
+    Args:
+        units: size of the state.
+        activation: a name or a function.
+        use_bias: whether there is a bias.
+        dropout: fraction of the inputs that is dropped in training.
+        recurrent_dropout: fraction of the states that is dropped in training.
+        implementation: accepted for Keras 2; without effect.
+        options: kernel_, recurrent_ and bias_initializer, the same with _regularizer and _constraint; and
+            Layer's arguments.
+    """
 
     def step(self, z: Tensor, states: States, dropped: Any) -> tuple[Tensor, list[Tensor]]:
         h = _times(states[0], dropped)
@@ -141,9 +152,17 @@ class SimpleRNNCell(Cell):
 
 
 class LSTMCell(Cell):
-    """The cell of Hochreiter & Schmidhuber 1997 with forget gates; states are h and c.
+    """The long short-term memory with forget gates (Hochreiter & Schmidhuber 1997), for RNN; states h and c.
 
-    unit_forget_bias: whether the biases of the forget gates begin with 1.
+    Args:
+        units: size of each state.
+        activation: of the new states, a name or a function.
+        recurrent_activation: of the gates.
+        use_bias: whether there are biases.
+        unit_forget_bias: whether the biases of the forget gates start at 1.
+        forget_bias_init: Keras 1's name of it.
+        options: kernel_, recurrent_ and bias_initializer, the same with _regularizer and _constraint,
+            dropout, recurrent_dropout; and Layer's arguments.
     """
 
     arguments = (*Cell.arguments, "recurrent_activation", "unit_forget_bias")
@@ -194,10 +213,17 @@ class LSTMCell(Cell):
 
 
 class GRUCell(Cell):
-    """The cell of Cho et al. 2014.
+    """The gated recurrent unit (Cho et al. 2014), for RNN.
 
-    reset_after: whether the reset gate comes behind the product with the state (as in cuDNN) or before it (as
-    Keras 2 had it by default).
+    Args:
+        units: size of the state.
+        activation: of the new state, a name or a function.
+        recurrent_activation: of the gates.
+        use_bias: whether there are biases.
+        reset_after: whether the reset gate is applied after the product with the state (as in cuDNN) or
+            before it (Keras 2's default).
+        options: kernel_, recurrent_ and bias_initializer, the same with _regularizer and _constraint,
+            dropout, recurrent_dropout; and Layer's arguments.
     """
 
     arguments = (*Cell.arguments, "recurrent_activation", "reset_after")
@@ -248,7 +274,13 @@ class GRUCell(Cell):
 
 
 class StackedRNNCells(Layer):
-    """Cells one behind the other in each step."""
+    """Several cells in one step, each on the output of the one before, for RNN.
+
+    Args:
+        cells: the cells.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     any_size = True
 
@@ -312,18 +344,22 @@ def _step(cell: Any, x: Tensor, states: States, training: Any) -> tuple[Tensor, 
 
 
 class RNN(Layer):
-    """A cell, or a list of cells, along sequences [batch, steps, features] -> [batch, units].
+    """A recurrent layer of a cell, or a list of cells: [batch, steps, features] -> [batch, units].
 
-    A step that a mask leaves out keeps the states and the output as they were.
+    A step that is masked leaves states and output as they were. A call accepts initial_state, a list of
+    tensors, or a list [inputs, *states]; they are zeros by default.
 
     Args:
-        return_sequences: whether all steps' outputs are given, [batch, steps, units], or the last.
-        return_state: whether the last states are given behind the output, in a list.
-        go_backwards: whether the last step comes first.
-        stateful: whether the states that a batch ends with are those that the next begins with, row by row,
-            until reset_states(): all batches have the size that batch_input_shape says.
-
-    A call takes initial_state, a list of tensors, or a list [inputs, *states]; they are zeros by default.
+        cell: a cell, such as GRUCell(units), or a list of them.
+        return_sequences: whether the outputs of all steps are returned, [batch, steps, units].
+        return_state: whether the last states are returned after the output, in a list.
+        go_backwards: whether the sequence is read from its end.
+        stateful: whether the states at the end of a batch are those at the start of the next, row by row,
+            until reset_states(); all batches then have the size in batch_input_shape.
+        unroll: accepted for Keras 2; without effect.
+        time_major: only False.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     any_size = True
@@ -507,30 +543,54 @@ class _OfCell(RNN):
 
 
 class SimpleRNN(_OfCell):
-    """An RNN of SimpleRNNCell, whose arguments it takes, and RNN's.
+    """A recurrent layer of SimpleRNNCells: [batch, steps, features] -> [batch, units].
+
+    Args:
+        units: size of the state.
+        more: SimpleRNNCell's arguments, in its order: activation, use_bias.
+        options: SimpleRNNCell's arguments; RNN's (return_sequences, return_state, go_backwards, stateful,
+            ...), see help(dt.keras.layers.RNN); and Layer's.
 
     Raises:
-        UsageError: one of them cannot be meant.
+        UsageError: an argument is invalid.
     """
 
     kind = SimpleRNNCell
 
 
 class LSTM(_OfCell):
-    """An RNN of LSTMCell, whose arguments it takes, and RNN's.
+    """A recurrent layer of LSTMCells: [batch, steps, features] -> [batch, units].
+
+    Args:
+        units: size of the states h and c.
+        more: LSTMCell's arguments, in its order: activation, recurrent_activation, use_bias,
+            unit_forget_bias.
+        options: LSTMCell's arguments; RNN's (return_sequences, return_state, go_backwards, stateful, ...),
+            see help(dt.keras.layers.RNN); and Layer's.
 
     Raises:
-        UsageError: one of them cannot be meant.
+        UsageError: an argument is invalid.
+
+    Example:
+        >>> layer = dt.keras.layers.LSTM(16, return_sequences=True, input_shape=(28, 8))
+        >>> dt.keras.Sequential([layer]).output_shape
+        (None, 28, 16)
     """
 
     kind = LSTMCell
 
 
 class GRU(_OfCell):
-    """An RNN of GRUCell, whose arguments it takes, and RNN's.
+    """A recurrent layer of GRUCells: [batch, steps, features] -> [batch, units].
+
+    Args:
+        units: size of the state.
+        more: GRUCell's arguments, in its order: activation, recurrent_activation, use_bias, reset_after.
+        options: GRUCell's arguments; RNN's (return_sequences, return_state, go_backwards, stateful, ...), see
+            help(dt.keras.layers.RNN); and Layer's.
 
     Raises:
-        UsageError: one of them cannot be meant.
+        UsageError: an argument is invalid.
     """
 
     kind = GRUCell

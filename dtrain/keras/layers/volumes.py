@@ -26,7 +26,21 @@ __all__ = [
 
 
 class Conv3D(_Convolution):
-    """As Conv2D, of volumes."""
+    """Convolution of volumes: [batch, d, h, w, channels] -> [batch, d', h', w', filters].
+
+    Args:
+        filters: channels of the output.
+        kernel_size: depth, height and width of the kernel, an int or three.
+        strides: distance of the windows, an int or three.
+        padding: 'valid' (only whole windows) or 'same' (output sizes are input sizes / strides, rounded up).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        dilation_rate: distance of the kernel's entries, an int or three.
+        activation: a name such as "relu", or a function; by default none.
+        use_bias: whether there is a bias, [filters].
+        options: kernel_initializer (glorot_uniform), bias_initializer (zeros), and the same with _regularizer
+            and _constraint; and arguments of Layer (name, trainable, input_shape, ...), see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -36,7 +50,16 @@ class Conv3D(_Convolution):
 
 
 class MaxPooling3D(_Pooling):
-    """As MaxPooling2D, of volumes."""
+    """The largest entry of each window of volumes [batch, depth, height, width, channels].
+
+    Args:
+        pool_size: size of a window, an int or three.
+        strides: distance of the windows; by default pool_size.
+        padding: 'valid' or 'same'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -45,7 +68,16 @@ class MaxPooling3D(_Pooling):
 
 
 class AveragePooling3D(_Pooling):
-    """As AveragePooling2D, of volumes; padding is 'valid'."""
+    """The mean of each window of volumes [batch, depth, height, width, channels].
+
+    Args:
+        pool_size: size of a window, an int or three.
+        strides: distance of the windows; by default pool_size.
+        padding: only 'valid'.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -54,7 +86,13 @@ class AveragePooling3D(_Pooling):
 
 
 class GlobalAveragePooling3D(_Global):
-    """The mean of each channel: [batch, d, h, w, channels] -> [batch, channels]."""
+    """The mean of each channel: [batch, d, h, w, channels] -> [batch, channels].
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -63,7 +101,13 @@ class GlobalAveragePooling3D(_Global):
 
 
 class GlobalMaxPooling3D(_Global):
-    """The largest entry of each channel: [batch, d, h, w, channels] -> [batch, channels]."""
+    """The largest entry of each channel: [batch, d, h, w, channels] -> [batch, channels].
+
+    Args:
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -72,7 +116,14 @@ class GlobalMaxPooling3D(_Global):
 
 
 class UpSampling3D(UpSampling2D):
-    """Each slice, row and column so many times."""
+    """Volumes enlarged: each slice, row and column several times.
+
+    Args:
+        size: how often each is repeated, an int or three.
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
     arguments = ("size", "data_format")
@@ -82,7 +133,14 @@ class UpSampling3D(UpSampling2D):
 
 
 class ZeroPadding3D(ZeroPadding2D):
-    """Zeros around volumes: one int, three, or three pairs (before, behind)."""
+    """Volumes with zeros around them.
+
+    Args:
+        padding: how many on each side: an int, three, or three pairs (before, after).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -91,7 +149,14 @@ class ZeroPadding3D(ZeroPadding2D):
 
 
 class Cropping3D(Cropping2D):
-    """Volumes without their outer entries, said as in ZeroPadding3D."""
+    """Volumes without their outer entries.
+
+    Args:
+        cropping: how many on each side: an int, three, or three pairs (before, after).
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     axes = 3
 
@@ -100,7 +165,15 @@ class Cropping3D(Cropping2D):
 
 
 class SpatialDropout3D(Dropout):
-    """Dropout of whole channels of volumes, which lie along the last axis."""
+    """Dropout of whole channels of volumes, which lie along the last axis.
+
+    Args:
+        rate: the probability that a channel is dropped.
+        noise_shape: as of Dropout; by default one entry for each channel.
+        seed: makes the mask different from those of other layers.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     arguments = ("rate", "seed")
 

@@ -17,7 +17,13 @@ __all__ = ["Bidirectional", "TimeDistributed", "Wrapper"]
 
 
 class Wrapper(Layer):
-    """Base of layers that are made of another."""
+    """Base of layers that are made of another.
+
+    Args:
+        layer: the other layer.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     any_size = True
 
@@ -41,7 +47,13 @@ class Wrapper(Layer):
 
 
 class TimeDistributed(Wrapper):
-    """A layer on each step of [batch, steps, ...], with the same weights."""
+    """A layer applied to each step of [batch, steps, ...], with the same weights.
+
+    Args:
+        layer: the layer.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
+    """
 
     supports_masking = True
 
@@ -67,9 +79,14 @@ class TimeDistributed(Wrapper):
 
 
 class Bidirectional(Wrapper):
-    """A recurrent layer forwards and another backwards, their outputs joined.
+    """A recurrent layer over the sequence forwards and another backwards (Schuster & Paliwal 1997).
 
-    merge_mode: concat, sum, mul, ave, or None for a list of the two.
+    Args:
+        layer: a recurrent layer.
+        merge_mode: how the outputs are joined: concat, sum, mul, ave, or None for a list of both.
+        backward_layer: the layer that runs backwards; by default a copy of layer.
+        options: arguments of Layer (name, trainable, input_shape, weights, ...); see
+            help(dt.keras.layers.Layer).
     """
 
     def __init__(
