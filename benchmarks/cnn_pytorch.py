@@ -56,7 +56,7 @@ def with_dtrain(steps: int) -> list[float]:
     pixels, classes = images()
     x, labels = dt.placeholder("float32", [None, 784]), dt.placeholder("int32", [None])
     training = dt.placeholder("float32", [])
-    logits = cnn(x, training)
+    logits = cnn(x, training, (28, 28), 10)
     losses = dt.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     loss = dt.reduce_mean(losses)
     minimize = dt.train.AdamOptimizer(0.001).minimize(loss)
