@@ -78,9 +78,7 @@ class Scaffold:
             "copy_from_scaffold": copy_from_scaffold,
         }
         if given := ", ".join(name for name, value in refused.items() if value is not None):
-            raise UsageError(
-                f"Scaffold: {', '.join(given)} is not supported: every rank initializes its own."
-            )
+            raise UsageError(f"Scaffold: {given} is not supported: every rank initializes its own.")
         self.init_op, self.init_feed_dict, self.init_fn = init_op, init_feed_dict, init_fn
         self.local_init_op, self.summary_op, self.saver = local_init_op, summary_op, saver
 
