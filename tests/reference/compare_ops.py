@@ -44,7 +44,6 @@ DIFFERENT = (
         r"tf\.nn\.c?relu6?\(x\) .*infinite flow",
         "where the gate is closed 0 flows; in TensorFlow an infinity times 0, which is NaN",
     ),
-    (r"tf\.pad\(.*(REFLECT|SYMMETRIC)", "refused in a sentence"),
     (
         r"tf\.nn\.softmax_cross_entropy.* no probabilities",
         "the gradient is that of the loss; TensorFlow's takes for granted that labels add up to 1",

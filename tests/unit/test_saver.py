@@ -128,7 +128,6 @@ def test_variables_can_be_chosen_and_renamed(tmp_path: Path, session: dt.Session
     [
         ({"sharded": True}, "sharded is not supported"),
         ({"reshape": True}, "reshape is not supported"),
-        ({"keep_checkpoint_every_n_hours": 2.0}, "use max_to_keep"),
         ({"var_list": []}, "No variables to save"),
         ({"var_list": ["v"]}, "is no variable|has no attribute"),
     ],
