@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from dtrain.comm import world
-from dtrain.errors import CheckpointError, GraphError, InvalidArgumentError, NotSupportedError, UsageError
+from dtrain.errors import (
+    CheckpointError,
+    DtrainError,
+    GraphError,
+    InvalidArgumentError,
+    NotSupportedError,
+    UsageError,
+)
 from dtrain.files import read_regular, write_atomically
 from dtrain.graph.graph import Graph, Operation, Tensor, get_default_graph
 from dtrain.graph.graph_def import DECIDERS, GraphDef, NodeDef, graph_def_of, packed, unpacked
@@ -190,6 +197,13 @@ def _build(definition: GraphDef, graph: Graph, prefix: str, given: Mapping[str, 
                 built.operations[node.name] = _add(node, graph, prefix, built)
             except NotSupportedError as error:
                 left_out[node.name] = f"{node.name} needs {error}"
+            except DtrainError:
+                raise
+            except Exception as error:  # whatever an op's own code says of attributes that are none
+                raise InvalidArgumentError(
+                    f"the graph's operation {node.name!r} ({node.op}) cannot be made of what the file says "
+                    f"of it ({type(error).__name__}): the file is damaged, or of another version."
+                ) from None
     if left_out:
         why = next(iter(left_out.values()))
         warnings.warn(

@@ -170,8 +170,15 @@ def of_programs(folder: Path) -> dict[str, tuple[Path, Reader]]:
         saver, session = dt.train.Saver(variables), dt.Session()
         session.run(dt.global_variables_initializer())
         path = saver.save(session, str(saved))
-    (file,) = saved.parent.glob("model*")
+    (file,) = (file for file in saved.parent.glob("model*") if file.suffix != ".meta")
+    graph = Path(f"{path}.meta")
+
+    def import_graph() -> None:
+        with dt.Graph().as_default():
+            dt.train.import_meta_graph(str(graph))
+
     return {
+        "a graph": (graph, import_graph),
         "a model of dt.keras": (model, lambda: load_model(model)),
         "weights of dt.keras": (weights, lambda: net.load_weights(weights)),
         "layers as JSON": (
