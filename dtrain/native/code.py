@@ -224,7 +224,7 @@ class Code:
 
     def windows(self, images: tuple[int, ...], dtype: np.dtype, down: Any, across: Any) -> Windows | None:
         """Convolution and pooling of such images; None: they have no form."""
-        if self.bitwise is not None or dtype != np.float32 or not _product().fast:
+        if dtype != np.float32 or not _product().fast:
             return None
         return Windows(self, images, down, across)
 

@@ -15,6 +15,8 @@ SYMBOLS = ("convolve", "convolve_back", "sum_windows")
 POOLING = ("max_pool", "max_pool_grad", "avg_pool", "avg_pool_grad")
 #: Bytes within which 32 bits count where a number lies.
 COUNTABLE = 1 << 31
+#: More images than are taken at once.
+MANY = 1 << 20
 
 
 @cache
@@ -89,5 +91,9 @@ class Windows:
         if not all(a.size and a.flags.c_contiguous for a in arrays):
             return None
         n = next(w for w in words if not isinstance(w, np.ndarray))
-        room = getattr(library(), f"{symbol}_room")(shape.ctypes.data, n)
-        return None if room >= COUNTABLE else self._code.call(symbol, *words, shape, self._code.room(room))
+        needs = getattr(library(), f"{symbol}_room")
+        # where bits are not to depend on how many images a rank has, the choice does not either
+        most = needs(shape.ctypes.data, MANY if self._code.bitwise is not None else n)
+        if most >= COUNTABLE:
+            return None
+        return self._code.call(symbol, *words, shape, self._code.room(needs(shape.ctypes.data, n)))

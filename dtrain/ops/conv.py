@@ -130,10 +130,9 @@ class Conv2D(_Convolution):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (x, f), y = ins, outs[0]
         axes = self.axes(x.shape, f.shape)
-        if code.bitwise is not None:
-            return _chains(code, x, f, *axes, y)
         windows = code.windows(x.shape, x.dtype, *axes)
-        return windows.convolve(x, f, y) if windows and plain(x, f) else None
+        made = windows.convolve(x, f, y) if windows and plain(x, f) else None
+        return _chains(code, x, f, *axes, y) if made is None and code.bitwise is not None else made
 
     def grad(self, node: Operation, dy: Tensor) -> Sequence[Tensor | None]:
         x, f = node.inputs
@@ -179,10 +178,11 @@ class Conv2DBackpropInput(_Convolution):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (dy, f, _), dx = ins, outs[0]
         axes = self.axes(dx.shape, f.shape)
-        if code.bitwise is not None:
-            return _chains_to_images(code, dy, f, *axes, dx)
         windows = code.windows(dx.shape, dx.dtype, *axes)
-        return windows.to_images(dy, f, dx) if windows and plain(dy, f) else None
+        made = windows.to_images(dy, f, dx) if windows and plain(dy, f) else None
+        return (
+            _chains_to_images(code, dy, f, *axes, dx) if made is None and code.bitwise is not None else made
+        )
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         dy, f, _ = node.inputs
@@ -235,10 +235,11 @@ class Conv2DBackpropFilter(_Convolution):
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
         (x, dy, _), df = ins, outs[0]
         axes = self.axes(x.shape, df.shape)
-        if code.bitwise is not None:
-            return _chains_to_filter(code, x, dy, *axes, df)
         windows = code.windows(x.shape, x.dtype, *axes)
-        return windows.to_filter(x, dy, df) if windows and plain(x, dy) else None
+        made = windows.to_filter(x, dy, df) if windows and plain(x, dy) else None
+        return (
+            _chains_to_filter(code, x, dy, *axes, df) if made is None and code.bitwise is not None else made
+        )
 
     def grad(self, node: Operation, g: Tensor) -> Sequence[Tensor | None]:
         x, dy, _ = node.inputs
