@@ -38,4 +38,4 @@ def test_rank_0_writes_and_every_rank_goes_on_from_it(
         everywhere = comm.allgather(session.run(w))
     np.testing.assert_array_equal(everywhere, np.concatenate([expected] * comm.size))
     comm.barrier()
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "m-1.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint", "m-1.meta", "m-1.safetensors"]
