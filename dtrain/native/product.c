@@ -3,9 +3,9 @@
  * Each entry is a sum of fused multiply-adds over k from first to last, whichever way below computes it, so its bits
  * depend neither on the other rows (the batch, the number of ranks) nor on the way that was chosen.
  *
- * Dense: a block of the result, as many rows as there are registers for and two vectors wide, stays in registers
- * while k runs: each step loads two vectors of b and multiplies them by one number of a for each row. Nothing is
- * copied but what is stored across, and columns that do not fill a vector.
+ * Dense: a block of the result, as many rows as there are registers for and two vectors wide (one, where the columns
+ * are few), stays in registers while k runs: each step loads the vectors of b and multiplies them by one number of a
+ * for each row. Nothing is copied but what is stored across.
  *
  * Sparse: four fifths of an image are black, and a ReLU leaves half of its outputs at zero; what a zero is multiplied
  * by adds nothing. The numbers of a row of a that are not zero are put in a list, and a strip of the result, eight
@@ -15,6 +15,8 @@
  */
 #include "lists.h"
 
+/* Rows of a dense block that is one vector wide, at most. */
+#define TALL 14
 /* Columns of a dense block and of a sparse strip; of the depth, so much at a time as keeps a strip's b in the L1 cache. */
 #define WIDTH (2 * LANES)
 #define STRIP (8 * LANES)
@@ -33,33 +35,39 @@ typedef struct {
     int64_t row, depth; /* floats from one row, or one k, to the next */
 } matrix;
 
-/* c[i, 0..WIDTH) (+)= sum over k of a[i, k] * b[k, 0..WIDTH) for i < N */
-#define BLOCK(N)                                                                                                \
-    static void block_##N(int64_t depth, matrix a, const float *b, int64_t bk, float *c, int64_t ci, int more) { \
-        vector left[N], right[N];                                                                               \
-        _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
-            left[i] = more ? *(vector *)(c + i * ci) : (vector){0};                                             \
-            right[i] = more ? *(vector *)(c + i * ci + LANES) : (vector){0};                                    \
-        }                                                                                                       \
-        for (int64_t k = 0; k < depth; k++, a.p += a.depth, b += bk) {                                          \
-            const vector p = *(const vector *)b, q = *(const vector *)(b + LANES);                              \
+/* c[i, 0..V * LANES) (+)= sum over k of a[i, k] * b[k, 0..V * LANES) for i < N */
+#define BLOCK(N, V)                                                                                             \
+    static void block_##V##_##N(int64_t depth, matrix a, const float *b, int64_t bk, float *c, int64_t ci, int more) { \
+        vector sum[N][V];                                                                                       \
+        _Pragma("GCC unroll 16") for (int i = 0; i < N; i++)                                                    \
+            _Pragma("GCC unroll 2") for (int v = 0; v < V; v++)                                                 \
+                sum[i][v] = more ? *(vector *)(c + i * ci + v * LANES) : (vector){0};                           \
+        const float *row[(N + 2) / 3]; /* of three rows: more steps of a row than that are no addressing mode */ \
+        for (int g = 0; g < (N + 2) / 3; g++) row[g] = a.p + 3 * g * a.row;                                     \
+        for (int64_t k = 0; k < depth; k++, b += bk) {                                                          \
+            vector y[V];                                                                                        \
+            _Pragma("GCC unroll 2") for (int v = 0; v < V; v++) y[v] = *(const vector *)(b + v * LANES);        \
             _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                              \
-                const float s = a.p[i * a.row];                                                                 \
-                left[i] = add_product(left[i], s, p);                                                           \
-                right[i] = add_product(right[i], s, q);                                                         \
+                const float s = row[i / 3][i % 3 * a.row];                                                      \
+                _Pragma("GCC unroll 2") for (int v = 0; v < V; v++) sum[i][v] = add_product(sum[i][v], s, y[v]); \
             }                                                                                                   \
+            _Pragma("GCC unroll 8") for (int g = 0; g < (N + 2) / 3; g++) row[g] += a.depth;                    \
         }                                                                                                       \
-        _Pragma("GCC unroll 16") for (int i = 0; i < N; i++) {                                                  \
-            *(vector *)(c + i * ci) = left[i] + 0.0f;                                                           \
-            *(vector *)(c + i * ci + LANES) = right[i] + 0.0f;                                                  \
-        }                                                                                                       \
+        _Pragma("GCC unroll 16") for (int i = 0; i < N; i++)                                                    \
+            _Pragma("GCC unroll 2") for (int v = 0; v < V; v++)                                                 \
+                *(vector *)(c + i * ci + v * LANES) = sum[i][v] + 0.0f;                                         \
     }
-BLOCK(1) BLOCK(2) BLOCK(3) BLOCK(4) BLOCK(5) BLOCK(6) BLOCK(7)
-BLOCK(8) BLOCK(9) BLOCK(10) BLOCK(11) BLOCK(12) BLOCK(13) BLOCK(14)
+#define BLOCKS(V)                                                                                               \
+    BLOCK(1, V) BLOCK(2, V) BLOCK(3, V) BLOCK(4, V) BLOCK(5, V) BLOCK(6, V) BLOCK(7, V)                         \
+    BLOCK(8, V) BLOCK(9, V) BLOCK(10, V) BLOCK(11, V) BLOCK(12, V) BLOCK(13, V) BLOCK(14, V)
+#define NAMES(V)                                                                                                \
+    {0, block_##V##_1, block_##V##_2, block_##V##_3, block_##V##_4, block_##V##_5, block_##V##_6, block_##V##_7, \
+     block_##V##_8, block_##V##_9, block_##V##_10, block_##V##_11, block_##V##_12, block_##V##_13, block_##V##_14}
+BLOCKS(1)
+BLOCKS(2)
 
 typedef void (*block)(int64_t, matrix, const float *, int64_t, float *, int64_t, int);
-static const block blocks[] = {0,       block_1, block_2, block_3,  block_4,  block_5,  block_6, block_7,
-                               block_8, block_9, block_10, block_11, block_12, block_13, block_14};
+static const block blocks[2][TALL + 1] = {NAMES(1), NAMES(2)};
 
 /* c[0..N * LANES) (+)= sum over the list of x * b[at, 0..N * LANES) */
 #define SUM(N)                                                                                                  \
@@ -96,11 +104,11 @@ static int copy_panel(matrix b, int64_t column, int64_t n, int64_t depth, float 
             }
     } else {
         whole = depth / 8 * 8;
-        for (; i + 8 <= n; i += 8) /* in squares of eight */
+        for (; i < n; i += 8) /* in squares of eight, the last with zeros */
             for (int64_t k = 0; k < whole; k += 8) {
                 __m256 x[8];
                 for (int l = 0; l < 8; l++) {
-                    x[l] = _mm256_loadu_ps(b.p + k + (i + l) * column);
+                    x[l] = i + l < n ? _mm256_loadu_ps(b.p + k + (i + l) * column) : _mm256_setzero_ps();
                     found = _mm256_or_si256(found, not_finite(x[l]));
                 }
                 turn(x);
@@ -122,43 +130,54 @@ static void copy_out(const float *from, float *c, int64_t ci, int64_t rows, int6
     for (int64_t i = 0; i < rows; i++) memcpy(c + i * ci, from + i * WIDTH, n * sizeof(float));
 }
 
-/* room: floats for depth * (WIDTH + ROWS) */
+/* c (+)= a * b, of columns that lie side by side or fewer than WIDTH. room: floats for depth * (WIDTH + ROWS) */
+static void strips(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, float *c, int64_t ci, int more,
+                   float *room) {
+    const int64_t n = columns < WIDTH ? columns : WIDTH, v = n <= LANES ? 1 : 2;
+    const int64_t most = v == 1 ? TALL : ROWS, parts = (rows + most - 1) / most;
+    float *turned = room + depth * WIDTH;
+    for (int64_t t = 0; t < parts; t++) {
+        const int64_t low = rows * t / parts, count = rows * (t + 1) / parts - low;
+        matrix x = {a.p + low * a.row, a.row, a.depth};
+        if (a.row == 1 && a.depth > WIDTH && depth > 1 && columns > WIDTH) { /* each number would lie in a page of its own */
+            if (count == ROWS)
+                for (int64_t k = 0; k < depth; k++) memcpy(turned + k * ROWS, x.p + k * x.depth, ROWS * 4);
+            else
+                for (int64_t k = 0; k < depth; k++)
+                    for (int64_t i = 0; i < count; i++) turned[k * ROWS + i] = x.p[i + k * x.depth];
+            x = (matrix){turned, 1, ROWS};
+        }
+        for (int64_t j = 0; j < columns; j += WIDTH) {
+            float *out = c + low * ci + j, edge[TALL * WIDTH];
+            if (n == v * LANES) {
+                blocks[v - 1][count](depth, x, b.p + j, b.depth, out, ci, more);
+                continue;
+            }
+            if (more)
+                for (int64_t i = 0; i < count; i++) memcpy(edge + i * WIDTH, out + i * ci, n * sizeof(float));
+            blocks[v - 1][count](depth, x, b.p, b.depth, edge, WIDTH, more);
+            copy_out(edge, out, ci, count, n);
+        }
+    }
+}
+
+/* room: as in strips */
 static void dense(int64_t rows, int64_t columns, int64_t depth, matrix a, matrix b, int64_t column, float *c, int64_t ci,
                   int more, float *room) {
-    const int64_t parts = (rows + ROWS - 1) / ROWS;
-    float *turned = room + depth * WIDTH;
-    const int64_t whole = column == 1 ? columns / WIDTH * WIDTH : 0; /* columns that are read where they lie */
-    for (int64_t first = 0; first < columns; first = first < whole ? whole : first + WIDTH) {
-        const int64_t last = first < whole ? whole : first + WIDTH;
-        const int64_t n = last <= columns ? WIDTH : columns - first;
-        matrix y = {b.p + first * column, 0, b.depth};
-        if (first >= whole) {
-            copy_panel(y, column, n, depth, room, WIDTH);
-            y = (matrix){room, 0, WIDTH};
-        }
-        for (int64_t t = 0; t < parts; t++) {
-            const int64_t low = rows * t / parts, count = rows * (t + 1) / parts - low;
-            matrix x = {a.p + low * a.row, a.row, a.depth};
-            if (a.row == 1 && depth > 1) { /* each number would lie in a page of its own */
-                if (count == ROWS)
-                    for (int64_t k = 0; k < depth; k++) memcpy(turned + k * ROWS, x.p + k * x.depth, ROWS * 4);
-                else
-                    for (int64_t k = 0; k < depth; k++)
-                        for (int64_t i = 0; i < count; i++) turned[k * ROWS + i] = x.p[i + k * x.depth];
-                x = (matrix){turned, 1, ROWS};
-            }
-            for (int64_t j = first; j < last; j += WIDTH) {
-                float *out = c + low * ci + j, edge[ROWS * WIDTH];
-                if (n == WIDTH) {
-                    blocks[count](depth, x, y.p + (j - first), y.depth, out, ci, more);
-                    continue;
-                }
-                if (more)
-                    for (int64_t i = 0; i < count; i++) memcpy(edge + i * WIDTH, out + i * ci, n * sizeof(float));
-                blocks[count](depth, x, y.p, y.depth, edge, WIDTH, more);
-                copy_out(edge, out, ci, count, n);
-            }
-        }
+    int64_t first = column == 1 ? columns / WIDTH * WIDTH : 0; /* columns that are read where they lie */
+    if (first) strips(rows, first, depth, a, b, c, ci, more, room);
+    for (; first < columns; first += WIDTH) {
+        const int64_t n = columns - first < WIDTH ? columns - first : WIDTH, width = n <= LANES ? LANES : WIDTH;
+        const matrix y = {b.p + first * column, 0, b.depth};
+        /* Where rows lie, what a vector reads behind their n columns is a later row's and is not stored: but for the
+         * last rows, behind which there is nothing, none is copied. */
+        int64_t whole = column == 1 && b.depth >= n ? depth - (width - n + b.depth - 1) / b.depth : 0;
+        if (whole < 0) whole = 0;
+        if (whole) strips(rows, n, whole, a, y, c + first, ci, more, room);
+        if (whole == depth) continue;
+        const matrix left = {a.p + whole * a.depth, a.row, a.depth};
+        copy_panel((matrix){y.p + whole * b.depth, 0, b.depth}, column, n, depth - whole, room, width);
+        strips(rows, n, depth - whole, left, (matrix){room, 0, width}, c + first, ci, more || whole, room);
     }
 }
 
@@ -221,12 +240,17 @@ int product(const word *w) {
     int64_t *pause = w[12].p, depth = 0;
     const int more = w[13].i != 0;
     for (int64_t i = 0; i < places; i++) depth += sizes[i];
-    const int64_t pieces = (depth + PIECE - 1) / PIECE;
+    const int64_t pieces = depth ? (depth + PIECE - 1) / PIECE : 1, most = ((depth + pieces - 1) / pieces + 7) / 8 * 8;
     if (*pause) --*pause;
     int look = !*pause && columns >= STRIP / 2;
+    /* Columns that would leave lanes empty: the result is made across, its rows side by side in the vectors. */
+    float *across = columns <= TALL && rows >= LANES ? (float *)lists : 0;
+    if (across && more)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) across[j * rows + i] = c[i * columns + j];
     portion portions[places];
-    for (int64_t t = 0, place = 0, at = 0; t < pieces; t++) { /* at: rows of b of this place that are done */
-        const int64_t n = depth * (t + 1) / pieces - depth * t / pieces;
+    for (int64_t t = 0, place = 0, at = 0; t * most < depth; t++) { /* at: rows of b of this place that are done */
+        const int64_t n = depth - t * most < most ? depth - t * most : most;
         const int64_t spaced = n + SPARE;
         int64_t count = 0, kept = 0;
         for (int64_t got = 0; got < n;) {
@@ -260,11 +284,17 @@ int product(const word *w) {
                     sums[wide / LANES](lists + i * spaced, ends[i], panel, c + i * columns + j, more || t > 0);
             else
                 for (int64_t p = 0; p < count; p++) {
-                    const matrix y = {portions[p].b.p + j * column, 0, portions[p].b.depth};
-                    dense(rows, wide, portions[p].n, portions[p].a, y, column, c + j, columns, more || t + p > 0, panel);
+                    const matrix x = portions[p].a, y = {portions[p].b.p + j * column, column, portions[p].b.depth};
+                    if (across)
+                        dense(columns, rows, portions[p].n, y, x, x.row, across, rows, more || t + p > 0, panel);
+                    else
+                        dense(rows, wide, portions[p].n, x, y, column, c + j, columns, more || t + p > 0, panel);
                 }
         }
     }
+    if (across)
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t j = 0; j < columns; j++) c[i * columns + j] = across[j * rows + i];
     return OK;
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 
@@ -42,10 +43,15 @@ class CompiledStep:
     Args:
         fetches: tensors, variables, operations or names, or lists, tuples and dicts of them.
         feed_list: what the values are fed to, in their order.
+
+    Attributes:
+        keeps: the session, where it is to live as long as this does; a session's own steps leave it None.
     """
 
+    keeps: Session | None = None
+
     def __init__(self, session: Session, fetches: Any, feed_list: Sequence[Any] = ()) -> None:
-        self._session, self._given = session, (fetches, feed_list)
+        self._of, self._given = ref(session), (fetches, feed_list)
         leaves: list[Any] = []
         self._rebuild = _flatten(fetches, leaves)
         self._elements = elements = [session.element(leaf) for leaf in leaves]
@@ -69,6 +75,12 @@ class CompiledStep:
         variables = [t.op.name for t in self._tensors if isinstance(t.op.kind, VariableOp)]
         #: Names of the variables, where they are all that is fetched: each rank can read them by itself.
         self._reads = variables if len(variables) == len(elements) and not self._feeds else None
+
+    @property
+    def _session(self) -> Session:
+        session = self._of()
+        assert session is not None
+        return session
 
     def __call__(self, *values: Any) -> Any:
         """The fetches of a step, in their structure, with None for operations.

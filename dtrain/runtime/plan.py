@@ -7,6 +7,7 @@ copies the fetches out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Any
 from weakref import finalize
@@ -183,7 +184,8 @@ class Plan:
         kernels: what runs in place of the plan's own, and does the same (a recorder's).
         """
         self._feed(values)
-        with np.errstate(all="ignore"):  # a NaN is a result, as in TensorFlow 1, not a warning on every rank
+        # a NaN is a result, as in TensorFlow 1, not a warning on every rank; C gives none
+        with nullcontext() if self._program else np.errstate(all="ignore"):
             self._board.row[PLAN] = self.number
             for call in kernels or self.calls:
                 call()

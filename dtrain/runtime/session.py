@@ -46,6 +46,8 @@ from dtrain.runtime.variables import Variables
 
 #: Plans kept for feeds of different shapes; the one unused longest is dropped beyond it.
 MAX_PLANS = 64
+#: Fetches of run, with what is fed, that are looked up once.
+MAX_STEPS = 256
 
 _WORLD: Any = object()
 
@@ -117,6 +119,8 @@ class Session:
         self.numerics = Numerics(config.check_numerics, self.comm, self.backend, self.variables, self.draws)
         self.plans: dict[Any, Plan] = {}
         self.takings: dict[Any, Taking] = {}
+        #: What run has made of the same fetches and names of feeds, and the order of the values in it.
+        self._steps: dict[Any, tuple[CompiledStep, list[int]]] = {}
         self._reads: Session | None = None
         self._compiles: tuple[bool | None] | None = None  # what _native found, once it has looked
         self._problem = ""  # why there are no kernels in C
@@ -159,6 +163,7 @@ class Session:
             self.variables.clear()
             self.plans.clear()
             self.takings.clear()
+            self._steps.clear()
             self._constants.clear()
 
     def check_open(self) -> None:
@@ -206,11 +211,24 @@ class Session:
                 finally:
                     self.profiler = before
             return results
-        items = sorted(
-            ((self.feed_tensor(key), value) for key, value in _flat_items(feed_dict or {})),
-            key=lambda item: (item[0].op.id, item[0].index),
-        )
-        return self.make_callable(fetches, [t for t, _ in items])(*(v for _, v in items))
+        feeds = feed_dict or {}
+        try:
+            key = type(fetches), tuple(fetches) if isinstance(fetches, list) else fetches, tuple(feeds)
+            if known := self._steps.get(key):
+                step, order = known
+                values = [*feeds.values()]
+                return step(*[values[i] for i in order])
+        except TypeError:  # a dict, or lists in a list, has no hash
+            key = None
+        pairs = [*_flat_items(feeds)]
+        tensors = [self.feed_tensor(name) for name, _ in pairs]
+        order = sorted(range(len(pairs)), key=lambda i: (tensors[i].op.id, tensors[i].index))
+        step = CompiledStep(self, fetches, [tensors[i] for i in order])
+        if key is not None and not any(isinstance(name, tuple) for name in feeds):
+            if len(self._steps) >= MAX_STEPS:
+                self._steps.clear()
+            self._steps[key] = step, order
+        return step(*[pairs[i][1] for i in order])
 
     def partial_run_setup(self, *args: Any, **named: Any) -> Any:
         """Raises NotSupportedError: a plan runs at once."""
@@ -230,7 +248,9 @@ class Session:
         Returns:
             CompiledStep: a function of the values of feed_list, in its order.
         """
-        return CompiledStep(self, fetches, feed_list)
+        step = CompiledStep(self, fetches, feed_list)
+        step.keeps = self
+        return step
 
     def reader(self) -> Session:
         """A session of this rank alone on these variables, for threads that may not call the other ranks."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +28,11 @@ SIZES = [
     (3, 257, 40),
     (30, 64, 1),
     (2, 300, 16),
+    (100, 784, 10),
+    (784, 100, 10),
+    (41, 70, 14),
+    (16, 72, 15),
+    (9, 64, 48),
 ]
 
 
@@ -80,6 +87,54 @@ def test_a_row_does_not_depend_on_the_others() -> None:
     whole = Product(a, b, False, False)()
     for low, high in ((0, 33), (33, 34), (40, 100)):
         np.testing.assert_array_equal(Product(a[low:high], b, False, False)(), whole[low:high])
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 33, 100])
+def test_a_column_does_not_depend_on_the_others(rows: int) -> None:
+    a, b = operands(rows, 150, 70, 0.5)
+    for across_a, across_b in across():
+        whole = Product(a, b, across_a, across_b)()
+        for low, high in ((0, 1), (3, 13), (13, 27), (27, 42), (54, 70)):
+            found = Product(a, b[:, low:high], across_a, across_b)()
+            np.testing.assert_array_equal(found, whole[:, low:high])
+
+
+#: A product whose operands end where their page does, with no page behind.
+AT_THE_END = """
+import ctypes, mmap, sys
+import numpy as np
+from dtrain.comm.single import SingleCommunicator
+from dtrain.native.code import Code
+libc = ctypes.CDLL(None, use_errno=True)
+
+def at_the_end(x):
+    pages = -(-x.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    held = mmap.mmap(-1, pages + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(held))
+    assert libc.mprotect(ctypes.c_void_p(start + pages), mmap.PAGESIZE, 0) == 0
+    y = np.frombuffer(held, x.dtype, x.size, pages - x.nbytes).reshape(x.shape)
+    y[...] = x
+    return y
+
+random = np.random.default_rng(0)
+for rows, depth, columns in [(100, 30, 10), (3, 9, 5), (40, 1, 14), (17, 64, 33), (2, 3, 1), (35, 100, 42)]:
+    a, b = random.standard_normal((rows, depth)), random.standard_normal((depth, columns))
+    a, b = (x.astype(np.float32) for x in (a, b))
+    for across_a in (False, True):
+        for across_b in (False, True):
+            x = at_the_end(np.ascontiguousarray(a.T if across_a else a))
+            y = at_the_end(np.ascontiguousarray(b.T if across_b else b))
+            made, out = Code(SingleCommunicator()), at_the_end(np.zeros((rows, columns), np.float32))
+            call = made.product(x, y, out, across_a, across_b)
+            assert made.program([call]).caller(0, 1, np.zeros(1, np.int64), 0)() == 1
+            np.testing.assert_allclose(out, a @ b, rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_nothing_is_read_or_written_behind_the_operands() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 def test_zero_times_infinity_is_not_zero() -> None:
