@@ -230,12 +230,14 @@ class Inference:
 
     inputs: placeholders of the rows, "x" or several by name. fixed: what else is fed, the same at each run.
     output: one tensor, or several by name. parameters: the model's variables, named as in training.
+    preprocessing: what is done to the rows before the model, in words.
     """
 
     inputs: dict[str, dt.Tensor]
     fixed: dict[dt.Tensor, Any]
     output: Any
     parameters: list[dt.Variable]
+    preprocessing: str
 
 
 def inference(model: Any, data: Dataset, task: Task) -> Inference:
@@ -248,12 +250,13 @@ def inference(model: Any, data: Dataset, task: Task) -> Inference:
             for name, rows in arrays.items()
         }
         x: Any = inputs if isinstance(data.x, Mapping) else inputs["x"]
+        preprocessing = "none"
         if task.data is None or _is_ours(model, data):
-            x = _features(x, data)
+            x, preprocessing = _features(x, data), _done_to(data)
     output = _output(model, x, training, data, task).tested
     if standardised(data, task):
         output = _as_targets(output, data)
-    return Inference(inputs, {training: TESTING}, output, dt.global_variables())
+    return Inference(inputs, {training: TESTING}, output, dt.global_variables(), preprocessing)
 
 
 def _features(x: dt.Tensor, data: Dataset) -> dt.Tensor:
@@ -267,6 +270,13 @@ def _features(x: dt.Tensor, data: Dataset) -> dt.Tensor:
         return x
     mean, deviation = _moments(data.mean, data.deviation, shape)
     return (x - mean) * (1 / deviation)
+
+
+def _done_to(data: Dataset) -> str:
+    """What _features does, in words."""
+    if data.x.dtype == np.uint8:
+        return "pixels / 255"
+    return "none" if data.mean is None else "(x - mean) / deviation, both of the training examples"
 
 
 def standardised(data: Dataset, task: Task) -> bool:

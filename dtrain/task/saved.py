@@ -156,13 +156,8 @@ def _of_run(path: str, comm: Communicator, given: Mapping[str, Any], best: bool,
         results = _results(network.output, task, data)
     session = dt.Session(graph=graph, comm=comm, device=backend)
     at = restore(session, Path(path), network.parameters, best)
-    uint8 = task.data is None and not isinstance(data.x, Mapping) and data.x.dtype == np.uint8
-    told = {
-        "run": str(path),
-        "model": label(config.task or config.model),
-        **_told(at),
-        "preprocessing": "pixels / 255" if uint8 else "none",
-    }
+    name = label(config.task or config.model)
+    told = {"run": str(path), "model": name, **_told(at), "preprocessing": network.preprocessing}
     warnings = [*filter(None, [data.warning]), *at.damaged]
     return Saved(session, network.inputs, network.fixed, results, network.parameters, data, told, warnings)
 

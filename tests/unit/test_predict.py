@@ -110,6 +110,16 @@ def test_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "this network gives numbers, not classes or labels" in capsys.readouterr().err
 
 
+def test_that_numbers_are_standardised_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"{i},{3 * i % 7},{2.5 * i}\n" for i in range(60))
+    (tmp_path / "houses.csv").write_text("a,b,price\n" + rows)
+    words = ["--dataset", str(tmp_path / "houses.csv"), "--label", "price", "--validation", "0.2"]
+    assert main(["train", *words, "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert predicted(str(tmp_path / "run"), "--part", "validation") == 0
+    assert "preprocessing: (x - mean) / deviation" in capsys.readouterr().out
+
+
 def test_labels_and_one_of_two_classes(tmp_path: Path) -> None:
     run = trained(tmp_path, "tags")
     assert predicted(run, "--to", str(tmp_path / "p.csv"), "--probabilities") == 0
