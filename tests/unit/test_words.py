@@ -15,6 +15,7 @@ PLACES = [
     "*.md",
     "benchmarks/*.md",
     "docs/**/*.md",
+    "dtrain/DESIGN.md",
     "cluster/*.md",
     "examples/*.md",
     "examples/*.py",
