@@ -13,16 +13,16 @@ PAGES = [ROOT / "dtrain" / "DESIGN.md", *sorted((ROOT / "docs" / "explanation").
 #: Where a path in a page may begin.
 FROM = (ROOT, ROOT / "dtrain")
 #: What is written or found by a user, a system or another package.
-ELSEWHERE = {"PYTHONDONTWRITEBYTECODE", "pyarrow", "sched_yield", "wide.py"}
+ELSEWHERE = {"PYTHONDONTWRITEBYTECODE", "tests/faults/..."}
 SUFFIXES = "py|c|h|cu|cuh|md|sh|toml|txt|json|css|svg"
 #: Pages that list, or are a whole introduction.
 LONG = {"how-it-works.md": 2300, "measurements.md": 2600}
 
 
 def spans(page: Path) -> set[str]:
-    """What is between backticks outside of blocks of code."""
+    """What is between backticks outside of blocks of code; of a command, its words."""
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
-    return set(re.findall(r"`([^`\n]+)`", text))
+    return {word for span in re.findall(r"`([^`]+)`", text) for word in span.split()}
 
 
 def is_path(span: str) -> bool:
