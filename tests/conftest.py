@@ -223,9 +223,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if "mpirun" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.alone if item.path.name in TIMED else pytest.mark.job)
     if not (config.getoption("--with-mpi") or config.getoption("--only-mpi")):
-        ours = [item for item in items if "mpi" not in item.keywords]  # as pytest-mpi asks
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(ours)])
-        items[:] = ours
+        ranks = [item for item in items if "mpi" in item.keywords]  # as pytest-mpi asks
+        config.hook.pytest_deselected(items=ranks)
+        items[:] = [item for item in items if "mpi" not in item.keywords]
 
 
 # -- fixtures --------------------------------------------------------------------------------------------
