@@ -207,7 +207,6 @@ TIMED = {
     for name in (
         "bench",
         "elastic",
-        "every_rank",
         "launch",
         "launcher",
         "machine",
