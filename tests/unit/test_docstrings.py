@@ -109,7 +109,6 @@ def public() -> Iterator[tuple[str, str, Any]]:
 
 
 ALL = list(public())
-each = pytest.mark.parametrize("module, name, value", ALL, ids=[f"{m}.{n}" for m, n, _ in ALL])
 
 
 def documented(value: Any) -> str:
@@ -139,8 +138,7 @@ def test_the_names_are_found() -> None:
     assert len(ALL) >= 450
 
 
-@each
-def test_name_and_first_line(module: str, name: str, value: Any) -> None:
+def name_and_first_line(module: str, name: str, value: Any) -> None:
     assert value.__qualname__ == ALIASES.get(module, {}).get(name, name)
     assert value.__name__ == value.__qualname__.rpartition(".")[2]
     first, *rest = documented(value).splitlines() or [""]
@@ -148,8 +146,7 @@ def test_name_and_first_line(module: str, name: str, value: Any) -> None:
     assert not rest or not rest[0], "the line after the first is empty"
 
 
-@each
-def test_arguments_are_described(module: str, name: str, value: Any) -> None:
+def arguments_are_described(value: Any) -> None:
     """Each parameter has an entry with a text under Args:, and each entry is a parameter.
 
     A class that inherits __init__ may name the class whose help() describes its arguments.
@@ -164,8 +161,7 @@ def test_arguments_are_described(module: str, name: str, value: Any) -> None:
     assert not missing and not unknown, f"missing {missing}, unknown {unknown}"
 
 
-@each
-def test_sections_have_one_form(module: str, name: str, value: Any) -> None:
+def sections_have_one_form(value: Any) -> None:
     doc = documented(value)
     headings = re.findall(r"^(\w+)(?:, .*)?:\n    ", doc, re.M)
     assert headings == [h for h in SECTIONS if h in headings], f"sections {headings}, not of {SECTIONS}"
@@ -176,10 +172,17 @@ def test_sections_have_one_form(module: str, name: str, value: Any) -> None:
         assert issubclass(getattr(dt.errors, error), Exception)
 
 
-@each
-def test_the_words_are_the_field_s(module: str, name: str, value: Any) -> None:
+def the_words_are_the_field_s(value: Any) -> None:
     found = PATTERN.findall(" ".join(documented(value).split()))
     assert not found, f"{found}: see docs/reference/words.md"
+
+
+@pytest.mark.parametrize("module, name, value", ALL, ids=[f"{m}.{n}" for m, n, _ in ALL])
+def test_a_public_name_is_documented(module: str, name: str, value: Any) -> None:
+    name_and_first_line(module, name, value)
+    arguments_are_described(value)
+    sections_have_one_form(value)
+    the_words_are_the_field_s(value)
 
 
 EXAMPLES = {id(v): (f"{m}.{n}", v) for m, n, v in ALL if ">>>" in documented(v)}

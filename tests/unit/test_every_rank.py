@@ -218,6 +218,7 @@ for i in range(40):
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kernels", ["c", "numpy"])
 @pytest.mark.parametrize("what", TOLD)
 def test_a_call_of_rank_0_alone_is_named_at_once(
