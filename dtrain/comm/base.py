@@ -277,9 +277,7 @@ class Communicator(ABC):
         if not votes.all():
             message = f"rank {first} on {self.hosts[first]}: {message}"
         kind = getattr(errors, name, RemoteError)
-        agreed = kind(message)
-        agreed.agreed = True
-        raise agreed
+        raise kind(message).on_every_rank()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -298,12 +296,10 @@ class Communicator(ABC):
         if strays:
             told = [f"{self.name(rank)} has {values[rank]}" for rank in (0, *strays[:MOST_TOLD])]
             more = f" (and {len(strays) - MOST_TOLD} more ranks differ)" if len(strays) > MOST_TOLD else ""
-            error = errors.EnvironmentProblem(
+            raise errors.EnvironmentProblem(
                 f"the ranks do not agree on {what}: {', '.join(told)}{more}. Start the same program, the "
                 "same version of dtrain and the same options on every rank."
-            )
-            error.agreed = True
-            raise error
+            ).on_every_rank()
 
     def agree_on_items(self, what: str, items: Mapping[str, Any]) -> None:
         """agree_on for several values at once: one message, and the first that differs is named."""

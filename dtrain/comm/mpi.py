@@ -209,12 +209,10 @@ class MPICommunicator(Communicator):
         self.nodes = round(sum(1 / size for size in sizes))
         can_share = self.local_size > 1 and len(set(sizes)) == 1
         if average == "shared" and not can_share:
-            error = EnvironmentProblem(
+            raise EnvironmentProblem(
                 f"--average shared: the nodes have {', '.join(map(str, sorted(set(sizes))))} ranks; it takes "
                 "several on each, and equally many. Start them so, or choose --average mpi."
-            )
-            error.agreed = True
-            raise error
+            ).on_every_rank()
         self._shares = can_share and average != "mpi"
         self._by_message = min(sizes) == 1 or self.elastic
         if not self._by_message:
@@ -522,9 +520,7 @@ class MPICommunicator(Communicator):
         tags = self._allgather(np.array([self.board.row[monitor.TAG] ^ kind]))
         if (tags != tags[0]).any():
             places = self._allgather(np.array([self.board.call_or_place()], "U200")).tolist()
-            error = UsageError(monitor.different_calls(enumerate(places)))
-            error.agreed = True
-            raise error
+            raise UsageError(monitor.different_calls(enumerate(places))).on_every_rank()
         return None
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:

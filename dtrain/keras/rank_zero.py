@@ -113,14 +113,12 @@ class RankZero:
         sums = self._comm.allgather(np.array([[_sum(a) for a in arrays.values()]], np.int64))
         for name, column in zip(arrays, sums.T, strict=True):
             if (column != column[0]).any():
-                error = UsageError(
+                raise UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
                     "rank 0: give every rank the same, all of an array and not a slice, since each computes "
                     "its part of a batch; where it is drawn or shuffled, by a generator seeded alike: "
                     "np.random's is, np.random.default_rng() needs a seed."
-                )
-                error.agreed = True
-                raise error
+                ).on_every_rank()
 
 
 def _sum(array: np.ndarray) -> int:

@@ -398,9 +398,7 @@ class Session:
                 wanted = self.backend.kernels
                 self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
                 if wanted == "c" and problem:
-                    error = EnvironmentProblem(f"kernels c: {problem}")
-                    error.agreed = True
-                    raise error
+                    raise EnvironmentProblem(f"kernels c: {problem}").on_every_rank()
                 self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
         if self.bitwise and (self._compiles[0] is None or not self.backend.on_host):
             raise self._not_bitwise()
@@ -414,9 +412,7 @@ class Session:
             why = (
                 f"products by NumPy have other bits at other sizes, and there are no kernels in C: {missing}"
             )
-        error = EnvironmentProblem(f"bitwise: {why}.")
-        error.agreed = True
-        return error
+        return EnvironmentProblem(f"bitwise: {why}.").on_every_rank()
 
     @property
     def kernels(self) -> str:

@@ -403,9 +403,7 @@ class NanTensorHook(SessionRunHook):
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         if np.isnan(run_values.results).any():  # a fetched value is the same on all ranks
             if self._fails:
-                error = NanLossDuringTrainingError(f"the loss {self._loss.name} is NaN.")
-                error.agreed = True
-                raise error
+                raise NanLossDuringTrainingError(f"the loss {self._loss.name} is NaN.").on_every_rank()
             if run_context.session.comm.rank == 0:
                 print(f"the loss {self._loss.name} is NaN: training stops", flush=True)
             run_context.request_stop()

@@ -261,12 +261,10 @@ class MonitoredSession:
         at = int(session.run(self._step))
         for saver in self._savers:
             saver.save(session, at)
-        error = SavedAndStopped(
+        raise SavedAndStopped(
             f"by {reason} at step {at}, and saved. Resume it with: `python "
             f"{shlex.quote(os.path.abspath(sys.argv[0]))}`"
-        )
-        error.agreed = True
-        raise error
+        ).on_every_rank()
 
     def should_stop(self) -> bool:
         """Whether a hook has asked for the end, or the session is closed."""

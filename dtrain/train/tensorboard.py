@@ -72,9 +72,7 @@ def wanted(choice: str, comm: Communicator) -> bool:
             problem = str(error)
     problem = comm.broadcast_text(problem) if choice != "off" else ""
     if problem and choice == "on":
-        missing = EnvironmentProblem(f"--tensorboard: {problem}")
-        missing.agreed = True
-        raise missing
+        raise EnvironmentProblem(f"--tensorboard: {problem}").on_every_rank()
     return choice != "off" and not problem
 
 
