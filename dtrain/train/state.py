@@ -88,16 +88,16 @@ class Progress:
         said = manifest.get("progress")
         try:
             assert isinstance(said, dict) and said.keys() == {f.name for f in fields(Progress)}
-            counts = [said[name] for name in ("step", "epoch", "iteration", "examples", "best_step", "stale")]
-            assert all(type(n) is int and n >= 0 for n in counts)
-            best = -math.inf if said["best"] is None else float(said["best"])
-            least = math.inf if said["least"] is None else float(said["least"])
-            tested = {str(name): float(value) for name, value in said["tested"].items()}
-            sums = [np.array(s, np.float64)[()] for s in said["sums"]]
-            loss_sum, best_step, stale = float(said["loss_sum"]), *counts[4:]
-            step, epoch, iteration, examples = counts[:4]
-            so_far = step, epoch, iteration, examples, loss_sum, sums, tested
-            return Progress(*so_far, best_step, best, least, stale)
+            counts = {n: said[n] for n in ("step", "epoch", "iteration", "examples", "best_step", "stale")}
+            assert all(type(n) is int and n >= 0 for n in counts.values())
+            return Progress(
+                **counts,
+                loss_sum=float(said["loss_sum"]),
+                sums=[np.array(s, np.float64)[()] for s in said["sums"]],
+                tested={str(name): float(value) for name, value in said["tested"].items()},
+                best=-math.inf if said["best"] is None else float(said["best"]),
+                least=math.inf if said["least"] is None else float(said["least"]),
+            )
         except (AssertionError, TypeError, ValueError, AttributeError):
             raise CheckpointError(
                 f"the manifest of step {manifest.get('step')} does not say how far it came."
@@ -163,7 +163,7 @@ def resume(
             raise CheckpointError(
                 f"{run_dir} was trained on other data, or with other --validation: give its own. {instead}"
             )
-        wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
+        wanted = _specs(variables)
         if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
             began, goes_on = ("with", "without")[:: 1 if "current_loss_scale" in specs else -1]
             raise CheckpointError(
@@ -211,7 +211,7 @@ def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], bes
         UsageError: there was no validation that says what is best.
     """
     comm, said = session.comm, ""
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+    wanted = _specs(parameters)
 
     def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
         refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
@@ -241,7 +241,7 @@ def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> st
     Raises:
         CheckpointError: there is none, or nothing in it fits.
     """
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+    wanted = _specs(parameters)
     not_fitting: list[str] = []
 
     def fitting(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
@@ -275,6 +275,11 @@ def give_values(
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
             session.comm.broadcast(flat)
             session.set_value(variable, flat.view(value.dtype).reshape(dims))
+
+
+def _specs(variables: Sequence[Variable]) -> dict[str, str]:
+    """'float32(784, 256)' by name: what a checkpoint's values have to be."""
+    return {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
 
 
 def refuse_difference(run_dir: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
