@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -189,7 +190,7 @@ class Communicator(ABC):
         """Half-open range of n entries that this rank works on where the ranks of a node share the work."""
         return 0, n
 
-    def in_turn(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
+    def shared_write(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
         """kernel as a write to shared memory: when all have read what it overwrites, done before any goes on.
 
         parts: every rank runs it, each on its part(); if not, one rank of the node does.
@@ -198,7 +199,7 @@ class Communicator(ABC):
         return kernel
 
     #: The barrier of this node's ranks in memory that they share; None where there is none.
-    meeting: Any = None
+    node_barrier: Any = None
 
     #: Whether every rank's part of a bucket is in every other's reach. Alike on all ranks.
     shares = False
@@ -244,6 +245,10 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Return when every rank has come here."""
         self.allreduce(np.zeros(1, np.int8))
+
+    def broadcast_data(self, value: Any) -> Any:
+        """Rank 0's plain data, on every rank, as JSON has it: tuples are lists."""
+        return json.loads(self.broadcast_text(json.dumps(value) if self.rank == 0 else ""))
 
     def broadcast_text(self, text: str, root: int = 0) -> str:
         """Root's text, on every rank."""

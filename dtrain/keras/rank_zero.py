@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -92,7 +91,7 @@ class RankZero:
                 except DamagedError as error:
                     raise CheckpointError(f"{error} Give a file that save() wrote.") from None
         kinds = [(name, value.dtype.name, value.shape) for name, value in values.items()]
-        about, kinds = json.loads(self._comm.broadcast_text(json.dumps([about, kinds])))
+        about, kinds = self._comm.broadcast_data([about, kinds])
         for name, dtype, shape in kinds:
             value = values.setdefault(name, np.empty(shape, dtype))
             self._comm.broadcast(value.reshape(-1).view(np.uint8))  # MPI knows bytes, not every dtype

@@ -92,8 +92,9 @@ _CLASSIC = {"float32": "float", "float64": "double"}
 def _not_fed(node: Operation) -> str:
     kind = node.kind
     assert isinstance(kind, Placeholder)
+    dtype = _CLASSIC.get(kind.dtype.name, kind.dtype.name)
     return (
-        f"You must feed a value for placeholder tensor '{node.name}' with dtype {_CLASSIC.get(kind.dtype.name, kind.dtype.name)}"
+        f"You must feed a value for placeholder tensor '{node.name}' with dtype {dtype}"
         f"{_with_shape(kind.shape)}: pass feed_dict={{...}} to Session.run{built(node)}."
     )
 

@@ -133,7 +133,7 @@ class _Rebuilt(Rebuild):
                 for placement in (PARTIAL, Sharded(0))
             )
             kind = type(kind)(**vars(kind) | {"terms": terms, "rows": rows})
-            waits += self.behind[bucket]  # it ends in the meeting after which the memory is written again
+            waits += self.behind[bucket]  # it ends in the barrier after which the memory is written again
         self.copy(node, inputs, waits, kind)
 
     def meet(self, bucket: Operation, waits: list[Operation]) -> None:

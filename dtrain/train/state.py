@@ -188,8 +188,7 @@ def resume(
                 raise CheckpointError(f"the manifest of step {found.step} lacks a part.")
             cut_metrics(run_dir / "metrics.jsonl", at)
     words = [found.manifest.get(name) for name in ("progress", "random", "more")]
-    said = json.dumps([*words, found.damaged])
-    progress, session.random_state, more, damaged = json.loads(session.comm.broadcast_text(said))
+    progress, session.random_state, more, damaged = session.comm.broadcast_data([*words, found.damaged])
     give_values(session, {v.op.name: v for v in variables}, found.values)
     return Resumed(Progress.of({"progress": progress}), more, damaged)
 
@@ -210,7 +209,7 @@ def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], bes
         CheckpointError: there is none, it is damaged, or it is another model's.
         UsageError: there was no validation that says what is best.
     """
-    comm, said = session.comm, ""
+    comm, said = session.comm, list[Any]()
     wanted = _specs(parameters)
 
     def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
@@ -230,9 +229,9 @@ def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], bes
             if best and at.best_step != found.step:
                 found = checkpoint.load(run_dir, chosen, at.best_step)
                 at = Progress.of(found.manifest)
-            said = json.dumps([found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged])
+            said = [found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged]
     give_values(session, {v.op.name: v for v in parameters}, found.values)
-    return Restored(*json.loads(comm.broadcast_text(said)))
+    return Restored(*comm.broadcast_data(said))
 
 
 def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:
@@ -258,7 +257,7 @@ def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> st
     with session.comm.together():
         if session.comm.rank == 0:
             found = checkpoint.load(run_dir, fitting)
-    taken = json.loads(session.comm.broadcast_text(json.dumps(list(found.values))))
+    taken = session.comm.broadcast_data(list(found.values))
     give_values(session, {v.op.name: v for v in parameters if v.op.name in taken}, found.values)
     text = f"{len(taken)} of {len(wanted)} parameters from {run_dir}, step {found.step}"
     return f"{text}; not {', '.join(not_fitting)}" if not_fitting else text
