@@ -2,7 +2,7 @@
 
 `divide` says in which bucket a gradient travels, `begin` puts the beginning of an early bucket's sum right
 behind the last gradient of it. Both follow from the graph and from what the network was measured to do,
-which is alike on all ranks.
+which is the same on all ranks.
 """
 
 from __future__ import annotations

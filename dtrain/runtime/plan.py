@@ -44,7 +44,7 @@ class Plan:
     warns: whether its check for bad numbers only leads to a warning, and the step is taken all the same.
     losses: names of those fetches, by their place, that the check takes in then.
     running: whether a session runs it now, so that its memory is in use: within `with plan`.
-    call, tag: the call that runs it, for messages; what its barriers are for, alike on all ranks.
+    call, tag: the call that runs it, for messages; what its barriers are for, the same on all ranks.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 

@@ -405,7 +405,7 @@ class Session:
         return self._compiles[0]
 
     def _not_bitwise(self) -> EnvironmentProblem:
-        """Why values cannot be the same bits on any number of ranks: alike on all of them."""
+        """Why values cannot be the same bits on any number of ranks: the same on all of them."""
         why = "a GPU's libraries sum in an order that follows from sizes: take the CPU (--device cpu)"
         if self.backend.on_host:
             missing = self._problem or "--kernels numpy takes NumPy's"

@@ -5,8 +5,9 @@
         while not session.should_stop():
             session.run(train_op)
 
-Started again, it goes on from the newest checkpoint, random numbers included. With a checkpoint_dir SIGTERM,
-SIGUSR1 and Ctrl-C save first. On several ranks every rank has the same hooks and makes the same runs.
+Started again, it continues from the newest checkpoint, random numbers included. With a checkpoint_dir
+SIGTERM, SIGUSR1 and Ctrl-C save first. On several ranks every rank has the same hooks and makes the same
+runs.
 """
 
 from __future__ import annotations

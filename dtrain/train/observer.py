@@ -26,7 +26,7 @@ class Observer:
     A method may be collective if it is so on all ranks alike. Rank 0 writes.
     """
 
-    #: Whether the call that is in work is the last; alike on all ranks.
+    #: Whether the call that is in work is the last; the same on all ranks.
     stops = False
 
     def follow(self, results: Results) -> None:

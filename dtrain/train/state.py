@@ -1,4 +1,4 @@
-"""What a run is made of between two steps, and how another goes on from it, or takes its parameters."""
+"""What a run is made of between two steps, and how another continues from it, or takes its parameters."""
 
 from __future__ import annotations
 
@@ -314,7 +314,7 @@ def cut_metrics(path: Path, at: Progress) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be gone on with: {error.strerror}.") from None
+        raise CheckpointError(f"{path} cannot be continued: {error.strerror}.") from None
 
 
 def _comes_after(line: bytes, at: Progress) -> bool:

@@ -185,7 +185,7 @@ class TensorBoard(Observer):
             metrics = {f"epoch/{n}": n.replace("_", " ") for n in names}
             metrics[EPOCH_TAGS["images_per_second"]] = "images per second"
             self._writer.add_summary(summary_proto.hyperparameters(self._values, metrics))
-            if self._begun > 1:  # what a run that is gone on with had written of the steps to come
+            if self._begun > 1:  # what a run that is resumed had written of the steps to come
                 self._writer.add_event(summary_proto.restart(self._begun))
         return self._writer
 
