@@ -514,25 +514,11 @@ log_cosh = logcosh = _function(LogCosh())
 poisson = _function(Poisson())
 cosine_similarity = cosine = cosine_proximity = _function(CosineSimilarity())
 
-CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        SparseCategoricalCrossentropy,
-        CategoricalCrossentropy,
-        BinaryCrossentropy,
-        MeanSquaredError,
-        MeanAbsoluteError,
-        Huber,
-        KLDivergence,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        LogCosh,
-        Poisson,
-        CosineSimilarity,
-    )
+#: Those with a name of their own, in the order of this file.
+CLASSES: dict[str, type[Loss]] = {
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Loss) and cls.name
 }
 _NAMES = Names(
     "loss",

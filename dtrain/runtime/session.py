@@ -336,18 +336,8 @@ class Session:
             look = look and self.numerics.looks and bool(losses) and not stops
             losses_at = {i: t.name for i, t in enumerate(tensors) if t in losses} if look else None
             device = not self.backend.on_host
-            compiled = partial(
-                compile_step,
-                tensors,
-                targets,
-                feed_specs,
-                self.comm.size,
-                native,
-                stops or look,
-                link,
-                device,
-                losses_at,
-            )
+            what, how = (tensors, targets, feed_specs, self.comm.size), (link, device, losses_at)
+            compiled = partial(compile_step, *what, native, stops or look, *how)
             step = compiled(shares=self.comm.shares, bitwise=self.bitwise)
             nodes = schedule(step)
         except DtrainError as problem:
@@ -361,20 +351,16 @@ class Session:
             self.variables.allocate()
         else:
             self._read_only(nodes)
-        env = PlanEnv(
-            self.backend,
-            self.comm,
-            self.draws,
-            self.variables.initialized.__contains__,
-            self._constants,
-        )
+        has_value = self.variables.initialized.__contains__
+        env = PlanEnv(self.backend, self.comm, self.draws, has_value, self._constants)
         kind = Plan if self.backend.on_host else DevicePlan
         call += caller() if tag else ""
+        around = self.variables.arrays, self.backend, env, scales, call, tag
         try:
-            plan = kind(step, nodes, self.variables.arrays, self.backend, env, scales, call, tag)
+            plan = kind(step, nodes, *around)
         except NoRoom:
             step = compiled(shares=False, bitwise=self.bitwise)
-            plan = kind(step, schedule(step), self.variables.arrays, self.backend, env, scales, call, tag)
+            plan = kind(step, schedule(step), *around)
         plan.losses = losses_at or {}
         return plan
 
