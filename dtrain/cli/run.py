@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     if not Path(args.program).is_file():
         raise UsageError(f"dtrain run {args.program}: there is no such file.")
     if "PYTHONHASHSEED" not in os.environ:
-        # alike on all ranks and in every job: programs number words by `list(set(text))`; MPI is not up yet
-        sys.stdout.flush()
+        # the same on all ranks and in every job: programs number words by `list(set(text))`
+        sys.stdout.flush()  # MPI is not up yet
         os.execve(sys.executable, sys.orig_argv, os.environ | {"PYTHONHASHSEED": "0"})
 
 

@@ -14,6 +14,16 @@ __path__: list[str] = []
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CONVOLUTION = {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"}
+_CONVOLUTION_1D = {
+    "nb_filter": "filters",
+    "filter_length": "kernel_size",
+    "subsample_length": "strides",
+    "init": "kernel_initializer",
+}
+
+_SHARE = {"p": "rate"}
+
 #: The class's name ('' for all) -> its old arguments -> what they are called since Keras 2.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "": {
@@ -26,33 +36,18 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "dim_ordering": "data_format",
     },
     "Dense": {"output_dim": "units", "init": "kernel_initializer"},
-    "Dropout": {"p": "rate"},
-    "SpatialDropout1D": {"p": "rate"},
-    "SpatialDropout2D": {"p": "rate"},
-    "GaussianDropout": {"p": "rate"},
+    "Dropout": _SHARE,
+    "SpatialDropout1D": _SHARE,
+    "SpatialDropout2D": _SHARE,
+    "GaussianDropout": _SHARE,
     "GaussianNoise": {"sigma": "stddev"},
-    "Conv1D": {
-        "nb_filter": "filters",
-        "filter_length": "kernel_size",
-        "subsample_length": "strides",
-        "init": "kernel_initializer",
-    },
-    "Conv2D": {
-        "nb_filter": "filters",
-        "subsample": "strides",
-        "init": "kernel_initializer",
-        "atrous_rate": "dilation_rate",
-    },
-    "Conv3D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
-    "LocallyConnected2D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
-    "LocallyConnected1D": {
-        "nb_filter": "filters",
-        "filter_length": "kernel_size",
-        "subsample_length": "strides",
-        "init": "kernel_initializer",
-    },
-    "Conv2DTranspose": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
-    "SeparableConv2D": {"nb_filter": "filters", "subsample": "strides", "init": "depthwise_initializer"},
+    "Conv1D": _CONVOLUTION_1D,
+    "LocallyConnected1D": _CONVOLUTION_1D,
+    "Conv3D": _CONVOLUTION,
+    "LocallyConnected2D": _CONVOLUTION,
+    "Conv2DTranspose": _CONVOLUTION,
+    "Conv2D": _CONVOLUTION | {"atrous_rate": "dilation_rate"},
+    "SeparableConv2D": _CONVOLUTION | {"init": "depthwise_initializer"},
     "MaxPooling1D": {"pool_length": "pool_size", "stride": "strides"},
     "AveragePooling1D": {"pool_length": "pool_size", "stride": "strides"},
     "UpSampling1D": {"length": "size"},

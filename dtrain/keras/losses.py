@@ -191,6 +191,15 @@ class _CrossEntropy(Loss):
     def get_config(self) -> dict[str, Any]:
         return {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
 
+    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
+        if self.after == "softmax" and (not output or output[-1] < 2):
+            raise UsageError(
+                f"loss {self.name!r} takes an output for each class, and layer {layer} has "
+                f"{output[-1] if output else 0}: give it a unit for each, or compile with "
+                "loss='binary_crossentropy' after activation='sigmoid'."
+            )
+        super().fits(layer, activation, output)
+
 
 class SparseCategoricalCrossentropy(_CrossEntropy):
     """-log(probability of the label), labels being class numbers [batch] or [batch, 1].
@@ -229,10 +238,6 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
             )
         return class_numbers(y, output[-1], layer, what)
 
-    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
-        _several_classes(self, layer, output)
-        super().fits(layer, activation, output)
-
 
 class CategoricalCrossentropy(_CrossEntropy):
     """-sum(labels * log(probabilities)), labels being rows of probabilities, mostly with a single 1.
@@ -262,10 +267,6 @@ class CategoricalCrossentropy(_CrossEntropy):
             f" For class numbers compile with loss='sparse_categorical_crossentropy', or pass "
             f"to_categorical(y, {output[-1]})."
         )
-
-    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
-        _several_classes(self, layer, output)
-        super().fits(layer, activation, output)
 
 
 class BinaryCrossentropy(_CrossEntropy):
@@ -304,15 +305,6 @@ class BinaryCrossentropy(_CrossEntropy):
     def _other_labels(self, y: np.ndarray, output: Shape) -> str:
         return (
             " For class numbers compile with loss='sparse_categorical_crossentropy'." if y.ndim == 1 else ""
-        )
-
-
-def _several_classes(loss: Loss, layer: str, output: Shape) -> None:
-    if not output or output[-1] < 2:
-        raise UsageError(
-            f"loss {loss.name!r} takes an output for each class, and layer {layer} has "
-            f"{output[-1] if output else 0}: give it a unit for each, or compile with "
-            "loss='binary_crossentropy' after activation='sigmoid'."
         )
 
 
@@ -522,25 +514,11 @@ log_cosh = logcosh = _function(LogCosh())
 poisson = _function(Poisson())
 cosine_similarity = cosine = cosine_proximity = _function(CosineSimilarity())
 
-CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        SparseCategoricalCrossentropy,
-        CategoricalCrossentropy,
-        BinaryCrossentropy,
-        MeanSquaredError,
-        MeanAbsoluteError,
-        Huber,
-        KLDivergence,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        LogCosh,
-        Poisson,
-        CosineSimilarity,
-    )
+#: Those with a name of their own, in the order of this file.
+CLASSES: dict[str, type[Loss]] = {
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Loss) and cls.name
 }
 _NAMES = Names(
     "loss",

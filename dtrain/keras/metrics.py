@@ -427,7 +427,7 @@ class AUC(Metric):
         if curve != "ROC":
             raise UsageError(f"AUC: curve={curve!r} is not supported: only 'ROC'.")
         if num_thresholds < 2:
-            raise UsageError(f"AUC: num_thresholds={num_thresholds}: give a whole number from 2 up.")
+            raise UsageError(f"AUC: num_thresholds={num_thresholds}: give an integer >= 2.")
         self.num_thresholds = int(num_thresholds)
 
     def get_config(self) -> dict[str, Any]:
@@ -456,34 +456,18 @@ class AUC(Metric):
 
 
 # -- Keras's names ---------------------------------------------------------------------------------------
-_NAMES = Names(
-    "metric",
-    {
-        "accuracy": None,
-        "acc": None,
-        "binary_accuracy": BinaryAccuracy,
-        "categorical_accuracy": CategoricalAccuracy,
-        "sparse_categorical_accuracy": SparseCategoricalAccuracy,
-        "top_k_categorical_accuracy": TopKCategoricalAccuracy,
-        "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
-        "precision": Precision,
-        "recall": Recall,
-        "auc": AUC,
-    }
-    | {
-        cls.__name__: cls
-        for cls in (
-            AUC,
-            BinaryAccuracy,
-            CategoricalAccuracy,
-            Precision,
-            Recall,
-            SparseCategoricalAccuracy,
-            SparseTopKCategoricalAccuracy,
-            TopKCategoricalAccuracy,
-        )
-    },
-)
+_CLASSES: dict[str, Any] = {
+    "binary_accuracy": BinaryAccuracy,
+    "categorical_accuracy": CategoricalAccuracy,
+    "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+    "top_k_categorical_accuracy": TopKCategoricalAccuracy,
+    "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
+    "precision": Precision,
+    "recall": Recall,
+    "auc": AUC,
+}
+_BY_CLASS = {cls.__name__: cls for cls in sorted(_CLASSES.values(), key=lambda cls: cls.__name__)}
+_NAMES = Names("metric", {"accuracy": None, "acc": None} | _CLASSES | _BY_CLASS)
 
 
 def get(identifier: Any) -> Metric:

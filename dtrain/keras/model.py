@@ -157,7 +157,7 @@ class Model(Topology):
             self._changed()
 
     def add_metric(self, value: Tensor, name: str | None = None, aggregation: str | None = "mean") -> None:
-        """Tell the mean over the examples of a tensor that was computed of the model's, under this name."""
+        """Report the mean over the examples of a tensor that was computed of the model's, under this name."""
         if aggregation not in (None, "mean"):
             raise UsageError(f"add_metric: aggregation={aggregation!r}: only 'mean' is supported.")
         self.added_metrics.append((name or f"metric_{len(self.added_metrics)}", value))
@@ -186,8 +186,7 @@ class Model(Topology):
         """Set how the model is trained and measured; the optimizer's state starts anew.
 
         Whether the loss fits the last layer is checked at its first use: a generator may be compiled with any
-        loss,
-        and be trained only as part of another model.
+        loss, and be trained only as part of another model.
 
         Args:
             optimizer: a name such as 'adam', or an object of dt.keras.optimizers or dt.train.
@@ -206,7 +205,7 @@ class Model(Topology):
         Raises:
             UsageError: one of them is not known.
         """
-        _refuse("compile", {"sample_weight_mode": sample_weight_mode} | _meant(options))
+        _refuse("compile", {"sample_weight_mode": sample_weight_mode} | options)
         many = isinstance(target_tensors, list | tuple)
         self._targets = target_tensors if many or target_tensors is None else [target_tensors]
         with self._building, self.comm.together():
@@ -375,7 +374,7 @@ class Model(Topology):
             UsageError: on every rank, if the model is not compiled, or an argument is invalid.
             CheckpointError: on every rank, if the run cannot be resumed.
         """
-        _refuse("fit", _meant(options))
+        _refuse("fit", options)
         if run.for_study:
             run_dir, profile = run.for_study.pop()
         batch_size = 32 if batch_size is None else batch_size
@@ -388,7 +387,8 @@ class Model(Topology):
             ):
                 if number is not None:
                     _counts("fit", number, name)
-            _check_freq(validation_freq)
+            if not isinstance(validation_freq, list | tuple | set):
+                _counts("fit", validation_freq, "validation_freq")
             self.check_compiled("fit")
             recorded = None
             window = None if profile is None else steps_of(profile, f"fit: profile={profile!r}")
@@ -487,7 +487,7 @@ class Model(Topology):
             if found is not None:
                 at = found.at
                 run.take(self, followers, found)
-            first = self._passes - at.epoch + 1  # a model that was trained before goes on with other orders
+            first = self._passes - at.epoch + 1  # a model that was trained before continues with other orders
             if shuffle and not source.once:
                 self._settle_order()
             tests = sum(_is_due(validation_freq, epoch) for epoch in range(begin, at.epoch))
@@ -508,7 +508,7 @@ class Model(Topology):
                 call("test_end", found)
                 return found
 
-            # a callback may change anything behind a batch, and a rate that decays is another in each step
+            # a callback may change anything after a batch, and a rate that decays is another in each step
             one = call.listen_to_batches or self.optimizer.decay or window
             profiler = None
             if window is not None and recorded is not None:
@@ -579,14 +579,13 @@ class Model(Topology):
         Raises:
             UsageError: on every rank, if the model is not compiled, or an argument is invalid.
         """
-        _refuse("evaluate", _meant(options))
+        _refuse("evaluate", options)
         source = self._tested("evaluate", (x, y, sample_weight), batch_size, steps)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
         found = training.test(self, source.parts("testing"), source.batch_size, _shows(progress))
         progress.ends(found)
         found = dict(zip(found, self.rank_zero.decides(list(found.values())), strict=True))
-        values = list(found.values())
-        return found if return_dict else values if len(values) > 1 else values[0]
+        return found if return_dict else _listed(found)
 
     @legacy.named
     @every_rank
@@ -613,7 +612,7 @@ class Model(Topology):
         Raises:
             UsageError: on every rank, if an argument is invalid.
         """
-        _refuse("predict", _meant(options))
+        _refuse("predict", options)
         source = self._tested("predict", (x,), batch_size, steps, labelled=False)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
         outputs = training.predict(self, source.parts("predicting"), source.batch_size, _shows(progress))
@@ -673,8 +672,7 @@ class Model(Topology):
         (window,) = windows(order, given.count, self.comm, lambda: 1)
         ((loss, sums, _),) = steps.step(window, None)
         found = steps.results(loss * given.count, sums, given.count)
-        values = list(found.values())
-        return found if return_dict else values if len(values) > 1 else values[0]
+        return found if return_dict else _listed(found)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
@@ -790,6 +788,12 @@ class Model(Topology):
 def _quiet(done: int) -> None: ...
 
 
+def _listed(found: Mapping[str, float]) -> Any:
+    """The loss or, with metrics, a list of all."""
+    values = list(found.values())
+    return values if len(values) > 1 else values[0]
+
+
 def _shows(progress: Bar) -> Callable[[int], None]:
     return lambda done: progress.moves({}) if progress.due(done) else None
 
@@ -800,14 +804,10 @@ _NO_MEANING = {"run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_
 }
 
 
-def _meant(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if k not in _NO_MEANING}
-
-
 def _refuse(what: str, options: Mapping[str, Any]) -> None:
-    """Raise UsageError for an argument that there is not here, unless it is None."""
+    """Raise UsageError for an argument that is not supported, unless it is None or changes no result."""
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name not in _NO_MEANING:
             near = nearest(name, inspect.signature(getattr(Model, what)).parameters)
             fix = f"did you mean {near}?" if near else "leave it out."
             raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}")
@@ -819,16 +819,11 @@ def _verbose(verbose: Any) -> int:
 
 def _counts(what: str, number: Any, name: str = "batch_size") -> None:
     if isinstance(number, bool) or not hasattr(number, "__index__") or number < 1:
-        raise UsageError(f"{what}: {name}={number!r}: give a whole number from 1 up.")
-
-
-def _check_freq(freq: Any) -> None:
-    if not isinstance(freq, list | tuple | set):
-        _counts("fit", freq, "validation_freq")
+        raise UsageError(f"{what}: {name}={number!r}: give an integer >= 1.")
 
 
 def _is_due(freq: Any, epoch: int) -> bool:
-    """Whether there is a test behind this epoch, counted from 1, as Keras 3 has it."""
+    """Whether there is a test after this epoch, counted from 1, as Keras 3 has it."""
     return epoch in freq if isinstance(freq, list | tuple | set) else epoch % freq == 0
 
 

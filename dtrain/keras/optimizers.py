@@ -110,8 +110,7 @@ class Optimizer:
     """Base of the optimizers.
 
     learning_rate, also called lr, may be changed between steps, as callbacks do, on every rank in the same
-    way:
-    optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01). A step uses
+    way: optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01). A step uses
     learning_rate / (1 + decay * iterations), where iterations are the steps so far.
 
     Args:
@@ -347,7 +346,7 @@ class _Moments(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: float = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float | None = 1e-7,
@@ -381,16 +380,6 @@ class Adam(_Moments):
 
     _make = graph_optimizers.AdamOptimizer
 
-    def __init__(
-        self,
-        learning_rate: float = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float | None = 1e-7,
-        **options: Any,
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
-
 
 class Adamax(_Moments):
     """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient.
@@ -408,16 +397,6 @@ class Adamax(_Moments):
     """
 
     _make = graph_optimizers.AdaMaxOptimizer
-
-    def __init__(
-        self,
-        learning_rate: float = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float | None = 1e-7,
-        **options: Any,
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
 
 
 class Nadam(_Moments):

@@ -26,8 +26,7 @@ class Sequential(Model):
     """A model of layers one after the other.
 
     It has a graph and a session of its own until it is called on a tensor of another graph, or contains a
-    model
-    of one: then it is in that graph, with its weights.
+    model of one: then it is in that graph, with its weights.
 
     Args:
         layers: the first gives the shape of an example, by input_shape or as Input(shape); or fit finds it.

@@ -337,7 +337,7 @@ class Code:
 
     def meet(self) -> NativeCall:
         """Wait for the other ranks of the node."""
-        return self.call("meet", *self.comm.meeting.words)
+        return self.call("meet", *self.comm.node_barrier.words)
 
     # -- compiling and running -------------------------------------------------------------------------
     @property

@@ -43,7 +43,7 @@ class Pretender(Communicator):
         self.size = self.local_size = size
         self.node, self.hosts = tuple(range(size)), ("n0",) * size
         self.calls: list[Any] = []
-        self.meeting = self
+        self.node_barrier = self
         nobody = np.zeros(0, np.uintp)
         board = self.board
         self.words = (self.clock, nobody, 0, board.waits, 0, 1.0, self.clock, board.arrivals, board.tag)
@@ -94,7 +94,7 @@ class Pretender(Communicator):
     def part(self, n: int, itemsize: int) -> tuple[int, int]:
         return part(n, itemsize, self.rank, self.size)
 
-    def in_turn(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
+    def shared_write(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
         def write() -> None:
             self.board.enter()
             self.calls.append(("write", before))
