@@ -560,6 +560,11 @@ for name, shape, make in (
     ("Bidirectional sum", STEPS, lambda la: la.Bidirectional(la.GRU(3, return_sequences=True), "sum")),
     ("TimeDistributed Dense", STEPS, lambda la: la.TimeDistributed(la.Dense(2, "tanh"))),
     ("TimeDistributed Conv2D", (3, 4, 4, 1), lambda la: la.TimeDistributed(la.Conv2D(2, 3))),
+    ("ConvLSTM1D", (3, 5, 2), lambda la: la.ConvLSTM1D(2, 2, strides=2, padding="same")),
+    ("ConvLSTM2D", (3, 4, 4, 2), lambda la: la.ConvLSTM2D(2, (3, 2))),
+    ("ConvLSTM2D sequences", (3, 4, 3, 1), lambda la: la.ConvLSTM2D(2, 3, padding="same", return_sequences=True)),
+    ("ConvLSTM2D dilated", (2, 5, 5, 1), lambda la: la.ConvLSTM2D(2, 2, dilation_rate=2, go_backwards=True)),
+    ("ConvLSTM3D", (2, 3, 2, 3, 1), lambda la: la.ConvLSTM3D(2, 2, padding="same")),
 ):
     _layered(name, shape, make)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dtrain.keras.layers import advanced_activations, convolutional, core, noise, pooling, recurrent
+from dtrain.keras.layers import convolutional_recurrent as _convolutional_recurrent
 from dtrain.keras.layers import embeddings as _embeddings
 from dtrain.keras.layers import local as _local
 from dtrain.keras.layers import merge as _merge
@@ -20,6 +21,7 @@ from dtrain.names import module_getattr
 if TYPE_CHECKING:  # what globals() gets below, for type checkers and editors
     from dtrain.keras.layers.advanced_activations import *  # noqa: F403
     from dtrain.keras.layers.convolutional import *  # noqa: F403
+    from dtrain.keras.layers.convolutional_recurrent import *  # noqa: F403
     from dtrain.keras.layers.core import *  # noqa: F403
     from dtrain.keras.layers.embeddings import *  # noqa: F403
     from dtrain.keras.layers.merge import *  # noqa: F403
@@ -37,6 +39,7 @@ _MODULES = (
     noise,
     pooling,
     recurrent,
+    _convolutional_recurrent,
     _embeddings,
     _local,
     _preprocessing,
