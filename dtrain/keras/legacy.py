@@ -36,6 +36,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "filter_length": "kernel_size",
         "subsample_length": "strides",
         "init": "kernel_initializer",
+        "atrous_rate": "dilation_rate",
     },
     "Conv2D": {
         "nb_filter": "filters",

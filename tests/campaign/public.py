@@ -40,9 +40,15 @@ ELSEWHERE = re.compile(
 )
 #: What a program needs that is not there, or what is wrong with it on any TensorFlow 1, by its last words.
 NEEDS = (
-    ("the network", r"URLError|ConnectionError|gaierror|Name or service not known|is not in the cache"),
+    (
+        "the network",
+        r"downloads nothing|URLError|ConnectionError|gaierror|Name or service not known|is not in the cache",
+    ),
     ("another package", r"No module named '(?!(tensorflow|keras|dtrain)\b)|cannot import name"),
-    ("a file", r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk"),
+    (
+        "a file",
+        r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk|is missing\. Give a file",
+    ),
     (
         "a word on its command line",
         r"the following arguments are required|IndexError: list index out of range",
@@ -125,7 +131,9 @@ def prepared(path: Path, folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as place:
         inner = path.parent.relative_to(folder)
         work = Path(place, inner)
-        shutil.copytree(path.parent, work, ignore=shutil.ignore_patterns("*.gz", ".git", "*.ckpt*"), dirs_exist_ok=True)
+        shutil.copytree(
+            path.parent, work, ignore=shutil.ignore_patterns("*.gz", ".git", "*.ckpt*"), dirs_exist_ok=True
+        )
         for near in inner.parents[:-1]:
             for file in [*(folder / near).glob("*.py"), *(folder / near).glob("*/*.py")]:
                 there = Path(place, file.relative_to(folder))
@@ -175,7 +183,9 @@ def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[
     text = done.stdout.decode(errors="replace")
     (to / (name.replace("/", "__") + ".txt")).write_text(text)
     lines = [line for line in text.splitlines() if line.strip()]
-    said = next((x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Quit)\b|dtrain: error", x)), "")
+    said = next(
+        (x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Quit)\b|[\w.]+: error", x)), ""
+    )
     # one that was still running without an error when its time was up runs
     ended = done.returncode in (0, 128 + signal.SIGXCPU, -signal.SIGXCPU)
     state = "runs" if ended else "waits" if done.returncode in (124, 137) else "stops"

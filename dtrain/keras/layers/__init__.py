@@ -51,7 +51,9 @@ globals().update(_ALL)
 
 #: Other names of layers, of Keras 1 and of later ones.
 _ALSO = {
+    "AtrousConv1D": "Conv1D",
     "AtrousConv2D": "Conv2D",
+    "AtrousConvolution1D": "Conv1D",
     "AtrousConvolution2D": "Conv2D",
     "AvgPool1D": "AveragePooling1D",
     "AvgPool2D": "AveragePooling2D",
@@ -61,16 +63,22 @@ _ALSO = {
     "Convolution2DTranspose": "Conv2DTranspose",
     "Convolution3D": "Conv3D",
     "Deconv2D": "Conv2DTranspose",
+    "Convolution3DTranspose": "Conv3DTranspose",
+    "Deconv3D": "Conv3DTranspose",
     "Deconvolution2D": "Conv2DTranspose",
+    "Deconvolution3D": "Conv3DTranspose",
     "CuDNNGRU": "GRU",
     "CuDNNLSTM": "LSTM",
     "GlobalAvgPool1D": "GlobalAveragePooling1D",
     "GlobalAvgPool2D": "GlobalAveragePooling2D",
+    "GlobalAvgPool3D": "GlobalAveragePooling3D",
     "GlobalMaxPool1D": "GlobalMaxPooling1D",
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
+    "GlobalMaxPool3D": "GlobalMaxPooling3D",
     "MaxPool1D": "MaxPooling1D",
     "MaxPool2D": "MaxPooling2D",
     "MaxPool3D": "MaxPooling3D",
+    "SeparableConvolution1D": "SeparableConv1D",
     "SeparableConvolution2D": "SeparableConv2D",
 }
 globals().update({old: globals()[new] for old, new in _ALSO.items()})

@@ -117,7 +117,9 @@ class ConvLSTM2D(_OfCell):
 
     def build(self, input_shape: Sizes) -> None:
         form, fix = FORMS[self.axes]
-        form, fix = (words.replace("batch, ", "batch, steps, ").replace("((", "((steps, ") for words in (form, fix))
+        form, fix = (
+            words.replace("batch, ", "batch, steps, ").replace("((", "((steps, ") for words in (form, fix)
+        )
         self.fits(input_shape, self.axes + 2, f"sequences of {form}", fix)
         _build(self.cell, (input_shape[0], *input_shape[2:]))
 

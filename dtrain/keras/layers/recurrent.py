@@ -466,7 +466,9 @@ class RNN(Layer):
             )
         self.batch = int(size)
         self._kept = [
-            Weight(np.zeros((self.batch, *self.state_sizes(n)), np.float32), trainable=False, name=f"state_{i}")
+            Weight(
+                np.zeros((self.batch, *self.state_sizes(n)), np.float32), trainable=False, name=f"state_{i}"
+            )
             for i, n in enumerate(sizes)
         ]
 
