@@ -26,6 +26,8 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "dim_ordering": "data_format",
     },
     "Dense": {"output_dim": "units", "init": "kernel_initializer"},
+    "MaxoutDense": {"output_dim": "units", "init": "kernel_initializer"},
+    "Highway": {"init": "kernel_initializer"},
     "Dropout": {"p": "rate"},
     "SpatialDropout1D": {"p": "rate"},
     "SpatialDropout2D": {"p": "rate"},

@@ -9,6 +9,7 @@ from dtrain.keras.layers import convolutional_recurrent as _convolutional_recurr
 from dtrain.keras.layers import embeddings as _embeddings
 from dtrain.keras.layers import local as _local
 from dtrain.keras.layers import merge as _merge
+from dtrain.keras.layers import old as _old
 from dtrain.keras.layers import preprocessing as _preprocessing
 from dtrain.keras.layers import volumes as _volumes
 from dtrain.keras.layers import wrappers as _wrappers
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # what globals() gets below, for type checkers and editors
     from dtrain.keras.layers.embeddings import *  # noqa: F403
     from dtrain.keras.layers.merge import *  # noqa: F403
     from dtrain.keras.layers.noise import *  # noqa: F403
+    from dtrain.keras.layers.old import *  # noqa: F403
     from dtrain.keras.layers.pooling import *  # noqa: F403
     from dtrain.keras.layers.preprocessing import *  # noqa: F403
     from dtrain.keras.layers.recurrent import *  # noqa: F403
@@ -42,6 +44,7 @@ _MODULES = (
     _convolutional_recurrent,
     _embeddings,
     _local,
+    _old,
     _preprocessing,
     _volumes,
     _wrappers,

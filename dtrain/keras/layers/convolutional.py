@@ -370,16 +370,9 @@ def depthwise(
         x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]  # its rank is known
     flat = reshape(kernel, [rows, columns, channels * times])
     (h, w), (down, across), (low, wide) = found, strides, dilations
-    parts = [
-        x[
-            :,
-            i * low : i * low + (h - 1) * down + 1 : down,
-            j * wide : j * wide + (w - 1) * across + 1 : across,
-        ]
-        * flat[i, j]
-        for i in range(rows)
-        for j in range(columns)
-    ]
+    rows_at = [slice(i, i + (h - 1) * down + 1, down) for i in range(0, rows * low, low)]
+    columns_at = [slice(j, j + (w - 1) * across + 1, across) for j in range(0, columns * wide, wide)]
+    parts = [x[:, r, c] * flat[i, j] for i, r in enumerate(rows_at) for j, c in enumerate(columns_at)]
     return add_n(parts)
 
 
@@ -475,7 +468,7 @@ class UpSampling2D(Spatial):
         self.data_format = self._lies(data_format)
         if interpolation not in ("nearest", "bilinear"):
             raise UsageError(
-                f"{self.name}: interpolation={interpolation!r} is not supported: give 'nearest' or 'bilinear'."
+                f"{self.name}: interpolation={interpolation!r}: give 'nearest' or 'bilinear'."
             )
         self.interpolation = interpolation
 

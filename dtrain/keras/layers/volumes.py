@@ -77,7 +77,8 @@ class Conv3DTranspose(Conv2DTranspose):
 
     def convolved(self, x: Tensor) -> Tensor:
         kernel = _spread(self.kernel, self.dilation_rate)
-        reach, inner = kernel.shape.as_list()[:3], [x.spec.shape[i] for i in (1, 2, 3)]  # type: ignore[index]
+        dims: Any = x.spec.shape
+        reach, inner = kernel.shape.as_list()[:3], dims[1:4]
         ends = []
         for size, k, s, n in zip(self._larger(x), reach, self.strides, inner, strict=True):
             before = k - 1 - place_windows(size, k, s, 1, self.padding.upper()).before
