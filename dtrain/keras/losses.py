@@ -485,10 +485,10 @@ class FunctionLoss(Loss):
         return y.astype(np.float32, copy=False)
 
 
-def per_example(losses: Tensor) -> Tensor:
-    """The mean over all axes but the first."""
-    ndim = losses.shape.ndims or 1
-    return reduce_mean(losses, list(range(1, ndim))) if ndim > 1 else losses
+def per_example(losses: Tensor, axes: int | None = 1) -> Tensor:
+    """The mean over all axes but the first one or, with axes=2, the first two: of steps."""
+    ndim, kept = losses.shape.ndims or 1, axes or 1
+    return reduce_mean(losses, list(range(kept, ndim))) if ndim > kept else losses
 
 
 # -- Keras's names ---------------------------------------------------------------------------------------

@@ -104,7 +104,8 @@ class Metric:
     def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
         """What is added up over the examples: tensors of any shape, of dtype, reduced over the batch.
 
-        y: labels as the loss takes them. p: the model's output. weights: [batch], or None where all are 1.
+        y: labels as the loss takes them. p: the model's output. weights: [batch], or for a Mean of steps
+        [batch, steps]; None where all are 1.
         """
         raise NotImplementedError
 
@@ -136,10 +137,9 @@ class Mean(Metric):
         values = cast(self.each(y, p), dtype)
         if values.shape.ndims == 0:  # a mean of the user's own, over the batch
             return [values * cast(shape(p)[0], dtype)]
-        values = losses.per_example(values)
         if weights is None:
-            return [reduce_sum(values)]
-        weights = cast(weights, dtype)
+            return [reduce_sum(losses.per_example(values))]
+        values, weights = losses.per_example(values, weights.shape.ndims), cast(weights, dtype)
         return [reduce_sum(values * weights), reduce_sum(weights)]
 
     def result(self, sums: Sequence[Any], examples: int) -> float:

@@ -198,7 +198,8 @@ class Model(Topology):
                 outputs a list for each, a dict by their names, or some for every output.
             weighted_metrics: metrics that sample_weight and class_weight apply to.
             loss_weights: factors of the outputs' losses, a list or a dict.
-            sample_weight_mode: only None.
+            sample_weight_mode: None, or 'temporal', or one for each output; sample_weight of shape [n, steps]
+                weighs steps either way.
             target_tensors: a tensor of the labels, or a list of one for each output, if fit is given none
                 because the inputs are tensors, too: Input(tensor=...).
             options: accepted without effect: run_eagerly, jit_compile, steps_per_execution, auto_scale_loss.
@@ -206,7 +207,11 @@ class Model(Topology):
         Raises:
             UsageError: one of them is not known.
         """
-        _refuse("compile", {"sample_weight_mode": sample_weight_mode} | _meant(options))
+        _refuse("compile", _meant(options))
+        modes = sample_weight_mode.values() if isinstance(sample_weight_mode, Mapping) else sample_weight_mode
+        for mode in [modes] if isinstance(modes, str) else modes or ():
+            if mode not in (None, "temporal"):
+                raise UsageError(f"compile: sample_weight_mode={mode!r}: give None or 'temporal'.")
         many = isinstance(target_tensors, list | tuple)
         self._targets = target_tensors if many or target_tensors is None else [target_tensors]
         with self._building, self.comm.together():
@@ -314,7 +319,7 @@ class Model(Topology):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -652,7 +657,7 @@ class Model(Topology):
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
         """One training step on one batch. Collective.

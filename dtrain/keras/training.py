@@ -23,7 +23,7 @@ from dtrain.keras.calls import Replay, mask_of
 from dtrain.keras.data import Examples, keys
 from dtrain.keras.losses import Loss, per_example
 from dtrain.keras.metrics import Mean, Metric
-from dtrain.ops.array import zeros_like
+from dtrain.ops.array import expand_dims, zeros_like
 from dtrain.ops.base import apply, convert_to_tensor, placeholder
 from dtrain.ops.lend import LentRows, Table
 from dtrain.ops.math import add_n, cast
@@ -298,8 +298,8 @@ class Network:
             if mask is not None and each.shape.ndims == 2:
                 counts = cast(mask, each.dtype)
                 each = each * counts / reduce_mean(counts)
+            each = each if weights is None else per_example(each, weights.shape.ndims) * weights
             each = per_example(each)
-            each = each if weights is None else each * weights
             compared.append((y, output, weights, each, mask))
             each = each if factor == 1 else each * factor
             total = each if total is None else total + each
@@ -308,13 +308,19 @@ class Network:
             if compared[number] is None:
                 raise UsageError(f"compile: the metric {metric.name} needs labels: give its output a loss.")
             y, output, weights, each, mask = compared[number]
-            if mask is not None and len(output.spec.shape) == 3 and not isinstance(metric, OutputLoss):
+            of_loss = isinstance(metric, OutputLoss)
+            weighing = weights if weighted and not of_loss else None
+            if mask is not None and len(output.spec.shape) == 3 and not of_loss:  # steps count, as in Keras 2
+                counts = cast(mask, "float32")
+                if weighing is not None:
+                    weighing = weighing if weighing.shape.ndims == 2 else expand_dims(weighing, 1)
+                weighing = counts if weighing is None else counts * weighing
+            if weighing is not None and weighing.shape.ndims == 2 and not isinstance(metric, Mean):
                 raise UsageError(
-                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or let "
-                    "the last layer have no mask."
+                    f"metric {metric.name}: steps that weigh differently, by a mask or sample_weight, are not "
+                    "supported in it: leave it out."
                 )
-            own = each if isinstance(metric, OutputLoss) else output
-            found = replay.of(metric.sums(y, own, weights if weighted else None, dtype))
+            found = replay.of(metric.sums(y, each if of_loss else output, weighing, dtype))
             self.metrics.append(metric)
             self.counts.append(len(found))
             sums += found
