@@ -174,8 +174,8 @@ def _named_classes(what: str, value: Any, names: Sequence[str]) -> dict[str, Any
     if len(names) == 1:
         if isinstance(value, list | tuple):
             warnings.warn(
-                f"{what}: class_weight is a list of {len(value)}, and the model has one output: it is not used, "
-                "as in Keras 2. Give a dict of each class's weight.",
+                f"{what}: class_weight is a list of {len(value)}, and the model has one output: it is not used, as "
+                "in Keras 2. Give a dict of each class's weight.",
                 stacklevel=2,
             )
             return {}

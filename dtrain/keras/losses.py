@@ -13,7 +13,7 @@ import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.array import expand_dims, squeeze
@@ -29,6 +29,11 @@ from dtrain.ops.nn import Softmax, softplus
 from dtrain.ops.reduce import reduce_all, reduce_max, reduce_mean, reduce_sum
 
 __all__ = [
+    "KLD",
+    "MAE",
+    "MAPE",
+    "MSE",
+    "MSLE",
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "CategoricalHinge",
@@ -51,6 +56,7 @@ __all__ = [
     "cosine",
     "cosine_proximity",
     "cosine_similarity",
+    "deserialize",
     "get",
     "hinge",
     "huber",
@@ -68,6 +74,7 @@ __all__ = [
     "mse",
     "msle",
     "poisson",
+    "serialize",
     "sparse_categorical_crossentropy",
     "squared_hinge",
 ]
@@ -582,3 +589,7 @@ def get(identifier: Any) -> Any:
     if found is None or isinstance(found, Loss):
         return found
     return getattr(found, "loss", None) or FunctionLoss(found)
+
+
+deserialize, serialize = get, as_data
+MSE, MAE, MAPE, MSLE, KLD = mse, mae, mape, msle, kld

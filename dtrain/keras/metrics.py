@@ -35,7 +35,7 @@ from dtrain.keras.losses import (
     sparse_categorical_crossentropy,
     squared_hinge,
 )
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops.array import expand_dims, reshape
 from dtrain.ops.base import convert_to_tensor
@@ -48,6 +48,10 @@ from dtrain.ops.topk import in_top_k
 
 __all__ = [
     "AUC",
+    "MAE",
+    "MAPE",
+    "MSE",
+    "MSLE",
     "BinaryAccuracy",
     "CategoricalAccuracy",
     "Mean",
@@ -63,6 +67,7 @@ __all__ = [
     "categorical_crossentropy",
     "cosine",
     "cosine_proximity",
+    "deserialize",
     "get",
     "hinge",
     "kld",
@@ -76,6 +81,7 @@ __all__ = [
     "mse",
     "msle",
     "poisson",
+    "serialize",
     "sparse_categorical_accuracy",
     "sparse_categorical_crossentropy",
     "sparse_top_k_categorical_accuracy",
@@ -518,3 +524,7 @@ def get(identifier: Any) -> Metric:
         found = getattr(found, "loss", found)
         return _OfLoss(found, found.name)
     return Mean(found)
+
+
+deserialize, serialize = get, as_data
+MSE, MAE, MAPE, MSLE = mse, mae, mape, msle

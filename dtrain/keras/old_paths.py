@@ -18,7 +18,6 @@ PATHS = {
     "engine.topology": "layers",
     "engine.training": "models",
     "layers.local": "layers",
-    "initializations": "initializers",
     "legacy.interfaces": "layers",
     "legacy.layers": "layers",
     "objectives": "losses",
@@ -36,8 +35,6 @@ NAMES = {"plot": "plot_model"}
 REFUSED = {
     "applications": "networks whose weights others trained are no part of it: build the layers, and "
     "load_weights",
-    "datasets.cifar10": "its files are Python pickles, which run code: give the arrays",
-    "datasets.cifar100": "its files are Python pickles, which run code: give the arrays",
     "datasets.imdb": "its file holds Python pickles, which run code: give the arrays",
     "datasets.reuters": "its file holds Python pickles, which run code: give the arrays",
 }

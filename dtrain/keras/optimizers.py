@@ -12,7 +12,7 @@ import numpy as np
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import float64
 from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops.adaptive import ApplyScheduledNadam
 from dtrain.ops.base import Op
@@ -36,9 +36,11 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "deserialize",
     "get",
     "nadam",
     "rmsprop",
+    "serialize",
     "sgd",
 ]
 
@@ -554,3 +556,6 @@ def get(identifier: Any) -> Optimizer:
             f"compile: {identifier!r} is no optimizer: give a name such as 'adam', or an object."
         )
     return found
+
+
+deserialize, serialize = get, as_data

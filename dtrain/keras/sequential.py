@@ -160,7 +160,11 @@ class Sequential(Model):
         shape = self.build_shape
         if shape is None and input_shape is not None:
             given = list(input_shape)
-            shape = given if isinstance(given[0], list | tuple) else sizes(given[1:] if given[:1] == [None] else given, f"{self.name}.build: input_shape")
+            shape = (
+                given
+                if isinstance(given[0], list | tuple)
+                else sizes(given[1:] if given[:1] == [None] else given, f"{self.name}.build: input_shape")
+            )
         if not self._layers:
             raise UsageError(f"{self.name} has no layers: add some, such as Dense(10).")
         if shape is None:
@@ -202,7 +206,7 @@ class Sequential(Model):
         self.output_shape = (None, *(self._outputs[0].spec.shape or ())[1:])
 
     @property
-    def inputs(self) -> list[Tensor]:  # type: ignore[override]  # an attribute of other models
+    def inputs(self) -> list[Tensor]:
         """The tensors that it begins with: made now, where the shape of an example is known."""
         self._build_if_known()
         return self._inputs
@@ -212,7 +216,7 @@ class Sequential(Model):
         self._inputs = tensors
 
     @property
-    def outputs(self) -> list[Tensor]:  # type: ignore[override]
+    def outputs(self) -> list[Tensor]:
         """The tensor that it ends in, likewise."""
         self._build_if_known()
         return self._outputs

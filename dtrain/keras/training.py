@@ -318,7 +318,7 @@ class Network:
             if weighing is not None and weighing.shape.ndims == 2 and not isinstance(metric, Mean):
                 raise UsageError(
                     f"metric {metric.name}: steps that weigh differently, by a mask or sample_weight, are not "
-                    "supported in it: leave it out."
+                    "for it: leave it out."
                 )
             found = replay.of(metric.sums(y, each if of_loss else output, weighing, dtype))
             self.metrics.append(metric)

@@ -438,11 +438,9 @@ PARTIAL: dict[str, str] = {
     "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
     "tf.keras.callbacks.TensorBoard": "no write_grads",
-    "tf.keras.datasets": "mnist; fashion_mnist and boston_housing from Keras's cache",
+    "tf.keras.datasets": "mnist, fashion_mnist, cifar10, cifar100; boston_housing from Keras's cache",
     "tf.keras.layers.BatchNormalization": "synchronized=False is its own",
-    "tf.keras.layers.Conv2DTranspose": "no output_padding and dilation_rate",
-    "tf.keras.layers.SeparableConv2D": "no dilation_rate",
-    "tf.keras.layers.UpSampling2D": "interpolation is nearest",
+    "tf.keras.layers.UpSampling2D": "interpolation is nearest or bilinear",
     "tf.layers.batch_normalization": "no renorm, virtual_batch_size and adjustment; one axis",
     "tf.layers.BatchNormalization": "no renorm, virtual_batch_size and adjustment; one axis",
     "tf.layers.conv3d": "all sizes but that of the batch are known",
@@ -611,8 +609,7 @@ _WHY: dict[str, str] = {
     """,
     "networks whose weights others trained are no part of it": "tf.keras.applications",
     "its files are Python pickles, which run code": """
-        tf.keras.datasets.cifar10 tf.keras.datasets.cifar100 tf.keras.datasets.imdb
-        tf.keras.datasets.reuters
+        tf.keras.datasets.imdb tf.keras.datasets.reuters
     """,
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}

@@ -47,7 +47,8 @@ NEEDS = (
     ("another package", r"No module named '(?!(tensorflow|keras|dtrain)\b)|cannot import name"),
     (
         "a file",
-        r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk|is missing\. Give a file",
+        r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk"
+        r"|is missing\. Give a file",
     ),
     (
         "a word on its command line",
@@ -64,7 +65,7 @@ NEEDS = (
 
 
 def programs(folder: Path, about: str = "mnist") -> Iterator[Path]:
-    """Files that import TensorFlow or Keras, speak of MNIST (or what `about` finds) and do something when run."""
+    """Files that import TensorFlow or Keras, speak of MNIST, or of `about`, and do something when run."""
     for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.ipynb")]):
         if ".ipynb_checkpoints" in path.parts or not path.is_file():
             continue

@@ -17,6 +17,7 @@ from dtrain.keras import activations, settings
 from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, pair, positive, several, sizes
 from dtrain.keras.names import other_layers
 from dtrain.ops.array import expand_dims, reshape, squeeze, transpose
+from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.conv import conv2d, conv2d_transpose
 from dtrain.ops.join import pad, tile
 from dtrain.ops.linalg import matmul
@@ -359,6 +360,7 @@ def depthwise(
     shape: Any = x.spec.shape
     if None in shape[1:3]:
         raise GraphError("height and width have to be known")
+    kernel = convert_to_tensor(kernel)
     rows, columns, channels, times = kernel.shape.as_list()
     found, pads = [], []
     for n, k, s, d in zip(shape[1:3], (rows, columns), strides, dilations, strict=True):
@@ -467,9 +469,7 @@ class UpSampling2D(Spatial):
         self.size = several(size, self.axes, f"{self.name}: size")
         self.data_format = self._lies(data_format)
         if interpolation not in ("nearest", "bilinear"):
-            raise UsageError(
-                f"{self.name}: interpolation={interpolation!r}: give 'nearest' or 'bilinear'."
-            )
+            raise UsageError(f"{self.name}: interpolation={interpolation!r}: give 'nearest' or 'bilinear'.")
         self.interpolation = interpolation
 
     def spatial(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from dtrain.ops.window import place_windows
 __all__ = ["ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"]
 
 
-class _ConvLSTMCell(LSTMCell, Spatial):
+class _ConvLSTMCell(LSTMCell, Spatial):  # type: ignore[misc]  # called as a cell
     """LSTMCell with convolutions for products; its states are [batch, ..., filters]."""
 
     arguments: ClassVar[tuple[str, ...]] = (

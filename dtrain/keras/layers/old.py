@@ -125,9 +125,9 @@ class MaxoutDense(Weighted):
             self.bias = self.weight("bias", (self.nb_feature, self.units))
 
     def call(self, x: Tensor) -> Tensor:
-        size, units = self.kernel.shape.as_list()[1:]
-        flat = reshape(transpose(self.kernel, [1, 0, 2]), [size, self.nb_feature * units])
-        y = reshape(matmul(x, flat), [-1, self.nb_feature, units])
+        wide = self.nb_feature * self.units
+        flat = reshape(transpose(self.kernel, [1, 0, 2]), [-1, wide])
+        y = reshape(matmul(x, flat), [-1, self.nb_feature, self.units])
         return reduce_max(y + self.bias if self.use_bias else y, 1)
 
 
@@ -142,6 +142,7 @@ class Highway(Weighted):
     """
 
     arguments = ("activation", "use_bias")
+    kernel_initializer: Any
     roles: ClassVar[dict[str, Any]] = {"kernel": "glorot_uniform", "bias": "zeros"}
 
     def __init__(self, activation: Any = None, use_bias: bool = True, **options: Any) -> None:
