@@ -13,6 +13,7 @@ from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
 from dtrain.graph.graph import TensorLike
+from dtrain.graph.shape import compatible
 
 if TYPE_CHECKING:
     from dtrain.keras.model import Model
@@ -174,8 +175,8 @@ def _named_classes(what: str, value: Any, names: Sequence[str]) -> dict[str, Any
     if len(names) == 1:
         if isinstance(value, list | tuple):
             warnings.warn(
-                f"{what}: class_weight is a list of {len(value)}, and the model has one output: it is not used, as "
-                "in Keras 2. Give a dict of each class's weight.",
+                f"{what}: class_weight is a list of {len(value)}, and the model has one output: it is not "
+                "used, as in Keras 2. Give a dict of each class's weight.",
                 stacklevel=2,
             )
             return {}
@@ -296,9 +297,9 @@ def _weights(
         found = as_array(what, name, sample_weight).astype(np.float32)
         if found.shape[1:] == (1,):
             found = found[:, 0]
-        steps = output[0] if len(output) > 1 else None
-        if found.ndim != 1 and found.shape[1:] != (steps,):
-            more = "" if steps is None else f", or one for each of its {steps} steps"
+        steps = output[:1] if len(output) > 1 else ()
+        if found.ndim != 1 and not (steps and compatible(found.shape[1:], steps)):
+            more = f", or one for each of its {steps[0]} steps" if steps else ""
             raise UsageError(
                 f"{what}: {name} has shape {found.shape}: give one number for each example{more}."
             )

@@ -13,6 +13,7 @@ import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
+from dtrain.graph.shape import compatible
 from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops import math
@@ -145,7 +146,7 @@ class Loss:
         """
         if y.ndim == len(output) and output[-1:] == (1,):
             y = y[..., None]
-        if y.shape[1:] != output:
+        if not compatible(y.shape[1:], output):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} compares them with the "
                 f"output of layer {layer}, {output}: reshape y, or let the layer have as many units as a "
@@ -228,7 +229,7 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
     def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
         if y.ndim == len(output) + 1 and y.shape[-1] == 1:
             y = y[..., 0]
-        if y.shape[1:] != output[:-1]:
+        if not compatible(y.shape[1:], output[:-1]):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} takes class numbers of "
                 f"shape {output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "

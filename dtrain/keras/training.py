@@ -310,15 +310,15 @@ class Network:
             y, output, weights, each, mask = compared[number]
             of_loss = isinstance(metric, OutputLoss)
             weighing = weights if weighted and not of_loss else None
-            if mask is not None and len(output.spec.shape) == 3 and not of_loss:  # steps count, as in Keras 2
-                counts = cast(mask, "float32")
+            if mask is not None and len(output.spec.shape) == 3 and not of_loss:
+                counts = cast(mask, "float32")  # steps count, as in Keras 2
                 if weighing is not None:
                     weighing = weighing if weighing.shape.ndims == 2 else expand_dims(weighing, 1)
                 weighing = counts if weighing is None else counts * weighing
             if weighing is not None and weighing.shape.ndims == 2 and not isinstance(metric, Mean):
                 raise UsageError(
-                    f"metric {metric.name}: steps that weigh differently, by a mask or sample_weight, are not "
-                    "for it: leave it out."
+                    f"metric {metric.name}: steps that weigh differently, by a mask or sample_weight, are "
+                    "not for it: leave it out."
                 )
             found = replay.of(metric.sums(y, each if of_loss else output, weighing, dtype))
             self.metrics.append(metric)

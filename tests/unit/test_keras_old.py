@@ -393,3 +393,29 @@ def test_small_functions_of_the_backend() -> None:
     causal = value(K.conv1d(dt.constant(random(4, 1, 5, 3)), kernel, padding="causal"))
     padded = np.pad(random(4, 1, 5, 3), [(0, 0), (1, 0), (0, 0)])
     np.testing.assert_allclose(causal, value(K.conv1d(dt.constant(padded), kernel)), atol=1e-6)
+
+
+def test_convolutions_of_sequences_of_any_length() -> None:
+    inner = [
+        layers.ConvLSTM2D(2, 3, padding="same", return_sequences=True, input_shape=(None, 4, 4, 1)),
+        layers.BatchNormalization(),
+        layers.Conv3D(1, 3, padding="same"),
+    ]
+    model = Sequential(inner, comm=None)
+    assert model.output_shape == (None, None, 4, 4, 1)
+    model.compile("sgd", "mse")
+    for steps in (2, 3):
+        x = random(steps, 2, steps, 4, 4, 1)
+        assert model.train_on_batch(x, x) > 0 and model.predict(x).shape == x.shape
+
+
+def test_a_cell_begins_with_zeros() -> None:
+    cells = layers.LSTMCell(3), layers.StackedRNNCells([layers.GRUCell(2), layers.LSTMCell(3)])
+    x = dt.constant(random(1, 2, 4))
+    for cell in cells:
+        whole = layers.RNN(cell)
+        sequence_ = whole(dt.constant(random(1, 2, 1, 4)))
+        y, _ = cell.call(x)
+        with dt.Session(comm=None) as session:
+            session.run(dt.global_variables_initializer())
+            np.testing.assert_allclose(*session.run([y, sequence_]), atol=1e-6)

@@ -129,8 +129,9 @@ class Cell(Weighted):
         """The output and the new states, of a part of before() and the old ones."""
         raise NotImplementedError
 
-    def call(self, x: Tensor, states: States, training: Any = False) -> tuple[Tensor, list[Tensor]]:
-        """One step on [batch, features]."""
+    def call(self, x: Tensor, states: States = (), training: Any = False) -> tuple[Tensor, list[Tensor]]:
+        """One step on [batch, features]; without states from zeros."""
+        states = states or [None] * len(_listed(self.state_size))
         z = squeeze(self.before(expand_dims(x, 1), training), [1])
         return self.step(z, states, self.masked(z, training))
 
@@ -316,8 +317,8 @@ class StackedRNNCells(Layer):
             _build(cell, input_shape)
             input_shape = (None, _listed(getattr(cell, "output_size", cell.state_size))[0])
 
-    def call(self, x: Tensor, states: States, training: Any = False) -> tuple[Tensor, list[Tensor]]:
-        left, found = list(states), list[Tensor]()
+    def call(self, x: Tensor, states: States = (), training: Any = False) -> tuple[Tensor, list[Tensor]]:
+        left, found = list(states or [None] * len(self.state_size)), list[Tensor]()
         for cell in self.cells:
             count = len(_listed(cell.state_size))
             x, new = _step(cell, x, left[:count], training)

@@ -18,10 +18,11 @@ from dtrain.keras.layers.core import Dropout
 from dtrain.keras.layers.pooling import _Global, _Pooling
 from dtrain.keras.names import other_layers
 from dtrain.ops.array import expand_dims, reshape, transpose
+from dtrain.ops.base import placeholder
 from dtrain.ops.convolutions import avg_pool3d, conv3d, max_pool3d
 from dtrain.ops.join import pad, reverse
 from dtrain.ops.reduce import reduce_max, reduce_mean
-from dtrain.ops.window import place_windows
+from dtrain.ops.window import place_windows, window_count
 
 __all__ = [
     "AveragePooling3D",
@@ -57,6 +58,11 @@ class Conv3D(_Convolution):
     axes = 3
 
     def convolved(self, x: Tensor) -> Tensor:
+        inner: Any = (x.spec.shape or ())[1:4]
+        if None in inner:  # defines a model, and is called anew on volumes whose sizes are known
+            how = zip(inner, self.kernel_size, self.strides, self.dilation_rate, strict=True)
+            counts = [window_count(n, k, s, d, self.padding.upper()) for n, k, s, d in how]
+            return placeholder("float32", [None, *counts, self.filters])
         strides, apart = [1, *self.strides, 1], [1, *self.dilation_rate, 1]
         return conv3d(x, self.kernel, strides, self.padding.upper(), dilations=apart)
 
