@@ -477,9 +477,20 @@ def function(inputs: Sequence[Any], outputs: Any, updates: Any = None, **options
 
 
 def gradients(loss: Any, variables: Any) -> Any:
-    """The gradients of a loss, one for each variable or tensor."""
+    """The gradients of a loss, one for each variable or tensor.
+
+    In a model's loss a tensor of its definition stands for what it is in the network that is trained.
+    """
     from dtrain.autodiff import gradients as of
 
+    replay = _calls.gathered()
+    if replay is not None:
+        many = isinstance(variables, list | tuple)
+        found = [
+            replay.of([v])[0] if isinstance(v, Tensor) and _calls.from_input(v) else v
+            for v in (variables if many else [variables])
+        ]
+        variables = found if many else found[0]
     return of(loss, variables)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from dtrain.keras.layers import Layer
 from dtrain.keras.layers.inputs import Input
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
-from dtrain.keras.sources import Computed, Source, gives_batches, source_of
+from dtrain.keras.sources import Arrays, Computed, Source, gives_batches, source_of
 from dtrain.keras.topology import Topology, all_parts
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
@@ -79,6 +79,8 @@ class Model(Topology):
         self._networks: dict[Any, training.Network] = {}
         self._passes = 0  # epochs of training, which number the orders of the examples
         self._order_seed: int | None = None
+        self._loss_tensors: training.LossTensors | None = None
+        self._weighs_steps = False
         self._optimizer_state: list[np.ndarray] | None = None  # loaded, for slots that are made when fit runs
         self.added_losses: list[Tensor] = []
         self.added_metrics: list[tuple[str, Tensor]] = []
@@ -96,6 +98,25 @@ class Model(Topology):
 
     def _changed(self) -> None:
         self._networks.clear()
+        self._loss_tensors = None
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """targets, sample_weights and total_loss, as Keras 2 had them, where a program has not its own."""
+            at = {"targets": 0, "sample_weights": 1, "total_loss": 2}.get(name)
+            if at is None or self.__dict__.get("_compiled") is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self.loss_tensors[at]
+
+    @property
+    def loss_tensors(self) -> training.LossTensors:
+        """Placeholders of labels and weights, and the loss of them, made once."""
+        if self._loss_tensors is None:
+            with self._building, self.comm.together():
+                self._complete()
+                self._loss_tensors = training.loss_tensors(self, self._weighs_steps)
+        return self._loss_tensors
 
     # -- a class of one's own --------------------------------------------------------------------------
     @every_rank
@@ -208,10 +229,12 @@ class Model(Topology):
             UsageError: one of them is not known.
         """
         _refuse("compile", _meant(options))
-        modes = sample_weight_mode.values() if isinstance(sample_weight_mode, Mapping) else sample_weight_mode
-        for mode in [modes] if isinstance(modes, str) else modes or ():
+        given = sample_weight_mode.values() if isinstance(sample_weight_mode, Mapping) else sample_weight_mode
+        modes = [given] if isinstance(given, str) else list(given or ())
+        for mode in modes:
             if mode not in (None, "temporal"):
                 raise UsageError(f"compile: sample_weight_mode={mode!r}: give None or 'temporal'.")
+        self._weighs_steps, self._loss_tensors = "temporal" in modes, None
         many = isinstance(target_tensors, list | tuple)
         self._targets = target_tensors if many or target_tensors is None else [target_tensors]
         with self._building, self.comm.together():
@@ -444,6 +467,8 @@ class Model(Topology):
         names = self.metrics_names
         history = self.history = History()
         followers = [*(callbacks or ()), history]
+        if isinstance(tested, Arrays):
+            tested.shows(followers)
         call = Callbacks(
             self,
             followers,

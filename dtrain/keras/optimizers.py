@@ -202,6 +202,13 @@ class Optimizer:
         clipped = self.clip([g for g, _ in pairs])
         return optimizer.apply_gradients(list(zip(clipped, variables, strict=True)))
 
+    def get_gradients(self, loss: Any, params: Any) -> list[Any]:
+        """The gradients of a loss, clipped as a step's are."""
+        from dtrain.autodiff import gradients
+
+        with loss.graph.as_default():
+            return list(self.clip(gradients(loss, list(params))))
+
     def get_config(self) -> dict[str, Any]:
         """Its arguments as plain data."""
         own = {k: v for k, v in vars(self).items() if not k.startswith("_")}

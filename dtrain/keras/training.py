@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -286,7 +286,9 @@ class Network:
                 continue
             key = labels.pop(0)
             y, weights = given[key], given.get(key.replace("y", "sample_weight"))
-            (each,) = replay.of([loss.each(y, output)])
+            with replay.block():  # a user's own loss may differentiate by a tensor of the model
+                each = loss.each(y, output)
+            (each,) = replay.of([each])
             if each.shape.ndims == 0:  # a user's own mean over the batch
                 if weights is not None:
                     raise UsageError(
@@ -357,6 +359,38 @@ class Network:
             found[metric.name] = metric.result(sums[at : at + count], examples)
             at += count
         return found
+
+
+class LossTensors(NamedTuple):
+    """A compiled model's loss on its own tensors, as programs for Keras 2 take it to differentiate it.
+
+    targets, sample_weights: placeholders of each output that has a loss: labels as in Keras, class numbers
+    [n, 1]; weights [n], or [n, steps] where compile said 'temporal'. total: the mean, and what is added.
+    """
+
+    targets: list[Tensor]
+    sample_weights: list[Tensor]
+    total: Tensor
+
+
+def loss_tensors(model: Model, of_steps: bool) -> LossTensors:
+    """What LossTensors says, in the graph of the model."""
+    compiled = model.compiled
+    targets, weights, terms = [], [], []
+    with model.graph.as_default(), model.graph.name_scope("loss"):
+        for loss, factor, output in zip(compiled.losses, compiled.factors, model.outputs, strict=True):
+            if loss is None:
+                continue
+            sizes: Any = (output.spec.shape or ())[1:]
+            classes = isinstance(loss, losses.SparseCategoricalCrossentropy)
+            targets.append(placeholder("float32", [None, *sizes[:-1], 1 if classes else sizes[-1]]))
+            weights.append(placeholder("float32", [None, sizes[0]] if of_steps else [None]))
+            each = convert_to_tensor(loss.each(*loss._compared(targets[-1], output)))
+            each = per_example(each, weights[-1].shape.ndims) * weights[-1]
+            terms.append(reduce_mean(each) * factor)
+        added = [convert_to_tensor(t) for t in model.added_losses]
+        penalties = [*model.losses, *(t if t.shape.ndims == 0 else reduce_mean(t) for t in added)]
+        return LossTensors(targets, weights, add_n([*terms, *penalties]))
 
 
 class Steps:

@@ -437,7 +437,6 @@ PARTIAL: dict[str, str] = {
     "tf.image.resize_images": "no preserve_aspect_ratio; BICUBIC and AREA where sizes are known",
     "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
-    "tf.keras.callbacks.TensorBoard": "no write_grads",
     "tf.keras.datasets": "mnist, fashion_mnist, cifar10, cifar100; boston_housing from Keras's cache",
     "tf.keras.layers.BatchNormalization": "synchronized=False is its own",
     "tf.keras.layers.UpSampling2D": "interpolation is nearest or bilinear",

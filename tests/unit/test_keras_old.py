@@ -419,3 +419,79 @@ def test_a_cell_begins_with_zeros() -> None:
         with dt.Session(comm=None) as session:
             session.run(dt.global_variables_initializer())
             np.testing.assert_allclose(*session.run([y, sequence_]), atol=1e-6)
+
+
+def test_a_loss_that_penalises_gradients_by_a_tensor_of_the_model() -> None:
+    a, b = layers.Input((3,)), layers.Input((3,))
+    between = layers.Lambda(lambda pair: 0.25 * pair[0] + 0.75 * pair[1])([a, b])
+    critic = Sequential([Dense(4, activation="tanh", input_shape=(3,)), Dense(1)], comm=None)
+    model = Model([a, b], [critic(a), critic(between)], comm=None)
+
+    def penalty(y_true: Any, y_pred: Any) -> Any:
+        (slope,) = [K.gradients(y_pred, between)[0]]
+        return K.mean(K.square(1 - K.sqrt(K.sum(K.square(slope), axis=[1]))))
+
+    model.compile(optimizers.SGD(0.1), [lambda y, p: K.mean(y * p), penalty], loss_weights=[0.0, 1.0])
+    x = [random(1, 6, 3), random(2, 6, 3)]
+    w, c, v, _ = critic.get_weights()
+    inner = 1 - np.tanh((0.25 * x[0] + 0.75 * x[1]) @ w + c) ** 2
+    norm = np.sqrt((((inner * v[:, 0]) @ w.T) ** 2).sum(1))
+    losses_ = [model.train_on_batch(x, [np.ones(6), np.ones(6)])[0] for _ in range(30)]
+    assert losses_[0] == pytest.approx(((1 - norm) ** 2).mean(), rel=1e-4) and losses_[-1] < 0.5 * losses_[0]
+
+
+# -- what callbacks and programs see of a loss -----------------------------------------------------------
+def test_the_loss_as_a_tensor_and_its_gradients() -> None:
+    model = Sequential(
+        [Dense(4, activation="tanh", input_shape=(3,)), Dense(2, activation="softmax")], comm=None
+    )
+    with pytest.raises(AttributeError, match="no attribute 'total_loss'"):
+        _ = model.total_loss
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    slopes = model.optimizer.get_gradients(model.total_loss, model.trainable_weights)
+    given = model.inputs + model.sample_weights + model.targets + [K.learning_phase()]
+    x, y, weights = random(1, 8, 3), np.arange(8)[:, None] % 2, np.linspace(0, 2, 8)
+    found = K.function(given, [model.total_loss, *slopes])([x, weights, y, 0])
+    assert found[0] == pytest.approx(model.evaluate(x, y, sample_weight=weights, verbose=0), rel=1e-5)
+    before = model.get_weights()
+    model.compile(optimizers.SGD(1.0), "sparse_categorical_crossentropy")
+    model.train_on_batch(x, y, sample_weight=weights)
+    for old, new, slope in zip(before, model.get_weights(), found[1:], strict=True):
+        np.testing.assert_allclose(old - new, slope, rtol=1e-4, atol=1e-6)
+
+
+def test_callbacks_see_what_is_tested_on() -> None:
+    seen = []
+
+    class Sees(dt.keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.append(self.validation_data)
+
+    model = Sequential([Dense(3, activation="softmax", input_shape=(2,))], comm=None)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x, y = random(1, 10, 2), np.arange(10) % 3
+    model.fit(x, y, verbose=0, validation_split=0.3, callbacks=[Sees()])
+    model.fit(x, y, verbose=0, validation_data=(x[:4], y[:4], np.arange(4)), callbacks=[Sees()])
+    model.fit(x, y, verbose=0, callbacks=[Sees()])
+    np.testing.assert_array_equal(seen[0][0], x[7:])
+    assert seen[0][1].tolist() == [[1], [2], [0]] and seen[0][2].tolist() == [1, 1, 1]
+    assert seen[1][2].tolist() == [0, 1, 2, 3] and seen[2] is None
+
+
+def test_histograms_of_gradients(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = Sequential([Dense(2, input_shape=(2,), name="d")], comm=None)
+    model.compile(optimizers.SGD(0.0), "mse")
+    board = dt.keras.callbacks.TensorBoard(tmp_path, histogram_freq=1, write_grads=True)
+    with pytest.raises(UsageError, match="validation_data or validation_split"):
+        model.fit(np.ones((4, 2)), np.zeros((4, 2)), verbose=0, callbacks=[board])
+    x, y = random(1, 6, 2), random(2, 6, 2)
+    model.fit(x, y, verbose=0, epochs=2, validation_data=(x, y), callbacks=[board])
+    read = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    (first, _) = read.Histograms("d/kernel_grad")
+    w, b = model.get_weights()
+    slope = x.T @ (x @ w + b - y) / 6
+    assert first.histogram_value.num == 4
+    assert first.histogram_value.sum == pytest.approx(slope.sum(), abs=1e-5)
