@@ -1,4 +1,4 @@
-"""Keras 1's initializations: functions of a shape that give the first values."""
+"""Keras 1's initializations: functions of a shape that give a variable, which a layer may keep."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dtrain.keras import initializers
+from dtrain.keras.layers.base import Weight
 
 __all__ = [
     "get",
@@ -22,9 +23,30 @@ __all__ = [
     "zero",
 ]
 
-get = initializers.get
 
-#: The functions take a name, which weights have by their layers, and dim_ordering, which shapes have anyway.
+def get(identifier: Any) -> Any:
+    """The function of (shape, name) that a name stands for, or that is given.
+
+    Args:
+        identifier: a name, such as 'glorot_uniform', or a function.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    return _named(identifier) if isinstance(identifier, str) else identifier
+
+
+def _named(kind: Any) -> Any:
+    def function(shape: Sequence[int], name: Any = None, dim_ordering: Any = None) -> Any:
+        return _variable(initializers.get(kind), shape, name)
+
+    return function
+
+
+def _variable(make: Any, shape: Sequence[int], name: str | None) -> Weight:
+    return Weight(lambda: make(tuple(int(n) for n in shape), "float32"), name=name)
+
+
 _SAID = {
     "glorot_normal": "Normal, cut off, with a variance of 2 over the sum of inputs and outputs.",
     "glorot_uniform": "Uniform, with a variance of 2 over the sum of inputs and outputs.",
@@ -37,11 +59,10 @@ _SAID = {
 
 
 def _function(kind: str, name: str) -> Any:
-    def function(shape: Sequence[int], name: Any = None, dim_ordering: Any = None) -> Any:
-        return initializers.get(kind)(tuple(shape), "float32")
-
+    function = _named(kind)
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"{_SAID[kind]}\n\nArgs:\n    shape: sizes. name, dim_ordering: change nothing.\n"
+    said = "shape: sizes.\n    name: of the variable.\n    dim_ordering: changes nothing."
+    function.__doc__ = f"{_SAID[kind]}\n\nArgs:\n    {said}\n"
     return function
 
 
@@ -56,9 +77,10 @@ def normal(shape: Sequence[int], scale: float = 0.05, name: Any = None, dim_orde
     Args:
         shape: sizes.
         scale: the standard deviation.
-        name, dim_ordering: change nothing.
+        name: of the variable.
+        dim_ordering: changes nothing.
     """
-    return initializers.RandomNormal(0.0, scale)(tuple(shape), "float32")
+    return _variable(initializers.RandomNormal(0.0, scale), shape, name)
 
 
 def uniform(shape: Sequence[int], scale: float = 0.05, name: Any = None, dim_ordering: Any = None) -> Any:
@@ -67,9 +89,10 @@ def uniform(shape: Sequence[int], scale: float = 0.05, name: Any = None, dim_ord
     Args:
         shape: sizes.
         scale: the bound.
-        name, dim_ordering: change nothing.
+        name: of the variable.
+        dim_ordering: changes nothing.
     """
-    return initializers.RandomUniform(-scale, scale)(tuple(shape), "float32")
+    return _variable(initializers.RandomUniform(-scale, scale), shape, name)
 
 
 def orthogonal(shape: Sequence[int], scale: float = 1.1, name: Any = None, dim_ordering: Any = None) -> Any:
@@ -78,9 +101,10 @@ def orthogonal(shape: Sequence[int], scale: float = 1.1, name: Any = None, dim_o
     Args:
         shape: sizes.
         scale: a factor.
-        name, dim_ordering: change nothing.
+        name: of the variable.
+        dim_ordering: changes nothing.
     """
-    return initializers.Orthogonal(scale)(tuple(shape), "float32")
+    return _variable(initializers.Orthogonal(scale), shape, name)
 
 
 def identity(shape: Sequence[int], scale: float = 1, name: Any = None, dim_ordering: Any = None) -> Any:
@@ -89,6 +113,7 @@ def identity(shape: Sequence[int], scale: float = 1, name: Any = None, dim_order
     Args:
         shape: sizes.
         scale: a factor.
-        name, dim_ordering: change nothing.
+        name: of the variable.
+        dim_ordering: changes nothing.
     """
-    return initializers.Identity(scale)(tuple(shape), "float32")
+    return _variable(initializers.Identity(scale), shape, name)

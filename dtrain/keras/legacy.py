@@ -76,7 +76,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "Model": {"input": "inputs", "output": "outputs"},
 }
 
-#: Of a model's methods; None: it has no meaning any more.
+#: Of a model's methods; None: it has no meaning any more, or is seen to before.
 METHODS: dict[str, str | None] = {
     "nb_epoch": "epochs",
     "samples_per_epoch": "steps_per_epoch",
@@ -167,6 +167,8 @@ def named(method: F) -> F:
                 value = -(-int(value) // int(size))
             if new is not None:
                 found[new] = value
+        if options.get("show_accuracy"):
+            self.show_accuracy()
         return method(self, *arguments, **found)
 
     return called  # type: ignore[return-value]  # with the same arguments

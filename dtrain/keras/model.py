@@ -103,7 +103,7 @@ class Model(Topology):
     if not TYPE_CHECKING:  # which would take any name for an attribute
 
         def __getattr__(self, name: str) -> Any:
-            """targets, sample_weights and total_loss, as Keras 2 had them, where a program has not its own."""
+            """targets, sample_weights and total_loss, as in Keras 2, where a program has not its own."""
             at = {"targets": 0, "sample_weights": 1, "total_loss": 2}.get(name)
             if at is None or self.__dict__.get("_compiled") is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -243,6 +243,15 @@ class Model(Topology):
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
             self.session.numerics.look_again()
+
+    def show_accuracy(self) -> None:
+        """Measure the accuracy, too, where compile was told of no metrics, as Keras 1's methods did."""
+        compiled = self._compiled
+        if compiled is None or compiled.given[1] or compiled.given[2]:
+            return
+        loss, _, _, loss_weights = compiled.given
+        mode = "temporal" if self._weighs_steps else None
+        self.compile(compiled.optimizer, loss, ["accuracy"], None, loss_weights, mode, self._targets)
 
     def check_compiled(self, what: str) -> training.Compiled:
         """What compile() settled; raises UsageError where it was not called or the loss does not fit."""

@@ -110,7 +110,7 @@ class Arrays:
         return Arrays(self._model, self._examples, rows, batch_size, steps) if rows else None
 
     def shows(self, callbacks: Iterable[Any]) -> None:
-        """Let callbacks see the arrays as validation_data, as in Keras 2: [*x, *y, *weights] of each output."""
+        """Let callbacks see the arrays as validation_data, as in Keras 2: [*x, *y, *weights]."""
         arrays, rows = self._examples.arrays, slice(self._rows.start, self._rows.stop)
         shown: dict[str, list[np.ndarray]] = {"x": [], "y": [], "sample_weight": []}
         for name, array in arrays.items():

@@ -54,7 +54,11 @@ NEEDS = (
         "a word on its command line",
         r"the following arguments are required|IndexError: list index out of range",
     ),
-    ("mending in itself", r"SyntaxError|IndentationError|TabError|NameError|UnboundLocalError|BdbQuit"),
+    (
+        "mending in itself",  # the last: Python 2's division
+        r"SyntaxError|IndentationError|TabError|NameError|UnboundLocalError|BdbQuit"
+        r"|'float' object cannot be interpreted as an integer",
+    ),
     (
         "an older NumPy, SciPy or matplotlib",
         r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg|'tostring'|only 0-dimensional"

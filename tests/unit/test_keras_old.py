@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -216,6 +215,36 @@ def test_first_values_by_functions_of_a_shape() -> None:
     assert Sequential([with_dtype], comm=None).get_weights()[0].tolist() == [[1, 1]]
 
 
+def test_a_layer_of_keras_1_keeps_variables_of_initializations() -> None:
+    class Old(layers.Layer):
+        def build(self, input_shape: Any) -> None:
+            init = initializations.get("glorot_uniform")
+            self.W = init((input_shape[1], 3), name="W")
+            self.b = K.zeros((3,))
+            self.trainable_weights = [self.W, self.b]
+
+        def call(self, x: Any, mask: Any = None) -> Any:
+            return K.dot(x, self.W) + self.b
+
+    model = Sequential([Old(input_shape=(4,))], comm=None)
+    model.compile(optimizers.SGD(0.1), "mse")
+    x, (w, b) = random(1, 5, 4), model.get_weights()
+    model.train_on_batch(x, np.zeros((5, 3)))
+    slope = 2 / 15 * (x @ w + b)
+    np.testing.assert_allclose(model.get_weights()[1], b - 0.1 * slope.sum(0), atol=1e-6)
+    np.testing.assert_allclose(model.get_weights()[0], w - 0.1 * x.T @ slope, atol=1e-6)
+
+
+def test_show_accuracy_is_a_metric() -> None:
+    model = Sequential([Dense(3, activation="softmax", input_dim=2)], comm=None)
+    model.compile(loss="categorical_crossentropy", optimizer="sgd")
+    x, y = random(1, 6, 2), np.eye(3)[np.arange(6) % 3]
+    shown = model.fit(x, y, nb_epoch=2, show_accuracy=True, verbose=0).history
+    assert sorted(shown) == ["accuracy", "loss"]
+    loss, accuracy = model.evaluate(x, y, show_accuracy=True, verbose=0)
+    assert accuracy == (model.predict(x).argmax(1) == np.arange(6) % 3).mean() and loss > 0
+
+
 def test_old_names_of_regularizers_and_plain_data() -> None:
     w = dt.constant([[1.0, -2.0]])
     assert value(regularizers.activity_l1(0.5)(w)) == 1.5
@@ -379,10 +408,8 @@ def test_rnn_of_the_backend() -> None:
         found = session.run([last, every, state])
     for a, b in zip(found, (y, np.stack(ys, 1), h), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    assert re.search(
-        "known number of steps",
-        str(pytest.raises(GraphError, K.rnn, step, layers.Input((None, 3)), []).value),
-    )
+    with pytest.raises(GraphError, match="known number of steps"):
+        K.rnn(step, layers.Input((None, 3)), [])
 
 
 def test_small_functions_of_the_backend() -> None:
@@ -495,3 +522,27 @@ def test_histograms_of_gradients(tmp_path: Path) -> None:
     slope = x.T @ (x @ w + b - y) / 6
     assert first.histogram_value.num == 4
     assert first.histogram_value.sum == pytest.approx(slope.sum(), abs=1e-5)
+
+
+# -- helpers ---------------------------------------------------------------------------------------------
+def test_helpers_of_keras_2() -> None:
+    utils = dt.keras.utils
+    a, b = layers.Input((3,)), layers.Input((3,))
+    y = Dense(2)(layers.add([a, Dense(3)(b)]))
+    assert utils.get_source_inputs(y) == [a, b]
+    model = Model([a, b], y)
+    assert utils.count_params(model.weights) == model.count_params() == 20
+    lines: list[str] = []
+    utils.print_summary(model, print_fn=lines.append)
+    assert any("Total params: 20" in line for line in lines)
+    assert [utils.conv_output_length(7, 3, p, 2) for p in ("valid", "same", "full", "causal")] == [3, 4, 5, 4]
+    assert (
+        utils.conv_output_length(None, 3, "same", 1) is None
+        and utils.conv_input_length(3, 3, "valid", 2) == 7
+    )
+    x = np.arange(6)
+    assert dt.keras.models.slice_X([x, None], 2, 4)[0].tolist() == [2, 3]
+    assert utils.slice_arrays(x, [5, 0]).tolist() == [5, 0]
+    data = utils.serialize_keras_object(regularizers.l2(0.5))
+    known = {"L1L2": regularizers.L1L2}
+    assert utils.deserialize_keras_object(data, known).get_config() == {"l1": 0.0, "l2": 0.5}
