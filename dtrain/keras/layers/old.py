@@ -102,8 +102,8 @@ class MaxoutDense(Weighted):
         units: size of the output (Keras 1: output_dim).
         nb_feature: how many layers.
         use_bias: whether there are biases.
-        options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint, by these
-            names or Keras 1's; and arguments of Layer, see help(dt.keras.layers.Layer).
+        options: kernel_initializer, bias_initializer, and the same with _regularizer and _constraint, by
+            these names or Keras 1's; and arguments of Layer, see help(dt.keras.layers.Layer).
 
     Raises:
         UsageError: an argument is invalid.
@@ -137,8 +137,8 @@ class Highway(Weighted):
     Args:
         activation: a name or a function; by default none.
         use_bias: whether there are biases; the gate's starts at 1.
-        options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint, by these
-            names or Keras 1's; and arguments of Layer, see help(dt.keras.layers.Layer).
+        options: kernel_initializer, bias_initializer, and the same with _regularizer and _constraint, by
+            these names or Keras 1's; and arguments of Layer, see help(dt.keras.layers.Layer).
     """
 
     arguments = ("activation", "use_bias")
