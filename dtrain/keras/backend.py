@@ -72,6 +72,9 @@ __path__: list[str] = []
 
 _builtins_range = range
 
+#: What programs take of Keras's inside.
+_epsilon, _EPSILON, _BACKEND = epsilon, epsilon(), "tensorflow"
+
 __all__ = [
     "abs",
     "all",

@@ -546,3 +546,48 @@ def test_helpers_of_keras_2() -> None:
     data = utils.serialize_keras_object(regularizers.l2(0.5))
     known = {"L1L2": regularizers.L1L2}
     assert utils.deserialize_keras_object(data, known).get_config() == {"l1": 0.0, "l2": 0.5}
+
+
+# -- on several ranks ------------------------------------------------------------------------------------
+def _recurrent(comm: Any) -> list[Any]:
+    """Steps with a mask and weights of steps, in batches that ranks share unevenly."""
+    inner = [
+        layers.ConvLSTM2D(2, 2, padding="same", return_sequences=True, input_shape=(3, 3, 2, 1)),
+        layers.TimeDistributed(layers.Flatten()),
+        layers.Masking(0.1),
+        layers.SimpleRNN(3, return_sequences=True),
+        Dense(3, activation="softmax"),
+    ]
+    model = Sequential(inner, comm=comm)
+    model.set_weights([random(5 + i, *a.shape) for i, a in enumerate(model.get_weights())])
+    how = {"metrics": ["accuracy"], "sample_weight_mode": "temporal"}
+    model.compile(optimizers.SGD(0.1), "sparse_categorical_crossentropy", **how)
+    x, y = random(1, 7, 3, 3, 2, 1), np.arange(21).reshape(7, 3) % 3
+    history = model.fit(x, y, 4, 2, 0, shuffle=False, sample_weight=random(2, 7, 3) + 1).history
+    return [history["loss"], history["accuracy"], *model.get_weights()]
+
+
+def _merged(comm: Any) -> list[Any]:
+    """Two models merged, with a transposed convolution and weights of classes."""
+    left = Sequential(
+        [Dense(8, input_dim=4), Reshape((2, 2, 2)), layers.Conv2DTranspose(1, 2, strides=2)], comm=comm
+    )
+    right = Sequential([layers.UpSampling2D(2, interpolation="bilinear", input_shape=(2, 2, 1))], comm=comm)
+    model = Sequential([Merge([left, right]), layers.Flatten(), Dense(2, activation="softmax")], comm=comm)
+    model.set_weights([random(5 + i, *a.shape) for i, a in enumerate(model.get_weights())])
+    model.compile(optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    x, y = [random(1, 7, 4), random(2, 7, 2, 2, 1)], np.arange(7) % 2
+    history = model.fit(x, y, 3, 2, 0, shuffle=False, class_weight={0: 2.0}).history
+    (slope,) = model.optimizer.get_gradients(model.total_loss, model.trainable_weights[-1:])
+    given = [*model.inputs, *model.targets, *model.sample_weights]
+    (found,) = K.function(given, [slope])([*x, y[:, None], np.ones(7)])
+    return [history["loss"], found, *model.get_weights()]
+
+
+@pytest.mark.parametrize("body", [_recurrent, _merged])
+def test_ranks_give_what_one_gives(body: Any, on_threads: Any) -> None:
+    (alone,) = on_threads(1, body)
+    for size in (2, 3):
+        for found in on_threads(size, body):
+            for a, b in zip(found, alone, strict=True):
+                np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
