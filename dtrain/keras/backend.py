@@ -73,7 +73,7 @@ __path__: list[str] = []
 _builtins_range = range
 
 #: What programs take of Keras's inside.
-_epsilon, _EPSILON, _BACKEND = epsilon, epsilon(), "tensorflow"
+_epsilon, _EPSILON, _BACKEND = epsilon(), epsilon(), "tensorflow"
 
 __all__ = [
     "abs",

@@ -583,16 +583,6 @@ _WHY: dict[str, str] = {
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
     "give get_config() to from_config()": "tf.keras.models.model_from_config",
-    "give an object's get_config()": """
-        tf.keras.activations.serialize tf.keras.initializers.serialize tf.keras.losses.serialize
-        tf.keras.metrics.serialize tf.keras.optimizers.serialize tf.keras.regularizers.serialize
-        tf.keras.utils.serialize_keras_object
-    """,
-    "get takes what get_config gave": """
-        tf.keras.activations.deserialize tf.keras.initializers.deserialize tf.keras.losses.deserialize
-        tf.keras.metrics.deserialize tf.keras.optimizers.deserialize tf.keras.regularizers.deserialize
-        tf.keras.utils.deserialize_keras_object
-    """,
     "fit prints its own progress": "tf.keras.callbacks.ProgbarLogger tf.keras.callbacks.BaseLogger",
     "models are not exported": """
         tf.estimator.export tf.estimator.Exporter tf.estimator.BestExporter tf.estimator.FinalExporter
