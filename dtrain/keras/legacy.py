@@ -36,12 +36,14 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "dim_ordering": "data_format",
     },
     "Dense": {"output_dim": "units", "init": "kernel_initializer"},
+    "MaxoutDense": {"output_dim": "units", "init": "kernel_initializer"},
+    "Highway": {"init": "kernel_initializer"},
     "Dropout": _SHARE,
     "SpatialDropout1D": _SHARE,
     "SpatialDropout2D": _SHARE,
     "GaussianDropout": _SHARE,
     "GaussianNoise": {"sigma": "stddev"},
-    "Conv1D": _CONVOLUTION_1D,
+    "Conv1D": _CONVOLUTION_1D | {"atrous_rate": "dilation_rate"},
     "LocallyConnected1D": _CONVOLUTION_1D,
     "Conv3D": _CONVOLUTION,
     "LocallyConnected2D": _CONVOLUTION,
@@ -68,7 +70,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "Model": {"input": "inputs", "output": "outputs"},
 }
 
-#: Of a model's methods; None: it has no meaning any more.
+#: Of a model's methods; None: it has no meaning any more, or is seen to before.
 METHODS: dict[str, str | None] = {
     "nb_epoch": "epochs",
     "samples_per_epoch": "steps_per_epoch",
@@ -159,6 +161,8 @@ def named(method: F) -> F:
                 value = -(-int(value) // int(size))
             if new is not None:
                 found[new] = value
+        if options.get("show_accuracy"):
+            self.show_accuracy()
         return method(self, *arguments, **found)
 
     return called  # type: ignore[return-value]  # with the same arguments

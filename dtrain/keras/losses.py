@@ -13,7 +13,8 @@ import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
-from dtrain.keras.names import Names
+from dtrain.graph.shape import compatible
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.array import expand_dims, squeeze
@@ -29,6 +30,11 @@ from dtrain.ops.nn import Softmax, softplus
 from dtrain.ops.reduce import reduce_all, reduce_max, reduce_mean, reduce_sum
 
 __all__ = [
+    "KLD",
+    "MAE",
+    "MAPE",
+    "MSE",
+    "MSLE",
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "CategoricalHinge",
@@ -51,6 +57,7 @@ __all__ = [
     "cosine",
     "cosine_proximity",
     "cosine_similarity",
+    "deserialize",
     "get",
     "hinge",
     "huber",
@@ -68,6 +75,7 @@ __all__ = [
     "mse",
     "msle",
     "poisson",
+    "serialize",
     "sparse_categorical_crossentropy",
     "squared_hinge",
 ]
@@ -138,7 +146,7 @@ class Loss:
         """
         if y.ndim == len(output) and output[-1:] == (1,):
             y = y[..., None]
-        if y.shape[1:] != output:
+        if not compatible(y.shape[1:], output):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} compares them with the "
                 f"output of layer {layer}, {output}: reshape y, or let the layer have as many units as a "
@@ -230,7 +238,7 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
     def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
         if y.ndim == len(output) + 1 and y.shape[-1] == 1:
             y = y[..., 0]
-        if y.shape[1:] != output[:-1]:
+        if not compatible(y.shape[1:], output[:-1]):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} takes class numbers of "
                 f"shape {output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "
@@ -477,10 +485,10 @@ class FunctionLoss(Loss):
         return y.astype(np.float32, copy=False)
 
 
-def per_example(losses: Tensor) -> Tensor:
-    """The mean over all axes but the first."""
-    ndim = losses.shape.ndims or 1
-    return reduce_mean(losses, list(range(1, ndim))) if ndim > 1 else losses
+def per_example(losses: Tensor, axes: int | None = 1) -> Tensor:
+    """The mean over all axes but the first one or, with axes=2, the first two: of steps."""
+    ndim, kept = losses.shape.ndims or 1, axes or 1
+    return reduce_mean(losses, list(range(kept, ndim))) if ndim > kept else losses
 
 
 # -- Keras's names ---------------------------------------------------------------------------------------
@@ -560,3 +568,7 @@ def get(identifier: Any) -> Any:
     if found is None or isinstance(found, Loss):
         return found
     return getattr(found, "loss", None) or FunctionLoss(found)
+
+
+deserialize, serialize = get, as_data
+MSE, MAE, MAPE, MSLE, KLD = mse, mae, mape, msle, kld

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from dtrain.keras.layers import Layer
 from dtrain.keras.layers.inputs import Input
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
-from dtrain.keras.sources import Computed, Source, gives_batches, source_of
+from dtrain.keras.sources import Arrays, Computed, Source, gives_batches, source_of
 from dtrain.keras.topology import Topology, all_parts
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
@@ -79,6 +79,8 @@ class Model(Topology):
         self._networks: dict[Any, training.Network] = {}
         self._passes = 0  # epochs of training, which number the orders of the examples
         self._order_seed: int | None = None
+        self._loss_tensors: training.LossTensors | None = None
+        self._weighs_steps = False
         self._optimizer_state: list[np.ndarray] | None = None  # loaded, for slots that are made when fit runs
         self.added_losses: list[Tensor] = []
         self.added_metrics: list[tuple[str, Tensor]] = []
@@ -96,6 +98,25 @@ class Model(Topology):
 
     def _changed(self) -> None:
         self._networks.clear()
+        self._loss_tensors = None
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """targets, sample_weights and total_loss, as in Keras 2, where a program has not its own."""
+            at = {"targets": 0, "sample_weights": 1, "total_loss": 2}.get(name)
+            if at is None or self.__dict__.get("_compiled") is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self.loss_tensors[at]
+
+    @property
+    def loss_tensors(self) -> training.LossTensors:
+        """Placeholders of labels and weights, and the loss of them, made once."""
+        if self._loss_tensors is None:
+            with self._building, self.comm.together():
+                self._complete()
+                self._loss_tensors = training.loss_tensors(self, self._weighs_steps)
+        return self._loss_tensors
 
     # -- a class of one's own --------------------------------------------------------------------------
     @every_rank
@@ -197,7 +218,8 @@ class Model(Topology):
                 outputs a list for each, a dict by their names, or some for every output.
             weighted_metrics: metrics that sample_weight and class_weight apply to.
             loss_weights: factors of the outputs' losses, a list or a dict.
-            sample_weight_mode: only None.
+            sample_weight_mode: None, or 'temporal', or one for each output; sample_weight of shape [n, steps]
+                weighs steps either way.
             target_tensors: a tensor of the labels, or a list of one for each output, if fit is given none
                 because the inputs are tensors, too: Input(tensor=...).
             options: accepted without effect: run_eagerly, jit_compile, steps_per_execution, auto_scale_loss.
@@ -205,7 +227,13 @@ class Model(Topology):
         Raises:
             UsageError: one of them is not known.
         """
-        _refuse("compile", {"sample_weight_mode": sample_weight_mode} | options)
+        _refuse("compile", options)
+        given = sample_weight_mode.values() if isinstance(sample_weight_mode, Mapping) else sample_weight_mode
+        modes = [given] if isinstance(given, str) else list(given or ())
+        for mode in modes:
+            if mode not in (None, "temporal"):
+                raise UsageError(f"compile: sample_weight_mode={mode!r}: give None or 'temporal'.")
+        self._weighs_steps, self._loss_tensors = "temporal" in modes, None
         many = isinstance(target_tensors, list | tuple)
         self._targets = target_tensors if many or target_tensors is None else [target_tensors]
         with self._building, self.comm.together():
@@ -214,6 +242,15 @@ class Model(Topology):
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
             self.session.numerics.look_again()
+
+    def show_accuracy(self) -> None:
+        """Measure the accuracy, too, where compile was told of no metrics, as Keras 1's methods did."""
+        compiled = self._compiled
+        if compiled is None or compiled.given[1] or compiled.given[2]:
+            return
+        loss, _, _, loss_weights = compiled.given
+        mode = "temporal" if self._weighs_steps else None
+        self.compile(compiled.optimizer, loss, ["accuracy"], None, loss_weights, mode, self._targets)
 
     def check_compiled(self, what: str) -> training.Compiled:
         """What compile() settled; raises UsageError where it was not called or the loss does not fit."""
@@ -313,7 +350,7 @@ class Model(Topology):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -439,6 +476,8 @@ class Model(Topology):
         names = self.metrics_names
         history = self.history = History()
         followers = [*(callbacks or ()), history]
+        if isinstance(tested, Arrays):
+            tested.shows(followers)
         call = Callbacks(
             self,
             followers,
@@ -651,7 +690,7 @@ class Model(Topology):
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
         """One training step on one batch. Collective.

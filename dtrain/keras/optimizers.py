@@ -12,7 +12,7 @@ import numpy as np
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import float64
 from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops.adaptive import ApplyScheduledNadam
 from dtrain.ops.base import Op
@@ -36,9 +36,11 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "deserialize",
     "get",
     "nadam",
     "rmsprop",
+    "serialize",
     "sgd",
 ]
 
@@ -198,6 +200,13 @@ class Optimizer:
         pairs = optimizer.compute_gradients(loss, variables)
         clipped = self.clip([g for g, _ in pairs])
         return optimizer.apply_gradients(list(zip(clipped, variables, strict=True)))
+
+    def get_gradients(self, loss: Any, params: Any) -> list[Any]:
+        """The gradients of a loss, clipped as a step's are."""
+        from dtrain.autodiff import gradients
+
+        with loss.graph.as_default():
+            return list(self.clip(gradients(loss, list(params))))
 
     def get_config(self) -> dict[str, Any]:
         """Its arguments as plain data."""
@@ -533,3 +542,6 @@ def get(identifier: Any) -> Optimizer:
             f"compile: {identifier!r} is no optimizer: give a name such as 'adam', or an object."
         )
     return found
+
+
+deserialize, serialize = get, as_data

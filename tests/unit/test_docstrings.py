@@ -39,13 +39,21 @@ ALIASES = {
         "zeros_initializer": "Zeros",
     },
     "dtrain.keras.layers": {
+        "AtrousConv1D": "Conv1D",
         "AtrousConv2D": "Conv2D",
+        "AtrousConvolution1D": "Conv1D",
         "AtrousConvolution2D": "Conv2D",
         "AvgPool1D": "AveragePooling1D",
         "AvgPool2D": "AveragePooling2D",
         "AvgPool3D": "AveragePooling3D",
         "Convolution3D": "Conv3D",
+        "Convolution3DTranspose": "Conv3DTranspose",
         "Deconv2D": "Conv2DTranspose",
+        "Deconv3D": "Conv3DTranspose",
+        "Deconvolution3D": "Conv3DTranspose",
+        "GlobalAvgPool3D": "GlobalAveragePooling3D",
+        "GlobalMaxPool3D": "GlobalMaxPooling3D",
+        "SeparableConvolution1D": "SeparableConv1D",
         "Deconvolution2D": "Conv2DTranspose",
         "MaxPool3D": "MaxPooling3D",
         "Convolution1D": "Conv1D",
@@ -62,6 +70,7 @@ ALIASES = {
         "SeparableConvolution2D": "SeparableConv2D",
     },
     "dtrain.keras.optimizers": {
+        "deserialize": "get",
         "adadelta": "Adadelta",
         "adagrad": "Adagrad",
         "adam": "Adam",
@@ -73,6 +82,12 @@ ALIASES = {
 }
 #: Keras's short names of losses, in keras.losses and keras.metrics.
 LOSSES = {
+    "KLD": "kl_divergence",
+    "MAE": "mean_absolute_error",
+    "MAPE": "mean_absolute_percentage_error",
+    "MSE": "mean_squared_error",
+    "MSLE": "mean_squared_logarithmic_error",
+    "deserialize": "get",
     "cosine": "cosine_similarity",
     "cosine_proximity": "cosine_similarity",
     "kld": "kl_divergence",
