@@ -597,9 +597,7 @@ _WHY: dict[str, str] = {
         tf.image.crop_and_resize tf.image.draw_bounding_boxes tf.image.sample_distorted_bounding_box
     """,
     "networks whose weights others trained are no part of it": "tf.keras.applications",
-    "its files are Python pickles, which run code": """
-        tf.keras.datasets.imdb tf.keras.datasets.reuters
-    """,
+    "its files are Python pickles, which run code": "tf.keras.datasets.imdb tf.keras.datasets.reuters",
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}
 
