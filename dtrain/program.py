@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import runpy
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ NUMPY = {
     **{"Inf": np.inf, "infty": np.inf, "Infinity": np.inf, "NaN": np.nan, "PINF": np.inf, "NINF": -np.inf},
     **{"product": np.prod, "cumproduct": np.cumprod, "alltrue": np.all, "sometrue": np.any},
     **{"asscalar": lambda array: array.item(), "round_": np.round, "in1d": np.isin},
-    **{"trapz": getattr(np, "trapezoid", None)},
+    **{"math": math, "trapz": getattr(np, "trapezoid", None)},
 }
 #: What TensorFlow's version is: programs compare it with those that they know.
 VERSION = "1.12.0"

@@ -69,7 +69,7 @@ def _make_folder(mkdir: Callable[..., None], since: float) -> Callable[..., None
     A folder that another rank has made, which is one of after `since`, is there. It is FileExistsError, as on
     one rank, where the folder was there before the job, or this rank made it or was told so already.
     """
-    mine: set[tuple[int, int]] = set()
+    mine: dict[tuple[int, int], float] = {}
 
     def make(path: Any, *args: Any, **named: Any) -> None:
         exists = None
@@ -84,8 +84,12 @@ def _make_folder(mkdir: Callable[..., None], since: float) -> Callable[..., None
                 raise exists from None
             return
         folder = at.st_dev, at.st_ino
-        if exists is not None and (folder in mine or not stat.S_ISDIR(at.st_mode) or at.st_ctime < since):
-            raise exists
-        mine.add(folder)
+        if exists is not None:
+            if not stat.S_ISDIR(at.st_mode) or at.st_ctime < since:
+                raise exists
+            # numbers come again: an empty one that has changed may have been removed, and made by another rank
+            if folder in mine and (at.st_ctime == mine[folder] or os.listdir(path)):
+                raise exists
+        mine[folder] = at.st_ctime
 
     return make

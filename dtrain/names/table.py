@@ -307,7 +307,8 @@ NAMES: dict[str, str] = {
         AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell core_rnn_cell
         CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
         GridLSTMCell GRUBlockCell GRUBlockCellV2 GRUCell HighwayWrapper InputProjectionWrapper
-        LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell
+        LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell LSTMBlockFusedCell LSTMCell LSTMStateTuple
+        MultiRNNCell NASCell
         OutputProjectionWrapper PhasedLSTMCell ResidualWrapper RNNCell stack_bidirectional_dynamic_rnn
         stack_bidirectional_rnn static_bidirectional_rnn static_rnn TimeFreqLSTMCell UGRNNCell
     """,
@@ -546,7 +547,7 @@ _WHY: dict[str, str] = {
     """,
     "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
     "read and write files in Python, outside of the graph": """
-        tf.matching_files tf.write_file tf.io.matching_files tf.io.read_file tf.io.write_file
+        tf.matching_files tf.write_file tf.io.matching_files tf.io.write_file
     """,
     "write the loop with while_loop, or take dynamic_rnn with sequence_length": "tf.nn.raw_rnn",
     "it has no connectionist temporal classification": """
@@ -631,7 +632,10 @@ _WHY: dict[str, str] = {
         tf.keras.utils.deserialize_keras_object
     """,
     "fit prints its own progress": "tf.keras.callbacks.ProgbarLogger tf.keras.callbacks.BaseLogger",
-    "models are not exported": """
+    "Examples are read by Python, which no saved graph holds: take build_raw_serving_input_receiver_fn": """
+        tf.estimator.export.build_parsing_serving_input_receiver_fn
+    """,
+    "models are exported by export_savedmodel alone": """
         tf.estimator.Exporter tf.estimator.BestExporter tf.estimator.FinalExporter
         tf.estimator.LatestExporter tf.estimator.classifier_parse_example_spec
         tf.estimator.regressor_parse_example_spec tf.feature_column.make_parse_example_spec

@@ -14,7 +14,7 @@ from dtrain.graph.dtypes import as_dtype, int32
 from dtrain.graph.dtypes import float16 as half
 from dtrain.graph.dtypes import float64 as double
 from dtrain.graph.graph import Tensor, TensorLike
-from dtrain.graph.shape import as_dims, merge
+from dtrain.graph.shape import as_dims, compatible, merge
 from dtrain.ops.array import expand_dims, identity, zeros_like
 from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.convolutions import depthwise_conv2d, pool
@@ -125,6 +125,8 @@ def ensure_shape(x: Any, shape: Any, name: str | None = None) -> Tensor:
     from dtrain.ops.asserts import assert_equal
 
     tensor, dims = convert_to_tensor(x), as_dims(shape)
+    if not compatible(tensor.spec.shape, dims):
+        raise GraphError(f"ensure_shape: {tensor!r} cannot be {shape}.")
     to = merge(tensor.spec.shape, dims)
     if dims is None or to == tensor.spec.shape:
         return identity(tensor, name=name)

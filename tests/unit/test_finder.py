@@ -99,7 +99,7 @@ from tensorflow.python.layers import core
 from tensorflow.python.ops import math_ops, nn_ops
 from tensorflow.python.platform import gfile, tf_logging
 
-assert math_ops is ops is tf and nn_ops is tf.nn and core.Dense is tf.layers.Dense
+assert math_ops is ops and ops.Session is tf.Session and nn_ops is tf.nn and core.Dense is tf.layers.Dense
 assert batch_norm is slim.batch_norm is tf.contrib.layers.batch_norm
 assert gfile is tf.gfile and tf_logging is tf.logging and list(xrange(2)) == [0, 1]
 assert averages.assign_moving_average and mnist.IMAGE_PIXELS == 784 and urllib.request
@@ -203,6 +203,7 @@ def test_a_folder_that_another_rank_has_just_made_is_there(tmp_path: Path) -> No
         with pytest.raises(FileExistsError):
             rank(tmp_path / "a")
     (tmp_path / "a").rmdir()
+    time.sleep(0.05)  # longer than a file system's clock stands still
     other(tmp_path / "a")
     make(tmp_path / "a")
     with pytest.raises(FileExistsError):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.names import module_getattr
-from dtrain.tf1.compat import v1
+from dtrain.tf1.compat import v1 as v1
 
 __all__ = [
     "as_bytes",
@@ -21,7 +21,6 @@ __all__ = [
     "integral_types",
     "path_to_str",
     "real_types",
-    "v1",
 ]
 
 __getattr__ = module_getattr("tf.compat")

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from dtrain.errors import UsageError
-from dtrain.graph.dtypes import string
 from dtrain.graph.graph import TensorLike
 from dtrain.names import module_getattr
 from dtrain.ops.base import placeholder
-from dtrain.tf1.parsing import parse_example
 from dtrain.tf1.saved_model.signature_constants import DEFAULT_SERVING_SIGNATURE_DEF_KEY
 from dtrain.tf1.saved_model.signature_def_utils import (
     SignatureDef,
@@ -26,7 +24,6 @@ __all__ = [
     "RegressionOutput",
     "ServingInputReceiver",
     "TensorServingInputReceiver",
-    "build_parsing_serving_input_receiver_fn",
     "build_raw_serving_input_receiver_fn",
 ]
 
@@ -56,18 +53,6 @@ def build_raw_serving_input_receiver_fn(
             for name, t in features.items()
         }
         return ServingInputReceiver(made, made)
-
-    return receiver
-
-
-def build_parsing_serving_input_receiver_fn(
-    feature_spec: Mapping[str, Any], default_batch_size: int | None = None
-) -> Callable[[], ServingInputReceiver]:
-    """What makes a placeholder for serialised Examples, which tf.parse_example reads."""
-
-    def receiver() -> ServingInputReceiver:
-        serialized = placeholder(string, [default_batch_size], "input_example_tensor")
-        return ServingInputReceiver(parse_example(serialized, feature_spec), {"examples": serialized})
 
     return receiver
 
