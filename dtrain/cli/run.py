@@ -87,7 +87,7 @@ def _make_folder(mkdir: Callable[..., None], since: float) -> Callable[..., None
         if exists is not None:
             if not stat.S_ISDIR(at.st_mode) or at.st_ctime < since:
                 raise exists
-            # numbers come again: an empty one that has changed may have been removed, and made by another rank
+            # numbers come again: an empty one that has changed may have been made anew by another rank
             if folder in mine and (at.st_ctime == mine[folder] or os.listdir(path)):
                 raise exists
         mine[folder] = at.st_ctime

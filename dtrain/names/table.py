@@ -398,7 +398,7 @@ NAMES: dict[str, str] = {
     "tf.saved_model.utils": "build_tensor_info get_tensor_from_tensor_info",
     "tf.compat": """
         as_bytes as_str as_str_any as_text bytes_or_text_types complex_types integral_types path_to_str
-        real_types v1
+        real_types
     """,
     "tf.version": "COMPILER_VERSION GIT_VERSION VERSION",
     "tf.dtypes": """
