@@ -40,11 +40,17 @@ ELSEWHERE = re.compile(
 )
 #: What a program needs that is not there, or what is wrong with it on any TensorFlow 1, by its last words.
 NEEDS = (
+    # what TensorFlow 1 would say, too
+    ("a word on its command line", r"Must specify an explicit"),
     (
         "the network",
         r"downloads nothing|URLError|ConnectionError|gaierror|Name or service not known|is not in the cache",
     ),
-    ("another package", r"No module named '(?!(tensorflow|keras|dtrain)\b)|cannot import name"),
+    (
+        "another package",
+        r"No module named '(?!(?:tensorflow|keras|dtrain)\b)"
+        r"|cannot import name (?!.*'(?:dtrain|tensorflow|keras))",
+    ),
     (
         "a file",
         r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk"
@@ -60,9 +66,10 @@ NEEDS = (
         r"|'float' object cannot be interpreted as an integer",
     ),
     (
-        "an older NumPy, SciPy or matplotlib",
+        "an older NumPy, SciPy, matplotlib or Pillow",
         r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg|'tostring'|only 0-dimensional"
-        r"|a real number is required|FixedLocator|'n_iter'",
+        r"|a real number is required|FixedLocator|'n_iter'|'ANTIALIAS'"
+        r"|inhomogeneous shape",
     ),
     ("Theano", "only run with the Theano backend|theano_backend"),
 )
@@ -98,7 +105,9 @@ def source(path: Path) -> str:
     cells = book.get("cells") or [c for sheet in book.get("worksheets", []) for c in sheet.get("cells", [])]
     parts = [c.get("source", c.get("input", "")) for c in cells if c.get("cell_type") == "code"]
     lines = "\n\n".join(p if isinstance(p, str) else "".join(p) for p in parts).split("\n")
-    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!", "get_ipython")))
+    # what is said to the notebook itself goes, and what was indented around it stays a block
+    lines = [re.sub(r"^(\s*)(%|!|get_ipython).*", r"\1pass", line) for line in lines]
+    return "\n".join(sorted(lines, key=lambda line: not line.startswith("from __future__")))
 
 
 def _acts(text: str) -> bool:
@@ -151,7 +160,10 @@ def prepared(path: Path, folder: Path) -> Iterator[Path]:
             text = file.read_text(errors="replace")
             try:
                 compile(text, file.name, "exec")
+                old = re.search(r"(?<!def )\b(xrange|raw_input|unicode)\(|\.iteritems\(|\bcPickle\b", text)
             except (SyntaxError, ValueError):
+                old = True
+            if old:
                 subprocess.run([sys.executable, "-m", "lib2to3", "-w", "-n", str(file)], capture_output=True)
                 text = file.read_text(errors="replace").expandtabs(8)
             file.write_text(re.sub(r"(['\"])/tmp/", rf"\1{place}/", shortened(text)))
