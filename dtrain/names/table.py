@@ -535,13 +535,11 @@ _WHY: dict[str, str] = {
         tf.PriorityQueue tf.ReaderBase tf.train.LooperThread tf.train.maybe_batch
     """,
     "tensors are dense": """
-        tf.VarLenFeature tf.IndexedSlices tf.convert_to_tensor_or_indexed_slices
-        tf.deserialize_many_sparse tf.sparse_placeholder tf.edit_distance
+        tf.VarLenFeature tf.IndexedSlices tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
+        tf.sparse_placeholder tf.edit_distance
     """,
     "an Example has no lists of lists": "tf.train.SequenceExample",
-    "it computes with numbers: prepare text in Python before it is fed": """
-        tf.encode_base64
-    """,
+    "it computes with numbers: prepare text in Python before it is fed": "tf.encode_base64",
     "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
     "read and write files in Python, outside of the graph": """
         tf.matching_files tf.write_file tf.io.matching_files tf.io.write_file
@@ -579,9 +577,7 @@ _WHY: dict[str, str] = {
     "a graph is defined, then run": """
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
     """,
-    "checkpoints and graphs are not kept in TensorFlow's formats": """
-        tf.make_tensor_proto tf.make_ndarray
-    """,
+    "checkpoints and graphs are not kept in TensorFlow's formats": "tf.make_tensor_proto tf.make_ndarray",
     "it is another layer above the graph, out of scope": "tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
         tf.random_gamma tf.random_poisson tf.random.gamma tf.random.poisson
