@@ -26,7 +26,7 @@ LATE: dict[str, dict[str, str]] = {
         """,
         "dtrain.runtime.config": "GraphOptions OptimizerOptions",
         "dtrain.tf1.averages": "moving_average_variables",
-        "dtrain.tf1.beside": """
+        "dtrain.tf1.composites": """
             argsort batch_gather dimension_at_index dimension_value double ensure_shape get_logger
             get_static_value half init_scope is_tensor roll saturate_cast sort switch_case where_v2
         """,
@@ -121,7 +121,7 @@ LATE: dict[str, dict[str, str]] = {
             squared_difference subtract tan tanh truediv truncatediv truncatemod unsorted_segment_sum
         """,
         "dtrain.nn": "in_top_k l2_normalize log_softmax softmax softplus softsign top_k zero_fraction",
-        "dtrain.tf1.beside": """
+        "dtrain.tf1.composites": """
             divide_no_nan multiply_no_nan polyval reciprocal_no_nan reduce_euclidean_norm reduce_std
             reduce_variance xdivy xlogy
         """,
@@ -137,7 +137,7 @@ LATE: dict[str, dict[str, str]] = {
             log_uniform_candidate_sampler nce_loss sampled_softmax_loss uniform_candidate_sampler
         """,
         "dtrain": "depth_to_space space_to_depth",
-        "dtrain.tf1.beside": """
+        "dtrain.tf1.composites": """
             avg_pool1d avg_pool2d batch_norm_with_global_normalization depthwise_conv2d_native
             log_poisson_loss max_pool1d max_pool2d silu
         """,
@@ -157,7 +157,7 @@ LATE: dict[str, dict[str, str]] = {
     },
     "tf.train": {
         "dtrain.tf1.averages": "ExponentialMovingAverage",
-        "dtrain.tf1.beside": "SaverDef",
+        "dtrain.tf1.composites": "SaverDef",
         "dtrain.tf1.cluster": "ClusterSpec replica_device_setter Server Supervisor SyncReplicasOptimizer",
         "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
         "dtrain.tf1.fifo": "add_queue_runner QueueRunner",

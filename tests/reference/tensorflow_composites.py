@@ -1,6 +1,6 @@
-"""What TensorFlow 1 gives of text, sparse tensors and volumes: writes tensorflow_beside.json.
+"""What TensorFlow 1 gives of text, sparse tensors and volumes: writes tensorflow_composites.json.
 
-    python tests/reference/tensorflow_beside.py     (made with TensorFlow 2.15, tf.compat.v1)
+    python tests/reference/tensorflow_composites.py     (made with TensorFlow 2.15, tf.compat.v1)
 
 `calls(tf)` asks any module of TensorFlow 1's names, so the test asks dtrain the same.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-FILE = Path(__file__).with_name("tensorflow_beside.json")
+FILE = Path(__file__).with_name("tensorflow_composites.json")
 
 
 def calls(tf: Any) -> dict[str, Any]:

@@ -22,8 +22,8 @@ def graph() -> Any:
 
 
 def test_values_are_tensorflows() -> None:
-    wanted = json.loads((REFERENCE / "tensorflow_beside.json").read_text())
-    made = reference("tensorflow_beside")
+    wanted = json.loads((REFERENCE / "tensorflow_composites.json").read_text())
+    made = reference("tensorflow_composites")
     with tf.Session() as session:
         found = session.run(made.calls(tf))
     assert found.keys() == wanted.keys()

@@ -1,4 +1,4 @@
-"""Names that TensorFlow 1 has beside others, each made of what there is."""
+"""Small functions of TensorFlow 1, each made of ops that there are."""
 
 from __future__ import annotations
 
