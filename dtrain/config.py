@@ -199,7 +199,7 @@ class TrainConfig:
         }
         for name, least in least_values.items():
             if getattr(self, name) < least:
-                raise UsageError(f"{flag(name)} {getattr(self, name)}: give a whole number from {least} up.")
+                raise UsageError(f"{flag(name)} {getattr(self, name)}: give an integer >= {least}.")
         for name in ("stall_warn", "stall_abort"):
             if not 0 <= getattr(self, name) < 1e9:
                 raise UsageError(f"{flag(name)} {getattr(self, name)}: give seconds, or 0 for never.")

@@ -6,6 +6,10 @@ Python raises; they are not listed here.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+_E = TypeVar("_E", bound="DtrainError")
+
 #: What `dtrain` ends with, on every rank. A rank that a signal kills is ended by its launcher, which has
 #: codes of its own for that.
 EXIT_CODES = {
@@ -41,6 +45,11 @@ class DtrainError(Exception):
     def message(self) -> str:
         """The text, as TensorFlow 1's errors have it."""
         return str(self)
+
+    def on_every_rank(self: _E) -> _E:
+        """This error, which every rank raises: one of them reports it for all."""
+        self.agreed = True
+        return self
 
 
 class UsageError(DtrainError, ValueError):

@@ -423,9 +423,7 @@ def check(job: Settings) -> Settings:
     """The settings, if each can stand in a job file; raises UsageError, naming the option."""
     for name, least in (("nodes", 1), ("ranks_per_node", 0), ("gpus_per_node", 0), ("cores_per_rank", 0)):
         if not least <= getattr(job, name) <= 1_000_000:
-            raise UsageError(
-                f"--{name.replace('_', '-')} {getattr(job, name)}: give a whole number from {least} up."
-            )
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}: give an integer >= {least}.")
     for name in ("account", "queue", "name", "launcher", "mpi", "image", "filesystems"):
         text = getattr(job, name)
         if not re.fullmatch(r"[A-Za-z0-9@:/._,=+-]*", text) or text.startswith("-"):

@@ -16,6 +16,7 @@ import atexit
 import importlib.util
 import io
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -27,6 +28,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -205,7 +207,6 @@ TIMED = {
     for name in (
         "bench",
         "elastic",
-        "every_rank",
         "launch",
         "launcher",
         "machine",
@@ -216,16 +217,39 @@ TIMED = {
 }
 
 
+#: What a file has in its text if a test of it is `job` or `alone`.
+MARKED = re.compile(r"\bmpirun\b|mark\.(job|alone)\b")
+
+
+@cache
+def _may_be_marked(path: Path) -> bool:
+    return bool(MARKED.search(path.read_text(encoding="utf-8")))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where few tests run, leave the other files unread: all of them are some ten thousand tests."""
+    few = config.option.markexpr in ("job and not alone", "alone") and collection_path.suffix == ".py"
+    return True if few and not _may_be_marked(collection_path) else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what must run alone, and leave out what is for ranks where this process is none of several."""
+    """Mark what must run alone, and leave out what is for ranks, or for another number of ranks."""
     for item in items:
         if "mpirun" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.alone if item.path.name in TIMED else pytest.mark.job)
-    if not (config.getoption("--with-mpi") or config.getoption("--only-mpi")):
-        ours = [item for item in items if "mpi" not in item.keywords]  # as pytest-mpi asks
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(ours)])
-        items[:] = ours
+        if {"job", "alone"} & {mark.name for mark in item.iter_markers()}:
+            assert _may_be_marked(item.path), f"nobody runs {item.nodeid}: its file needs a word of MARKED"
+    ranks = config.getoption("--with-mpi") or config.getoption("--only-mpi")
+    others = [item for item in items if "mpi" in item.keywords and not (ranks and _on_so_many(item))]
+    config.hook.pytest_deselected(items=others)
+    left = set(others)
+    items[:] = [item for item in items if item not in left]
+
+
+def _on_so_many(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("ranks")
+    return marker is None or SIZE in (1, *marker.args)
 
 
 # -- fixtures --------------------------------------------------------------------------------------------

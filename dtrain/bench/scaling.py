@@ -64,7 +64,7 @@ class Options:
             raise UsageError(f"dtrain bench scaling {self.program}: there is no such file.")
         for name in ("repeats", "threads"):
             if getattr(self, name) < 1:
-                raise UsageError(f"--{name} {getattr(self, name)}: give a whole number from 1 up.")
+                raise UsageError(f"--{name} {getattr(self, name)}: give an integer >= 1.")
 
     def train_config(self, ranks: int, run_dir: Path) -> TrainConfig:
         """The training on so many ranks; whatever else a DTRAIN_* variable says holds as well."""
@@ -365,5 +365,5 @@ def from_flags(values: Mapping[str, str]) -> Options:
             converted[name] = kind(text)
         except ValueError:
             flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} {text}: give a whole number.") from None
+            raise UsageError(f"{flag} {text}: give an integer.") from None
     return Options(**converted)

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         text = getattr(args, f.name, None)
         if text is not None and isinstance(f.default, int):
             if not text.isdecimal():
-                raise UsageError(f"{flag(f.name)} {text}: give a whole number.")
+                raise UsageError(f"{flag(f.name)} {text}: give an integer.")
             words[f.name] = int(text)
         elif text is not None:
             words[f.name] = text

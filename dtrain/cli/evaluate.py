@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dtrain import comm as communicators
-from dtrain.choices import DEVICES, LOG_FORMATS
+from dtrain.choices import LOG_FORMATS
 from dtrain.cli.parser import check_log_format
-from dtrain.cli.predict import given, scale
+from dtrain.cli.predict import add_instead, given, scale
 from dtrain.comm.base import Communicator
 from dtrain.errors import UsageError
 
@@ -22,16 +22,7 @@ def add_parser(commands: Any) -> None:
         description="Test the parameters that a run of `dtrain train` or of fit(run_dir=...) saved.",
     )
     evaluate.add_argument("run_dir", metavar="RUN_DIR", help="what `dtrain train` printed")
-    evaluate.add_argument(
-        "--best", action="store_true", help="those of the epoch that validation found best, not the last"
-    )
-    evaluate.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
-    evaluate.add_argument(
-        "--dataset", metavar="NAME|DIR", help="instead of the run's own; a run of fit has none, and needs it"
-    )
-    evaluate.add_argument("--label", metavar="COLUMN", help="instead of the run's own")
-    evaluate.add_argument("--scale", metavar="X", help="what a fit's examples are multiplied by: see predict")
-    evaluate.add_argument("--device", metavar="|".join(DEVICES), help="instead of the run's own")
+    add_instead(evaluate)
     evaluate.add_argument(
         "--log-format", metavar="|".join(LOG_FORMATS), default="text", help="(default text)"
     )

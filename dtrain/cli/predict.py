@@ -37,7 +37,14 @@ def add_saved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="RUN_DIR|FILE.safetensors", help="what a run or a model's save() left"
     )
-    parser.add_argument("--best", action="store_true", help="the run's best checkpoint, not the last")
+    add_instead(parser)
+
+
+def add_instead(parser: argparse.ArgumentParser) -> None:
+    """What is taken instead of what the run says: of predict, export and eval."""
+    parser.add_argument(
+        "--best", action="store_true", help="the checkpoint that validation found best, not the last"
+    )
     parser.add_argument("--model", metavar="FILE.py:FUNCTION", help="instead of the run's own")
     parser.add_argument(
         "--dataset", metavar="NAME|PATH", help="instead of the run's own; a Keras model has none"

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     config = resolve(given(args), os.environ, args.config)
     steps = args.steps or "0"
     if not steps.isdecimal() or (args.steps and int(steps) < 1):
-        raise UsageError(f"--steps {steps}: give a whole number from 1 up.")
+        raise UsageError(f"--steps {steps}: give an integer >= 1.")
     ranks = parse_ranks(args.ranks)
     if args.control and len(ranks) < 2:
         raise UsageError(f"--control takes several numbers of ranks; --ranks {args.ranks} is one.")

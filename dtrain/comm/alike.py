@@ -1,4 +1,4 @@
-"""NumPy's and Python's global random numbers begin alike on all ranks of a job that did not seed NumPy's.
+"""NumPy's and Python's global random numbers begin the same on all ranks of a job that did not seed NumPy's.
 
 A program of one process that shuffles or draws noise by `np.random` need not seed it. On several ranks each
 would draw numbers of its own, and what is fed would differ. So they are seeded when dtrain is imported, by

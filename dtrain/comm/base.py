@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -189,7 +190,7 @@ class Communicator(ABC):
         """Half-open range of n entries that this rank works on where the ranks of a node share the work."""
         return 0, n
 
-    def in_turn(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
+    def shared_write(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
         """kernel as a write to shared memory: when all have read what it overwrites, done before any goes on.
 
         parts: every rank runs it, each on its part(); if not, one rank of the node does.
@@ -198,7 +199,7 @@ class Communicator(ABC):
         return kernel
 
     #: The barrier of this node's ranks in memory that they share; None where there is none.
-    meeting: Any = None
+    node_barrier: Any = None
 
     #: Whether every rank's part of a bucket is in every other's reach. Alike on all ranks.
     shares = False
@@ -245,6 +246,10 @@ class Communicator(ABC):
         """Return when every rank has come here."""
         self.allreduce(np.zeros(1, np.int8))
 
+    def broadcast_data(self, value: Any) -> Any:
+        """Rank 0's plain data, on every rank, as JSON has it: tuples are lists."""
+        return json.loads(self.broadcast_text(json.dumps(value) if self.rank == 0 else ""))
+
     def broadcast_text(self, text: str, root: int = 0) -> str:
         """Root's text, on every rank."""
         data = np.frombuffer(text.encode(), np.uint8)
@@ -277,9 +282,7 @@ class Communicator(ABC):
         if not votes.all():
             message = f"rank {first} on {self.hosts[first]}: {message}"
         kind = getattr(errors, name, RemoteError)
-        agreed = kind(message)
-        agreed.agreed = True
-        raise agreed
+        raise kind(message).on_every_rank()
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -298,12 +301,10 @@ class Communicator(ABC):
         if strays:
             told = [f"{self.name(rank)} has {values[rank]}" for rank in (0, *strays[:MOST_TOLD])]
             more = f" (and {len(strays) - MOST_TOLD} more ranks differ)" if len(strays) > MOST_TOLD else ""
-            error = errors.EnvironmentProblem(
+            raise errors.EnvironmentProblem(
                 f"the ranks do not agree on {what}: {', '.join(told)}{more}. Start the same program, the "
                 "same version of dtrain and the same options on every rank."
-            )
-            error.agreed = True
-            raise error
+            ).on_every_rank()
 
     def agree_on_items(self, what: str, items: Mapping[str, Any]) -> None:
         """agree_on for several values at once: one message, and the first that differs is named."""

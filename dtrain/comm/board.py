@@ -25,7 +25,7 @@ from dtrain.comm import launcher, monitor
 
 #: Seconds that a rank waits for others to come, so that it can say where they are.
 PATIENCE = 0.5
-#: Bits of what a meeting is for; a rank's counter of meetings has them behind its count (see comm/shared.py).
+#: Bits of what a barrier is for; a rank's counter of barriers has them behind its count (see comm/shared.py).
 TAG_BITS = 20
 #: The folder of the package, whose own lines are not the program's.
 HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -63,7 +63,7 @@ class Board:
 
     # -- what a rank says of itself ----------------------------------------------------------------------
     def enter(self, kind: int = 0) -> None:
-        """This rank comes to a collective: an index of monitor.KINDS; 0 for a meeting of a node's ranks."""
+        """This rank comes to a collective: an index of monitor.KINDS; 0 for a barrier of a node's ranks."""
         row = self.row
         row[monitor.KIND] = kind
         row[monitor.ARRIVALS] += 1
@@ -134,7 +134,7 @@ class Board:
                 row[monitor.CALL], row[monitor.TAG] = outer, tag
 
     def begin(self, plan: int, tag: int) -> None:
-        """This rank runs a plan from now on, whose meetings have this tag on all ranks."""
+        """This rank runs a plan from now on, whose barriers have this tag on all ranks."""
         row = self.row
         row[monitor.TAG] ^= tag
         row[monitor.CALL] = row[monitor.CALL] or plan  # the program knows the outer call

@@ -33,7 +33,7 @@ NBYTES = HEADER + MOST_ROWS * ROW
 ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS, ELASTIC = range(6)
 HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
 #: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
-#: CALL is the number of the call that the rank is in, PLAN of the plan run last, TAG what meetings are for.
+#: CALL is the number of the call that the rank is in, PLAN of the plan run last, TAG what barriers are for.
 #: LIFE is the reading end of a pipe, whose other end closes as the rank dies; 0: it has none.
 #: COMPILES is not 0 while the rank waits for the C compiler: another number each time.
 RANK, PID, STATE, STEP, PLAN, POSITION, ARRIVALS, WAITS, KIND, CALL, TAG, LIFE, COMPILES = range(13)
@@ -129,7 +129,7 @@ class Row(NamedTuple):
             known = names.get((self.rank, self.plan), ("", []))[1]
             parts.append(" ".join([f"#{self.position}", *known[self.position : self.position + 1]]))
         elif self.waits:
-            parts.append(f"{KINDS[self.kind]} between ranks" if self.kind else "a meeting of ranks")
+            parts.append(f"{KINDS[self.kind]} between ranks" if self.kind else "a barrier of ranks")
         return ", ".join(parts) or ("its program" if self.arrivals else "its beginning")
 
 
@@ -384,7 +384,7 @@ class Monitor:
 
     # -- in different calls ------------------------------------------------------------------------------
     def apart(self, rows: Sequence[Row]) -> bool:
-        """Whether all ranks wait, and for different things: where no meeting has compared them."""
+        """Whether all ranks wait, and for different things: where no barrier has compared them."""
         if len(rows) < self.size or any(row.state != RUNNING or not row.waits for row in rows):
             return False
         return len({row.tag for row in rows}) > 1

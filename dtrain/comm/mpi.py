@@ -22,7 +22,7 @@ from dtrain.comm.board import Board, join_board, leave_board, open_board
 from dtrain.comm.link import SLOW, Probe, measure
 from dtrain.comm.shared import (
     PAGE,
-    Meeting,
+    SharedBarrier,
     SharedBucket,
     SharedMemory,
     add_up,
@@ -151,8 +151,8 @@ class MPICommunicator(Communicator):
         EnvironmentProblem: the library does not fit its launcher; shared is asked for where it cannot be.
     """
 
-    #: How ranks compare what they are in before a collective: at a meeting of the node's, or by a message.
-    _meet: Meeting | None = None
+    #: How ranks compare what they are in before a collective: at a barrier of the node's, or by a message.
+    _barrier: SharedBarrier | None = None
     _by_message = False
 
     def __init__(self, average: str = "auto", overlap: str = "off") -> None:
@@ -209,21 +209,19 @@ class MPICommunicator(Communicator):
         self.nodes = round(sum(1 / size for size in sizes))
         can_share = self.local_size > 1 and len(set(sizes)) == 1
         if average == "shared" and not can_share:
-            error = EnvironmentProblem(
+            raise EnvironmentProblem(
                 f"--average shared: the nodes have {', '.join(map(str, sorted(set(sizes))))} ranks; it takes "
                 "several on each, and equally many. Start them so, or choose --average mpi."
-            )
-            error.agreed = True
-            raise error
+            ).on_every_rank()
         self._shares = can_share and average != "mpi"
         self._by_message = min(sizes) == 1 or self.elastic
         if not self._by_message:
-            self._meet = Meeting(MPI, self._node, self.clock, self.board)
+            self._barrier = SharedBarrier(MPI, self._node, self.clock, self.board)
             atexit.register(self._free)  # before MPI.Finalize, which was registered first
         if self._shares:
             self._across = world.Split(self.local_rank, world.rank)
             several = self.size > self.local_size
-            self.meeting = self._meet
+            self.node_barrier = self._barrier
             self.averaging = "shared memory, MPI between nodes" if several else "shared memory"
             if several and average == "auto":
                 self._choose()
@@ -269,15 +267,15 @@ class MPICommunicator(Communicator):
         """Measure how long it takes to write again what all ranks of the node have read. Collective."""
         if not self._shares or not self._room(FAR_PROBE):
             return False
-        assert self._meet is not None
+        assert self._barrier is not None
         memory = SharedMemory(self._mpi, self._node, FAR_PROBE if self.local_rank == 0 else 0)
         whole = memory.segments[0][:FAR_PROBE].view(np.float32)
         low, high = self.part(whole.size, whole.itemsize)
         mine, least = whole[low:high], np.inf
         for _ in range(TRIES):
-            self._meet()
+            self._barrier()
             whole.sum()
-            self._meet()
+            self._barrier()
             begun = time.perf_counter()
             np.add(mine, 1, mine)
             least = min(least, time.perf_counter() - begun)
@@ -340,7 +338,7 @@ class MPICommunicator(Communicator):
         low, high = self.part(source.size, source.itemsize)
         terms = [term[low:high] for term in self._terms(source) or []]
         part = output[low:high]
-        meet, across, several = self._meet, self._across, self.size > self.local_size
+        meet, across, several = self._barrier, self._across, self.size > self.local_size
         assert meet is not None
         board = self.board
 
@@ -382,7 +380,7 @@ class MPICommunicator(Communicator):
 
         def begin() -> None:
             if shares:
-                self._timed_meet()
+                self._timed_barrier()
             pending.append(self._helper.submit(total))
 
         def end() -> None:
@@ -390,7 +388,7 @@ class MPICommunicator(Communicator):
             pending.pop().result()
             self._leave(begun)
             if shares:
-                self._timed_meet()
+                self._timed_barrier()
 
         return begin, end
 
@@ -447,8 +445,8 @@ class MPICommunicator(Communicator):
     def part(self, n: int, itemsize: int) -> tuple[int, int]:
         return part(n, itemsize, self.local_rank, self.local_size)
 
-    def in_turn(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
-        meet, works = self._timed_meet, parts or self.local_rank == 0
+    def shared_write(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
+        meet, works = self._timed_barrier, parts or self.local_rank == 0
 
         def write() -> None:
             if before:
@@ -481,12 +479,12 @@ class MPICommunicator(Communicator):
             begun = self._enter(4)
             self._across.Barrier()
             self._leave(begun)
-        self._timed_meet()  # each brings the word of its fellows on the other nodes
+        self._timed_barrier()  # each brings the word of its fellows on the other nodes
 
-    def _timed_meet(self) -> None:
-        assert self._meet is not None
+    def _timed_barrier(self) -> None:
+        assert self._barrier is not None
         begun = time.perf_counter()
-        self._meet()
+        self._barrier()
         self.seconds += time.perf_counter() - begun
 
     def _room(self, nbytes: int) -> bool:
@@ -498,9 +496,9 @@ class MPICommunicator(Communicator):
         shared: list[SharedBucket | SharedMemory] = [*self._blocks, *self._buckets]
         for memory in shared:
             memory.end()
-        if self._meet is not None:
-            self._meet.end()
-            self._meet = None
+        if self._barrier is not None:
+            self._barrier.end()
+            self._barrier = None
 
     def node_text(self, text: str) -> str:
         data = np.frombuffer(text.encode(), np.uint8).copy()
@@ -514,17 +512,15 @@ class MPICommunicator(Communicator):
         return data.tobytes().decode()
 
     def _compare(self, kind: int) -> None:
-        if self._meet is not None:
-            return self._meet(kind)
+        if self._barrier is not None:
+            return self._barrier(kind)
         if not self._by_message or self.board.row[monitor.POSITION] >= 0:  # a plan's: they have compared it
             return None
         self.board.enter(kind)
         tags = self._allgather(np.array([self.board.row[monitor.TAG] ^ kind]))
         if (tags != tags[0]).any():
             places = self._allgather(np.array([self.board.call_or_place()], "U200")).tolist()
-            error = UsageError(monitor.different_calls(enumerate(places)))
-            error.agreed = True
-            raise error
+            raise UsageError(monitor.different_calls(enumerate(places))).on_every_rank()
         return None
 
     def _allreduce(self, array: np.ndarray, op: str) -> None:

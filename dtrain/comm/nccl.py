@@ -79,14 +79,12 @@ class DeviceSums:
         twice = next((r for r, place in enumerate(places) if place in places[:r]), None)
         if twice is not None and not share:
             first = places.index(places[twice])
-            error = EnvironmentProblem(
+            raise EnvironmentProblem(
                 f"--device gpu: {comm.name(first)} and {comm.name(twice)} have one GPU, "
                 f"{places[twice].split()[1]}. Start as many ranks a node as it has GPUs, each bound to its "
                 "own (launch/bind, or the scheduler), let them share (--share-gpu, or DTRAIN_SHARE_GPU=on), "
                 "or compute on CPUs (--device cpu)."
-            )
-            error.agreed = True
-            raise error
+            ).on_every_rank()
         nccl = load()
         found = comm.allgather(np.array([[nccl is not None, gpu_aware() is True]]))
         has = [bool(column.all()) for column in found.T]

@@ -2,9 +2,9 @@
 
 A bucket has an input for each rank and one output for all. Each rank's kernels write its input; at the sum
 each rank adds up its own slice of all the inputs, straight from its neighbours' memory, into that slice of
-the output; then all read the output. Two meetings make it right: nobody adds before all have written, and
+the output; then all read the output. Two barriers make it right: nobody adds before all have written, and
 nobody reads before all have added. The next sum cannot overwrite an output that is still read, since its
-first meeting comes behind every rank's reading.
+first barrier comes behind every rank's reading.
 
 Waiting ranks hand their core over, which MPI's own waiting does not: with more ranks than cores that is most
 of the time.
@@ -107,10 +107,10 @@ class SharedMemory:
         self._window.Free()
 
 
-class Meeting:
+class SharedBarrier:
     """A barrier among the ranks of a node: each counts up its own word and waits until the others' follow.
 
-    The low bits of a word say what the meeting is for, so that ranks in different calls find that out before
+    The low bits of a word say what the barrier is for, so that ranks in different calls find that out before
     they exchange anything, at no cost.
 
     board: where both say that this rank waits.

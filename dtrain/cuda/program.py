@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code, Group, Launch, Product, fit, in_place
+from dtrain.cuda.code import LENT, STATE, TABLES, TRANSFER, Code
+from dtrain.cuda.launch import Group, Launch, Product, fit, in_place
 
 ALIGNMENT = 64
 #: Steps in a graph, where so many follow one another: between two graphs a GPU waits.

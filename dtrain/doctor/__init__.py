@@ -54,9 +54,9 @@ def run(run_dir: str, dataset: str, log_format: str) -> None:
             print("\n".join([title(facts), *table(findings, width, colour)]), flush=True)
     failed = [name for name, finding in findings.items() if finding.status == FAIL]
     if failed:
-        failure = ChecksFailed(f"{', '.join(failed)}: to be mended before training; see `fix` above.")
-        failure.agreed = True
-        raise failure
+        raise ChecksFailed(
+            f"{', '.join(failed)}: to be mended before training; see `fix` above."
+        ).on_every_rank()
 
 
 def title(facts: Facts) -> str:

@@ -286,7 +286,7 @@ def try_run_dir(comm: Communicator, mine: Rank, folder: Path) -> dict[str, Any]:
             free = shutil.disk_usage(folder).free
         except OSError as error:
             problem = f"{error.strerror or error} ({error.filename or probe})"
-    problem, taken, free = json.loads(comm.broadcast_text(json.dumps([problem, taken, free])))
+    problem, taken, free = comm.broadcast_data([problem, taken, free])
     if not problem:
         mine.sees_run_dir = _appears(probe, name)
     comm.barrier()

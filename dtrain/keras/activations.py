@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from dtrain.graph.graph import Tensor
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops import math, nn
 from dtrain.ops.logic import where
 
 __all__ = [
+    "deserialize",
     "elu",
     "exponential",
     "get",
@@ -18,6 +19,7 @@ __all__ = [
     "linear",
     "relu",
     "selu",
+    "serialize",
     "sigmoid",
     "softmax",
     "softplus",
@@ -91,9 +93,16 @@ def tanh(x: Tensor) -> Tensor:
     return math.tanh(x)
 
 
-_NAMES = Names("activation", {name: globals()[name] for name in __all__ if name != "get"}, made=True)
+_NAMES = Names(
+    "activation",
+    {name: globals()[name] for name in __all__ if name not in ("get", "deserialize", "serialize")},
+    made=True,
+)
 
 
 def get(identifier: Any) -> Any:
     """The function of a name; None is linear. Raises UsageError for a name that is not there."""
     return linear if identifier is None else _NAMES.get(identifier)
+
+
+deserialize, serialize = get, as_data

@@ -72,6 +72,9 @@ __path__: list[str] = []
 
 _builtins_range = range
 
+#: What programs take of Keras's inside.
+_epsilon, _EPSILON, _BACKEND = epsilon(), epsilon(), "tensorflow"
+
 __all__ = [
     "abs",
     "all",
@@ -97,8 +100,10 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv2d_transpose",
+    "conv3d",
     "cos",
     "count_params",
+    "cumprod",
     "cumsum",
     "depthwise_conv2d",
     "dot",
@@ -118,6 +123,7 @@ __all__ = [
     "get_session",
     "get_uid",
     "get_value",
+    "get_variable_shape",
     "gradients",
     "greater",
     "greater_equal",
@@ -149,6 +155,7 @@ __all__ = [
     "moving_average_update",
     "name_scope",
     "ndim",
+    "normalize_batch_in_training",
     "not_equal",
     "one_hot",
     "ones",
@@ -156,6 +163,7 @@ __all__ = [
     "permute_dimensions",
     "placeholder",
     "pool2d",
+    "pool3d",
     "pow",
     "print_tensor",
     "prod",
@@ -170,8 +178,11 @@ __all__ = [
     "reset_uids",
     "reshape",
     "resize_images",
+    "resize_volumes",
     "reverse",
+    "rnn",
     "round",
+    "separable_conv2d",
     "set_epsilon",
     "set_floatx",
     "set_image_data_format",
@@ -189,6 +200,7 @@ __all__ = [
     "softsign",
     "sparse_categorical_crossentropy",
     "spatial_2d_padding",
+    "spatial_3d_padding",
     "sqrt",
     "square",
     "squeeze",
@@ -348,6 +360,11 @@ def int_shape(x: Any) -> tuple[int | None, ...] | None:
     return None if dims is None else tuple(dims)
 
 
+def get_variable_shape(x: Any) -> Any:
+    """The sizes of a variable or tensor."""
+    return int_shape(x)
+
+
 def ndim(x: Any) -> int | None:
     """How many axes there are, None where that is not known."""
     found = int_shape(x)
@@ -463,9 +480,20 @@ def function(inputs: Sequence[Any], outputs: Any, updates: Any = None, **options
 
 
 def gradients(loss: Any, variables: Any) -> Any:
-    """The gradients of a loss, one for each variable or tensor."""
+    """The gradients of a loss, one for each variable or tensor.
+
+    In a model's loss a tensor of its definition stands for what it is in the network that is trained.
+    """
     from dtrain.autodiff import gradients as of
 
+    replay = _calls.gathered()
+    if replay is not None:
+        many = isinstance(variables, list | tuple)
+        found = [
+            replay.of([v])[0] if isinstance(v, Tensor) and _calls.from_input(v) else v
+            for v in (variables if many else [variables])
+        ]
+        variables = found if many else found[0]
     return of(loss, variables)
 
 
@@ -903,6 +931,13 @@ def cumsum(x: Any, axis: int = 0) -> Tensor:
     return _reduce.cumsum(x, axis)
 
 
+def cumprod(x: Any, axis: int = 0) -> Tensor:
+    """The products along an axis up to each entry."""
+    from dtrain.ops.tensors import cumprod as of
+
+    return of(x, axis)
+
+
 def in_top_k(predictions: Any, targets: Any, k: int) -> Tensor:
     """Whether the target is among the k largest of each row."""
     return _topk.in_top_k(predictions, targets, k)
@@ -910,10 +945,13 @@ def in_top_k(predictions: Any, targets: Any, k: int) -> Tensor:
 
 # -- networks --------------------------------------------------------------------------------------------
 def relu(x: Any, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> Tensor:
-    """max(x, 0); alpha is the slope below 0."""
-    if threshold:
-        raise NotSupportedError("K.relu: threshold is not supported: the layer ReLU has it.")
-    return _activations.relu(_tensor(x), alpha, max_value)
+    """x above the threshold, cut off at max_value; below it alpha (x - threshold)."""
+    if not threshold:
+        return _activations.relu(_tensor(x), alpha, max_value)
+    from dtrain.keras.layers.advanced_activations import ReLU
+
+    found: Tensor = ReLU(max_value, alpha, threshold).call(_tensor(x))
+    return found
 
 
 def elu(x: Any, alpha: float = 1.0) -> Tensor:
@@ -961,21 +999,85 @@ def binary_crossentropy(target: Any, output: Any, from_logits: bool = False) -> 
 
 def bias_add(x: Any, bias: Any, data_format: str | None = None) -> Tensor:
     """x plus a number for each channel."""
-    if data_format == "channels_first":
-        raise NotSupportedError("K.bias_add: only channels_last is supported.")
-    return x + bias
+    bias, rank = _tensor(bias), ndim(x) or 2
+    if ndim(bias) != 1 or rank < 3 or not _first(data_format):
+        return x + bias
+    return x + _array.reshape(bias, [1, -1, *[1] * (rank - 2)])
 
 
-def batch_normalization(x: Any, mean: Any, var: Any, beta: Any, gamma: Any, epsilon: float = 1e-3) -> Tensor:
-    """(x - mean) / sqrt(var + epsilon) * gamma + beta."""
+def batch_normalization(
+    x: Any, mean: Any, var: Any, beta: Any, gamma: Any, axis: int = -1, epsilon: float = 1e-3
+) -> Tensor:
+    """(x - mean) / sqrt(var + epsilon) * gamma + beta, of one number for each entry along an axis.
+
+    A float in the place of axis is epsilon, as before Keras 2.2.
+    """
+    if isinstance(axis, float):
+        axis, epsilon = -1, axis
+    rank = ndim(x) or 2
+    shape = [1] * rank
+    shape[axis] = -1
+    along = rank > 1 and axis % rank != rank - 1
+    parts = [
+        _array.reshape(p, shape) if along and p is not None and ndim(_tensor(p)) == 1 else p
+        for p in (mean, var, beta, gamma)
+    ]
+    mean, var, beta, gamma = parts
     return _normalize.batch_normalization(x, mean, var, beta, gamma, epsilon)
 
 
-def conv1d(x: Any, kernel: Any, strides: int = 1, padding: str = "valid", dilation_rate: int = 1) -> Tensor:
-    """[batch, steps, in] by [size, in, out]."""
-    how = (1, strides), padding.upper()
-    wide = _array.expand_dims(x, 1), _array.expand_dims(kernel, 0)
-    return _array.squeeze(_conv.conv2d(*wide, *how, dilations=(1, dilation_rate)), [1])
+def normalize_batch_in_training(
+    x: Any, gamma: Any, beta: Any, reduction_axes: Sequence[int], epsilon: float = 1e-3
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x normalized by its own mean and variance over axes; and the two."""
+    x = _tensor(x)
+    gone = [axis % (ndim(x) or 1) for axis in reduction_axes]
+    found = mean(x, list(gone), keepdims=True)
+    spread = var(x, list(gone), keepdims=True)
+    shape = [1 if axis in gone else -1 for axis in _builtins_range(ndim(x) or 1)]
+    beta, gamma = (None if p is None else _array.reshape(p, shape) for p in (beta, gamma))
+    y = _normalize.batch_normalization(x, found, spread, beta, gamma, epsilon)
+    return y, _array.squeeze(found, gone), _array.squeeze(spread, gone)
+
+
+# -- convolutions ----------------------------------------------------------------------------------------
+def _first(data_format: str | None) -> bool:
+    """Whether channels lie behind the batch."""
+    found = data_format or image_data_format()
+    if found not in ("channels_last", "channels_first"):
+        raise UsageError(f"data_format={data_format!r}: give channels_last or channels_first.")
+    return found == "channels_first"
+
+
+def _moved(x: Any, data_format: str | None, work: Callable[[Tensor], Tensor]) -> Tensor:
+    """Work that takes channels last, on a tensor that has them where data_format says."""
+    x = _tensor(x)
+    if not _first(data_format):
+        return work(x)
+    axes = [*_builtins_range(2, ndim(x) or 3)]
+    y = work(_array.transpose(x, [0, *axes, 1]))
+    return _array.transpose(y, [0, len(axes) + 1, *_builtins_range(1, len(axes) + 1)])
+
+
+def conv1d(
+    x: Any,
+    kernel: Any,
+    strides: int = 1,
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: int = 1,
+) -> Tensor:
+    """[batch, steps, in] by [size, in, out]; padding may be 'causal'."""
+
+    def work(x: Tensor) -> Tensor:
+        how = padding.upper()
+        if padding == "causal":
+            size: Any = _tensor(kernel).shape.as_list()[0]
+            x, how = _join.pad(x, [[0, 0], [dilation_rate * (size - 1), 0], [0, 0]]), "VALID"
+        wide = _array.expand_dims(x, 1), _array.expand_dims(kernel, 0)
+        return _array.squeeze(_conv.conv2d(*wide, (1, strides), how, dilations=(1, dilation_rate)), [1])
+
+    return _moved(x, data_format or "channels_last", work)
 
 
 def conv2d(
@@ -987,8 +1089,8 @@ def conv2d(
     dilation_rate: Any = (1, 1),
 ) -> Tensor:
     """Images [batch, height, width, in] by [height, width, in, out]."""
-    _last(data_format, "conv2d")
-    return _conv.conv2d(x, kernel, strides, padding.upper(), dilations=dilation_rate)
+    how = strides, padding.upper()
+    return _moved(x, data_format, lambda x: _conv.conv2d(x, kernel, *how, dilations=dilation_rate))
 
 
 def conv2d_transpose(
@@ -1000,8 +1102,26 @@ def conv2d_transpose(
     data_format: str | None = None,
 ) -> Tensor:
     """The transpose of conv2d, to images of output_shape."""
-    _last(data_format, "conv2d_transpose")
-    return _conv.conv2d_transpose(x, kernel, output_shape, strides, padding.upper())
+    to = output_shape
+    if _first(data_format):
+        to = [to[0], *to[2:], to[1]]
+    how = strides, padding.upper()
+    return _moved(x, data_format, lambda x: _conv.conv2d_transpose(x, kernel, to, *how))
+
+
+def conv3d(
+    x: Any,
+    kernel: Any,
+    strides: Any = (1, 1, 1),
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = (1, 1, 1),
+) -> Tensor:
+    """Volumes [batch, depth, height, width, in] by [depth, height, width, in, out]."""
+    from dtrain.ops.convolutions import conv3d as of
+
+    by, apart = [1, *strides, 1], [1, *dilation_rate, 1]
+    return _moved(x, data_format, lambda x: of(x, kernel, by, padding.upper(), dilations=apart))
 
 
 def depthwise_conv2d(
@@ -1010,10 +1130,25 @@ def depthwise_conv2d(
     strides: Any = (1, 1),
     padding: str = "valid",
     data_format: str | None = None,
+    dilation_rate: Any = (1, 1),
 ) -> Tensor:
     """A convolution of each channel by its own kernels."""
-    _last(data_format, "depthwise_conv2d")
-    return _depthwise(_tensor(x), depthwise_kernel, strides, padding)
+    how = depthwise_kernel, strides, padding, dilation_rate
+    return _moved(x, data_format, lambda x: _depthwise(x, *how))
+
+
+def separable_conv2d(
+    x: Any,
+    depthwise_kernel: Any,
+    pointwise_kernel: Any,
+    strides: Any = (1, 1),
+    padding: str = "valid",
+    data_format: str | None = None,
+    dilation_rate: Any = (1, 1),
+) -> Tensor:
+    """depthwise_conv2d, then a convolution of 1 by 1."""
+    how = depthwise_kernel, strides, padding, dilation_rate
+    return _moved(x, data_format, lambda x: _conv.conv2d(_depthwise(x, *how), pointwise_kernel, 1, "VALID"))
 
 
 def pool2d(
@@ -1025,19 +1160,95 @@ def pool2d(
     pool_mode: str = "max",
 ) -> Tensor:
     """The largest, or with pool_mode 'avg' the mean, of windows of images."""
-    _last(data_format, "pool2d")
-    return (_pool.max_pool if pool_mode == "max" else _pool.avg_pool)(x, pool_size, strides, padding.upper())
+    pool = _pool.max_pool if pool_mode == "max" else _pool.avg_pool
+    return _moved(x, data_format, lambda x: pool(x, pool_size, strides, padding.upper()))
 
 
-def _last(data_format: str | None, what: str) -> None:
-    if (data_format or image_data_format()) != "channels_last":
-        raise NotSupportedError(f"K.{what}: only channels_last is supported: permute_dimensions makes it so.")
+def pool3d(
+    x: Any,
+    pool_size: Any,
+    strides: Any = (1, 1, 1),
+    padding: str = "valid",
+    data_format: str | None = None,
+    pool_mode: str = "max",
+) -> Tensor:
+    """The largest, or with pool_mode 'avg' the mean, of windows of volumes."""
+    from dtrain.ops.convolutions import avg_pool3d, max_pool3d
+
+    pool = max_pool3d if pool_mode == "max" else avg_pool3d
+    size, by = [1, *pool_size, 1], [1, *strides, 1]
+    return _moved(x, data_format, lambda x: pool(x, size, by, padding.upper()))
 
 
-def resize_images(x: Any, height_factor: int, width_factor: int, data_format: str | None = None) -> Tensor:
-    """Each row and column so many times."""
-    _last(data_format or "channels_last", "resize_images")
-    return repeat_elements(repeat_elements(x, height_factor, 1), width_factor, 2)
+def spatial_3d_padding(
+    x: Any, padding: Any = ((1, 1), (1, 1), (1, 1)), data_format: str | None = None
+) -> Tensor:
+    """Slices, rows and columns of zeros around volumes."""
+    ends = [list(p) for p in padding]
+    return _join.pad(x, [[0, 0], [0, 0], *ends] if _first(data_format) else [[0, 0], *ends, [0, 0]])
+
+
+def resize_images(
+    x: Any,
+    height_factor: int,
+    width_factor: int,
+    data_format: str | None = None,
+    interpolation: str = "nearest",
+) -> Tensor:
+    """Each row and column so many times; interpolation as of UpSampling2D."""
+    from dtrain.keras.layers.convolutional import UpSampling2D
+
+    layer = UpSampling2D((height_factor, width_factor), "channels_last", interpolation)
+    return _moved(x, data_format or "channels_last", layer.spatial)
+
+
+def resize_volumes(
+    x: Any, depth_factor: int, height_factor: int, width_factor: int, data_format: str | None = None
+) -> Tensor:
+    """Each slice, row and column so many times."""
+    at = 2 if _first(data_format) else 1
+    for axis, factor in enumerate((depth_factor, height_factor, width_factor), at):
+        x = repeat_elements(x, factor, axis)
+    return _tensor(x)
+
+
+# -- over steps ------------------------------------------------------------------------------------------
+def rnn(
+    step_function: Callable[[Any, list[Any]], tuple[Any, list[Any]]],
+    inputs: Any,
+    initial_states: Sequence[Any],
+    go_backwards: bool = False,
+    mask: Any = None,
+    constants: Sequence[Any] | None = None,
+    unroll: bool = False,
+    input_length: int | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """A step function over [batch, steps, ...], whose number of steps is known: they are unrolled.
+
+    step_function: of a step's inputs and [*states, *constants], to its output and the new states. A step
+    that the mask [batch, steps] leaves out changes neither output nor states. unroll, input_length: change
+    nothing.
+
+    Returns:
+        tuple: the last output, the outputs of all steps, and the last states.
+    """
+    inputs = _tensor(inputs)
+    sizes: Any = inputs.spec.shape
+    if sizes is None or sizes[1] is None:
+        raise GraphError(f"K.rnn: {inputs} needs a known number of steps: give the model's Input one.")
+    if mask is not None:
+        mask = _math.cast(mask, "bool")
+        mask = _array.squeeze(mask, [2]) if ndim(mask) == 3 else mask
+    states, outputs = list(initial_states), list[Any]()
+    for step in reversed(_builtins_range(sizes[1])) if go_backwards else _builtins_range(sizes[1]):
+        y, new = step_function(inputs[:, step], [*states, *(constants or ())])
+        if mask is not None:
+            old = outputs[-1] if outputs else _array.zeros_like(y)
+            y = _logic.where(mask[:, step], y, old)
+            new = [_logic.where(mask[:, step], n, s) for n, s in zip(new, states, strict=True)]
+        outputs.append(y)
+        states = list(new)
+    return outputs[-1], _join.stack(outputs, 1), states
 
 
 def map_fn(fn: Callable[[Any], Any], elems: Any, name: str | None = None, dtype: Any = None) -> Tensor:

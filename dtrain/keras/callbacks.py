@@ -69,6 +69,8 @@ class Callback:
 
     model: Model
     params: dict[str, Any]
+    #: Arrays that fit tests on: [*x, *y, *weights of the examples]; None where it has none.
+    validation_data: Any = None
 
     def set_model(self, model: Model) -> None:
         self.model = model
@@ -569,7 +571,7 @@ class TensorBoard(Callback):
         histogram_freq: epochs between two histograms of each weight; 0 writes none.
         batch_size: accepted for Keras 2; without effect.
         write_graph: whether the model's graph is shown.
-        write_grads: only False.
+        write_grads: whether there are histograms of the loss's gradients on validation_data, too.
         update_freq: 'epoch', or 'batch' for the loss of each batch too.
         write_images: whether weights of one or two axes are shown as images, with the histograms.
         embeddings_freq: epochs between two sets of vectors for TensorBoard's projector, of which the last
@@ -598,8 +600,7 @@ class TensorBoard(Callback):
         embeddings_metadata: Any = None,
         embeddings_data: Any = None,
     ) -> None:
-        if write_grads:
-            raise UsageError("TensorBoard: write_grads is not supported: leave it out.")
+        self.write_grads = bool(write_grads)
         self.embeddings_freq, self._shown = int(embeddings_freq), embeddings_layer_names
         self._labels, self._examples = embeddings_metadata, embeddings_data
         if update_freq not in ("epoch", "batch"):
@@ -607,6 +608,7 @@ class TensorBoard(Callback):
         self.log_dir, self.histogram_freq = os.fspath(log_dir), int(histogram_freq)
         self.write_graph, self.write_images, self.update_freq = write_graph, write_images, update_freq
         self._steps = 0
+        self._slopes: Any = None
         if update_freq == "batch":
             self.on_batch_end = self._batch  # type: ignore[method-assign]  # in place of the method
 
@@ -614,6 +616,14 @@ class TensorBoard(Callback):
         from dtrain.summary import FileWriter
 
         self._writer = FileWriter(self.log_dir, comm=self.model.comm)
+        self._slopes = None
+        if self.write_grads and self.histogram_freq:
+            if self.validation_data is None:
+                raise UsageError(
+                    "TensorBoard: write_grads=True takes gradients on the arrays that fit tests on: give fit "
+                    "validation_data or validation_split."
+                )
+            self._slopes = self._gradients()
         if self.write_graph:
             self._writer.add_graph(self.model.graph)
 
@@ -627,9 +637,26 @@ class TensorBoard(Callback):
                 if self.write_images and value.ndim < 3:
                     image = np.atleast_2d(value)[None, :, :, None]
                     self._writer.add_summary(summary_proto.images(name, image, 1), epoch)
+            if self._slopes is not None:
+                names, function = self._slopes
+                for name, value in zip(names, function(self.validation_data), strict=True):
+                    self._writer.add_summary(summary_proto.histogram(f"{name}_grad", value), epoch)
         if self.embeddings_freq and epoch % self.embeddings_freq == 0:
             self._embed()
         self._writer.flush()
+
+    def _gradients(self) -> tuple[list[str], Any]:
+        """Names of trained weights, and a function from validation_data to the loss's gradients by them."""
+        from dtrain.keras.backend import function
+
+        model = self.model
+        targets, weights, total = model.loss_tensors
+        trained = model.trainable_weights
+        names = [name for name, w in model.named_weights() if w in trained]
+        slopes = model.optimizer.get_gradients(total, [w for _, w in model.named_weights() if w in trained])
+        made = [i for i, slope in enumerate(slopes) if slope is not None]
+        call = function([*model.inputs, *targets, *weights], [slopes[i] for i in made])
+        return [names[i] for i in made], call
 
     def _embed(self) -> None:
         """Write the vectors as the projector reads them: a text file for each layer, and what it is told."""

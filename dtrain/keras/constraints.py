@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dtrain.graph.graph import Tensor
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops.clip import clip_by_value
 from dtrain.ops.math import cast, greater_equal, sqrt, square
@@ -17,12 +17,14 @@ __all__ = [
     "MinMaxNorm",
     "NonNeg",
     "UnitNorm",
+    "deserialize",
     "get",
     "max_norm",
     "maxnorm",
     "min_max_norm",
     "non_neg",
     "nonneg",
+    "serialize",
     "unit_norm",
     "unitnorm",
 ]
@@ -94,9 +96,15 @@ min_max_norm = MinMaxNorm
 non_neg = nonneg = NonNeg
 unit_norm = unitnorm = UnitNorm
 
-_NAMES = Names("constraint", {n: globals()[n] for n in __all__ if n not in ("Constraint", "get")})
+_NAMES = Names(
+    "constraint",
+    {n: globals()[n] for n in __all__ if n not in ("Constraint", "get", "deserialize", "serialize")},
+)
 
 
 def get(identifier: Any) -> Any:
     """The constraint of a name, or the function from a weight itself; raises UsageError for others."""
     return _NAMES.get(identifier)
+
+
+deserialize, serialize = get, as_data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from dtrain.data.order import WHOLE_BYTES
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import ALL
 from dtrain.graph.graph import TensorLike
+from dtrain.graph.shape import compatible
 
 if TYPE_CHECKING:
     from dtrain.keras.model import Model
@@ -55,7 +57,7 @@ def examples(
     x: Any,
     y: Any = None,
     sample_weight: Any = None,
-    class_weight: Mapping[int, float] | None = None,
+    class_weight: Any = None,
     labelled: bool = True,
     validation_split: float = 0.0,
 ) -> Examples:
@@ -78,7 +80,7 @@ def checked(
     x: Any,
     y: Any = None,
     sample_weight: Any = None,
-    class_weight: Mapping[int, float] | None = None,
+    class_weight: Any = None,
     labelled: bool = True,
     validation_split: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], int]:
@@ -105,16 +107,13 @@ def checked(
         names = [name for name, _, _ in wanted]
         ys = _named(what, "y", y, names)
         weights = _named_weights(what, sample_weight, names)
-        if len(names) > 1 and class_weight is not None:
-            raise UsageError(
-                f"{what}: class_weight goes with one output: give sample_weight for each output."
-            )
-        for key, (_, loss, (layer, _, output)) in zip(keys("y", len(names)), wanted, strict=True):
+        by_class = _named_classes(what, class_weight, names)
+        for key, (name, loss, (layer, _, output)) in zip(keys("y", len(names)), wanted, strict=True):
             label = as_array(what, key, ys[key])
             _alike(what, next(iter(arrays)), count, key, len(label))
             arrays[key] = loss.labels(label, output, layer, f"{what}: {key}")
             own = key.replace("y", "sample_weight")
-            found = _weights(what, own, arrays[key], weights[own], class_weight, split)
+            found = _weights(what, own, arrays[key], weights[own], by_class.get(name), split, output)
             if found is not None:
                 arrays[own] = found
     return arrays, split
@@ -163,6 +162,28 @@ def _named_weights(what: str, value: Any, names: Sequence[str]) -> dict[str, Any
     if len(names) > 1 and value is not None and not isinstance(value, list | tuple):
         return dict.fromkeys(called, value)
     return dict.fromkeys(called) if value is None else _named(what, "sample_weight", value, names)
+
+
+def _named_classes(what: str, value: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The weights of classes for each of these outputs that has some."""
+    if value is None:
+        return {}
+    if isinstance(value, Mapping) and {*value} & {*names}:
+        return dict(value)
+    if isinstance(value, list | tuple) and len(value) == len(names):
+        return dict(zip(names, value, strict=True))
+    if len(names) == 1:
+        if isinstance(value, list | tuple):
+            warnings.warn(
+                f"{what}: class_weight is a list of {len(value)}, and the model has one output: it is not "
+                "used, as in Keras 2. Give a dict of each class's weight.",
+                stacklevel=2,
+            )
+            return {}
+        return {names[0]: value}
+    raise UsageError(
+        f"{what}: class_weight={value!r}: give a list of dicts, or a dict of them, for {', '.join(names)}."
+    )
 
 
 def lent(model: Model, arrays: dict[str, np.ndarray], split: int) -> Examples:
@@ -265,15 +286,23 @@ def _weights(
     sample_weight: Any,
     class_weight: Mapping[int, float] | None,
     split: int,
+    output: tuple[Any, ...],
 ) -> np.ndarray | None:
-    """The weight of each example, float32 [n]; None where all are 1. Classes weigh the first `split`."""
+    """The weight of each example, float32 [n], or of each of its steps, [n, steps]; None where all are 1.
+
+    Classes weigh the first `split`. output: the sizes of an output of the model.
+    """
     found = None
     if sample_weight is not None:
         found = as_array(what, name, sample_weight).astype(np.float32)
         if found.shape[1:] == (1,):
             found = found[:, 0]
-        if found.ndim != 1:
-            raise UsageError(f"{what}: {name} has shape {found.shape}: give one number for each example.")
+        steps = output[:1] if len(output) > 1 else ()
+        if found.ndim != 1 and not (steps and compatible(found.shape[1:], steps)):
+            more = f", or one for each of its {steps[0]} steps" if steps else ""
+            raise UsageError(
+                f"{what}: {name} has shape {found.shape}: give one number for each example{more}."
+            )
         _alike(what, "x", len(y), name, len(found))
     if class_weight is not None:
         if not isinstance(class_weight, Mapping):
@@ -290,7 +319,7 @@ def _weights(
         present, where = np.unique(classes[:split], return_inverse=True)
         table = np.array([class_weight.get(int(c), 1.0) for c in present], np.float32)
         found = np.ones(len(y), np.float32) if found is None else found.copy()
-        found[:split] *= table[where]
+        found[:split] = (found[:split].T * table[where]).T
     if found is not None and not (np.isfinite(found).all() and (found >= 0).all()):
         raise UsageError(f"{what}: a weight is negative or not finite: give numbers from 0 up.")
     return found

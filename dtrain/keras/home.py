@@ -34,11 +34,8 @@ class Home:
     def __init__(
         self, graph: Graph, comm: Communicator | None, device: str | None, config: ConfigProto | None
     ) -> None:
-        self.graph, self._device, self._config = (
-            graph,
-            device or os.environ.get("DTRAIN_DEVICE", "cpu"),
-            config,
-        )
+        self.graph, self._config = graph, config
+        self._device = device or os.environ.get("DTRAIN_DEVICE", "cpu")
         self.comm = communicators.world() if comm is WORLD else comm or SingleCommunicator()
         self._session: Session | None = None
         #: Of several threads one makes what a model is made of. It comes before the session's lock.

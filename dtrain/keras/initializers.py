@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from typing import Any
 
 from dtrain.graph.dtypes import float32
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops import initializers as ops
 from dtrain.ops import random
@@ -26,6 +28,7 @@ from dtrain.ops.initializers import (
     lecun_uniform,
 )
 from dtrain.ops.linalg import matmul
+from dtrain.ops.state import Variable
 
 __all__ = [
     "Constant",
@@ -39,6 +42,7 @@ __all__ = [
     "VarianceScaling",
     "Zeros",
     "constant",
+    "deserialize",
     "get",
     "glorot_normal",
     "glorot_uniform",
@@ -48,12 +52,15 @@ __all__ = [
     "lecun_normal",
     "lecun_uniform",
     "normal",
+    "one",
     "ones",
     "orthogonal",
     "random_normal",
     "random_uniform",
+    "serialize",
     "truncated_normal",
     "uniform",
+    "zero",
     "zeros",
 ]
 
@@ -110,13 +117,44 @@ class Orthogonal(Initializer):
 
 orthogonal = Orthogonal
 zeros, ones, constant, identity = Zeros, Ones, Constant, Identity
+zero, one = Zeros, Ones
 normal = random_normal = RandomNormal
 uniform = random_uniform = RandomUniform
 truncated_normal = TruncatedNormal
 
-_NAMES = Names("initializer", {n: globals()[n] for n in __all__ if n not in ("Initializer", "get")})
+_NAMES = Names(
+    "initializer",
+    {n: globals()[n] for n in __all__ if n not in ("Initializer", "get", "deserialize", "serialize")},
+)
 
 
 def get(identifier: Any) -> Any:
-    """The initializer of a name, or the function of (shape, dtype) itself; raises UsageError for others."""
-    return _NAMES.get(identifier)
+    """The initializer of a name, or the function of (shape, dtype) itself, or one of a shape, as in Keras 1.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    found = _NAMES.get(identifier)
+    return _of_shape(found) if inspect.isroutine(found) or isinstance(found, functools.partial) else found
+
+
+def _of_shape(function: Any) -> Any:
+    """A function of (shape, dtype) of one that may be of a shape alone; of a variable, its first value."""
+    try:
+        takes = inspect.signature(function)
+        takes.bind(())
+        alone = "dtype" not in takes.parameters
+    except (TypeError, ValueError):
+        alone = False
+    if not alone:
+        return function
+
+    @functools.wraps(function)
+    def made(shape: Any, dtype: Any = None) -> Any:
+        value = function(shape)
+        return value.initial_value if isinstance(value, Variable) else value
+
+    return made
+
+
+deserialize, serialize = get, as_data

@@ -14,6 +14,16 @@ __path__: list[str] = []
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CONVOLUTION = {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"}
+_CONVOLUTION_1D = {
+    "nb_filter": "filters",
+    "filter_length": "kernel_size",
+    "subsample_length": "strides",
+    "init": "kernel_initializer",
+}
+
+_SHARE = {"p": "rate"}
+
 #: The class's name ('' for all) -> its old arguments -> what they are called since Keras 2.
 ARGUMENTS: dict[str, dict[str, str]] = {
     "": {
@@ -26,33 +36,20 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "dim_ordering": "data_format",
     },
     "Dense": {"output_dim": "units", "init": "kernel_initializer"},
-    "Dropout": {"p": "rate"},
-    "SpatialDropout1D": {"p": "rate"},
-    "SpatialDropout2D": {"p": "rate"},
-    "GaussianDropout": {"p": "rate"},
+    "MaxoutDense": {"output_dim": "units", "init": "kernel_initializer"},
+    "Highway": {"init": "kernel_initializer"},
+    "Dropout": _SHARE,
+    "SpatialDropout1D": _SHARE,
+    "SpatialDropout2D": _SHARE,
+    "GaussianDropout": _SHARE,
     "GaussianNoise": {"sigma": "stddev"},
-    "Conv1D": {
-        "nb_filter": "filters",
-        "filter_length": "kernel_size",
-        "subsample_length": "strides",
-        "init": "kernel_initializer",
-    },
-    "Conv2D": {
-        "nb_filter": "filters",
-        "subsample": "strides",
-        "init": "kernel_initializer",
-        "atrous_rate": "dilation_rate",
-    },
-    "Conv3D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
-    "LocallyConnected2D": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
-    "LocallyConnected1D": {
-        "nb_filter": "filters",
-        "filter_length": "kernel_size",
-        "subsample_length": "strides",
-        "init": "kernel_initializer",
-    },
-    "Conv2DTranspose": {"nb_filter": "filters", "subsample": "strides", "init": "kernel_initializer"},
-    "SeparableConv2D": {"nb_filter": "filters", "subsample": "strides", "init": "depthwise_initializer"},
+    "Conv1D": _CONVOLUTION_1D | {"atrous_rate": "dilation_rate"},
+    "LocallyConnected1D": _CONVOLUTION_1D,
+    "Conv3D": _CONVOLUTION,
+    "LocallyConnected2D": _CONVOLUTION,
+    "Conv2DTranspose": _CONVOLUTION,
+    "Conv2D": _CONVOLUTION | {"atrous_rate": "dilation_rate"},
+    "SeparableConv2D": _CONVOLUTION | {"init": "depthwise_initializer"},
     "MaxPooling1D": {"pool_length": "pool_size", "stride": "strides"},
     "AveragePooling1D": {"pool_length": "pool_size", "stride": "strides"},
     "UpSampling1D": {"length": "size"},
@@ -73,7 +70,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "Model": {"input": "inputs", "output": "outputs"},
 }
 
-#: Of a model's methods; None: it has no meaning any more.
+#: Of a model's methods; None: it has no meaning any more, or is seen to before.
 METHODS: dict[str, str | None] = {
     "nb_epoch": "epochs",
     "samples_per_epoch": "steps_per_epoch",
@@ -164,6 +161,8 @@ def named(method: F) -> F:
                 value = -(-int(value) // int(size))
             if new is not None:
                 found[new] = value
+        if options.get("show_accuracy"):
+            self.show_accuracy()
         return method(self, *arguments, **found)
 
     return called  # type: ignore[return-value]  # with the same arguments

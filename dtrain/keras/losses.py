@@ -13,7 +13,8 @@ import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.graph import Tensor
-from dtrain.keras.names import Names
+from dtrain.graph.shape import compatible
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops import math
 from dtrain.ops.array import expand_dims, squeeze
@@ -29,6 +30,11 @@ from dtrain.ops.nn import Softmax, softplus
 from dtrain.ops.reduce import reduce_all, reduce_max, reduce_mean, reduce_sum
 
 __all__ = [
+    "KLD",
+    "MAE",
+    "MAPE",
+    "MSE",
+    "MSLE",
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "CategoricalHinge",
@@ -51,6 +57,7 @@ __all__ = [
     "cosine",
     "cosine_proximity",
     "cosine_similarity",
+    "deserialize",
     "get",
     "hinge",
     "huber",
@@ -68,6 +75,7 @@ __all__ = [
     "mse",
     "msle",
     "poisson",
+    "serialize",
     "sparse_categorical_crossentropy",
     "squared_hinge",
 ]
@@ -138,7 +146,7 @@ class Loss:
         """
         if y.ndim == len(output) and output[-1:] == (1,):
             y = y[..., None]
-        if y.shape[1:] != output:
+        if not compatible(y.shape[1:], output):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} compares them with the "
                 f"output of layer {layer}, {output}: reshape y, or let the layer have as many units as a "
@@ -191,6 +199,15 @@ class _CrossEntropy(Loss):
     def get_config(self) -> dict[str, Any]:
         return {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
 
+    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
+        if self.after == "softmax" and (not output or output[-1] < 2):
+            raise UsageError(
+                f"loss {self.name!r} takes an output for each class, and layer {layer} has "
+                f"{output[-1] if output else 0}: give it a unit for each, or compile with "
+                "loss='binary_crossentropy' after activation='sigmoid'."
+            )
+        super().fits(layer, activation, output)
+
 
 class SparseCategoricalCrossentropy(_CrossEntropy):
     """-log(probability of the label), labels being class numbers [batch] or [batch, 1].
@@ -221,17 +238,13 @@ class SparseCategoricalCrossentropy(_CrossEntropy):
     def labels(self, y: np.ndarray, output: Shape, layer: str, what: str) -> np.ndarray:
         if y.ndim == len(output) + 1 and y.shape[-1] == 1:
             y = y[..., 0]
-        if y.shape[1:] != output[:-1]:
+        if not compatible(y.shape[1:], output[:-1]):
             raise UsageError(
                 f"{what} has labels of shape {y.shape[1:]}, and loss {self.name!r} takes class numbers of "
                 f"shape {output[:-1]}: y.argmax(-1) makes them from rows with a single 1, or compile with "
                 "loss='categorical_crossentropy'."
             )
         return class_numbers(y, output[-1], layer, what)
-
-    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
-        _several_classes(self, layer, output)
-        super().fits(layer, activation, output)
 
 
 class CategoricalCrossentropy(_CrossEntropy):
@@ -262,10 +275,6 @@ class CategoricalCrossentropy(_CrossEntropy):
             f" For class numbers compile with loss='sparse_categorical_crossentropy', or pass "
             f"to_categorical(y, {output[-1]})."
         )
-
-    def fits(self, layer: str, activation: str | None, output: Shape) -> None:
-        _several_classes(self, layer, output)
-        super().fits(layer, activation, output)
 
 
 class BinaryCrossentropy(_CrossEntropy):
@@ -304,15 +313,6 @@ class BinaryCrossentropy(_CrossEntropy):
     def _other_labels(self, y: np.ndarray, output: Shape) -> str:
         return (
             " For class numbers compile with loss='sparse_categorical_crossentropy'." if y.ndim == 1 else ""
-        )
-
-
-def _several_classes(loss: Loss, layer: str, output: Shape) -> None:
-    if not output or output[-1] < 2:
-        raise UsageError(
-            f"loss {loss.name!r} takes an output for each class, and layer {layer} has "
-            f"{output[-1] if output else 0}: give it a unit for each, or compile with "
-            "loss='binary_crossentropy' after activation='sigmoid'."
         )
 
 
@@ -485,10 +485,10 @@ class FunctionLoss(Loss):
         return y.astype(np.float32, copy=False)
 
 
-def per_example(losses: Tensor) -> Tensor:
-    """The mean over all axes but the first."""
-    ndim = losses.shape.ndims or 1
-    return reduce_mean(losses, list(range(1, ndim))) if ndim > 1 else losses
+def per_example(losses: Tensor, axes: int | None = 1) -> Tensor:
+    """The mean over all axes but the first one or, with axes=2, the first two: of steps."""
+    ndim, kept = losses.shape.ndims or 1, axes or 1
+    return reduce_mean(losses, list(range(kept, ndim))) if ndim > kept else losses
 
 
 # -- Keras's names ---------------------------------------------------------------------------------------
@@ -522,25 +522,11 @@ log_cosh = logcosh = _function(LogCosh())
 poisson = _function(Poisson())
 cosine_similarity = cosine = cosine_proximity = _function(CosineSimilarity())
 
-CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        SparseCategoricalCrossentropy,
-        CategoricalCrossentropy,
-        BinaryCrossentropy,
-        MeanSquaredError,
-        MeanAbsoluteError,
-        Huber,
-        KLDivergence,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        LogCosh,
-        Poisson,
-        CosineSimilarity,
-    )
+#: Those with a name of their own, in the order of this file.
+CLASSES: dict[str, type[Loss]] = {
+    name: cls
+    for name, cls in list(globals().items())
+    if isinstance(cls, type) and issubclass(cls, Loss) and cls.name
 }
 _NAMES = Names(
     "loss",
@@ -582,3 +568,7 @@ def get(identifier: Any) -> Any:
     if found is None or isinstance(found, Loss):
         return found
     return getattr(found, "loss", None) or FunctionLoss(found)
+
+
+deserialize, serialize = get, as_data
+MSE, MAE, MAPE, MSLE, KLD = mse, mae, mape, msle, kld

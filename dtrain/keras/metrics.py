@@ -35,7 +35,7 @@ from dtrain.keras.losses import (
     sparse_categorical_crossentropy,
     squared_hinge,
 )
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops.array import expand_dims, reshape
 from dtrain.ops.base import convert_to_tensor
@@ -48,6 +48,10 @@ from dtrain.ops.topk import in_top_k
 
 __all__ = [
     "AUC",
+    "MAE",
+    "MAPE",
+    "MSE",
+    "MSLE",
     "BinaryAccuracy",
     "CategoricalAccuracy",
     "Mean",
@@ -63,6 +67,7 @@ __all__ = [
     "categorical_crossentropy",
     "cosine",
     "cosine_proximity",
+    "deserialize",
     "get",
     "hinge",
     "kld",
@@ -76,6 +81,7 @@ __all__ = [
     "mse",
     "msle",
     "poisson",
+    "serialize",
     "sparse_categorical_accuracy",
     "sparse_categorical_crossentropy",
     "sparse_top_k_categorical_accuracy",
@@ -104,7 +110,8 @@ class Metric:
     def sums(self, y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> list[Tensor]:
         """What is added up over the examples: tensors of any shape, of dtype, reduced over the batch.
 
-        y: labels as the loss takes them. p: the model's output. weights: [batch], or None where all are 1.
+        y: labels as the loss takes them. p: the model's output. weights: [batch], or for a Mean of steps
+        [batch, steps]; None where all are 1.
         """
         raise NotImplementedError
 
@@ -136,10 +143,9 @@ class Mean(Metric):
         values = cast(self.each(y, p), dtype)
         if values.shape.ndims == 0:  # a mean of the user's own, over the batch
             return [values * cast(shape(p)[0], dtype)]
-        values = losses.per_example(values)
         if weights is None:
-            return [reduce_sum(values)]
-        weights = cast(weights, dtype)
+            return [reduce_sum(losses.per_example(values))]
+        values, weights = losses.per_example(values, weights.shape.ndims), cast(weights, dtype)
         return [reduce_sum(values * weights), reduce_sum(weights)]
 
     def result(self, sums: Sequence[Any], examples: int) -> float:
@@ -427,7 +433,7 @@ class AUC(Metric):
         if curve != "ROC":
             raise UsageError(f"AUC: curve={curve!r} is not supported: only 'ROC'.")
         if num_thresholds < 2:
-            raise UsageError(f"AUC: num_thresholds={num_thresholds}: give a whole number from 2 up.")
+            raise UsageError(f"AUC: num_thresholds={num_thresholds}: give an integer >= 2.")
         self.num_thresholds = int(num_thresholds)
 
     def get_config(self) -> dict[str, Any]:
@@ -456,34 +462,18 @@ class AUC(Metric):
 
 
 # -- Keras's names ---------------------------------------------------------------------------------------
-_NAMES = Names(
-    "metric",
-    {
-        "accuracy": None,
-        "acc": None,
-        "binary_accuracy": BinaryAccuracy,
-        "categorical_accuracy": CategoricalAccuracy,
-        "sparse_categorical_accuracy": SparseCategoricalAccuracy,
-        "top_k_categorical_accuracy": TopKCategoricalAccuracy,
-        "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
-        "precision": Precision,
-        "recall": Recall,
-        "auc": AUC,
-    }
-    | {
-        cls.__name__: cls
-        for cls in (
-            AUC,
-            BinaryAccuracy,
-            CategoricalAccuracy,
-            Precision,
-            Recall,
-            SparseCategoricalAccuracy,
-            SparseTopKCategoricalAccuracy,
-            TopKCategoricalAccuracy,
-        )
-    },
-)
+_CLASSES: dict[str, Any] = {
+    "binary_accuracy": BinaryAccuracy,
+    "categorical_accuracy": CategoricalAccuracy,
+    "sparse_categorical_accuracy": SparseCategoricalAccuracy,
+    "top_k_categorical_accuracy": TopKCategoricalAccuracy,
+    "sparse_top_k_categorical_accuracy": SparseTopKCategoricalAccuracy,
+    "precision": Precision,
+    "recall": Recall,
+    "auc": AUC,
+}
+_BY_CLASS = {cls.__name__: cls for cls in sorted(_CLASSES.values(), key=lambda cls: cls.__name__)}
+_NAMES = Names("metric", {"accuracy": None, "acc": None} | _CLASSES | _BY_CLASS)
 
 
 def get(identifier: Any) -> Metric:
@@ -518,3 +508,7 @@ def get(identifier: Any) -> Metric:
         found = getattr(found, "loss", found)
         return _OfLoss(found, found.name)
     return Mean(found)
+
+
+deserialize, serialize = get, as_data
+MSE, MAE, MAPE, MSLE = mse, mae, mape, msle

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from dtrain.keras.layers import Layer
 from dtrain.keras.layers.inputs import Input
 from dtrain.keras.optimizers import Optimizer
 from dtrain.keras.progress import Bar
-from dtrain.keras.sources import Computed, Source, gives_batches, source_of
+from dtrain.keras.sources import Arrays, Computed, Source, gives_batches, source_of
 from dtrain.keras.topology import Topology, all_parts
 from dtrain.keras.training import TEST_BATCH
 from dtrain.ops.state import Variable
@@ -79,6 +79,8 @@ class Model(Topology):
         self._networks: dict[Any, training.Network] = {}
         self._passes = 0  # epochs of training, which number the orders of the examples
         self._order_seed: int | None = None
+        self._loss_tensors: training.LossTensors | None = None
+        self._weighs_steps = False
         self._optimizer_state: list[np.ndarray] | None = None  # loaded, for slots that are made when fit runs
         self.added_losses: list[Tensor] = []
         self.added_metrics: list[tuple[str, Tensor]] = []
@@ -96,6 +98,25 @@ class Model(Topology):
 
     def _changed(self) -> None:
         self._networks.clear()
+        self._loss_tensors = None
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """targets, sample_weights and total_loss, as in Keras 2, where a program has not its own."""
+            at = {"targets": 0, "sample_weights": 1, "total_loss": 2}.get(name)
+            if at is None or self.__dict__.get("_compiled") is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self.loss_tensors[at]
+
+    @property
+    def loss_tensors(self) -> training.LossTensors:
+        """Placeholders of labels and weights, and the loss of them, made once."""
+        if self._loss_tensors is None:
+            with self._building, self.comm.together():
+                self._complete()
+                self._loss_tensors = training.loss_tensors(self, self._weighs_steps)
+        return self._loss_tensors
 
     # -- a class of one's own --------------------------------------------------------------------------
     @every_rank
@@ -157,7 +178,7 @@ class Model(Topology):
             self._changed()
 
     def add_metric(self, value: Tensor, name: str | None = None, aggregation: str | None = "mean") -> None:
-        """Tell the mean over the examples of a tensor that was computed of the model's, under this name."""
+        """Report the mean over the examples of a tensor that was computed of the model's, under this name."""
         if aggregation not in (None, "mean"):
             raise UsageError(f"add_metric: aggregation={aggregation!r}: only 'mean' is supported.")
         self.added_metrics.append((name or f"metric_{len(self.added_metrics)}", value))
@@ -186,8 +207,7 @@ class Model(Topology):
         """Set how the model is trained and measured; the optimizer's state starts anew.
 
         Whether the loss fits the last layer is checked at its first use: a generator may be compiled with any
-        loss,
-        and be trained only as part of another model.
+        loss, and be trained only as part of another model.
 
         Args:
             optimizer: a name such as 'adam', or an object of dt.keras.optimizers or dt.train.
@@ -198,7 +218,8 @@ class Model(Topology):
                 outputs a list for each, a dict by their names, or some for every output.
             weighted_metrics: metrics that sample_weight and class_weight apply to.
             loss_weights: factors of the outputs' losses, a list or a dict.
-            sample_weight_mode: only None.
+            sample_weight_mode: None, or 'temporal', or one for each output; sample_weight of shape [n, steps]
+                weighs steps either way.
             target_tensors: a tensor of the labels, or a list of one for each output, if fit is given none
                 because the inputs are tensors, too: Input(tensor=...).
             options: accepted without effect: run_eagerly, jit_compile, steps_per_execution, auto_scale_loss.
@@ -206,7 +227,13 @@ class Model(Topology):
         Raises:
             UsageError: one of them is not known.
         """
-        _refuse("compile", {"sample_weight_mode": sample_weight_mode} | _meant(options))
+        _refuse("compile", options)
+        given = sample_weight_mode.values() if isinstance(sample_weight_mode, Mapping) else sample_weight_mode
+        modes = [given] if isinstance(given, str) else list(given or ())
+        for mode in modes:
+            if mode not in (None, "temporal"):
+                raise UsageError(f"compile: sample_weight_mode={mode!r}: give None or 'temporal'.")
+        self._weighs_steps, self._loss_tensors = "temporal" in modes, None
         many = isinstance(target_tensors, list | tuple)
         self._targets = target_tensors if many or target_tensors is None else [target_tensors]
         with self._building, self.comm.together():
@@ -215,6 +242,15 @@ class Model(Topology):
             self._networks = {key: n for key, n in self._networks.items() if key[0] == "predicting"}
             self._optimizer_state = None
             self.session.numerics.look_again()
+
+    def show_accuracy(self) -> None:
+        """Measure the accuracy, too, where compile was told of no metrics, as Keras 1's methods did."""
+        compiled = self._compiled
+        if compiled is None or compiled.given[1] or compiled.given[2]:
+            return
+        loss, _, _, loss_weights = compiled.given
+        mode = "temporal" if self._weighs_steps else None
+        self.compile(compiled.optimizer, loss, ["accuracy"], None, loss_weights, mode, self._targets)
 
     def check_compiled(self, what: str) -> training.Compiled:
         """What compile() settled; raises UsageError where it was not called or the loss does not fit."""
@@ -314,7 +350,7 @@ class Model(Topology):
         validation_split: float = 0.0,
         validation_data: Any = None,
         shuffle: bool = True,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
         steps_per_epoch: int | None = None,
@@ -375,7 +411,7 @@ class Model(Topology):
             UsageError: on every rank, if the model is not compiled, or an argument is invalid.
             CheckpointError: on every rank, if the run cannot be resumed.
         """
-        _refuse("fit", _meant(options))
+        _refuse("fit", options)
         if run.for_study:
             run_dir, profile = run.for_study.pop()
         batch_size = 32 if batch_size is None else batch_size
@@ -388,7 +424,8 @@ class Model(Topology):
             ):
                 if number is not None:
                     _counts("fit", number, name)
-            _check_freq(validation_freq)
+            if not isinstance(validation_freq, list | tuple | set):
+                _counts("fit", validation_freq, "validation_freq")
             self.check_compiled("fit")
             recorded = None
             window = None if profile is None else steps_of(profile, f"fit: profile={profile!r}")
@@ -439,6 +476,8 @@ class Model(Topology):
         names = self.metrics_names
         history = self.history = History()
         followers = [*(callbacks or ()), history]
+        if isinstance(tested, Arrays):
+            tested.shows(followers)
         call = Callbacks(
             self,
             followers,
@@ -487,7 +526,7 @@ class Model(Topology):
             if found is not None:
                 at = found.at
                 run.take(self, followers, found)
-            first = self._passes - at.epoch + 1  # a model that was trained before goes on with other orders
+            first = self._passes - at.epoch + 1  # a model that was trained before continues with other orders
             if shuffle and not source.once:
                 self._settle_order()
             tests = sum(_is_due(validation_freq, epoch) for epoch in range(begin, at.epoch))
@@ -508,7 +547,7 @@ class Model(Topology):
                 call("test_end", found)
                 return found
 
-            # a callback may change anything behind a batch, and a rate that decays is another in each step
+            # a callback may change anything after a batch, and a rate that decays is another in each step
             one = call.listen_to_batches or self.optimizer.decay or window
             profiler = None
             if window is not None and recorded is not None:
@@ -579,14 +618,13 @@ class Model(Topology):
         Raises:
             UsageError: on every rank, if the model is not compiled, or an argument is invalid.
         """
-        _refuse("evaluate", _meant(options))
+        _refuse("evaluate", options)
         source = self._tested("evaluate", (x, y, sample_weight), batch_size, steps)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
         found = training.test(self, source.parts("testing"), source.batch_size, _shows(progress))
         progress.ends(found)
         found = dict(zip(found, self.rank_zero.decides(list(found.values())), strict=True))
-        values = list(found.values())
-        return found if return_dict else values if len(values) > 1 else values[0]
+        return found if return_dict else _listed(found)
 
     @legacy.named
     @every_rank
@@ -613,7 +651,7 @@ class Model(Topology):
         Raises:
             UsageError: on every rank, if an argument is invalid.
         """
-        _refuse("predict", _meant(options))
+        _refuse("predict", options)
         source = self._tested("predict", (x,), batch_size, steps, labelled=False)
         progress = Bar(self.rank_zero, _verbose(verbose), source.count)
         outputs = training.predict(self, source.parts("predicting"), source.batch_size, _shows(progress))
@@ -652,7 +690,7 @@ class Model(Topology):
         x: Any,
         y: Any = None,
         sample_weight: Any = None,
-        class_weight: Mapping[int, float] | None = None,
+        class_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
         """One training step on one batch. Collective.
@@ -673,8 +711,7 @@ class Model(Topology):
         (window,) = windows(order, given.count, self.comm, lambda: 1)
         ((loss, sums, _),) = steps.step(window, None)
         found = steps.results(loss * given.count, sums, given.count)
-        values = list(found.values())
-        return found if return_dict else values if len(values) > 1 else values[0]
+        return found if return_dict else _listed(found)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
@@ -790,6 +827,12 @@ class Model(Topology):
 def _quiet(done: int) -> None: ...
 
 
+def _listed(found: Mapping[str, float]) -> Any:
+    """The loss or, with metrics, a list of all."""
+    values = list(found.values())
+    return values if len(values) > 1 else values[0]
+
+
 def _shows(progress: Bar) -> Callable[[int], None]:
     return lambda done: progress.moves({}) if progress.due(done) else None
 
@@ -800,14 +843,10 @@ _NO_MEANING = {"run_eagerly", "jit_compile", "steps_per_execution", "auto_scale_
 }
 
 
-def _meant(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if k not in _NO_MEANING}
-
-
 def _refuse(what: str, options: Mapping[str, Any]) -> None:
-    """Raise UsageError for an argument that there is not here, unless it is None."""
+    """Raise UsageError for an argument that is not supported, unless it is None or changes no result."""
     for name, value in options.items():
-        if value is not None:
+        if value is not None and name not in _NO_MEANING:
             near = nearest(name, inspect.signature(getattr(Model, what)).parameters)
             fix = f"did you mean {near}?" if near else "leave it out."
             raise UsageError(f"{what}: {name}={value!r} is not supported: {fix}")
@@ -819,16 +858,11 @@ def _verbose(verbose: Any) -> int:
 
 def _counts(what: str, number: Any, name: str = "batch_size") -> None:
     if isinstance(number, bool) or not hasattr(number, "__index__") or number < 1:
-        raise UsageError(f"{what}: {name}={number!r}: give a whole number from 1 up.")
-
-
-def _check_freq(freq: Any) -> None:
-    if not isinstance(freq, list | tuple | set):
-        _counts("fit", freq, "validation_freq")
+        raise UsageError(f"{what}: {name}={number!r}: give an integer >= 1.")
 
 
 def _is_due(freq: Any, epoch: int) -> bool:
-    """Whether there is a test behind this epoch, counted from 1, as Keras 3 has it."""
+    """Whether there is a test after this epoch, counted from 1, as Keras 3 has it."""
     return epoch in freq if isinstance(freq, list | tuple | set) else epoch % freq == 0
 
 

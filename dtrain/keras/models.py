@@ -7,6 +7,7 @@ from typing import Any
 from dtrain.keras.model import Model
 from dtrain.keras.saving import load_model, model_from_json, model_from_yaml
 from dtrain.keras.sequential import Sequential
+from dtrain.keras.utils import slice_arrays
 from dtrain.names import module_getattr
 
 __all__ = [
@@ -17,7 +18,10 @@ __all__ = [
     "model_from_json",
     "model_from_yaml",
     "save_model",
+    "slice_X",
 ]
+
+slice_X = _slice_arrays = slice_arrays  # where Keras 1 had it, and Keras 2 to itself
 
 __getattr__ = module_getattr("tf.keras.models")
 

@@ -76,14 +76,21 @@ class Names:
         )
 
 
-def as_data(value: Any) -> Any:
-    """An object as what Names.get takes again: plain data for JSON."""
+def serialize(value: Any) -> Any:
+    """An object as plain data for JSON, of which deserialize and from_config make one like it.
+
+    Args:
+        value: an object with get_config, a function, or plain data of such.
+
+    Raises:
+        UsageError: it is none of them.
+    """
     if hasattr(value, "get_config"):
-        return {"class_name": type(value).__name__, "config": as_data(value.get_config())}
+        return {"class_name": type(value).__name__, "config": serialize(value.get_config())}
     if isinstance(value, Mapping):
-        return {str(k): as_data(v) for k, v in value.items()}
+        return {str(k): serialize(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [as_data(v) for v in value]
+        return [serialize(v) for v in value]
     if isinstance(value, str | int | float | None):
         return value
     if hasattr(value, "tolist"):  # NumPy's numbers and arrays
@@ -91,6 +98,9 @@ def as_data(value: Any) -> Any:
     if hasattr(value, "__name__"):
         return value.__name__
     raise UsageError(f"{value!r} cannot be written into a file: give it a get_config() that can.")
+
+
+as_data = serialize  # what layers call it
 
 
 def other_layers(name: str) -> Any:

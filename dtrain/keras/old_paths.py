@@ -18,13 +18,16 @@ PATHS = {
     "engine.topology": "layers",
     "engine.training": "models",
     "layers.local": "layers",
-    "initializations": "initializers",
     "legacy.interfaces": "layers",
     "legacy.layers": "layers",
     "objectives": "losses",
+    "engine.network": "models",
+    "layers.cudnn_recurrent": "layers",
+    "utils.conv_utils": "utils",
     "utils.data_utils": "utils",
     "utils.generic_utils": "utils",
     "utils.layer_utils": "utils",
+    "utils.multi_gpu_utils": "utils",
     "utils.np_utils": "utils",
     "utils.vis_utils": "utils",
     "utils.visualize_util": "utils",
@@ -36,8 +39,6 @@ NAMES = {"plot": "plot_model"}
 REFUSED = {
     "applications": "networks whose weights others trained are no part of it: build the layers, and "
     "load_weights",
-    "datasets.cifar10": "its files are Python pickles, which run code: give the arrays",
-    "datasets.cifar100": "its files are Python pickles, which run code: give the arrays",
     "datasets.imdb": "its file holds Python pickles, which run code: give the arrays",
     "datasets.reuters": "its file holds Python pickles, which run code: give the arrays",
 }

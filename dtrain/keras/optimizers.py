@@ -12,7 +12,7 @@ import numpy as np
 from dtrain.errors import UsageError
 from dtrain.graph.dtypes import float64
 from dtrain.graph.graph import Operation, Tensor, TensorLike, get_default_graph
-from dtrain.keras.names import Names
+from dtrain.keras.names import Names, as_data
 from dtrain.names import module_getattr
 from dtrain.ops.adaptive import ApplyScheduledNadam
 from dtrain.ops.base import Op
@@ -36,9 +36,11 @@ __all__ = [
     "adagrad",
     "adam",
     "adamax",
+    "deserialize",
     "get",
     "nadam",
     "rmsprop",
+    "serialize",
     "sgd",
 ]
 
@@ -110,8 +112,7 @@ class Optimizer:
     """Base of the optimizers.
 
     learning_rate, also called lr, may be changed between steps, as callbacks do, on every rank in the same
-    way:
-    optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01). A step uses
+    way: optimizer.learning_rate = 0.01 or optimizer.learning_rate.assign(0.01). A step uses
     learning_rate / (1 + decay * iterations), where iterations are the steps so far.
 
     Args:
@@ -199,6 +200,13 @@ class Optimizer:
         pairs = optimizer.compute_gradients(loss, variables)
         clipped = self.clip([g for g, _ in pairs])
         return optimizer.apply_gradients(list(zip(clipped, variables, strict=True)))
+
+    def get_gradients(self, loss: Any, params: Any) -> list[Any]:
+        """The gradients of a loss, clipped as a step's are."""
+        from dtrain.autodiff import gradients
+
+        with loss.graph.as_default():
+            return list(self.clip(gradients(loss, list(params))))
 
     def get_config(self) -> dict[str, Any]:
         """Its arguments as plain data."""
@@ -347,7 +355,7 @@ class _Moments(Optimizer):
 
     def __init__(
         self,
-        learning_rate: float,
+        learning_rate: float = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float | None = 1e-7,
@@ -381,16 +389,6 @@ class Adam(_Moments):
 
     _make = graph_optimizers.AdamOptimizer
 
-    def __init__(
-        self,
-        learning_rate: float = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float | None = 1e-7,
-        **options: Any,
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
-
 
 class Adamax(_Moments):
     """AdaMax (Kingma & Ba 2015, section 7): Adam scaled by the largest gradient.
@@ -408,16 +406,6 @@ class Adamax(_Moments):
     """
 
     _make = graph_optimizers.AdaMaxOptimizer
-
-    def __init__(
-        self,
-        learning_rate: float = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float | None = 1e-7,
-        **options: Any,
-    ) -> None:
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, **options)
 
 
 class Nadam(_Moments):
@@ -554,3 +542,6 @@ def get(identifier: Any) -> Optimizer:
             f"compile: {identifier!r} is no optimizer: give a name such as 'adam', or an object."
         )
     return found
+
+
+deserialize, serialize = get, as_data

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -92,7 +91,7 @@ class RankZero:
                 except DamagedError as error:
                     raise CheckpointError(f"{error} Give a file that save() wrote.") from None
         kinds = [(name, value.dtype.name, value.shape) for name, value in values.items()]
-        about, kinds = json.loads(self._comm.broadcast_text(json.dumps([about, kinds])))
+        about, kinds = self._comm.broadcast_data([about, kinds])
         for name, dtype, shape in kinds:
             value = values.setdefault(name, np.empty(shape, dtype))
             self._comm.broadcast(value.reshape(-1).view(np.uint8))  # MPI knows bytes, not every dtype
@@ -113,14 +112,12 @@ class RankZero:
         sums = self._comm.allgather(np.array([[_sum(a) for a in arrays.values()]], np.int64))
         for name, column in zip(arrays, sums.T, strict=True):
             if (column != column[0]).any():
-                error = UsageError(
+                raise UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
                     "rank 0: give every rank the same, all of an array and not a slice, since each computes "
                     "its part of a batch; where it is drawn or shuffled, by a generator seeded alike: "
                     "np.random's is, np.random.default_rng() needs a seed."
-                )
-                error.agreed = True
-                raise error
+                ).on_every_rank()
 
 
 def _sum(array: np.ndarray) -> int:

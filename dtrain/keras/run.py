@@ -198,9 +198,9 @@ def take(model: Model, callbacks: Sequence[Callback], found: Resumed) -> None:
         model._order_seed = None if more["order_seed"] is None else int(more["order_seed"])
         states = [(str(name), dict(state)) for name, state in more["callbacks"]]
     except (KeyError, TypeError, ValueError):
-        error = CheckpointError("the manifest does not say what a fit goes on from: it is of another run.")
-        error.agreed = True
-        raise error from None
+        raise CheckpointError(
+            "the manifest does not say what a fit goes on from: it is of another run."
+        ).on_every_rank() from None
     for callback in callbacks:
         kind = type(callback).__name__
         at = next((i for i, (name, _) in enumerate(states) if name == kind), None)

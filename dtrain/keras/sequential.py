@@ -12,12 +12,14 @@ from dtrain.comm.base import Communicator, every_rank
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Graph, Tensor, get_default_graph
 from dtrain.keras import training
-from dtrain.keras.calls import call_of, definition, order
+from dtrain.keras.calls import call_of, definition, flat, order
 from dtrain.keras.home import WORLD
 from dtrain.keras.layers import Layer, deserialize
 from dtrain.keras.layers.base import sizes
 from dtrain.keras.layers.inputs import InputLayer
+from dtrain.keras.layers.old import Merge
 from dtrain.keras.model import Model
+from dtrain.keras.names import as_data
 from dtrain.keras.topology import Topology, all_parts
 from dtrain.runtime.config import ConfigProto
 
@@ -26,8 +28,7 @@ class Sequential(Model):
     """A model of layers one after the other.
 
     It has a graph and a session of its own until it is called on a tensor of another graph, or contains a
-    model
-    of one: then it is in that graph, with its weights.
+    model of one: then it is in that graph, with its weights.
 
     Args:
         layers: the first gives the shape of an example, by input_shape or as Input(shape); or fit finds it.
@@ -122,11 +123,14 @@ class Sequential(Model):
         return graph
 
     @property
-    def build_shape(self) -> tuple[Any, ...] | None:
-        """The shape of one example, if it is known."""
-        if self.inputs:
-            return tuple(self.inputs[0].spec.shape or ())[1:]
+    def build_shape(self) -> Any:
+        """The shape of one example, if it is known; of a Merge, a list of those of its inputs."""
+        if self._inputs:
+            shapes = [tuple(t.spec.shape or ())[1:] for t in self._inputs]
+            return shapes[0] if len(shapes) == 1 else shapes
         first = self._layers[0] if self._layers else None
+        if isinstance(first, Merge) and first.layers:
+            return first.entries
         if isinstance(first, Sequential):
             return first.build_shape
         if isinstance(first, Model) and first.built:
@@ -155,7 +159,11 @@ class Sequential(Model):
         shape = self.build_shape
         if shape is None and input_shape is not None:
             given = list(input_shape)
-            shape = sizes(given[1:] if given[:1] == [None] else given, f"{self.name}.build: input_shape")
+            shape = (
+                given
+                if isinstance(given[0], list | tuple)
+                else sizes(given[1:] if given[:1] == [None] else given, f"{self.name}.build: input_shape")
+            )
         if not self._layers:
             raise UsageError(f"{self.name} has no layers: add some, such as Dense(10).")
         if shape is None:
@@ -166,43 +174,76 @@ class Sequential(Model):
         first = self._layers[0]
         self._define_on(shape, first.dtype if first.is_input else "float32", "input")
 
-    def _define_on(self, shape: Sequence[int | None], dtype: str, name: str) -> None:
+    def _define_on(self, shape: Any, dtype: str, name: str) -> None:
         """Call the layers that are not called yet; on batches of such examples, where none is."""
         with self.graph.as_default(), definition():
-            if not self.inputs:
+            if not self._inputs:
+                many = isinstance(shape, list)
                 with self.graph.name_scope(None):
-                    entry = InputLayer(shape, dtype, name=name)
-                    entry.batch_given = self._layers[0].batch_given if self._layers else None
-                    self.inputs = [entry.tensor()]
-            x = self._tensors[-1] if self._tensors else self.inputs[0]
+                    for number, sizes_ in enumerate(shape if many else [shape]):
+                        entry = InputLayer(sizes_, dtype, name=f"{name}_{number}" if many else name)
+                        entry.batch_given = self._layers[0].batch_given if self._layers else None
+                        self._inputs.append(entry.tensor())
+            entries: Any = self._inputs if len(self._inputs) > 1 else self._inputs[0]
+            x = self._tensors[-1] if self._tensors else entries
             for layer in self._layers[len(self._tensors) :]:
                 x = x if layer.is_input else layer(x)
                 self._tensors.append(x)
         self._settle()
 
     def _settle(self) -> None:
-        self.outputs = self._tensors[-1:] or self.inputs
-        self._steps = order(self.outputs, self.inputs)
+        self._outputs = self._tensors[-1:] or self._inputs
+        self._steps = order(self._outputs, self._inputs)
         self.built = True
-        self.input_names, self.output_names = ["input"], [self._layers[-1].name if self._layers else "input"]
+        count = len(self._inputs)
+        self.input_names = ["input"] if count == 1 else [f"input_{i}" for i in range(count)]
+        self.output_names = [self._layers[-1].name if self._layers else "input"]
         for layer in self._layers:
             layer.named = True
-        self.input_shape = (None, *(self.build_shape or ()))
-        self.output_shape = (None, *(self.outputs[0].spec.shape or ())[1:])
+        shapes = [(None, *(t.spec.shape or ())[1:]) for t in self._inputs]
+        self.input_shape = shapes[0] if count == 1 else shapes
+        self.output_shape = (None, *(self._outputs[0].spec.shape or ())[1:])
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """The tensors that it begins with: made now, where the shape of an example is known."""
+        self._build_if_known()
+        return self._inputs
+
+    @inputs.setter
+    def inputs(self, tensors: list[Tensor]) -> None:
+        self._inputs = tensors
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """The tensor that it ends in, likewise."""
+        self._build_if_known()
+        return self._outputs
+
+    @outputs.setter
+    def outputs(self, tensors: list[Tensor]) -> None:
+        self._outputs = tensors
+
+    def _build_if_known(self) -> None:
+        if not self.built and self._layers and self.is_complete:
+            self.build()
 
     def _complete(self) -> None:
         self.build()
 
     def _make(self, graph: Graph, form: Any, x: Any) -> None:
-        if not isinstance(x, Tensor):
+        first = self._layers[0] if self._layers else None
+        if not isinstance(x, Tensor) and not isinstance(first, Merge):
             raise GraphError(f"{self.name} is a Sequential, which takes one tensor")
         if self._graph is None:
             self._graph = next((g for layer in self._layers if (g := _graph_of(layer)) is not None), graph)
         if self._graph is not graph:
             self._move(graph)
         if not self.built:
-            assert x.spec.shape is not None  # __call__ has refused it
-            self._define_on(x.spec.shape[1:], x.dtype.name, f"{self.name}_input")
+            given = flat(x)
+            shapes = [(t.spec.shape or ())[1:] for t in given]
+            one = isinstance(x, Tensor)
+            self._define_on(shapes[0] if one else shapes, given[0].dtype.name, f"{self.name}_input")
 
     def _move(self, graph: Graph) -> None:
         """Live in another graph from here on, with the weights and how it is compiled."""
@@ -218,7 +259,7 @@ class Sequential(Model):
                 state = home.read(compiled.variables)
         for layer in walked:
             if isinstance(layer, Sequential):
-                layer._tensors, layer.inputs, layer.outputs = [], [], []
+                layer._tensors, layer._inputs, layer._outputs = [], [], []
                 layer._where = WORLD, None, None
                 layer._changed()
             layer._forget()
@@ -260,7 +301,7 @@ class Sequential(Model):
         shape = self.build_shape
         return {
             "name": self.name,
-            "input_shape": None if shape is None else list(shape),
+            "input_shape": None if shape is None else as_data(shape),
             "layers": [{"class_name": type(la).__name__, "config": la.get_config()} for la in self._layers],
         }
 
@@ -288,4 +329,6 @@ _COUNT = "keras models"
 
 def _graph_of(layer: Layer) -> Graph | None:
     """Where a layer has its weights."""
+    if isinstance(layer, Merge):
+        return next((g for model in layer.layers if (g := _graph_of(model)) is not None), None)
     return layer._graph if isinstance(layer, Topology) else layer.graph if layer.weights else None

@@ -6,7 +6,7 @@ Either says which batches an epoch has, as windows of steps or as parts of a tes
 from __future__ import annotations
 
 import collections.abc
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +108,23 @@ class Arrays:
         """Those that are not trained on, to test on."""
         rows = range(self._examples.split, self._examples.count)
         return Arrays(self._model, self._examples, rows, batch_size, steps) if rows else None
+
+    def shows(self, callbacks: Iterable[Any]) -> None:
+        """Let callbacks see the arrays as validation_data, as in Keras 2: [*x, *y, *weights]."""
+        arrays, rows = self._examples.arrays, slice(self._rows.start, self._rows.stop)
+        shown: dict[str, list[np.ndarray]] = {"x": [], "y": [], "sample_weight": []}
+        for name, array in arrays.items():
+            kind = next(k for k in shown if name == k or name.startswith(f"{k}_"))
+            part = array[rows]
+            if kind == "y":  # a class number is a column there
+                part = part[..., None] if part.dtype.kind in "iu" else part
+                weights = arrays.get(name.replace("y", "sample_weight"))
+                ones = np.ones(len(part), np.float32)
+                shown["sample_weight"].append(ones if weights is None else weights[rows])
+            if kind != "sample_weight":
+                shown[kind].append(part)
+        for callback in callbacks:
+            callback.validation_data = [array for part in shown.values() for array in part]
 
     def skip(self, begin: int, epoch: int, done: int) -> None:
         """Nothing: which rows an epoch has follows from its number."""

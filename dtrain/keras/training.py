@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from dtrain.keras.calls import Replay, mask_of
 from dtrain.keras.data import Examples, keys
 from dtrain.keras.losses import Loss, per_example
 from dtrain.keras.metrics import Mean, Metric
-from dtrain.ops.array import zeros_like
+from dtrain.ops.array import expand_dims, zeros_like
 from dtrain.ops.base import apply, convert_to_tensor, placeholder
 from dtrain.ops.lend import LentRows, Table
 from dtrain.ops.math import add_n, cast
@@ -286,7 +286,9 @@ class Network:
                 continue
             key = labels.pop(0)
             y, weights = given[key], given.get(key.replace("y", "sample_weight"))
-            (each,) = replay.of([loss.each(y, output)])
+            with replay.block():  # a user's own loss may differentiate by a tensor of the model
+                each = loss.each(y, output)
+            (each,) = replay.of([each])
             if each.shape.ndims == 0:  # a user's own mean over the batch
                 if weights is not None:
                     raise UsageError(
@@ -298,8 +300,8 @@ class Network:
             if mask is not None and each.shape.ndims == 2:
                 counts = cast(mask, each.dtype)
                 each = each * counts / reduce_mean(counts)
+            each = each if weights is None else per_example(each, weights.shape.ndims) * weights
             each = per_example(each)
-            each = each if weights is None else each * weights
             compared.append((y, output, weights, each, mask))
             each = each if factor == 1 else each * factor
             total = each if total is None else total + each
@@ -308,13 +310,19 @@ class Network:
             if compared[number] is None:
                 raise UsageError(f"compile: the metric {metric.name} needs labels: give its output a loss.")
             y, output, weights, each, mask = compared[number]
-            if mask is not None and len(output.spec.shape) == 3 and not isinstance(metric, OutputLoss):
+            of_loss = isinstance(metric, OutputLoss)
+            weighing = weights if weighted and not of_loss else None
+            if mask is not None and len(output.spec.shape) == 3 and not of_loss:
+                counts = cast(mask, "float32")  # steps count, as in Keras 2
+                if weighing is not None:
+                    weighing = weighing if weighing.shape.ndims == 2 else expand_dims(weighing, 1)
+                weighing = counts if weighing is None else counts * weighing
+            if weighing is not None and weighing.shape.ndims == 2 and not isinstance(metric, Mean):
                 raise UsageError(
-                    f"metric {metric.name}: sequences with a mask have no metrics here: leave it out, or let "
-                    "the last layer have no mask."
+                    f"metric {metric.name}: steps that weigh differently, by a mask or sample_weight, are "
+                    "not for it: leave it out."
                 )
-            own = each if isinstance(metric, OutputLoss) else output
-            found = replay.of(metric.sums(y, own, weights if weighted else None, dtype))
+            found = replay.of(metric.sums(y, each if of_loss else output, weighing, dtype))
             self.metrics.append(metric)
             self.counts.append(len(found))
             sums += found
@@ -351,6 +359,38 @@ class Network:
             found[metric.name] = metric.result(sums[at : at + count], examples)
             at += count
         return found
+
+
+class LossTensors(NamedTuple):
+    """A compiled model's loss on its own tensors, as programs for Keras 2 take it to differentiate it.
+
+    targets, sample_weights: placeholders of each output that has a loss: labels as in Keras, class numbers
+    [n, 1]; weights [n], or [n, steps] where compile said 'temporal'. total: the mean, and what is added.
+    """
+
+    targets: list[Tensor]
+    sample_weights: list[Tensor]
+    total: Tensor
+
+
+def loss_tensors(model: Model, of_steps: bool) -> LossTensors:
+    """What LossTensors says, in the graph of the model."""
+    compiled = model.compiled
+    targets, weights, terms = [], [], []
+    with model.graph.as_default(), model.graph.name_scope("loss"):
+        for loss, factor, output in zip(compiled.losses, compiled.factors, model.outputs, strict=True):
+            if loss is None:
+                continue
+            sizes: Any = (output.spec.shape or ())[1:]
+            classes = isinstance(loss, losses.SparseCategoricalCrossentropy)
+            targets.append(placeholder("float32", [None, *sizes[:-1], 1 if classes else sizes[-1]]))
+            weights.append(placeholder("float32", [None, sizes[0]] if of_steps else [None]))
+            each = convert_to_tensor(loss.each(*loss._compared(targets[-1], output)))
+            each = per_example(each, weights[-1].shape.ndims) * weights[-1]
+            terms.append(reduce_mean(each) * factor)
+        added = [convert_to_tensor(t) for t in model.added_losses]
+        penalties = [*model.losses, *(t if t.shape.ndims == 0 else reduce_mean(t) for t in added)]
+        return LossTensors(targets, weights, add_n([*terms, *penalties]))
 
 
 class Steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,30 @@ import numpy as np
 
 from dtrain.errors import EnvironmentProblem, UsageError
 from dtrain.graph.graph import set_random_seed as set_graph_seed
-from dtrain.keras.names import GLOBAL, custom_object_scope
+from dtrain.keras.calls import call_of
+from dtrain.keras.names import GLOBAL, Names, as_data, custom_object_scope
 from dtrain.names import module_getattr
 
 __all__ = [
     "CustomObjectScope",
     "Progbar",
     "Sequence",
+    "conv_input_length",
+    "conv_output_length",
+    "count_params",
     "custom_object_scope",
+    "deserialize_keras_object",
     "get_custom_objects",
     "get_file",
+    "get_source_inputs",
     "model_to_dot",
     "multi_gpu_model",
     "normalize",
     "plot_model",
+    "print_summary",
+    "serialize_keras_object",
     "set_random_seed",
+    "slice_arrays",
     "to_categorical",
 ]
 
@@ -108,6 +117,87 @@ def multi_gpu_model(
 
 
 CustomObjectScope = custom_object_scope
+serialize_keras_object = as_data
+
+
+def deserialize_keras_object(
+    identifier: Any,
+    module_objects: Mapping[str, Any] | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
+    printable_module_name: str = "object",
+) -> Any:
+    """What serialize_keras_object's plain data, or a name, stands for.
+
+    Args:
+        identifier: a name, or {"class_name", "config"}.
+        module_objects: what names mean.
+        custom_objects: what they mean besides.
+        printable_module_name: what such a thing is called in messages.
+
+    Raises:
+        UsageError: nothing has this name.
+    """
+    with custom_object_scope(custom_objects):
+        return Names(printable_module_name, module_objects or {}, made=True).get(identifier)
+
+
+def count_params(weights: Any) -> int:
+    """The numbers that weights hold, each once."""
+    return sum(w.shape.num_elements() or 0 for w in dict.fromkeys(weights))
+
+
+def print_summary(model: Any, line_length: Any = None, positions: Any = None, print_fn: Any = None) -> None:
+    """model.summary(), by the function that Keras 2 had for it."""
+    model.summary(line_length, positions, print_fn)
+
+
+def get_source_inputs(tensor: Any, layer: Any = None, node_index: int | None = None) -> list[Any]:
+    """The tensors of Input that a tensor was made of; layer, node_index change nothing."""
+    found: dict[Any, None] = {}
+    left, seen = [tensor], set()
+    while left:
+        at = left.pop()
+        call = call_of(at)
+        if at in seen:
+            continue
+        seen.add(at)
+        if call is not None and not call.inputs:
+            found[at] = None
+        left += reversed(at.op.inputs if call is None else call.inputs)
+    return [*found]
+
+
+def conv_output_length(
+    input_length: int | None, filter_size: int, padding: str, stride: int, dilation: int = 1
+) -> int | None:
+    """How many windows lie along an axis; None where its size is.
+
+    Args:
+        input_length: its size.
+        filter_size, stride, dilation: of the windows.
+        padding: 'valid', 'same', 'causal' or 'full'.
+    """
+    if input_length is None:
+        return None
+    reach = (filter_size - 1) * dilation + 1
+    length = {"valid": input_length - reach + 1, "full": input_length + reach - 1}.get(padding, input_length)
+    return -(-length // stride)
+
+
+def conv_input_length(output_length: int | None, filter_size: int, padding: str, stride: int) -> int | None:
+    """The least size of an axis with so many windows; arguments as of conv_output_length."""
+    if output_length is None:
+        return None
+    pad = {"same": filter_size // 2, "full": filter_size - 1}.get(padding, 0)
+    return (output_length - 1) * stride - 2 * pad + filter_size
+
+
+def slice_arrays(arrays: Any, start: Any = None, stop: int | None = None) -> Any:
+    """Rows of an array, or of each of a list: from start to stop, or those of the numbers in start."""
+    many = isinstance(arrays, list)
+    rows = start if hasattr(start, "__len__") else slice(start, stop)
+    found = [None if a is None else a[rows] for a in (arrays if many else [arrays])]
+    return found if many else found[0]
 
 
 def get_custom_objects() -> dict[str, Any]:

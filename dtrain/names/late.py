@@ -26,6 +26,10 @@ LATE: dict[str, dict[str, str]] = {
         """,
         "dtrain.runtime.config": "GraphOptions OptimizerOptions",
         "dtrain.tf1.averages": "moving_average_variables",
+        "dtrain.tf1.composites": """
+            argsort batch_gather dimension_at_index dimension_value double ensure_shape get_logger
+            get_static_value half init_scope is_tensor roll saturate_cast sort switch_case where_v2
+        """,
         "dtrain.tf1.control_flow": "case cond foldl foldr map_fn scan while_loop",
         "dtrain.tf1.devices": "colocate_with container device",
         "dtrain.tf1.fifo": "FIFOQueue RandomShuffleQueue",
@@ -40,6 +44,11 @@ LATE: dict[str, dict[str, str]] = {
             string_to_number
         """,
         "dtrain.tf1.queues": "FixedLengthRecordReader TextLineReader TFRecordReader WholeFileReader",
+        "dtrain.tf1.sparse": """
+            SparseTensor SparseTensorValue sparse_add sparse_reduce_max sparse_reduce_sum
+            sparse_tensor_dense_matmul sparse_tensor_to_dense
+        """,
+        "dtrain.tf1.strings": "as_string reduce_join regex_replace string_join string_split substr",
         "dtrain.tf1.tables": "initialize_all_tables tables_initializer",
         "dtrain.tf1.templates": "make_template",
         "dtrain.tf1.tensor_array": "TensorArray",
@@ -51,7 +60,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.windows": "extract_image_patches",
         "dtrain.tf1.v1": """
             disable_eager_execution disable_resource_variables disable_v2_behavior disable_v2_tensorshape
-            VERSION
+            GIT_VERSION COMPILER_VERSION VERSION
         """,
     },
     "tf.data": {
@@ -69,6 +78,10 @@ LATE: dict[str, dict[str, str]] = {
             is_strictly_increasing
         """,
     },
+    "tf.dtypes": {
+        "dtrain": "as_dtype as_string bool cast DType double float16 float32 float64 half int16 int32 int64 "
+        "int8 saturate_cast string uint8",
+    },
     "tf.estimator": {
         "dtrain.train": """
             CheckpointSaverHook FeedFnHook FinalOpsHook LoggingTensorHook NanLossDuringTrainingError
@@ -80,7 +93,14 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.initial": "orthogonal uniform_unit_scaling",
     },
     "tf.io": {
+        "dtrain": """
+            decode_csv decode_raw FixedLenFeature parse_example parse_single_example read_file
+        """,
         "dtrain.tf1.graphs": "write_graph",
+        "dtrain.tf1.image": "decode_image decode_jpeg decode_png",
+        "dtrain.tf1.python_io": """
+            tf_record_iterator TFRecordCompressionType TFRecordOptions TFRecordWriter
+        """,
     },
     "tf.linalg": {
         "dtrain": "cross einsum eye matmul matrix_transpose norm tensordot trace",
@@ -88,7 +108,7 @@ LATE: dict[str, dict[str, str]] = {
         "dtrain.tf1.newer": "band_part diag diag_part set_diag tensor_diag tensor_diag_part transpose",
     },
     "tf.manip": {
-        "dtrain": "gather_nd reshape reverse scatter_nd tile",
+        "dtrain": "gather_nd reshape reverse roll scatter_nd tile",
     },
     "tf.math": {
         "dtrain": """
@@ -101,17 +121,27 @@ LATE: dict[str, dict[str, str]] = {
             squared_difference subtract tan tanh truediv truncatediv truncatemod unsorted_segment_sum
         """,
         "dtrain.nn": "in_top_k l2_normalize log_softmax softmax softplus softsign top_k zero_fraction",
+        "dtrain.tf1.composites": """
+            divide_no_nan multiply_no_nan polyval reciprocal_no_nan reduce_euclidean_norm reduce_std
+            reduce_variance xdivy xlogy
+        """,
         "dtrain.tf1.newer": "is_finite is_inf is_nan",
     },
     "tf.nn": {
         "dtrain.ops.convolutions": """
-            avg_pool3d conv1d conv3d convolution depthwise_conv2d local_response_normalization lrn
-            max_pool3d pool separable_conv2d
+            avg_pool3d conv1d conv1d_transpose conv3d conv3d_transpose convolution depthwise_conv2d
+            local_response_normalization lrn max_pool3d pool separable_conv2d
         """,
         "dtrain.ops.moments": "normalize_moments sufficient_statistics weighted_moments",
         "dtrain.ops.sampling": """
             log_uniform_candidate_sampler nce_loss sampled_softmax_loss uniform_candidate_sampler
         """,
+        "dtrain": "depth_to_space space_to_depth",
+        "dtrain.tf1.composites": """
+            avg_pool1d avg_pool2d batch_norm_with_global_normalization depthwise_conv2d_native
+            log_poisson_loss max_pool1d max_pool2d silu
+        """,
+        "dtrain.tf1.sparse": "embedding_lookup_sparse",
         "dtrain.tf1.windows": "dilation2d erosion2d max_pool_with_argmax",
         "dtrain.tf1.recurrent": """
             bidirectional_dynamic_rnn bidirectional_rnn dynamic_rnn rnn static_bidirectional_rnn static_rnn
@@ -127,6 +157,7 @@ LATE: dict[str, dict[str, str]] = {
     },
     "tf.train": {
         "dtrain.tf1.averages": "ExponentialMovingAverage",
+        "dtrain.tf1.composites": "SaverDef",
         "dtrain.tf1.cluster": "ClusterSpec replica_device_setter Server Supervisor SyncReplicasOptimizer",
         "dtrain.tf1.example": "BytesList Example Feature Features FloatList Int64List",
         "dtrain.tf1.fifo": "add_queue_runner QueueRunner",

@@ -10,76 +10,80 @@ from __future__ import annotations
 NAMES: dict[str, str] = {
     "tf": """
         abs accumulate_n acos acosh add add_check_numerics_ops add_n add_to_collection add_to_collections
-        AggregationMethod all_variables app arg_max arg_min argmax argmin as_dtype as_string asin asinh Assert
-        assert_equal assert_greater assert_greater_equal assert_integer assert_less assert_less_equal
-        assert_negative assert_non_negative assert_non_positive assert_none_equal assert_positive assert_rank
-        assert_rank_at_least assert_rank_in assert_scalar assert_type assert_variables_initialized assign
-        assign_add assign_sub atan atan2 atanh AttrValue AUTO_REUSE batch_to_space betainc bincount bitcast
-        bitwise bool boolean_mask broadcast_dynamic_shape broadcast_static_shape broadcast_to case cast ceil
-        check_numerics cholesky clip_by_average_norm clip_by_global_norm clip_by_norm clip_by_value
-        colocate_with complex complex128 complex64 concat cond ConfigProto confusion_matrix conj constant
-        constant_initializer container contrib control_dependencies convert_to_tensor
-        convert_to_tensor_or_indexed_slices cos cosh count_nonzero count_up_to create_partitioned_variables
-        cross cumprod cumsum custom_gradient data debugging decode_csv decode_raw depth_to_space dequantize
-        deserialize_many_sparse device diag diag_part digamma Dimension distribute distributions div
-        div_no_nan divide DType dynamic_partition dynamic_stitch edit_distance einsum enable_eager_execution
-        encode_base64 equal erf erfc errors estimator Event executing_eagerly exp expand_dims expm1
-        extract_image_patches eye feature_column FIFOQueue fill fixed_size_partitioner FixedLenFeature
-        FixedLengthRecordReader flags float16 float32 float64 floor floor_div floordiv floormod foldl foldr
-        gather gather_nd get_collection get_collection_ref get_default_graph get_default_session
-        get_local_variable get_seed get_session_handle get_variable get_variable_scope gfile global_norm
-        global_variables global_variables_initializer glorot_normal_initializer glorot_uniform_initializer
-        GPUOptions gradients GradientTape Graph graph_util GraphDef GraphKeys GraphOptions greater
-        greater_equal group guarantee_const hessians histogram_fixed_width identity identity_n igamma image
-        import_graph_def IndexedSlices initialize_all_tables initialize_all_variables
-        initialize_local_variables initialize_variables initializers int16 int32 int64 int8 InteractiveSession
-        invert_permutation io is_finite is_inf is_nan is_non_decreasing is_numeric_tensor
-        is_strictly_increasing is_variable_initialized keras layers lbeta less less_equal lgamma lin_space
-        linalg linspace load_op_library local_variables local_variables_initializer log log1p log_sigmoid
-        logging logical_and logical_not logical_or logical_xor losses make_ndarray make_template
-        make_tensor_proto manip map_fn matching_files math matmul matrix_band_part matrix_determinant
-        matrix_diag matrix_diag_part matrix_inverse matrix_set_diag matrix_solve matrix_solve_ls
-        matrix_transpose matrix_triangular_solve maximum meshgrid metrics min_max_variable_partitioner minimum
-        mod model_variables moving_average_variables multinomial multiply name_scope negative newaxis nn no_op
-        no_regularizer NodeDef NoGradient norm not_equal NotDifferentiable one_hot ones ones_initializer
-        ones_like op_scope Operation OptimizerOptions orthogonal_initializer pad parallel_stack parse_example
+        AggregationMethod all_variables app arg_max arg_min argmax argmin argsort as_dtype as_string asin
+        asinh Assert assert_equal assert_greater assert_greater_equal assert_integer assert_less
+        assert_less_equal assert_negative assert_non_negative assert_non_positive assert_none_equal
+        assert_positive assert_rank assert_rank_at_least assert_rank_in assert_scalar assert_type
+        assert_variables_initialized assign assign_add assign_sub atan atan2 atanh AttrValue AUTO_REUSE
+        batch_gather batch_to_space betainc bincount bitcast bitwise bool boolean_mask broadcast_dynamic_shape
+        broadcast_static_shape broadcast_to case cast ceil check_numerics cholesky clip_by_average_norm
+        clip_by_global_norm clip_by_norm clip_by_value colocate_with compat COMPILER_VERSION complex
+        complex128 complex64 concat cond ConfigProto confusion_matrix conj constant constant_initializer
+        container contrib control_dependencies convert_to_tensor convert_to_tensor_or_indexed_slices cos cosh
+        count_nonzero count_up_to create_partitioned_variables cross cumprod cumsum custom_gradient data
+        debugging decode_csv decode_raw depth_to_space dequantize deserialize_many_sparse device diag
+        diag_part digamma Dimension dimension_at_index dimension_value distribute distributions div div_no_nan
+        divide double DType dtypes dynamic_partition dynamic_stitch edit_distance einsum
+        enable_eager_execution encode_base64 ensure_shape equal erf erfc errors estimator Event
+        executing_eagerly exp expand_dims expm1 extract_image_patches eye feature_column FIFOQueue fill
+        fixed_size_partitioner FixedLenFeature FixedLengthRecordReader flags float16 float32 float64 floor
+        floor_div floordiv floormod foldl foldr gather gather_nd get_collection get_collection_ref
+        get_default_graph get_default_session get_local_variable get_logger get_seed get_session_handle
+        get_static_value get_variable get_variable_scope gfile GIT_VERSION global_norm global_variables
+        global_variables_initializer glorot_normal_initializer glorot_uniform_initializer GPUOptions gradients
+        GradientTape Graph graph_util GraphDef GraphKeys GraphOptions greater greater_equal group
+        guarantee_const half hessians histogram_fixed_width identity identity_n igamma image import_graph_def
+        IndexedSlices init_scope initialize_all_tables initialize_all_variables initialize_local_variables
+        initialize_variables initializers int16 int32 int64 int8 InteractiveSession invert_permutation io
+        is_finite is_inf is_nan is_non_decreasing is_numeric_tensor is_strictly_increasing is_tensor
+        is_variable_initialized keras layers lbeta less less_equal lgamma lin_space linalg linspace
+        load_op_library local_variables local_variables_initializer log log1p log_sigmoid logging logical_and
+        logical_not logical_or logical_xor losses make_ndarray make_template make_tensor_proto manip map_fn
+        matching_files math matmul matrix_band_part matrix_determinant matrix_diag matrix_diag_part
+        matrix_inverse matrix_set_diag matrix_solve matrix_solve_ls matrix_transpose matrix_triangular_solve
+        maximum meshgrid metrics min_max_variable_partitioner minimum mod model_variables
+        moving_average_variables multinomial multiply name_scope negative newaxis nn no_op no_regularizer
+        NodeDef NoGradient norm not_equal NotDifferentiable one_hot ones ones_initializer ones_like op_scope
+        Operation OptimizerOptions orthogonal_initializer pad parallel_stack parse_example
         parse_single_example placeholder placeholder_with_default polygamma pow Print print PriorityQueue
         profiler py_func python_io qr quantization quantize random random_crop random_gamma random_normal
         random_normal_initializer random_poisson random_shuffle random_uniform random_uniform_initializer
         RandomShuffleQueue range rank read_file ReaderBase real realdiv reciprocal reduce_all reduce_any
-        reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod reduce_sum
+        reduce_join reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod reduce_sum regex_replace
         register_tensor_conversion_function RegisterGradient report_uninitialized_variables
         required_space_to_batch_paddings reset_default_graph reshape resource resource_loader reverse
-        reverse_sequence reverse_v2 rint round rsqrt RunMetadata RunOptions saved_model scalar_mul scan
-        scatter_add scatter_nd scatter_sub scatter_update searchsorted segment_max segment_mean segment_min
-        segment_prod segment_sum self_adjoint_eig sequence_mask serialize_tensor Session set_random_seed
-        setdiff1d sets shape shape_n sigmoid sign sin sinh size slice space_to_batch space_to_depth
-        sparse_placeholder sparse_reduce_sum sparse_tensor_to_dense sparse_to_dense SparseTensor spectral
-        split sqrt square squared_difference squeeze stack stop_gradient strided_slice string string_join
-        string_split string_to_number strings substr subtract Summary summary svd sysconfig tables_initializer
-        tan tanh Tensor TensorArray tensordot TensorShape test TextLineReader tfprof TFRecordReader tile
-        timestamp to_bfloat16 to_double to_float to_int32 to_int64 tpu trace train trainable_variables
-        transpose truediv truncated_normal truncated_normal_initializer truncatediv truncatemod tuple uint16
-        uint8 uniform_unit_scaling_initializer unique unravel_index unsorted_segment_sum unstack user_ops
-        Variable variable_axis_size_partitioner variable_op_scope variable_scope VariableAggregation
-        variables_initializer VariableScope variance_scaling_initializer VarLenFeature
-        verify_tensor_all_finite VERSION where while_loop WholeFileReader write_file zeros zeros_initializer
-        zeros_like zeta
+        reverse_sequence reverse_v2 rint roll round rsqrt RunMetadata RunOptions saturate_cast saved_model
+        scalar_mul scan scatter_add scatter_nd scatter_sub scatter_update searchsorted segment_max
+        segment_mean segment_min segment_prod segment_sum self_adjoint_eig sequence_mask serialize_tensor
+        Session set_random_seed setdiff1d sets shape shape_n sigmoid sign sin sinh size slice sort
+        space_to_batch space_to_depth sparse sparse_add sparse_placeholder sparse_reduce_max sparse_reduce_sum
+        sparse_tensor_dense_matmul sparse_tensor_to_dense sparse_to_dense SparseTensor SparseTensorValue
+        spectral split sqrt square squared_difference squeeze stack stop_gradient strided_slice string
+        string_join string_split string_to_number strings substr subtract Summary summary svd switch_case
+        sysconfig tables_initializer tan tanh Tensor TensorArray tensordot TensorShape test TextLineReader
+        tfprof TFRecordReader tile timestamp to_bfloat16 to_double to_float to_int32 to_int64 tpu trace train
+        trainable_variables transpose truediv truncated_normal truncated_normal_initializer truncatediv
+        truncatemod tuple uint16 uint8 uniform_unit_scaling_initializer unique unravel_index
+        unsorted_segment_sum unstack user_ops Variable variable_axis_size_partitioner variable_op_scope
+        variable_scope VariableAggregation variables_initializer VariableScope variance_scaling_initializer
+        VarLenFeature verify_tensor_all_finite VERSION version where where_v2 while_loop WholeFileReader
+        write_file zeros zeros_initializer zeros_like zeta
     """,
     "tf.nn": """
-        all_candidate_sampler atrous_conv2d avg_pool avg_pool3d batch_normalization bias_add
-        bidirectional_dynamic_rnn compute_accidental_hits conv1d conv2d conv2d_backprop_filter
-        conv2d_backprop_input conv2d_transpose conv3d conv3d_transpose convolution crelu
-        ctc_beam_search_decoder ctc_greedy_decoder ctc_loss depthwise_conv2d dilation2d dropout dynamic_rnn
-        elu embedding_lookup embedding_lookup_sparse erosion2d fixed_unigram_candidate_sampler
-        fractional_max_pool fused_batch_norm in_top_k l2_loss l2_normalize leaky_relu
-        local_response_normalization log_poisson_loss log_softmax log_uniform_candidate_sampler lrn max_pool
+        all_candidate_sampler atrous_conv2d avg_pool avg_pool1d avg_pool2d avg_pool3d
+        batch_norm_with_global_normalization batch_normalization bias_add bidirectional_dynamic_rnn
+        compute_accidental_hits conv1d conv1d_transpose conv2d conv2d_backprop_filter conv2d_backprop_input
+        conv2d_transpose conv3d conv3d_transpose convolution crelu ctc_beam_search_decoder ctc_greedy_decoder
+        ctc_loss depth_to_space depthwise_conv2d depthwise_conv2d_native dilation2d dropout dynamic_rnn elu
+        embedding_lookup embedding_lookup_sparse erosion2d fixed_unigram_candidate_sampler fractional_max_pool
+        fused_batch_norm in_top_k l2_loss l2_normalize leaky_relu local_response_normalization
+        log_poisson_loss log_softmax log_uniform_candidate_sampler lrn max_pool max_pool1d max_pool2d
         max_pool3d max_pool_with_argmax moments nce_loss normalize_moments pool raw_rnn relu relu6 relu_layer
-        rnn_cell sampled_softmax_loss selu separable_conv2d sigmoid sigmoid_cross_entropy_with_logits softmax
-        softmax_cross_entropy_with_logits softmax_cross_entropy_with_logits_v2 softplus softsign
-        space_to_batch sparse_softmax_cross_entropy_with_logits static_bidirectional_rnn static_rnn
-        sufficient_statistics swish tanh top_k uniform_candidate_sampler weighted_cross_entropy_with_logits
-        weighted_moments with_space_to_batch xw_plus_b zero_fraction
+        rnn_cell sampled_softmax_loss selu separable_conv2d sigmoid sigmoid_cross_entropy_with_logits silu
+        softmax softmax_cross_entropy_with_logits softmax_cross_entropy_with_logits_v2 softplus softsign
+        space_to_batch space_to_depth sparse_softmax_cross_entropy_with_logits static_bidirectional_rnn
+        static_rnn sufficient_statistics swish tanh top_k uniform_candidate_sampler
+        weighted_cross_entropy_with_logits weighted_moments with_space_to_batch xw_plus_b zero_fraction
     """,
     "tf.train": """
         AdadeltaOptimizer AdagradDAOptimizer AdagradOptimizer AdamOptimizer add_queue_runner
@@ -139,19 +143,24 @@ NAMES: dict[str, str] = {
     "tf.manip": "gather_nd reshape reverse roll scatter_nd tile",
     "tf.math": """
         abs accumulate_n acos acosh add add_n argmax argmin asin asinh atan atan2 atanh betainc bincount ceil
-        confusion_matrix cos cosh count_nonzero cross cumprod cumsum digamma div_no_nan divide equal erf erfc
-        exp expm1 floor floordiv floormod greater greater_equal igamma in_top_k invert_permutation is_finite
-        is_inf is_nan l2_normalize less less_equal lgamma log log1p log_sigmoid log_softmax logical_and
-        logical_not logical_or logical_xor maximum minimum mod multiply negative not_equal polygamma pow
-        reciprocal reduce_all reduce_any reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod
-        reduce_sum rint round rsqrt scalar_mul segment_sum sigmoid sign sin sinh softmax softplus softsign
-        sqrt square squared_difference subtract tan tanh top_k truediv truncatediv truncatemod
-        unsorted_segment_sum zero_fraction zeta
+        confusion_matrix cos cosh count_nonzero cross cumprod cumsum digamma div_no_nan divide divide_no_nan
+        equal erf erfc exp expm1 floor floordiv floormod greater greater_equal igamma in_top_k
+        invert_permutation is_finite is_inf is_nan l2_normalize less less_equal lgamma log log1p log_sigmoid
+        log_softmax logical_and logical_not logical_or logical_xor maximum minimum mod multiply
+        multiply_no_nan negative not_equal polygamma polyval pow reciprocal reciprocal_no_nan reduce_all
+        reduce_any reduce_euclidean_norm reduce_logsumexp reduce_max reduce_mean reduce_min reduce_prod
+        reduce_std reduce_sum reduce_variance rint round rsqrt scalar_mul segment_sum sigmoid sign sin sinh
+        softmax softplus softsign sqrt square squared_difference subtract tan tanh top_k truediv truncatediv
+        truncatemod unsorted_segment_sum xdivy xlogy zero_fraction zeta
     """,
     "tf.random": """
         categorical gamma multinomial normal poisson set_random_seed shuffle truncated_normal uniform
     """,
-    "tf.io": "decode_csv decode_raw gfile matching_files parse_example read_file write_file write_graph",
+    "tf.io": """
+        decode_csv decode_image decode_jpeg decode_png decode_raw FixedLenFeature gfile matching_files
+        parse_example parse_single_example read_file tf_record_iterator TFRecordCompressionType
+        TFRecordOptions TFRecordWriter write_file write_graph
+    """,
     "tf.losses": """
         absolute_difference add_loss compute_weighted_loss cosine_distance get_losses get_regularization_loss
         get_regularization_losses get_total_loss hinge_loss huber_loss log_loss mean_pairwise_squared_error
@@ -183,8 +192,8 @@ NAMES: dict[str, str] = {
     "tf.contrib": """
         autograph boosted_trees cluster_resolver crf cudnn_rnn data distribute distributions eager estimator
         factorization framework gan graph_editor image keras kfac layers learn lookup losses metrics nccl nn
-        opt quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard tensorrt
-        timeseries tpu training
+        opt predictor quantize rnn seq2seq signal slim staging stateless summary tensor_forest tensorboard
+        tensorrt timeseries tpu training
     """,
     "tf.distributions": """
         Bernoulli Beta Categorical Dirichlet DirichletMultinomial Distribution Exponential Gamma kl_divergence
@@ -297,8 +306,9 @@ NAMES: dict[str, str] = {
     "tf.contrib.rnn": """
         AttentionCellWrapper BasicLSTMCell BasicRNNCell Conv1DLSTMCell Conv2DLSTMCell core_rnn_cell
         CoupledInputForgetGateLSTMCell DeviceWrapper DropoutWrapper EmbeddingWrapper FusedRNNCell GLSTMCell
-        GridLSTMCell GRUBlockCell GRUCell HighwayWrapper InputProjectionWrapper LayerNormBasicLSTMCell
-        LayerRNNCell LSTMBlockCell LSTMBlockFusedCell LSTMCell LSTMStateTuple MultiRNNCell NASCell
+        GridLSTMCell GRUBlockCell GRUBlockCellV2 GRUCell HighwayWrapper InputProjectionWrapper
+        LayerNormBasicLSTMCell LayerRNNCell LSTMBlockCell LSTMBlockFusedCell LSTMCell LSTMStateTuple
+        MultiRNNCell NASCell
         OutputProjectionWrapper PhasedLSTMCell ResidualWrapper RNNCell stack_bidirectional_dynamic_rnn
         stack_bidirectional_rnn static_bidirectional_rnn static_rnn TimeFreqLSTMCell UGRNNCell
     """,
@@ -386,6 +396,25 @@ NAMES: dict[str, str] = {
         build_signature_def classification_signature_def predict_signature_def regression_signature_def
     """,
     "tf.saved_model.utils": "build_tensor_info get_tensor_from_tensor_info",
+    "tf.compat": """
+        as_bytes as_str as_str_any as_text bytes_or_text_types complex_types integral_types path_to_str
+        real_types
+    """,
+    "tf.version": "COMPILER_VERSION GIT_VERSION VERSION",
+    "tf.dtypes": """
+        as_dtype as_string bool cast double DType float16 float32 float64 half int16 int32 int64 int8
+        saturate_cast string uint8
+    """,
+    "tf.sparse": "add matmul reduce_max reduce_sum SparseTensor to_dense",
+    "tf.strings": """
+        as_string join length lower reduce_join regex_full_match regex_replace split strip substr
+        to_hash_bucket_fast to_number upper
+    """,
+    "tf.estimator.export": """
+        build_parsing_serving_input_receiver_fn build_raw_serving_input_receiver_fn ClassificationOutput
+        ExportOutput PredictOutput RegressionOutput ServingInputReceiver TensorServingInputReceiver
+    """,
+    "tf.contrib.predictor": "from_saved_model",
     "tf.nn.seq2seq": "rnn_decoder sequence_loss sequence_loss_by_example",
 }
 
@@ -418,7 +447,7 @@ PARTIAL: dict[str, str] = {
     "tf.device": "a session is on one device: taken, and changes nothing; a GPU's name is reported once",
     "tf.einsum": "no '...', and no label twice in a tensor",
     "tf.estimator": "no boosted trees, baselines and exporters",
-    "tf.estimator.Estimator": "no warm_start_from and export_savedmodel",
+    "tf.estimator.Estimator": "no warm_start_from; what it exports TensorFlow does not read",
     "tf.estimator.EvalSpec": "no exporters; start_delay_secs changes nothing",
     "tf.estimator.RunConfig": "no distribution strategies: mpirun starts the ranks",
     "tf.feature_column.categorical_column_with_hash_bucket": "another hash than TensorFlow's",
@@ -437,12 +466,9 @@ PARTIAL: dict[str, str] = {
     "tf.image.resize_images": "no preserve_aspect_ratio; BICUBIC and AREA where sizes are known",
     "tf.keras": "modules as below",
     "tf.keras.callbacks.Callback": "no calls around the batches of a test, in evaluate and predict",
-    "tf.keras.callbacks.TensorBoard": "no write_grads",
-    "tf.keras.datasets": "mnist; fashion_mnist and boston_housing from Keras's cache",
+    "tf.keras.datasets": "mnist, fashion_mnist, cifar10, cifar100; boston_housing from Keras's cache",
     "tf.keras.layers.BatchNormalization": "synchronized=False is its own",
-    "tf.keras.layers.Conv2DTranspose": "no output_padding and dilation_rate",
-    "tf.keras.layers.SeparableConv2D": "no dilation_rate",
-    "tf.keras.layers.UpSampling2D": "interpolation is nearest",
+    "tf.keras.layers.UpSampling2D": "interpolation is nearest or bilinear",
     "tf.layers.batch_normalization": "no renorm, virtual_batch_size and adjustment; one axis",
     "tf.layers.BatchNormalization": "no renorm, virtual_batch_size and adjustment; one axis",
     "tf.layers.conv3d": "all sizes but that of the batch are known",
@@ -450,7 +476,10 @@ PARTIAL: dict[str, str] = {
     "tf.layers.Layer": "no InputSpec and compute_output_shape",
     "tf.matrix_set_diag": "the matrices are square",
     "tf.metrics.recall_at_k": "one label an example",
+    "tf.layers.conv3d_transpose": "all sizes but that of the batch are known",
+    "tf.layers.Conv3DTranspose": "all sizes but that of the batch are known",
     "tf.nn.conv3d": "all sizes but that of the batch are known",
+    "tf.nn.conv3d_transpose": "all sizes but that of the batch are known",
     "tf.nn.depthwise_conv2d": "all sizes but that of the batch are known",
     "tf.nn.pool": "dilation_rate is 1",
     "tf.norm": "of matrices no spectral norm",
@@ -465,6 +494,9 @@ PARTIAL: dict[str, str] = {
     "tf.RunMetadata": "step_stats, for timeline.Timeline",
     "tf.RunOptions": "trace_level",
     "tf.sequence_mask": "maxlen has to be given",
+    "tf.sparse": "products and sums of them are computed densely",
+    "tf.SparseTensor": "three dense tensors: fetch and feed these",
+    "tf.strings": "in functions of data sets, of constants and of what a run takes",
     "tf.Session": "target is ''",
     "tf.space_to_depth": "data_format is NHWC",
     "tf.TensorArray": "indices follow from counters and shapes; no handle and split",
@@ -484,7 +516,8 @@ PARTIAL: dict[str, str] = {
     "tf.saved_model": "files of dtrain's own, which TensorFlow's serving does not read; no assets",
     "tf.train.export_meta_graph": "files of dtrain's own, without functions of Python and data sets",
     "tf.train.import_meta_graph": "files that dtrain wrote",
-    "tf.train.Saver": "no sharded; files are safetensors",
+    "tf.train.Saver": "files are safetensors; sharded and write_version change nothing",
+    "tf.train.SaverDef": "the numbers of formats alone",
     "tf.train.Server": "target is ''; a task of the job ps is refused",
     "tf.train.shuffle_batch": "a data set: no threads; min_after_dequeue changes nothing",
     "tf.train.start_queue_runners": "there is nothing to start: it returns []",
@@ -502,17 +535,14 @@ _WHY: dict[str, str] = {
         tf.PriorityQueue tf.ReaderBase tf.train.LooperThread tf.train.maybe_batch
     """,
     "tensors are dense": """
-        tf.VarLenFeature tf.IndexedSlices tf.SparseTensor tf.convert_to_tensor_or_indexed_slices
-        tf.deserialize_many_sparse tf.sparse_placeholder tf.sparse_reduce_sum tf.sparse_tensor_to_dense
-        tf.nn.embedding_lookup_sparse tf.edit_distance
+        tf.VarLenFeature tf.IndexedSlices tf.convert_to_tensor_or_indexed_slices tf.deserialize_many_sparse
+        tf.sparse_placeholder tf.edit_distance
     """,
     "an Example has no lists of lists": "tf.train.SequenceExample",
-    "it computes with numbers: prepare text in Python before it is fed": """
-        tf.as_string tf.encode_base64 tf.string_join tf.string_split tf.strings tf.substr
-    """,
+    "it computes with numbers: prepare text in Python before it is fed": "tf.encode_base64",
     "numbers are real": "tf.complex tf.complex64 tf.complex128 tf.conj tf.real tf.spectral",
     "read and write files in Python, outside of the graph": """
-        tf.matching_files tf.write_file tf.io.matching_files tf.io.read_file tf.io.write_file
+        tf.matching_files tf.write_file tf.io.matching_files tf.io.write_file
     """,
     "write the loop with while_loop, or take dynamic_rnn with sequence_length": "tf.nn.raw_rnn",
     "it has no connectionist temporal classification": """
@@ -547,9 +577,7 @@ _WHY: dict[str, str] = {
     "a graph is defined, then run": """
         tf.GradientTape tf.enable_eager_execution tf.custom_gradient tf.contrib.eager
     """,
-    "checkpoints and graphs are not kept in TensorFlow's formats": """
-        tf.train.SaverDef tf.make_tensor_proto tf.make_ndarray
-    """,
+    "checkpoints and graphs are not kept in TensorFlow's formats": "tf.make_tensor_proto tf.make_ndarray",
     "it is another layer above the graph, out of scope": "tf.contrib.estimator",
     "its gradient is not that of a draw; NumPy draws outside of the graph": """
         tf.random_gamma tf.random_poisson tf.random.gamma tf.random.poisson
@@ -586,19 +614,12 @@ _WHY: dict[str, str] = {
     """,
     "loss scales are DynamicLossScale and FixedLossScale": "tf.train.experimental.LossScale",
     "give get_config() to from_config()": "tf.keras.models.model_from_config",
-    "give an object's get_config()": """
-        tf.keras.activations.serialize tf.keras.initializers.serialize tf.keras.losses.serialize
-        tf.keras.metrics.serialize tf.keras.optimizers.serialize tf.keras.regularizers.serialize
-        tf.keras.utils.serialize_keras_object
-    """,
-    "get takes what get_config gave": """
-        tf.keras.activations.deserialize tf.keras.initializers.deserialize tf.keras.losses.deserialize
-        tf.keras.metrics.deserialize tf.keras.optimizers.deserialize tf.keras.regularizers.deserialize
-        tf.keras.utils.deserialize_keras_object
-    """,
     "fit prints its own progress": "tf.keras.callbacks.ProgbarLogger tf.keras.callbacks.BaseLogger",
-    "models are not exported": """
-        tf.estimator.export tf.estimator.Exporter tf.estimator.BestExporter tf.estimator.FinalExporter
+    "Examples are read by Python, which no saved graph holds: take build_raw_serving_input_receiver_fn": """
+        tf.estimator.export.build_parsing_serving_input_receiver_fn
+    """,
+    "models are exported by export_savedmodel alone": """
+        tf.estimator.Exporter tf.estimator.BestExporter tf.estimator.FinalExporter
         tf.estimator.LatestExporter tf.estimator.classifier_parse_example_spec
         tf.estimator.regressor_parse_example_spec tf.feature_column.make_parse_example_spec
     """,
@@ -610,10 +631,7 @@ _WHY: dict[str, str] = {
         tf.image.crop_and_resize tf.image.draw_bounding_boxes tf.image.sample_distorted_bounding_box
     """,
     "networks whose weights others trained are no part of it": "tf.keras.applications",
-    "its files are Python pickles, which run code": """
-        tf.keras.datasets.cifar10 tf.keras.datasets.cifar100 tf.keras.datasets.imdb
-        tf.keras.datasets.reuters
-    """,
+    "its files are Python pickles, which run code": "tf.keras.datasets.imdb tf.keras.datasets.reuters",
 }
 REASONS: dict[str, str] = {name: reason for reason, names in _WHY.items() for name in names.split()}
 

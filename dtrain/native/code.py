@@ -90,9 +90,12 @@ class Code:
         comm = self.comm
         return comm.far and (comm.terms(out.reshape(-1)) is not None or comm.is_shared(out))
 
-    def reaches(self, parts: Sequence[np.ndarray], wholes: Sequence[np.ndarray]) -> bool:
-        """Whether what this rank writes of each whole array lies where it is, in memory of all ranks."""
-        return all(np.may_share_memory(x, whole) for x, whole in zip(parts, wholes, strict=True))
+    def reaches(self, wholes: Sequence[np.ndarray]) -> bool:
+        """Whether arrays lie in memory of all ranks, each of which writes its part there.
+
+        The parts do not say it: that of a rank without rows lies nowhere, and all ranks have to agree.
+        """
+        return all(self.comm.is_shared(whole) for whole in wholes)
 
     def function(self, symbol: str, source: str, *words: Any) -> NativeCall:
         """A call of a function that comes with its source."""
@@ -337,7 +340,7 @@ class Code:
 
     def meet(self) -> NativeCall:
         """Wait for the other ranks of the node."""
-        return self.call("meet", *self.comm.meeting.words)
+        return self.call("meet", *self.comm.node_barrier.words)
 
     # -- compiling and running -------------------------------------------------------------------------
     @property

@@ -46,7 +46,7 @@ class AllReduce(Op):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        """Between two meetings each rank of the node sums its part of all ranks' inputs."""
+        """Between two barriers each rank of the node sums its part of all ranks' inputs."""
         calls = []
         for source, out in coalesce([ins, outs]):
             terms = code.comm.terms(source)
@@ -90,7 +90,7 @@ class NodeBarrier(Op):
 
     An output is this rank's input in place. Where that is a rank's term of a sum, or its rows of a batch, the
     ops behind it read the others' too (Communicator.terms); the memory is free for the next step when an
-    update of parameters that ranks share has ended, as that does in a meeting.
+    update of parameters that ranks share has ended, as that does in a barrier.
     """
 
     count: int
@@ -163,7 +163,7 @@ class AllGather(Op):
     """The whole of tensors that are sharded, each along an axis, on every rank: one message for all.
 
     Where the ranks of a node share memory an output may lie there, each rank's part of it being what its
-    kernels write; a meeting is then all there is to do (see Layout.gather).
+    kernels write; a barrier is then all there is to do (see Layout.gather).
     """
 
     axes: tuple[int, ...]
@@ -202,7 +202,7 @@ class AllGather(Op):
         return kernel
 
     def native(self, code: Any, specs: Sequence[Spec], ins: Sequence[Array], outs: Sequence[Array]) -> Any:
-        return [code.meet()] if not code.cuda and code.reaches(ins, outs) else None
+        return [code.meet()] if not code.cuda and code.reaches(outs) else None
 
 
 @register

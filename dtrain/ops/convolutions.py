@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Tensor
+from dtrain.graph.graph import Tensor, TensorLike
 from dtrain.graph.shape import as_static
-from dtrain.ops.array import expand_dims, reshape, squeeze, transpose
+from dtrain.ops.array import expand_dims, reshape, squeeze, transpose, zeros
 from dtrain.ops.base import convert_to_tensor
-from dtrain.ops.conv import conv2d
-from dtrain.ops.join import concat, pad, stack
+from dtrain.ops.conv import conv2d, conv2d_transpose
+from dtrain.ops.join import concat, pad, stack, unstack
+from dtrain.ops.late import known_value
+from dtrain.ops.late import shape as sizes_of
 from dtrain.ops.math import add, add_n, multiply, pow, square
 from dtrain.ops.pool import avg_pool, max_pool
 from dtrain.ops.window import channels_last, padding_of, place_windows, two
@@ -88,6 +90,90 @@ def conv3d(
         window = concat([slices[under[k]] for k in inside], 3)
         results.append(conv2d(window, part, by[1:], padding, dilations=apart[1:]))
     return stack(results, 1, name=name or "Conv3D")
+
+
+def conv3d_transpose(
+    value: Any,
+    filter: Any = None,
+    output_shape: Any = None,
+    strides: Any = None,
+    padding: Any = "SAME",
+    data_format: str = "NDHWC",
+    name: str | None = None,
+) -> Tensor:
+    """The transpose (gradient) of conv3d: volumes [n, depth, height, width, in] made larger.
+
+    filter: [depth, height, width, out, in]; output_shape: [n, depth', height', width', out], of which conv3d
+    would make the shape of value; n may be a tensor.
+
+    Raises:
+        GraphError: a size but that of the batch is not known, or the shapes do not fit.
+    """
+    x, f = convert_to_tensor(value), convert_to_tensor(filter)
+    to, n = _volume(output_shape, x)
+    if data_format == "NCDHW":
+        to, by = [*to[1:], to[0]], _behind(strides)
+        y = conv3d_transpose(transpose(x, [0, 2, 3, 4, 1]), f, [n, *to], by, padding, name=name)
+        return transpose(y, [0, 4, 1, 2, 3])
+    by = _three(strides, "strides", data_format)
+    slices, kernel = _depth(x, "the volumes"), f.spec.shape
+    if kernel is None or len(kernel) != 5 or None in kernel or kernel[3] != to[3]:
+        raise GraphError(f"conv3d_transpose: the filter {f!r} is not [depth, height, width, {to[3]}, in].")
+    axis = place_windows(to[0], kernel[0], by[0], 1, padding_of(padding))  # type: ignore[arg-type]  # known, see above
+    if axis.count != len(slices):
+        raise GraphError(
+            f"conv3d_transpose: a depth of {to[0]} makes {axis.count} slices, and not {len(slices)}."
+        )
+    results = []
+    for at in range(to[0]):
+        # slices whose window has this one under it, and the part of the filter that it meets there
+        under = [(i, at + axis.before - i * axis.stride) for i in range(axis.count)]
+        under = [(i, k) for i, k in under if 0 <= k < axis.size]
+        if not under:
+            results.append(zeros([n, *to[1:]], x.dtype))
+            continue
+        part = concat([f[k] for _, k in under], 3)
+        behind = concat([slices[i] for i, _ in under], 3)
+        results.append(conv2d_transpose(behind, part, [n, *to[1:]], by[1:], padding))
+    return stack(results, 1, name=name or "conv3d_transpose")
+
+
+def conv1d_transpose(
+    input: Any,
+    filters: Any,
+    output_shape: Any,
+    strides: Any,
+    padding: Any = "SAME",
+    data_format: str = "NWC",
+    dilations: None = None,
+    name: str | None = None,
+) -> Tensor:
+    """The transpose of conv1d: sequences [n, steps, in] made longer by filters [size, out, in].
+
+    output_shape: [n, steps', out]. Raises GraphError where the shapes do not fit, or for dilations.
+    """
+    if dilations not in (None, 1):
+        raise GraphError("conv1d_transpose: dilations are 1 here.")
+    x, first = convert_to_tensor(input), data_format in ("NCW", "NCHW")
+    sizes = unstack(convert_to_tensor(output_shape)) if isinstance(output_shape, TensorLike) else output_shape
+    n, *to = sizes
+    to = to[::-1] if first else to
+    x = transpose(x, [0, 2, 1]) if first else x
+    by = _one(strides, "strides")
+    kernel = expand_dims(convert_to_tensor(filters), 0)
+    y = conv2d_transpose(expand_dims(x, 1), kernel, [n, 1, *to], [1, by], padding)
+    y = squeeze(y, [1], name=name)
+    return transpose(y, [0, 2, 1]) if first else y
+
+
+def _volume(output_shape: Any, x: Tensor) -> tuple[list[int], Any]:
+    """The sizes of volumes but the first, and the first: a number or a tensor."""
+    if output_shape is None:
+        raise GraphError("conv3d_transpose: output_shape is missing: [n, depth, height, width, out].")
+    known = known_value(convert_to_tensor(output_shape))
+    if known is None or known.shape != (5,) or any(size is None for size in known[1:]):
+        raise GraphError(f"conv3d_transpose: of {output_shape!r} the sizes but the first are to be known.")
+    return [int(size) for size in known[1:]], sizes_of(x)[0] if known[0] is None else int(known[0])
 
 
 def depthwise_conv2d(

@@ -365,15 +365,21 @@ def boolean_mask(tensor: Any, mask: Any, name: str = "boolean_mask", axis: int =
         Tensor: of the dtype of tensor.
 
     Raises:
-        GraphError: the mask is computed by the graph or not of rank 1.
+        GraphError: the mask is computed by the graph, not of rank 1, or not as long as the axis.
     """
+    x = convert_to_tensor(tensor)
     known = known_value(convert_to_tensor(mask))
     if known is None or known.dtype != bool or known.ndim != 1:
         raise GraphError(
             "boolean_mask takes a constant mask of rank 1: a plan has fixed shapes, and how many entries a "
             "computed mask keeps is not known before. dt.where(mask, x, 0) keeps the shape."
         )
-    return gather(tensor, np.flatnonzero(known), name=name, axis=axis)
+    dims = x.spec.shape
+    if dims is not None and -len(dims) <= axis < len(dims) and dims[axis] not in (None, len(known)):
+        raise GraphError(
+            f"boolean_mask: axis {axis} of {x!r} has {dims[axis]} entries, the mask {len(known)}."
+        )
+    return gather(x, np.flatnonzero(known), name=name, axis=axis)
 
 
 def one_hot(

@@ -233,6 +233,10 @@ def _is_number(value: Any) -> bool:
 def _normal(
     kind: type[RandomNormal], shape: Any, mean: Any, stddev: Any, dtype: Any, seed: int | None, name: str
 ) -> Tensor:
+    if not as_dtype(dtype).is_floating:
+        raise GraphError(
+            f"{name}: dtype is a floating type, and not {as_dtype(dtype).name}: cast the values."
+        )
     if _is_number(mean) and _is_number(stddev):
         return _make(lambda s, d, n: kind(s, d, n, float(mean), float(stddev)), shape, dtype, seed, name)
     mean, stddev = (convert_to_tensor(value, dtype) for value in (mean, stddev))
@@ -254,7 +258,7 @@ def random_normal(
         shape: ints, or a tensor that follows from shapes.
         mean: a number, or an array or tensor that broadcasts with shape, and has gradients.
         stddev: as mean.
-        dtype: of the values.
+        dtype: of the values, a floating type.
         seed: makes the values reproducible and different from those of other ops; see set_random_seed.
         name: name of the operation.
 
@@ -262,7 +266,7 @@ def random_normal(
         Tensor: the same values on any number of ranks.
 
     Raises:
-        GraphError: shapes do not agree.
+        GraphError: shapes do not agree, or dtype is none of floats.
     """
     return _normal(RandomNormal, shape, mean, stddev, dtype, seed, name or "random_normal")
 
@@ -281,7 +285,7 @@ def truncated_normal(
         shape: ints, or a tensor that follows from shapes.
         mean: a number, or an array or tensor that broadcasts with shape, and has gradients.
         stddev: as mean.
-        dtype: of the values.
+        dtype: of the values, a floating type.
         seed: as for random_normal.
         name: name of the operation.
 
@@ -289,7 +293,7 @@ def truncated_normal(
         Tensor: the same values on any number of ranks.
 
     Raises:
-        GraphError: shapes do not agree.
+        GraphError: shapes do not agree, or dtype is none of floats.
     """
     return _normal(TruncatedNormal, shape, mean, stddev, dtype, seed, name or "truncated_normal")
 
@@ -322,6 +326,8 @@ def random_uniform(
     """
     name = name or "random_uniform"
     if as_dtype(dtype).is_integer:
+        if as_dtype(dtype).name not in ("int32", "int64"):
+            raise GraphError(f"random_uniform: integers are int32 or int64, and not {as_dtype(dtype).name}.")
         if maxval is None:
             raise GraphError("random_uniform of an integer type needs maxval.")
         bounds = [convert_to_tensor(bound, dtype) for bound in (minval, maxval)]

@@ -478,7 +478,7 @@ def sparse_to_dense(
     """An array of default_value with the values at indices: [n, rank], or [n] of a vector.
 
     sparse_values: [n], or one number for all. An index that is out of range is an error in the run; one that
-    is there twice, an error in TensorFlow where validate_indices is set, has the sum of what both change.
+    is there twice, an error in TensorFlow where validate_indices is set, has the sum of both values.
     """
     positions = cast(convert_to_tensor(sparse_indices), int64)
     values = convert_to_tensor(sparse_values)
@@ -491,10 +491,12 @@ def sparse_to_dense(
         raise GraphError(f"sparse_to_dense: {positions!r} are no indices [n, rank] for {output_shape!r}.")
     positions = reshape(positions, [-1, len(sizes)])
     index = late(FlatIndex(sizes), [positions], attributes.values)
-    change = values - default + zeros_like(index, values.dtype)
+    each = zeros_like(index, values.dtype)
     empty = zeros([reduce_prod(convert_to_tensor(output_shape))], values.dtype)
-    filled = default + apply(ScatterAddLike(), change, index, empty)
-    return reshape(filled, output_shape, name=name or "SparseToDense")
+    filled = apply(ScatterAddLike(), values + each, index, empty)
+    there = not_equal(apply(ScatterAddLike(), each + 1, index, empty), empty)
+    # not the default and a change: of a large default nothing of a small value would be left
+    return reshape(where(there, filled, default), output_shape, name=name or "SparseToDense")
 
 
 def _known(shape: Any, what: str) -> tuple[int, ...]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.native.loops import MAX_AXES, TYPES, joined, reduced
 from dtrain.ops.body import Instruction
 from dtrain.ops.fused import Fused
 from dtrain.ops.reduce import _Reduction
 from dtrain.passes.order import dependencies, ordered, unawaited
-from dtrain.passes.step import Step, moved, predecessors, sweep
+from dtrain.passes.step import Rebuild, Step, predecessors, sweep
 
 #: Values that a step must compute before it is worth the compiler's time, where that is left to dtrain.
 WORTH = 50_000
@@ -147,28 +147,22 @@ def _rebuild(step: Step, groups: _Groups, order: Sequence[Operation]) -> Step:
         for tensor in node.inputs:
             readers.setdefault(tensor, set()).add(leaders[node])
     kept = {*(t.op for t in step.fetches), *step.targets, *(c for n in order for c in n.control_inputs)}
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
+    rebuild = Rebuild(step)
+    graph = rebuild.graph
     for unit in ordered(units, before):
         members = groups.of[unit]
-        control = tuple(dict.fromkeys(operations[c] for m in members for c in m.control_inputs))
         if len(members) == 1:
-            copy = graph.copy_of(unit, tuple(tensors[t] for t in unit.inputs), control)
-            outputs: Sequence[Tensor] = unit.outputs
-        else:
-            made = [m.outputs[0] for m in members]
-            outside = [t for t in made if t.op in kept or readers.get(t, set()) - {unit}]
-            fused, inputs, outputs = _join(members, outside)
-            specs = [t.spec for t in outputs]
-            first = outputs[0].op
-            copy = Operation(
-                graph, first.name, fused, tuple(tensors[t] for t in inputs), control, specs, first.source
-            )
-            graph.operations.append(copy)
-        tensors.update(zip(outputs, copy.outputs, strict=True))
-        operations.update(dict.fromkeys(members, copy))
-    return sweep(moved(step, graph, tensors, operations))
+            rebuild.copy(unit)
+            continue
+        made = [m.outputs[0] for m in members]
+        outside = [t for t in made if t.op in kept or readers.get(t, set()) - {unit}]
+        fused, inputs, outputs = _join(members, outside)
+        specs, first = [t.spec for t in outputs], outputs[0].op
+        control = rebuild.control(*members)
+        copy = Operation(graph, first.name, fused, rebuild.inputs(inputs), control, specs, first.source)
+        graph.operations.append(copy)
+        rebuild.replace(members, outputs, copy)
+    return sweep(rebuild.result())
 
 
 def _join(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad, StopIfBad
 from dtrain.ops.collective import AllGather, AllReduce
-from dtrain.ops.placement import PARTIAL, REPLICATED, Placement
+from dtrain.ops.placement import PARTIAL, REPLICATED
 from dtrain.ops.state import Assign, is_parameter
-from dtrain.passes.step import Step, ancestors, memory_of, moved, predecessors
+from dtrain.passes.step import Rebuild, Step, ancestors, memory_of, predecessors
 
 #: Entries of a gradient up to which it is looked at for a warning: to read it takes no time.
 SMALL = 4096
@@ -82,29 +80,24 @@ def _in_buckets(step: Step, terms: list[Tensor]) -> list[list[Tensor]]:
 def _rebuild(
     step: Step, guarded: set[Operation], late: set[Operation], groups: list[tuple[list[Tensor], int]]
 ) -> Step:
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
-    placements: dict[Tensor, Placement] = {}
+    made = Rebuild(step)
+    graph, placements = made.graph, made.placements
     stop: Operation | None = None
     for node in sorted(step.graph.operations, key=lambda n: n in late):
-        control = [operations[c] for c in node.control_inputs]
+        control = made.control(node)
         if node in guarded:
             if stop is None:
                 graph.source = node.source
                 verdicts = []
                 for group, number in groups:
                     looked = HasBad(not step.bitwise)
-                    verdict = graph.add(looked, tuple(tensors[t] for t in group), "check/HasBad").outputs[0]
+                    verdict = graph.add(looked, made.inputs(group), "check/HasBad").outputs[0]
                     if step.ranks > 1:
                         placements[verdict] = PARTIAL
                         verdict = graph.add(AllReduce(1, number), (verdict,), "check/AllReduce").outputs[0]
                     placements[verdict] = REPLICATED
                     verdicts.append(verdict)
                 stop = graph.add(StopIfBad(), tuple(verdicts), "check/StopIfBad")
-            control.append(stop)
-        copy = graph.copy_of(node, tuple(tensors[t] for t in node.inputs), tuple(dict.fromkeys(control)))
-        operations[node] = copy
-        tensors.update(zip(node.outputs, copy.outputs, strict=True))
-    step = moved(step, graph, tensors, operations)
-    return replace(step, placements=step.placements | placements)
+            control = (*control, stop)
+        made.copy(node, control=control)
+    return made.result()

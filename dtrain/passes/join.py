@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dtrain.graph.graph import Graph, Operation, Spec, Tensor
+from dtrain.graph.graph import Operation, Spec, Tensor
 from dtrain.ops.array import Reshape
 from dtrain.ops.body import Instruction
 from dtrain.ops.fused import BIAS, GATE, GATE_SUMS, RELU, RELU_MASK, Fused, Joined, JoinedRows
@@ -13,7 +13,7 @@ from dtrain.ops.linalg import MatMul
 from dtrain.ops.math import Add
 from dtrain.ops.nn import Relu, ReluGrad
 from dtrain.ops.reduce import Sum
-from dtrain.passes.step import Step, ancestors, memory_of, moved, sweep
+from dtrain.passes.step import Rebuild, Step, ancestors, memory_of, sweep
 
 #: What a loop behind may be one op with.
 FIRST = MatMul | LentRows
@@ -109,18 +109,12 @@ def _end(loop: Fused, at: int, specs: Sequence[Spec]) -> str:
 def _rebuilt(
     step: Step, firsts: dict[Operation, tuple[Operation, Tensor]], kinds: dict[Operation, Joined]
 ) -> Step:
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
+    made = Rebuild(step)
     for node in step.graph.operations:
-        inputs: Sequence[Tensor] = node.inputs
-        kind = node.kind
-        if node in firsts:
-            first, tensor = firsts[node]
-            kind = kinds[node]
-            inputs = [*first.inputs, *(t for t in node.inputs if t is not tensor)]
-        control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
-        copy = graph.copy_of(node, tuple(tensors[t] for t in inputs), control, kind)
-        operations[node] = copy
-        tensors.update(zip(node.outputs, copy.outputs, strict=True))
-    return sweep(moved(step, graph, tensors, operations))
+        if node not in firsts:
+            made.copy(node)
+            continue
+        first, tensor = firsts[node]
+        inputs = made.inputs([*first.inputs, *(t for t in node.inputs if t is not tensor)])
+        made.copy(node, inputs, kind=kinds[node])
+    return sweep(made.result())

@@ -2,7 +2,7 @@
 
 `divide` says in which bucket a gradient travels, `begin` puts the beginning of an early bucket's sum right
 behind the last gradient of it. Both follow from the graph and from what the network was measured to do,
-which is alike on all ranks.
+which is the same on all ranks.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dtrain.comm.link import Link
-from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.check import HasBad
 from dtrain.ops.collective import AllReduce, BeginAllReduce
 from dtrain.ops.placement import Sharded
-from dtrain.passes.step import Step, moved, predecessors, rewrite
+from dtrain.passes.step import Rebuild, Step, predecessors, rewrite
 
 #: A bucket is closed when its bytes take the network so many times as long as a message without any.
 LATENCIES = 8
@@ -113,32 +113,24 @@ def begin(step: Step) -> Step:
     if not early:
         return step
     checks = [n for n in nodes if isinstance(n.kind, HasBad) and any(n.outputs[0] in e.inputs for e in early)]
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
+    made = Rebuild(step)
     begun: dict[Operation, Operation] = {}
 
     def copy(node: Operation) -> None:
-        control = [operations[c] for c in node.control_inputs]
-        if node in begun:
-            control.append(begun[node])
-        operations[node] = graph.copy_of(
-            node, tuple(tensors[t] for t in node.inputs), tuple(dict.fromkeys(control))
-        )
-        tensors.update(zip(node.outputs, operations[node].outputs, strict=True))
+        made.copy(node, control=(*made.control(node), *([begun[node]] if node in begun else [])))
 
     def there(node: Operation) -> bool:
-        return all(p in operations for p in predecessors(node))
+        return all(p in made.operations for p in predecessors(node))
 
     for node in nodes:
-        if node not in operations:
+        if node not in made.operations:
             copy(node)
         for check in checks:
-            if check not in operations and there(check):
+            if check not in made.operations and there(check):
                 copy(check)
         for sum in early:
             if sum not in begun and there(sum):
-                graph.source = sum.source
-                inputs = tuple(tensors[t] for t in sum.inputs)
-                begun[sum] = graph.add(BeginAllReduce(len(inputs)), inputs, f"{sum.name}/Begin")
-    return moved(step, graph, tensors, operations)
+                made.graph.source = sum.source
+                inputs = made.inputs(sum.inputs)
+                begun[sum] = made.graph.add(BeginAllReduce(len(inputs)), inputs, f"{sum.name}/Begin")
+    return made.result()

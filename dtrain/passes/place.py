@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from dtrain.errors import GraphError
-from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.ops.array import Identity
 from dtrain.ops.base import Op, Placed
 from dtrain.ops.collective import AllGather, AllReduce, TakeShard
 from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
 from dtrain.ops.update import _Update
-from dtrain.passes.step import Step, memory_of, moved, predecessors, sweep, topological
+from dtrain.passes.step import Rebuild, Step, memory_of, predecessors, sweep, topological
 
 #: Bytes after which a bucket is closed and the next begun.
 BUCKET_BYTES = 32 << 20
@@ -46,13 +46,11 @@ def place(step: Step) -> Step:
     return sweep(placer.result())
 
 
-class _Placer:
+class _Placer(Rebuild):
+    """placements: of every tensor of the new graph."""
+
     def __init__(self, step: Step) -> None:
-        self.step = step
-        self.graph = Graph()
-        self.tensors: dict[Tensor, Tensor] = {}
-        self.operations: dict[Operation, Operation] = {}
-        self.placements: dict[Tensor, Placement] = {}
+        super().__init__(step)
         self.converted: dict[tuple[Tensor, Placement], Tensor] = {}
 
     def add(self, node: Operation) -> None:
@@ -75,9 +73,7 @@ class _Placer:
                     inputs[i] = self.convert(inputs[i], want)
         elif not inputs and node.outputs and node.outputs[0] in self.step.placements:
             out = self.step.placements[node.outputs[0]]
-        control = tuple(dict.fromkeys(self.operations[c] for c in node.control_inputs))
-        copy = self.graph.copy_of(node, tuple(inputs), control, kind)
-        self.operations[node] = copy
+        copy = self.copy(node, tuple(inputs), kind=kind)
         for old, new in zip(node.outputs, copy.outputs, strict=True):
             self.placements[new] = out
             self.tensors[old] = new if self.suffices(new, out) else self.convert(new, REPLICATED)
@@ -124,10 +120,7 @@ class _Placer:
 
     def result(self) -> Step:
         fetches = tuple(self.fetched(t) for t in self.step.fetches)
-        targets = tuple(self.operations[o] for o in self.step.targets)
-        return replace(
-            self.step, graph=self.graph, fetches=fetches, targets=targets, placements=self.placements
-        )
+        return replace(super().result(), fetches=fetches, placements=self.placements)
 
 
 def bucket(step: Step) -> Step:
@@ -146,24 +139,20 @@ def bucket(step: Step) -> Step:
         node: {leader.get(p, p) for member in members.get(node, [node]) for p in predecessors(member)}
         for node in merged
     }
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
+    made = Rebuild(step)
+    graph = made.graph
     for node in topological(merged, before):
         group = members.get(node, [node])
-        inputs = tuple(tensors[t] for member in group for t in member.inputs)
-        control = tuple(dict.fromkeys(operations[c] for member in group for c in member.control_inputs))
-        if len(group) > 1:
-            graph.here.control, graph.source = control, node.source
-            kind = _all([member.kind for member in group])
-            copy = graph.add(kind, inputs, type(kind).__name__)
-            graph.here.control = ()
-        else:
-            copy = graph.copy_of(node, inputs, control)
-        olds = [t for member in group for t in member.outputs]
-        tensors.update(zip(olds, copy.outputs, strict=True))
-        operations.update(dict.fromkeys(group, copy))
-    return moved(step, graph, tensors, operations)
+        if len(group) == 1:
+            made.copy(node)
+            continue
+        inputs = made.inputs(t for member in group for t in member.inputs)
+        graph.here.control, graph.source = made.control(*group), node.source
+        kind = _all([member.kind for member in group])
+        joined = graph.add(kind, inputs, type(kind).__name__)
+        graph.here.control = ()
+        made.replace(group, [t for member in group for t in member.outputs], joined)
+    return made.result()
 
 
 def _all(kinds: Sequence[Any]) -> Op:

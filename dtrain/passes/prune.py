@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dtrain.errors import InvalidArgumentError
-from dtrain.graph.dtypes import DType
 from dtrain.graph.graph import Graph, Operation, Spec, Tensor, built
 from dtrain.graph.shape import Dims
 from dtrain.ops.base import Const, Feed, Op, Placeholder, Value
@@ -93,14 +92,11 @@ _CLASSIC = {"float32": "float", "float64": "double"}
 def _not_fed(node: Operation) -> str:
     kind = node.kind
     assert isinstance(kind, Placeholder)
+    dtype = _CLASSIC.get(kind.dtype.name, kind.dtype.name)
     return (
-        f"You must feed a value for placeholder tensor '{node.name}' with dtype {_classic(kind.dtype)}"
+        f"You must feed a value for placeholder tensor '{node.name}' with dtype {dtype}"
         f"{_with_shape(kind.shape)}: pass feed_dict={{...}} to Session.run{built(node)}."
     )
-
-
-def _classic(dtype: DType) -> str:
-    return _CLASSIC.get(dtype.name, dtype.name)
 
 
 def _with_shape(shape: Dims) -> str:

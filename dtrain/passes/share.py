@@ -12,19 +12,17 @@ is added up, and every bit is that of one rank.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.graph.graph import Operation, Tensor
 from dtrain.graph.shape import size_of
 from dtrain.native.code import own_products
 from dtrain.ops.base import Const, Feed
 from dtrain.ops.check import HasBad, ProductBound
 from dtrain.ops.collective import AllReduce, NodeBarrier, RowsOfProduct, SumTerms
 from dtrain.ops.linalg import MatMul
-from dtrain.ops.placement import PARTIAL, REPLICATED, Placement, Sharded
+from dtrain.ops.placement import PARTIAL, REPLICATED, Sharded
 from dtrain.ops.state import VariableOp, is_updated
 from dtrain.ops.update import _Update
-from dtrain.passes.step import Step, memory_of, moved, sweep
+from dtrain.passes.step import Rebuild, Step, memory_of, sweep
 
 #: Bytes of a bucket's other sums up to which each rank adds them up for itself instead of a part of them.
 SMALL = 16 << 10
@@ -109,25 +107,22 @@ def _products(step: Step, left: dict[Operation, set[Tensor]], uses: Uses) -> set
     }
 
 
-class _Rebuilt:
+class _Rebuilt(Rebuild):
     """The step's graph anew, node by node."""
 
     def __init__(self, step: Step, left: dict[Operation, set[Tensor]], products: set[Operation]) -> None:
-        self.step, self.left, self.products = step, left, products
-        self.graph = Graph()
-        self.tensors: dict[Tensor, Tensor] = {}
-        self.operations: dict[Operation, Operation] = {}
-        self.placements: dict[Tensor, Placement] = {}
+        super().__init__(step)
+        self.left, self.products = left, products
         self.behind: dict[Operation, list[Operation]] = {}  # each bucket's barrier, what reads others' memory
 
     def add(self, node: Operation) -> None:
         graph, kind = self.graph, node.kind
         graph.source = node.source
-        waits = [self.operations[c] for c in node.control_inputs]
+        waits = list(self.control(node))
         if node in self.left:
             self.meet(node, waits)
             return
-        inputs = tuple(self.tensors[t] for t in node.inputs)
+        inputs = self.inputs(node.inputs)
         if node in self.products:  # it comes behind the barrier
             bound = graph.add(ProductBound(), inputs, f"{node.name}/Bound", tuple(waits)).outputs[0]
             self.tensors[node.outputs[0]], self.placements[bound] = bound, PARTIAL
@@ -138,16 +133,15 @@ class _Rebuilt:
                 for placement in (PARTIAL, Sharded(0))
             )
             kind = type(kind)(**vars(kind) | {"terms": terms, "rows": rows})
-            waits += self.behind[bucket]  # it ends in the meeting after which the memory is written again
-        copy = self.operations[node] = graph.copy_of(node, inputs, tuple(dict.fromkeys(waits)), kind)
-        self.tensors.update(zip(node.outputs, copy.outputs, strict=True))
+            waits += self.behind[bucket]  # it ends in the barrier after which the memory is written again
+        self.copy(node, inputs, waits, kind)
 
     def meet(self, bucket: Operation, waits: list[Operation]) -> None:
         """Put a barrier in a bucket's place, and behind it what reads the memory of other ranks."""
         terms = [t for t in bucket.inputs if t.op not in self.products]
         products = [t.op for t in bucket.inputs if t.op in self.products]
         held = list(dict.fromkeys([*terms, *(t for p in products for t in p.inputs)]))
-        here = tuple(self.tensors[t] for t in held)
+        here = self.inputs(held)
         waits += (self.operations[c] for p in products for c in p.control_inputs)
         control = tuple(dict.fromkeys(waits))
         barrier = self.graph.add(NodeBarrier(len(here)), here, bucket.name, control)
@@ -170,5 +164,4 @@ class _Rebuilt:
         self.operations[bucket], self.behind[bucket] = barrier, made
 
     def result(self) -> Step:
-        step = moved(self.step, self.graph, self.tensors, self.operations)
-        return sweep(replace(step, placements=step.placements | self.placements))
+        return sweep(super().result())

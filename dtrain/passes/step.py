@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dtrain.graph.graph import Graph, Operation, Tensor
+from dtrain.ops.base import Op
 from dtrain.ops.placement import Placement
 
 if TYPE_CHECKING:
@@ -49,38 +50,73 @@ class Step:
     bitwise: bool = False
 
 
-def rewrite(step: Step, rule: Rule, order: Iterable[Operation] | None = None) -> Step:
-    """Rebuild the step's graph node by node, by default in its order, then drop what nothing needs."""
-    graph = Graph()
-    tensors: dict[Tensor, Tensor] = {}
-    operations: dict[Operation, Operation] = {}
+def rewrite(step: Step, rule: Rule) -> Step:
+    """Rebuild the step's graph node by node, then drop what nothing needs."""
+    made = Rebuild(step)
+    graph = made.graph
     with graph.as_default():
-        for node in step.graph.operations if order is None else order:
-            inputs = tuple(tensors[t] for t in node.inputs)
-            control = tuple(dict.fromkeys(operations[c] for c in node.control_inputs))
+        for node in step.graph.operations:
+            inputs, control = made.inputs(node.inputs), made.control(node)
             graph.here.control, graph.source = control, node.source
             outputs = rule(node, inputs)
             if outputs is None:
-                operations[node] = graph.copy_of(node, inputs, control)
-                outputs = operations[node].outputs
+                made.copy(node, inputs, control)
             else:
-                operations[node] = outputs[0].op
-            tensors.update(zip(node.outputs, outputs, strict=True))
+                made.operations[node] = outputs[0].op
+                made.tensors.update(zip(node.outputs, outputs, strict=True))
     graph.here.control = ()
-    return sweep(moved(step, graph, tensors, operations))
+    return sweep(made.result())
 
 
-def moved(
-    step: Step, graph: Graph, tensors: dict[Tensor, Tensor], operations: dict[Operation, Operation]
-) -> Step:
-    """The step on another graph, given what its tensors and operations became there."""
-    return replace(
-        step,
-        graph=graph,
-        fetches=tuple(tensors[t] for t in step.fetches),
-        targets=tuple(operations[o] for o in step.targets),
-        placements={tensors[t]: p for t, p in step.placements.items() if t in tensors},
-    )
+class Rebuild:
+    """A step's graph made anew, node by node.
+
+    tensors, operations: what those of the step are in the new graph. placements: of tensors that only the new
+    graph has.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step, self.graph = step, Graph()
+        self.tensors: dict[Tensor, Tensor] = {}
+        self.operations: dict[Operation, Operation] = {}
+        self.placements: dict[Tensor, Placement] = {}
+
+    def inputs(self, tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """What these tensors are now."""
+        return tuple(self.tensors[t] for t in tensors)
+
+    def control(self, *nodes: Operation) -> tuple[Operation, ...]:
+        """What the control inputs of these nodes are now, each once."""
+        return tuple(dict.fromkeys(self.operations[c] for node in nodes for c in node.control_inputs))
+
+    def copy(
+        self,
+        node: Operation,
+        inputs: tuple[Tensor, ...] | None = None,
+        control: Iterable[Operation] | None = None,
+        kind: Op | None = None,
+    ) -> Operation:
+        """Copy a node, by default with its own inputs, control inputs and op."""
+        control = self.control(node) if control is None else tuple(dict.fromkeys(control))
+        copy = self.graph.copy_of(node, self.inputs(node.inputs) if inputs is None else inputs, control, kind)
+        self.replace([node], node.outputs, copy)
+        return copy
+
+    def replace(self, nodes: Iterable[Operation], outputs: Sequence[Tensor], made: Operation) -> None:
+        """Let a new node be what these nodes are now, and its outputs what these tensors are."""
+        self.tensors.update(zip(outputs, made.outputs, strict=True))
+        self.operations.update(dict.fromkeys(nodes, made))
+
+    def result(self) -> Step:
+        """The step on the new graph."""
+        placements = {self.tensors[t]: p for t, p in self.step.placements.items() if t in self.tensors}
+        return replace(
+            self.step,
+            graph=self.graph,
+            fetches=self.inputs(self.step.fetches),
+            targets=tuple(self.operations[o] for o in self.step.targets),
+            placements=placements | self.placements,
+        )
 
 
 def sweep(step: Step) -> Step:
@@ -94,7 +130,7 @@ def sweep(step: Step) -> Step:
 
 
 def ancestors(roots: Iterable[Operation], stop: frozenset[Operation] = frozenset()) -> set[Operation]:
-    """The roots and all they depend on; not looking behind the operations in `stop`."""
+    """The roots and all they depend on; not looking before the operations in `stop`."""
     seen: set[Operation] = set()
     stack = list(roots)
     while stack:

@@ -105,8 +105,8 @@ def _name(i: int, run: Run) -> str:
     return f"{_swatch(i)}{_e(run.name)}"
 
 
-def _format(value: float | None, form: str, missing: str = "–") -> str:
-    return missing if value is None else format(value, form)
+def _format(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
 def _legend(runs: Sequence[Run], more: str = "") -> str:

@@ -32,12 +32,10 @@ def agree_on_devices(comm: Communicator, backend: Backend) -> None:
     kinds = comm.gather_text("cpu" if backend.on_host else "gpu") if comm.size > 1 else []
     if len(set(kinds)) > 1:
         on_cpu, on_gpu = (comm.name(kinds.index(kind)) for kind in ("cpu", "gpu"))
-        error = EnvironmentProblem(
+        raise EnvironmentProblem(
             f"{on_cpu} computes on its CPU and {on_gpu} on a GPU, so their replicas would drift apart: give "
             "every rank a GPU, or none (--device cpu, DTRAIN_DEVICE=cpu)."
-        )
-        error.agreed = True
-        raise error
+        ).on_every_rank()
 
 
 def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) -> str:
@@ -78,12 +76,10 @@ def agree_on_step(comm: Communicator, graph: Graph, nodes: Sequence[Operation]) 
     hint, advice = " (give np.random.default_rng a seed)", "Start the same program with the same options on"
     if first.startswith(FED) and second.startswith(FED):
         hint, advice = "", "Feed the same array, or this rank's rows of it as dt.Shard(rows, total), on"
-    error = EnvironmentProblem(
+    raise EnvironmentProblem(
         f"the ranks do not agree on the step they are about to run{hint}: {comm.name(0)} has {first}; "
         f"{comm.name(strays[0])} has {second}{more}. {advice} every rank."
-    )
-    error.agreed = True
-    raise error
+    ).on_every_rank()
 
 
 def _around(line: str, other: str) -> str:
@@ -122,14 +118,12 @@ def check_replicas(comm: Communicator, backend: Backend, graph: Graph, variables
     usual = values[np.argmax(counts)] if counts.max() > 1 else table[0, column]
     ranks = [comm.name(rank) for rank in range(comm.size) if table[rank, column] != usual]
     node = graph.get_operation_by_name(list(own)[column])
-    error = ReplicaError(
+    raise ReplicaError(
         f"the ranks' copies of the variable {node.name}{built(node)} are not the same any more: "
         f"{', '.join(ranks)} {'differs' if len(ranks) == 1 else 'differ'} from the others. A processor or "
         "memory that fails does this, or code that changes a variable on some ranks only. Go on from a "
         "checkpoint of before."
-    )
-    error.agreed = True
-    raise error
+    ).on_every_rank()
 
 
 def _digest(backend: Backend, array: Any) -> int:

@@ -111,7 +111,7 @@ class CompiledStep:
 
         Args:
             window: what the first feed is given, a batch in each step.
-            values: of the other feeds, alike in all steps.
+            values: of the other feeds, the same in all steps.
             until: one of the fetches, a number; a step in which it is not 0 is the last.
         """
         session = self._session

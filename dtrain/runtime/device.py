@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm.monitor import BY_NCCL, PLAN, POSITION
-from dtrain.cuda.code import Launch, Product
+from dtrain.cuda.launch import Launch, Product
 from dtrain.cuda.program import Program
 from dtrain.native.code import BAD_VALUE, NOT_FINITE
 from dtrain.ops.base import Kernel

@@ -139,7 +139,7 @@ class Layout:
             if isinstance(c.kind, BeginAllReduce)
         }
         self.ends: dict[Operation, Kernel] = {}
-        self._meetings: list[int] = []  # positions of writes behind which the ranks of the node meet
+        self._barriers: list[int] = []  # positions of writes behind which the ranks of the node meet
         #: Of the memory of each tensor the nodes that read or write it, in the order they run.
         self.readers: dict[Tensor, dict[Operation, None]] = {}
         for node in nodes:
@@ -157,8 +157,8 @@ class Layout:
             self._gather(node)
         self.position = {n: i for i, n in enumerate(nodes)}
         #: How many sums, gathers or barriers come before each position.
-        meetings = AllReduce | NodeBarrier | AllGather
-        self.sums = [0, *accumulate(isinstance(node.kind, meetings) for node in nodes)]
+        barriers = AllReduce | NodeBarrier | AllGather
+        self.sums = [0, *accumulate(isinstance(node.kind, barriers) for node in nodes)]
         self.beside = self._beside()
         #: Of a node before which products beside others have to be done, the calls that wait for them.
         self.waits: dict[Operation, list[Kernel]] = {}
@@ -292,11 +292,11 @@ class Layout:
         self.terms[node] = parts
 
     def end(self) -> list[NativeCall]:
-        """What comes behind all kernels: a meeting, where others may still read what this rank writes."""
+        """What comes behind all kernels: a barrier, where others may still read what this rank writes."""
         gathered = [t for n in self.terms if isinstance(n.kind, AllGather) for t in n.outputs]
         read = [self.last_use.get(t, 0) for t in gathered]
         last = max(read, default=-1) + 1
-        if last == 0 or self.sums[last] < self.sums[-1] or any(i >= last for i in self._meetings):
+        if last == 0 or self.sums[last] < self.sums[-1] or any(i >= last for i in self._barriers):
             return []
         return [self.code.meet()]
 
@@ -413,11 +413,11 @@ class Layout:
         self.env.node, self.code.node = node.name, node
         native = self._native(node, ins, outs)
         meets = self._meets(node, ins)
-        self._meetings += [] if meets is None else [self.position[node]]
+        self._barriers += [] if meets is None else [self.position[node]]
         if native is None:
             kernel = kind.bind(self.env, ins, outs)
             if meets is not None:
-                kernel = self.env.comm.in_turn(kernel, parts=kind.in_parts, before=meets)
+                kernel = self.env.comm.shared_write(kernel, parts=kind.in_parts, before=meets)
             return [*kernels, kernel]
         if meets is not None:
             works = kind.in_parts or self.env.comm.local_rank == 0

@@ -45,7 +45,7 @@ class Plan:
     warns: whether its check for bad numbers only leads to a warning, and the step is taken all the same.
     losses: names of those fetches, by their place, that the check takes in then.
     running: whether a session runs it now, so that its memory is in use: within `with plan`.
-    call, tag: the call that runs it, for messages; what its meetings are for, alike on all ranks.
+    call, tag: the call that runs it, for messages; what its barriers are for, the same on all ranks.
     arena_bytes, packed_bytes: memory for what lives during a run; and for gradients, side by side.
     """
 
@@ -170,7 +170,7 @@ class Plan:
         return kernel
 
     def __enter__(self) -> None:
-        """It is going to run: the board says what this rank is in, and its meetings are this plan's."""
+        """It is going to run: the board says what this rank is in, and its barriers are this plan's."""
         self.running = True
         self._board.begin(self.number, self._tag)
 

@@ -1,7 +1,7 @@
 """What a session's time went into: the kernels of its plans one by one, on one clock for all ranks.
 
 A `Recorder` set as `session.profiler` runs each plan kernel by kernel and notes when each began and ended.
-Waiting is kept apart from moving: all ranks meet before each sum, and that meeting is the waiting. Moving
+Waiting is kept apart from moving: all ranks meet before each sum, and that barrier is the waiting. Moving
 lasts from there until this rank has the sum.
 
 Chrome's trace event format is described in "Trace Event Format" (Google, 2016); Perfetto reads it.
@@ -54,7 +54,7 @@ def part_of(node: Operation) -> str:
 def align(comm: Communicator, clock: Clock = time.perf_counter_ns) -> tuple[int, int]:
     """By how many ns this rank's clock is ahead of rank 0's, and by how much that may be wrong. Collective.
 
-    All ranks read their clocks between two meetings, and rank 0 before and after both: the readings fall into
+    All ranks read their clocks between two barriers, and rank 0 before and after both: the readings fall into
     rank 0's round trip, so its middle is right to half of that. The shortest of ROUNDS trips counts. Clocks
     that agree within the error, as those of one node do, are left as they are.
     """

@@ -356,18 +356,8 @@ class Session:
             look = look and self.numerics.looks and bool(losses) and not stops
             losses_at = {i: t.name for i, t in enumerate(tensors) if t in losses} if look else None
             device = not self.backend.on_host
-            compiled = partial(
-                compile_step,
-                tensors,
-                targets,
-                feed_specs,
-                self.comm.size,
-                native,
-                stops or look,
-                link,
-                device,
-                losses_at,
-            )
+            what, how = (tensors, targets, feed_specs, self.comm.size), (link, device, losses_at)
+            compiled = partial(compile_step, *what, native, stops or look, *how)
             step = compiled(shares=self.comm.shares, bitwise=self.bitwise)
             nodes = schedule(step)
         except DtrainError as problem:
@@ -381,20 +371,16 @@ class Session:
             self.variables.allocate()
         else:
             self._read_only(nodes)
-        env = PlanEnv(
-            self.backend,
-            self.comm,
-            self.draws,
-            self.variables.initialized.__contains__,
-            self._constants,
-        )
+        has_value = self.variables.initialized.__contains__
+        env = PlanEnv(self.backend, self.comm, self.draws, has_value, self._constants)
         kind = Plan if self.backend.on_host else DevicePlan
         call += caller() if tag else ""
+        around = self.variables.arrays, self.backend, env, scales, call, tag
         try:
-            plan = kind(step, nodes, self.variables.arrays, self.backend, env, scales, call, tag)
+            plan = kind(step, nodes, *around)
         except NoRoom:
             step = compiled(shares=False, bitwise=self.bitwise)
-            plan = kind(step, schedule(step), self.variables.arrays, self.backend, env, scales, call, tag)
+            plan = kind(step, schedule(step), *around)
         plan.losses = losses_at or {}
         return plan
 
@@ -418,25 +404,21 @@ class Session:
                 wanted = self.backend.kernels
                 self._problem = problem = native_problem(self.comm) if wanted != "numpy" else ""
                 if wanted == "c" and problem:
-                    error = EnvironmentProblem(f"kernels c: {problem}")
-                    error.agreed = True
-                    raise error
+                    raise EnvironmentProblem(f"kernels c: {problem}").on_every_rank()
                 self._compiles = (None,) if wanted == "numpy" or problem else (wanted == "c",)
         if self.bitwise and (self._compiles[0] is None or not self.backend.on_host):
             raise self._not_bitwise()
         return self._compiles[0]
 
     def _not_bitwise(self) -> EnvironmentProblem:
-        """Why values cannot be the same bits on any number of ranks: alike on all of them."""
+        """Why values cannot be the same bits on any number of ranks: the same on all of them."""
         why = "a GPU's libraries sum in an order that follows from sizes: take the CPU (--device cpu)"
         if self.backend.on_host:
             missing = self._problem or "--kernels numpy takes NumPy's"
             why = (
                 f"products by NumPy have other bits at other sizes, and there are no kernels in C: {missing}"
             )
-        error = EnvironmentProblem(f"bitwise: {why}.")
-        error.agreed = True
-        return error
+        return EnvironmentProblem(f"bitwise: {why}.").on_every_rank()
 
     @property
     def kernels(self) -> str:

@@ -24,7 +24,7 @@ class Variables:
     """The variables of a graph on one rank.
 
     Parameters and their slots lie in memory that the ranks of a node share, where there is such; one of the
-    ranks writes it behind a meeting in which all take part.
+    ranks writes it behind a barrier in which all take part.
 
     lock: held while values are read or written.
     arrays: the memory of each, by operation name. initialized: names of those that have a value.
@@ -109,7 +109,7 @@ class Variables:
                 memory[...] = self._backend.from_host(array)
 
             if self._backend.on_host and self._comm.is_shared(memory):
-                write = self._comm.in_turn(write, parts=False)
+                write = self._comm.shared_write(write, parts=False)
             write()
             self.initialized.add(variable.op.name)
 

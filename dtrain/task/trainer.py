@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Generator
@@ -360,12 +359,11 @@ def data_of(run_dir: Path, comm: Communicator) -> dict[str, Any]:
     Raises, on every rank:
         CheckpointError: there is none, or it says nothing of the kind.
     """
-    said = ""
+    about: Any = None
     with comm.together():
         if comm.rank == 0:
             more = checkpoint.load(run_dir, lambda manifest, specs: []).manifest.get("more")
             about = more.get("data") if isinstance(more, dict) else None
             if not isinstance(about, dict) or not about.keys() >= ABOUT:
                 raise CheckpointError(f"{run_dir}: its checkpoint does not say what data it was trained on.")
-            said = json.dumps(about)
-    return json.loads(comm.broadcast_text(said))
+    return comm.broadcast_data(about)

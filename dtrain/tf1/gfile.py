@@ -77,6 +77,8 @@ class GFile:
         """Bytes of the file."""
         return os.path.getsize(self.name)
 
+    Size = size
+
     def flush(self) -> None:
         self._file.flush()
 

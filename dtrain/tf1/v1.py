@@ -2,6 +2,8 @@
 
 #: The version of TensorFlow whose names these are.
 VERSION = "1.12.0"
+#: What it was built of and by: these are no builds of TensorFlow's.
+GIT_VERSION = COMPILER_VERSION = "unknown"
 
 
 def disable_v2_behavior() -> None:

@@ -86,9 +86,7 @@ class Survivors:
 
 def too_few(left: int, launched: int, least: int, at: Progress) -> RanksLost:
     """What ends the survivors, once they have saved the run."""
-    error = RanksLost(
+    return RanksLost(
         f"{left} of {launched} ranks {'is' if left == 1 else 'are'} left, and --min-ranks is {least}: saved "
         f"in epoch {at.epoch} after iteration {at.iteration}."
-    )
-    error.agreed = True
-    return error
+    ).on_every_rank()

@@ -167,12 +167,10 @@ class Engine:
         self._checkpoints.save(self._at)
         self._checkpoints.finish()
         signal, at = self._request.reason(), self._at
-        error = SavedAndStopped(
+        raise SavedAndStopped(
             f"by {signal} in epoch {at.epoch} after iteration {at.iteration}, and saved. Resume it with: "
             f"{self._resume}"
-        )
-        error.agreed = True
-        raise error
+        ).on_every_rank()
 
 
 def about_ranks(session: Session, devices: Sequence[str]) -> dict[str, Any]:

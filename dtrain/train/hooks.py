@@ -289,7 +289,26 @@ class LoggingTensorHook(SessionRunHook):
         print(text, flush=True)
 
 
-class StepCounterHook(_AtSteps):
+class _WritesSummaries(_AtSteps):
+    """Base of those that write summaries: by a writer that is given, or one of a folder."""
+
+    _writer: Any
+    _folder: Any
+
+    def open(self, session: Any) -> Any:
+        """The writer; None where there is no place to write to."""
+        if self._writer is None and self._folder is not None:
+            from dtrain.summary import FileWriter
+
+            self._writer = FileWriter(os.fspath(self._folder), session.graph, comm=None)
+        return self._writer
+
+    def end(self, session: Any) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+
+class StepCounterHook(_WritesSummaries):
     """Writes global steps per second as the summary `global_step/sec`, on rank 0.
 
     Args:
@@ -324,16 +343,11 @@ class StepCounterHook(_AtSteps):
         if session.comm.rank or not seconds or steps is None:
             return
         print(f"global_step/sec: {steps / seconds:g}", flush=True)
-        if self._folder is not None or self._writer is not None:
-            self._writer = self._writer or _writer(self._folder, session)
-            self._writer.add_summary(summary_proto.scalar("global_step/sec", steps / seconds), step)
-
-    def end(self, session: Any) -> None:
-        if self._writer is not None:
-            self._writer.flush()
+        if (writer := self.open(session)) is not None:
+            writer.add_summary(summary_proto.scalar("global_step/sec", steps / seconds), step)
 
 
-class SummarySaverHook(_AtSteps):
+class SummarySaverHook(_WritesSummaries):
     """Writes summaries every so many steps or seconds, on rank 0.
 
     Args:
@@ -366,8 +380,8 @@ class SummarySaverHook(_AtSteps):
 
     def after_create_session(self, session: Any, coord: Any) -> None:
         super().after_create_session(session, coord)
-        if self._writer is None and session.comm.rank == 0 and self._folder is not None:
-            self._writer = _writer(self._folder, session)
+        if session.comm.rank == 0:
+            self.open(session)
 
     def before_run(self, run_context: SessionRunContext) -> SessionRunArgs | None:
         session = run_context.session
@@ -380,10 +394,6 @@ class SummarySaverHook(_AtSteps):
             self._timer.update_last_triggered_step(self._at)
             if self._writer is not None:
                 self._writer.add_summary(run_values.results, int(run_context.session.run(self._step)))
-
-    def end(self, session: Any) -> None:
-        if self._writer is not None:
-            self._writer.flush()
 
 
 class NanTensorHook(SessionRunHook):
@@ -403,9 +413,7 @@ class NanTensorHook(SessionRunHook):
     def after_run(self, run_context: SessionRunContext, run_values: SessionRunValues) -> None:
         if np.isnan(run_values.results).any():  # a fetched value is the same on all ranks
             if self._fails:
-                error = NanLossDuringTrainingError(f"the loss {self._loss.name} is NaN.")
-                error.agreed = True
-                raise error
+                raise NanLossDuringTrainingError(f"the loss {self._loss.name} is NaN.").on_every_rank()
             if run_context.session.comm.rank == 0:
                 print(f"the loss {self._loss.name} is NaN: training stops", flush=True)
             run_context.request_stop()
@@ -491,9 +499,3 @@ class ProfilerHook(_AtSteps):
             text = Timeline(run_values.run_metadata.step_stats).generate_chrome_trace_format()
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self._folder / f"timeline-{self._at}.json", text.encode())
-
-
-def _writer(folder: Any, session: Any) -> Any:
-    from dtrain.summary import FileWriter
-
-    return FileWriter(os.fspath(folder), session.graph, comm=None)

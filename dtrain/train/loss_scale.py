@@ -65,7 +65,7 @@ class DynamicLossScale:
     scale: float32 scalar. good_steps: int64 scalar, those since the scale changed.
 
     Raises:
-        UsageError: initial_loss_scale is less than 1, increment_period no whole number from 1 up, or
+        UsageError: initial_loss_scale is less than 1, increment_period no integer >= 1, or
             multiplier not above 1.
     """
 

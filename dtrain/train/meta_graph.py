@@ -237,14 +237,8 @@ def _add(node: NodeDef, graph: Graph, prefix: str, built: _Built) -> Operation:
 def _variable(built: _Built, names: Sequence[Any]) -> Variable:
     """A variable of operations that have been built."""
     operation, initial, settled, initializer, trainable = names
-    found = Variable.of(
-        built.tensor(operation),
-        built.tensor(initial),
-        built.tensor(settled),
-        built.operation(initializer),
-        trainable,
-    )
-    return found
+    memory, value, given = map(built.tensor, (operation, initial, settled))
+    return Variable.of(memory, value, given, built.operation(initializer), trainable)
 
 
 def build(meta: MetaGraphDef, import_scope: str | None = None) -> dict[str, Variable]:

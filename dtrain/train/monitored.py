@@ -5,8 +5,9 @@
         while not session.should_stop():
             session.run(train_op)
 
-Started again, it goes on from the newest checkpoint, random numbers included. With a checkpoint_dir SIGTERM,
-SIGUSR1 and Ctrl-C save first. On several ranks every rank has the same hooks and makes the same runs.
+Started again, it continues from the newest checkpoint, random numbers included. With a checkpoint_dir
+SIGTERM, SIGUSR1 and Ctrl-C save first. On several ranks every rank has the same hooks and makes the same
+runs.
 """
 
 from __future__ import annotations
@@ -261,12 +262,10 @@ class MonitoredSession:
         at = int(session.run(self._step))
         for saver in self._savers:
             saver.save(session, at)
-        error = SavedAndStopped(
+        raise SavedAndStopped(
             f"by {reason} at step {at}, and saved. Resume it with: `python "
             f"{shlex.quote(os.path.abspath(sys.argv[0]))}`"
-        )
-        error.agreed = True
-        raise error
+        ).on_every_rank()
 
     def should_stop(self) -> bool:
         """Whether a hook has asked for the end, or the session is closed."""

@@ -26,7 +26,7 @@ class Observer:
     A method may be collective if it is so on all ranks alike. Rank 0 writes.
     """
 
-    #: Whether the call that is in work is the last; alike on all ranks.
+    #: Whether the call that is in work is the last; the same on all ranks.
     stops = False
 
     def follow(self, results: Results) -> None:
@@ -70,10 +70,20 @@ class Observer:
         """At the end, whatever it was. Not collective."""
 
 
+def _to_each(event: str) -> Any:
+    """The method of Observers that passes an event on."""
+
+    def method(self: Observers, *arguments: Any, **facts: Any) -> None:
+        for observer in self._observers:
+            getattr(observer, event)(*arguments, **facts)
+
+    return method
+
+
 class Observers(Observer):
     """Passes each event on to several observers in their order; `with` closes them, the last one first.
 
-    An epoch is told to all, also where ranks die while one is told: it is not told again.
+    An epoch is passed on to all, also where ranks die over one of them: it is not passed on again.
     """
 
     def __init__(self, *observers: Observer) -> None:
@@ -81,33 +91,17 @@ class Observers(Observer):
         #: Those that follow each step.
         self._close = [o for o in observers if type(o).iteration is not Observer.iteration]
 
-    def follow(self, results: Results) -> None:
-        for observer in self._observers:
-            observer.follow(results)
-
     @property
     def stops(self) -> bool:  # type: ignore[override]  # of all
         return any(observer.stops for observer in self._observers)
 
-    def header(self, **facts: Any) -> None:
-        for observer in self._observers:
-            observer.header(**facts)
-
-    def epoch_begin(self, epoch: int) -> None:
-        for observer in self._observers:
-            observer.epoch_begin(epoch)
-
-    def batch_begin(self, number: int, examples: int) -> None:
-        for observer in self._observers:
-            observer.batch_begin(number, examples)
+    follow, header, epoch_begin = map(_to_each, ("follow", "header", "epoch_begin"))
+    batch_begin, batch_end = map(_to_each, ("batch_begin", "batch_end"))
+    lost, profile, done = map(_to_each, ("lost", "profile", "done"))
 
     def iteration(self, epoch: int, iteration: int, loss: float, sums: Sequence[Any], examples: int) -> None:
         for observer in self._close:
             observer.iteration(epoch, iteration, loss, sums, examples)
-
-    def batch_end(self, at: Progress) -> None:
-        for observer in self._observers:
-            observer.batch_end(at)
 
     def epoch(self, **facts: Any) -> None:
         lost: RanksLost | None = None
@@ -118,18 +112,6 @@ class Observers(Observer):
                 lost = error
         if lost is not None:
             raise lost
-
-    def lost(self, **facts: Any) -> None:
-        for observer in self._observers:
-            observer.lost(**facts)
-
-    def profile(self, **facts: Any) -> None:
-        for observer in self._observers:
-            observer.profile(**facts)
-
-    def done(self, **facts: Any) -> None:
-        for observer in self._observers:
-            observer.done(**facts)
 
     def close(self) -> None:
         with ExitStack() as stack:  # one that fails leaves the others closed

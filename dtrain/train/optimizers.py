@@ -165,7 +165,7 @@ class Optimizer:
                     self._make_slot(variable, slot)
             self._prepare()
             updates: list[Any] = []
-            with graph.name_scope(name or self.name):
+            with graph.name_scope(name or self.name) as scope:
                 for dtype, some in by_dtype.items():
                     grads = [g for g, _ in some]
                     variables = [v for _, v in some]
@@ -180,7 +180,7 @@ class Optimizer:
                     updates += self._finish()
                     if global_step is not None:
                         updates.append(global_step.assign_add(1, name="global_step"))
-            return group(*updates, name=name or self.name)
+            return group(*updates, name=scope)  # the operation has the scope's own name, as in TensorFlow
 
     def get_slot(self, variable: Variable, name: str) -> Variable | None:
         """The variable that holds a piece of per-variable state, such as Adam's 'm'."""

@@ -107,16 +107,10 @@ class StepProfiler:
         path = self._run_dir / "trace.json"
         with comm.together():
             if comm.rank == 0:
-                about = json.dumps(
-                    {"clock_ahead_ns": [c[0] for c in clocks], "error_ns": [c[1] for c in clocks]}
-                )
-                data = (
-                    '{"displayTimeUnit":"ms","otherData":'
-                    + about
-                    + ',"traceEvents":[\n'
-                    + ",\n".join(texts)
-                    + "\n]}\n"
-                ).encode()
+                ahead, error = zip(*clocks, strict=True)
+                about = json.dumps({"clock_ahead_ns": ahead, "error_ns": error})
+                head = f'{{"displayTimeUnit":"ms","otherData":{about},"traceEvents":[\n'
+                data = (head + ",\n".join(texts) + "\n]}\n").encode()
                 if len(data) > BIG:
                     path, data = path.with_name("trace.json.gz"), gzip.compress(data, 6)
                 try:

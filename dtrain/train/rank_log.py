@@ -23,7 +23,7 @@ from dtrain.comm.base import Communicator
 from dtrain.errors import DtrainError, EnvironmentProblem, RanksLost
 from dtrain.train.observer import Observer
 
-#: Different warnings of a rank between two meetings; of more than that only the number is told.
+#: Different warnings of a rank between two barriers; of more than that only the number is told.
 MOST = 20
 
 

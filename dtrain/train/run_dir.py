@@ -139,7 +139,7 @@ class RunDir:
 
     With an elastic communicator all ranks touch it, since the run lives as long as any of them.
 
-    new: on rank 0, whether this run made it. resuming: whether the run goes on from a checkpoint in it.
+    new: on rank 0, whether this run made it. resuming: whether the run continues from a checkpoint in it.
     """
 
     def __init__(self, path: Path, token: str, new: bool = False) -> None:

@@ -48,8 +48,8 @@ class Saver:
     Args:
         var_list: variables, or a dict of them by their names in the file; by default all global ones of the
             default graph.
-        reshape, sharded, restore_sequentially, saver_def, builder, write_version, filename: only their
-            defaults, since there is one format.
+        reshape, restore_sequentially, saver_def, builder, filename: only their defaults.
+        sharded, write_version: change nothing: there is one format, of one file.
         max_to_keep: how many checkpoints are kept, the newest; 0 or None keeps all.
         keep_checkpoint_every_n_hours: of the checkpoints that max_to_keep removes, one in so many hours
             stays.
@@ -82,11 +82,9 @@ class Saver:
     ) -> None:
         for option, given in (
             ("reshape", reshape),
-            ("sharded", sharded),
             ("restore_sequentially", restore_sequentially),
             ("saver_def", saver_def),
             ("builder", builder),
-            ("write_version", write_version),
             ("filename", filename),
         ):
             if given:

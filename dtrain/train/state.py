@@ -1,4 +1,4 @@
-"""What a run is made of between two steps, and how another goes on from it, or takes its parameters."""
+"""What a run is made of between two steps, and how another continues from it, or takes its parameters."""
 
 from __future__ import annotations
 
@@ -88,16 +88,16 @@ class Progress:
         said = manifest.get("progress")
         try:
             assert isinstance(said, dict) and said.keys() == {f.name for f in fields(Progress)}
-            counts = [said[name] for name in ("step", "epoch", "iteration", "examples", "best_step", "stale")]
-            assert all(type(n) is int and n >= 0 for n in counts)
-            best = -math.inf if said["best"] is None else float(said["best"])
-            least = math.inf if said["least"] is None else float(said["least"])
-            tested = {str(name): float(value) for name, value in said["tested"].items()}
-            sums = [np.array(s, np.float64)[()] for s in said["sums"]]
-            loss_sum, best_step, stale = float(said["loss_sum"]), *counts[4:]
-            step, epoch, iteration, examples = counts[:4]
-            so_far = step, epoch, iteration, examples, loss_sum, sums, tested
-            return Progress(*so_far, best_step, best, least, stale)
+            counts = {n: said[n] for n in ("step", "epoch", "iteration", "examples", "best_step", "stale")}
+            assert all(type(n) is int and n >= 0 for n in counts.values())
+            return Progress(
+                **counts,
+                loss_sum=float(said["loss_sum"]),
+                sums=[np.array(s, np.float64)[()] for s in said["sums"]],
+                tested={str(name): float(value) for name, value in said["tested"].items()},
+                best=-math.inf if said["best"] is None else float(said["best"]),
+                least=math.inf if said["least"] is None else float(said["least"]),
+            )
         except (AssertionError, TypeError, ValueError, AttributeError):
             raise CheckpointError(
                 f"the manifest of step {manifest.get('step')} does not say how far it came."
@@ -163,7 +163,7 @@ def resume(
             raise CheckpointError(
                 f"{run_dir} was trained on other data, or with other --validation: give its own. {instead}"
             )
-        wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
+        wanted = _specs(variables)
         if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
             began, goes_on = ("with", "without")[:: 1 if "current_loss_scale" in specs else -1]
             raise CheckpointError(
@@ -188,8 +188,7 @@ def resume(
                 raise CheckpointError(f"the manifest of step {found.step} lacks a part.")
             cut_metrics(run_dir / "metrics.jsonl", at)
     words = [found.manifest.get(name) for name in ("progress", "random", "more")]
-    said = json.dumps([*words, found.damaged])
-    progress, session.random_state, more, damaged = json.loads(session.comm.broadcast_text(said))
+    progress, session.random_state, more, damaged = session.comm.broadcast_data([*words, found.damaged])
     give_values(session, {v.op.name: v for v in variables}, found.values)
     return Resumed(Progress.of({"progress": progress}), more, damaged)
 
@@ -210,8 +209,8 @@ def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], bes
         CheckpointError: there is none, it is damaged, or it is another model's.
         UsageError: there was no validation that says what is best.
     """
-    comm, said = session.comm, ""
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+    comm, said = session.comm, list[Any]()
+    wanted = _specs(parameters)
 
     def chosen(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
         refuse_difference(run_dir, wanted, {name: specs[name] for name in wanted if name in specs})
@@ -230,9 +229,9 @@ def restore(session: Session, run_dir: Path, parameters: Sequence[Variable], bes
             if best and at.best_step != found.step:
                 found = checkpoint.load(run_dir, chosen, at.best_step)
                 at = Progress.of(found.manifest)
-            said = json.dumps([found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged])
+            said = [found.step, at.epoch - 1, str(found.manifest.get("data")), found.damaged]
     give_values(session, {v.op.name: v for v in parameters}, found.values)
-    return Restored(*json.loads(comm.broadcast_text(said)))
+    return Restored(*comm.broadcast_data(said))
 
 
 def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> str:
@@ -241,7 +240,7 @@ def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> st
     Raises:
         CheckpointError: there is none, or nothing in it fits.
     """
-    wanted = {v.op.name: f"{v.dtype.name}{v.shape}" for v in parameters}
+    wanted = _specs(parameters)
     not_fitting: list[str] = []
 
     def fitting(manifest: dict[str, Any], specs: Mapping[str, str]) -> list[str]:
@@ -258,7 +257,7 @@ def init_from(session: Session, parameters: list[Variable], run_dir: Path) -> st
     with session.comm.together():
         if session.comm.rank == 0:
             found = checkpoint.load(run_dir, fitting)
-    taken = json.loads(session.comm.broadcast_text(json.dumps(list(found.values))))
+    taken = session.comm.broadcast_data(list(found.values))
     give_values(session, {v.op.name: v for v in parameters if v.op.name in taken}, found.values)
     text = f"{len(taken)} of {len(wanted)} parameters from {run_dir}, step {found.step}"
     return f"{text}; not {', '.join(not_fitting)}" if not_fitting else text
@@ -275,6 +274,11 @@ def give_values(
             flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)  # MPI knows bytes, not every dtype
             session.comm.broadcast(flat)
             session.set_value(variable, flat.view(value.dtype).reshape(dims))
+
+
+def _specs(variables: Sequence[Variable]) -> dict[str, str]:
+    """'float32(784, 256)' by name: what a checkpoint's values have to be."""
+    return {v.op.name: f"{v.dtype.name}{v.shape}" for v in variables}
 
 
 def refuse_difference(run_dir: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -310,7 +314,7 @@ def cut_metrics(path: Path, at: Progress) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be gone on with: {error.strerror}.") from None
+        raise CheckpointError(f"{path} cannot be continued: {error.strerror}.") from None
 
 
 def _comes_after(line: bytes, at: Progress) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dtrain.errors import UsageError
 from dtrain.graph.collections import GraphKeys
+from dtrain.graph.dtypes import bool_
 from dtrain.graph.graph import Graph, get_default_graph
 from dtrain.ops.state import Variable
 
@@ -24,7 +25,7 @@ def get_global_step(graph: Graph | None = None) -> Variable | None:
         Variable: the global step or None.
 
     Raises:
-        UsageError: the collection holds several, or it is not an integer scalar.
+        UsageError: the collection holds several, or it is not a scalar number.
     """
     graph = graph if graph is not None else get_default_graph()
     found = graph.get_collection(GraphKeys.GLOBAL_STEP)
@@ -37,9 +38,10 @@ def get_global_step(graph: Graph | None = None) -> Variable | None:
     if not found:
         return None
     (step,) = found
-    if not step.dtype.is_integer or step.value().spec.shape != ():
+    # TensorFlow's Supervisor takes one of floats
+    if step.dtype == bool_ or step.value().spec.shape != ():
         raise UsageError(
-            f"the global step {step.name} is {step.dtype.name}{step.shape}; it has to be an integer scalar."
+            f"the global step {step.name} is {step.dtype.name}{step.shape}; it has to be a scalar number."
         )
     return step
 

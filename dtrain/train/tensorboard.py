@@ -72,9 +72,7 @@ def wanted(choice: str, comm: Communicator) -> bool:
             problem = str(error)
     problem = comm.broadcast_text(problem) if choice != "off" else ""
     if problem and choice == "on":
-        missing = EnvironmentProblem(f"--tensorboard: {problem}")
-        missing.agreed = True
-        raise missing
+        raise EnvironmentProblem(f"--tensorboard: {problem}").on_every_rank()
     return choice != "off" and not problem
 
 
@@ -187,7 +185,7 @@ class TensorBoard(Observer):
             metrics = {f"epoch/{n}": n.replace("_", " ") for n in names}
             metrics[EPOCH_TAGS["images_per_second"]] = "images per second"
             self._writer.add_summary(summary_proto.hyperparameters(self._values, metrics))
-            if self._begun > 1:  # what a run that is gone on with had written of the steps to come
+            if self._begun > 1:  # what a run that is resumed had written of the steps to come
                 self._writer.add_event(summary_proto.restart(self._begun))
         return self._writer
 

@@ -1,6 +1,6 @@
 """Public programs for TensorFlow 1 and Keras, as they are, on dtrain: which run, and why the others do not.
 
-    python tests/campaign/public.py FOLDER --to OUT [--ranks 2] [--seconds 60] [--match WORD]
+    python tests/campaign/public.py FOLDER --to OUT [--ranks 2] [--seconds 60] [--match WORD] [--about WORD]
     python tests/campaign/public.py FOLDER --to OUT --compare 2 3 [--list FILE]
 
 FOLDER holds a checkout of each repository. Of a notebook the code cells are run. Nothing is changed in a
@@ -40,25 +40,43 @@ ELSEWHERE = re.compile(
 )
 #: What a program needs that is not there, or what is wrong with it on any TensorFlow 1, by its last words.
 NEEDS = (
-    ("the network", r"URLError|ConnectionError|gaierror|Name or service not known|is not in the cache"),
-    ("another package", r"No module named '(?!tensorflow|keras|dtrain)|cannot import name"),
-    ("a file", r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk"),
+    # what TensorFlow 1 would say, too
+    ("a word on its command line", r"Must specify an explicit"),
+    (
+        "the network",
+        r"downloads nothing|URLError|ConnectionError|gaierror|Name or service not known|is not in the cache",
+    ),
+    (
+        "another package",
+        r"No module named '(?!(?:tensorflow|keras|dtrain)\b)"
+        r"|cannot import name (?!.*'(?:dtrain|tensorflow|keras))",
+    ),
+    (
+        "a file",
+        r"FileNotFoundError|No such file|cannot find|NotADirectoryError|not found on disk"
+        r"|is missing\. Give a file",
+    ),
     (
         "a word on its command line",
         r"the following arguments are required|IndexError: list index out of range",
     ),
-    ("mending in itself", r"SyntaxError|IndentationError|TabError|NameError|UnboundLocalError"),
     (
-        "an older NumPy, SciPy or matplotlib",
-        r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg|'tostring'|only 0-dimensional"
-        r"|a real number is required|FixedLocator|'n_iter'",
+        "mending in itself",  # the last: Python 2's division
+        r"SyntaxError|IndentationError|TabError|NameError|UnboundLocalError|BdbQuit"
+        r"|'float' object cannot be interpreted as an integer",
     ),
-    ("Theano", "only run with the Theano backend"),
+    (
+        "an older NumPy, SciPy, matplotlib or Pillow",
+        r"newshape|np\.(float|int|bool|object)\b|scipy|matplotlib|axisbg|'tostring'|only 0-dimensional"
+        r"|a real number is required|FixedLocator|'n_iter'|'ANTIALIAS'"
+        r"|inhomogeneous shape",
+    ),
+    ("Theano", "only run with the Theano backend|theano_backend"),
 )
 
 
-def programs(folder: Path) -> Iterator[Path]:
-    """Files that import TensorFlow or Keras, speak of MNIST and do something when they are run."""
+def programs(folder: Path, about: str = "mnist") -> Iterator[Path]:
+    """Files that import TensorFlow or Keras, speak of MNIST, or of `about`, and do something when run."""
     for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.ipynb")]):
         if ".ipynb_checkpoints" in path.parts or not path.is_file():
             continue
@@ -66,7 +84,7 @@ def programs(folder: Path) -> Iterator[Path]:
         if not re.search(r"^\s*(import|from)\s+(tensorflow|keras)\b", text, re.M):
             continue
         if (
-            not re.search("mnist", text, re.I)
+            not re.search(about, text, re.I)
             or ELSEWHERE.search(text)
             or path.with_suffix(".py").exists() > (path.suffix == ".py")
         ):
@@ -87,7 +105,9 @@ def source(path: Path) -> str:
     cells = book.get("cells") or [c for sheet in book.get("worksheets", []) for c in sheet.get("cells", [])]
     parts = [c.get("source", c.get("input", "")) for c in cells if c.get("cell_type") == "code"]
     lines = "\n\n".join(p if isinstance(p, str) else "".join(p) for p in parts).split("\n")
-    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!", "get_ipython")))
+    # what is said to the notebook itself goes, and what was indented around it stays a block
+    lines = [re.sub(r"^(\s*)(%|!|get_ipython).*", r"\1pass", line) for line in lines]
+    return "\n".join(sorted(lines, key=lambda line: not line.startswith("from __future__")))
 
 
 def _acts(text: str) -> bool:
@@ -120,18 +140,30 @@ def shortened(text: str) -> str:
 
 
 @contextmanager
-def prepared(path: Path) -> Iterator[Path]:
-    """A program, shortened, beside copies of its neighbours."""
+def prepared(path: Path, folder: Path) -> Iterator[Path]:
+    """A program, shortened, beside copies of its neighbours, below those modules of its repository."""
     with tempfile.TemporaryDirectory() as place:
-        work = Path(place, "work")
-        shutil.copytree(path.parent, work, ignore=shutil.ignore_patterns("*.gz", ".git", "*.ckpt*"))
+        inner = path.parent.relative_to(folder)
+        work = Path(place, inner)
+        shutil.copytree(
+            path.parent, work, ignore=shutil.ignore_patterns("*.gz", ".git", "*.ckpt*"), dirs_exist_ok=True
+        )
+        for near in inner.parents[:-1]:
+            for file in [*(folder / near).glob("*.py"), *(folder / near).glob("*/*.py")]:
+                there = Path(place, file.relative_to(folder))
+                if not there.exists():
+                    there.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, there)
         program = work / (path.stem + ("_notebook.py" if path.suffix == ".ipynb" else ".py"))
         program.write_text(source(path))
-        for file in work.glob("*.py"):
+        for file in Path(place).rglob("*.py"):
             text = file.read_text(errors="replace")
             try:
                 compile(text, file.name, "exec")
+                old = re.search(r"(?<!def )\b(xrange|raw_input|unicode)\(|\.iteritems\(|\bcPickle\b", text)
             except (SyntaxError, ValueError):
+                old = True
+            if old:
                 subprocess.run([sys.executable, "-m", "lib2to3", "-w", "-n", str(file)], capture_output=True)
                 text = file.read_text(errors="replace").expandtabs(8)
             file.write_text(re.sub(r"(['\"])/tmp/", rf"\1{place}/", shortened(text)))
@@ -161,14 +193,16 @@ def run(path: Path, folder: Path, to: Path, ranks: int, seconds: float) -> dict[
     """Run one program; what became of it."""
     name = path.relative_to(folder).as_posix()
     began = time.monotonic()
-    with prepared(path) as program:
+    with prepared(path, folder) as program:
         done = started(
             program, ["-m", "dtrain", "run", program.name], ranks, seconds, stderr=subprocess.STDOUT
         )
     text = done.stdout.decode(errors="replace")
     (to / (name.replace("/", "__") + ".txt")).write_text(text)
     lines = [line for line in text.splitlines() if line.strip()]
-    said = next((x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception)\b|dtrain: error", x)), "")
+    said = next(
+        (x for x in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Quit)\b|[\w.]+: error", x)), ""
+    )
     # one that was still running without an error when its time was up runs
     ended = done.returncode in (0, 128 + signal.SIGXCPU, -signal.SIGXCPU)
     state = "runs" if ended else "waits" if done.returncode in (124, 137) else "stops"
@@ -208,7 +242,7 @@ def compare(path: Path, folder: Path, to: Path, ranks: list[int], seconds: float
     name = path.relative_to(folder).as_posix()
     said: dict[int, list[str]] = {}
     for size in (1, *ranks):
-        with prepared(path) as program:
+        with prepared(path, folder) as program:
             done = started(program, ["-c", SEEDED, program.name], size, seconds, subprocess.PIPE)
         text = done.stdout.decode(errors="replace")
         (to / f"{name.replace('/', '__')}.{size}.txt").write_text(text + done.stderr.decode(errors="replace"))
@@ -257,11 +291,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--match", default="")
+    parser.add_argument("--about", default="mnist", help="what a program's text has to contain")
     parser.add_argument("--list", type=Path, help="a file of programs, a line each, by their path in FOLDER")
     parser.add_argument("--compare", type=int, nargs="+", metavar="RANKS")
     options = parser.parse_args()
     options.to.mkdir(parents=True, exist_ok=True)
-    paths = [p for p in programs(options.folder) if re.search(options.match, str(p))]
+    paths = [p for p in programs(options.folder, options.about) if re.search(options.match, str(p))]
     if options.list:
         there = {p.relative_to(options.folder).as_posix(): p for p in paths}
         paths = [there[name] for name in options.list.read_text().splitlines() if name in there]

@@ -29,7 +29,7 @@ BITWISE = dt.ConfigProto(bitwise=True)
 
 def feed(x: np.ndarray, comm: MPICommunicator | None) -> Any:
     """A batch as its rank is fed it."""
-    if comm is None or len(x) < comm.size:
+    if comm is None:
         return x
     low, high = shard_bounds(len(x), comm.rank, comm.size)
     return dt.Shard(x[low:high], len(x))
@@ -225,3 +225,19 @@ def test_what_follows_from_the_number_of_ranks_is_refused(comm: MPICommunicator)
         with pytest.raises(GraphError, match="computes of the rows that its rank holds"):
             session.run(dt.global_variables_initializer())
             session.run(y, {x: feed(np.ones((12, 4), "f"), comm)})
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 5])
+def test_a_batch_of_fewer_rows_than_ranks(comm: MPICommunicator, rows: int) -> None:
+    with dt.Graph().as_default():
+        x = dt.placeholder("float32", [None, 40])
+        w = dt.Variable(np.random.default_rng(0).standard_normal((40, 7)).astype(np.float32))
+        y = dt.tanh(dt.matmul(x, w))
+        fetches = [y, dt.argmax(y, 1), dt.reduce_sum(y), dt.gradients(dt.reduce_sum(y), [w])[0]]
+        given = np.random.default_rng(1).standard_normal((rows, 40)).astype(np.float32)
+        results = []
+        for ranks in (None, comm):
+            with dt.Session(config=BITWISE, comm=ranks) as session:
+                session.run(dt.global_variables_initializer())
+                results.append(session.run(fetches, {x: feed(given, ranks)}))
+        assert all(map(same, *results))

@@ -102,7 +102,7 @@ def test_each_op_is_named_and_nothing_is_updated(
         and not isinstance(n.kind, AllReduce | NodeBarrier | HasBad)
         and any(t.dtype.is_floating for t in n.outputs)
     ]
-    # of a product that the ranks compute by parts behind the meeting, the factors were looked at
+    # of a product that the ranks compute by parts after the barrier, the factors were looked at
     sums = (i for i, n in enumerate(plan.nodes) if isinstance(n.kind, AllReduce | NodeBarrier))
     summed = max(sums, default=stop)
     makers = [n for n in makers if plan.nodes.index(n) < summed]

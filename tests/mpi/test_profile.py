@@ -1,4 +1,4 @@
-"""Recording under MPI: the meeting before a sum, the clocks of one node, and results as without."""
+"""Recording under MPI: the barrier before a sum, the clocks of one node, and results as without."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_training_is_recorded_and_the_same(share: bool, kernels: str, tmp_path: 
             assert [e["args"]["bytes"] for e in own if e["cat"] == MOVING] == apart * 6
             assert sum(e["args"].get("bytes", 0) for e in own) == 4 * (19 * 5 + 2) * 6
             assert len(updates) == 6 and {e["cat"] for e in updates} == {UPDATE}
-            # where ranks share parameters, an update ends in a meeting, which is told apart
+            # where ranks share parameters, an update ends in a barrier, which is kept apart
             waits = [e for e in own if e["cat"] == WAITING and e["args"]["for"] == updates[0]["name"]]
             assert len(waits) == (6 if share and comm.size > 1 else 0)
             # nobody has a sum before the last has come to it

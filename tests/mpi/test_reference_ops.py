@@ -24,6 +24,7 @@ sys.modules["compare_ops"] = compare_ops
 spec.loader.exec_module(compare_ops)
 
 
+@pytest.mark.ranks(3)  # the shares are unlike, and some empty; on other numbers: test_few_rows.py
 @pytest.mark.parametrize("shard", [1, 9], ids=["first", "all"])
 @pytest.mark.parametrize("group", range(compare_ops.GROUPS))
 def test_results_are_those_of_tensorflow(comm: Communicator, group: int, shard: int) -> None:

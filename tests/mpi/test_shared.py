@@ -245,6 +245,6 @@ def test_memory_of_plans_and_sessions_that_are_gone_is_used_again(
         del session, step, loss, w, graph, x
         gc.collect()
         made.append((len(comm._buckets), len(comm._blocks)))
-    if comm.meeting is not None:
+    if comm.node_barrier is not None:
         assert 0 < made[0][0] < 12 and made[0][1] > 0
         assert made[3] == made[0], "each model takes the memory of the one before"

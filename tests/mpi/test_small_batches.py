@@ -121,8 +121,8 @@ def as_batch(rows: np.ndarray, comm: Communicator) -> Any:
     return rows.view(Batch)
 
 
-@pytest.mark.parametrize("feed", [as_shard, as_batch])
-@pytest.mark.parametrize("kernels", ["numpy", "c"])
+# batches by NumPy are a Keras model's, above
+@pytest.mark.parametrize(("kernels", "feed"), [("numpy", as_shard), ("c", as_shard), ("c", as_batch)])
 @pytest.mark.parametrize("batch", [1, 2, 3, 6, 12])
 def test_a_program_of_ones_own(batch: int, kernels: str, feed: Any, comm: Communicator) -> None:
     found = Program().run(comm, kernels, batch, feed)

@@ -560,6 +560,41 @@ for name, shape, make in (
     ("Bidirectional sum", STEPS, lambda la: la.Bidirectional(la.GRU(3, return_sequences=True), "sum")),
     ("TimeDistributed Dense", STEPS, lambda la: la.TimeDistributed(la.Dense(2, "tanh"))),
     ("TimeDistributed Conv2D", (3, 4, 4, 1), lambda la: la.TimeDistributed(la.Conv2D(2, 3))),
+    (
+        "Conv2DTranspose padded",
+        (4, 3, 2),
+        lambda la: la.Conv2DTranspose(2, 3, 2, "same", output_padding=(1, 0)),
+    ),
+    (
+        "Conv2DTranspose padded, valid",
+        (3, 3, 2),
+        lambda la: la.Conv2DTranspose(2, 2, strides=3, output_padding=1),
+    ),
+    ("Conv2DTranspose dilated", (4, 3, 2), lambda la: la.Conv2DTranspose(2, 2, dilation_rate=2)),
+    ("Conv3DTranspose", (2, 3, 2, 2), lambda la: la.Conv3DTranspose(2, (2, 3, 2))),
+    (
+        "Conv3DTranspose strides",
+        (2, 2, 3, 1),
+        lambda la: la.Conv3DTranspose(2, 3, strides=(2, 1, 2), padding="same"),
+    ),
+    ("Conv3DTranspose apart", (2, 2, 2, 1), lambda la: la.Conv3DTranspose(1, 2, strides=3)),
+    ("DepthwiseConv2D dilated", (5, 5, 2), lambda la: la.DepthwiseConv2D(2, padding="same", dilation_rate=2)),
+    ("SeparableConv2D dilated", (5, 5, 2), lambda la: la.SeparableConv2D(2, 2, dilation_rate=(1, 2))),
+    (
+        "SeparableConv1D",
+        STEPS,
+        lambda la: la.SeparableConv1D(2, 3, depth_multiplier=2, strides=2, padding="same"),
+    ),
+    ("UpSampling2D bilinear", IMAGE, lambda la: la.UpSampling2D((2, 3), interpolation="bilinear")),
+    ("ConvLSTM1D", (3, 5, 2), lambda la: la.ConvLSTM1D(2, 2, strides=2, padding="same")),
+    ("ConvLSTM2D", (3, 4, 4, 2), lambda la: la.ConvLSTM2D(2, (3, 2))),
+    (
+        "ConvLSTM2D sequences",
+        (3, 4, 3, 1),
+        lambda la: la.ConvLSTM2D(2, 3, padding="same", return_sequences=True),
+    ),
+    ("ConvLSTM2D dilated", (2, 5, 5, 1), lambda la: la.ConvLSTM2D(2, 2, dilation_rate=2, go_backwards=True)),
+    ("ConvLSTM3D", (2, 3, 2, 3, 1), lambda la: la.ConvLSTM3D(2, 2, padding="same")),
 ):
     _layered(name, shape, make)
 

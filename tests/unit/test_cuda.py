@@ -122,12 +122,12 @@ def test_an_update_may_have_several_rates(cupy: Any) -> None:
 @pytest.mark.parametrize("dropout", [False, True])
 @pytest.mark.parametrize("name", ["GradientDescentOptimizer", "AdamOptimizer"])
 @pytest.mark.parametrize("model", [network, convolutional])
-def test_a_hundred_steps_are_those_of_the_cpu(cupy: Any, model: Any, name: str, dropout: bool) -> None:
+def test_steps_are_those_of_the_cpu(cupy: Any, model: Any, name: str, dropout: bool) -> None:
     found = []
     for device in (Backend("numpy"), make_backend("gpu", 0)):
         session, fetches, feeds, variables = model(getattr(dt.train, name)(0.01), device, dropout)
         step = session.make_callable(fetches, feeds)
-        losses = [step(rows)[0] for rows in batches(100)]
+        losses = [step(rows)[0] for rows in batches(40)]  # test_gpu.py takes a hundred
         found.append((losses, session.run(variables), session.random_state))
     (losses, values, state), (gpu_losses, gpu_values, gpu_state) = found
     np.testing.assert_allclose(gpu_losses, losses, rtol=1e-4)
@@ -559,7 +559,8 @@ def test_memory_that_the_device_has_not_is_told(cupy: Any, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--precision", "bfloat16"], ["--precision", "float16"], ["--model", "cnn"]]
+    "options",
+    [[], ["--precision", "bfloat16"], ["--precision", "float16"], ["--model", "cnn", "--epochs", "1"]],
 )
 def test_the_command_trains_on_a_gpu(
     cupy: Any,

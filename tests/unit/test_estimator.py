@@ -203,8 +203,8 @@ def test_what_is_refused_says_so(tmp_path: Path) -> None:
         est.inputs.numpy_input_fn(X, Y)
     with pytest.raises(UsageError, match="not both"):
         own(tmp_path).train(batches(), steps=1, max_steps=1)
-    with pytest.raises(NotSupportedError, match="not kept in TensorFlow's formats"):
-        own(tmp_path).export_savedmodel("x", None)
+    with pytest.raises(UsageError, match="Could not find trained model"):
+        own(tmp_path).export_savedmodel("x", lambda: None)
     with pytest.raises(UsageError, match="has to return an EstimatorSpec"):
         est.Estimator(lambda features, labels: None, tmp_path).train(batches(), steps=1)
     fc = dt.feature_column

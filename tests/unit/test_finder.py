@@ -30,10 +30,13 @@ from keras.layers import Dense
 import dtrain
 import dtrain.tf1.contrib.layers as layers
 
-assert tf is dtrain and v1 is dtrain, (tf, v1)
+assert tf is v1 and tf is tf.compat.v1 and tf.Session is dtrain.Session, (tf, v1)
+assert tf.__version__ == "1.12.0" == tf.VERSION == tf.version.VERSION and dtrain.__version__ != tf.__version__
+assert tf.contrib.rnn is dtrain.contrib.rnn and "Session" in dir(tf) and not hasattr(tf, "nonsense")
 assert tf.contrib.layers is layers and layers.l2_regularizer is l2_regularizer
 assert layers.__spec__.name == "dtrain.tf1.contrib.layers"
 assert np.zeros(2, np.int).dtype == int and np.float is float and np.bool(1)
+assert np.infty == np.Inf and np.float_ is np.float64 and np.product([2, 3]) == 6
 assert Dense is dtrain.keras.layers.Dense and __name__ == "__main__"
 try:
     import tensorflow.contrib.eager
@@ -96,7 +99,7 @@ from tensorflow.python.layers import core
 from tensorflow.python.ops import math_ops, nn_ops
 from tensorflow.python.platform import gfile, tf_logging
 
-assert math_ops is ops is tf and nn_ops is tf.nn and core.Dense is tf.layers.Dense
+assert math_ops is ops and ops.Session is tf.Session and nn_ops is tf.nn and core.Dense is tf.layers.Dense
 assert batch_norm is slim.batch_norm is tf.contrib.layers.batch_norm
 assert gfile is tf.gfile and tf_logging is tf.logging and list(xrange(2)) == [0, 1]
 assert averages.assign_moving_average and mnist.IMAGE_PIXELS == 784 and urllib.request
@@ -191,8 +194,17 @@ def test_a_file_that_is_fetched_is_whole_or_not_there(
 
 
 def test_a_folder_that_another_rank_has_just_made_is_there(tmp_path: Path) -> None:
-    make = cli_run._make_folder(os.mkdir, time.time())
+    since = cli_run._job_began()
+    assert time.time() - 3600 * 24 * 365 < since < time.time()
+    make, other = (cli_run._make_folder(os.mkdir, since) for _ in range(2))
     make(tmp_path / "a")
+    other(tmp_path / "a")
+    for rank in (make, other):  # that it is there each has been told
+        with pytest.raises(FileExistsError):
+            rank(tmp_path / "a")
+    (tmp_path / "a").rmdir()
+    time.sleep(0.05)  # longer than a file system's clock stands still
+    other(tmp_path / "a")
     make(tmp_path / "a")
     with pytest.raises(FileExistsError):
         cli_run._make_folder(os.mkdir, time.time() + 3600)(tmp_path / "a")

@@ -571,7 +571,7 @@ X, Y = [draw(4, 2)] * 2, [draw(4, 1)] * 2
         (lambda: two().fit({"a": X[0], "c": X[0]}, Y), ["x has a, c", "a, b"]),
         (lambda: two().fit(X, Y[:1]), ["y is a list of 1", "u, v"]),
         (lambda: two().fit([X[0], X[0][:3]], Y), ["x_0 has 4 examples and x_1 has 3"]),
-        (lambda: two().fit(X, Y, class_weight={0: 2.0}), ["class_weight", "sample_weight for each output"]),
+        (lambda: two().fit(X, Y, class_weight={0: 2.0}), ["class_weight", "a list of dicts", "u, v"]),
         (lambda: two().compile("sgd", {"w": "mse"}), ["compile: loss names 'w'", "u, v"]),
         (lambda: LSTM(3, stateful=True)(Input((2, 3))), ["stateful=True", "batch_input_shape=(batch, "]),
         (lambda: Input((2,), sparse=True), ["sparse=True is not supported"]),

@@ -500,12 +500,12 @@ def test_a_hang_on_one_rank_ends_with_the_stacks_of_all(suite: Suite) -> None:
                 sleep_for_ever()
             comm.barrier()
         """,
-        "--timeout=3",
+        "--timeout=2",
     )
     assert done.rc != 0
     assert done.seconds < 15
     for rank, output in [("", done.stdout), ("[rank 1] ", done.stderr), ("[rank 2] ", done.stderr)]:
-        assert f"{rank}not done after 3 s; the stacks of its threads:" in output
+        assert f"{rank}not done after 2 s; the stacks of its threads:" in output
         assert re.search(rf"^{re.escape(rank)}=* *1 failed in", output, re.MULTILINE)
     assert re.search(r"^\[rank 1\] .*in sleep_for_ever$", done.stderr, re.MULTILINE)
     assert re.search(r"^\[rank 2\] .*in barrier$", done.stderr, re.MULTILINE)
@@ -515,10 +515,10 @@ def test_a_hang_on_one_rank_ends_with_the_stacks_of_all(suite: Suite) -> None:
 
 
 def test_a_hang_without_other_ranks_ends_too(suite: Suite) -> None:
-    done = suite(1, "def test_first(): pass\ndef test_it(): time.sleep(100)", "--timeout=3")
+    done = suite(1, "def test_first(): pass\ndef test_it(): time.sleep(100)", "--timeout=2")
     assert done.rc == 1
     assert done.seconds < 15
-    assert "not done after 3 s" in done.stdout
+    assert "not done after 2 s" in done.stdout
     assert "in test_it" in done.stdout
     assert "1 failed, 1 passed in" in done.stdout
 
@@ -595,8 +595,8 @@ def test_the_deadline_of_a_launch_shows_where_the_ranks_are(
     )
     start = time.monotonic()
     with pytest.raises(pytest.fail.Exception) as failure:
-        mpirun(2, [], module="stuck", deadline=3)
+        mpirun(2, [], module="stuck", deadline=2)
     assert time.monotonic() - start < 12
-    assert "not done after 3 s" in str(failure.value)
+    assert "not done after 2 s" in str(failure.value)
     assert str(failure.value).count("said") == 2
     assert str(failure.value).count('stuck.py", line 2 in here') == 2

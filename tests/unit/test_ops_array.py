@@ -632,6 +632,10 @@ def test_sparse_to_dense_fills_what_is_not_named() -> None:
     np.testing.assert_array_equal(
         session.run(dt.sparse_to_dense([1, 3], [5], [7, 8], -1)), [-1, 7, -1, 8, -1]
     )
+    for large in (-1e20, -np.inf):
+        np.testing.assert_array_equal(
+            session.run(dt.sparse_to_dense([1], [3], [0.125], large)), np.float32([large, 0.125, large])
+        )
     with pytest.raises(InvalidArgumentError, match=r"axis 1: the index 9 is not in 0\.\.3"):
         session.run(one_hot, {labels: [0, 9]})
     with pytest.raises(GraphError, match=r"sparse_to_dense: .* are no indices \[n, rank\]"):

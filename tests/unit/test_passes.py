@@ -487,7 +487,7 @@ def test_an_update_sums_where_ranks_share_memory(fast: bool, monkeypatch: pytest
         assert update.inputs[3].op is product and product.inputs[0].op is node["NodeBarrier"]
         assert node["ProductBound"].outputs[0] in node["HasBad"].inputs
         assert node["ProductBound"].inputs == node["NodeBarrier"].inputs[-2:]
-    # what is fetched is whole; the update, which ends in a meeting, waits for what reads others' terms
+    # what is fetched is whole; the update, which ends in a barrier, waits for what reads others' terms
     count, node = made([loss, biases])
     assert count["SumTerms"] == 3 and 1 not in node["ApplyMomentum"].kind.terms
     unchecked = made([loss], checked=False)[1]

@@ -16,7 +16,7 @@ from dtrain.runtime.backend import Backend
 from dtrain.runtime.feeds import Window
 
 #: Widths whose arrays end within a cache line, at its end, and behind it.
-WIDTHS = (1, 2, 5, 8, 15, 16, 17, 32, 33)
+WIDTHS = (1, 5, 15, 16, 17, 33)
 
 
 def run(layers: Any, width: int, kernels: str, optimizer: str = "AdamOptimizer") -> list[Any]:

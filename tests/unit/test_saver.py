@@ -126,7 +126,7 @@ def test_variables_can_be_chosen_and_renamed(tmp_path: Path, session: dt.Session
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sharded": True}, "sharded is not supported"),
+        ({"reshape": True}, "reshape is not supported"),
         ({"reshape": True}, "reshape is not supported"),
         ({"var_list": []}, "No variables to save"),
         ({"var_list": ["v"]}, "is no variable|has no attribute"),

@@ -165,7 +165,7 @@ def test_a_run_goes_on_with_the_split_that_it_began_with(config: TrainConfig) ->
 def test_an_early_stop_needs_a_validation() -> None:
     with pytest.raises(UsageError, match=r"--early-stop 3: say by --validation, such as --validation 0\.1"):
         TrainConfig(early_stop=3)
-    with pytest.raises(UsageError, match="--early-stop -1: give a whole number from 0 up"):
+    with pytest.raises(UsageError, match="--early-stop -1: give an integer >= 0"):
         TrainConfig(early_stop=-1, validation="0.1")
 
 

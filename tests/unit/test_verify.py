@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from dtrain.cli import main
+from dtrain.config import TrainConfig
 from dtrain.native import compiler
 from dtrain.verify.compare import Difference, drift, entry, first_difference, ulps
+from dtrain.verify.run import _head
 
 OWN = """
 import numpy as np
@@ -76,3 +78,13 @@ def test_a_model_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     told = json.loads(Path("control.json").read_text())["differences"][0]["told"]
     assert "differs first at step" in told and "SumLike" in told and "a sum of" in told
     assert "entry" in told and "ULP" in told
+
+
+def test_against_names_other_vectors(capsys: pytest.CaptureFixture[str]) -> None:
+    """A file from a processor with other vectors: said in the header, before any digest."""
+    here = {"kernels": "C, by cc", "vectors": "AVX2", "processor": "one", "numpy": "2"}
+    there = {**here, "vectors": "AVX-512", "processor": "other"}
+    _head(TrainConfig(), {"environment": here, "steps": [{}]}, {"environment": there})
+    said = capsys.readouterr().out
+    assert "vectors: here AVX2, there AVX-512" in said
+    assert "processor: here one, there other" in said

@@ -1,4 +1,4 @@
-"""Files that Keras keeps in ~/.keras/datasets, where they are; nothing is downloaded."""
+"""Sets by their names, and files that Keras keeps in ~/.keras/datasets, where they are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
+from dtrain import comm
+from dtrain.data import load
 from dtrain.errors import DataError
 
 Pair = tuple[np.ndarray, np.ndarray]
+
+
+def of_name(name: str) -> tuple[Pair, Pair]:
+    """The training and the test examples of a set that dtrain knows; the caller's own. Collective."""
+    data = load(name, comm.world())
+    parts = [slice(part.start, part.stop) for part in (data.train, data.test)]
+    train, test = (tuple(np.array(array[part]) for array in (data.x, data.y)) for part in parts)
+    return train, test  # type: ignore[return-value]  # pairs
 
 
 def path_of(name: str, what: str) -> Path:
@@ -19,7 +29,7 @@ def path_of(name: str, what: str) -> Path:
         if path.is_file():
             return path
     raise DataError(
-        f"{what} is not there: dtrain downloads nothing but MNIST. Put Keras's file {name} into "
+        f"{what} is not there, and dtrain does not download it. Put Keras's file {name} into "
         f"{os.fspath(Path.home() / '.keras' / 'datasets')}."
     )
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dtrain import comm
-from dtrain.data import load
-from dtrain.keras.datasets.cache import Pair, arrays
+from dtrain.keras.datasets.cache import Pair, arrays, of_name
 
 __all__ = ["load_data"]
 
@@ -24,8 +22,4 @@ def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
     if Path(path).is_file():
         x, y, u, v = arrays(Path(path), ("x_train", "y_train", "x_test", "y_test"))
         return (x, y), (u, v)
-    data = load("mnist", comm.world())
-    train, test = slice(data.train.start, data.train.stop), slice(data.test.start, data.test.stop)
-    pool = data.x, data.y
-    parts = [tuple(array[part].copy() for array in pool) for part in (train, test)]
-    return parts[0], parts[1]
+    return of_name("mnist")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dtrain.keras.layers import advanced_activations, convolutional, core, noise, pooling, recurrent
+from dtrain.keras.layers import convolutional_recurrent as _convolutional_recurrent
 from dtrain.keras.layers import embeddings as _embeddings
 from dtrain.keras.layers import local as _local
 from dtrain.keras.layers import merge as _merge
+from dtrain.keras.layers import old as _old
 from dtrain.keras.layers import preprocessing as _preprocessing
 from dtrain.keras.layers import volumes as _volumes
 from dtrain.keras.layers import wrappers as _wrappers
@@ -20,10 +22,12 @@ from dtrain.names import module_getattr
 if TYPE_CHECKING:  # what globals() gets below, for type checkers and editors
     from dtrain.keras.layers.advanced_activations import *  # noqa: F403
     from dtrain.keras.layers.convolutional import *  # noqa: F403
+    from dtrain.keras.layers.convolutional_recurrent import *  # noqa: F403
     from dtrain.keras.layers.core import *  # noqa: F403
     from dtrain.keras.layers.embeddings import *  # noqa: F403
     from dtrain.keras.layers.merge import *  # noqa: F403
     from dtrain.keras.layers.noise import *  # noqa: F403
+    from dtrain.keras.layers.old import *  # noqa: F403
     from dtrain.keras.layers.pooling import *  # noqa: F403
     from dtrain.keras.layers.preprocessing import *  # noqa: F403
     from dtrain.keras.layers.recurrent import *  # noqa: F403
@@ -37,8 +41,10 @@ _MODULES = (
     noise,
     pooling,
     recurrent,
+    _convolutional_recurrent,
     _embeddings,
     _local,
+    _old,
     _preprocessing,
     _volumes,
     _wrappers,
@@ -48,7 +54,9 @@ globals().update(_ALL)
 
 #: Other names of layers, of Keras 1 and of later ones.
 _ALSO = {
+    "AtrousConv1D": "Conv1D",
     "AtrousConv2D": "Conv2D",
+    "AtrousConvolution1D": "Conv1D",
     "AtrousConvolution2D": "Conv2D",
     "AvgPool1D": "AveragePooling1D",
     "AvgPool2D": "AveragePooling2D",
@@ -58,16 +66,22 @@ _ALSO = {
     "Convolution2DTranspose": "Conv2DTranspose",
     "Convolution3D": "Conv3D",
     "Deconv2D": "Conv2DTranspose",
+    "Convolution3DTranspose": "Conv3DTranspose",
+    "Deconv3D": "Conv3DTranspose",
     "Deconvolution2D": "Conv2DTranspose",
+    "Deconvolution3D": "Conv3DTranspose",
     "CuDNNGRU": "GRU",
     "CuDNNLSTM": "LSTM",
     "GlobalAvgPool1D": "GlobalAveragePooling1D",
     "GlobalAvgPool2D": "GlobalAveragePooling2D",
+    "GlobalAvgPool3D": "GlobalAveragePooling3D",
     "GlobalMaxPool1D": "GlobalMaxPooling1D",
     "GlobalMaxPool2D": "GlobalMaxPooling2D",
+    "GlobalMaxPool3D": "GlobalMaxPooling3D",
     "MaxPool1D": "MaxPooling1D",
     "MaxPool2D": "MaxPooling2D",
     "MaxPool3D": "MaxPooling3D",
+    "SeparableConvolution1D": "SeparableConv1D",
     "SeparableConvolution2D": "SeparableConv2D",
 }
 globals().update({old: globals()[new] for old, new in _ALSO.items()})

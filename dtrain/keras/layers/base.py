@@ -164,12 +164,12 @@ class Layer(metaclass=_Modern):
     def build(self, input_shape: Sizes) -> None:
         """Make the weights, by add_weight, for batches of this shape, whose first size is None."""
 
-    # (*args: Any, **kwargs: Any) lets a type checker accept a layer's own arguments.
-    def call(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, x: Any) -> Any:
         """The output for a batch x, built into its graph; of several inputs x is a list.
 
-        Where it has these arguments, it is also given: training, which is True, False, or a float32 scalar
-        tensor that is 1 or 0; and mask, bool [batch, steps], of the steps of x that count, or None.
+        A subclass may take more, with defaults. It is given what it takes of: training, which is True, False,
+        or a float32 scalar tensor that is 1 or 0; and mask, bool [batch, steps], of the steps of x that
+        count, or None.
         """
         return x
 

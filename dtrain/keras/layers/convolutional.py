@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from dtrain.errors import GraphError, UsageError
 from dtrain.graph.graph import Tensor
 from dtrain.keras import activations, settings
 from dtrain.keras.layers.base import Layer, Sizes, Weighted, batch_size, pair, positive, several, sizes
 from dtrain.keras.names import other_layers
 from dtrain.ops.array import expand_dims, reshape, squeeze, transpose
+from dtrain.ops.base import convert_to_tensor
 from dtrain.ops.conv import conv2d, conv2d_transpose
 from dtrain.ops.join import pad, tile
+from dtrain.ops.linalg import matmul
 from dtrain.ops.math import add_n
 from dtrain.ops.window import place_windows
 
@@ -27,6 +31,7 @@ __all__ = [
     "Cropping1D",
     "Cropping2D",
     "DepthwiseConv2D",
+    "SeparableConv1D",
     "SeparableConv2D",
     "UpSampling1D",
     "UpSampling2D",
@@ -222,23 +227,29 @@ class Conv2DTranspose(_Convolution):
     Args:
         filters: channels of the output.
         kernel_size: height and width of the kernel, an int or two.
-        more: as for Conv2D, in its order: strides, padding, data_format, dilation_rate (only 1), activation,
-            use_bias.
-        output_padding: only None.
+        more: as for Conv2D, in its order: strides, padding, data_format, dilation_rate, activation, use_bias.
+        output_padding: rows and columns that are added at the end, an int or two, less than strides; None
+            lets the sizes follow from the others.
         options: as for Conv2D.
 
     Raises:
         UsageError: an argument is invalid.
     """
 
+    arguments = (*_Convolution.arguments, "output_padding")
+
     def __init__(
         self, filters: int, kernel_size: Any, *more: Any, output_padding: Any = None, **options: Any
     ):
         super().__init__(filters, kernel_size, *more, **options)
-        if output_padding is not None:
-            raise UsageError(f"{self.name}: output_padding is not supported: leave it out.")
-        if self.dilation_rate != (1, 1):
-            raise UsageError(f"{self.name}: dilation_rate={self.dilation_rate} is not supported, only 1.")
+        self.output_padding = output_padding
+        if output_padding is None:
+            return
+        self.output_padding = several(output_padding, self.axes, f"{self.name}: output_padding", 0)
+        if any(p >= s for p, s in zip(self.output_padding, self.strides, strict=True)):
+            raise UsageError(
+                f"{self.name}: output_padding={output_padding!r}: give less than strides={self.strides}."
+            )
 
     def build(self, input_shape: Sizes) -> None:
         self.kernel = self.weight("kernel", (*self.kernel_size, self.filters, self.channels(input_shape)))
@@ -246,15 +257,37 @@ class Conv2DTranspose(_Convolution):
             self.bias = self.weight("bias", (self.filters,))
 
     def convolved(self, x: Tensor) -> Tensor:
+        size = [batch_size(x), *self._larger(x), self.filters]
+        kernel = _spread(self.kernel, self.dilation_rate)
+        return conv2d_transpose(x, kernel, size, self.strides, self.padding.upper())
+
+    def _larger(self, x: Tensor) -> list[int]:
+        """The sizes of the output, as Keras has them."""
         shape: Any = x.spec.shape
-        if None in shape[1:3]:
-            raise GraphError("height and width have to be known")
-        found = [
-            n * s if self.padding == "same" else n * s + max(k - s, 0)
-            for n, s, k in zip(shape[1:3], self.strides, self.kernel_size, strict=True)
-        ]
-        size = [batch_size(x), *found, self.filters]
-        return conv2d_transpose(x, self.kernel, size, self.strides, self.padding.upper())
+        if None in shape[1:-1]:
+            raise GraphError("the sizes of its images have to be known")
+        found, same = [], self.padding == "same"
+        extra = self.output_padding or [None] * self.axes
+        how = zip(shape[1:-1], self.strides, self.kernel_size, self.dilation_rate, extra, strict=True)
+        for n, s, k, d, more in how:
+            reach = (k - 1) * d + 1
+            if more is None:
+                found.append(n * s if same else n * s + max(reach - s, 0))
+            else:
+                found.append((n - 1) * s + reach - (reach // 2 * 2 if same else 0) + more)
+        return found
+
+
+def _spread(kernel: Any, dilations: Sequence[int]) -> Any:
+    """A kernel with zeros between its entries, so many places apart."""
+    for axis, apart in enumerate(dilations):
+        if apart > 1:
+            sizes = kernel.shape.as_list()
+            ends = [[0, 0]] * (len(sizes) + 1)
+            ends[axis + 1] = [0, apart - 1]
+            wide = reshape(pad(expand_dims(kernel, axis + 1), ends), [*sizes[:axis], -1, *sizes[axis + 1 :]])
+            kernel = wide[tuple([slice(None)] * axis + [slice(0, (sizes[axis] - 1) * apart + 1)])]
+    return kernel
 
 
 class DepthwiseConv2D(Spatial, Weighted):
@@ -268,6 +301,7 @@ class DepthwiseConv2D(Spatial, Weighted):
         data_format: 'channels_last' (the default) or 'channels_first'.
         activation: a name such as "relu", or a function; by default none.
         use_bias: whether there is a bias.
+        dilation_rate: distance of the kernel's entries, an int or two.
         options: depthwise_initializer, bias_initializer, and the same with _regularizer and _constraint; and
             arguments of Layer, see help(dt.keras.layers.Layer).
 
@@ -283,6 +317,7 @@ class DepthwiseConv2D(Spatial, Weighted):
         "data_format",
         "activation",
         "use_bias",
+        "dilation_rate",
     )
     roles: ClassVar[dict[str, Any]] = {"depthwise": "glorot_uniform", "bias": "zeros"}
 
@@ -295,9 +330,11 @@ class DepthwiseConv2D(Spatial, Weighted):
         data_format: str | None = None,
         activation: Any = None,
         use_bias: bool = True,
+        dilation_rate: Any = 1,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.dilation_rate = pair(dilation_rate, f"{self.name}: dilation_rate")
         self.kernel_size = pair(kernel_size, f"{self.name}: kernel_size")
         self.strides = pair(strides, f"{self.name}: strides")
         self.padding = padding_of(padding, self.name)
@@ -312,31 +349,32 @@ class DepthwiseConv2D(Spatial, Weighted):
             self.bias = self.weight("bias", (channels * self.depth_multiplier,))
 
     def spatial(self, x: Tensor) -> Tensor:
-        y = depthwise(x, self.depthwise_kernel, self.strides, self.padding)
+        y = depthwise(x, self.depthwise_kernel, self.strides, self.padding, self.dilation_rate)
         return self.activation(y + self.bias if self.use_bias else y)
 
 
-def depthwise(x: Tensor, kernel: Any, strides: Sequence[int], padding: str) -> Tensor:
+def depthwise(
+    x: Tensor, kernel: Any, strides: Sequence[int], padding: str, dilations: Sequence[int] = (1, 1)
+) -> Tensor:
     """Images by a kernel [height, width, channels, multiplier], each channel by its own."""
     shape: Any = x.spec.shape
     if None in shape[1:3]:
         raise GraphError("height and width have to be known")
+    kernel = convert_to_tensor(kernel)
     rows, columns, channels, times = kernel.shape.as_list()
     found, pads = [], []
-    for n, k, s in zip(shape[1:3], (rows, columns), strides, strict=True):
-        axis = place_windows(n, k, s, 1, padding.upper())
+    for n, k, s, d in zip(shape[1:3], (rows, columns), strides, dilations, strict=True):
+        axis = place_windows(n, k, s, d, padding.upper())
         found.append(axis.count)
         pads.append([axis.before, axis.after])
     x = pad(x, [[0, 0], *pads, [0, 0]]) if any(map(any, pads)) else x
     if times > 1:  # each channel beside itself
         x = reshape(tile(expand_dims(x, -1), [1, 1, 1, 1, times]), [-1, *x.spec.shape[1:3], channels * times])  # type: ignore[index]  # its rank is known
     flat = reshape(kernel, [rows, columns, channels * times])
-    (h, w), (down, across) = found, strides
-    parts = [
-        x[:, i : i + (h - 1) * down + 1 : down, j : j + (w - 1) * across + 1 : across, :] * flat[i, j]
-        for i in range(rows)
-        for j in range(columns)
-    ]
+    (h, w), (down, across), (low, wide) = found, strides, dilations
+    rows_at = [slice(i, i + (h - 1) * down + 1, down) for i in range(0, rows * low, low)]
+    columns_at = [slice(j, j + (w - 1) * across + 1, across) for j in range(0, columns * wide, wide)]
+    parts = [x[:, r, c] * flat[i, j] for i, r in enumerate(rows_at) for j, c in enumerate(columns_at)]
     return add_n(parts)
 
 
@@ -346,8 +384,7 @@ class SeparableConv2D(_Convolution):
     Args:
         filters: channels of the output.
         kernel_size: height and width of the kernel, an int or two.
-        more: as for Conv2D, in its order: strides, padding, data_format, dilation_rate (only 1), activation,
-            use_bias.
+        more: as for Conv2D, in its order: strides, padding, data_format, dilation_rate, activation, use_bias.
         depth_multiplier: kernels of each channel.
         options: depthwise_initializer, pointwise_initializer, bias_initializer, and the same with
             _regularizer and _constraint; and as for Conv2D.
@@ -366,20 +403,45 @@ class SeparableConv2D(_Convolution):
     def __init__(self, filters: int, kernel_size: Any, *more: Any, depth_multiplier: int = 1, **options: Any):
         super().__init__(filters, kernel_size, *more, **options)
         self.depth_multiplier = positive(depth_multiplier, f"{self.name}: depth_multiplier")
-        if self.dilation_rate != (1, 1):
-            raise UsageError(f"{self.name}: dilation_rate={self.dilation_rate} is not supported, only 1.")
 
     def build(self, input_shape: Sizes) -> None:
         channels = self.channels(input_shape)
         wide = channels * self.depth_multiplier
         self.depthwise_kernel = self.weight("depthwise", (*self.kernel_size, channels, self.depth_multiplier))
-        self.pointwise_kernel = self.weight("pointwise", (1, 1, wide, self.filters))
+        self.pointwise_kernel = self.weight("pointwise", (*[1] * self.axes, wide, self.filters))
         if self.use_bias:
             self.bias = self.weight("bias", (self.filters,))
 
     def convolved(self, x: Tensor) -> Tensor:
-        wide = depthwise(x, self.depthwise_kernel, self.strides, self.padding)
+        wide = depthwise(x, self.depthwise_kernel, self.strides, self.padding, self.dilation_rate)
         return conv2d(wide, self.pointwise_kernel, 1, "VALID")
+
+
+class SeparableConv1D(SeparableConv2D):
+    """SeparableConv2D of sequences: [batch, steps, channels] -> [batch, steps', filters].
+
+    Args:
+        filters: channels of the output.
+        kernel_size: steps of the kernel.
+        more: as for Conv1D, in its order: strides, padding, data_format, dilation_rate, activation, use_bias.
+        depth_multiplier: kernels of each channel.
+        options: as for SeparableConv2D.
+
+    Raises:
+        UsageError: an argument is invalid.
+    """
+
+    axes = 1
+    paddings = ("causal",)
+
+    def convolved(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if padding == "causal":
+            x = pad(x, [[0, 0], [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0], [0, 0]])
+            padding = "valid"
+        kernels = [expand_dims(k, 0) for k in (self.depthwise_kernel, self.pointwise_kernel)]
+        how = (1, *self.strides), padding, (1, *self.dilation_rate)
+        return squeeze(conv2d(depthwise(expand_dims(x, 1), kernels[0], *how), kernels[1], 1, "VALID"), [1])
 
 
 # -- larger and smaller ----------------------------------------------------------------------------------
@@ -389,7 +451,7 @@ class UpSampling2D(Spatial):
     Args:
         size: how many times, an int or (down, across).
         data_format: 'channels_last' (the default) or 'channels_first'.
-        interpolation: only 'nearest'.
+        interpolation: 'nearest', or 'bilinear' between the middles of pixels, as since Keras 2.3.
         options: arguments of Layer (name, trainable, input_shape, weights, ...); see
             help(dt.keras.layers.Layer).
     """
@@ -406,10 +468,8 @@ class UpSampling2D(Spatial):
         super().__init__(**options)
         self.size = several(size, self.axes, f"{self.name}: size")
         self.data_format = self._lies(data_format)
-        if interpolation != "nearest":
-            raise UsageError(
-                f"{self.name}: interpolation={interpolation!r} is not supported, only 'nearest'."
-            )
+        if interpolation not in ("nearest", "bilinear"):
+            raise UsageError(f"{self.name}: interpolation={interpolation!r}: give 'nearest' or 'bilinear'.")
         self.interpolation = interpolation
 
     def spatial(self, x: Tensor) -> Tensor:
@@ -419,12 +479,25 @@ class UpSampling2D(Spatial):
         for axis, times in enumerate(self.size, 1):
             if times == 1:
                 continue
+            if self.interpolation == "bilinear":
+                x = _between(x, axis, times)
+                continue
             shape = x.spec.shape
             ones = [1] * (len(shape) + 1)
             ones[axis + 1] = times
             larger = [-1, *shape[1:axis], shape[axis] * times, *shape[axis + 1 :]]
             x = reshape(tile(expand_dims(x, axis + 1), ones), larger)
         return x
+
+
+def _between(x: Tensor, axis: int, times: int) -> Tensor:
+    """An axis made so many times as long, by lines between the middles of its entries."""
+    dims: Any = x.spec.shape
+    count = dims[axis]
+    places = np.clip((np.arange(count * times) + 0.5) / times - 0.5, 0, count - 1)
+    mix = np.maximum(1 - np.abs(places - np.arange(count)[:, None]), 0).astype(np.float32)
+    order = [i for i in range(len(dims)) if i != axis] + [axis]
+    return transpose(matmul(transpose(x, order), mix), np.argsort(order).tolist())
 
 
 class UpSampling1D(UpSampling2D):

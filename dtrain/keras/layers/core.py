@@ -107,7 +107,7 @@ class Dropout(Layer):
             raise UsageError(f"{self.name}: rate={rate}: give the share to drop, from 0 to less than 1.")
         self.rate, self.noise_shape, self.seed = float(rate), noise_shape, seed
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor, training: Any = False) -> Tensor:
         if training is False or self.rate == 0:
             return x
         rate = self.rate if training is True else self.rate * training

@@ -41,7 +41,10 @@ __all__ = [
 
 
 class _Merge(Layer):
-    """One output of a list of inputs, entry by entry; sizes of 1 are repeated."""
+    """One output of a list of inputs, entry by entry; sizes of 1 are repeated.
+
+    Programs derive from it under this name, and define _merge_function.
+    """
 
     any_size = True
     supports_masking = True
@@ -56,9 +59,9 @@ class _Merge(Layer):
 
     def call(self, x: Sequence[Tensor]) -> Tensor:
         rank = max(len(t.spec.shape or ()) for t in x)
-        return self.merged([_with_rank(t, rank) for t in x])
+        return self._merge_function([_with_rank(t, rank) for t in x])
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         """The output of tensors of one rank."""
         raise NotImplementedError
 
@@ -76,7 +79,7 @@ class Add(_Merge):
     Its arguments are Layer's: see help(dt.keras.layers.Layer).
     """
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         return add_n(x) if len({t.spec.shape for t in x}) == 1 else reduce(lambda a, b: a + b, x)
 
 
@@ -86,7 +89,7 @@ class Subtract(_Merge):
     Its arguments are Layer's: see help(dt.keras.layers.Layer).
     """
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         if len(x) != 2:
             raise GraphError(f"it takes two tensors, and {len(x)} are given")
         return x[0] - x[1]
@@ -98,7 +101,7 @@ class Multiply(_Merge):
     Its arguments are Layer's: see help(dt.keras.layers.Layer).
     """
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         return reduce(lambda a, b: a * b, x)
 
 
@@ -108,7 +111,7 @@ class Average(_Merge):
     Its arguments are Layer's: see help(dt.keras.layers.Layer).
     """
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         return reduce(lambda a, b: a + b, x) / float(len(x))
 
 
@@ -118,7 +121,7 @@ class Maximum(_Merge):
     Its arguments are Layer's: see help(dt.keras.layers.Layer).
     """
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         return reduce(math.maximum, x)
 
 
@@ -128,7 +131,7 @@ class Minimum(_Merge):
     Its arguments are Layer's: see help(dt.keras.layers.Layer).
     """
 
-    def merged(self, x: list[Tensor]) -> Tensor:
+    def _merge_function(self, x: list[Tensor]) -> Tensor:
         return reduce(math.minimum, x)
 
 
@@ -280,8 +283,13 @@ def merge(
         UsageError: mode is none of them.
     """
     named: dict[str, Any] = {} if name is None else {"name": name}
+    return joining(mode, concat_axis, dot_axes, **named)(list(inputs))
+
+
+def joining(mode: Any, concat_axis: int = -1, dot_axes: Any = -1, **named: Any) -> Layer:
+    """The layer that joins as Keras 1's word for it says; raises UsageError for a word that is none."""
     if callable(mode):
-        return Lambda(mode, **named)(list(inputs))
+        return Lambda(mode, **named)
     kinds: dict[str, Callable[[], Layer]] = {
         "sum": lambda: Add(**named),
         "mul": lambda: Multiply(**named),
@@ -293,7 +301,7 @@ def merge(
     }
     if mode not in kinds:
         raise UsageError(f"merge: mode={mode!r}: give one of {', '.join(kinds)}, or a function.")
-    return kinds[mode]()(list(inputs))
+    return kinds[mode]()
 
 
 __getattr__ = other_layers

@@ -21,7 +21,7 @@ SATURATED = -1.6732632423543772 * 1.0507009873554805
 class _Noise(Layer):
     any_size, supports_masking = True, True
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor, training: Any = False) -> Tensor:
         if training is False:
             return x
         disturbed = self.disturbed(x)

@@ -93,6 +93,8 @@ class BatchNormalization(Layer):
         self.beta_constraint = constraints.get(beta_constraint)
         self.gamma_constraint = constraints.get(gamma_constraint)
 
+    any_size = True
+
     def build(self, input_shape: Sizes) -> None:
         axis = self.axis % len(input_shape) if -len(input_shape) <= self.axis < len(input_shape) else 0
         if axis == 0:
@@ -123,7 +125,7 @@ class BatchNormalization(Layer):
             "moving_variance", shape, self.moving_variance_initializer, trainable=False
         )
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor, training: Any = False) -> Tensor:
         if self._orders is None:
             return self._normalized(x, training)
         there, back = self._orders

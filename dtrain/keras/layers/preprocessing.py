@@ -194,7 +194,7 @@ class _Drawn(Layer):
     def build(self, input_shape: Sizes) -> None:
         self.fits(input_shape, 3, _IMAGES, _HINT)
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor, training: Any = False) -> Tensor:
         if training is False:
             return x
         height, width = as_static((x.spec.shape or ())[1:3])
@@ -334,7 +334,7 @@ class RandomCrop(_Drawn):
         super().build(input_shape)
         _refuse_small(input_shape, self.height, self.width)
 
-    def call(self, x: Tensor, training: Any) -> Tensor:
+    def call(self, x: Tensor, training: Any = False) -> Tensor:
         size = self.height, self.width
         kept = _middle(x, *size)
         return kept if training is False else self.warped(x, training, kept, size)

@@ -87,11 +87,15 @@ class Cell(Weighted):
         return self.units
 
     def build(self, input_shape: Sizes) -> None:
-        wide = self.gates * self.units
-        self.kernel = self.weight("kernel", (input_shape[-1], wide))
-        self.recurrent_kernel = self.weight("recurrent", (self.units, wide))
+        wide, window = self.gates * self.units, self.window()
+        self.kernel = self.weight("kernel", (*window, input_shape[-1], wide))
+        self.recurrent_kernel = self.weight("recurrent", (*window, self.units, wide))
         if self.use_bias:
             self.bias = self.weight("bias", self.bias_shape())
+
+    def window(self) -> tuple[int, ...]:
+        """The sizes of the kernels before their inputs and outputs."""
+        return ()
 
     def bias_shape(self) -> tuple[int, ...]:
         return (self.gates * self.units,)
@@ -100,9 +104,17 @@ class Cell(Weighted):
         """What all steps take from the inputs [batch, steps, features]: [batch, steps, gates * units]."""
         if self.dropout and training is not False:
             shape: Any = x.spec.shape
-            x = dropout(x, noise_shape=[None, 1, shape[-1]], rate=_of(self.dropout, training))
-        z = matmul(x, self.kernel)
+            x = dropout(x, noise_shape=[None, 1, *shape[2:]], rate=_of(self.dropout, training))
+        z = self.of_inputs(x)
         return z + self.bias_before() if self.use_bias else z
+
+    def of_inputs(self, x: Tensor) -> Tensor:
+        """The kernel's product with the inputs of all steps."""
+        return matmul(x, self.kernel)
+
+    def of_state(self, h: Tensor) -> Tensor:
+        """The recurrent kernel's product with a state."""
+        return matmul(h, self.recurrent_kernel)
 
     def bias_before(self) -> Any:
         return self.bias
@@ -111,14 +123,15 @@ class Cell(Weighted):
         """What states of x's batch are multiplied by; None for nothing."""
         if not self.recurrent_dropout or training is False:
             return None
-        return dropout(ones_like(x[:, : self.units]), rate=_of(self.recurrent_dropout, training))
+        return dropout(ones_like(x[..., : self.units]), rate=_of(self.recurrent_dropout, training))
 
     def step(self, z: Tensor, states: States, dropped: Any) -> tuple[Tensor, list[Tensor]]:
         """The output and the new states, of a part of before() and the old ones."""
         raise NotImplementedError
 
-    def call(self, x: Tensor, states: States, training: Any = False) -> tuple[Tensor, list[Tensor]]:
-        """One step on [batch, features]."""
+    def call(self, x: Tensor, states: States = (), training: Any = False) -> tuple[Tensor, list[Tensor]]:
+        """One step on [batch, features]; without states from zeros."""
+        states = states or [None] * len(_listed(self.state_size))
         z = squeeze(self.before(expand_dims(x, 1), training), [1])
         return self.step(z, states, self.masked(z, training))
 
@@ -205,7 +218,7 @@ class LSTMCell(Cell):
     def step(self, z: Tensor, states: States, dropped: Any) -> tuple[Tensor, list[Tensor]]:
         h, c = states
         h = _times(h, dropped)
-        i, f, g, o = split(z if h is None else z + matmul(h, self.recurrent_kernel), 4, 1)
+        i, f, g, o = split(z if h is None else z + self.of_state(h), 4, -1)
         new = self.recurrent_activation(i) * self.activation(g)
         c = new if c is None else self.recurrent_activation(f) * c + new
         h = self.recurrent_activation(o) * self.activation(c)
@@ -304,8 +317,8 @@ class StackedRNNCells(Layer):
             _build(cell, input_shape)
             input_shape = (None, _listed(getattr(cell, "output_size", cell.state_size))[0])
 
-    def call(self, x: Tensor, states: States, training: Any = False) -> tuple[Tensor, list[Tensor]]:
-        left, found = list(states), list[Tensor]()
+    def call(self, x: Tensor, states: States = (), training: Any = False) -> tuple[Tensor, list[Tensor]]:
+        left, found = list(states or [None] * len(self.state_size)), list[Tensor]()
         for cell in self.cells:
             count = len(_listed(cell.state_size))
             x, new = _step(cell, x, left[:count], training)
@@ -454,9 +467,15 @@ class RNN(Layer):
             )
         self.batch = int(size)
         self._kept = [
-            Weight(np.zeros((self.batch, n), np.float32), trainable=False, name=f"state_{i}")
+            Weight(
+                np.zeros((self.batch, *self.state_sizes(n)), np.float32), trainable=False, name=f"state_{i}"
+            )
             for i, n in enumerate(sizes)
         ]
+
+    def state_sizes(self, size: Any) -> tuple[Any, ...]:
+        """The sizes of a state of an example, of what the cell says of it."""
+        return (int(size),)
 
     def reset_states(self) -> None:
         """Let the next batch begin with states of zeros. Collective."""
@@ -472,8 +491,9 @@ class RNN(Layer):
     def _stand_in(self, sizes: list[Any]) -> Any:
         """What defines a model whose sequences have no length yet."""
         wide = _listed(getattr(self.cell, "output_size", sizes))[0]
-        result = placeholder("float32", [None, None, wide] if self.return_sequences else [None, wide])
-        states = [placeholder("float32", [None, n]) for n in sizes]
+        steps = [None] * self.return_sequences
+        result = placeholder("float32", [None, *steps, *self.state_sizes(wide)])
+        states = [placeholder("float32", [None, *self.state_sizes(n)]) for n in sizes]
         return [result, *states] if self.return_state else result
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm import world
-from dtrain.errors import NotSupportedError, UsageError
+from dtrain.errors import DataError, NotSupportedError, UsageError
 from dtrain.keras import settings
 from dtrain.keras.rank_zero import RankZero
 from dtrain.keras.utils import Sequence
 from dtrain.names import module_getattr
 
-__all__ = ["ImageDataGenerator", "array_to_img", "img_to_array"]
+__all__ = ["ImageDataGenerator", "array_to_img", "img_to_array", "load_img", "save_img"]
 
 __getattr__ = module_getattr("tf.keras.preprocessing.image")
 
@@ -36,17 +36,86 @@ def array_to_img(x: Any, data_format: str | None = None, scale: bool = True) -> 
     Raises:
         NotSupportedError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise NotSupportedError("array_to_img needs Pillow: pip install pillow.") from None
+    image = _pillow("array_to_img")
     x = np.asarray(x, np.float32)
     x = x.transpose(1, 2, 0) if data_format == "channels_first" else x
     if scale:
         x = x - x.min()
         x = x / (x.max() or 1) * 255
     x = x.astype(np.uint8)
-    return Image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+    return image.fromarray(x[..., 0] if x.shape[-1] == 1 else x)
+
+
+def _pillow(what: str) -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise NotSupportedError(f"{what} needs Pillow: pip install pillow.") from None
+    return Image
+
+
+def load_img(
+    path: str | os.PathLike[str],
+    grayscale: bool = False,
+    color_mode: str = "rgb",
+    target_size: tuple[int, int] | None = None,
+    interpolation: str = "nearest",
+) -> Any:
+    """A file as an image of the package Pillow.
+
+    Args:
+        path: the file.
+        grayscale: whether it becomes one of grey tones; the same as color_mode='grayscale'.
+        color_mode: 'grayscale', 'rgb' or 'rgba'.
+        target_size: height and width that it is scaled to.
+        interpolation: 'nearest', 'bilinear', 'bicubic', 'lanczos', 'box' or 'hamming'.
+
+    Raises:
+        NotSupportedError: Pillow is not installed.
+        UsageError: there is no such mode or interpolation.
+        DataError: the file is not there, or no image.
+    """
+    image = _pillow("load_img")
+    modes = {"grayscale": "L", "rgb": "RGB", "rgba": "RGBA"}
+    kinds = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
+    mode = "grayscale" if grayscale else color_mode
+    if mode not in modes:
+        raise UsageError(f"load_img: color_mode={color_mode!r}: give {', '.join(modes)}.")
+    if interpolation not in kinds:
+        raise UsageError(f"load_img: interpolation={interpolation!r}: give {', '.join(kinds)}.")
+    try:
+        with image.open(path) as file:
+            found = file.convert(modes[mode])
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"{os.fspath(path)} cannot be read as an image: {error}.") from None
+    if target_size is None:
+        return found
+    return found.resize((target_size[1], target_size[0]), getattr(image, interpolation.upper()))
+
+
+def save_img(
+    path: str | os.PathLike[str],
+    x: Any,
+    data_format: str | None = None,
+    file_format: str | None = None,
+    scale: bool = True,
+) -> None:
+    """Write an array as an image, on rank 0.
+
+    Args:
+        path: the file, whose ending says the format.
+        x: [height, width, channels].
+        data_format: 'channels_last' (the default) or 'channels_first'.
+        file_format: the format where the ending does not say it.
+        scale: whether values are spread over 0 to 255.
+
+    Raises:
+        NotSupportedError: Pillow is not installed.
+    """
+    data = io.BytesIO()
+    kind = file_format or Path(path).suffix.removeprefix(".") or "png"
+    array_to_img(x, data_format, scale).save(data, "jpeg" if kind.lower() == "jpg" else kind)
+    RankZero(world()).writes(path, data.getvalue())
 
 
 class ImageDataGenerator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from dtrain.errors import UsageError
 from dtrain.names import module_getattr
 
-__all__ = ["Tokenizer", "text_to_word_sequence"]
+__all__ = ["Tokenizer", "hashing_trick", "one_hot", "text_to_word_sequence"]
 
 __getattr__ = module_getattr("tf.keras.preprocessing.text")
 
@@ -25,6 +26,42 @@ def text_to_word_sequence(
     """The words of a text, in small letters, without the characters of filters."""
     text = text.lower() if lower else text
     return [w for w in text.translate({ord(c): split for c in filters}).split(split) if w]
+
+
+def hashing_trick(
+    text: str,
+    n: int,
+    hash_function: Any = None,
+    filters: str = FILTERS,
+    lower: bool = True,
+    split: str = " ",
+) -> list[int]:
+    """The words of a text as numbers from 1 to n - 1, by a hash; two words may have the same.
+
+    Args:
+        text: the text.
+        n: numbers are below it.
+        hash_function: from a word to an int; 'md5' and None are MD5, which is the same on all ranks and in
+            all runs.
+        filters, lower, split: as of text_to_word_sequence.
+    """
+    if hash_function in (None, "md5", hash):
+
+        def hash_function(word: str) -> int:
+            return int(hashlib.md5(word.encode(), usedforsecurity=False).hexdigest(), 16)
+
+    return [int(hash_function(w) % (n - 1) + 1) for w in text_to_word_sequence(text, filters, lower, split)]
+
+
+def one_hot(text: str, n: int, filters: str = FILTERS, lower: bool = True, split: str = " ") -> list[int]:
+    """hashing_trick, under Keras's name for it.
+
+    Args:
+        text: the text.
+        n: numbers are below it.
+        filters, lower, split: as of text_to_word_sequence.
+    """
+    return hashing_trick(text, n, None, filters, lower, split)
 
 
 class Tokenizer:

@@ -2,4 +2,6 @@
 
 import sys
 
-sys.modules[__name__] = sys.modules["dtrain"]
+# in `dtrain run` the module that has TensorFlow's version
+_found = sys.modules.get("tensorflow")
+sys.modules[__name__] = _found if getattr(_found, "__name__", "") == "dtrain" else sys.modules["dtrain"]  # type: ignore[assignment]

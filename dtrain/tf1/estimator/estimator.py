@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dtrain.comm import world
-from dtrain.errors import NotSupportedError, OutOfRangeError, UsageError
+from dtrain.errors import OutOfRangeError, UsageError
 from dtrain.graph.graph import Graph, set_random_seed
 from dtrain.ops import summary_proto
 from dtrain.ops.state import group
@@ -281,12 +282,62 @@ class Estimator:
         """The folder that evaluate writes to."""
         return os.path.join(self.model_dir, f"eval_{name}" if name else "eval")
 
-    def export_savedmodel(self, *args: Any, **kwargs: Any) -> str:
-        """Refused: models are not kept in TensorFlow's formats."""
-        raise NotSupportedError(
-            "Estimator.export_savedmodel: models are not kept in TensorFlow's formats; the checkpoints of "
-            "model_dir have the variables, which get_variable_value reads."
-        )
+    def export_savedmodel(
+        self,
+        export_dir_base: str,
+        serving_input_receiver_fn: Callable[[], Any],
+        assets_extra: Mapping[str, str] | None = None,
+        as_text: bool = False,
+        checkpoint_path: str | None = None,
+        strip_default_attrs: bool = False,
+    ) -> bytes:
+        """Write the model for predictions into a new folder, named by the time, and return its path.
+
+        The files are dtrain's (see saved_model.builder): saved_model.loader.load and
+        contrib.predictor.from_saved_model read them, TensorFlow's serving does not.
+
+        Args:
+            serving_input_receiver_fn: makes the ServingInputReceiver of tf.estimator.export.
+            assets_extra: files that are copied, by their names in assets.extra.
+            as_text, strip_default_attrs: change nothing.
+            checkpoint_path: by default the newest of model_dir.
+
+        Raises:
+            UsageError: there is no checkpoint.
+        """
+        from dtrain.tf1.estimator.export import signatures
+        from dtrain.tf1.saved_model.builder import SavedModelBuilder
+        from dtrain.tf1.saved_model.tag_constants import SERVING
+
+        path = self._checkpoint(checkpoint_path, "export_savedmodel")
+        comm = world()
+        now = np.array([time.time()], np.int64)
+        while comm.rank == 0 and os.path.exists(os.path.join(export_dir_base, str(now[0]))):
+            now += 1
+        folder = os.path.join(export_dir_base, str(comm.broadcast(now)[0]))
+        with Graph().as_default():
+            set_random_seed(self._config.tf_random_seed)
+            create_global_step()
+            receiver = serving_input_receiver_fn()
+            given = {"mode": ModeKeys.PREDICT, "params": self.params, "config": self._config, "labels": None}
+            spec = self._model_fn(
+                receiver.features, **{key: value for key, value in given.items() if key in self._named}
+            )
+            creator = ChiefSessionCreator(
+                self._scaffold(spec), config=self._config.session_config, checkpoint_filename_with_path=path
+            )
+            session = creator.create_session()
+            with session:
+                builder = SavedModelBuilder(folder)
+                made = signatures(receiver, spec.export_outputs, spec.predictions)
+                builder.add_meta_graph_and_variables(session, [SERVING], made)
+                builder.save(as_text)
+        if comm.rank == 0:
+            for name, source in (assets_extra or {}).items():
+                to = os.path.join(folder, "assets.extra", name)
+                os.makedirs(os.path.dirname(to), exist_ok=True)
+                shutil.copy(source, to)
+        return folder.encode()
 
     export_saved_model = export_savedmodel
 

@@ -39,7 +39,7 @@ class EstimatorSpec(_Spec):
         mode: of ModeKeys.
         predictions: a tensor or a dict of them; loss: a scalar; train_op: what a step runs.
         eval_metric_ops: (value, update_op) by name, as tf.metrics gives them.
-        export_outputs: taken and not used: nothing is exported.
+        export_outputs: by name, those of tf.estimator.export; by default the predictions.
 
     Raises:
         UsageError: what the mode needs is missing.

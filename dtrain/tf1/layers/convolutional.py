@@ -7,7 +7,8 @@ from typing import Any
 
 from dtrain.graph.graph import Tensor
 from dtrain.ops.array import reshape, transpose
-from dtrain.ops.conv import conv2d_transpose as transposed
+from dtrain.ops.conv import conv2d_transpose as conv2d_transposed
+from dtrain.ops.convolutions import conv3d_transpose as conv3d_transposed
 from dtrain.ops.convolutions import convolution
 from dtrain.ops.convolutions import separable_conv2d as separated
 from dtrain.ops.late import shape as sizes_of
@@ -104,10 +105,8 @@ class Conv3D(_Conv):
     axes = 3
 
 
-class Conv2DTranspose(_Conv):
-    """The transpose of a convolution, which makes images larger; kernel [height, width, filters, in]."""
-
-    axes = 2
+class _Transposed(_Conv):
+    """The transpose of a convolution; its kernel's last axes are [filters, in]."""
 
     def __init__(
         self,
@@ -139,20 +138,36 @@ class Conv2DTranspose(_Conv):
         self._add_bias()
 
     def call(self, inputs: Tensor) -> Tensor:
+        last = [0, *range(2, self.axes + 2), 1]
         if self.channels_first:
-            inputs = transpose(inputs, [0, 2, 3, 1])
+            inputs = transpose(inputs, last)
         to = self.enlarged(inputs, self.kernel_size, self.strides, self.padding)
-        y = transposed(inputs, self.kernel, [*to, self.filters], self.strides, self.padding)
-        return self._finished(transpose(y, [0, 3, 1, 2]) if self.channels_first else y)
+        by = [1, *self.strides, 1]
+        transposed = conv2d_transposed if self.axes == 2 else conv3d_transposed
+        y = transposed(inputs, self.kernel, [*to, self.filters], by, self.padding)
+        back = [0, self.axes + 1, *range(1, self.axes + 1)]
+        return self._finished(transpose(y, back) if self.channels_first else y)
 
     @staticmethod
     def enlarged(images: Tensor, kernel: Sequence[int], strides: Sequence[int], padding: str) -> list[Any]:
-        """[n, height, width] of the result."""
-        now = sizes_of(images)
-        sizes: Any = images.spec.shape or (None,) * 4
-        examples, *old = (now[i] if sizes[i] is None else sizes[i] for i in range(3))
+        """The sizes of the result but its channels."""
+        now, axes = sizes_of(images), len(kernel)
+        sizes: Any = images.spec.shape or (None,) * (axes + 2)
+        examples, *old = (now[i] if sizes[i] is None else sizes[i] for i in range(axes + 1))
         rests = [max(k - s, 0) if padding == "VALID" else 0 for k, s in zip(kernel, strides, strict=True)]
         return [examples, *(n * s + rest for n, s, rest in zip(old, strides, rests, strict=True))]
+
+
+class Conv2DTranspose(_Transposed):
+    """The transpose of a convolution, which makes images larger; kernel [height, width, filters, in]."""
+
+    axes = 2
+
+
+class Conv3DTranspose(_Transposed):
+    """The same of volumes; kernel [depth, height, width, filters, in]; the sizes but n are to be known."""
+
+    axes = 3
 
 
 class SeparableConv2D(_Conv):
@@ -245,4 +260,5 @@ conv1d, conv2d, conv3d = (
     function(*of) for of in ((Conv1D, "conv1d"), (Conv2D, "conv2d"), (Conv3D, "conv3d"))
 )
 conv2d_transpose = function(Conv2DTranspose, "conv2d_transpose")
+conv3d_transpose = function(Conv3DTranspose, "conv3d_transpose")
 separable_conv2d = function(SeparableConv2D, "separable_conv2d")

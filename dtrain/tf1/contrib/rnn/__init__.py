@@ -16,7 +16,7 @@ from dtrain.ops.initializers import Constant, RandomUniform, Zeros
 from dtrain.ops.join import concat, split
 from dtrain.ops.linalg import matmul
 from dtrain.ops.math import rsqrt, sigmoid, tanh
-from dtrain.ops.nn import bias_add, embedding_lookup
+from dtrain.ops.nn import bias_add, embedding_lookup, relu
 from dtrain.ops.normalize import moments
 from dtrain.ops.scopes import get_variable, variable_scope
 from dtrain.tf1.nn.rnn_cell import (
@@ -33,6 +33,7 @@ from dtrain.tf1.nn.rnn_cell import (
     ResidualWrapper,
     RNNCell,
     _activation,
+    _Cell,
     _depth,
     check_cell,
 )
@@ -58,6 +59,34 @@ class LSTMBlockCell(LSTMCell):
         super().__init__(
             num_units, use_peephole, clip, forget_bias=forget_bias, reuse=reuse, name=name, dtype=dtype
         )
+
+
+class GRUBlockCellV2(GRUCell):
+    """GRUCell, under the name of TensorFlow's faster kernel."""
+
+    def __init__(
+        self,
+        num_units: int | None = None,
+        cell_size: int | None = None,
+        reuse: bool | None = None,
+        name: str = "gru_cell",
+    ) -> None:
+        units = num_units if cell_size is None else cell_size
+        if units is None:
+            raise GraphError(f"{type(self).__name__}: num_units is missing.")
+        super().__init__(units, reuse=reuse, name=name)
+
+
+class GRUBlockCell(GRUBlockCellV2):
+    """The same, with the former names of variables: w_ru, w_c, b_ru and b_c."""
+
+    def build(self, inputs_shape: Any) -> None:
+        units, depth = self._num_units, _depth(inputs_shape, self.name)
+        gates = self.add_variable("w_ru", [depth + units, 2 * units])
+        candidate = self.add_variable("w_c", [depth + units, units])
+        of_gates = self.add_variable("b_ru", [2 * units], initializer=Constant(1.0))
+        of_candidate = self.add_variable("b_c", [units], initializer=Zeros())
+        self._of_gates, self._of_candidate = (gates, of_gates), (candidate, of_candidate)
 
 
 class LayerNormBasicLSTMCell(_LSTM):
@@ -119,6 +148,85 @@ class LayerNormBasicLSTMCell(_LSTM):
             g = dropout(g, self._keep, seed=self._seed)
         c = self._norm("state", c * sigmoid(f + self._forget_bias) + sigmoid(i) * g)
         h = self._activation(c) * sigmoid(o)
+        return h, LSTMStateTuple(c, h)
+
+
+class UGRNNCell(_Cell):
+    """The update gate alone: state = g state + (1 - g) c (Collins et al., arXiv:1611.09913).
+
+    Args:
+        initializer: of the kernel, which the inputs and the state side by side are multiplied by.
+        forget_bias: added to the gate's sums.
+        activation, reuse: see BasicRNNCell.
+    """
+
+    def __init__(
+        self,
+        num_units: int,
+        initializer: Any = None,
+        forget_bias: float = 1.0,
+        activation: Any = tanh,
+        reuse: bool | None = None,
+    ) -> None:
+        super().__init__(num_units, activation, reuse, None, None)
+        self._initializer, self._forget_bias = initializer, forget_bias
+
+    def build(self, inputs_shape: Any) -> None:
+        units, depth = self._num_units, _depth(inputs_shape, self.name)
+        self._kernel = self.add_variable("kernel", [depth + units, 2 * units], initializer=self._initializer)
+        self._bias = self.add_variable("bias", [2 * units], initializer=Zeros())
+
+    def call(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        gate, candidate = split(self._linear(self._kernel, self._bias, inputs, state), 2, 1)
+        g = sigmoid(gate + self._forget_bias)
+        output = g * state + (1 - g) * self._activation(candidate)
+        return output, output
+
+
+class NASCell(_LSTM):
+    """The cell that a search by reinforcement found (Zoph and Le, arXiv:1611.01578).
+
+    Args:
+        num_proj: size of the outputs, made by a product; by default they are as they are.
+        use_biases: whether the sums of what it gave out have a bias.
+        reuse: see BasicRNNCell.
+    """
+
+    def __init__(
+        self,
+        num_units: int,
+        num_proj: int | None = None,
+        use_biases: bool = False,
+        reuse: bool | None = None,
+    ) -> None:
+        super().__init__(num_units, tanh, reuse, None, None)
+        self._num_proj, self._use_biases = num_proj, use_biases
+
+    @property
+    def output_size(self) -> Any:
+        return self._num_units if self._num_proj is None else self._num_proj
+
+    def build(self, inputs_shape: Any) -> None:
+        units, depth = self._num_units, _depth(inputs_shape, self.name)
+        self._recurrent = self.add_variable("recurrent_kernel", [self.output_size, 8 * units])
+        self._kernel = self.add_variable("kernel", [depth, 8 * units])
+        if self._use_biases:
+            self._bias = self.add_variable("bias", [8 * units], initializer=Zeros())
+        if self._num_proj is not None:
+            self._projection = self.add_variable("projection_weights", [units, self._num_proj])
+
+    def call(self, inputs: Any, state: Any) -> tuple[Any, Any]:
+        c, h = self._parts(state)
+        sums = matmul(h, self._recurrent)
+        m = split(bias_add(sums, self._bias) if self._use_biases else sums, 8, 1)
+        x = split(matmul(inputs, self._kernel), 8, 1)
+        first = tanh(sigmoid(x[0] + m[0]) * relu(x[1] + m[1]))
+        second = tanh(sigmoid(x[2] + m[2]) + relu(x[3] * m[3]))
+        third = tanh(tanh(x[4] + m[4]) * sigmoid(x[5] + m[5]))
+        fourth = sigmoid(tanh(x[6] + m[6]) + sigmoid(x[7] + m[7]))
+        c = tanh(first + c) * second
+        h = tanh(c * tanh(third + fourth))
+        h = h if self._num_proj is None else matmul(h, self._projection)
         return h, LSTMStateTuple(c, h)
 
 
@@ -283,6 +391,8 @@ __all__ = [
     "DeviceWrapper",
     "DropoutWrapper",
     "EmbeddingWrapper",
+    "GRUBlockCell",
+    "GRUBlockCellV2",
     "GRUCell",
     "InputProjectionWrapper",
     "LSTMBlockCell",
@@ -291,9 +401,11 @@ __all__ = [
     "LayerNormBasicLSTMCell",
     "LayerRNNCell",
     "MultiRNNCell",
+    "NASCell",
     "OutputProjectionWrapper",
     "RNNCell",
     "ResidualWrapper",
+    "UGRNNCell",
     "stack_bidirectional_dynamic_rnn",
     "stack_bidirectional_rnn",
     "static_bidirectional_rnn",

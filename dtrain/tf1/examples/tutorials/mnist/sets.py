@@ -12,6 +12,7 @@ import numpy as np
 from dtrain import comm as communicators
 from dtrain.comm.base import Communicator
 from dtrain.data import load
+from dtrain.data.addresses import FOLDERS
 from dtrain.data.dataset import Dataset
 from dtrain.data.order import epoch_order
 from dtrain.data.readers import idx
@@ -156,6 +157,7 @@ def read_data_sets(
         reshape: images as rows of 784 pixels instead of [28, 28, 1].
         validation_size: training examples set aside, the first ones.
         seed: of the shuffling; by default the graph's (set_random_seed), or one drawn for all ranks.
+        source_url: one of MNIST's own addresses, whose files are found as without it.
         comm: the ranks, by default all.
 
     Raises:
@@ -164,8 +166,13 @@ def read_data_sets(
     """
     comm = comm or communicators.world()
     kind = as_dtype(dtype).name
-    if fake_data or source_url:
-        raise UsageError("read_data_sets: dtrain has no fake_data and no source_url; leave them out.")
+    if fake_data:
+        raise UsageError("read_data_sets: dtrain has no fake_data; leave it out.")
+    if source_url and not any(folder in source_url for folder in FOLDERS):
+        raise UsageError(
+            f"read_data_sets: dtrain does not load {source_url}: put its four files into {train_dir} and "
+            "leave source_url out."
+        )
     if kind not in ("float32", "uint8"):
         raise UsageError(f"read_data_sets: dtype is {kind}; it has to be float32 or uint8.")
     data = _load(train_dir, comm)
