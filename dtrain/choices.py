@@ -1,4 +1,4 @@
-"""The values of options that are words, for flags, DTRAIN_* variables and arguments alike."""
+"""The values of options that are words, for flags, DTRAIN_* variables and arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of a training run: said once here, for flags, DTRAIN_* variables and TOML files alike.
+"""The options of a training run: said once here, for flags, DTRAIN_* variables and TOML files.
 
 flag > variable > file > default.
 """
@@ -68,7 +68,7 @@ class TrainConfig:
     """All options of `dtrain train`, checked; the run directory keeps them as config.toml.
 
     Raises:
-        UsageError: a value that cannot be meant, naming the option.
+        UsageError: an invalid value, naming the option.
     """
 
     task: str = option(
@@ -237,7 +237,7 @@ class TrainConfig:
         return augmentations(self.augment)
 
     def profile_window(self) -> tuple[int, int]:
-        """The first step that --profile records, from 0, and the one behind the last."""
+        """The first step that --profile records, from 0, and the one after the last."""
         return steps_of(self.profile, f"--profile {self.profile}")
 
     #: What a run has from its first step to its last; the data set is compared by its content.
@@ -300,7 +300,7 @@ def _whole_if_there(name: str) -> str:
 
 
 def steps_of(window: str, said: str) -> tuple[int, int]:
-    """FIRST:LAST as numbers of steps, from 0; LAST is the one behind them. said: the option, for messages.
+    """FIRST:LAST as numbers of steps, from 0; LAST is the one after them. said: the option, for messages.
 
     Raises:
         UsageError: it is nothing like 10:30.
@@ -350,7 +350,7 @@ def resolve(
         file: path of a TOML file, or None.
 
     Raises:
-        UsageError: an unknown name or a value that cannot be meant, with where it came from.
+        UsageError: an unknown name or an invalid value, with where it came from.
         CheckpointError: the folder of --resume holds no run.
     """
     known = {f.name: f for f in fields(TrainConfig)}

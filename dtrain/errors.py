@@ -53,7 +53,7 @@ class DtrainError(Exception):
 
 
 class UsageError(DtrainError, ValueError):
-    """An option, argument or call that cannot be meant."""
+    """An invalid option, argument or call."""
 
     exit_code = 2
 
@@ -93,7 +93,7 @@ class ReplicaError(DtrainError, RuntimeError):
 
 
 class SavedAndStopped(DtrainError):
-    """The run was asked to stop, and is saved: the same command goes on (75 is BSD's EX_TEMPFAIL)."""
+    """The run was asked to stop, and is saved: the same command resumes it (75 is BSD's EX_TEMPFAIL)."""
 
     exit_code = 75
     word = "stopped"
@@ -106,7 +106,7 @@ class ChecksFailed(DtrainError, RuntimeError):
 
 
 class RanksLost(DtrainError, RuntimeError):
-    """Ranks have died: what an elastic communicator raises on all others, or too few are left to go on."""
+    """Ranks have died: what an elastic communicator raises on all others, or too few are left to continue."""
 
     exit_code = 7
 

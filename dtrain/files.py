@@ -16,7 +16,7 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def write_atomically(path: Path, *pieces: Any) -> None:
     """Replace a file so that a crash at any moment leaves the old content or the new, whole.
 
-    pieces: bytes or C-contiguous buffers, one behind the other.
+    pieces: bytes or C-contiguous buffers, one after the other.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # left by a crash, or a link: what it points to is not ours to write

@@ -1,4 +1,4 @@
-"""What messages tell a user to type: whole, so that a shell takes it as it stands, and spelled right."""
+"""What messages ask a user to type: whole, so that a shell takes it as it is, and spelled right."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from dtrain.errors import EnvironmentProblem, UsageError
 
 #: The job files and what they call. Both are links in the source tree, folders in an installed package.
 FILES, LAUNCH = Path(__file__).parent / "cluster", Path(__file__).parent / "launch"
-#: Seconds before the time limit at which a run is told to save and stop; of a short limit a quarter.
+#: Seconds before the time limit at which a run is asked to save and stop; of a short limit a quarter.
 WARNING = 120
 #: Variables that belong to this shell and not to the job.
 NOT_THE_JOBS = (
@@ -294,7 +294,7 @@ def render(site: str, job: Settings, program: Sequence[str], this: str = "") -> 
     this: where it will lie, for a job that submits it again.
 
     Raises:
-        UsageError: a setting that cannot be meant, or that the site does not have.
+        UsageError: an invalid setting, or that the site does not have.
     """
     kind = SITES[site]
     ranks = _ranks(job, kind)
@@ -420,7 +420,7 @@ def seconds(text: str) -> int:
 
 
 def check(job: Settings) -> Settings:
-    """The settings, if each can stand in a job file; raises UsageError, naming the option."""
+    """The settings, if each can be in a job file; raises UsageError, naming the option."""
     for name, least in (("nodes", 1), ("ranks_per_node", 0), ("gpus_per_node", 0), ("cores_per_rank", 0)):
         if not least <= getattr(job, name) <= 1_000_000:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}: give an integer >= {least}.")

@@ -45,7 +45,7 @@ class FileWriter:
 
     Raises:
         EnvironmentProblem: TensorBoard is not installed, or the folder cannot be written; writing that fails
-            later, as on a full disk, is told by one of the calls that follow.
+            later, as on a full disk, is raised by one of the calls that follow.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FileWriter:
             self.add_graph(graph, graph_def=graph_def)
 
     def reopen(self) -> None:
-        """Go on in a new file after close(); open already, nothing."""
+        """Continue in a new file after close(); open already, nothing."""
         with self._lock, self._told():
             self._closed = False
             if not self._writes or self._file is not None:

@@ -39,7 +39,7 @@ PROFILE = "10:30"
 class Options:
     """What a study is of.
 
-    program: whose first fit is studied; '' for `dtrain train`. task: a file with a task of one's own.
+    program: whose first fit is studied; '' for `dtrain train`. task: a file with a custom task.
     batch_size: of all ranks (strong), or of each (weak). threads: of each rank's BLAS.
     """
 
@@ -194,7 +194,7 @@ def machine_facts(comm: Communicator) -> dict[str, Any]:
 
 # -- all of them -----------------------------------------------------------------------------------------
 def run(options: Options, ranks: Sequence[int], through: str) -> str:
-    """Measure each number of ranks, here or as a job each; returns what to tell the user.
+    """Measure each number of ranks, here or as a job each; returns what to print.
 
     through: '' for mpirun here, or the words of `dtrain cluster` for one job of each number of ranks.
 
@@ -209,7 +209,7 @@ def run(options: Options, ranks: Sequence[int], through: str) -> str:
         return _submit(options, ranks, through)
     matplotlib_module()  # before hours of runs that it draws
     if not options.program:
-        options.train_config(ranks[0], to)  # a mistake is told before anything starts
+        options.train_config(ranks[0], to)  # a mistake is reported before anything starts
     mpirun = start.mpirun("`dtrain bench scaling`", ", or pass --through to submit a job of each size")
     try:
         to.mkdir(parents=True, exist_ok=True)
@@ -316,7 +316,7 @@ def finish(to: Path) -> str:
 
 
 def compare(folders: Sequence[str], to: Path) -> str:
-    """Write the page of several studies side by side; returns what to tell the user."""
+    """Write the page of several studies side by side; returns what to print."""
     studies = [load(Path(folder)) for folder in folders]
     names = [study.name for study in studies]
     for study, folder in zip(studies, folders, strict=True):

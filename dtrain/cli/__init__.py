@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = communicators.joined()
         if world is not None:
             return failure.end(world, error)
-        # before the ranks have met, all fail alike: the first speaks for them
+        # before the ranks have met, all fail: the first speaks for them
         if launcher.rank() == 0:
             return failure.report(error)
         failure.let_rank_0_speak()

@@ -67,7 +67,7 @@ def _make_folder(mkdir: Callable[..., None], since: float) -> Callable[..., None
     """os.mkdir for ranks that all make the same folder, as in `if not exists(path): makedirs(path)`.
 
     A folder that another rank has made, which is one of after `since`, is there. It is FileExistsError, as on
-    one rank, where the folder was there before the job, or this rank made it or was told so already.
+    one rank, where the folder was there before the job, or this rank made it or was given this error before.
     """
     mine: dict[tuple[int, int], float] = {}
 

@@ -67,12 +67,12 @@ def world(average: str = "", elastic: bool = False, overlap: str = "") -> Commun
     """The communicator over all ranks, made at the first call (collective then).
 
     average: how it sums gradients, auto, shared or mpi (see MPICommunicator); by default $DTRAIN_AVERAGE.
-    overlap: whether sums may begin early, auto, on or off (likewise); by default $DTRAIN_OVERLAP.
+    overlap: whether sums may begin early, auto, on or off; by default $DTRAIN_OVERLAP.
 
     A process that no launcher started is a world of one and needs neither MPI nor mpi4py. The BLAS of each
     rank is kept to its share of the cores.
 
-    elastic: it can go on without ranks that die, see Communicator.elastic; said at the first call, or by
+    elastic: it can continue without ranks that die, see Communicator.elastic; said at the first call, or by
     DTRAIN_ELASTIC=on.
 
     Raises:

@@ -40,7 +40,7 @@ def begin() -> None:
 
 
 def meet(comm: Communicator) -> None:
-    """Seed both as rank 0 says, where ranks did not begin alike and none has used them since. Collective."""
+    """Seed both as rank 0 says, unless ranks began with the same or one has used them since. Collective."""
     jobs = comm.gather_text(_job)
     if jobs[0] and len(set(jobs)) == 1:
         return

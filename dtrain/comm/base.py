@@ -53,7 +53,7 @@ class Communicator(ABC):
     far: whether a node's ranks run on cores without a common cache, so that what others have read is slow to
         write again.
     device_sums: how their GPUs sum (nccl.DeviceSums), once all ranks are known to have one.
-    elastic: whether ranks may die: a collective then raises RanksLost, on all others alike, until shrink().
+    elastic: whether ranks may die: a collective then raises RanksLost on all others until shrink().
     seconds: time spent inside collectives since the start, waiting for the others included.
     board: where this rank is, which the others of its node can read.
     """
@@ -116,7 +116,7 @@ class Communicator(ABC):
         return
 
     def shrink(self) -> list[str]:
-        """After RanksLost: leave out the ranks that died, which are told. Collective over those that live.
+        """After RanksLost: leave out the ranks that died, which it names. Collective over those that live.
 
         rank, size, hosts and what there is of this node change; the order of the ranks does not.
         """
@@ -191,7 +191,7 @@ class Communicator(ABC):
         return 0, n
 
     def shared_write(self, kernel: Callable[[], Any], parts: bool, before: bool = True) -> Callable[[], Any]:
-        """kernel as a write to shared memory: when all have read what it overwrites, done before any goes on.
+        """kernel as a write to shared memory: when all have read what it overwrites, before any continues.
 
         parts: every rank runs it, each on its part(); if not, one rank of the node does.
         before: whether anything may still be reading.
@@ -201,7 +201,7 @@ class Communicator(ABC):
     #: The barrier of this node's ranks in memory that they share; None where there is none.
     node_barrier: Any = None
 
-    #: Whether every rank's part of a bucket is in every other's reach. Alike on all ranks.
+    #: Whether every rank's part of a bucket is in every other's reach. The same on all ranks.
     shares = False
 
     def terms(
@@ -221,10 +221,10 @@ class Communicator(ABC):
         assert source.ctypes.data == output.ctypes.data
         return lambda: self.allreduce(output)
 
-    #: When sums that began early went on beside other work, in ns of perf_counter_ns, and the bytes that this
+    #: When sums that began early ran beside other work, in ns of perf_counter_ns, and the bytes that this
     #: rank sent to sum; the latest of them.
     aside: Sequence[tuple[int, int, int]] = ()
-    #: What sums take here, where some may begin early. Alike on all ranks.
+    #: What sums take here, where some may begin early. The same on all ranks.
     link: Link | None = None
 
     def begun(

@@ -2,7 +2,7 @@
 
 A step is a known list of kernels, so a rank's place is an index into it: the loop that runs them keeps that
 index here, and collectives count arrivals. That costs a store each; the monitor (comm/monitor.py) does the
-reading. The memory is a file without a name, so nothing is left behind whenever a rank is killed.
+reading. The memory is a file without a name, so nothing is left over whenever a rank is killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dtrain.comm import launcher, monitor
 
 #: Seconds that a rank waits for others to come, so that it can say where they are.
 PATIENCE = 0.5
-#: Bits of what a barrier is for; a rank's counter of barriers has them behind its count (see comm/shared.py).
+#: Bits of what a barrier is for; a rank's counter of barriers has them after its count (see comm/shared.py).
 TAG_BITS = 20
 #: The folder of the package, whose own lines are not the program's.
 HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -103,7 +103,7 @@ class Board:
         self.header[monitor.WARN_MS], self.header[monitor.ABORT_MS] = int(warn * 1000), int(abort * 1000)
 
     def elastic(self) -> None:
-        """From here on the others go on when a rank is lost."""
+        """From here on the others continue when a rank is lost."""
         self.header[monitor.ELASTIC] = 1
 
     def describe(self, call: str, names: Sequence[str] = ()) -> int:
@@ -179,7 +179,7 @@ class Board:
         return monitor.different_calls((row.rank, row.call_or_place(names)) for row in rows)
 
     def how_to_resume(self, message: str = "") -> str:
-        """The line behind a message that says how to go on; '' where it is of the run's folder itself."""
+        """The line after a message that says how to continue; '' where it is of the run's folder itself."""
         said = monitor.text_at(self.memory, *monitor.RUN_DIR)
         run_dir = said.partition("\n")[0]
         return "" if run_dir and run_dir in message else monitor.how_to_resume(said)
@@ -248,7 +248,7 @@ def open_board(started: launcher.Launcher | None) -> int:
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # a launcher kills a rank's process group
         ).returncode = 0  # nobody waits for it
-    except OSError:  # no more files or processes: training goes on without
+    except OSError:  # no more files or processes: training continues without
         return -1
     return file
 

@@ -1,4 +1,4 @@
-"""The communicator that goes on without ranks that die: MPI with User-Level Failure Mitigation (ULFM).
+"""The communicator that continues without ranks that die: MPI with User-Level Failure Mitigation (ULFM).
 
 MPI alone promises little: where a rank dies in a collective some of the others may get the result and some an
 error. Here each collective ends with an agreement, which survives deaths, on whether all had success. So it
@@ -23,7 +23,7 @@ from dtrain.errors import EnvironmentProblem, RanksLost
 
 
 def check_tolerance(library: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise EnvironmentProblem unless the MPI goes on when a rank dies; library: its name and version."""
+    """Raise EnvironmentProblem unless the MPI continues when a rank dies; library: its name and version."""
     if library_family(library) != "Open MPI":
         problem = f"{library} ends all ranks when one dies; Open MPI 5 need not."
     elif environ.get("OMPI_MCA_mpi_ft_enable", "").lower() not in ("1", "true"):
@@ -37,7 +37,7 @@ def check_tolerance(library: str, environ: Mapping[str, str] = os.environ) -> No
 
 
 class ElasticCommunicator(MPICommunicator):
-    """All ranks at first; after shrink() those that live. Collectives raise RanksLost on all of them alike.
+    """All ranks at first; after shrink() those that live. Collectives raise RanksLost on all of them.
 
     Raises:
         EnvironmentProblem: on every rank; the MPI has no ULFM, or it was not asked for.
@@ -89,7 +89,7 @@ class ElasticCommunicator(MPICommunicator):
             good = 0
         try:
             good = self._comm.Agree(good)
-        except self._mpi.Exception as error:  # someone died who did not take part; all are told so alike
+        except self._mpi.Exception as error:  # someone died who did not take part; all get the same error
             self._refuse_other(error)
             good = 0
         if not good:

@@ -87,7 +87,7 @@ def install(comm: Communicator) -> None:
         if not isinstance(ended.exc_value, DtrainError):
             threading.__excepthook__(ended)
             return
-        ended.exc_value.agreed = False  # ranks that have it, too, go on in their other threads
+        ended.exc_value.agreed = False  # ranks that have it, too, continue in their other threads
         end(comm, ended.exc_value)
 
     pid, leave = os.getpid(), os._exit
@@ -97,7 +97,7 @@ def install(comm: Communicator) -> None:
         if running and code == 0:
             # some launchers take it for the end of a job that went well: MPICH's, now and then
             if threading.current_thread() is threading.main_thread():
-                comm.finish()  # as behind the last line of the program: others may wait for this rank
+                comm.finish()  # as after the last line of the program: others may wait for this rank
             else:
                 error = RanksLost("os._exit(0) was called in a thread, before the end of the program.")
                 leave(end(comm, error))

@@ -7,7 +7,7 @@
     weights = dt.launch(4, work)
 
 The ranks are processes of their own, under an mpirun that this starts. The function goes to them pickled, by
-value where it is a notebook's or a script's own (cloudpickle), and rank 0's result comes back likewise.
+value where it is a notebook's or a script's own (cloudpickle), as is rank 0's result on its way back.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def main(folder: str) -> None:
     """What each rank does."""
     try:
         comm = world()
-    except DtrainError as error:  # before the ranks have met all fail alike: the first speaks for them
+    except DtrainError as error:  # before the ranks have met all fail: the first speaks for them
         if launcher.rank() == 0:
             sys.exit(failure.report(error))
         failure.let_rank_0_speak()

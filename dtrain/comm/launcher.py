@@ -18,7 +18,7 @@ class Launcher(NamedTuple):
     size: str
     local_rank: str
     local_size: str
-    job: tuple[str, ...] = ()  # what together name the job, alike on all its nodes
+    job: tuple[str, ...] = ()  # what together name the job, the same on all its nodes
 
 
 LAUNCHERS = (

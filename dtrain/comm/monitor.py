@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 HEADER, ROW, MOST_ROWS = 4096, 512, 1024
 NBYTES = HEADER + MOST_ROWS * ROW
 #: Words of the header, and where its texts are.
-#: ELASTIC is 1 where the others go on when a rank is lost.
+#: ELASTIC is 1 where the others continue when a rank is lost.
 ROWS, SIZE, VERDICT, WARN_MS, ABORT_MS, ELASTIC = range(6)
 HOST, OTHERS, RUN_DIR = (64, 320), (320, 1024), (1024, HEADER)
 #: Words of a row. ARRIVALS counts the collectives that the rank has come to; WAITS is 1 while it is in one.
@@ -50,7 +50,7 @@ BY_NCCL = KINDS.index("sums by NCCL")
 SHARED_FILES = ("mpich_", "sm_segment.")
 #: Exit codes of what only a monitor sees; errors.py has the table.
 USAGE, LOST, STALLED = 2, 7, 8
-#: The request by which a pidfd tells of its process, and of the answer the bit for how that ended.
+#: The request for a pidfd's process, and of the answer the bit for how that ended.
 GET_INFO, EXIT = 0xC040FF0B, 8
 UNKNOWN = "killed, or ended by itself"
 #: How those end that a launcher ends.
@@ -139,7 +139,7 @@ def text_at(memory: mmap.mmap | memoryview, start: int, stop: int) -> str:
 
 
 def how_to_resume(said: str) -> str:
-    """The line behind a message that says how to resume; '' where there is no checkpoint yet.
+    """The line after a message that says how to resume; '' where there is no checkpoint yet.
 
     said: a line with the run's folder, and one with what resumes it.
     """
@@ -472,7 +472,7 @@ class Monitor:
 
 
 def shared_files(pid: int) -> set[str]:
-    """Files of MPI libraries behind the shared memory of a process."""
+    """Files of MPI libraries under the shared memory of a process."""
     try:
         with open(f"/proc/{pid}/maps") as maps:
             names = {line.split(maxsplit=5)[5].strip() for line in maps if "/dev/shm/" in line}
@@ -570,7 +570,7 @@ def _work(pid: int) -> tuple[str, int]:
 
 
 def _how(pid: int, pidfd: int = -1) -> str:
-    """How a process ended, as far as that can still be seen: Linux 6.15 knows it behind a pidfd for good."""
+    """How a process ended, as far as that can still be seen: Linux 6.15 keeps it for a pidfd."""
     fields = _stat(pid)
     status = int(fields[49]) if len(fields) > 49 and fields[0] == "Z" else -1
     info = bytearray(struct.pack("=Q", EXIT) + bytes(56))

@@ -46,7 +46,7 @@ FAMILIES = {
 }
 
 
-#: Bytes of the sum that tells how to sum, and how often it is measured; 2 ms in all on one machine.
+#: Bytes of the sum that decides how to sum, and how often it is measured; 2 ms in all on one machine.
 PROBE, TRIES = 1 << 20, 5
 #: Bytes that ranks of a node write and read to find out how far apart their cores are, and the seconds a line
 #: of 64 bytes from which they are far: 6 ns where they share a cache, 28 where they do not (EPYC, Zen 4).

@@ -28,7 +28,7 @@ LOOK = 0.5
 JOIN = 120.0
 #: NCCL's communicators are never destroyed: that waits for ever while a graph holds a sum of theirs.
 _RINGS: list[Any] = []
-#: Bytes of the sum, and rows and columns of the products, that tell what sums take.
+#: Bytes of the sum, and rows and columns of the products, that measure what sums take.
 PROBE, ROWS = 16 << 20, 1024
 
 

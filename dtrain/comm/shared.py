@@ -4,7 +4,7 @@ A bucket has an input for each rank and one output for all. Each rank's kernels 
 each rank adds up its own slice of all the inputs, straight from its neighbours' memory, into that slice of
 the output; then all read the output. Two barriers make it right: nobody adds before all have written, and
 nobody reads before all have added. The next sum cannot overwrite an output that is still read, since its
-first barrier comes behind every rank's reading.
+first barrier comes after every rank's reading.
 
 Waiting ranks hand their core over, which MPI's own waiting does not: with more ranks than cores that is most
 of the time.
@@ -67,7 +67,7 @@ def room(folder: str = "/dev/shm") -> int:
 
 
 def forget_files() -> None:
-    """Unlink the files behind the shared memory that this process has mapped; the memory stays as it is.
+    """Unlink the files of the shared memory that this process has mapped; the memory stays as it is.
 
     MPI libraries unlink them when they finalize, so a killed job leaves megabytes in /dev/shm for ever. Every
     rank of the node must have mapped them before.
@@ -145,7 +145,7 @@ class SharedBarrier:
         for word in self._others:
             while (there := word[0]) >> TAG_BITS < here >> TAG_BITS:
                 _hand_over()
-            # who has gone on has seen this rank's word, and is further
+            # who has continued has seen this rank's word, and is further
             if there >> TAG_BITS == here >> TAG_BITS and there != here:
                 raise UsageError(self._board.different_calls())
         self.memory.sync()
@@ -173,7 +173,7 @@ class SharedBucket:
     free = False
 
     def __init__(self, mpi: Any, node: Any, nbytes: int) -> None:
-        # the output lies behind rank 0's input
+        # the output lies after rank 0's input
         self.nbytes = nbytes
         whole = -(-nbytes // PAGE) * PAGE
         self.memory = SharedMemory(mpi, node, whole * (2 if node.rank == 0 else 1))

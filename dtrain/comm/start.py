@@ -12,7 +12,7 @@ from dtrain.comm.threads import VARIABLES
 from dtrain.errors import EnvironmentProblem
 from dtrain.hints import pip_install
 
-#: Beginnings of variables by which a launcher tells a process who it is: not for an mpirun that we start.
+#: Beginnings of variables in which a launcher says which rank a process is: not for an mpirun that we start.
 LAUNCHERS_OWN = (
     "PMI",
     "OMPI_COMM_WORLD",

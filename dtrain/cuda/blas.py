@@ -56,7 +56,7 @@ class Blas:
         """A call of out = a @ b, either read transposed, on C-contiguous matrices; None: of no such dtype.
 
         add: the product is added to what out holds. batch: so many products; a, b and out are the first
-        matrices, those of a and b each so many entries further, out's one behind the other.
+        matrices, those of a and b each so many entries further, out's one after the other.
         """
         if out.dtype.char not in _TYPES:
             return None

@@ -35,7 +35,7 @@ from dtrain.native.compiler import HERE as NATIVE
 from dtrain.native.loops import TYPES, Untranslatable
 
 HERE = Path(__file__).parent
-#: int64 words of the control block: the state, then where tables are lent to, then transfers.
+#: int64 words of the control block: the state, then where external tables are, then transfers.
 STATE, LENT, TRANSFER = 6, 2, 4
 #: Tables that one plan may read.
 TABLES = 32
@@ -59,7 +59,7 @@ class Code:
     """The kernels that a plan needs, and the launches of them.
 
     env: what kernels are bound in; its random_counter() says where an operation counts its draws.
-    transfers: how many arrays the plan is fed and gives back.
+    transfers: how many arrays the plan is fed and returns.
     control: int64 words on the device: the state of a run (see kernels.cuh), tables, transfers.
     """
 
@@ -116,7 +116,7 @@ class Code:
 
         entries: what its threads stride over. One whose first word is `lanes` gets that many threads for each
         of them, which is a row of words[2] entries. None: there is no such kernel, or an array lies otherwise
-        than entry behind entry.
+        than entry after entry.
         """
         type, arrays = TYPES.get(dtype.name), [w for w in words if hasattr(w, "flags")]
         if name not in written() or type is None or not all(a.flags.c_contiguous for a in arrays):
@@ -145,7 +145,7 @@ class Code:
         return [Launch(symbol, words, blocks_for(out.size), THREADS)]
 
     def contiguous(self, arrays: Sequence[Any]) -> tuple[list[Launch], list[Any]] | None:
-        """Launches that copy what does not lie entry behind entry, and all arrays; None: all do."""
+        """Launches that copy what does not lie entry after entry, and all arrays; None: all do."""
         calls: list[Launch] = []
         found = []
         for x in arrays:
@@ -172,7 +172,7 @@ class Code:
         return made if made.countable else None
 
     def picked(self, lent: np.ndarray, indices: Any, each: int, behind: Any) -> list[Launch] | None:
-        """A launch of a loop that reads rows of `each` entries of a lent table by itself; None: of no form.
+        """A launch of a loop that reads rows of `each` entries of an external table; None: of no form.
 
         Where the indices are what a step is fed it reads them where they came, and waits for no copy.
         """
@@ -200,7 +200,7 @@ class Code:
         return [Launch(symbol, (*sizes, *words, *behind.outs), blocks_for(n), THREADS)] if n else []
 
     def _table(self, lent: np.ndarray) -> Any:
-        """Where kernels find what is lent: words of the control block, which get it at each run."""
+        """Where kernels find external tables: words of the control block, which get it at each run."""
         at = next((i for i, known in enumerate(self.lent) if known is lent), len(self.lent))
         if at == len(self.lent):
             assert at < TABLES, f"a plan that reads more than {TABLES} lent tables"
@@ -317,7 +317,7 @@ class Code:
     def ended(
         self, a: Any, b: Any, across_a: bool, across_b: bool, ends: str, behind: Any
     ) -> list[Product] | None:
-        """A product whose epilogue is the loop behind it, which is what `ends` says: see ops/fused.py."""
+        """A product whose epilogue is the loop after it, which is what `ends` says: see ops/fused.py."""
         made, out = self._backend.epilogues, behind.outs[0]
         other = next((x for x in behind.ins if x is not None), None)
         if made is None or not all(x.flags.c_contiguous for x in (a, b, *behind.outs, other)):

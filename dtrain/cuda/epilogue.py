@@ -1,4 +1,4 @@
-"""Matrix products that end with what comes behind them, bias, ReLU or its gradient, by cuBLASLt.
+"""Matrix products that end with what comes after them, bias, ReLU or its gradient, by cuBLASLt.
 
 It is called as C, as cuBLAS is in blas.py. A product and its epilogue are one kernel where they were two. By
 which algorithm cuBLASLt says once a product, when the plan is made; where it has none, they are two.
@@ -112,7 +112,7 @@ class Epilogues:
     def keeps_nan(self, xp: Any) -> bool:
         """Whether a ReLU leaves NaN what it is, and masks and sums are what they should be.
 
-        A NaN that became 0 would be hidden, and training would go on with it.
+        A NaN that became 0 would be hidden, and training would continue with it.
         """
         n = 8
         zeros, ones = (xp.asarray(np.full((n, n), x, np.float32)) for x in (0, 1))

@@ -165,7 +165,7 @@ def expected() -> bool:
 
 
 def identity(gpu: int) -> str:
-    """What tells a GPU from the others of its node, whatever a rank sees of them: its bus, and its id, which
+    """What distinguishes a GPU from its node's others, whatever a rank sees: its bus and its id, which
     instances of one GPU (MIG) have each."""
     runtime = load().cuda.runtime
     return f"{runtime.deviceGetPCIBusId(gpu)} {runtime.getDeviceProperties(gpu).get('uuid', b'').hex()}"

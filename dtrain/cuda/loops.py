@@ -1,6 +1,6 @@
 """The loops of native/loops.py in CUDA.
 
-Without sums a thread takes an entry of the space, and goes on one grid further. A sum is made by blocks:
+Without sums a thread takes an entry of the space, and continues one grid further. A sum is made by blocks:
 each has a number of sums beside one another, and lanes that share the terms of each; the sums of lanes are
 added up as a tree. Where a few sums have many terms, several blocks share them, and a second kernel adds up
 what they have. All this follows from the sizes alone. Sums over different axes are kernels of their own,
@@ -68,9 +68,9 @@ class Loop(Nest):
     _fed = False
 
     def picked(self, v: int, fed: bool) -> tuple[str, str]:
-        """Symbol and source of a kernel without sums whose input v is rows of a lent table.
+        """Symbol and source of a kernel without sums whose input v is rows of an external table.
 
-        In place of that input its arguments are where the table is lent to, the indices, the bytes of one,
+        In place of that input its arguments are where the external table is, the indices, the bytes of one,
         and the entries of a row. fed: the indices are given as the transfer that feeds them to a step.
         """
         self._picks, self._fed = v, fed
@@ -167,7 +167,7 @@ class Loop(Nest):
                 lines.append(f"run{v} = {self.joins(v)}::of(run{v}, x{args[0]});")
                 continue
             lines.append(f"const {self.types[v]} x{v} = {self.expression(v)};")
-        # behind all reads: an output may lie where an input does
+        # after all reads: an output may lie where an input does
         lines += [f"o{v}[{self._place(v)}] = x{v};" for v in written if v not in self.sums]
         return lines
 

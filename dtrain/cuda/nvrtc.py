@@ -1,6 +1,6 @@
 """CUDA sources, compiled by NVRTC as they stand, and the cache of what it has made.
 
-NVRTC is called through CuPy's binding and not by CuPy's compiler, which adds options behind those that it
+NVRTC is called through CuPy's binding and not by CuPy's compiler, which adds options to those that it
 is given, one of which makes denormals 0, and asks for CUDA's headers; dtrain's sources include none. What
 is made is machine code, which a driver older than NVRTC, of the same major version, takes. It is kept
 beside the kernels in C.

@@ -21,7 +21,7 @@ from dtrain.cuda.launch import Group, Launch, Product, fit, in_place
 ALIGNMENT = 64
 #: Steps in a graph, where so many follow one another: between two graphs a GPU waits.
 MANY = 16
-#: Words of the state that the host is told.
+#: Words of the state that the host reads.
 TOLD = 4
 #: The state's status where a step was not taken, since one before it was to be the last (see kernels.cuh).
 STOPPED = 4
@@ -111,7 +111,7 @@ class Program:
                 segment()
             self._calls, steps = [], steps - 1
             if steps:
-                self._wait()  # NCCL has been told that sums in graphs come behind those outside
+                self._wait()  # NCCL was asked for sums in graphs to come after those outside
         if steps and not self._calls:
             self._calls = self._graphs(self.segments) or self.segments
         if steps >= MANY and self._many is None:

@@ -2,8 +2,8 @@
 
 source -> pieces -> store (in the user's cache, or where `dtrain data import` wrote it) -> mapped by all ranks
 
-A name is looked for in this order: $DTRAIN_DATA (of MNIST), the user's cache, the mirrors. Only `auto` goes
-on from there to generated digits, and says so. Anything else is a file or a folder, which one of the readers
+A name is looked for in this order: $DTRAIN_DATA (of MNIST), the user's cache, the mirrors. Only `auto` takes
+generated digits after those, and says so. Anything else is a file or a folder, which one of the readers
 takes.
 """
 

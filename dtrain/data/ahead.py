@@ -1,8 +1,8 @@
-"""Rows of mapped files brought into memory ahead of the steps that use them, and let go of behind.
+"""Rows of mapped files brought into memory ahead of the steps that use them, and let go of after them.
 
 The order of an epoch is known before it begins. So while a window of it is in work (order.py) a thread asks
-the system for the pages of the next: reading goes on beside the steps, and no step waits for a disk that
-keeps up. The pages stay the system's own, one copy a node; what a rank has done with it gives back, so that
+the system for the pages of the next: reading runs beside the steps, and no step waits for a disk that
+keeps up. The pages stay the system's own, one copy a node; a rank returns what it has done with, so that
 its memory is that of two windows, however large the set.
 """
 
@@ -85,7 +85,7 @@ class Ahead:
                     advise(array, advice, low, high)
 
     def _spans(self, window: int) -> Iterator[tuple[int, int]]:
-        """The rows of a window, as first and behind last of each stretch that is read together."""
+        """The rows of a window, as first and one past the last of each stretch that is read together."""
         part = self._order.part
         for low, high in self._order.spans(window):
             rows = part[low:high]
@@ -96,7 +96,7 @@ class Ahead:
 
 
 def mapped(array: np.ndarray) -> bool:
-    """Whether an array lies in a mapped file whose pages can be read again: not in one's own copy of them."""
+    """Whether an array lies in a mapped file whose pages can be read again: not in a private copy of them."""
     base: Any = array
     while base is not None and not isinstance(base, np.memmap):
         base = getattr(base, "base", None)
@@ -122,7 +122,7 @@ def sampled(array: np.ndarray) -> np.ndarray:
 
 
 def advise(array: np.ndarray, advice: int, low: int, high: int) -> None:
-    """The system's madvise for the pages of rows low to high - 1; other threads go on meanwhile."""
+    """The system's madvise for the pages of rows low to high - 1; other threads run meanwhile."""
     size = array.strides[0]
     start, stop = array.ctypes.data + low * size, array.ctypes.data + high * size
     start -= start % mmap.PAGESIZE

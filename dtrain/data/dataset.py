@@ -41,11 +41,11 @@ class Dataset:
     train, validation, test: numbers of examples, empty where the set has none such. `part` says which rows
         of which arrays these are.
     kind, classes: what the targets are, and the classes' or labels' names; () where they are numbers.
-    warning: what to tell the user where this is not the set hoped for, otherwise None.
+    warning: what to say where this is not the set hoped for, otherwise None.
     weights: of each example, float32 [n], where they are not all 1.
     mean, deviation: of x, of each feature or channel, in the shape of the last axis; x that is not uint8 is
         used as (x - mean) / deviation where they are given, and as it is otherwise.
-    y_mean, y_deviation: of y that is numbers, likewise, where they are given; see standardised().
+    y_mean, y_deviation: of y that is numbers, where they are given; see standardised().
     split: which rows are held back to validate on, where that was asked for.
     elsewhere: other sets that are the whole of this one's validation or test, by the part.
     """
@@ -241,7 +241,7 @@ class Split:
     held: int
 
     def rows(self, numbers: np.ndarray) -> np.ndarray:
-        """The rows of examples by their numbers: those left first, then those held back, then all behind."""
+        """The rows of examples by their numbers: those left first, then those held back, then all others."""
         numbers = numbers.astype(np.int64)
         left = self.count - self.held
         rows = np.where(numbers < left, self._left(np.minimum(numbers, left - 1)), numbers)

@@ -32,7 +32,7 @@ def drawn(x: np.ndarray, colour: bool = False, blocks: bool = True) -> list[str]
 
 
 def is_image(dtype: str, shape: Sequence[int]) -> bool:
-    """Whether examples are pictures: [height, width], or with 1, 3 or 4 channels behind."""
+    """Whether examples are pictures: [height, width], or with 1, 3 or 4 channels as the last axis."""
     if len(shape) == 3:
         return shape[2] in (1, 3, 4)
     return len(shape) == 2 and (dtype == "uint8" or shape[0] == shape[1])

@@ -47,7 +47,7 @@ def fetch(
     its, mirrors = known.of(name), MIRRORS[name] if mirrors is None else mirrors
     try:
         there = _there(its, folder) if folder.is_dir() else {}
-        # damage is told before absence
+        # damage is reported before absence
         for wanted in sorted(its.downloads, key=lambda wanted: wanted.name not in there):
             path, good = there.get(wanted.name, (None, False))
             if good:

@@ -66,7 +66,7 @@ class HeldBack:
         self._held = Split(whole, count).rows(np.arange(whole - count, whole))
 
     def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """x and y in pieces: the source is read twice, since what is set aside lies behind the rest."""
+        """x and y in pieces: the source is read twice, since what is set aside lies after the rest."""
         whole = self.source.parts["train"]
         for held in (False, True):
             at = 0

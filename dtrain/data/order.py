@@ -64,7 +64,7 @@ class Blocks:
         #: Blocks of a window.
         self.window = min(max(LEAST_BLOCKS, WINDOW_BYTES // (self.block * row)), MOST_BLOCKS)
         self._permutation = None if shuffled is None else Permutation(self.blocks, *shuffled)
-        last = np.array([self.blocks - 1])  # which may be short: the windows behind its own begin earlier
+        last = np.array([self.blocks - 1])  # which may be short: the windows after its own begin earlier
         place = last if self._permutation is None else self._permutation.inverse(last)
         self._short = int(place[0]) // self.window
         self._missing = self.blocks * self.block - len(part)
@@ -95,7 +95,7 @@ class Blocks:
         return min(begin, len(self))
 
     def spans(self, window: int) -> Iterator[tuple[int, int]]:
-        """The blocks of a window, each by its first example in the part and the one behind its last."""
+        """The blocks of a window, each by its first example in the part and the one after its last."""
         for block in self._blocks(window).tolist():
             yield block * self.block, min((block + 1) * self.block, len(self))
 

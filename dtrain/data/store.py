@@ -1,6 +1,6 @@
 """A store: a folder with a file of flat rows for each column, and a manifest. All that is read becomes one.
 
-x.bin, y.bin: rows of fixed size, one behind the other, little-endian: training, validation, test examples.
+x.bin, y.bin: rows of fixed size, one after the other, little-endian: training, validation, test examples.
 manifest.json: name; what targets are, and the classes; how many examples each part has; of each column dtype
 and shape of a row, the CRC-32 of each MiB and the SHA-256; mean and deviation; a digest of it all; its own
 CRC-32.
@@ -266,7 +266,7 @@ class _Written:
                 self._end()
 
     def end(self) -> str:
-        """Behind the last row; returns the SHA-256 of all."""
+        """After the last row; returns the SHA-256 of all."""
         if self._left < PIECE:
             self._end()
         return self._sha256.hexdigest()

@@ -248,7 +248,7 @@ def quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgro
 
 
 def ulfm(environ: Mapping[str, str], library: str) -> bool:
-    """Whether MPI was told to let ranks outlive another: Open MPI under `mpirun --with-ft ulfm`."""
+    """Whether MPI lets ranks outlive another: Open MPI under `mpirun --with-ft ulfm`."""
     told = environ.get("OMPI_MCA_mpi_ft_enable", "").lower()
     return library.startswith("Open MPI") and told in ("1", "true")
 

@@ -41,7 +41,7 @@ class NoForm(Exception):
 # -- element by element ----------------------------------------------------------------------------------
 def _of(*steps: tuple[Any, ...]) -> Callable[..., str]:
     """A form of several nodes: each (op, argument, ...), an argument being the number of an input or of an
-    earlier step's result behind them, or a constant in a list of one number."""
+    earlier step's result after them, or a constant in a list of one number."""
 
     def form(w: Writer, kind: Any, dtypes: Sequence[DType], *names: str) -> str:
         values = list(names)

@@ -1,4 +1,4 @@
-"""What a legal graph is, as code: tests run it behind every pass."""
+"""What a legal graph is, as code: tests run it after every pass."""
 
 from __future__ import annotations
 

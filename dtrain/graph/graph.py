@@ -495,7 +495,7 @@ class Graph:
 
 
 def as_operation(value: Any) -> Operation:
-    """The operation behind an Operation, a Tensor or a Variable."""
+    """The operation of an Operation, a Tensor or a Variable."""
     if isinstance(value, Operation):
         return value
     operation = getattr(value, "op", None)

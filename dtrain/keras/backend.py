@@ -1,4 +1,4 @@
-"""keras.backend: functions of tensors, of which losses, metrics, Lambdas and layers of one's own are made.
+"""keras.backend: functions of tensors, of which losses, metrics, Lambdas and custom layers are made.
 
 `import dtrain.keras.backend as K`. They build into the graph of their arguments, or into the default one.
 What asks for a value (eval, get_value, function, batch_get_value, ...) takes the session of the graph's
@@ -698,7 +698,7 @@ def squeeze(x: Any, axis: Any) -> Tensor:
 
 
 def concatenate(tensors: Sequence[Any], axis: int = -1) -> Tensor:
-    """Tensors one behind the other along an axis."""
+    """Tensors one after the other along an axis."""
     return _join.concat(list(tensors), axis)
 
 
@@ -736,7 +736,7 @@ def reverse(x: Any, axes: Any) -> Tensor:
 
 
 def temporal_padding(x: Any, padding: tuple[int, int] = (1, 1)) -> Tensor:
-    """Steps of zeros before and behind [batch, steps, features]."""
+    """Steps of zeros before and after [batch, steps, features]."""
     return _join.pad(x, [[0, 0], list(padding), [0, 0]])
 
 
@@ -1042,7 +1042,7 @@ def normalize_batch_in_training(
 
 # -- convolutions ----------------------------------------------------------------------------------------
 def _first(data_format: str | None) -> bool:
-    """Whether channels lie behind the batch."""
+    """Whether channels lie after the batch."""
     found = data_format or image_data_format()
     if found not in ("channels_last", "channels_first"):
         raise UsageError(f"data_format={data_format!r}: give channels_last or channels_first.")

@@ -102,7 +102,7 @@ class Callback:
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.on_batch_end(batch, logs)
 
-    #: Names of its attributes that a resumed fit gives back: plain data, as JSON has it.
+    #: Names of its attributes that a resumed fit restores: plain data, as JSON has it.
     state: ClassVar[tuple[str, ...]] = ()
 
     def get_state(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Callback:
         return {name: getattr(self, name) for name in self.state}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what get_state gave, behind on_train_begin."""
+        """Continue from what get_state gave, after on_train_begin."""
         for name in self.state:
             setattr(self, name, state.get(name, getattr(self, name)))
 
@@ -659,7 +659,7 @@ class TensorBoard(Callback):
         return [names[i] for i in made], call
 
     def _embed(self) -> None:
-        """Write the vectors as the projector reads them: a text file for each layer, and what it is told."""
+        """Write the vectors as the projector reads them: a text file for each layer, and its settings."""
         from dtrain.keras.models import Model
 
         every = [layer for layer in self.model.layers if type(layer).__name__ == "Embedding"]

@@ -139,7 +139,7 @@ def is_quiet() -> bool:
 
 
 def gathered() -> Replay | None:
-    """What calls tell of their losses and updates here."""
+    """Where calls add their losses and updates."""
     return _here.gathered
 
 
@@ -191,7 +191,7 @@ class Replay:
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        """Calls inside tell this one of their losses and updates, and take its `training`."""
+        """Calls inside add their losses and updates to this one, and take its `training`."""
         outer = _here.training, _here.gathered
         _here.training = outer[0] if self._training is None else self._training
         _here.gathered = outer[1] or self

@@ -22,12 +22,12 @@ _KNOWN = {d.numpy for d in ALL}
 
 
 class Examples:
-    """Arrays of one length, by the names x, y and sample_weight, whole and alike on every rank.
+    """Arrays of one length, by the names x, y and sample_weight, whole and the same on every rank.
 
     Of several inputs or outputs they are x_0, x_1 and so on. x: float32, or the integers that were given,
     which the graph converts row by row. y: as the loss takes it.
     count: how many examples there are. split: how many of them, from the start, are not held back for
-    testing. lent: the arrays on the session's device.
+    testing. lent: the external arrays on the session's device.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], lent: dict[str, Any], split: int) -> None:
@@ -125,7 +125,7 @@ def keys(kind: str, count: int) -> list[str]:
 
 
 def all_keys(model: Model) -> list[str]:
-    """What arrays there may be for a model, alike on every rank."""
+    """What arrays there may be for a model, the same on every rank."""
     inputs = keys("x", len(model.inputs) or 1)
     losses = [] if model._compiled is None else [la for la in model._compiled.losses if la is not None]
     return [*inputs, *keys("y", len(losses)), *keys("sample_weight", len(losses))]
@@ -235,7 +235,7 @@ def as_array(what: str, name: str, value: Any) -> np.ndarray:
 def inputs(what: str, x: Any, model: Model) -> dict[str, np.ndarray]:
     """The arrays of x by keys(), fit for the inputs that a model has."""
     specs = model.input_specs()
-    if not specs:  # a class of one's own, which finds out
+    if not specs:  # a custom class, which finds out
         several = isinstance(x, list | tuple) and len(x) > 1 and all(hasattr(v, "shape") for v in x)
         specs = [(f"input_{i}", None, "float32") for i in range(len(x) if several else 1)]
     found = {}

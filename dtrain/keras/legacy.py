@@ -120,7 +120,7 @@ def _takes(cls: type) -> set[str]:
 
 def _convolution(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, Any]:
     """Keras 1's (filters, rows, columns), which Keras 2 took as well."""
-    if name == "Conv2DTranspose":  # Keras 1 had to be told the output's shape
+    if name == "Conv2DTranspose":  # Keras 1 needed the output's shape
         options.pop("output_shape", None)
         if len(arguments) > 3 and isinstance(arguments[3], list | tuple):
             arguments = arguments[:3] + arguments[4:]

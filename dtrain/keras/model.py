@@ -118,7 +118,7 @@ class Model(Topology):
                 self._loss_tensors = training.loss_tensors(self, self._weighs_steps)
         return self._loss_tensors
 
-    # -- a class of one's own --------------------------------------------------------------------------
+    # -- custom classes --------------------------------------------------------------------------
     @every_rank
     def build(self, input_shape: Any = None) -> None:
         """Make what has no weights yet, for batches of this shape, or of these: a list of shapes.
@@ -244,7 +244,7 @@ class Model(Topology):
             self.session.numerics.look_again()
 
     def show_accuracy(self) -> None:
-        """Measure the accuracy, too, where compile was told of no metrics, as Keras 1's methods did."""
+        """Measure the accuracy, too, where compile was given no metrics, as Keras 1's methods did."""
         compiled = self._compiled
         if compiled is None or compiled.given[1] or compiled.given[2]:
             return

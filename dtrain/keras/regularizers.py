@@ -33,7 +33,7 @@ __getattr__ = module_getattr("tf.keras.regularizers")
 
 
 class Regularizer:
-    """Base of regularizers of one's own: called on a weight, or on a layer's output, it gives what to add."""
+    """Base of custom regularizers: called on a weight, or on a layer's output, it gives what to add."""
 
     def __call__(self, x: Any) -> Any:
         return 0.0

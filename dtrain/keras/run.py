@@ -177,7 +177,7 @@ def _digest(name: str, array: np.ndarray) -> str:
 
 
 def _told(model: Model, callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """What a fit goes on from besides variables: its rate, its orders, and its callbacks' plain numbers."""
+    """What a fit resumes from besides variables: its rate, its orders, and its callbacks' plain numbers."""
     return {
         "iterations": int(model.optimizer.iterations),
         "learning_rate": float(model.optimizer.learning_rate),

@@ -63,7 +63,7 @@ class Sequential(Model):
 
     # -- layers ----------------------------------------------------------------------------------------
     def add(self, layer: Any) -> None:
-        """Put a layer behind the others.
+        """Put a layer after the others.
 
         Raises:
             UsageError: it is no layer, or a layer of this name is there already.
@@ -216,7 +216,7 @@ class Sequential(Model):
 
     @property
     def outputs(self) -> list[Tensor]:
-        """The tensor that it ends in, likewise."""
+        """The tensor that it ends in."""
         self._build_if_known()
         return self._outputs
 

@@ -54,7 +54,7 @@ def _is_of_graph(x: Any) -> bool:
 class Computed:
     """Batches that the models' session computes: elements of a data set or an iterator, or values of tensors.
 
-    Each pass over a data set begins anew; an iterator goes on where it is, and tensors have no end.
+    Each pass over a data set begins anew; an iterator continues where it is, and tensors have no end.
     """
 
     def __init__(self, given: Any) -> None:
@@ -150,11 +150,11 @@ class Arrays:
 
 
 class Batches:
-    """What is given instead of arrays: alike on every rank, each of which computes its rows of every batch.
+    """What is given instead of arrays: the same on every rank, which computes its rows of every batch.
 
     A generator is drawn from on and on. Another iterable is iterated anew for each pass. Of an object with
     __len__ and __getitem__, as a keras.utils.Sequence has them, batches are taken by number; its on_epoch_end
-    is called after each epoch. A pass that does not end with an epoch goes on in the next, but where `tests`.
+    is called after each epoch. A pass longer than an epoch continues in the next, but where `tests`.
 
     Args:
         what: the method and argument they are for, for messages.
@@ -232,7 +232,7 @@ class Batches:
             yield self._model.network(mode, examples), examples, order
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[data.Examples]:
-        """The batches of an epoch behind those that it has had. Collective.
+        """The batches of an epoch after those that it has had. Collective.
 
         Raises, on every rank:
             UsageError: a batch does not fit the model, or differs among ranks.

@@ -23,7 +23,7 @@ from dtrain.ops.state import Variable
 from dtrain.runtime.config import ConfigProto
 from dtrain.runtime.session import Session
 
-#: Layers behind which an activation is still what the output is.
+#: Layers after which an activation is still what the output is.
 _KEEP = (Dropout, Flatten, Reshape, GlobalAveragePooling2D)
 
 

@@ -1,6 +1,6 @@
 """fit, evaluate and predict: the graph from example numbers to what a step fetches, and the loops around it.
 
-The arrays are lent to the graph (ops/lend.py) and a step is fed example numbers, so a rank reads just its own
+The arrays are external to the graph (ops/lend.py), and a step is fed example numbers: a rank reads its own
 rows of each global batch. Losses and metrics come out of the graph as sums over the global batch and are
 added up here in float64: every example counts once, on any number of ranks.
 """

@@ -48,7 +48,7 @@ class Sequence:
     """Base of batches that fit, evaluate and predict take by number; as in Keras 2.
 
     __getitem__(index) gives a batch, (x, y) or (x, y, sample_weight); __len__() how many there are. On
-    several ranks each asks for all of them, and they have to be the same: what is drawn is seeded alike.
+    several ranks each asks for all of them, and they have to be the same: what is drawn has the same seed.
     """
 
     def __getitem__(self, index: int) -> Any:

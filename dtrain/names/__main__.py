@@ -26,18 +26,18 @@ tests/campaign/PUBLIC.md has the list, how it was counted, and the reasons of th
 
 - `next_batch` gives every rank the same whole batch, marked so that `Session.run` takes this rank's rows of
   it. What is computed from it with NumPy keeps the mark; without it every rank works on all rows, which is
-  slower and as right.
-- Any other array is fed whole, alike on all ranks. It is compared between the ranks at the first run with
+  slower and equally correct.
+- Any other array is fed whole, the same on all ranks. It is compared between the ranks at the first run with
   feeds of these shapes, the second, the fourth, the eighth and so on, and a difference is an error. What is
   not noticed: a difference in the runs between, and rows of a `dt.Shard` that other ranks have too.
 - Initial values of variables are rank 0's, also those that NumPy drew. NumPy's and Python's global random
-  numbers begin alike on all ranks of a job, and otherwise in each job, unless the program seeds NumPy's
+  numbers begin the same on all ranks of a job, and otherwise in each job, unless the program seeds NumPy's
   before it imports dtrain. `np.random.default_rng()` has to be given a seed: constants and feeds that differ
   are an error. `tf.random_normal` and its like need no seed for this.
 - `dtrain run` lets rank 0 print, and with `--print-all` every rank, as `import dtrain` does: there
   `if tf.comm.world().rank == 0:` prints once. Reading variables and `Saver.save` may stand there, too; any
   other call that one rank makes alone ends the job in a sentence that names it.
-- `dtrain run` numbers words alike on all ranks and in every job (PYTHONHASHSEED is 0 unless it is set), so
+- `dtrain run` numbers words the same on all ranks and in every job (PYTHONHASHSEED is 0 unless it is set), so
   that `list(set(text))` has one order; a folder that two ranks make at once is made; a file that all fetch by
   urlretrieve has its name when it is whole. MNIST is answered from where dtrain has it, also at addresses
   that serve it no more.
@@ -56,14 +56,14 @@ differs on purpose:
 - An optimizer's `decay` still works. The logs of a batch also have its number and size.
 - Metrics after a softmax rank classes by what went into it: probabilities that round to the same number are
   no ties.
-- A generator without more batches ends the training; Keras 3 goes on with epochs of no step. A test of a
-  generator's batches goes on where the one before ended; Keras 3 loses what it drew ahead there. `fit` may
+- A generator without more batches ends the training; Keras 3 continues with epochs of no step. A test of a
+  generator's batches continues where the one before ended; Keras 3 loses what it drew ahead there. `fit` may
   weigh the classes of a generator's batches, and its batches may be lists.
 - `CSVLogger` writes no empty columns for a validation that there is not.
 - `layer.trainable` counts as it was when the model was compiled, as in Keras 2: a discriminator that is
   compiled, and then frozen in another model, still learns by itself. Keras 3 looks when it first trains.
 - The loss of one of several outputs is reported as a mean over the examples, as in Keras 2; Keras 3 counts
-  each batch alike. Sequences whose mask reaches the loss have no other metrics.
+  each batch equally. Sequences whose mask reaches the loss have no other metrics.
 - Keras 1's names of arguments are taken (`nb_epoch`, `border_mode`, `W_regularizer`, ...), and
   `Conv2D(32, 3, 3)` is a kernel of (3, 3), as in Keras 2, with a warning; in Keras 3 the last 3 are strides.
 - `K.batch_dot` of more than three axes multiplies matrices, as in Keras up to 2.2.

@@ -196,7 +196,7 @@ class Code:
         """A call of the function of this name in kernels.c, for numbers of a dtype.
 
         entries: how many it works on. None: there is no such function, or an array lies otherwise than entry
-        behind entry.
+        after entry.
         """
         symbol = f"{name}_{TYPES.get(dtype.name)}"
         arrays = [w for w in words if isinstance(w, np.ndarray)]
@@ -209,7 +209,7 @@ class Code:
         return array
 
     def contiguous(self, arrays: Sequence[Any]) -> tuple[list[NativeCall], list[Any]] | None:
-        """Copies of what does not lie entry behind entry, and all arrays; None: NumPy reads it as it lies."""
+        """Copies of what does not lie entry after entry, and all arrays; None: NumPy reads it as it lies."""
         calls, found = self._copied(arrays) if self.bitwise is not None else (None, [])
         return (calls, found) if calls else None
 
@@ -271,7 +271,7 @@ class Code:
     ) -> list[NativeCall] | None:
         """out (+)= a @ b, either read transposed: each entry a sum of fused products from first to last.
 
-        So its bits depend on its row of a and its column of b alone. more: out holds a sum to go on with.
+        So its bits depend on its row of a and its column of b alone. more: out holds a sum to continue.
         """
         if out.dtype.char not in "fd" or not out.flags.c_contiguous:
             return None
@@ -394,7 +394,7 @@ class Code:
 def axes_of(out: Any, x: Any) -> list[tuple[int, int, int]]:
     """For a copy of x, which broadcasts to out: sizes, and the bytes to the next entry in out and in x.
 
-    Axes of 1 are left out and neighbours joined where both run alike over them; one axis at least is there.
+    Axes of 1 are left out and neighbours joined where both run over them the same way; one axis is left.
     """
     missing = out.ndim - x.ndim
     steps = [0] * missing + [0 if n == 1 else step for n, step in zip(x.shape, x.strides, strict=True)]
@@ -463,10 +463,10 @@ class Program:
         position: np.ndarray,
         number: np.ndarray,
     ) -> Iterator[tuple[int, int, int]]:
-        """Run all calls once for each step, and stop behind a step in which `until` is not 0.
+        """Run all calls once for each step, and stop after a step in which `until` is not 0.
 
         feeds, fetches: a buffer, and an array of what it is given before each step, or gives after.
-        number: counts the steps behind the first. Yields status, step and call: wherever a call refuses,
+        number: counts the steps after the first. Yields status, step and call: wherever a call refuses,
         and at the end.
         """
         pairs = [*feeds, *fetches]

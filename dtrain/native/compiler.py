@@ -1,7 +1,7 @@
 """The C compiler of this machine, and the cache of what it has made.
 
 A library's name in the cache is a digest of all that it depends on: source, compiler, flags and processor. So
-a start with a warm cache opens a file, and a changed machine never meets code for another. Behind it stands
+a start with a warm cache opens a file, and a changed machine never meets code for another. After it comes
 the CRC-32 of the content: to open a library that was cut off may kill the process, with no error to catch.
 """
 
@@ -73,7 +73,7 @@ def _processor() -> str:
 
 @cache
 def _identity() -> str:
-    """What tells this compiler and processor from others, without starting the compiler."""
+    """What distinguishes this compiler and processor from others, without starting the compiler."""
     words = command()
     path = os.path.realpath(words[0])
     stat = os.stat(path)

@@ -1,8 +1,8 @@
 """Loops for elementwise ops and the reductions that end them: one pass over memory for a whole chain of ops.
 
 The iteration space is the shape that the ops compute, axes of size 1 left out and neighbours joined where
-all operands run alike over them. The source says which operand runs along which axis; sizes come with the
-call. So one function serves every batch size and every rank.
+all operands run over them the same way. The source says which operand runs along which axis; sizes come with
+a call. So one function serves every batch size and every rank.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class Nest:
 
 
 class Loop(Nest):
-    """The function in C for a Nest. source: it, to be compiled behind kernels.h.
+    """The function in C for a Nest. source: it, to be compiled after kernels.h.
 
     streamed: results that are written past the caches, where they are no sums.
     """

@@ -1,6 +1,6 @@
 """Updates that scale the step of each element by its own past gradients.
 
-S. Ruder, An overview of gradient descent optimization algorithms (2016), tells how they follow from one
+S. Ruder, An overview of gradient descent optimization algorithms (2016), describes how they follow from one
 another; the form of each is TensorFlow 1's where the two differ. As in ops/update, one op is one flat pass.
 """
 

@@ -71,7 +71,7 @@ class Op:
     from_rank_0: ClassVar[tuple[int, ...]] = ()
     #: Inputs that are variables which need not have a value: the kernel asks env.initialized.
     peeks: ClassVar[tuple[int, ...]] = ()
-    #: Inputs that an error is told by: on a device, which first ends the step, they stay until then.
+    #: Inputs that an error is found in: on a device, which first ends the step, they stay until then.
     tells: ClassVar[tuple[int, ...]] = ()
     #: Whether inputs may be strings, which are bytes in arrays of objects.
     takes_strings: ClassVar[bool] = False
@@ -89,7 +89,7 @@ class Op:
 
     def __init_subclass__(cls) -> None:
         own = [name for name, type in cls.__annotations__.items() if not str(type).startswith("ClassVar")]
-        # as of a dataclass: what has a default comes behind what has none
+        # as of a dataclass: what has a default comes after what has none
         cls._fields = tuple(sorted(dict.fromkeys([*cls._fields, *own]), key=lambda name: hasattr(cls, name)))
 
     def __init__(self, *values: Any, **named: Any) -> None:
@@ -149,7 +149,7 @@ class Op:
 
     @property
     def packs(self) -> range:
-        """Inputs that are best made one behind the other in memory, in this order."""
+        """Inputs that are best made one after the other in memory, in this order."""
         return range(0)
 
     @property
@@ -326,7 +326,7 @@ def to_array(value: Any, dtype: DType | None) -> np.ndarray:
     if dtype is None:
         as_dtype(array.dtype)
         return array
-    with np.errstate(invalid="ignore"):  # what is no integer is told below
+    with np.errstate(invalid="ignore"):  # what is no integer is reported below
         converted = array.astype(dtype.numpy)
     if dtype.is_integer and not np.array_equal(converted, array):
         raise GraphError(f"{value!r} does not fit {dtype.name} without changing its value.")
@@ -488,7 +488,7 @@ def in_order(*calls: Any) -> list[Any] | None:
 
 
 def around(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
-    """How many entries there are along the axes before an axis, along it, and along those behind it."""
+    """How many entries there are along the axes before an axis, along it, and along those after it."""
     axis %= len(shape)
     return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
 
@@ -509,7 +509,7 @@ def bits(x: Array) -> Array:
 
 
 def plain(*arrays: Array) -> bool:
-    """Whether all lie entry behind entry."""
+    """Whether all lie entry after entry."""
     return all(a.flags.c_contiguous for a in arrays)
 
 

@@ -65,7 +65,7 @@ def _still_read(xp: Any, body: Sequence[Instruction], i: int, ins: Sequence[Arra
 
 
 class Again:
-    """An environment that gives the same scratch memory again, cut to size, behind each begin().
+    """An environment that gives the same scratch memory again, cut to size, after each begin().
 
     So the pieces of an array are worked on in one piece's memory; the first has to be the largest.
     """
@@ -91,7 +91,7 @@ class Rule:
     """What a function of scalar tensors does, as a body: arithmetic that is written once.
 
     function: takes tensors of rank 0, and returns one or several; it has to use elementwise ops alone.
-    dtypes: of its inputs. constants: the values numbered behind the inputs.
+    dtypes: of its inputs. constants: the values numbered after the inputs.
     """
 
     def __init__(self, function: Callable[..., Any], dtypes: Sequence[DType]) -> None:

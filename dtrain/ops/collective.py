@@ -15,7 +15,7 @@ from dtrain.ops.placement import Sharded, local_shape, shard_bounds
 class AllReduce(Op):
     """Sum over all ranks of each input, as one bucket: one message where they lie contiguously.
 
-    Inputs and outputs lie alike in the two parts of a bucket's memory, or are the same memory. bucket: 0, or
+    Inputs and outputs lie at the same places of a bucket's two parts, or are the same memory. bucket: 0, or
     the number of one that begins early: it has a BeginAllReduce as a control input, and ends its sum.
     """
 
@@ -61,7 +61,7 @@ class AllReduce(Op):
 
 @register
 class BeginAllReduce(Op):
-    """The beginning of a sum that goes on beside other work, up to the AllReduce that it controls.
+    """The beginning of a sum that runs beside other work, up to the AllReduce that it controls.
 
     Its kernels are bound with those of that AllReduce (see runtime/layout).
     """
@@ -89,7 +89,7 @@ class NodeBarrier(Op):
     """Its inputs, in memory that all ranks reach, once each rank has written its own there.
 
     An output is this rank's input in place. Where that is a rank's term of a sum, or its rows of a batch, the
-    ops behind it read the others' too (Communicator.terms); the memory is free for the next step when an
+    ops after it read the others' too (Communicator.terms); the memory is free for the next step when an
     update of parameters that ranks share has ended, as that does in a barrier.
     """
 
@@ -110,7 +110,7 @@ class NodeBarrier(Op):
 
 @register
 class SumTerms(Op):
-    """The sum of all ranks' terms behind a NodeBarrier: each rank adds up the whole for itself."""
+    """The sum of all ranks' terms after a NodeBarrier: each rank adds up the whole for itself."""
 
     stateful = True
     category = MOVING
@@ -135,7 +135,7 @@ class SumTerms(Op):
 
 @register
 class RowsOfProduct(Op):
-    """a.T @ b of the whole batch's rows, of which each rank has some behind a NodeBarrier.
+    """a.T @ b of the whole batch's rows, of which each rank has some after a NodeBarrier.
 
     Each rank computes its rows of the result: the output is sharded along axis 0.
     """

@@ -508,7 +508,7 @@ def atrous_conv2d(value: Any, filters: Any, rate: int, padding: Any, name: str |
 
 
 def _as_nhwc(images: Any, op: Callable[[Tensor], Tensor]) -> Tensor:
-    """op of images whose channels stand behind the examples."""
+    """op of images whose channels stand after the examples."""
     return transpose(op(transpose(images, [0, 2, 3, 1])), [0, 3, 1, 2])
 
 

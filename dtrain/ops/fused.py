@@ -134,7 +134,7 @@ class Joined(Op):
     """An op and the one loop that reads its result, as one op: what the pass `join` makes on a device.
 
     first: what comes first, whose inputs come first; then: the loop; at: which of its inputs is the first's
-    result, and shape: seen in this shape; ends: what the loop is behind a product, or ''. A first has
+    result, and shape: seen in this shape; ends: what the loop is after a product, or ''. A first has
     `joined`, which may do both in one kernel. By default it is a product. name: of its operation.
     """
 
@@ -225,7 +225,7 @@ class Joined(Op):
 
 @register
 class JoinedRows(Joined):
-    """The same where the first is rows of a lent table."""
+    """The same where the first is rows of an external table."""
 
     stateful = True
     tells = (0,)

@@ -1,6 +1,6 @@
 """Python functions that a step calls on the host: py_func, Print, Assert.
 
-Every rank calls them, with whole arrays that are alike on all ranks; Print writes on rank 0.
+Every rank calls them, with whole arrays that are the same on all ranks; Print writes on rank 0.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def py_func(
     """What func makes of arrays, when it is computed: a tensor, or a list of them where Tout is a list.
 
     Every rank calls it, with the whole arrays, so func has to give the same on all. A result has the shape of
-    the first input; another one is told by set_shape, with all sizes. No gradient flows through it.
+    the first input; another one is given by set_shape, with all sizes. No gradient flows through it.
 
     Raises:
         InvalidArgumentError: while running, where a result has another dtype or shape.

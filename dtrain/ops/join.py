@@ -29,7 +29,7 @@ from dtrain.ops.slicing import WHOLE, Run, Span, StridedSlice
 
 
 def _place_beside(axis: int, placements: Sequence[Placement]) -> Placed:
-    """The place rule of ops that work along one axis and treat the others' entries alike, and linearly."""
+    """The place rule of ops that work along one axis and treat the others' entries the same, and linearly."""
     if all(p == PARTIAL for p in placements):
         return placements, PARTIAL
     axes = {p.axis for p in placements if isinstance(p, Sharded)}
@@ -41,7 +41,7 @@ def _place_beside(axis: int, placements: Sequence[Placement]) -> Placed:
 # -- concat and split --------------------------------------------------------------------------------------
 @register
 class Concat(Move):
-    """The inputs one behind the other along an axis."""
+    """The inputs one after the other along an axis."""
 
     axis: int
     count: int
@@ -175,7 +175,7 @@ class Split(Move):
 
 
 def _parts(whole: Array, axis: int, like: Sequence[Array]) -> list[Array]:
-    """Those that arrays, one behind the other along an axis, have of the whole."""
+    """Those that arrays, one after the other along an axis, have of the whole."""
     ends = np.cumsum([0, *(x.shape[axis] for x in like)]).tolist()
     lead = (slice(None),) * (axis % whole.ndim)
     return [whole[lead + (slice(a, b),)] for a, b in pairwise(ends)]  # noqa: RUF005
@@ -282,7 +282,7 @@ class _Padding(Op):
 
 @register
 class Pad(_Padding, Move):
-    """The input with so many entries of one value before and behind along each axis."""
+    """The input with so many entries of one value before and after along each axis."""
 
     paddings: tuple[tuple[int | Later, int | Later], ...]
     value: float = 0
@@ -307,7 +307,7 @@ class Pad(_Padding, Move):
 
 @register
 class Unpad(_Padding):
-    """The input without so many entries before and behind along each axis: a padding's gradient."""
+    """The input without so many entries before and after along each axis: a padding's gradient."""
 
     paddings: tuple[tuple[int | Later, int | Later], ...]
     sign = -1
@@ -546,7 +546,7 @@ def _mirrored(x: Tensor, paddings: Any, without_edge: bool, name: str | None) ->
         def piece(entries: Span, axis: int = axis) -> StridedSlice:
             return StridedSlice(tuple(entries if i == axis else WHOLE for i in range(len(pairs))))
 
-        # the first entries from the one numbered before - 1 + off down, and the last ones likewise
+        # the first entries from the one numbered before - 1 + off down, and the last ones in the same way
         parts = [x]
         if before:
             parts.insert(0, reverse(apply(piece(Span(off, before + off, 1)), x), [axis]))

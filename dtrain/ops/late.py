@@ -25,7 +25,7 @@ MAX_ENTRIES = 1 << 14
 
 
 class Later(NamedTuple):
-    """Stands in an attribute for a value not known yet: entry `at` of a value input, or (None) all of it."""
+    """An attribute's value that is not known yet: entry `at` of a value input, or (None) all of it."""
 
     input: int
     at: int | None = None
@@ -130,7 +130,7 @@ def known_value(tensor: Tensor, memo: dict[Tensor, Any] | None = None) -> np.nda
     None for the others.
     """
     memo = {} if memo is None else memo
-    ahead = [tensor]  # a net's steps behind one another may be more than Python's stack holds
+    ahead = [tensor]  # a net's steps one after another may be more than Python's stack holds
     while ahead:
         at = ahead[-1]
         if at not in memo:

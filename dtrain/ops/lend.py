@@ -1,4 +1,4 @@
-"""Rows that a program lends to a graph: examples that a run picks from, and that the graph does not keep."""
+"""Rows of external arrays: examples that a run picks from, and that the graph does not keep."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Loan = tuple[Any, int, int]
 
 
 class Table:
-    """The place that rows are lent to: an array of any length, of the same rows, may lie there at each run.
+    """The place of external rows: an array of any length, of the same rows, may lie there at each run.
 
     name: what messages and fingerprints call it. row: the shape of one row. dtype: of its entries.
     """
@@ -65,7 +65,7 @@ class Table:
 class LentRows(Op):
     """Rows of a table picked by an integer tensor: gather, from an array that is no constant of the graph.
 
-    A constant would stay with the graph for ever; what is lent goes when the program takes it back, and
+    A constant would stay with the graph for ever; an external array goes when the program takes it back, and
     another array in its place needs no new plan.
     """
 

@@ -58,7 +58,7 @@ class MatMul(Op):
         return code.product(*ins, outs[0], self.transpose_a, self.transpose_b)
 
     def joined(self, code: Any, ins: Sequence[Array], behind: Any) -> Any:
-        """The product with the loop behind it in its epilogue: see ops/fused.py."""
+        """The product with the loop after it in its epilogue: see ops/fused.py."""
         if not behind.ends:
             return None
         return code.ended(*ins, self.transpose_a, self.transpose_b, behind.ends, behind)

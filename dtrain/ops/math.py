@@ -65,7 +65,7 @@ class RealDiv(Elementwise):
 
 
 def _guarded(env: Env, check: Callable[[], bool], message: str, compute: Kernel) -> Kernel:
-    """compute, behind an error where the check says so; not on a device, where looking means waiting."""
+    """compute, after an error where the check says so; not on a device, where looking means waiting."""
 
     def kernel() -> None:
         if check():

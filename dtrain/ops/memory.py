@@ -1,4 +1,4 @@
-"""Seeing arrays that lie one behind the other in memory as one."""
+"""Seeing arrays that lie one after the other in memory as one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 #: Bytes to which every tensor is aligned: a cache line, and the widest vector register.
 ALIGNMENT = 64
 #: Bytes by which memory that is walked side by side (parameters, slots, gradients) is shifted, a multiple for
-#: each: a processor holds a read back behind a write whose address differs by a multiple of 4096.
+#: each: a processor holds a read back after a write whose address differs by a multiple of 4096.
 STAGGER = 1024
 
 
@@ -31,7 +31,7 @@ def _block(array: Any) -> Any:
 
 
 def coalesce(groups: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Flat arrays over the longest stretches in which all groups lie contiguously and alike.
+    """Flat arrays over the longest stretches in which all groups lie contiguously and in the same order.
 
     groups: several lists of equally many C-contiguous arrays; the i-th arrays of all have the same size. The
     result has one entry a stretch, with one flat array a group. A stretch includes the padding between its

@@ -91,7 +91,7 @@ def uniform_candidate_sampler(
     seed: int | None = None,
     name: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As log_uniform_candidate_sampler, all classes alike."""
+    """As log_uniform_candidate_sampler, all classes equally likely."""
     return _sampler("uniform", true_classes, num_sampled, unique, range_max, seed, name)
 
 

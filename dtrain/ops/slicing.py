@@ -248,7 +248,7 @@ def _getitem(self: TensorLike, key: Any) -> Tensor:
         raise GraphError(f"{x.name}[...]: only one ... can stand for the other axes")
     attributes = Attributes()
     entries: list[Entry] = []
-    picked: list[tuple[int, Tensor]] = []  # axes to gather along, counted from the end behind a ...
+    picked: list[tuple[int, Tensor]] = []  # axes to gather along, counted from the end after a ...
     for i, part in enumerate(keys):
         if isinstance(part, slice):
             bounds = (part.start, part.stop, part.step)

@@ -1,7 +1,7 @@
 """Placeholders that a session feeds by itself, such as those of a data set's get_next.
 
 What they are fed comes from a source, which the graph keeps by name: a run that needs one of its tensors
-takes one element of it, before the run, alike on all ranks.
+takes one element of it, before the run, the same on all ranks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Taken(Placeholder):
     """One part of a source's next element.
 
     call: the number of the call that made it; a run takes one element for each call that it needs.
-    part: which of the element's values; argument: what the source is told.
+    part: which of the element's values; argument: what the source is given.
     """
 
     shape: Dims
@@ -50,7 +50,7 @@ class Taken(Placeholder):
 
 @register
 class Start(NoOp):
-    """Tells a source something, such as to begin anew, before the run that it is in."""
+    """Sends a source a request, such as to begin anew, before the run that it is in."""
 
     source: str
     argument: Any = None
@@ -58,9 +58,9 @@ class Start(NoOp):
 
 @register
 class Put(NoOp):
-    """Hands a source the values of tensors, behind the run that computes them: its control inputs do.
+    """Hands a source the values of tensors, after the run that computes them: its control inputs do.
 
-    tensors: their names; argument: what the source is told with them.
+    tensors: their names; argument: what the source is given with them.
     """
 
     source: str
@@ -89,7 +89,7 @@ def taken(
 
 
 def start(source: str, name: str, argument: Any = None) -> Operation:
-    """An operation that tells a source something."""
+    """An operation that sends a source a request."""
     return get_default_graph().add(Start(source, argument), (), name)
 
 

@@ -50,7 +50,7 @@ PARAMETERS = "trainable"
 class VariableOp(Op):
     """The variable's memory; the session owns it, keyed by the operation's name.
 
-    Variables of one group and dtype lie one behind the other in one buffer, in the order they were made.
+    Variables of one group and dtype lie one after the other in one buffer, in the order they were made.
     """
 
     shape: tuple[int, ...]

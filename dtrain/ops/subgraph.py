@@ -35,7 +35,7 @@ Backward = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]], "lis
 
 @register
 class Argument(Op):
-    """What stands in a body for a value that each step gives it."""
+    """What is in a body in place of a value that each step gives it."""
 
     shape: Dims
     dtype: DType
@@ -49,8 +49,8 @@ class Body:
     """A part of a graph: what lies between its formal arguments and its results.
 
     captures: what it reads from outside, the same in all steps. waits: operations outside that come before.
-    nodes: its operations, each behind those that it depends on.
-    saved: what a gradient cannot compute again, such as random numbers, and what comes behind a write.
+    nodes: its operations, each after those that it depends on.
+    saved: what a gradient cannot compute again, such as random numbers, and what comes after a write.
     """
 
     def __init__(

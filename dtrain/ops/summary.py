@@ -30,7 +30,7 @@ class _Summary(Op):
         raise NotImplementedError
 
     def bind(self, env: Env, ins: Sequence[Array], outs: Sequence[Array]) -> Kernel:
-        summary_proto.protos()  # what is not installed is told before the first step
+        summary_proto.protos()  # what is not installed is reported before the first step
         to_host: Callable[[Any], Any] = np.asarray if env.on_host else env.xp.asnumpy
 
         def kernel() -> None:

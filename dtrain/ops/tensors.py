@@ -200,7 +200,7 @@ def cumprod(
         raise GraphError(f"cumprod: the size of axis {axis} of {t!r} has to be known.")
 
     def moved(y: Tensor, by: int) -> Tensor:
-        """y, by so many entries later, behind ones."""
+        """y, by so many entries later, after ones."""
         begin, size = [0] * (t.shape.ndims or 0), [-1] * (t.shape.ndims or 0)
         kept = slice_(y, begin, [n - by if i == along else -1 for i in range(len(size))])
         some = slice_(y, begin, [by if i == along else -1 for i in range(len(size))])

@@ -1,6 +1,6 @@
 """Optimizer updates: one op for all variables of a dtype, one pass over their memory.
 
-Variables, gradients and slots of a step lie one behind the other (see runtime/memory), so the arrays of an
+Variables, gradients and slots of a step lie one after the other (see runtime/memory), so the arrays of an
 update coalesce into one flat run, which is worked on in pieces that stay in the cache. Where the ranks of a
 node share the variables, each works on its part of the run.
 """
@@ -56,7 +56,7 @@ class _Update(Op):
 
     @property
     def packs(self) -> range:
-        """Inputs that are best made one behind the other in memory: the gradients."""
+        """Inputs that are best made one after the other in memory: the gradients."""
         return range(self.count, 2 * self.count)
 
     @property

@@ -61,7 +61,7 @@ def window_count(n: int | None, size: int | None, stride: int, dilation: int, pa
 
 
 def place_windows(n: int, size: int, stride: int, dilation: int, padding: str) -> Axis:
-    """The windows along an axis of n entries; SAME pads both ends alike, the end by the odd one."""
+    """The windows along an axis of n entries; SAME pads both ends equally, the end by the odd one."""
     count = window_count(n, size, stride, dilation, padding)
     assert count is not None
     reach = (size - 1) * dilation + 1

@@ -1,4 +1,4 @@
-"""fuse: runs of elementwise ops, and the reductions behind them, become one pass over memory."""
+"""fuse: runs of elementwise ops, and the reductions after them, become one pass over memory."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Groups:
         return node.inputs[0] if summed and node.outputs[0].dtype.name in TYPES else None
 
     def _between(self, group: list[Operation], node: Operation) -> bool:
-        """Whether an op outside the group lies behind one in it and before the node.
+        """Whether an op outside the group lies after one in it and before the node.
 
         Looked for from the node back, what was placed first first, and nothing from before the group.
         """

@@ -69,7 +69,7 @@ def _by_hand(node: Operation) -> bool:
 
 def _in_buckets(step: Step, terms: list[Tensor]) -> list[list[Tensor]]:
     """The terms whose verdict can travel with the last of them that are summed, and those that come later."""
-    sums: dict[Operation, int] = {}  # one behind the other, up to each node
+    sums: dict[Operation, int] = {}  # one after the other, up to each node
     for node in step.graph.operations:
         sums[node] = max((sums[p] for p in predecessors(node)), default=0) + isinstance(node.kind, AllReduce)
     last = max((sums[t.op] for t in terms if step.placements[t] == PARTIAL), default=len(sums))

@@ -15,14 +15,14 @@ from dtrain.ops.nn import Relu, ReluGrad
 from dtrain.ops.reduce import Sum
 from dtrain.passes.step import Rebuild, Step, ancestors, memory_of, sweep
 
-#: What a loop behind may be one op with.
+#: What a loop after may be one op with.
 FIRST = MatMul | LentRows
 
 
 def join(step: Step) -> Step:
     """Make each such pair a Joined, whose kernel is one where there is one, and else theirs.
 
-    A product does not move behind a write of what it reads.
+    A product does not move after a write of what it reads.
     """
     if not (step.device and step.native):
         return step
@@ -88,7 +88,7 @@ def _joined(loop: Operation, first: Operation, tensor: Tensor) -> Joined:
 
 
 def _end(loop: Fused, at: int, specs: Sequence[Spec]) -> str:
-    """What a loop is behind a product, its input `at`, that cuBLASLt may do in the same kernel."""
+    """What a loop is after a product, its input `at`, that cuBLASLt may do in the same kernel."""
     kinds = [type(op) for op, _ in loop.body]
     if len(specs) != 2 or set(loop.body[0].args) != {0, 1} or any(s.dtype.name != "float32" for s in specs):
         return ""

@@ -144,7 +144,7 @@ def snapshot(step: Step) -> Step:
 
 
 def _settle_views(step: Step) -> Step:
-    """Copy a variable before a view of it where the view is from before a write and its reader behind it."""
+    """Copy a variable before a view of it where the view is from before a write and its reader after it."""
     written_by = {
         node: {memory_of(node.inputs[i]) for i in node.kind.writes} for node in step.graph.operations
     }

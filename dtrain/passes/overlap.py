@@ -1,7 +1,7 @@
 """Sums of gradients that begin before the backward pass ends: which, where that pays, and where in the order.
 
 `divide` says in which bucket a gradient travels, `begin` puts the beginning of an early bucket's sum right
-behind the last gradient of it. Both follow from the graph and from what the network was measured to do,
+after the last gradient of it. Both follow from the graph and from what the network was measured to do,
 which is the same on all ranks.
 """
 
@@ -27,7 +27,7 @@ WORTH = 0.05
 
 
 def divide(step: Step) -> Step:
-    """Give gradients that are there early a bucket of their own, numbered from 1; 0 is behind them all."""
+    """Give gradients that are there early a bucket of their own, numbered from 1; 0 is after them all."""
     if step.link is None or step.ranks == 1:
         return step
     ready = _gradients(step)
@@ -102,12 +102,12 @@ def gain(ready: Sequence[Ready], buckets: Sequence[Sequence[Operation]], link: L
         takes = link.seconds(sum(of[node].nbytes for node in group))
         end = max(end, begun) + takes
         moving += takes
-    perfect = work + moving - max(end, work)  # seconds that lie behind products
+    perfect = work + moving - max(end, work)  # seconds that lie after products
     return 1 - (work + moving - link.hidden * perfect) / plain
 
 
 def begin(step: Step) -> Step:
-    """Put BeginAllReduce behind the last of what an early bucket sums; the AllReduce waits for its end."""
+    """Put BeginAllReduce after the last of what an early bucket sums; the AllReduce waits for its end."""
     nodes = step.graph.operations
     early = [n for n in nodes if isinstance(n.kind, AllReduce) and n.kind.bucket]
     if not early:

@@ -163,7 +163,7 @@ def _all(kinds: Sequence[Any]) -> Op:
 
 
 def _groups(nodes: Sequence[Operation], joined: type[Op]) -> list[list[Operation]]:
-    """Collectives to join: of one number and dtype, with equally many behind each, up to a bucket's size."""
+    """Collectives to join: of one number and dtype, with equally many after each, up to a bucket's size."""
     depth: dict[Operation, int] = {}
     open_groups: dict[tuple[int, int, str], list[Operation]] = {}
     filled: dict[tuple[int, int, str], int] = {}

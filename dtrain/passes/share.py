@@ -6,7 +6,7 @@ stands a NodeBarrier, and the few other numbers of the bucket each rank adds up 
 
 The gradient to a layer's weights is a product, of its inputs, turned, with the gradients to its outputs: a
 sum over the rows of the batch. Where those are fewer numbers than the weights, no rank computes its term of
-the sum. Behind the barrier each reads all ranks' rows and computes its part of the weights' gradient: nothing
+the sum. After the barrier each reads all ranks' rows and computes its part of the weights' gradient: nothing
 is added up, and every bit is that of one rank.
 """
 
@@ -123,7 +123,7 @@ class _Rebuilt(Rebuild):
             self.meet(node, waits)
             return
         inputs = self.inputs(node.inputs)
-        if node in self.products:  # it comes behind the barrier
+        if node in self.products:  # it comes after the barrier
             bound = graph.add(ProductBound(), inputs, f"{node.name}/Bound", tuple(waits)).outputs[0]
             self.tensors[node.outputs[0]], self.placements[bound] = bound, PARTIAL
             return
@@ -137,7 +137,7 @@ class _Rebuilt(Rebuild):
         self.copy(node, inputs, waits, kind)
 
     def meet(self, bucket: Operation, waits: list[Operation]) -> None:
-        """Put a barrier in a bucket's place, and behind it what reads the memory of other ranks."""
+        """Put a barrier in a bucket's place, and after it what reads the memory of other ranks."""
         terms = [t for t in bucket.inputs if t.op not in self.products]
         products = [t.op for t in bucket.inputs if t.op in self.products]
         held = list(dict.fromkeys([*terms, *(t for p in products for t in p.inputs)]))

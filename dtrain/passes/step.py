@@ -153,7 +153,7 @@ def topological(nodes: Sequence[Operation], before: dict[Operation, set[Operatio
     """An order in which each node follows those in before[node], and otherwise keeps the given one.
 
     Raises:
-        ValueError: there is none; its argument lists the nodes in or behind a cycle.
+        ValueError: there is none; its argument lists the nodes in or after a cycle.
     """
     position = {node: i for i, node in enumerate(nodes)}
     waiting = {node: {p for p in before[node] if p in position} for node in nodes}

@@ -20,7 +20,7 @@ from dtrain.report.style import STYLE
 #: No scripts, and nothing is loaded from anywhere, whatever a run's files hold.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-#: Facts of the header that tell where a run was made, and what they are called.
+#: Facts of the header that say where a run was made, and what they are called.
 ENVIRONMENT = {
     "version": "dtrain",
     "ranks": "ranks",
@@ -38,7 +38,7 @@ NOT_COMPARED = ("run_dir",)
 
 
 def write(paths: Sequence[str], to: Path) -> str:
-    """Write the report on these run directories; returns what to tell the user.
+    """Write the report on these run directories; returns what to print.
 
     Raises:
         UsageError: one of them is no run directory.

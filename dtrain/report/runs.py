@@ -24,7 +24,7 @@ METRICS, CONFIG, MISTAKES = "metrics.jsonl", "config.toml", "mistakes.json"
 
 @dataclass
 class Run:
-    """What one run directory tells.
+    """What one run directory says.
 
     name: the folder's name, or its path where another run's folder has the same.
     header, done, profile: the facts of these events of metrics.jsonl, {} where there is none.
@@ -102,7 +102,7 @@ def number(value: Any) -> float | None:
 
 
 def read_all(paths: Sequence[str]) -> list[Run]:
-    """The runs of these directories, with names that tell them apart.
+    """The runs of these directories, with names that distinguish them.
 
     Raises:
         UsageError: one of them is no run directory.
@@ -157,7 +157,7 @@ def _read_events(run: Run, text: str) -> None:
             damaged += bool(line.strip())
             continue
         if kind == "header":
-            run.header, run.done = event, {}  # a run that went on has several
+            run.header, run.done = event, {}  # a resumed run has several
         elif kind == "epoch" and number(event.get("epoch")) is not None:
             epochs[int(event["epoch"])] = event
         elif kind == "profile":

@@ -26,7 +26,7 @@ MACHINE, STUDY = "machine.json", "study.json"
 MOST_BYTES = 1 << 20
 #: The test accuracy that a run is timed to.
 TARGET = 0.975
-#: Parts of a step, in the order they are told, and the words of a profile's parts that they hold.
+#: Parts of a step, in the order they are listed, and the words of a profile's parts that they hold.
 COMPUTING, MOVING, WAITING, OTHER = "computing", "moving", "waiting", "Python, feeding and fetching"
 PARTS = (COMPUTING, MOVING, WAITING, OTHER)
 
@@ -329,7 +329,7 @@ def to_csv(study: Study) -> str:
 
 
 def to_mllog(folder: Path) -> str:
-    """The runs in a folder as MLPerf's log lines (mlcommons/logging, mllog): one run behind the other."""
+    """The runs in a folder as MLPerf's log lines (mlcommons/logging, mllog): one run after the other."""
     lines = []
     for path in sorted(folder.glob(f"ranks-*/run-*/{MACHINE}"), key=_by_number):
         run = read(path.parent)

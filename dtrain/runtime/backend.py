@@ -66,7 +66,7 @@ class Backend:
         """Return when the device has done what it was given; kernels on the host have when they return."""
 
     def code(self, env: Any, transfers: int, bitwise: bool = False) -> Any:
-        """What a plan's ops ask for kernels; transfers: how many arrays it is fed and gives back."""
+        """What a plan's ops ask for kernels; transfers: how many arrays it is fed and returns."""
         return Code(env.comm, env, env if bitwise else None)
 
 
@@ -74,7 +74,7 @@ class CupyBackend(Backend):
     """One GPU, chosen by the rank on its node; one that gpus.problem has nothing against.
 
     precision: what the operands of float32 products are rounded to (see cuda/blas.py). share: whether other
-    ranks may have the same GPU. identity: what tells it from others (see gpus.identity).
+    ranks may have the same GPU. identity: what distinguishes it from others (see gpus.identity).
     stream: where everything runs; no stream that others wait for, since it is captured.
     blas: cuBLAS on it.
     """
@@ -157,7 +157,7 @@ class CupyBackend(Backend):
 
     @contextmanager
     def _room_for(self, nbytes: int, where: str = "") -> Iterator[None]:
-        """Within, memory that is not to be had is told with what was asked for and what is there."""
+        """Within, memory that is not to be had is reported with what was asked for and what is there."""
         try:
             yield
         except (MemoryError, self.xp.cuda.runtime.CUDARuntimeError) as error:
@@ -194,7 +194,7 @@ class CupyBackend(Backend):
         return np.frombuffer(memory, np.uint8, nbytes)
 
     def upload(self, source: np.ndarray, out: Any) -> None:
-        """Copy pinned bytes to the device, behind what it was given before."""
+        """Copy pinned bytes to the device, after what it was given before."""
         self._move(out.data.ptr, source.ctypes.data, source.nbytes, "memcpyHostToDevice")
 
     def download(self, source: Any, out: np.ndarray) -> None:
@@ -217,7 +217,7 @@ class CupyBackend(Backend):
             launches()
             return self.stream.end_capture()
         except Exception as error:
-            with suppress(Exception):  # the first error is the one to tell
+            with suppress(Exception):  # the first error is the one to report
                 self.stream.end_capture()
             self.tell(f"the step cannot be captured into a CUDA graph ({error}), so each kernel is launched.")
             return None
@@ -262,7 +262,7 @@ def backend_on(
 
 
 class Choice(NamedTuple):
-    """A device: a GPU by its number in CuPy's order, and what tells it from others; None: the CPU.
+    """A device: a GPU by its number in CuPy's order, and what distinguishes it from others; None: the CPU.
 
     why: why it is the CPU, in a sentence, where its user may expect a GPU.
     """
@@ -315,7 +315,7 @@ def choose_gpu(device: str, local_rank: int | None = None, share: bool | None = 
 def take_gpu(device: str, share: bool | None = None) -> None:
     """Make the GPU that choose_gpu names this process's, before there is an MPI that may begin on another.
 
-    What is wrong with it is told when the ranks have met.
+    What is wrong with it is reported when the ranks have met.
     """
     with suppress(EnvironmentProblem):
         gpu = choose_gpu(device, share=share).gpu

@@ -164,7 +164,7 @@ class CompiledStep:
             except NotFinite:
                 taken = [self._take_anyway(plan, self._plan(specs, look=False), arrays)]
             session.variables.initialized.update(plan.assigned)
-            with suppress(RanksLost):  # the steps are done: the next collective tells
+            with suppress(RanksLost):  # the steps are done: the next collective reports it
                 session.count_updates(len(taken) * plan.updates)
         return taken
 

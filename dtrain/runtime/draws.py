@@ -48,7 +48,7 @@ class Draws:
         return self._counts.setdefault(name, np.zeros(2, np.int64))
 
     def undraw(self, names: Iterable[str]) -> None:
-        """Take back the last runs in C of these operations, of a step that was stopped behind them."""
+        """Take back the last runs in C of these operations, of a step that was stopped after them."""
         for name in names:
             self._counts[name][0] -= self._counts[name][1]
 
@@ -74,7 +74,7 @@ class Draws:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Let runs inside draw what the runs behind them draw again: who watches changes nothing."""
+        """Let runs inside draw what the runs after them draw again: who watches changes nothing."""
         state = self.state
         try:
             yield
@@ -86,6 +86,6 @@ class Draws:
         return {name: int(counter[0]) for name, counter in self._counts.items() if counter[0]}
 
     def back_to(self, counts: dict[str, int]) -> None:
-        """Draw again what came behind counted()."""
+        """Draw again what came after counted()."""
         for name in (*self._counts, *counts):
             self._counter(name)[0] = counts.get(name, 0)

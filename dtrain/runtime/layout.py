@@ -35,7 +35,7 @@ SMALL = 4096
 
 
 class NoRoom(Exception):
-    """What a step that `share` changed needs is not to be had: compile it without. On all ranks alike."""
+    """What a step that `share` changed needs is not to be had: compile it without. The same on all ranks."""
 
 
 class PlanEnv:
@@ -87,7 +87,7 @@ class PlanEnv:
         return self._draws.counter(self.node)
 
     def undraw(self, names: Iterable[str]) -> None:
-        """Take back the draws of these operations in C: the step was stopped behind them."""
+        """Take back the draws of these operations in C: the step was stopped after them."""
         assert self._draws is not None
         self._draws.undraw(names)
 
@@ -139,7 +139,7 @@ class Layout:
             if isinstance(c.kind, BeginAllReduce)
         }
         self.ends: dict[Operation, Kernel] = {}
-        self._barriers: list[int] = []  # positions of writes behind which the ranks of the node meet
+        self._barriers: list[int] = []  # positions of writes after which the ranks of the node meet
         #: Of the memory of each tensor the nodes that read or write it, in the order they run.
         self.readers: dict[Tensor, dict[Operation, None]] = {}
         for node in nodes:
@@ -198,7 +198,7 @@ class Layout:
         """On a device: products that nothing waits for at once, and before which node each must be done.
 
         That is the first that reads it, or writes what it reads. They are those of gradients of weights:
-        while one is computed, the backward pass goes on.
+        while one is computed, the backward pass continues.
         """
         found: dict[Operation, Operation] = {}
         if not (self.step.device and self.step.native):
@@ -236,7 +236,7 @@ class Layout:
 
     # -- gradients side by side ------------------------------------------------------------------------
     def _pack(self, node: Operation) -> None:
-        """Lay a bucket, or an update's gradients, one behind the other in memory of their own.
+        """Lay a bucket, or an update's gradients, one after the other in memory of their own.
 
         The memory is not shared with other tensors, so that all of it can be walked over as one array. What
         is in the padding between them means nothing.
@@ -292,7 +292,7 @@ class Layout:
         self.terms[node] = parts
 
     def end(self) -> list[NativeCall]:
-        """What comes behind all kernels: a barrier, where others may still read what this rank writes."""
+        """What comes after all kernels: a barrier, where others may still read what this rank writes."""
         gathered = [t for n in self.terms if isinstance(n.kind, AllGather) for t in n.outputs]
         read = [self.last_use.get(t, 0) for t in gathered]
         last = max(read, default=-1) + 1
@@ -445,7 +445,7 @@ class Layout:
         return calls if calls is None or isinstance(calls, list) else [calls]
 
     def explain(self, node: Operation) -> None:
-        """Raise what a node's kernel in C would not go on for, in the words of its other kernel."""
+        """Raise what a node's kernel in C stopped at, in the words of its other kernel."""
         ins, outs = ([self.backend.to_host(self.arrays[t]) for t in of] for of in (node.inputs, node.outputs))
         node.kind.bind(self.env.on_the_host(), ins, outs)()
         raise AssertionError(f"{node.name} stopped and does not in NumPy")
@@ -462,7 +462,7 @@ class Layout:
         i = self.position[node]
         earlier = (j for memory in written for n in self.readers[memory] if (j := self.position[n]) < i)
         last = max(earlier, default=-1)
-        # a sum or barrier behind the last reader is where all have met already
+        # a sum or barrier after the last reader is where all have met already
         return last < 0 or self.sums[last + 1] == self.sums[i]
 
     def _must_be_copied(self, tensor: Tensor) -> bool:

@@ -31,7 +31,7 @@ def pack(buffers: Iterable[Buffer]) -> int:
         nbytes = aligned(buffer.nbytes)
         alive = np.flatnonzero((first[:n] <= buffer.last) & (last[:n] >= buffer.first))
         ends = np.maximum.accumulate(end[alive])
-        free = np.concatenate(([0], ends))  # lowest places behind all that begins further down
+        free = np.concatenate(([0], ends))  # lowest places after all that begins further down
         fits = free[:-1] + nbytes <= begin[alive]
         buffer.offset = int(free[fits.argmax() if fits.any() else -1])
         at = int(np.searchsorted(begin[:n], buffer.offset, "right"))

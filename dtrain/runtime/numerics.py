@@ -1,6 +1,6 @@
 """Steps that the check for bad numbers has stopped: lower a loss scale, warn, or raise an error.
 
-The check itself, StopIfBad, stands in the plan and stops a step on all ranks (ops/check.py).
+The check itself, StopIfBad, is in the plan and stops a step on all ranks (ops/check.py).
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class Plan:
         return single, merged
 
     def _placed(self, i: int, kernel: Kernel) -> Kernel:
-        """Kernel i in NumPy, which tells where it is as those in C do."""
+        """Kernel i in NumPy, which says where it is as those in C do."""
         row = self._board.row
 
         def placed() -> None:
@@ -193,7 +193,7 @@ class Plan:
         return [a.copy() if a.ndim else a[()] for a in self._fetches]
 
     def repeats(self, until: int | None) -> bool:
-        """Whether run_steps can be, on all ranks alike: all is C, and the fetch `until` a float32 scalar."""
+        """Whether all is C and fetch `until` a float32 scalar, as run_steps needs; agreed on."""
         last = None if until is None else self._fetches[until]
         return self._repeats and (last is None or (last.dtype == np.float32 and last.ndim == 0))
 
@@ -206,12 +206,12 @@ class Plan:
     def run_steps(self, rows: np.ndarray, values: Sequence[Any], until: int | None) -> list[list[Any]]:
         """run once for each of the rows, with nothing but kernels in between, if repeats(until).
 
-        rows: what the first feed is given, in each step; values: as in run, of the others, alike in all.
-        It ends behind a step in which the fetch `until`, if any, is not 0. Returns what each step gave.
+        rows: what the first feed is given, in each step; values: as in run, of the others, the same in all.
+        It ends after a step in which the fetch `until`, if any, is not 0. Returns what each step gave.
         """
         assert self._program is not None
         steps = len(rows)
-        # what is alike is fed anew: a step may lay something else where a feed was
+        # what is the same is fed anew: a step may lay something else where a feed was
         given = [rows, *(np.asarray(value)[None].repeat(steps, 0) for value in values[1:])]
         self._poison()
         feeds = [(b, np.ascontiguousarray(given[index], b.dtype)) for index, b in self._feeds]

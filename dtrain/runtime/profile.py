@@ -25,11 +25,11 @@ from dtrain.ops.placement import local_shape
 from dtrain.passes.step import Step
 from dtrain.runtime.plan import Plan
 
-#: What a summary tells apart, in its order. Parts of a step add up to it: OTHER is what no event covers.
+#: What a summary distinguishes, in its order. Parts of a step add up to it: OTHER is what no event covers.
 MEMORY, UPDATE = "gather, pool and other ops", "update"
 WAITING = "communication: waiting"
 DATA, OTHER = "feeding and fetching", "Python and other"
-#: What goes on beside these, so that it is no part of a step: sums that began early.
+#: What runs beside these, so that it is no part of a step: sums that began early.
 ASIDE = "communication: beside other work"
 #: The part of it for which this rank did not wait.
 HIDDEN = "hidden"
@@ -176,7 +176,7 @@ class Recorder:
 
 
 def _labels(plan: Plan, comm: Communicator) -> list[tuple[str, str, dict[str, Any], bool]]:
-    """Of each kernel: its name, part, what is told of it, and whether all ranks meet before it."""
+    """Of each kernel: its name, part, what is said of it, and whether all ranks meet before it."""
     labels = []
     nodes = plan.kernel_nodes
     for i, node in enumerate(nodes):

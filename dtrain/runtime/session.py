@@ -454,7 +454,7 @@ class Session:
 
     @random_state.setter
     def random_state(self, state: dict[str, Any]) -> None:
-        """Go on from there: the same on every rank."""
+        """Continue from there: the same on every rank."""
         with self.lock:
             self.draws.state = state
 

@@ -71,7 +71,7 @@ class Taking:
         return [values[t] for t in self.tensors]
 
     def put(self, session: Any, values: Sequence[Any]) -> None:
-        """Hand the values of `fetched` to where they go, behind the run."""
+        """Hand the values of `fetched` to where they go, after the run."""
         rest = iter(values)
         for kind in self._puts:
             self._sources[kind.source].put(session, [next(rest) for _ in kind.tensors], kind.argument)

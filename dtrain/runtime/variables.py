@@ -24,7 +24,7 @@ class Variables:
     """The variables of a graph on one rank.
 
     Parameters and their slots lie in memory that the ranks of a node share, where there is such; one of the
-    ranks writes it behind a barrier in which all take part.
+    ranks writes it after a barrier in which all take part.
 
     lock: held while values are read or written.
     arrays: the memory of each, by operation name. initialized: names of those that have a value.

@@ -95,7 +95,7 @@ class _Moved:
         self._down = self._down - down
 
     def warp(self, x: dt.Tensor) -> dt.Tensor:
-        """The images so moved; what comes behind begins anew."""
+        """The images so moved; what comes after begins anew."""
         if isinstance(self._right, float):
             return x
         nothing = dt.zeros_like(self._right)

@@ -415,7 +415,7 @@ class Trained:
 class Steps:
     """The network as an engine trains it.
 
-    take: takes the steps of a window, as CompiledStep.several; a profiler may stand in its place.
+    take: takes the steps of a window, as CompiledStep.several; a profiler may take its place.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Saved:
     """A network that is ready to be asked.
 
     inputs, fixed: what is fed: rows by name, and scalars. data: the set that rows are from, if it is known.
-    told: what it is, as plain data: model, epoch and step, digest of the training data, preprocessing.
+    told: facts about it, as plain data: model, epoch and step, digest of the training data, preprocessing.
     keras: the Keras model, where it is one, and scale: what its rows are multiplied by.
     """
 

@@ -104,7 +104,7 @@ def prepared(config: TrainConfig, comm: Communicator, other: bool = False) -> tu
 def train(config: TrainConfig, comm: Communicator, *observers: Observer) -> dict[str, Any]:
     """Train as the configuration says, on all ranks together; returns the facts of the footer.
 
-    observers: told of the run after those that the configuration asks for.
+    observers: called after those that the configuration asks for.
 
     Raises:
         DtrainError: of any kind, on every rank, as far as it happened before the first step.

@@ -43,7 +43,7 @@ class Writer:
         raise NotImplementedError
 
     def _end(self) -> None:
-        """What comes behind the last row."""
+        """What comes after the last row."""
 
     def close(self) -> None:
         """Put the file in its place."""
@@ -58,7 +58,7 @@ class Writer:
     def drop(self) -> None:
         """Leave nothing."""
         with suppress(OSError):
-            self._end()  # else a Parquet file ends itself when it goes, behind the file it is in
+            self._end()  # else a Parquet file ends itself when it goes, after the file it is in
         with suppress(OSError):
             self.file.close()
             self._beside.unlink(missing_ok=True)

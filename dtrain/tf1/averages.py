@@ -30,7 +30,7 @@ class ExponentialMovingAverage:
         decay: a number or tensor, near 1.
         num_updates: a count of steps; decay is at most (1 + num_updates) / (10 + num_updates).
         zero_debias: averages of tensors, which begin at 0, are divided by the weights that they hold.
-        name: what the averages are called, behind the name of what they are of.
+        name: what the averages are called, after the name of what they are of.
     """
 
     def __init__(

@@ -197,7 +197,7 @@ class SyncReplicasOptimizer(Optimizer):
         return SessionRunHook()
 
     def get_init_tokens_op(self, num_tokens: int = -1) -> Operation:
-        """An operation that does nothing, likewise."""
+        """An operation that does nothing, too."""
         return no_op("init_tokens")
 
     @property
@@ -220,7 +220,7 @@ class Supervisor:
     Args:
         graph, init_op, init_feed_dict, local_init_op, init_fn: as Scaffold has them.
         logdir: where it saves, and what it restores from; None saves nothing.
-        summary_op: by default all of the graph's, merged; None writes none. saver: likewise.
+        summary_op: by default all of the graph's, merged; None writes none. saver: the same.
         save_summaries_secs, save_model_secs: how often; 0 for never.
         is_chief, recovery_wait_secs, stop_grace_secs: without a meaning: every rank does the same.
 

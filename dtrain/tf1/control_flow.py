@@ -145,7 +145,7 @@ def while_loop(
 
     Where cond follows from counters, constants, shapes and integer placeholders, the steps are a part of the
     plan, and have gradients. With maximum_iterations a condition on values is asked in as many steps, those
-    behind the end changing nothing. Else the loop is one op that every rank runs alike on whole values, which
+    after the end changing nothing. Else the loop is one op that every rank runs on the same values, which
     writes no variables and has no gradient.
 
     Args:
@@ -304,7 +304,7 @@ def scan(
     reverse: bool = False,
     name: str | None = None,
 ) -> Any:
-    """fn(accumulated, entry) along axis 0 of elems; what it has accumulated behind each entry, stacked.
+    """fn(accumulated, entry) along axis 0 of elems; what it has accumulated after each entry, stacked.
 
     Args:
         initializer: what is accumulated before the first entry; by default that is the first entry.

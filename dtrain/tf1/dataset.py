@@ -132,7 +132,7 @@ class Dataset:
     def from_generator(
         generator: Callable[..., Any], output_types: Any, output_shapes: Any = None, args: Any = None
     ) -> Dataset:
-        """What generator(*args) yields; each pass calls it anew, on every rank alike."""
+        """What generator(*args) yields; each pass calls it anew, the same on every rank."""
         return _Generated(generator, output_types, output_shapes, args or ())
 
     @staticmethod
@@ -207,7 +207,7 @@ class Dataset:
         return _Skipped(self, count)
 
     def concatenate(self, dataset: Dataset) -> Dataset:
-        """These elements, and behind them those of another data set."""
+        """These elements, and after them those of another data set."""
         return _Joined(self, dataset)
 
     def shard(self, num_shards: Any, index: Any) -> Dataset:

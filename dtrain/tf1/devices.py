@@ -18,7 +18,7 @@ _told = False
 def device(device_name_or_function: Any) -> Iterator[None]:
     """What is built inside runs where all of the session does: names and functions change nothing.
 
-    The first name of a GPU is told in a warning, once, since a session is on the CPU unless it is made with
+    The first name of a GPU is in a warning, once, since a session is on the CPU unless it is made with
     device='gpu'.
     """
     global _told

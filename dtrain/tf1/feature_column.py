@@ -89,7 +89,7 @@ class _Bucketized(Column):
 
 
 class _Categorical(Column):
-    """Categories by number, in any of the axes behind the first; a number below 0 counts nowhere."""
+    """Categories by number, in any of the axes after the first; a number below 0 counts nowhere."""
 
     categorical = True
     is_dense = False

@@ -87,7 +87,7 @@ class FIFOQueue:
         return taken(self._name, [()], [int32], name or f"{self._name}_Size", "size")[0]
 
     def close(self, cancel_pending_enqueues: bool = False, name: str | None = None) -> Operation:
-        """An operation behind which nothing is put in; what is left may be taken out."""
+        """An operation after which nothing is put in; what is left may be taken out."""
         return start(self._name, name or f"{self._name}_Close")
 
     def _tensors(self, vals: Any) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """tf.image: images as tensors [height, width, channels], or [n, height, width, channels].
 
 All are formulas of the graph's ops, so they run in a plan and in the functions of data sets; decoding and
-encoding is Pillow's, in the functions of data sets. Random draws are alike on all ranks.
+encoding is Pillow's, in the functions of data sets. Random draws are the same on all ranks.
 """
 
 from __future__ import annotations

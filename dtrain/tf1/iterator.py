@@ -43,7 +43,7 @@ class Context:
         return int(self.value(source))
 
     def stream(self, name: str, seed: int) -> Callable[[], np.random.Generator]:
-        """The generators of a step's next draws, alike on all ranks."""
+        """The generators of a step's next draws, the same on all ranks."""
         return self._draws.stream(f"{self._name}/{name}", seed)
 
     def inside(self, values: dict[Tensor, np.ndarray]) -> Context:

@@ -36,7 +36,7 @@ class TFRecordOptions:
 class TFRecordWriter:
     """Writes records, which are bytes, to a file; closed by close() or at the end of a `with` block.
 
-    On several ranks each writes what it is told to: let rank 0 write a file that all share.
+    On several ranks each writes what it is asked to: let rank 0 write a file that all share.
     """
 
     def __init__(self, path: str | os.PathLike[str], options: Any = None) -> None:

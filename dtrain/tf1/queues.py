@@ -1,7 +1,7 @@
 """The input queues of TensorFlow 1, as data sets: no threads run, and the order is the same on every rank.
 
 A producer's or reader's tensors are a data set's next element; `batch` makes a data set of what is computed
-of them. start_queue_runners has nothing to start, and a Coordinator is told to stop as ever.
+of them. start_queue_runners has nothing to start, and a Coordinator is asked to stop as ever.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def _checksum(data: bytes) -> int:
 
 
 def framed(record: bytes) -> bytes:
-    """A record as it stands in a file."""
+    """A record as it is in a file."""
     length = struct.pack("<Q", len(record))
     return length + _CRC.pack(_checksum(length)) + record + _CRC.pack(_checksum(record))
 

@@ -40,7 +40,7 @@ def dynamic_rnn(
 
     Args:
         inputs: [batch, time, ...], or a structure of such; the time may be known only when it is fed.
-        sequence_length: [batch], of integers: how many steps of each sequence count. Outputs behind them are
+        sequence_length: [batch], of integers: how many steps of each sequence count. Outputs after them are
             0, and the state stays.
         initial_state: the cell's state before the first step; by default zeros of dtype.
         time_major: inputs and outputs are [time, batch, ...].
@@ -123,7 +123,7 @@ def _lengths(lengths: Any, x: Tensor, axis: int) -> Tensor | None:
 
 
 def _masked(time: Any, lengths: Tensor | None, output: Any, before: Any, after: Any) -> tuple[Any, Any]:
-    """What a step gives, where it is behind the end of a sequence zeros and the state from before."""
+    """What a step gives, where it is after the end of a sequence zeros and the state from before."""
     if lengths is None:
         return output, after
     here = convert_to_tensor(time) < lengths

@@ -79,7 +79,7 @@ def as_string(
 
 
 def join(inputs: Sequence[Any], separator: str = "", name: str | None = None) -> Tensor:
-    """The texts of tensors, entry by entry, behind one another; a scalar goes with every entry."""
+    """The texts of tensors, entry by entry, one after another; a scalar goes with every entry."""
     tensors = [convert_to_tensor(value) for value in inputs]
     shapes = [t.spec.shape for t in tensors if t.spec.shape != ()]
     shape: Any = () if not shapes else shapes[0]
@@ -104,7 +104,7 @@ def reduce_join(
     keepdims: bool | None = None,
     reduction_indices: int | None = None,
 ) -> Tensor:
-    """The texts along an axis, or all of them, behind one another."""
+    """The texts along an axis, or all of them, one after another."""
     x = convert_to_tensor(inputs)
     axis, keep = reduction_indices if axis is None else axis, bool(keepdims or keep_dims)
     shape = x.spec.shape

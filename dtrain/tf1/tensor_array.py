@@ -96,7 +96,7 @@ class TensorArray:
         return gather_rows(self.stack(), indices, name=name)
 
     def concat(self, name: str | None = None) -> Tensor:
-        """All entries one behind the other along their axis 0."""
+        """All entries one after the other along their axis 0."""
         whole = self.stack()
         return reshape(whole, concat([[-1], shape_of(whole)[2:]], 0), name=name)
 

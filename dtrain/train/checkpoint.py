@@ -183,7 +183,7 @@ def save(run_dir: Path, step: int, values: Mapping[str, np.ndarray], about: Mapp
 def prune(run_dir: Path, newest: int, keep: int, best: int = 0) -> None:
     """Remove all checkpoints but the newest `keep` and that of the step `best`, and what crashes have left.
 
-    newest: the step that was saved last. Those of later steps were damaged: the run went on from before them.
+    newest: the step that was saved last. Those of later steps were damaged: the run resumed from before them.
 
     Raises:
         CheckpointError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Going on without ranks that die.
+"""Continuing without ranks that die.
 
 Each collective of an elastic communicator succeeds on all survivors or fails on all, a step that fails
 changes nothing (Session), and each rank has all parameters. So after a death the survivors stand at one step
@@ -20,7 +20,7 @@ from dtrain.train.state import Progress
 
 
 class Survivors:
-    """`with survivors:` ends early where ranks die in it; those left are then ready to go on from `at`.
+    """`with survivors:` ends early where ranks die in it; those left are then ready to continue from `at`.
 
     Args:
         at: how far the run has come; it has to be right wherever a collective may fail.

@@ -56,7 +56,7 @@ class Engine:
         pace: how many steps a call takes, of how many the one before took.
         checkpoints, request: where the run is saved, and what may ask it to stop; None for neither.
         resume: what resumes a run that was stopped, for its message.
-        survivors: ends what is within where ranks die that the others can go on without.
+        survivors: ends what is within where ranks die that the others can continue without.
 
     """
 
@@ -95,7 +95,7 @@ class Engine:
             SavedAndStopped: a rank was asked to stop, and the run is saved.
         """
         while self._at.epoch <= self._epochs and not (self._events.stops or self.early):
-            # where ranks die, this ends, and those left go on from `at`
+            # where ranks die, this ends, and those left continue from `at`
             with self._survivors, closing(self._source(self._at, self._steps)) as windows:
                 first = list(islice(windows, 1))
                 if not first and not self._at.iteration:

@@ -1,6 +1,6 @@
 """Hooks of a monitored session, under TensorFlow 1's names: what happens around each of its runs.
 
-On several ranks every hook runs on every rank, so that all fetch alike; rank 0 prints and writes. What
+On several ranks every hook runs on every rank, so that all fetch the same; rank 0 prints and writes. What
 follows from a clock is rank 0's, on all.
 """
 

@@ -3,7 +3,7 @@
 The loss is multiplied before the backward pass and the gradients are divided after it (Micikevicius et al.
 2018). With powers of two this changes no bit of a gradient that neither number holds too large nor too small.
 
-A dynamic scale is two variables of the graph. It grows by operations of the step, behind the update, so it is
+A dynamic scale is two variables of the graph. It grows by operations of the step, after the update, so it is
 captured and saved with all else. It falls where a step has overflowed: the session does that, and takes the
 same step again (runtime/numerics.py).
 """
@@ -48,7 +48,7 @@ class FixedLossScale:
         return convert_to_tensor(self._value, float32)
 
     def grow(self, update: Operation) -> list[Tensor]:
-        """What is to be run behind an update: nothing."""
+        """What is to be run after an update: nothing."""
         return []
 
 
@@ -93,7 +93,7 @@ class DynamicLossScale:
         return self.scale.value()
 
     def grow(self, update: Operation) -> list[Tensor]:
-        """What is to be run behind an update: it counts a good step, and grows where there are enough."""
+        """What is to be run after an update: it counts a good step, and grows where there are enough."""
         steps = self.good_steps.value() + 1
         enough = cast(greater_equal(steps, np.int64(self.increment_period)), int64)
         factor = 1 + cast(enough, float32) * (self.multiplier - 1)

@@ -185,7 +185,7 @@ class _Built:
 
 
 def _build(definition: GraphDef, graph: Graph, prefix: str, given: Mapping[str, Any]) -> _Built:
-    """Add the operations of a GraphDef to a graph under their names behind a prefix."""
+    """Add the operations of a GraphDef to a graph under their names after a prefix."""
     built, left_out = _Built(given), dict[str, str]()
     with graph.as_default(), graph.control_dependencies(None), graph.name_scope(None):
         for node in definition.node:

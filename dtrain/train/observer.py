@@ -23,7 +23,7 @@ Results = Callable[[float, Sequence[Any], int], dict[str, float]]
 class Observer:
     """Follows a run. Every method is called on every rank, in this order, and does nothing by default.
 
-    A method may be collective if it is so on all ranks alike. Rank 0 writes.
+    A method may be collective if it is so on all ranks. Rank 0 writes.
     """
 
     #: Whether the call that is in work is the last; the same on all ranks.
@@ -55,7 +55,7 @@ class Observer:
         """After each epoch and its evaluation."""
 
     def lost(self, **facts: Any) -> None:
-        """Ranks have died, and the others go on: the communicator is smaller, this rank perhaps rank 0 now.
+        """Ranks have died, the others continue: the communicator is smaller, this rank perhaps rank 0 now.
 
         Who writes takes over. Not collective.
         """

@@ -35,7 +35,7 @@ class StepProfiler:
 
     Args:
         step: takes a step: what session.make_callable returned, or its several() for windows of one.
-        window: the numbers, from 0, of the first step to record and of the one behind the last.
+        window: the numbers, from 0, of the first step to record and of the one after the last.
         run_dir: gets trace.json, or trace.json.gz, once the last step is recorded.
         clock: nanoseconds; the same clock for all ranks of a node.
     """
@@ -127,7 +127,7 @@ class StepProfiler:
         spans = iter(self._spans)
         span = next(spans, (0, 0))
         for _, name, part, begin, end, about in self._recorder.events:
-            if part == "step":  # behind all that belongs to it
+            if part == "step":  # after all that belongs to it
                 spent[OTHER] += span[1] - span[0]
                 span = next(spans, (0, 0))
                 continue

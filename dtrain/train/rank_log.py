@@ -1,4 +1,4 @@
-"""What ranks say besides the report: warnings, told once with the ranks that have them; a log file a rank.
+"""What ranks say besides the report: warnings, printed once with the ranks that have them; a log file a rank.
 
 Python's warnings and the records of `logging` are held back on every rank and gathered where the ranks meet
 anyway: before the first step and after each epoch. So a warning that all ranks have is one line and not N.
@@ -23,7 +23,7 @@ from dtrain.comm.base import Communicator
 from dtrain.errors import DtrainError, EnvironmentProblem, RanksLost
 from dtrain.train.observer import Observer
 
-#: Different warnings of a rank between two barriers; of more than that only the number is told.
+#: Different warnings of a rank between two barriers; of more than that only the number is printed.
 MOST = 20
 
 
@@ -112,7 +112,7 @@ class RankLog(Observer):
                 self._more += 1
 
     def _take(self) -> list[str]:
-        """What was not told yet."""
+        """What was not printed yet."""
         texts = list(self._new)
         self._told.update(texts)
         if self._more:

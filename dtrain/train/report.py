@@ -22,7 +22,7 @@ from dtrain.train.state import Progress, cut_metrics
 
 
 def on_terminal() -> bool:
-    """Whether a person watches. Under a launcher stdout does not tell, so launch/local does."""
+    """Whether a person watches. Under a launcher stdout does not show it, so launch/local does."""
     if "DTRAIN_TERMINAL" in os.environ:
         return os.environ["DTRAIN_TERMINAL"] == "1"
     return launcher.detect() is None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
@@ -58,7 +58,7 @@ class Report(Observer):
         self._iterations: Any = 0  # '?' where nobody knows
         self._metrics: TextIO | None = None
         self._mute = not log_format
-        self._last: dict[str, Any] = {}  # the epoch that was told last
+        self._last: dict[str, Any] = {}  # the epoch that was reported last
         if self._speaks:
             self._open()
 
@@ -72,7 +72,7 @@ class Report(Observer):
     def close(self) -> None:
         self._close_bar()
         if self._metrics:
-            with suppress(OSError):  # what could not be written was told, and is tried once more
+            with suppress(OSError):  # what could not be written was reported, and is tried once more
                 self._metrics.close()
 
     # -- events ----------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Report(Observer):
         self._emit("epoch", facts, text)
 
     def lost(self, **facts: Any) -> None:
-        """Who died, and where the others go on; told by the new rank 0 where the old one died."""
+        """Who died, and where the others continue; printed by the new rank 0 where the old one died."""
         self._close_bar()
         if self._speaks and self._metrics is None:
             self._take_over(Progress(epoch=facts["epoch"], iteration=facts["iteration"]))
@@ -128,7 +128,7 @@ class Report(Observer):
         self._emit("lost", facts, text)
 
     def _take_over(self, at: Progress) -> None:
-        """Go on with the metrics of a rank 0 that was killed: it has told more than is known, or less."""
+        """Continue the metrics of a rank 0 that was killed: it may have written more than is known."""
         path = self._run_dir / "metrics.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)  # of another node it may have been
         cut_metrics(path, at)
@@ -167,7 +167,7 @@ class Report(Observer):
                 raise CheckpointError(f"{path} cannot be written: {error.strerror or error}.") from None
 
     def _print(self, text: str) -> None:
-        """A line on stdout. Where that takes no more, as of a full disk, the run and its metrics go on."""
+        """A line on stdout. Where that takes no more, as of a full disk, the run and its metrics continue."""
         if self._mute:
             return
         try:

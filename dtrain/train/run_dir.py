@@ -4,7 +4,7 @@ Files `.owner-1`, `.owner-2`, ... of a folder are those who have held it, the hi
 must be new is atomic on any file system, so of several that want the next number one gets it. Locks of the
 system are not used: on network file systems they are often missing, or hold on one node only. A run that ends
 removes its file. The process of one that was killed is gone, which its own machine knows; where nobody can
-tell, as on another machine, its file is no longer touched. Clocks are not compared: the file's time changes,
+know, as on another machine, its file is no longer touched. Clocks are not compared: the file's time changes,
 or it does not.
 """
 
@@ -69,7 +69,7 @@ class Options(Protocol):
 
 @dataclass(frozen=True)
 class Owner:
-    """Who has written a file: the process, and what tells its machine and its start from all others.
+    """Who has written a file: the process, and what distinguishes its machine and its start from all others.
 
     token: the run's own. machine: '' where others cannot ask for the process.
     """

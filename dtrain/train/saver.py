@@ -90,7 +90,7 @@ class Saver:
             if given:
                 raise UsageError(f"Saver: {option} is not supported; leave it out.")
         self._every = keep_checkpoint_every_n_hours * 3600
-        self._next = time.time() + self._every  # one written behind it is kept for good
+        self._next = time.time() + self._every  # one written after it is kept for good
         self._written: dict[str, float] = {}
         self._max_to_keep = max_to_keep or 0
         self._pad = pad_step_number
@@ -102,7 +102,7 @@ class Saver:
             self.build(var_list)
 
     def build(self, var_list: Sequence[Variable] | Mapping[str, Variable] | None = None) -> None:
-        """Settle which variables are saved; with defer_build at a time of one's own."""
+        """Settle which variables are saved; with defer_build at any later time."""
         if isinstance(var_list, Mapping):
             pairs = list(var_list.items())
         else:
@@ -123,7 +123,7 @@ class Saver:
         return list(self._kept)
 
     def set_last_checkpoints(self, last_checkpoints: Sequence[str]) -> None:
-        """Go on from these, oldest first: max_to_keep counts them."""
+        """Continue from these, oldest first: max_to_keep counts them."""
         self._kept = [os.fspath(p) for p in last_checkpoints]
 
     def recover_last_checkpoints(self, checkpoint_paths: Iterable[str]) -> None:
@@ -204,7 +204,7 @@ class Saver:
     def export_meta_graph(
         self, filename: str | os.PathLike[str] | None = None, *args: Any, **named: Any
     ) -> Any:
-        """train.export_meta_graph with the variables of this Saver, which import_meta_graph gives back."""
+        """train.export_meta_graph with the variables of this Saver, which import_meta_graph reads."""
         from dtrain.train.meta_graph import export_meta_graph
 
         return export_meta_graph(filename, None, None, None, *args, saved=self._built(), **named)

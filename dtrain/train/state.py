@@ -63,7 +63,7 @@ class Progress:
             self.sums = list(sums)
 
     def finish_epoch(self, tested: dict[str, float], chooses: bool = False) -> None:
-        """Go on to the next epoch; tested: {} for no test; chooses: whether it says what is best."""
+        """Continue with the next epoch; tested: {} for no test; chooses: whether it says what is best."""
         self.epoch += 1
         self.iteration = self.examples = 0
         self.loss_sum, self.sums = 0.0, []

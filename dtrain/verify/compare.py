@@ -14,7 +14,7 @@ import numpy as np
 class Difference:
     """Where two records part.
 
-    step: counted from 1; 0 behind the last. what: operation, variable, loss, metric or test. name: of it.
+    step: counted from 1; 0 after the last. what: operation, variable, loss, metric or test. name: of it.
     before: whether a single operation showed it before the step was taken.
     """
 

@@ -1,6 +1,6 @@
 """Tables as text: a .csv with a header, or a folder with train.csv, and test.csv, validation.csv if any.
 
-Numbers have a point and no other marks, whatever the locale; columns are parted by commas, semicolons or
+Numbers have a point and no other marks, whatever the locale; columns are separated by commas, semicolons or
 tabs. The columns of --label are the target, all others the example, in the order of the header.
 """
 

@@ -217,7 +217,7 @@ class Idx(Source):
         return self.paths[f"{word}-{what}"]
 
     def _arrays(self, part: str, what: str, rows: int) -> Iterator[np.ndarray]:
-        """The content of a file in pieces of so many examples; its digest is checked behind the last."""
+        """The content of a file in pieces of so many examples; its digest is checked after the last."""
         path = self._path(part, what)
         stem = path.name[: path.name.index(what)] + what
         with _open(path, self.fix) as content:

@@ -23,7 +23,7 @@ from dtrain.errors import DataError, EnvironmentProblem
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".pgm", ".ppm")
 UNREAD = (".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".svg")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")
-#: Of which mode of Pillow's an image is used, by the mode that it has; the wider one stands behind.
+#: Of which mode of Pillow's an image is used, by the mode that it has; the wider one stands after.
 MODES = ("L", "RGB", "RGBA")
 MODE = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 MODE |= {"LA": "RGBA", "PA": "RGBA", "RGBA": "RGBA"}

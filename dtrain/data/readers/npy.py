@@ -1,6 +1,6 @@
 """NumPy's files: an .npz, a pair of .npy, or a folder of such pairs. Nothing is ever unpickled.
 
-What an array is for is told by its name: x or images, y or labels, behind or before train, test or
+What an array is for follows from its name: x or images, y or labels, after or before train, test or
 validation, such as x_train and y_train, or test_images and test_labels.
 """
 

@@ -1,7 +1,7 @@
 """Convolutions, and what makes images and sequences larger or smaller.
 
 Images are [batch, height, width, channels], sequences [batch, steps, channels]; with data_format
-'channels_first' the channels lie behind the batch, and are moved before and after the work.
+'channels_first' the channels lie after the batch, and are moved before and after the work.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Convolution(Spatial, Weighted):
         filters: channels of the output. kernel_size, strides, dilation_rate: one int, or one for each
             direction.
         padding: 'valid' takes whole windows only; 'same' gives sizes of inputs / strides, rounded up.
-        options: kernel_initializer, bias_initializer, and likewise _regularizer and _constraint; and Layer's.
+        options: kernel_initializer, bias_initializer, also _regularizer and _constraint; and Layer's.
 
     Raises:
         UsageError: an argument cannot be meant.
@@ -517,7 +517,7 @@ class UpSampling1D(UpSampling2D):
 
 
 def _ends(value: Any, count: int, what: str) -> list[list[int]]:
-    """[before, behind] of each direction, of one int, one for each, or such pairs."""
+    """[before, after] of each direction, of one int, one for each, or such pairs."""
     if not isinstance(value, list | tuple):
         return [[sizes(value, what)[0]] * 2] * count
     if count == 1:

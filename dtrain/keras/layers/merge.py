@@ -67,7 +67,7 @@ class _Merge(Layer):
 
 
 def _with_rank(x: Tensor, rank: int) -> Tensor:
-    """Keras puts axes of 1 behind the batch's."""
+    """Keras puts axes of 1 after the batch's."""
     while len(x.spec.shape or ()) < rank:
         x = expand_dims(x, 1)
     return x

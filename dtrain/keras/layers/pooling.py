@@ -29,7 +29,7 @@ class _Pooling(Spatial):
     """[batch, h, w, channels] -> [batch, h', w', channels]: windows of pool_size, each strides further.
 
     Args:
-        pool_size: one int or two. strides: likewise, by default pool_size. padding: 'valid' or 'same'.
+        pool_size: one int or two. strides: also one or two, by default pool_size. padding: 'valid' or 'same'.
     """
 
     arguments = ("pool_size", "strides", "padding", "data_format")

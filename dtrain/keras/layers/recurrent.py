@@ -1,4 +1,4 @@
-"""Recurrent layers: a cell for each step of a sequence, one behind the other.
+"""Recurrent layers: a cell for each step of a sequence, one after the other.
 
 The steps are unrolled, so a sequence has the length that is known when its plan is made. What all steps take
 from the inputs is one product before the first of them.
@@ -38,7 +38,7 @@ class Cell(Weighted):
         units: numbers of the output, and of each state.
         dropout, recurrent_dropout: the shares of inputs and of states that are dropped while training, the
             same ones in all steps.
-        options: kernel_, recurrent_ and bias_initializer, and likewise _regularizer and _constraint; Layer's.
+        options: kernel_, recurrent_ and bias_initializer, also _regularizer and _constraint; Layer's.
     """
 
     arguments: ClassVar[tuple[str, ...]] = (

@@ -121,7 +121,7 @@ def save_img(
 class ImageDataGenerator:
     """What happens to images at random; flow() draws batches of them.
 
-    Every rank draws the same: by a seed, or by NumPy's global random numbers, which begin alike on all.
+    Every rank draws the same: by a seed, or by NumPy's global random numbers, which begin the same on all.
 
     Args:
         featurewise_center, featurewise_std_normalization, zca_whitening: by the set that fit() is shown.
@@ -401,7 +401,7 @@ class NumpyArrayIterator(Sequence):
         assert self.saved is not None
         folder, begin, end = self.saved
         for image, row in zip(images, rows, strict=True):
-            # not of NumPy's global numbers: those go on alike on all ranks
+            # not of NumPy's global numbers: those continue the same on all ranks
             name = f"{begin}_{row}_{secrets.randbelow(10_000)}.{end}"
             content = io.BytesIO()
             kind = {"jpg": "jpeg"}.get(end.lower(), end)

@@ -26,7 +26,7 @@ def pad_sequences(
 ) -> np.ndarray:
     """Sequences as rows of one length, by default that of the longest.
 
-    padding, truncating: whether `value` is put, and entries are cut off, before ('pre') or behind ('post').
+    padding, truncating: whether `value` is put, and entries are cut off, before ('pre') or after ('post').
 
     Raises:
         UsageError: padding or truncating is neither.
@@ -86,7 +86,7 @@ def skipgrams(
         shuffle: whether the order is random.
         categorical: whether labels are [0, 1] and [1, 0].
         sampling_table: how probably each word is taken, such as make_sampling_table gives.
-        seed: of what is drawn; by default NumPy's global random numbers go on.
+        seed: of what is drawn; by default NumPy's global random numbers continue.
 
     Returns:
         tuple: the pairs, and their labels.
@@ -113,7 +113,7 @@ def skipgrams(
 
 
 class TimeseriesGenerator(utils.Sequence):
-    """Batches of windows of a series, each with the target of the entry behind it.
+    """Batches of windows of a series, each with the target of the entry after it.
 
     Args:
         data: the series, [n, ...].

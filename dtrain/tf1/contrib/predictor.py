@@ -47,7 +47,7 @@ def from_saved_model(
 
     Args:
         signature_def_key: the signature's name, by default the default one; or signature_def, one itself.
-        input_names, output_names: names of tensors by names of one's own, instead of a signature.
+        input_names, output_names: names of tensors by other names, instead of a signature.
         tags: those of the model, with commas between.
         graph: where it is built, by default a new one.
         config: of its session.

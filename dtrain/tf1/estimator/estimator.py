@@ -112,7 +112,7 @@ class Estimator:
     ) -> Estimator:
         """Train until the data ends, for `steps` steps more, or up to the global step `max_steps`.
 
-        It goes on from the newest checkpoint of model_dir. Returns itself.
+        It resumes from the newest checkpoint of model_dir. Returns itself.
 
         Raises:
             UsageError: steps and max_steps are both given, or not positive.

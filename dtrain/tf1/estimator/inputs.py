@@ -25,7 +25,7 @@ def numpy_input_fn(
     """A function that gives (features, labels) of the next batch_size examples; batches go across epochs.
 
     x: an array, or a dict of them; y: labels, an array or a dict, or None for features alone.
-    num_epochs: None goes on for ever. shuffle: each epoch, all of it; it has to be said.
+    num_epochs: None never ends. shuffle: each epoch, all of it; it has to be said.
     queue_capacity and num_threads change nothing: there is no queue.
     """
     if not isinstance(shuffle, bool):

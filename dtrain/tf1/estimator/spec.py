@@ -1,4 +1,4 @@
-"""What an Estimator is told: modes, what a model function returns, how a run is made and evaluated."""
+"""What an Estimator is given: modes, what a model function returns, how a run is made and evaluated."""
 
 from __future__ import annotations
 

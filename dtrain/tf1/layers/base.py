@@ -23,7 +23,7 @@ from dtrain.ops.state import Variable
 
 
 class Layer:
-    """Base of the layers, and of one's own: build(input_shape) makes variables, call(inputs) uses them.
+    """Base of the layers, and of custom ones: build(input_shape) makes variables, call(inputs) uses them.
 
     The first call makes the variables, in the variable scope where it stands; later calls use them again.
 

@@ -107,7 +107,7 @@ class Dropout(Layer):
 
 
 def channels_first(data_format: str) -> bool:
-    """Whether channels stand behind the examples. Raises GraphError for an order that is not known."""
+    """Whether channels stand after the examples. Raises GraphError for an order that is not known."""
     if data_format not in ("channels_first", "channels_last"):
         raise GraphError(f"data_format {data_format!r} is none of channels_first and channels_last.")
     return data_format == "channels_first"

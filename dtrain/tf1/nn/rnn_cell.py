@@ -42,7 +42,7 @@ class LSTMStateTuple(NamedTuple):
 
 
 class RNNCell:
-    """What all cells have in common; a cell of one's own says state_size, output_size and call.
+    """What all cells have in common; a custom cell says state_size, output_size and call.
 
     Args:
         name: of its variable scope; by default the class's name in small letters.
@@ -550,7 +550,7 @@ class DropoutWrapper(_Wrapper):
 
     Args:
         input_keep_prob, output_keep_prob, state_keep_prob: numbers or scalar tensors; 1 does nothing.
-        variational_recurrent: the same masks in all steps of a run, alike for all examples (Gal, 2015).
+        variational_recurrent: the same masks in all steps of a run, the same for all examples (Gal, 2015).
         input_size: with this and input_keep_prob, the sizes of the inputs; dtype: that of all.
         seed: the masks follow from it.
         dropout_state_filter_visitor: a function of a part of the state that gives booleans in its structure,

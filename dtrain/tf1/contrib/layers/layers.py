@@ -1,7 +1,7 @@
 """Layers of tf.contrib.layers: functions whose variables are called weights and biases.
 
 Each takes arguments from arg_scope. Activations are ReLU unless it is said otherwise, weights begin as
-xavier_initializer makes them, padding is SAME, and a normalizer_fn stands in for the biases.
+xavier_initializer makes them, padding is SAME, and a normalizer_fn takes the place of the biases.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def convolution(
 ) -> Tensor:
     """A convolution of sequences, images or volumes, by the inputs' rank; arguments as fully_connected.
 
-    data_format: NWC, NHWC or NDHWC by default; NCW, NCHW or NCDHW for channels behind the examples.
+    data_format: NWC, NHWC or NDHWC by default; NCW, NCHW or NCDHW for channels after the examples.
     """
     x = convert_to_tensor(inputs)
     axes = (x.shape.ndims or 0) - 2
@@ -617,7 +617,7 @@ def repeat(inputs: Any, repetitions: int, layer: Callable[..., Any], *args: Any,
 
 @add_arg_scope
 def stack(inputs: Any, layer: Callable[..., Any], stack_args: Sequence[Any], **kwargs: Any) -> Any:
-    """The layer applied once for each of stack_args, which are its arguments behind the inputs."""
+    """The layer applied once for each of stack_args, which are its arguments after the inputs."""
     scope, reuse = kwargs.pop("scope", None), kwargs.pop("reuse", None)
     with variable_scope(scope, "Stack", [inputs], reuse=reuse):
         name = _name(scope, layer)

@@ -1,4 +1,4 @@
-"""tf.contrib.learn's Estimator, on tf.estimator's: fit with arrays, metrics of one's own, SKCompat."""
+"""tf.contrib.learn's Estimator, on tf.estimator's: fit with arrays, custom metrics, SKCompat."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Trainable:
         return self
 
     def partial_fit(self, *args: Any, **named: Any) -> Any:
-        """fit, which goes on where the one before ended."""
+        """fit, which continues where the one before ended."""
         return self.fit(*args, **named)
 
     def evaluate(

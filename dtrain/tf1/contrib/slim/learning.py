@@ -127,7 +127,7 @@ def train(
 ) -> Any:
     """Run train_op until the global step is number_of_steps or the data end; the last loss.
 
-    A MonitoredTrainingSession does it: it goes on from what logdir holds, saves there by save_interval_secs,
+    A MonitoredTrainingSession does it: it resumes from what logdir holds, saves there by save_interval_secs,
     and summary_op every save_summaries_secs. On several ranks all run it, as one; is_chief has no meaning.
 
     Raises:

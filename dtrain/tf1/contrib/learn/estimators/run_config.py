@@ -1,4 +1,4 @@
-"""tf.contrib.learn's RunConfig by its path, and what it calls a job's tasks: mpirun's ranks are all alike."""
+"""tf.contrib.learn's RunConfig by its path, and what it calls a job's tasks: all of mpirun's ranks."""
 
 from __future__ import annotations
 
