@@ -208,9 +208,9 @@ class TrainConfig:
         if not 0 <= self.seed < 2**62:
             raise UsageError(f"--seed {self.seed}: give a whole number from 0 to 2**62 - 1.")
         if self.resume == "auto" and not self.run_dir:
-            raise UsageError("--resume auto: say by --run-dir which run is to be gone on with.")
+            raise UsageError("--resume auto: say by --run-dir which run to resume.")
         if self.resume not in ("", "auto", self.run_dir):
-            raise UsageError(f"--resume {self.resume}: it goes on in that folder; leave --run-dir out.")
+            raise UsageError(f"--resume {self.resume}: it continues in that folder; leave --run-dir out.")
         if self.early_stop and not self.validation:
             raise UsageError(
                 f"--early-stop {self.early_stop}: say by --validation, such as --validation 0.1, which "

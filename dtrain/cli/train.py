@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
         "train",
         help="train a model; under mpirun on all ranks",
         description="Train a model. `mpirun -n 4 dtrain train` shares the same training among four ranks.",
-        epilog="Each option can also be a DTRAIN_* variable (DTRAIN_BATCH_SIZE=200) or stand in the file of "
+        epilog="Each option can also be a DTRAIN_* variable (DTRAIN_BATCH_SIZE=200) or be in the file of "
         "--config. A flag wins over a variable, a variable over the file.",
         allow_abbrev=False,
     )

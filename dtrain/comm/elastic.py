@@ -27,7 +27,7 @@ def check_tolerance(library: str, environ: Mapping[str, str] = os.environ) -> No
     if library_family(library) != "Open MPI":
         problem = f"{library} ends all ranks when one dies; Open MPI 5 need not."
     elif environ.get("OMPI_MCA_mpi_ft_enable", "").lower() not in ("1", "true"):
-        problem = "mpirun was not told to go on when a rank dies, which is `mpirun --with-ft ulfm`."
+        problem = "mpirun was started without `--with-ft ulfm`, so a rank that dies ends all."
     else:
         return
     raise EnvironmentProblem(
@@ -94,7 +94,7 @@ class ElasticCommunicator(MPICommunicator):
             good = 0
         if not good:
             raise RanksLost(
-                "a rank died before the first step or behind the last, where nothing goes on without it. "
+                "a rank died before the first step or after the last, where no run continues without it. "
                 "Start again."
             )
         return result

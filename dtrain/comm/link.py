@@ -41,7 +41,7 @@ class Link(NamedTuple):
 
     def __str__(self) -> str:
         figures = f"{self.latency * 1e3:.2g} ms and {self.bandwidth / 1e6:.0f} MB/s"
-        return f"a sum takes {figures}, {self.hidden:.0%} of it behind products"
+        return f"a sum takes {figures}, {self.hidden:.0%} of it beside products"
 
 
 class Probe(NamedTuple):

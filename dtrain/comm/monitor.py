@@ -402,7 +402,7 @@ class Monitor:
                 self.still[i] = 0.0
                 if i in self.named:
                     self.named.remove(i)
-                    self.say(f"{self.who(rows[i])}, goes on")
+                    self.say(f"{self.who(rows[i])}, continues")
             else:
                 busy = ticks > self.ticks[i] and not rows[i].waits and i not in stopped
                 self.still[i] += seconds / BUSY if busy else seconds

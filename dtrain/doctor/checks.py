@@ -316,9 +316,9 @@ def failures(facts: Facts) -> Finding | None:
     if len(facts.ranks) == 1:
         return None
     if facts.ulfm:
-        return Finding(PASS, f"ULFM: {facts.library} lets ranks go on without one that died")
+        return Finding(PASS, f"ULFM: {facts.library} lets ranks continue without one that died")
     how = " (`mpirun --with-ft ulfm` would turn it on)" if library_family(facts.library) == "Open MPI" else ""
-    return Finding(PASS, f"a rank that dies ends the job, which goes on with --resume; no ULFM{how}")
+    return Finding(PASS, f"a rank that dies ends the job, which --resume continues; no ULFM{how}")
 
 
 def clocks(facts: Facts) -> Finding | None:

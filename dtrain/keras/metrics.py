@@ -346,7 +346,7 @@ def _decisions(y: Tensor, p: Tensor, weights: Tensor | None, dtype: str) -> tupl
     y = cast(y, dtype)
     if y.shape.ndims != p.shape.ndims:
         raise GraphError(
-            f"labels {shape_text(y.spec.shape)} and outputs {shape_text(p.spec.shape)} are not alike, and "
+            f"labels {shape_text(y.spec.shape)} and outputs {shape_text(p.spec.shape)} differ, and "
             "precision, recall and AUC compare them one by one"
         )
     w = reshape(y, [-1, 1]) * 0 + 1

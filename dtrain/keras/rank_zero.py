@@ -115,7 +115,7 @@ class RankZero:
                 raise UsageError(
                     f"{what}: {name} is not the same on rank {int(np.argmax(column != column[0]))} as on "
                     "rank 0: give every rank the same, all of an array and not a slice, since each computes "
-                    "its part of a batch; where it is drawn or shuffled, by a generator seeded alike: "
+                    "its part of a batch; where it is drawn or shuffled, by a generator with the same seed: "
                     "np.random's is, np.random.default_rng() needs a seed."
                 ).on_every_rank()
 

@@ -199,7 +199,7 @@ def take(model: Model, callbacks: Sequence[Callback], found: Resumed) -> None:
         states = [(str(name), dict(state)) for name, state in more["callbacks"]]
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(
-            "the manifest does not say what a fit goes on from: it is of another run."
+            "the manifest does not say what a fit resumes from: it is of another run."
         ).on_every_rank() from None
     for callback in callbacks:
         kind = type(callback).__name__

@@ -520,7 +520,7 @@ def pad(
     attributes = Attributes()
     pairs = [attributes.vector(pair, "pad") for pair in paddings]
     if any(isinstance(pair, Later) or len(pair) != 2 for pair in pairs):
-        raise GraphError(f"pad: {paddings!r} is not a list of [before, behind]")
+        raise GraphError(f"pad: {paddings!r} is not a list of [before, after]")
     if isinstance(constant_values, TensorLike):
         constant_values = known_value(convert_to_tensor(constant_values))
         if constant_values is None:
@@ -536,7 +536,7 @@ def _mirrored(x: Tensor, paddings: Any, without_edge: bool, name: str | None) ->
             raise GraphError("pad: of this mode the paddings are numbers.")
     pairs = np.asarray(paddings).astype(int).tolist()
     if len(pairs) != len(x.shape):
-        raise GraphError(f"pad: {paddings!r} is not a list of [before, behind] for each axis of {x!r}")
+        raise GraphError(f"pad: {paddings!r} is not a list of [before, after] for each axis of {x!r}")
     off = int(without_edge)
     for axis, (before, behind) in enumerate(pairs):
         size = x.spec.shape[axis] if x.spec.shape else None

@@ -479,10 +479,10 @@ def check_carried(what: str, before: Spec, after: Spec) -> None:
     """Raise GraphError where what a step hands on does not fit what it was given."""
     if before.dtype != after.dtype:
         raise GraphError(
-            f"{what} is {before.dtype.name} before a step and {after.dtype.name} behind it: cast it."
+            f"{what} is {before.dtype.name} before a step and {after.dtype.name} after it: cast it."
         )
     if not compatible(before.shape, after.shape):
         raise GraphError(
             f"{what} has the shape {shape_text(before.shape)} before a step and {shape_text(after.shape)} "
-            "behind it; say with shape_invariants which sizes change."
+            "after it; say with shape_invariants which sizes change."
         )

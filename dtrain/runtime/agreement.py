@@ -121,7 +121,7 @@ def check_replicas(comm: Communicator, backend: Backend, graph: Graph, variables
     raise ReplicaError(
         f"the ranks' copies of the variable {node.name}{built(node)} are not the same any more: "
         f"{', '.join(ranks)} {'differs' if len(ranks) == 1 else 'differ'} from the others. A processor or "
-        "memory that fails does this, or code that changes a variable on some ranks only. Go on from a "
+        "memory that fails does this, or code that changes a variable on some ranks only. Resume from a "
         "checkpoint of before."
     ).on_every_rank()
 

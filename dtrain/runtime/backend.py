@@ -114,9 +114,7 @@ class CupyBackend(Backend):
             why = "its ReLU makes a NaN 0, or it has none"
         except (AttributeError, EnvironmentProblem) as error:
             why = str(error)
-        self.tell(
-            f"cuBLASLt is not used ({why}), so bias and ReLU are kernels of their own behind a product."
-        )
+        self.tell(f"cuBLASLt is not used ({why}), so bias and ReLU are kernels of their own after a product.")
         return None
 
     @cached_property

@@ -154,7 +154,7 @@ def check_alike(comm: Communicator, feeds: Sequence[Tensor], values: Sequence[An
             raise InvalidArgumentError(
                 f"the value fed for Tensor '{tensor.name}' is not the same on rank {rank} as on rank 0: "
                 "feed next_batch's arrays, or this rank's rows as dt.Shard(rows, total), or draw the "
-                "random numbers that it was made with alike on all ranks: np.random's and random's are, "
+                "random numbers that it was made with the same on all ranks: np.random's and random's are, "
                 "where no rank draws more than another; np.random.default_rng() needs a seed. A set of texts "
                 "has another order in each process: sort it, or start all with PYTHONHASHSEED=0."
             ).on_every_rank()

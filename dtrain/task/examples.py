@@ -82,7 +82,7 @@ def _refuse_unlike(name: str, train: dict[str, np.ndarray], test: dict[str, np.n
     for a, b in zip(train.values(), test.values(), strict=True):
         if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
             said = " and ".join(f"{a.dtype.name}{a.shape}" for a in (a, b))
-            raise UsageError(f"--task {name}: data to train and to test on are not alike: {said}.")
+            raise UsageError(f"--task {name}: data to train and to test on differ: {said}.")
 
 
 def _named(value: Any, name: str) -> dict[str, np.ndarray]:

@@ -179,7 +179,7 @@ class Iterator:
                 continue
             if isinstance(feeds[tensor], Shard):
                 raise InvalidArgumentError(
-                    f"{tensor.name}: a data set is fed whole arrays, alike on all ranks."
+                    f"{tensor.name}: a data set is fed whole arrays, the same on all ranks."
                 )
             values[tensor] = np.asarray(as_fed(tensor, feeds[tensor]))
         if missing:

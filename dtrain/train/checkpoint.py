@@ -176,7 +176,7 @@ def save(run_dir: Path, step: int, values: Mapping[str, np.ndarray], about: Mapp
             data.unlink(missing_ok=True)  # values without a manifest only take room
         raise CheckpointError(
             f"the checkpoint of step {step} cannot be saved in {data.parent}: {error}. What was saved before "
-            "is still there: make room, then go on with --resume."
+            "is still there: make room, then continue with --resume."
         ) from None
 
 

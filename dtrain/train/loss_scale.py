@@ -183,7 +183,7 @@ def _number(what: str, value: Any) -> float:
     if isinstance(value, TensorLike) or not isinstance(value, int | float | np.number):
         raise UsageError(f"{what} is {value!r}; give a number.")
     if not (math.isfinite(value) and value >= 1):
-        raise UsageError(f"{what} is {value:g}; give a number from 1 up.")
+        raise UsageError(f"{what} is {value:g}; give a number >= 1.")
     return float(value)
 
 

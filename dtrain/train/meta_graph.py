@@ -219,7 +219,7 @@ def _add(node: NodeDef, graph: Graph, prefix: str, built: _Built) -> Operation:
     full = prefix + node.name
     if full in graph._by_name:
         raise GraphError(
-            f"the graph has an operation {full!r} already: import into a new one, behind "
+            f"the graph has an operation {full!r} already: import into a new one, after "
             "reset_default_graph(), or give import_scope or name."
         )
     inputs = tuple(built.tensor(name) for name in node.input if name[0] != "^")

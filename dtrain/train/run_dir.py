@@ -243,7 +243,7 @@ class RunDir:
         if owner and owner.token != self._token:
             raise CheckpointError(
                 f"{self.path} was taken over by {owner}, since this run had not moved for a while. This run "
-                "ends, and the other goes on."
+                "ends, and the other continues."
             )
 
     def release(self, removes: bool) -> None:

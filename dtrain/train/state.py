@@ -156,8 +156,8 @@ def resume(
                 continue
             if other != here[name]:
                 raise CheckpointError(
-                    f"{run_dir} was trained with {config.said(name, other)}, not {here[name]}: a run goes on "
-                    f"as it began. {instead}"
+                    f"{run_dir} was trained with {config.said(name, other)}, not {here[name]}: a run "
+                    f"continues as it began. {instead}"
                 )
         if manifest.get("data") != data_digest:
             raise CheckpointError(
@@ -167,7 +167,7 @@ def resume(
         if ("current_loss_scale" in specs) != ("current_loss_scale" in wanted):
             began, goes_on = ("with", "without")[:: 1 if "current_loss_scale" in specs else -1]
             raise CheckpointError(
-                f"{run_dir} was trained {began} a loss scale and would go on {goes_on} one; --precision "
+                f"{run_dir} was trained {began} a loss scale and would continue {goes_on} one; --precision "
                 f"float16 has it, on a GPU. {instead}"
             )
         refuse_difference(run_dir, wanted, specs)

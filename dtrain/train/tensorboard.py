@@ -196,7 +196,7 @@ class TensorBoard(Observer):
             yield
         except EnvironmentProblem as problem:
             if self._speaks:
-                logging.getLogger("dtrain").warning("%s The run goes on without TensorBoard.", problem)
+                logging.getLogger("dtrain").warning("%s The run continues without TensorBoard.", problem)
             self._speaks = False
 
     def _write_points(self) -> None:

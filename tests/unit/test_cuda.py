@@ -605,11 +605,11 @@ def test_a_run_in_float16_goes_on_with_its_loss_scale(
     capsys.readouterr()
     assert main(["train", "--resume", str(parts), "--epochs", "4", "--device", "cpu"]) != 0
     said = capsys.readouterr().err
-    assert "with a loss scale and would go on without one; --precision float16 has it" in said
+    assert "with a loss scale and would continue without one; --precision float16 has it" in said
     plain = tmp_path / "plain"
     assert main([*new, "--epochs", "1", "--run-dir", str(plain)]) == 0
     assert main(["train", "--resume", str(plain), "--epochs", "2", "--precision", "float16"]) != 0
-    assert "without a loss scale and would go on with one" in capsys.readouterr().err
+    assert "without a loss scale and would continue with one" in capsys.readouterr().err
 
 
 def test_auto_takes_gpus_for_all_ranks_or_for_none(

@@ -530,7 +530,7 @@ def test_an_mpi_that_ends_all_ranks_is_refused() -> None:
     elastic.check_tolerance("Open MPI v5.0.11", on)
     for library, environ, why in (
         ("MPICH 5.0.2", on, "MPICH 5.0.2 ends all ranks when one dies"),
-        ("Open MPI v5.0.11", {}, "which is `mpirun --with-ft ulfm`"),
+        ("Open MPI v5.0.11", {}, "without `--with-ft ulfm`"),
     ):
         with pytest.raises(EnvironmentProblem, match=f"--elastic: .*{why}.*launch/local --restarts 3"):
             elastic.check_tolerance(library, environ)

@@ -151,7 +151,7 @@ def test_one_flipped_bit(folder: Path, gz: bool, stem: str) -> None:
 def test_appended_bytes(folder: Path, gz: bool, extra: bytes) -> None:
     path = folder / (name_of("train-images") + ".gz" * gz)
     path.write_bytes(path.read_bytes() + extra)
-    fails(folder, path.name, "goes on after the end" if gz else "is too long")
+    fails(folder, path.name, "continues after the end" if gz else "is too long")
 
 
 def test_appended_content(folder: Path, gz: bool) -> None:

@@ -391,7 +391,7 @@ def test_a_layer_of_ones_own_and_its_name() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Dense(0), ["dense: units=0", "from 1 up"]),
+        (lambda: Dense(0), ["dense: units=0", "an integer >= 1"]),
         (lambda: Dense(2.5), ["units=2.5", "whole numbers"]),
         (lambda: Dense(3, "rulu"), ["'rulu' is no activation", "did you mean 'relu'?"]),
         (lambda: Dense(3, kernel_initializer="he"), ["'he' is no initializer"]),

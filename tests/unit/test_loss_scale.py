@@ -319,8 +319,8 @@ def test_state_and_names_are_the_other_optimizers() -> None:
 def test_what_cannot_be_meant_is_refused() -> None:
     adam = dt.train.AdamOptimizer()
     for make, said in (
-        (lambda: FixedLossScale(0.5), "is 0.5; give a number from 1 up"),
-        (lambda: FixedLossScale(float("inf")), "is inf; give a number from 1 up"),
+        (lambda: FixedLossScale(0.5), "is 0.5; give a number >= 1"),
+        (lambda: FixedLossScale(float("inf")), "is inf; give a number >= 1"),
         (lambda: FixedLossScale(dt.constant(2.0)), "give a number"),
         (lambda: DynamicLossScale(0), "initial_loss_scale is 0"),
         (lambda: DynamicLossScale(increment_period=2.5), "a whole number of steps"),

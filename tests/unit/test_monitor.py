@@ -235,7 +235,7 @@ def test_who_does_not_come_is_named_once_goes_on_and_is_named_again(node: Node) 
         "has not reached allreduce between ranks, 10 s behind rank 0: it stands in its beginning" in warning
     )
     node.boards[1].step(7)
-    assert [w.rpartition(", ")[2] for w in node.look(1)] == ["goes on"]
+    assert [w.rpartition(", ")[2] for w in node.look(1)] == ["continues"]
     assert len(node.look(15)) == 1
     (error,) = node.look(60)
     assert error.startswith("error: rank 1 of 3") and "60 s behind" in error

@@ -247,7 +247,7 @@ def test_a_model_and_an_optimizer_on_the_data_of_the_command_line(
         ("no_task", "gives 3: let it return dt.Task"),
         ("takes", "let it take nothing, and return dt.Task"),
         ("ragged", "data has 101 and 7 examples"),
-        ("unlike", "not alike: float32.101, 6. and float32.101, 3."),
+        ("unlike", "differ: float32.101, 6. and float32.101, 3."),
         ("unknown", "mean_cube"),
         ("nothing", "the task's model gives None"),
         ("wide", r"loss mean_squared_error does not fit labels float32\(\?, 2\) and the model's output"),

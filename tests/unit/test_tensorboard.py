@@ -288,7 +288,7 @@ def test_a_full_disk_ends_the_files_and_not_the_run(
         folder = run(tmp_path / "run")
     assert len(events(folder, "done")) == 1
     said = [r.getMessage() for r in caplog.records if r.name == "dtrain"]
-    assert len(said) == 1 and "No space left on device. The run goes on without" in said[0]
+    assert len(said) == 1 and "No space left on device. The run continues without" in said[0]
 
 
 # -- whether -----------------------------------------------------------------------------------------------

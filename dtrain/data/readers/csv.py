@@ -179,9 +179,7 @@ class _Rows:
         try:
             return read()
         except UnicodeDecodeError:
-            raise DataError(
-                f"{self.path}: behind line {self._line} there is text that is no UTF-8."
-            ) from None
+            raise DataError(f"{self.path}: after line {self._line} there is text that is no UTF-8.") from None
         except csv.Error as error:
             raise DataError(f"{self.here()}: is no row of a table ({error}).") from None
         except OSError as error:

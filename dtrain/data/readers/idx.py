@@ -38,7 +38,7 @@ FIX = (
     "Delete it and type: dtrain data fetch, or point --dataset or DTRAIN_DATA to a folder with a good copy. "
     "(Another data set in this format needs --dataset DIR.)"
 )
-FIX_OTHER = f"Copy it anew, or point --dataset to another folder. (Digests in {SUMS} tell damage early.)"
+FIX_OTHER = f"Copy it anew, or point --dataset to another folder. (Digests in {SUMS} find damage early.)"
 FIX_LISTED = (
     f"Copy it anew or, where it is meant to be so, renew {SUMS} in that folder: sha256sum *ubyte* > {SUMS}"
 )
@@ -336,7 +336,7 @@ class _Content:
             if not data and not self._inflate.eof:
                 raise EOFError
         if self._inflate.unused_data or self._file.read(1):
-            raise _Damage("goes on after the end of its compressed data")
+            raise _Damage("continues after the end of its compressed data")
         return 0
 
 

@@ -69,7 +69,7 @@ class Label(NamedTuple):
         names = [name.strip() for name in columns.split(",")] if columns else []
         if "" in names or len({*names}) < len(names):
             raise UsageError(
-                f"--label {text!r}: give a column's name, or several with commas between, and behind a colon "
+                f"--label {text!r}: give a column's name, or several with commas between, and after a colon "
                 "what they are where dtrain cannot see it, such as --label quality:numbers (or :classes, "
                 ":labels)."
             )

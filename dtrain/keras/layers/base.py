@@ -610,7 +610,7 @@ def positive(value: Any, what: str) -> int:
     """A count; raises UsageError for what is none."""
     found = sizes(value, what)
     if isinstance(value, list | tuple) or found[0] < 1:
-        raise UsageError(f"{what}={value!r}: give a whole number from 1 up.")
+        raise UsageError(f"{what}={value!r}: give an integer >= 1.")
     return found[0]
 
 

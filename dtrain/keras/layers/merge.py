@@ -191,7 +191,7 @@ class Dot(_Merge):
             rank = len(t.spec.shape or ())
             at = axis % rank
             if at == 0:
-                raise GraphError("axes are those behind the batch's, from 1 up")
+                raise GraphError("axes are those after the batch's, from 1 on")
             if self.normalize:
                 t = t * rsqrt(math.maximum(reduce_sum(square(t), at, keepdims=True), 1e-12))
             found.append((t, at, rank))
