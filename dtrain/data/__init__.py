@@ -66,7 +66,7 @@ def load(
 
     spec: a name of known.NAMES, "synthetic", a file or folder, or "auto": MNIST, and generated digits where
     it
-        is neither there nor to be had. One rank of each node downloads, into the user's cache.
+        is not there and cannot be downloaded. One rank of each node downloads, into the user's cache.
     label: what --label says; see readers.Label.
     validation: what --validation says: '', a share, a number of examples, or another set; see validated.
 

@@ -1,4 +1,4 @@
-"""Sets that have a name: where they are to be had, and the digests that their publishers give."""
+"""Sets that have a name: where they are downloaded from, and the digests that their publishers give."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dtrain.data.readers import cifar, idx
 from dtrain.data.readers.idx import File
 
 DIGITS = tuple("0123456789")
-#: Where sets are to be had: URLs that end with a slash, by name.
+#: Where sets are downloaded from: URLs that end with a slash, by name.
 MIRRORS: dict[str, Sequence[str]] = {
     "mnist": (
         "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -352,7 +352,7 @@ def _remove_left(path: Path) -> None:
 
 
 def _locked(file: IO[bytes]) -> bool:
-    """Lock a file until it is closed; False where another process has, or locks are not to be had."""
+    """Lock a file until it is closed; False where another process has, or there are no locks."""
     try:
         import fcntl  # not on Windows
 

@@ -155,7 +155,7 @@ class CupyBackend(Backend):
 
     @contextmanager
     def _room_for(self, nbytes: int, where: str = "") -> Iterator[None]:
-        """Within, memory that is not to be had is reported with what was asked for and what is there."""
+        """Within, memory that cannot be allocated is reported with what was asked for and what is there."""
         try:
             yield
         except (MemoryError, self.xp.cuda.runtime.CUDARuntimeError) as error:

@@ -35,7 +35,7 @@ SMALL = 4096
 
 
 class NoRoom(Exception):
-    """What a step that `share` changed needs is not to be had: compile it without. The same on all ranks."""
+    """A step that `share` changed cannot have its memory: compile it without. The same on all ranks."""
 
 
 class PlanEnv:

@@ -213,13 +213,14 @@ class Session:
             return results
         feeds = feed_dict or {}
         try:
-            key = type(fetches), tuple(fetches) if isinstance(fetches, list) else fetches, tuple(feeds)
-            if known := self._steps.get(key):
-                step, order = known
-                values = [*feeds.values()]
-                return step(*[values[i] for i in order])
+            key: Any = type(fetches), tuple(fetches) if isinstance(fetches, list) else fetches, tuple(feeds)
+            known = self._steps.get(key)
         except TypeError:  # a dict, or lists in a list, has no hash
-            key = None
+            key = known = None
+        if known is not None:
+            step, order = known
+            values = [*feeds.values()]
+            return step(*[values[i] for i in order])
         pairs = [*_flat_items(feeds)]
         tensors = [self.feed_tensor(name) for name, _ in pairs]
         order = sorted(range(len(pairs)), key=lambda i: (tensors[i].op.id, tensors[i].index))

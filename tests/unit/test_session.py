@@ -611,3 +611,32 @@ def test_a_repeat_is_bit_identical() -> None:
 
     first, second = train(), train()
     assert first == second and len(set(first)) == len(first)
+
+
+def test_an_error_in_a_run_known_already_is_not_tried_again() -> None:
+    """run remembers fetches; a TypeError in the run is not taken for fetches that it cannot remember."""
+
+    class Wrong:
+        asked = 0
+
+        def __array__(self, *args: Any, **named: Any) -> np.ndarray:
+            Wrong.asked += 1
+            raise TypeError("no numbers")
+
+    session, x = dt.Session(comm=None), dt.placeholder("float32", [2])
+    doubled = [x * 2]
+    np.testing.assert_array_equal(session.run(doubled, {x: [1, 2]})[0], [2, 4])
+    with pytest.raises(TypeError, match="no numbers"):
+        session.run(doubled, {x: Wrong()})
+    assert Wrong.asked == 1
+
+
+def test_feeds_in_any_order_go_where_they_belong() -> None:
+    x, y = dt.placeholder("float32", []), dt.placeholder("float32", [])
+    session = dt.Session(comm=None)
+    for _ in range(2):
+        assert session.run(x - y, {y: 1, x: 3}) == session.run(x - y, {x: 3, y: 1}) == 2
+    difference = x - y
+    for feeds in ({y: 1, x: 3}, {x: 3, y: 1}) * 2:
+        assert session.run(difference, feeds) == 2 and session.run([difference], feeds) == [2]
+        assert session.run((difference,), feeds) == (2,)

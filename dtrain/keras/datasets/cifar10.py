@@ -14,7 +14,7 @@ def load_data() -> tuple[Pair, Pair]:
     `dtrain data fetch cifar10`. Collective: every rank calls it and gets all examples.
 
     Raises:
-        DataError: it is neither there nor to be had, or is damaged.
+        DataError: it is damaged, or is not there and cannot be downloaded.
     """
     (x, y), (u, v) = of_name("cifar10")
     return (x, y[:, None]), (u, v[:, None])

@@ -19,7 +19,7 @@ def load_data(label_mode: str = "fine") -> tuple[Pair, Pair]:
 
     Raises:
         UsageError: label_mode is another.
-        DataError: it is neither there nor to be had, or is damaged.
+        DataError: it is damaged, or is not there and cannot be downloaded.
     """
     if label_mode != "fine":
         raise UsageError(f"cifar100.load_data: label_mode={label_mode!r} is not supported, only 'fine'.")

@@ -18,7 +18,7 @@ def load_data() -> tuple[Pair, Pair]:
     mirrors; see `dtrain data fetch fashion-mnist`. Collective: every rank calls it and gets all examples.
 
     Raises:
-        DataError: it is neither there nor to be had, or is damaged.
+        DataError: it is damaged, or is not there and cannot be downloaded.
     """
     own = Path.home() / ".keras" / "datasets" / "fashion-mnist"
     (there,) = RankZero(comm.world()).decides([own.is_dir()])

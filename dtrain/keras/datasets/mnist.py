@@ -17,7 +17,7 @@ def load_data(path: str = "mnist.npz") -> tuple[Pair, Pair]:
     arrays are the caller's own.
 
     Raises:
-        DataError: MNIST is neither there nor to be had, or is damaged.
+        DataError: MNIST is damaged, or is not there and cannot be downloaded.
     """
     if Path(path).is_file():
         x, y, u, v = arrays(Path(path), ("x_train", "y_train", "x_test", "y_test"))

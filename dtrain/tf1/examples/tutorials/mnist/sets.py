@@ -161,7 +161,7 @@ def read_data_sets(
         comm: the ranks, by default all.
 
     Raises:
-        DataError: the files are damaged, or MNIST is neither there nor to be had.
+        DataError: the files are damaged, or MNIST is not there and cannot be downloaded.
         UsageError: an argument has a value that dtrain does not know.
     """
     comm = comm or communicators.world()
